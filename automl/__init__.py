@@ -1,0 +1,146 @@
+"""A plugin-based AutoML search engine on PyTorch.
+
+    import automl
+    study, best = automl.search("mlp", task="digits", trials=30)
+
+Names are loaded when they are first used, so that importing this package costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from automl import nn
+    from automl.api import Found, resume, search
+    from automl.candidate import Candidate, Signature
+    from automl.decisions import Open
+    from automl.errors import (
+        AutoMLError,
+        CandidateError,
+        GraphError,
+        Interrupted,
+        NotFiniteError,
+        OpenDecisionError,
+        PluginError,
+        StorageError,
+        TrialError,
+        UnknownNameError,
+        UntrustedError,
+        UsageError,
+    )
+    from automl.graph import Algebra, Node, Operation, declare
+    from automl.hookspecs import hookimpl
+    from automl.operations import Graph
+    from automl.protocols import (
+        Launcher,
+        Run,
+        SearchSpace,
+        Split,
+        Task,
+        Trainer,
+        WorkerHandle,
+        derive_seed,
+    )
+    from automl.report import Direction, Objective, Outcome, Report, State
+    from automl.tasks import Classification
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "nn": "nn",
+    "Found": "api",
+    "resume": "api",
+    "search": "api",
+    "Candidate": "candidate",
+    "Signature": "candidate",
+    "Open": "decisions",
+    "AutoMLError": "errors",
+    "CandidateError": "errors",
+    "GraphError": "errors",
+    "Interrupted": "errors",
+    "NotFiniteError": "errors",
+    "OpenDecisionError": "errors",
+    "PluginError": "errors",
+    "StorageError": "errors",
+    "TrialError": "errors",
+    "UnknownNameError": "errors",
+    "UntrustedError": "errors",
+    "UsageError": "errors",
+    "Algebra": "graph",
+    "Node": "graph",
+    "Operation": "graph",
+    "declare": "graph",
+    "hookimpl": "hookspecs",
+    # Through operations, so that a graph always knows the standard ones.
+    "Graph": "operations",
+    "Launcher": "protocols",
+    "Run": "protocols",
+    "SearchSpace": "protocols",
+    "Split": "protocols",
+    "Task": "protocols",
+    "Trainer": "protocols",
+    "WorkerHandle": "protocols",
+    "derive_seed": "protocols",
+    "Direction": "report",
+    "Objective": "report",
+    "Outcome": "report",
+    "Report": "report",
+    "State": "report",
+    "Classification": "tasks",
+}
+
+__all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the table above
+    "nn",
+    "search",
+    "resume",
+    "Found",
+    "Candidate",
+    "Signature",
+    "Open",
+    "AutoMLError",
+    "CandidateError",
+    "GraphError",
+    "Interrupted",
+    "NotFiniteError",
+    "OpenDecisionError",
+    "PluginError",
+    "StorageError",
+    "TrialError",
+    "UnknownNameError",
+    "UntrustedError",
+    "UsageError",
+    "Algebra",
+    "Graph",
+    "Node",
+    "Operation",
+    "declare",
+    "hookimpl",
+    "Launcher",
+    "Run",
+    "SearchSpace",
+    "Split",
+    "Task",
+    "Trainer",
+    "WorkerHandle",
+    "derive_seed",
+    "Direction",
+    "Objective",
+    "Outcome",
+    "Report",
+    "State",
+    "Classification",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'automl' has no attribute {name!r}")
+    import importlib
+
+    home = importlib.import_module(f"automl.{_HOME[name]}")
+    value = home if _HOME[name] == name else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,185 @@
+"""Decisions: named choices that a strategy closes with a value or leaves open for the trainer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from automl.errors import OpenDecisionError
+
+Opens = Callable[[str, BaseDistribution], bool]
+"""Asks a trainer, decision by decision, whether it wants one left open."""
+
+
+def _trap(use: str) -> Callable[..., NoReturn]:
+    def trapped(self: "Open", *_: object) -> NoReturn:
+        raise OpenDecisionError(self.misuse(use))
+
+    return trapped
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Open:
+    """A decision left open: it stands where a value would, and raises when used as one.
+
+    A search space hands it on untouched: to an operation of a `Graph`, to a layer of
+    `automl.nn`, or into the candidate's hyperparameters. The trainer that asked for it finds it
+    there and tunes it while it trains.
+    """
+
+    name: str
+    distribution: BaseDistribution
+    space: str = ""
+    trainer: str = ""
+
+    def misuse(self, use: str) -> str:
+        """One line that names the decision, the space and the trainer, and says what to do."""
+        where = f" of space {self.space}" if self.space else ""
+        who = f" by trainer {self.trainer}" if self.trainer else ""
+        return (
+            f"decision {self.name!r}{where} is left open{who} and was used {use}: "
+            "hand it unchanged to a Graph operation, a layer of automl.nn (automl.nn.Dropout(p)) "
+            "or the hyperparameters, or train with a trainer that closes it"
+        )
+
+    def __repr__(self) -> str:
+        return f"Open({self.name!r}, {self.distribution})"
+
+    def __copy__(self) -> "Open":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Open":
+        return self
+
+    __hash__ = _trap("as a key")
+    __bool__ = _trap("as a truth value")
+    __str__ = __format__ = _trap("as text")
+    __iter__ = __len__ = __getitem__ = __contains__ = _trap("as a sequence")
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _trap("in a comparison")
+    __int__ = __float__ = __index__ = __complex__ = _trap("as a number")
+    __round__ = __abs__ = __neg__ = __pos__ = __invert__ = _trap("in arithmetic")
+    __trunc__ = __floor__ = __ceil__ = _trap("in arithmetic")
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _trap("in arithmetic")
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _trap("in arithmetic")
+    __mod__ = __rmod__ = __divmod__ = __rdivmod__ = _trap("in arithmetic")
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _trap("in arithmetic")
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _trap("in arithmetic")
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _trap("in arithmetic")
+
+
+@dataclass
+class DecidingTrial(optuna.trial.BaseTrial):
+    """The trial a search space sees: it suggests, and leaves open what the trainer asks for.
+
+    It forwards to any Optuna trial, so that a space also runs in a plain Optuna script.
+    """
+
+    trial: optuna.trial.BaseTrial
+    opens: Opens
+    space: str = ""
+    trainer: str = ""
+    open: dict[str, Open] = field(default_factory=dict)
+    closed: dict[str, Any] = field(default_factory=dict)
+
+    def suggest_float(
+        self,
+        name: str,
+        low: float,
+        high: float,
+        *,
+        step: float | None = None,
+        log: bool = False,
+    ) -> float:
+        value: float = self._decide(
+            name,
+            FloatDistribution(low, high, log=log, step=step),
+            lambda: self.trial.suggest_float(name, low, high, step=step, log=log),
+        )
+        return value
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        value: int = self._decide(
+            name,
+            IntDistribution(low, high, log=log, step=step),
+            lambda: self.trial.suggest_int(name, low, high, step=step, log=log),
+        )
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._decide(
+            name,
+            CategoricalDistribution(choices),
+            lambda: self.trial.suggest_categorical(name, choices),
+        )
+
+    def _decide(self, name: str, distribution: BaseDistribution, close: Callable[[], Any]) -> Any:
+        if name in self.open:
+            return self.open[name]
+        if name not in self.closed and self.opens(name, distribution):
+            self.open[name] = Open(name, distribution, self.space, self.trainer)
+            return self.open[name]
+        self.closed[name] = close()
+        return self.closed[name]
+
+    # What follows belongs to the engine in a search; a space that calls it gets a clear answer.
+    def report(self, value: float, step: int) -> None:
+        raise OpenDecisionError("a search space proposes, it does not report: yield a Report")
+
+    def should_prune(self) -> bool:
+        return False
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        self.trial.set_user_attr(key, value)
+
+    def set_constraint(self, key: str, value: float) -> None:
+        self.trial.set_constraint(key, value)
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        return self.suggest_float(name, low, high, step=q)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.closed)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return self.trial.distributions
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        return self.trial.user_attrs
+
+    @property
+    def datetime_start(self) -> Any:
+        return self.trial.datetime_start
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+def find_open(value: object) -> Iterator[Open]:
+    """The open decisions inside a value, looking into mappings, lists and tuples."""
+    if isinstance(value, Open):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from find_open(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from find_open(item)

@@ -1,0 +1,85 @@
+"""The errors people see: each is one line that names the thing, what was expected, what to do.
+
+AutoMLError                 anything this package raises on purpose
+├── UsageError              what was asked for cannot be done as asked (exit code 2)
+│   ├── UnknownNameError    a space, task, trainer, strategy, option or study nobody knows
+│   └── UntrustedError      a study names code or paths this user has not approved
+├── PluginError             a plugin is broken, or two offer one name
+├── StorageError            the database cannot be opened, read or written
+├── CandidateError          a search space made something that cannot be trained
+│   ├── GraphError          an operation of a graph does not fit its inputs
+│   └── OpenDecisionError   an open decision was used as a value, or lost
+├── TrialError              a trial failed for a reason its trainer could name
+│   └── NotFiniteError      an objective became NaN or infinite
+└── Interrupted             a person or a signal asked the worker to stop
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutoMLError(Exception):
+    """Anything this package raises on purpose; its text is one line for a person."""
+
+    exit_code = 1
+
+
+class UsageError(AutoMLError):
+    """What was asked for cannot be done as asked."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that nobody offers; the text lists the names there are."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        there_are = ", ".join(known) if known else "none"
+        super().__init__(
+            f"unknown {kind} {name!r}: {meant}known: {there_are}{'; ' + hint if hint else ''}"
+        )
+
+
+class UntrustedError(UsageError):
+    """A study names code or paths that this user has not approved on this machine."""
+
+
+class PluginError(AutoMLError):
+    """A plugin is broken, or two plugins offer one name."""
+
+    exit_code = 2
+
+
+class StorageError(AutoMLError):
+    """The database cannot be opened, read or written."""
+
+    exit_code = 2
+
+
+class CandidateError(AutoMLError):
+    """A search space made something that cannot be trained."""
+
+
+class GraphError(CandidateError):
+    """An operation of a graph does not fit its inputs; the text names the node."""
+
+
+class OpenDecisionError(CandidateError):
+    """An open decision was used as a value, or is nowhere to be found in the candidate."""
+
+
+class TrialError(AutoMLError):
+    """A trial failed for a reason that its trainer or task could name."""
+
+
+class NotFiniteError(TrialError):
+    """An objective became NaN or infinite: training diverged."""
+
+
+class Interrupted(AutoMLError):
+    """A person or a signal asked the worker to stop; its trial is given back, not failed."""
+
+    exit_code = 130

@@ -1,0 +1,154 @@
+"""What the parts of a search promise each other; a plugin offers objects of these shapes."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from automl.candidate import Candidate, Signature
+from automl.report import Direction, Report
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from torch import Tensor
+
+
+class Split(Enum):
+    """The part of a task's data: train on one, choose by the next, look at the last once."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class Task(Protocol):
+    """Data, a loss and metrics: what a candidate is trained and judged on."""
+
+    @property
+    def signature(self) -> Signature:
+        """Input and output shapes of one example."""
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """The metrics that `evaluate` returns; the first is the default objective."""
+
+    def digest(self) -> str:
+        """Changes whenever the data or the splits do; results are shared under one digest."""
+
+    def split(self, split: Split) -> "tuple[Tensor, Tensor]":
+        """Inputs [n, *input_shape] and targets [n, ...] of a split."""
+
+    def probe(self) -> "tuple[Tensor, Tensor]":
+        """About ten training examples, always the same."""
+
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """The mean loss of a batch, a scalar to differentiate."""
+
+    def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
+        """The metrics over a whole split."""
+
+
+class SearchSpace(Protocol):
+    """Turns a trial into a candidate, define-by-run."""
+
+    def candidate(self, trial: "optuna.trial.BaseTrial", task: Task) -> Candidate:
+        """Suggest decisions on the trial and return what they make."""
+
+
+@dataclass
+class Run:
+    """What the engine gives a trainer for one trial."""
+
+    device: str
+    seed: int
+    number: int
+    attempt: int
+    directory: Path
+    progress: Callable[[], None] = lambda: None
+
+    def tick(self) -> None:
+        """Say that work goes on; call it once a batch. The trial's lease lives on it.
+
+        Raises:
+            Interrupted: the search was asked to stop; let it pass.
+        """
+        self.progress()
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Store a checkpoint, whole or not at all."""
+        import torch
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        partial = self.directory / f"checkpoint.{os.getpid()}.part"
+        try:
+            torch.save(dict(state), partial)
+            partial.replace(self.checkpoint)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def restore(self) -> Mapping[str, Any] | None:
+        """The checkpoint of an earlier attempt at this trial, or None where there is none."""
+        if not self.checkpoint.exists():
+            return None
+        import torch
+
+        state: Mapping[str, Any] = torch.load(
+            self.checkpoint, map_location=self.device, weights_only=True
+        )
+        return state
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.directory / "checkpoint.pt"
+
+    def seed_for(self, *parts: object) -> int:
+        """A seed of its own for each use (an epoch, a loader), derived from the trial's."""
+        return derive_seed(self.seed, *parts)
+
+
+class Trainer(Protocol):
+    """Trains a candidate on a task; subclass it to inherit the default of `opens`."""
+
+    def opens(self, name: str, distribution: "BaseDistribution") -> bool:
+        """Whether this trainer wants that decision left open, to tune it while it trains."""
+        return False
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        """Train, yielding a Report each step; the last one is the trial's result.
+
+        The engine stores each report, asks the pruner, and closes the generator to stop it:
+        clean up in `finally`.
+        """
+
+
+@runtime_checkable
+class WorkerHandle(Protocol):
+    """A worker that a launcher started."""
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+
+    def interrupt(self) -> None:
+        """Ask it to stop at its next tick and give its trial back."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit code; raises TimeoutError."""
+
+
+class Launcher(Protocol):
+    """Starts workers somewhere."""
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> WorkerHandle:
+        """Start one worker: a command line, the environment to add, a file for what it says."""
+
+
+def derive_seed(*parts: object) -> int:
+    """A 32-bit seed from any parts, the same in every process."""
+    text = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")

@@ -1,0 +1,98 @@
+"""What a trainer tells the engine while it trains, and what the engine makes of it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from automl.errors import NotFiniteError, TrialError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Direction(Enum):
+    """Whether more or less of a metric is better; the words are Optuna's."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
+
+
+class State(Enum):
+    """How a trial ended."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+class Reason(Enum):
+    """Why a trial failed."""
+
+    ERROR = "error"
+    INVALID = "invalid-candidate"
+    OUT_OF_MEMORY = "out-of-memory"
+    NOT_FINITE = "not-finite"
+    WORKER_LOST = "worker-lost"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric that the search optimises."""
+
+    metric: str
+    direction: Direction
+
+
+@dataclass(frozen=True)
+class Report:
+    """One step of training.
+
+    step: counts from 1 and grows. metrics: plain numbers by name. outputs: one value or row per
+    validation example, where the trainer offers them. closed: what the trainer decided for the
+    decisions it left open. checkpoint: makes the state that `Run.restore` gives back; tensors,
+    numbers, strings, lists and dicts only. It is called at once or not at all.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    outputs: "Tensor | None" = None
+    closed: Mapping[str, Any] | None = None
+    checkpoint: Callable[[], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended and what it measured; `message` is one line, `traceback` the rest."""
+
+    state: State
+    values: tuple[float, ...] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    step: int | None = None
+    closed: Mapping[str, Any] | None = None
+    reason: Reason | None = None
+    message: str | None = None
+    traceback: str | None = None
+    cause: str | None = None
+    """Where a failure came from, equal for failures of one origin."""
+
+
+def objective_values(report: Report, objectives: tuple[Objective, ...]) -> tuple[float, ...]:
+    """The objectives' values in a report.
+
+    Raises:
+        TrialError: the report lacks an objective, or holds no finite number for it.
+    """
+    values = []
+    for objective in objectives:
+        if objective.metric not in report.metrics:
+            raise TrialError(
+                f"step {report.step} reports no {objective.metric!r}; "
+                f"it reports: {', '.join(report.metrics) or 'nothing'}"
+            )
+        value = float(report.metrics[objective.metric])
+        if not math.isfinite(value):
+            raise NotFiniteError(f"{objective.metric} is {value} at step {report.step}")
+        values.append(value)
+    return tuple(values)

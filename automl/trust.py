@@ -1,0 +1,90 @@
+"""What this user has approved on this machine: a study in a shared database is data, not code."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from automl.errors import StorageError, UntrustedError
+
+
+def state_directory() -> Path:
+    """Where this user's approvals, checkpoints and worker logs lie (AUTOML_STATE_DIR)."""
+    if own := os.environ.get("AUTOML_STATE_DIR"):
+        return Path(own)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "automl"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Code outside installed plugins: a file, or a module's file, and what it held."""
+
+    reference: str
+    path: str
+    sha256: str
+
+    def claim(self) -> str:
+        """What is approved: this very content, under the name it was asked by."""
+        return f"code {self.reference} {self.sha256}"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Decides what may be loaded or opened; what the user typed in this command is approved.
+
+    everything: the user said --trust-plugins. typed: the user names all of it himself, as in
+    `automl search`. named: paths and modules given again on the command line.
+    """
+
+    everything: bool = False
+    typed: bool = False
+    named: frozenset[str] = field(default_factory=frozenset)
+
+    def require(self, claim: str, what: str, name: str) -> None:
+        """Pass if approved; remember it where the user has just named it.
+
+        Raises:
+            UntrustedError: a study asks for it and this user never approved it.
+        """
+        if self.typed or self.everything or name in self.named or _resolved(name) in self.named:
+            _remember(claim)
+        elif not _approval(claim).exists():
+            raise UntrustedError(
+                f"the study uses {what}, which you have not approved on this machine: look at "
+                f"it, then name it again (--plugin {name}) or pass --trust-plugins"
+            )
+
+
+def trusting(everything: bool, named: Iterable[str]) -> Trust:
+    """The trust of a command that runs a stored study: what was named on its line, or all."""
+    names = {name for given in named for name in (given, _resolved(given))}
+    return Trust(everything=everything, named=frozenset(names))
+
+
+def _resolved(name: str) -> str:
+    return str(Path(name).resolve())
+
+
+def _approval(claim: str) -> Path:
+    return state_directory() / "approved" / sha256(claim.encode())
+
+
+def _remember(claim: str) -> None:
+    approval = _approval(claim)
+    if approval.exists():
+        return
+    try:
+        approval.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        approval.write_text(json.dumps({"approved": claim}) + "\n")
+    except OSError as error:
+        raise StorageError(
+            f"cannot remember approvals in {approval.parent}: {error.strerror}; "
+            "set AUTOML_STATE_DIR to a directory you can write"
+        ) from error
