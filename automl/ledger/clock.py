@@ -1,0 +1,30 @@
+"""The database's clock: leases expire by it, whatever the workers' own clocks say."""
+
+from typing import Any
+
+from sqlalchemy import Double
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+
+class now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
+    """Seconds since 1970, with fractions, by the database's clock."""
+
+    inherit_cache = True
+    type = Double()
+    name = "automl_now"
+
+
+@compiles(now, "sqlite")
+def _sqlite(element: now, compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _postgresql(element: now, compiler: Any, **_: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(now, "mysql", "mariadb")
+def _mysql(element: now, compiler: Any, **_: Any) -> str:
+    return "UNIX_TIMESTAMP(NOW(6))"

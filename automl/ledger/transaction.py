@@ -1,0 +1,82 @@
+"""Transactions of the ledger: run whole, and again where the database asks for it."""
+
+import functools
+import random
+import time
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from automl.errors import StorageError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_TRIES = 6
+# Serialization failure, deadlock (PostgreSQL); deadlock, lock wait timeout (MySQL).
+_TRANSIENT = {"40001", "40P01", "1213", "1205"}
+
+
+class HasEngine(Protocol):
+    @property
+    def engine(self) -> Engine: ...
+
+
+L = TypeVar("L", bound=HasEngine)
+
+
+def transactional(
+    method: Callable[Concatenate[L, Session, P], T],
+) -> Callable[Concatenate[L, P], T]:
+    """Run a method in one transaction, retried on deadlocks; it gets the session.
+
+    Raises:
+        StorageError: the database refused; nothing was changed.
+    """
+    return _in_session(method, read_only=False)
+
+
+def reading(method: Callable[Concatenate[L, Session, P], T]) -> Callable[Concatenate[L, P], T]:
+    """Run a method in a transaction that only reads, and so never waits for a writer."""
+    return _in_session(method, read_only=True)
+
+
+def _in_session(
+    method: Callable[Concatenate[L, Session, P], T], read_only: bool
+) -> Callable[Concatenate[L, P], T]:
+    def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        engine = self.engine.execution_options(automl_read=read_only)
+        for attempt in range(_TRIES):
+            try:
+                with Session(engine, expire_on_commit=False) as session, session.begin():
+                    return method(self, session, *args, **kwargs)
+            except DBAPIError as error:
+                if not _transient(error) or attempt == _TRIES - 1:
+                    raise StorageError(storage_line(error)) from error
+            time.sleep(random.uniform(0.5, 1) * 0.05 * 2**attempt)
+        raise AssertionError("the last try returned or raised")
+
+    functools.update_wrapper(run, method)
+    return run
+
+
+def storage_line(error: DBAPIError) -> str:
+    """What a database error means, in one line without the statement."""
+    cause = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+    hints = {
+        "readonly": "; make the file and its directory writable",
+        "read-only": "; make the file and its directory writable",
+        "unable to open": "; check that the directory exists and is writable",
+        "disk is full": "; free some space: nothing that was stored is lost",
+        "disk I/O error": "; free some space or check the disk: nothing that was stored is lost",
+        "locked": "; another program holds the database: close it or use PostgreSQL",
+    }
+    return f"database: {cause}" + next((hint for key, hint in hints.items() if key in cause), "")
+
+
+def _transient(error: DBAPIError) -> bool:
+    code = getattr(error.orig, "sqlstate", None) or (getattr(error.orig, "args", None) or [""])[0]
+    locked = isinstance(error, OperationalError) and "database is locked" in str(error.orig)
+    return str(code) in _TRANSIENT or locked

@@ -1,0 +1,240 @@
+"""What people ask the ledger: counts, trials, reports, workers; all of it only reads."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from automl.ledger.clock import now
+from automl.ledger.models import Phase, ReportRow, StopReason, StudyRow, TrialRow, WorkerRow
+from automl.ledger.transaction import reading
+from automl.report import Reason, State
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study may spend, what it has taken, and why it stopped early, if it did."""
+
+    trials: int | None
+    evaluations: int | None
+    seconds_left: float | None
+    slots: int
+    stopped: StopReason | None
+    stopped_because: str | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many trials of a study stand where; seconds are those spent in trainers."""
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    open: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+
+    @property
+    def trials(self) -> int:
+        """Trials that have ended."""
+        return self.complete + self.pruned + self.failed
+
+    @property
+    def evaluated(self) -> int:
+        """Trials that were paid for."""
+        return self.trials - self.reused
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """A trial as people see it."""
+
+    id: int
+    number: int
+    phase: Phase
+    state: State | None
+    objectives: list[float] | None
+    metrics: dict[str, Any]
+    step: int | None
+    attempt: int
+    worker: str | None
+    device: str | None
+    fingerprint: str | None
+    level: str | None
+    reused_from: int | None
+    reason: Reason | None
+    message: str | None
+    traceback: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """One report of a trial."""
+
+    id: int
+    number: int
+    attempt: int
+    step: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """A worker at a study and the trial it holds."""
+
+    id: str
+    device: str
+    trial: int | None
+    phase: Phase | None
+    step: int | None
+
+
+@dataclass(frozen=True)
+class LevelHits:
+    """Trials that were reused at one level, and the training time that saved."""
+
+    level: str
+    hits: int
+    seconds_saved: float
+
+
+@dataclass(frozen=True)
+class Views:
+    """The ledger of one study, read-only."""
+
+    engine: Engine
+    study: str
+
+    @reading
+    def budget(self, session: Session) -> Budget:
+        row, left = session.execute(
+            select(StudyRow, StudyRow.deadline - now()).where(StudyRow.uuid == self.study)
+        ).one()
+        return Budget(
+            row.trials_limit,
+            row.evaluations_limit,
+            left,
+            row.slots,
+            row.stopped,
+            row.stopped_because,
+        )
+
+    @reading
+    def counts(self, session: Session) -> Counts:
+        rows = session.execute(
+            select(
+                TrialRow.state,
+                func.count(),
+                func.count(TrialRow.reused_from),
+                func.coalesce(func.sum(TrialRow.seconds), 0.0),
+            )
+            .where(TrialRow.study == self.study)
+            .group_by(TrialRow.state)
+        ).all()
+        by_state = {"open" if state is None else state.value: n for state, n, _, _ in rows}
+        return Counts(
+            **by_state,
+            reused=sum(row[2] for row in rows),
+            seconds=sum(float(row[3] or 0) for row in rows),
+        )
+
+    @reading
+    def trial(self, session: Session, number: int) -> TrialView | None:
+        row = session.scalars(
+            select(TrialRow).where(TrialRow.study == self.study, TrialRow.number == number)
+        ).first()
+        return None if row is None else _trial(row)
+
+    @reading
+    def trials(self, session: Session) -> list[TrialView]:
+        """All trials with a number, in its order."""
+        rows = session.scalars(
+            select(TrialRow)
+            .where(TrialRow.study == self.study, TrialRow.number.is_not(None))
+            .order_by(TrialRow.number)
+        )
+        return [_trial(row) for row in rows]
+
+    @reading
+    def settled(self, session: Session, known: Collection[int]) -> list[TrialView]:
+        """Trials that ended, but for those whose ids are known already."""
+        told = select(TrialRow.id).where(
+            TrialRow.study == self.study, TrialRow.phase == Phase.SETTLED
+        )
+        fresh = [id for id in session.scalars(told) if id not in known]
+        rows = [row for id in fresh if (row := session.get(TrialRow, id)) is not None]
+        return [_trial(row) for row in sorted(rows, key=lambda r: (r.settled_at or 0, r.id))]
+
+    @reading
+    def reports(self, session: Session, known: Collection[int], after: int = 0) -> list[ReportView]:
+        """Reports of a higher id than `after`, but for those that are known already."""
+        rows = session.execute(
+            select(ReportRow, TrialRow.number)
+            .join(TrialRow, TrialRow.id == ReportRow.trial)
+            .where(TrialRow.study == self.study, ReportRow.id > after)
+            .order_by(ReportRow.id)
+        )
+        return [
+            ReportView(row.id, -1 if number is None else number, row.attempt, row.step, row.metrics)
+            for row, number in rows
+            if row.id not in known
+        ]
+
+    @reading
+    def workers(self, session: Session) -> list[WorkerView]:
+        """The workers at this study now, each with what it does."""
+        last = (
+            select(ReportRow.trial, func.max(ReportRow.step).label("step"))
+            .group_by(ReportRow.trial)
+            .subquery()
+        )
+        rows = session.execute(
+            select(WorkerRow.id, WorkerRow.device, TrialRow.number, TrialRow.phase, last.c.step)
+            .outerjoin(
+                TrialRow,
+                (TrialRow.worker == WorkerRow.id)
+                & TrialRow.phase.in_([Phase.PROPOSING, Phase.TRAINING]),
+            )
+            .outerjoin(last, last.c.trial == TrialRow.id)
+            .where(WorkerRow.study == self.study, WorkerRow.expires_at > now())
+            .order_by(WorkerRow.id)
+        ).all()
+        return [WorkerView(*row) for row in rows]
+
+    @reading
+    def hits(self, session: Session) -> list[LevelHits]:
+        """Reuse by level; what a hit saved is what its source had cost."""
+        source = select(TrialRow).where(TrialRow.study == self.study).subquery()
+        rows = session.execute(
+            select(TrialRow.level, func.count(), func.coalesce(func.sum(source.c.seconds), 0.0))
+            .outerjoin(source, source.c.number == TrialRow.reused_from)
+            .where(TrialRow.study == self.study, TrialRow.reused_from.is_not(None))
+            .group_by(TrialRow.level)
+            .order_by(TrialRow.level)
+        ).all()
+        return [LevelHits(str(level), n, float(seconds)) for level, n, seconds in rows]
+
+
+def _trial(row: TrialRow) -> TrialView:
+    return TrialView(
+        id=row.id,
+        number=-1 if row.number is None else row.number,
+        phase=row.phase,
+        state=row.state,
+        objectives=row.objectives,
+        metrics=row.metrics or {},
+        step=row.step,
+        attempt=row.attempt,
+        worker=row.worker,
+        device=row.device,
+        fingerprint=row.fingerprint,
+        level=row.level,
+        reused_from=row.reused_from,
+        reason=row.reason,
+        message=row.message,
+        traceback=row.traceback,
+        seconds=row.seconds,
+    )

@@ -1,0 +1,337 @@
+"""Studies: plan, create, open and extend them, and find their best trials."""
+
+import importlib.metadata
+import itertools
+import shlex
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+from optuna import Study as OptunaStudy
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from automl.candidate import Candidate, propose
+from automl.errors import StorageError, UnknownNameError, UsageError
+from automl.ledger.ledger import Ledger
+from automl.ledger.views import Views
+from automl.options import options_of, resolve
+from automl.protocols import SearchSpace, Task, Trainer, derive_seed
+from automl.registry import Kind, Part, Registry
+from automl.report import Objective
+from automl.spec import ATTRIBUTE, PART_KINDS, Cache, PartSpec, Spec, load, load_plugins
+from automl.storage import Storage
+from automl.trust import state_directory
+
+DEFAULTS = {
+    Kind.TASK: "digits",
+    Kind.TRAINER: "supervised",
+    Kind.STRATEGY: "tpe",
+    Kind.PRUNER: "none",
+}
+DEFAULT_TRIALS = 20
+CACHE = "cache"
+DATA_DIR = "data_dir"
+"""A task's option that `--data-dir` fills."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a search may spend; None is without limit."""
+
+    trials: int | None = None
+    evaluations: int | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "evaluations", "timeout"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"--{name}: expected more than 0, got {value}")
+
+    def or_default(self) -> "Limits":
+        """These limits; 20 trials where there is none at all."""
+        return self if self != Limits() else Limits(trials=DEFAULT_TRIALS)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The living parts of a study in this process."""
+
+    space: SearchSpace
+    task: Task
+    trainer: Trainer
+    strategy: Part
+    pruner: BasePruner
+    names: Mapping[Kind, str]
+    side_keys: Mapping[str, Any]
+
+    def sampler(self, seed: int) -> BaseSampler:
+        """The strategy made anew under a seed of its own."""
+        return cast(BaseSampler, self.strategy.make(seed=seed))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search as it was asked for, with all names found and all options resolved."""
+
+    parts: Parts
+    spec: Spec
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in a storage: Optuna's trials, our ledger, and the spec they share."""
+
+    storage: Storage
+    name: str
+    spec: Spec
+    optuna: OptunaStudy = field(repr=False)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        cache = self.spec.cache
+        return Ledger(
+            self.storage.engine,
+            self.spec.uuid,
+            exhausted_after=cache.exhausted_after,
+            share=cache.enabled,
+        )
+
+    @cached_property
+    def views(self) -> Views:
+        return Views(self.storage.engine, self.spec.uuid)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return self.spec.objectives
+
+    def directory(self, number: int) -> Path:
+        """Where a trial keeps its checkpoint on this machine; made of the study's UUID alone."""
+        return state_directory() / "checkpoints" / str(uuid.UUID(self.spec.uuid)) / str(number)
+
+    def resume_command(self) -> str:
+        """The line that goes on with this study."""
+        line = f"automl resume {shlex.quote(self.name)}{self.storage.option()}"
+        return line + ("  (with AUTOML_STORAGE set as now)" if self.storage.has_password else "")
+
+    def load_parts(self, registry: Registry, data_dir: Path | None = None) -> Parts:
+        """Build the parts from the spec alone; data_dir: where its data lies on this machine.
+
+        Raises:
+            UntrustedError: they name code or paths this user has not approved.
+            UsageError: a file or the data changed since the study was made.
+        """
+        load_plugins(self.spec, registry)
+        specs = self.spec.parts()
+        if data_dir is not None and DATA_DIR in specs[Kind.TASK].options:
+            options = {**specs[Kind.TASK].options, DATA_DIR: str(data_dir.resolve())}
+            specs[Kind.TASK] = replace(specs[Kind.TASK], options=options)
+        parts = _parts({k: load(s, k, registry) for k, s in specs.items()})
+        digest = parts.task.digest()
+        if digest != self.spec.data:
+            raise UsageError(
+                f"the data of task {parts.names[Kind.TASK]} changed since study {self.name!r} was "
+                f"made (digest {digest[:12]}, the study has {self.spec.data[:12]}): put the old "
+                "data back, or start a new study"
+            )
+        return parts
+
+    def best_trials(self) -> list[FrozenTrial]:
+        """The best complete trial, or with several objectives those none of which beats another."""
+        if len(self.objectives) > 1:
+            return self.optuna.best_trials
+        try:
+            return [self.optuna.best_trial]
+        except ValueError:
+            return []
+
+
+def plan(
+    registry: Registry,
+    references: Mapping[Kind, str],
+    options: Mapping[str, Mapping[str, object]],
+    *,
+    objectives: Sequence[str] = (),
+    seed: int = 0,
+    cache: bool = True,
+    plugins: Sequence[str] = (),
+    data_dir: Path | None = None,
+) -> Plan:
+    """Find every part of a search, resolve its options and look at its data.
+
+    references: by kind; those left out have the defaults. options: by kind's name, and "cache".
+
+    Raises:
+        UsageError: and its children, where a name or an option is wrong.
+    """
+    sources = [registry.add_file(path) for path in plugins]
+    _reject_unknown_parts(options)
+    chosen = {**DEFAULTS, **references}
+    offers = {kind: registry.find(kind, chosen[kind]) for kind in PART_KINDS}
+    given = {kind: dict(options.get(kind.value, {})) for kind in PART_KINDS}
+    if data_dir is not None and DATA_DIR in offers[Kind.TASK].options():
+        given[Kind.TASK].setdefault(DATA_DIR, data_dir)
+    built = {kind: offer.build(given[kind]) for kind, offer in offers.items()}
+    parts = _parts(built)
+    spec = Spec(
+        uuid=str(uuid.uuid4()),
+        **{kind.value: PartSpec.of(part) for kind, part in built.items()},
+        objectives=_objectives(parts, objectives),
+        seed=seed,
+        data=parts.task.digest(),
+        cache=_cache(cache, options.get(CACHE, {})),
+        plugins=tuple(PartSpec(s.reference, {}, s.sha256) for s in sources),
+    )
+    return Plan(parts, spec)
+
+
+def create(storage: Storage, plan: Plan, limits: Limits, name: str | None = None) -> Study:
+    """Enter a new study into the storage.
+
+    Raises:
+        UsageError: a study of that name exists.
+        StorageError: the database cannot be written.
+    """
+    if name is not None and not name.strip():
+        raise UsageError("--study: expected a name, got none")
+    made = _create_named(storage, plan, name)
+    made.set_user_attr(ATTRIBUTE, plan.spec.to_json())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        made.set_metric_names([objective.metric for objective in plan.spec.objectives])
+    study = Study(storage, made.study_name, plan.spec, made)
+    limits = limits.or_default()
+    study.ledger.open_study(limits.trials, limits.evaluations, limits.timeout)
+    return study
+
+
+def open_study(storage: Storage, name: str) -> Study:
+    """Open a study by name.
+
+    Raises:
+        UnknownNameError: there is none of that name here.
+        StorageError: it is not one of ours, or of a newer version.
+    """
+    try:
+        found = optuna.load_study(study_name=name, storage=storage.trials)
+    except KeyError:
+        known = optuna.get_all_study_names(storage.trials)
+        raise UnknownNameError("study", name, known, f"storage {storage.masked}") from None
+    if ATTRIBUTE not in found.user_attrs:
+        raise StorageError(
+            f"study {name!r} has no automl spec: it was made by plain Optuna, or its making was "
+            "cut short; choose another name for a new search"
+        )
+    return Study(storage, name, Spec.from_json(found.user_attrs[ATTRIBUTE]), found)
+
+
+def all_studies(storage: Storage) -> list[Study]:
+    """Every study of ours in the storage, in the order they were made."""
+    summaries = storage.trials.get_all_studies()
+    names = [s.study_name for s in summaries if ATTRIBUTE in s.user_attrs]
+    return [open_study(storage, name) for name in names]
+
+
+def rebuild(parts: Parts, decisions: Mapping[str, Any]) -> Candidate:
+    """The candidate that these decisions make; those not given are left open."""
+    return propose(
+        lambda trial: parts.space.candidate(trial, parts.task),
+        optuna.trial.FixedTrial(dict(decisions)),
+        lambda name, distribution: name not in decisions,
+        space=parts.names[Kind.SPACE],
+        trainer=parts.names[Kind.TRAINER],
+    )
+
+
+def _parts(built: Mapping[Kind, Part]) -> Parts:
+    made = {k: part.make() for k, part in built.items() if k is not Kind.STRATEGY}
+    built[Kind.STRATEGY].make(seed=0)  # a wrong option shows here, not in the first trial
+    task = made[Kind.TASK]
+    return Parts(
+        space=made[Kind.SPACE],
+        task=task,
+        trainer=made[Kind.TRAINER],
+        strategy=built[Kind.STRATEGY],
+        pruner=made[Kind.PRUNER],
+        names={kind: part.offer.name for kind, part in built.items()},
+        side_keys=_side_keys(built, task),
+    )
+
+
+def _side_keys(built: Mapping[Kind, Part], task: Task) -> dict[str, Any]:
+    return {
+        "space": built[Kind.SPACE].identity(),
+        "task": built[Kind.TASK].identity(),
+        "trainer": built[Kind.TRAINER].identity(),
+        "data": task.digest(),
+        "input_shape": list(task.signature.input_shape),
+        "torch": ".".join(importlib.metadata.version("torch").split(".")[:2]),
+    }
+
+
+def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:
+    metrics = parts.task.metrics
+    for name in asked:
+        if name not in metrics:
+            raise UnknownNameError(f"objective of task {parts.names[Kind.TASK]}", name, metrics)
+    names = list(dict.fromkeys(asked)) or list(metrics)[:1]
+    if len(names) > 1 and not isinstance(parts.pruner, NopPruner):
+        raise UsageError(
+            f"pruner {parts.names[Kind.PRUNER]} cannot compare several objectives: "
+            "use --pruner none or one --objective"
+        )
+    return tuple(Objective(name, metrics[name]) for name in names)
+
+
+def _cache(enabled: bool, given: Mapping[str, object]) -> Cache:
+    known = options_of(Cache, frozenset({"enabled"}))
+    return replace(Cache(enabled), **resolve(CACHE, known, given))
+
+
+def _reject_unknown_parts(options: Mapping[str, object]) -> None:
+    known = [*(kind.value for kind in PART_KINDS), Kind.LAUNCHER.value, CACHE]
+    for part in options:
+        if part not in known:
+            raise UnknownNameError("part in -o part.option=value", part, known)
+
+
+def _create_named(storage: Storage, plan: Plan, name: str | None) -> OptunaStudy:
+    directions = [StudyDirection[o.direction.name] for o in plan.spec.objectives]
+    stem = f"{_stem(plan.parts.names[Kind.SPACE])}-{_stem(plan.parts.names[Kind.TASK])}"
+    taken = set() if name else set(optuna.get_all_study_names(storage.trials))
+    while True:
+        candidate = name or next(
+            f"{stem}-{n}" for n in itertools.count(1) if f"{stem}-{n}" not in taken
+        )
+        try:
+            return optuna.create_study(
+                storage=storage.trials,
+                study_name=candidate,
+                directions=directions,
+                sampler=plan.parts.sampler(plan.spec.seed),
+                pruner=plan.parts.pruner,
+            )
+        except optuna.exceptions.DuplicatedStudyError:
+            if name:
+                raise UsageError(
+                    f"study {name!r} exists in {storage.masked}: go on with it by "
+                    f"`automl resume {shlex.quote(name)}`, or choose another --study"
+                ) from None
+            taken.add(candidate)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(":")[2].lower().replace("_", "-")
+
+
+def trial_seed(spec: Spec, number: int, use: str) -> int:
+    """The seed of one use in one trial: survives any interruption."""
+    return derive_seed(spec.seed, number, use)
