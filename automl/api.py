@@ -1,0 +1,151 @@
+"""The Python interface: a search in three lines, the same as on the command line.
+
+import automl
+study, best = automl.search("mlp", task="digits", trials=30)
+print(best.values, best.decisions, best.candidate.build())
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from optuna.trial import FrozenTrial
+
+from automl.candidate import Candidate
+from automl.registry import Kind, Registry
+from automl.session import Session, worker_count
+from automl.spec import ATTRIBUTE
+from automl.storage import Storage, storage_url
+from automl.studies import (
+    Limits,
+    Parts,
+    Study,
+    create,
+    open_study,
+    plan,
+    rebuild,
+)
+from automl.trust import Trust
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trial that a search found, and its candidate, ready to build."""
+
+    number: int
+    values: Mapping[str, float]
+    decisions: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    candidate: Candidate
+    reused_from: int | None = None
+
+
+class Result(NamedTuple):
+    """A study, and its best candidate; None where no trial completed."""
+
+    study: Study
+    best: Found | None
+
+
+def search(
+    space: str | Callable[..., Any],
+    *,
+    task: str | Callable[..., Any] = "digits",
+    trainer: str | Callable[..., Any] = "supervised",
+    strategy: str | Callable[..., Any] = "tpe",
+    pruner: str | Callable[..., Any] = "none",
+    options: Mapping[str, Mapping[str, object]] | None = None,
+    objectives: Sequence[str] = (),
+    trials: int | None = None,
+    evaluations: int | None = None,
+    timeout: float | None = None,
+    workers: int | str = 1,
+    device: str = "auto",
+    storage: str | None = None,
+    study: str | None = None,
+    seed: int = 0,
+    cache: bool = True,
+    plugins: Sequence[str] = (),
+) -> Result:
+    """Search a space on a task and return the study with its best candidate.
+
+    space, task, trainer, strategy, pruner: a name, `file.py:name`, `module:name`, or the function
+    or class itself. options: by part, {"trainer": {"epochs": 5}}. timeout: seconds. Other
+    arguments are those of `automl search`.
+
+    Raises:
+        UsageError: a name, an option or a value is wrong.
+        StorageError: the database cannot be used.
+        Interrupted: Ctrl-C; `resume` goes on.
+    """
+    registry = Registry()
+    given = {
+        Kind.SPACE: space,
+        Kind.TASK: task,
+        Kind.TRAINER: trainer,
+        Kind.STRATEGY: strategy,
+        Kind.PRUNER: pruner,
+    }
+    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
+    made = plan(
+        registry,
+        references,
+        options or {},
+        objectives=objectives,
+        seed=seed,
+        cache=cache,
+        plugins=plugins,
+    )
+    limits = Limits(trials, evaluations, timeout)
+    created = create(Storage(storage_url(storage)), made, limits, study)
+    return _run(created, made.parts, registry, workers, device)
+
+
+def resume(
+    study: str,
+    *,
+    storage: str | None = None,
+    trials: int | None = None,
+    evaluations: int | None = None,
+    timeout: float | None = None,
+    workers: int | str = 1,
+    device: str = "auto",
+    trust_plugins: bool = False,
+) -> Result:
+    """Go on with a study from its database alone; `trials` and `evaluations` are so many more.
+
+    Raises:
+        UnknownNameError: there is no such study.
+        UntrustedError: it names code or paths this user has not approved.
+    """
+    registry = Registry(Trust(everything=trust_plugins))
+    opened = open_study(Storage(storage_url(storage)), study)
+    parts = opened.load_parts(registry)
+    limits = Limits(trials, evaluations, timeout)
+    opened.ledger.extend(limits.trials, limits.evaluations, limits.timeout)
+    return _run(opened, parts, registry, workers, device)
+
+
+def best(study: Study, parts: Parts) -> list[Found]:
+    """The best trial of a study, or with several objectives its Pareto front."""
+    return [found(study, parts, trial) for trial in study.best_trials()]
+
+
+def found(study: Study, parts: Parts, trial: FrozenTrial) -> Found:
+    """A trial with its candidate rebuilt from its decisions."""
+    view = study.views.trial(trial.number)
+    names = [objective.metric for objective in study.objectives]
+    return Found(
+        number=trial.number,
+        values=dict(zip(names, trial.values, strict=True)),
+        decisions=trial.params,
+        metrics=view.metrics if view else {},
+        candidate=rebuild(parts, trial.params),
+        reused_from=trial.user_attrs.get(ATTRIBUTE, {}).get("reused_from"),
+    )
+
+
+def _run(study: Study, parts: Parts, registry: Registry, workers: int | str, device: str) -> Result:
+    launcher = registry.build(Kind.LAUNCHER, "local", {}).make()
+    Session(study, parts, registry, launcher, worker_count(str(workers)), device).run()
+    return Result(study, next(iter(best(study, parts)), None))

@@ -1,0 +1,119 @@
+"""One trial in training: runs the trainer's generator, stores its reports, asks the pruner."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import optuna
+from optuna.pruners import NopPruner
+
+from automl.candidate import Candidate
+from automl.errors import TrialError
+from automl.ledger.ledger import Lease
+from automl.protocols import Run
+from automl.registry import Kind
+from automl.report import Outcome, Report, State, objective_values
+from automl.studies import Parts, Study, trial_seed
+
+_log = logging.getLogger("automl")
+
+_REPORT_SECONDS = 1.0
+_SAVE_SHARE = 50
+"""A checkpoint is written when this many times as long has passed as writing the last took."""
+
+
+@dataclass
+class Evaluation:
+    """One trial in training; `unwritten` are its reports that the ledger does not have yet."""
+
+    study: Study
+    parts: Parts
+    lease: Lease
+    trial: optuna.Trial
+    device: str
+    progress: Callable[[], None]
+    unwritten: list[Report] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._written_at = self._saved_at = time.monotonic()
+        self._save_seconds = 0.0
+        self._run = Run(
+            device=self.device,
+            seed=trial_seed(self.study.spec, self.trial.number, "train"),
+            number=self.trial.number,
+            attempt=self.lease.attempt,
+            directory=self.study.directory(self.trial.number),
+            progress=self.progress,
+        )
+
+    def train(self, candidate: Candidate) -> Outcome:
+        """Train to the end, or until the pruner says stop.
+
+        Raises:
+            TrialError: the trainer reports nothing, or not what was promised.
+            Interrupted: the worker was asked to stop.
+            LeaseLostError: another worker took the trial over.
+        """
+        reports = self.parts.trainer.train(candidate, self.parts.task, self._run)
+        last: Outcome | None = None
+        try:
+            for report in reports:
+                last = self._take(report, last)
+                if self._should_prune(last):
+                    return replace(last, state=State.PRUNED)
+                self.progress()
+        finally:
+            _close(reports)
+        if last is None:
+            name = self.parts.names[Kind.TRAINER]
+            raise TrialError(f"trainer {name} reported nothing: yield a Report each step")
+        return last
+
+    def _take(self, report: Report, last: Outcome | None) -> Outcome:
+        if last is not None and last.step is not None and report.step <= last.step:
+            raise TrialError(f"reports must count up: step {report.step} after {last.step}")
+        values = objective_values(report, self.study.objectives)
+        self.unwritten.append(report)
+        if time.monotonic() - self._written_at >= _REPORT_SECONDS:
+            self.study.ledger.renew(self.lease, self.unwritten)
+            self.unwritten = []
+            self._written_at = time.monotonic()
+        self._save(report)
+        return Outcome(State.COMPLETE, values, dict(report.metrics), report.step, report.closed)
+
+    def _save(self, report: Report) -> None:
+        passed = time.monotonic() - self._saved_at
+        if report.checkpoint is None or passed < max(
+            _REPORT_SECONDS, _SAVE_SHARE * self._save_seconds
+        ):
+            return
+        started = time.monotonic()
+        try:
+            self._run.save(report.checkpoint())
+        except (OSError, RuntimeError) as error:
+            line = str(error).splitlines()[0]
+            _log.warning("no checkpoint saved in %s: %s", self._run.directory, line)
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
+
+    def _should_prune(self, last: Outcome) -> bool:
+        if len(self.study.objectives) > 1 or last.step is None or not last.values:
+            return False
+        if last.step not in self._reported_before:
+            self.trial.report(last.values[0], last.step)
+        return not isinstance(self.parts.pruner, NopPruner) and self.trial.should_prune()
+
+    @cached_property
+    def _reported_before(self) -> set[int]:
+        """The steps that an earlier attempt reported already."""
+        if self.lease.attempt == 1:
+            return set()
+        return set(self.study.optuna.trials[self.trial.number].intermediate_values)
+
+
+def _close(reports: Iterator[Report]) -> None:
+    close = getattr(reports, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,68 @@
+"""Turns what a trial raised into its outcome: a reason, one line, and the traceback."""
+
+import gc
+import sys
+import traceback
+
+from automl.errors import AutoMLError, CandidateError, NotFiniteError, StorageError
+from automl.report import Outcome, Reason, State
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
+
+
+def failure(error: Exception) -> Outcome:
+    """The outcome of a trial that raised."""
+    line = " ".join(str(error).split()) or "no message"
+    message = line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
+    return Outcome(
+        State.FAILED,
+        reason=_reason(error),
+        message=message,
+        traceback="".join(traceback.format_exception(error)),
+        cause=_cause(error),
+    )
+
+
+def lost(attempts: int) -> Outcome:
+    """The outcome of a trial whose workers died, each time."""
+    message = f"its worker was lost {attempts} times: killed, out of memory, or a crash"
+    return Outcome(
+        State.FAILED, reason=Reason.WORKER_LOST, message=message, cause=Reason.WORKER_LOST.value
+    )
+
+
+def free_memory() -> None:
+    """Give back what a failed trial held, on the accelerator too."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, NotFiniteError):
+        return Reason.NOT_FINITE
+    if isinstance(error, CandidateError):
+        return Reason.INVALID
+    if _is_out_of_memory(error):
+        return Reason.OUT_OF_MEMORY
+    return Reason.ERROR
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
+
+
+def _cause(error: Exception) -> str:
+    """Where it was raised: equal for failures of one origin, whatever numbers they mention."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__} {where}"[-255:]
+
+
+def is_storage_failure(error: Exception) -> bool:
+    """Whether the database failed, rather than the trial."""
+    return isinstance(error, StorageError) or type(error).__name__ == "StorageInternalError"

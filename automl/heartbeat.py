@@ -1,0 +1,63 @@
+"""Keeps a worker's lease alive while its trial makes progress, and notices its loss."""
+
+import logging
+import threading
+import time
+
+from automl.errors import StorageError
+from automl.ledger.ledger import Lease, LeaseLostError, Ledger, Worker
+
+_log = logging.getLogger("automl")
+STALL_SECONDS = 300.0
+
+
+class Heartbeat(threading.Thread):
+    """A thread that renews the lease held, but only while `tick` moves.
+
+    A trial that makes no progress for `stall` seconds (a hung kernel) lets its lease expire, and
+    another worker takes it over. A beat that fails is tried again at the next; it ends nothing.
+    """
+
+    def __init__(self, ledger: Ledger, worker: Worker, stall: float = STALL_SECONDS) -> None:
+        super().__init__(name="automl-heartbeat", daemon=True)
+        self._ledger, self._worker, self._stall = ledger, worker, stall
+        self._lease: Lease | None = None
+        self._lost: Lease | None = None
+        self._ticked = time.monotonic()
+        self._ended = threading.Event()
+
+    def hold(self, lease: Lease | None) -> None:
+        """From now on this lease is renewed; None renews none."""
+        self._ticked = time.monotonic()
+        self._lease = lease
+
+    def tick(self) -> None:
+        """Progress was made.
+
+        Raises:
+            LeaseLostError: another worker has taken the trial over meanwhile.
+        """
+        self._ticked = time.monotonic()
+        if self._lost is not None and self._lost == self._lease:
+            raise LeaseLostError("the lease expired and another worker took the trial over")
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def run(self) -> None:
+        while not self._ended.wait(self._ledger.lease_seconds / 4):
+            try:
+                self._beat()
+            except StorageError as error:
+                _log.warning("cannot renew the lease now, will try again: %s", error)
+
+    def _beat(self) -> None:
+        self._ledger.enter(self._worker)
+        lease = self._lease
+        if lease is None or time.monotonic() - self._ticked > self._stall:
+            return
+        try:
+            self._ledger.renew(lease)
+        except LeaseLostError:
+            # It may also have been settled just now; then nobody asks.
+            self._lost = lease

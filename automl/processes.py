@@ -1,0 +1,54 @@
+"""Which process a worker is, so that others on its machine can tell that it is dead."""
+
+import os
+import socket
+import uuid
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def this_worker() -> str:
+    """A name no other worker has or will have: host, boot, process, its start, a random part."""
+    start = _start_of(os.getpid()) or "0"
+    return ":".join((_host(), _boot(), str(os.getpid()), start, uuid.uuid4().hex[:8]))
+
+
+def is_dead(worker: str) -> bool:
+    """Whether a worker is known to be gone; False where this machine cannot tell."""
+    try:
+        host, boot, pid, start, _ = worker.rsplit(":", 4)
+    except ValueError:
+        return False
+    if host != _host() or start == "0" or not _boot():
+        return False
+    return boot != _boot() or _start_of(int(pid)) != start
+
+
+def host_and_pid(worker: str) -> str:
+    """A worker's name, short enough for people."""
+    host, _, pid, *_ = [*worker.rsplit(":", 4), "", ""]
+    return f"{host}:{pid}"
+
+
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _boot() -> str:
+    """Changes at every start of the machine; a container's own namespace counts as a machine."""
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        space = os.stat(_PROC / "self/ns/pid").st_ino  # noqa: PTH116 - follows the link on purpose
+        return f"{boot[:13]}-{space}"
+    except OSError:
+        return ""
+
+
+def _start_of(pid: int) -> str | None:
+    """A process's start in clock ticks since boot; None for one that is gone or a zombie."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]

@@ -1,0 +1,114 @@
+"""Runs a study from this process: a worker of its own, and others that a launcher starts."""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from automl.errors import Interrupted, UsageError
+from automl.protocols import Launcher, WorkerHandle
+from automl.registry import Registry
+from automl.storage import VARIABLE
+from automl.studies import Parts, Study
+from automl.trust import state_directory
+from automl.worker import device_count, resolve_device, stopping_on_signals, work
+
+_log = logging.getLogger("automl")
+_GRACE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker that was started, and the file that holds what it said."""
+
+    handle: WorkerHandle
+    log: Path
+
+
+@dataclass(frozen=True)
+class Session:
+    """How many workers run a study from here, on which devices, started by what."""
+
+    study: Study
+    parts: Parts
+    registry: Registry
+    launcher: Launcher
+    workers: int = 1
+    device: str = "auto"
+
+    def run(self) -> None:
+        """Work until the study has nothing left to do; the first Ctrl-C stops all workers.
+
+        Raises:
+            Interrupted: a signal asked to stop; every trial under way has been given back.
+            StorageError: the database failed here.
+        """
+        stop = threading.Event()
+        device = resolve_device(self.device)
+        self._share_cores()
+        with stopping_on_signals(stop):
+            others = [self._start(index) for index in range(1, self.workers)]
+            try:
+                work(self.study, self.parts, self.registry, device, stop)
+                _wait(others, stop)
+            except (Interrupted, KeyboardInterrupt):
+                _interrupt(others)
+                raise Interrupted("interrupted") from None
+        _warn_of_crashes(others)
+
+    def _start(self, index: int) -> Started:
+        device = resolve_device(self.device, index)
+        command = [sys.executable, "-m", "automl", "worker", "--device", device]
+        log = state_directory() / "logs" / self.study.spec.uuid / f"worker-{index}.log"
+        environment = {VARIABLE: self.study.storage.url, "OMP_NUM_THREADS": str(self._threads())}
+        handle = self.launcher.start([*command, "--", self.study.name], environment, log)
+        return Started(handle, log)
+
+    def _share_cores(self) -> None:
+        torch = sys.modules.get("torch")
+        if torch is not None and self.workers > 1:
+            torch.set_num_threads(self._threads())
+
+    def _threads(self) -> int:
+        return max(1, (os.cpu_count() or 1) // self.workers)
+
+
+def worker_count(asked: str) -> int:
+    """How many workers `--workers` means: a number, or `auto` for one per GPU or two cores.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if asked == "auto":
+        return device_count() or max(1, (os.cpu_count() or 1) // 2)
+    if not asked.isdigit() or int(asked) < 1:
+        raise UsageError(f"--workers: expected a number from 1 or auto, got {asked!r}")
+    return int(asked)
+
+
+def _wait(others: Sequence[Started], stop: threading.Event) -> None:
+    while any(started.handle.poll() is None for started in others):
+        if stop.wait(0.1):
+            raise Interrupted("interrupted")
+
+
+def _interrupt(others: Sequence[Started]) -> None:
+    for started in others:
+        started.handle.interrupt()
+    for started in others:
+        try:
+            started.handle.wait(_GRACE_SECONDS)
+        except (TimeoutError, KeyboardInterrupt):
+            _log.warning("a worker is slow to stop; its trial will be taken over: %s", started.log)
+
+
+def _warn_of_crashes(others: Sequence[Started]) -> None:
+    for started in others:
+        code = started.handle.poll()
+        if code:
+            said = started.log.read_text(errors="replace").strip() if started.log.exists() else ""
+            last = said.splitlines()[-1] if said else "it said nothing"
+            _log.warning("a worker ended with exit code %s: %s (%s)", code, last, started.log)
