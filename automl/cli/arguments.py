@@ -1,0 +1,120 @@
+"""Options that several commands share, and how their text is read."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from automl.errors import UsageError
+
+if TYPE_CHECKING:
+    from automl.storage import Storage
+    from automl.studies import Limits
+
+F = TypeVar("F", bound=Callable[..., Any])
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def storage_option(function: F) -> F:
+    return click.option(
+        "--storage",
+        metavar="URL",
+        help="Where studies lie [AUTOML_STORAGE, else sqlite:///automl.db].",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="One JSON object a line on stdout."
+    )(function)
+
+
+def limit_options(more: str = "") -> Callable[[F], F]:
+    """The budget; `more` words how a resumed study reads it."""
+
+    def add(function: F) -> F:
+        for option in (
+            click.option("--timeout", metavar="TIME", help="Start no trial after 90s, 10m, 2h."),
+            click.option(
+                "--evaluations", type=int, metavar="N", help=f"Pay for at most N trials{more}."
+            ),
+            click.option(
+                "--trials", type=int, metavar="N", help=f"End at N trials{more}, reused included."
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def worker_options(function: F) -> F:
+    for option in (
+        click.option(
+            "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda:0 … [auto]"
+        ),
+        click.option("--workers", default="1", metavar="N|auto", help="Processes to train in [1]."),
+        click.option("--launcher", default="local", help="What starts further workers [local]."),
+    ):
+        function = option(function)
+    return function
+
+
+def trust_options(function: F) -> F:
+    for option in (
+        click.option(
+            "--trust-plugins", is_flag=True, help="Load all code and paths the study names."
+        ),
+        click.option(
+            "--plugin",
+            "named",
+            multiple=True,
+            metavar="FILE",
+            help="Approve this file, module or path of the study.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def open_storage(url: str | None) -> "Storage":
+    from automl.storage import Storage, storage_url
+
+    return Storage(storage_url(url))
+
+
+def limits(trials: int | None, evaluations: int | None, timeout: str | None) -> "Limits":
+    from automl.studies import Limits
+
+    return Limits(trials, evaluations, None if timeout is None else seconds(timeout))
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `10m`, `2h` or `1d` as seconds.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if match is None:
+        raise UsageError(f"--timeout: expected a time such as 90s, 10m or 2h, got {text!r}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def part_options(texts: Sequence[str]) -> dict[str, dict[str, object]]:
+    """`part.option=value` texts by part.
+
+    Raises:
+        UsageError: one has another form, or an option is given twice.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for text in texts:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", text, re.DOTALL)
+        if match is None:
+            raise UsageError(f"-o: expected part.option=value, got {text!r}")
+        part, option, value = match.groups()
+        if option in found.setdefault(part, {}):
+            raise UsageError(f"-o {part}.{option} is given twice")
+        found[part][option] = value
+    return found

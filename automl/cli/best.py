@@ -1,0 +1,39 @@
+"""`automl best`: the best trial, its decisions and metrics."""
+
+import json
+
+import click
+
+from automl.cli.arguments import json_option, open_storage, storage_option
+
+
+@click.command("best")
+@click.argument("study")
+@storage_option
+@json_option
+def command(study: str, storage: str | None, as_json: bool) -> None:
+    """Show the best trial of STUDY; with several objectives, all that no other beats."""
+    from automl.cli import text
+    from automl.cli.events import trial_event
+    from automl.studies import open_study
+
+    opened = open_study(open_storage(storage), study)
+    trials = opened.best_trials()
+    for trial in trials:
+        view = opened.views.trial(trial.number)
+        if view is None:
+            continue
+        event = {**trial_event(opened, view, trial.params), "metrics": view.metrics}
+        if as_json:
+            click.echo(json.dumps(event))
+            continue
+        click.echo(f"trial {trial.number} of {study}")
+        click.echo("metrics:")
+        click.echo("\n".join(text.decision_lines(view.metrics)))
+        click.echo("decisions:")
+        click.echo("\n".join(text.decision_lines(trial.params)))
+    if not trials:
+        click.echo(
+            f"no trial of study {study!r} has completed; look why: automl show {study}", err=True
+        )
+        raise click.exceptions.Exit(1)

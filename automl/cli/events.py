@@ -1,0 +1,152 @@
+"""What happens in a study, as events; read from the ledger, so that all workers are seen."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from automl.errors import AutoMLError
+from automl.ledger.views import Counts, TrialView
+from automl.studies import Study
+
+Event = dict[str, Any]
+_WINDOW = 10_000
+
+
+def study_event(study: Study) -> Event:
+    """What is searched, on what, by what, and for how long."""
+    spec, budget = study.spec, study.views.budget()
+    return {
+        "event": "study",
+        "study": study.name,
+        "storage": study.storage.masked,
+        "space": spec.space.reference,
+        "task": spec.task.reference,
+        "trainer": spec.trainer.reference,
+        "strategy": spec.strategy.reference,
+        "pruner": spec.pruner.reference,
+        "objectives": [f"{o.metric} {o.direction.value}" for o in spec.objectives],
+        "trials": budget.trials,
+        "evaluations": budget.evaluations,
+        "seed": spec.seed,
+    }
+
+
+def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> Event:
+    """How a trial ended."""
+    return {
+        "event": "trial",
+        "number": view.number,
+        "state": view.state.value if view.state else view.phase.value,
+        "values": named_values(study, view),
+        "decisions": dict(decisions),
+        "reused_from": view.reused_from,
+        "level": view.level if view.reused_from is not None else None,
+        "seconds": view.seconds,
+        "error": view.message,
+    }
+
+
+def named_values(study: Study, view: TrialView) -> dict[str, float] | None:
+    """A trial's objectives by name; None where it has none."""
+    if view.objectives is None:
+        return None
+    names = [objective.metric for objective in study.objectives]
+    return dict(zip(names, view.objectives, strict=True))
+
+
+def summary_event(study: Study) -> Event:
+    """Where the study stands."""
+    counts, budget = study.views.counts(), study.views.budget()
+    best = next(iter(study.best_trials()), None)
+    names = [objective.metric for objective in study.objectives]
+    return {
+        "event": "summary",
+        "study": study.name,
+        "storage": study.storage.masked,
+        "trials": counts.trials,
+        "complete": counts.complete,
+        "pruned": counts.pruned,
+        "failed": counts.failed,
+        "open": counts.open,
+        "evaluated": counts.evaluated,
+        "reused": counts.reused,
+        "best": best
+        and {
+            "number": best.number,
+            "values": dict(zip(names, best.values, strict=True)),
+            "decisions": best.params,
+        },
+        "seconds": round(counts.seconds, 3),
+        "stopped": budget.stopped_because,
+    }
+
+
+@dataclass
+class Follower:
+    """Watches a study's ledger from a thread and hands on what is new.
+
+    emit: called with each `trial` and `report` event. refresh: called after each look.
+    """
+
+    study: Study
+    emit: Callable[[Event], None]
+    refresh: Callable[[Counts], None] = lambda counts: None
+    interval: float = 0.3
+    _seen: set[int] = field(default_factory=set)
+    _reports: set[int] = field(default_factory=set)
+    _last: int = 0
+
+    def __post_init__(self) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="automl-view", daemon=True)
+
+    def skip_past(self) -> None:
+        """Take what has happened so far as known."""
+        self._seen |= {view.id for view in self.study.views.settled(self._seen)}
+        self._mark(view.id for view in self.study.views.reports(set()))
+
+    def __enter__(self) -> "Follower":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._look()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(self.interval):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            for event in self._fresh():
+                self.emit(event)
+            self.refresh(self.study.views.counts())
+        except AutoMLError:
+            # The worker meets the same trouble and reports it; a view must not end a search.
+            return
+
+    def _fresh(self) -> list[Event]:
+        reports = self.study.views.reports(self._reports, max(0, self._last - _WINDOW))
+        self._mark(report.id for report in reports)
+        events: list[Event] = [
+            {"event": "report", "number": r.number, "step": r.step, "metrics": r.metrics}
+            for r in reports
+        ]
+        for view in self.study.views.settled(self._seen):
+            self._seen.add(view.id)
+            events.append(trial_event(self.study, view, self._decisions(view.number)))
+        return events
+
+    def _mark(self, ids: Any) -> None:
+        self._reports |= set(ids)
+        self._last = max(self._reports, default=0)
+        self._reports = {id for id in self._reports if id > self._last - _WINDOW}
+
+    def _decisions(self, number: int) -> dict[str, Any]:
+        storage = self.study.storage.trials
+        study = storage.get_study_id_from_name(self.study.name)
+        id = storage.get_trial_id_from_study_id_trial_number(study, number)
+        return storage.get_trial(id).params

@@ -1,0 +1,106 @@
+"""The `automl` command: finds its subcommands, and says every error in one line."""
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+
+import automl
+from automl.errors import AutoMLError, PluginError
+
+COMMANDS = ("search", "resume", "worker", "studies", "show", "best", "cache", "plugins")
+
+
+class LazyGroup(click.Group):
+    """Imports a command's file when it is asked for; plugins add theirs by entry points."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        _add_plugin_commands(self)
+        return [*COMMANDS, *sorted(self.commands)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            command: click.Command = importlib.import_module(f"automl.cli.{cmd_name}").command
+            return command
+        _add_plugin_commands(self)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(automl.__version__, prog_name="automl")
+@click.option("--debug", is_flag=True, envvar="AUTOML_DEBUG", help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Search architectures and hyperparameters; never pay twice for the same candidate.
+
+    \b
+    automl search mlp --task digits --trials 20     find a good model
+    automl best mlp-digits-1                        look at it
+    automl resume mlp-digits-1 --trials 20          search on
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 no trial completed, 2 usage, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments or bool(os.environ.get("AUTOML_DEBUG"))
+    # --debug may stand anywhere on the line.
+    arguments = (["--debug"] if debug else []) + [a for a in arguments if a != "--debug"]
+    _log_to_stderr()
+    try:
+        code = cli.main(arguments, prog_name="automl", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader has gone, as `head` does; what is left has nowhere to go.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        code = 0
+    except Exception as error:
+        if debug:
+            raise
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    from automl.storage import redact_urls
+
+    if isinstance(error, AutoMLError):
+        if str(error):
+            click.echo(f"error: {redact_urls(str(error))}", err=True)
+        return error.exit_code
+    line = " ".join(str(error).split())
+    click.echo(
+        f"error: {redact_urls(f'{type(error).__name__}: {line}')} (--debug shows where)", err=True
+    )
+    return 2
+
+
+def _add_plugin_commands(group: click.Group) -> None:
+    for point in importlib.metadata.entry_points(group="automl"):
+        if point.name.startswith("command."):
+            try:
+                point.load().register_commands(group)
+            except Exception as error:
+                problem = PluginError(f"plugin {point.value} cannot be loaded: {error!r}")
+                click.echo(f"warning: {problem}", err=True)
+
+
+def _log_to_stderr() -> None:
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+
+    logger = logging.getLogger("automl")
+    logger.handlers[:] = [Handler()]
+    logger.propagate = False
+
+
+__all__: list[Any] = ["cli", "main"]

@@ -1,0 +1,68 @@
+"""The three ways a search shows itself: a live view, plain lines, JSON lines."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import click
+
+from automl.cli import text
+from automl.cli.events import Event
+from automl.ledger.views import Counts
+from automl.studies import Study
+
+
+class Output(Protocol):
+    """Shows events as they come, and the counts at each look."""
+
+    def emit(self, event: Event) -> None: ...
+
+    def refresh(self, counts: Counts) -> None: ...
+
+    def showing(self) -> AbstractContextManager[Any]: ...
+
+
+class JsonLines:
+    """Each event as one JSON object on a line."""
+
+    def emit(self, event: Event) -> None:
+        click.echo(json.dumps(event))
+
+    def refresh(self, counts: Counts) -> None: ...
+
+    def showing(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
+class PlainLines:
+    """A line a trial, and the summary: for logs and pipes."""
+
+    def emit(self, event: Event) -> None:
+        for line in _LINES[event["event"]](event):
+            click.echo(line)
+
+    def refresh(self, counts: Counts) -> None: ...
+
+    def showing(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
+_LINES: dict[str, Callable[[Event], list[str]]] = {
+    "study": lambda event: [text.study_line(event)],
+    "trial": lambda event: [text.trial_line(event)],
+    "report": lambda event: [],
+    "summary": text.summary_lines,
+}
+
+
+def choose_output(study: Study, as_json: bool) -> Output:
+    """JSON where asked for, a live view on a terminal, else plain lines."""
+    if as_json:
+        return JsonLines()
+    if sys.stdout.isatty():
+        from automl.cli.live import LiveView
+
+        return LiveView(study)
+    return PlainLines()

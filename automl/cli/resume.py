@@ -1,0 +1,62 @@
+"""`automl resume`: go on with a study, from the database alone."""
+
+from pathlib import Path
+
+import click
+
+from automl.cli.arguments import (
+    json_option,
+    limit_options,
+    limits,
+    open_storage,
+    storage_option,
+    trust_options,
+    worker_options,
+)
+
+
+@click.command("resume")
+@click.argument("study")
+@limit_options(" more")
+@worker_options
+@trust_options
+@storage_option
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="AUTOML_DATA_DIR",
+    help="Where the data lies on this machine.",
+)
+@json_option
+def command(
+    study: str,
+    trials: int | None,
+    evaluations: int | None,
+    timeout: str | None,
+    workers: str,
+    device: str,
+    launcher: str,
+    trust_plugins: bool,
+    named: tuple[str, ...],
+    storage: str | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Go on with STUDY where it stopped."""
+    from automl.cli.output import choose_output
+    from automl.cli.running import run_and_show
+    from automl.registry import Kind, Registry
+    from automl.session import Session, worker_count
+    from automl.studies import open_study
+    from automl.trust import trusting
+    from automl.worker import resolve_device
+
+    registry = Registry(trusting(trust_plugins, named))
+    opened = open_study(open_storage(storage), study)
+    parts = opened.load_parts(registry, data_dir)
+    starter = registry.build(Kind.LAUNCHER, launcher, {}).make()
+    count, more = worker_count(workers), limits(trials, evaluations, timeout)
+    resolve_device(device)
+    opened.ledger.extend(more.trials, more.evaluations, more.timeout)
+    session = Session(opened, parts, registry, starter, count, device)
+    run_and_show(session, choose_output(opened, as_json))

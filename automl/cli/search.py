@@ -1,0 +1,104 @@
+"""`automl search`: start a study and run it."""
+
+from pathlib import Path
+
+import click
+
+from automl.cli.arguments import (
+    json_option,
+    limit_options,
+    limits,
+    open_storage,
+    part_options,
+    storage_option,
+    worker_options,
+)
+
+
+@click.command("search")
+@click.argument("space")
+@click.option("--task", default="digits", help="What to train on: a name or file.py:Task [digits].")
+@click.option("--trainer", default="supervised", help="How to train [supervised].")
+@click.option("--strategy", default="tpe", help="How to propose [tpe].")
+@click.option("--pruner", default="none", help="What stops poor trials early [none].")
+@click.option(
+    "-o", "options", multiple=True, metavar="PART.OPTION=VALUE", help="Set an option of a part."
+)
+@click.option(
+    "--objective", "objectives", multiple=True, metavar="METRIC", help="What to optimise."
+)
+@limit_options()
+@worker_options
+@storage_option
+@click.option("--study", metavar="NAME", help="The study's name [space-task-number].")
+@click.option("--seed", default=0, show_default=True, help="Decides every random draw.")
+@click.option("--cache/--no-cache", default=True, help="Reuse results of equal candidates [cache].")
+@click.option(
+    "--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin file of yours."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="AUTOML_DATA_DIR",
+    help="Where data sets lie [AUTOML_DATA_DIR].",
+)
+@json_option
+def command(
+    space: str,
+    task: str,
+    trainer: str,
+    strategy: str,
+    pruner: str,
+    options: tuple[str, ...],
+    objectives: tuple[str, ...],
+    trials: int | None,
+    evaluations: int | None,
+    timeout: str | None,
+    workers: str,
+    device: str,
+    launcher: str,
+    storage: str | None,
+    study: str | None,
+    seed: int,
+    cache: bool,
+    plugins: tuple[str, ...],
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Search SPACE for the candidate that does best on a task.
+
+    SPACE is a name (automl plugins list), file.py:function or module:function.
+    """
+    from automl.cli.output import choose_output
+    from automl.cli.running import run_and_show
+    from automl.registry import Kind, Registry
+    from automl.session import Session, worker_count
+    from automl.studies import create, plan
+    from automl.worker import resolve_device
+
+    registry = Registry()
+    given = part_options(options)
+    started_by = given.pop(Kind.LAUNCHER.value, {})
+    made = plan(
+        registry,
+        {
+            Kind.SPACE: space,
+            Kind.TASK: task,
+            Kind.TRAINER: trainer,
+            Kind.STRATEGY: strategy,
+            Kind.PRUNER: pruner,
+        },
+        given,
+        objectives=objectives,
+        seed=seed,
+        cache=cache,
+        plugins=plugins,
+        data_dir=data_dir,
+    )
+    # Everything that can be wrong is looked at before the study is made.
+    starter = registry.build(Kind.LAUNCHER, launcher, started_by).make()
+    count, budget = worker_count(workers), limits(trials, evaluations, timeout)
+    resolve_device(device)
+    created = create(open_storage(storage), made, budget, study)
+    session = Session(created, made.parts, registry, starter, count, device)
+    run_and_show(session, choose_output(created, as_json))

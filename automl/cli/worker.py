@@ -1,0 +1,46 @@
+"""`automl worker`: join a running study from any machine."""
+
+from pathlib import Path
+
+import click
+
+from automl.cli.arguments import open_storage, storage_option, trust_options
+
+
+@click.command("worker")
+@click.argument("study")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda:0 … [auto]")
+@trust_options
+@storage_option
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="AUTOML_DATA_DIR",
+    help="Where the data lies on this machine.",
+)
+def command(
+    study: str,
+    device: str,
+    trust_plugins: bool,
+    named: tuple[str, ...],
+    storage: str | None,
+    data_dir: Path | None,
+) -> None:
+    """Take trials of STUDY until its budget is spent and nothing is open."""
+    import threading
+
+    from automl.errors import Interrupted
+    from automl.registry import Registry
+    from automl.studies import open_study
+    from automl.trust import trusting
+    from automl.worker import resolve_device, stopping_on_signals, work
+
+    registry = Registry(trusting(trust_plugins, named))
+    opened = open_study(open_storage(storage), study)
+    parts = opened.load_parts(registry, data_dir)
+    stop = threading.Event()
+    try:
+        with stopping_on_signals(stop):
+            work(opened, parts, registry, resolve_device(device), stop)
+    except (Interrupted, KeyboardInterrupt):
+        raise Interrupted("interrupted; its trial was given back") from None
