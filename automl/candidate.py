@@ -81,9 +81,11 @@ def propose(
 def _as_candidate(made: object, space: str) -> Candidate:
     if isinstance(made, Candidate):
         return made
-    if hasattr(made, "parameters") and hasattr(made, "forward"):
+    # By attributes, for torch is not imported until it is needed; a class has them, too.
+    instance = not isinstance(made, type)
+    if instance and hasattr(made, "parameters") and hasattr(made, "forward"):
         return Candidate(lambda: cast("nn.Module", made))
-    if hasattr(made, "live_nodes"):
+    if instance and hasattr(made, "live_nodes"):
         return Candidate(cast("Graph", made))
     raise CandidateError(
         f"space {space} returned {_kind(made)}; expected a Candidate, a Graph or an nn.Module"

@@ -17,15 +17,7 @@ from automl.evaluation import Evaluation
 from automl.failures import failure, free_memory, is_storage_failure, lost
 from automl.heartbeat import Heartbeat
 from automl.identity.fingerprint import Fingerprint, fingerprint
-from automl.ledger.ledger import (
-    Claimed,
-    Hit,
-    Lease,
-    LeaseLostError,
-    Parked,
-    Settled,
-    Worker,
-)
+from automl.ledger.values import Claimed, Hit, Lease, LeaseLostError, Parked, Settled, Worker
 from automl.processes import is_dead
 from automl.registry import Kind
 from automl.report import Outcome, Report, State
@@ -178,17 +170,23 @@ class Engine:
                 self._parked.add(id)
             case Claimed(claimed):
                 self._event("trial_proposed", number=trial.number, decisions=candidate.decisions)
-                return self._evaluate(claimed, trial, candidate)
+                evaluation = self._evaluation(claimed, trial, resumed=lease.number is not None)
+                return self._evaluate(evaluation, candidate)
         return None
 
-    def _evaluate(self, lease: Lease, trial: optuna.Trial, candidate: Candidate) -> Lease | None:
-        evaluation = Evaluation(
-            self.study, self.parts, lease, trial, self.worker.device, self._progress
-        )
+    def _evaluation(self, lease: Lease, trial: optuna.Trial, resumed: bool) -> Evaluation:
+        device = self.worker.device
+        return Evaluation(self.study, self.parts, lease, trial, device, self._progress, resumed)
+
+    def _evaluate(self, evaluation: Evaluation, candidate: Candidate) -> Lease | None:
+        lease, trial = evaluation.lease, evaluation.trial
         started = time.monotonic()
         with seeded(trial_seed(self.study.spec, trial.number, "train")):
             try:
                 outcome = evaluation.train(candidate)
+            except Interrupted:
+                evaluation.flush()
+                raise
             except Exception as error:
                 outcome = _outcome_of(error)
         if outcome.state is State.FAILED:

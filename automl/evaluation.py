@@ -11,7 +11,7 @@ from optuna.pruners import NopPruner
 
 from automl.candidate import Candidate
 from automl.errors import TrialError
-from automl.ledger.ledger import Lease
+from automl.ledger.values import Lease
 from automl.protocols import Run
 from automl.registry import Kind
 from automl.report import Outcome, Report, State, objective_values
@@ -26,7 +26,10 @@ _SAVE_SHARE = 50
 
 @dataclass
 class Evaluation:
-    """One trial in training; `unwritten` are its reports that the ledger does not have yet."""
+    """One trial in training; `unwritten` are its reports that the ledger does not have yet.
+
+    resumed: an earlier attempt, or an interrupted one, may have reported already.
+    """
 
     study: Study
     parts: Parts
@@ -34,6 +37,7 @@ class Evaluation:
     trial: optuna.Trial
     device: str
     progress: Callable[[], None]
+    resumed: bool = False
     unwritten: list[Report] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -77,11 +81,15 @@ class Evaluation:
         values = objective_values(report, self.study.objectives)
         self.unwritten.append(report)
         if time.monotonic() - self._written_at >= _REPORT_SECONDS:
-            self.study.ledger.renew(self.lease, self.unwritten)
-            self.unwritten = []
-            self._written_at = time.monotonic()
+            self.flush()
         self._save(report)
         return Outcome(State.COMPLETE, values, dict(report.metrics), report.step, report.closed)
+
+    def flush(self) -> None:
+        """Write to the ledger what was reported and it does not have yet."""
+        self.study.ledger.renew(self.lease, self.unwritten)
+        self.unwritten = []
+        self._written_at = time.monotonic()
 
     def _save(self, report: Report) -> None:
         passed = time.monotonic() - self._saved_at
@@ -89,6 +97,9 @@ class Evaluation:
             _REPORT_SECONDS, _SAVE_SHARE * self._save_seconds
         ):
             return
+        if self.unwritten:
+            # What goes on from the checkpoint will not report these steps again.
+            self.flush()
         started = time.monotonic()
         try:
             self._run.save(report.checkpoint())
@@ -108,7 +119,7 @@ class Evaluation:
     @cached_property
     def _reported_before(self) -> set[int]:
         """The steps that an earlier attempt reported already."""
-        if self.lease.attempt == 1:
+        if not self.resumed:
             return set()
         return set(self.study.optuna.trials[self.trial.number].intermediate_values)
 

@@ -5,7 +5,8 @@ import threading
 import time
 
 from automl.errors import StorageError
-from automl.ledger.ledger import Lease, LeaseLostError, Ledger, Worker
+from automl.ledger.ledger import Ledger
+from automl.ledger.values import Lease, LeaseLostError, Worker
 
 _log = logging.getLogger("automl")
 STALL_SECONDS = 300.0
@@ -42,7 +43,9 @@ class Heartbeat(threading.Thread):
             raise LeaseLostError("the lease expired and another worker took the trial over")
 
     def end(self) -> None:
+        """Beat no more; waits for a beat under way, which would outlive its worker."""
         self._ended.set()
+        self.join()
 
     def run(self) -> None:
         while not self._ended.wait(self._ledger.lease_seconds / 4):

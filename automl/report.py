@@ -77,6 +77,15 @@ class Outcome:
     cause: str | None = None
     """Where a failure came from, equal for failures of one origin."""
 
+    def finite_metrics(self) -> dict[str, float | None]:
+        """The metrics as JSON can hold them: NaN and infinity become None."""
+        return finite(self.metrics)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON can hold them: NaN and infinity become None."""
+    return {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
+
 
 def objective_values(report: Report, objectives: tuple[Objective, ...]) -> tuple[float, ...]:
     """The objectives' values in a report.

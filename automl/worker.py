@@ -9,7 +9,7 @@ from types import FrameType
 
 from automl.engine import Engine
 from automl.errors import UsageError
-from automl.ledger.ledger import Worker
+from automl.ledger.values import Worker
 from automl.processes import this_worker
 from automl.registry import Registry
 from automl.studies import Parts, Study

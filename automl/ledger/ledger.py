@@ -4,113 +4,42 @@ Every method is one transaction. A worker holds a trial by a lease with a fencin
 is one compare-and-set on that token, so that of two workers with one trial only one can end it.
 """
 
-import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    CursorResult,
-    Engine,
-    Update,
-    and_,
-    delete,
-    func,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from automl.errors import AutoMLError
+from automl.ledger import budget, evaluations
 from automl.ledger.clock import now
 from automl.ledger.models import (
-    Base,
-    EvaluationRow,
     EvaluationState,
     Phase,
     ReportRow,
-    StopReason,
     StudyRow,
     TrialRow,
     WorkerRow,
 )
+from automl.ledger.statements import changed, insert_row, table, update_table
 from automl.ledger.transaction import reading, transactional
-from automl.report import Outcome, Report, State
+from automl.ledger.values import (
+    Answer,
+    Claimed,
+    Hit,
+    Lease,
+    LeaseLostError,
+    Parked,
+    Settled,
+    Settlement,
+    Worker,
+    result_columns,
+    settled_of,
+)
+from automl.report import Outcome, Report, State, finite
 
 LEASE_SECONDS = 60.0
 _OPEN = (Phase.PROPOSING, Phase.TRAINING)
-
-
-class LeaseLostError(AutoMLError):
-    """Another worker has taken this trial over, so this one may no longer settle it."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to settle one trial, until it expires and somebody takes it over."""
-
-    id: int
-    token: int
-    attempt: int
-    number: int | None = None
-
-
-@dataclass(frozen=True)
-class Settled:
-    """A trial that has ended in the ledger and has to be told to Optuna."""
-
-    id: int
-    number: int
-    outcome: Outcome
-    fingerprint: str | None
-    level: str | None
-    reused_from: int | None
-    attempt: int
-    seconds: float | None
-    token: int = 0
-
-
-@dataclass(frozen=True)
-class Hit:
-    """The fingerprint is known: the trial is settled with what it gave."""
-
-    settled: Settled
-
-
-@dataclass(frozen=True)
-class Parked:
-    """Another worker evaluates this fingerprint now: the trial waits for its result."""
-
-    id: int
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """The fingerprint is this worker's to evaluate."""
-
-    lease: Lease
-
-
-Answer = Hit | Parked | Claimed
-
-
-@dataclass(frozen=True)
-class Settlement:
-    """What settling a trial settled: itself and the trials parked on it, to be told."""
-
-    settled: tuple[Settled, ...]
-    next: Lease | None
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Who asks for a trial, and on which device it would train."""
-
-    id: str
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -148,15 +77,22 @@ class Ledger:
     def extend(
         self, session: Session, trials: int | None, evaluations: int | None, timeout: float | None
     ) -> None:
-        """Allow so many trials or evaluations more, a new deadline, and lift an early stop."""
+        """Allow so many trials or evaluations more, a new deadline, and lift an early stop.
+
+        The old deadline falls where another limit is given; where none is, it may be the only
+        thing that ends the study, and stays.
+        """
         changes: dict[str, Any] = {"stopped": None, "stopped_because": None, "repeats": 0}
-        changes["deadline"] = None if timeout is None else now() + timeout
+        if timeout is not None:
+            changes["deadline"] = now() + timeout
+        elif trials is not None or evaluations is not None:
+            changes["deadline"] = None
         if trials is not None:
             changes["trials_limit"] = func.coalesce(StudyRow.trials_limit, StudyRow.slots) + trials
         if evaluations is not None:
             limit = func.coalesce(StudyRow.evaluations_limit, StudyRow.payable)
             changes["evaluations_limit"] = limit + evaluations
-        session.execute(_update(StudyRow).where(self._mine()).values(changes))
+        session.execute(update_table(StudyRow).where(self._mine()).values(changes))
 
     # Leases.
     @transactional
@@ -187,7 +123,8 @@ class Ledger:
         row.attempt += 1
         row.worker, row.device = worker.id, worker.device
         row.expires_at = now() + self.lease_seconds
-        return Lease(row.id, row.token, row.attempt, row.number)
+        names = (row.number, row.evaluation, row.fingerprint, row.level)
+        return Lease(row.id, row.token, row.attempt, *names)
 
     @transactional
     def renew(self, session: Session, lease: Lease, reports: Sequence[Report] = ()) -> None:
@@ -203,12 +140,14 @@ class Ledger:
     def give_back(self, session: Session, lease: Lease, number: int | None) -> None:
         """Let any worker go on with this trial at once; a slot with no trial yet is freed."""
         if number is None and lease.attempt == 1:
-            gone = session.execute(delete(TrialRow).where(self._held(lease)))
-            if _count(gone):
-                self._count_study(session, slots=-1, payable=-1)
+            gone = session.scalars(
+                delete(TrialRow).where(self._held(lease)).returning(TrialRow.id)
+            ).first()
+            if gone is not None:
+                budget.count(session, self.study, slots=-1, payable=-1)
         else:
             session.execute(
-                _update(TrialRow)
+                update_table(TrialRow)
                 .where(self._held(lease))
                 .values(expires_at=0.0, attempt=lease.attempt - 1, worker=None, number=number)
             )
@@ -230,7 +169,12 @@ class Ledger:
             LeaseLostError: the trial was taken over.
         """
         self._mark_told(session, told)
-        known = self._evaluation(session, lease, number, fingerprint)
+        replicate = 0 if self.share else lease.id
+        known = evaluations.find_or_own(session, self.study, lease, fingerprint, number, replicate)
+        if lease.evaluation not in (None, known.id):
+            # The space made something else of the same decisions; who waited for the first
+            # must not wait for ever.
+            self._end_evaluation(session, lease, number, Outcome(State.FAILED), 0.0)
         changes: dict[str, Any] = {
             "number": number,
             "fingerprint": fingerprint,
@@ -240,13 +184,15 @@ class Ledger:
         }
         if known.owner == lease.id:
             self._change(session, lease, phase=Phase.TRAINING, **changes)
-            return Claimed(replace(lease, number=number))
+            return Claimed(
+                Lease(lease.id, lease.token, lease.attempt, number, known.id, fingerprint, level)
+            )
         if known.state is EvaluationState.RUNNING:
             changes |= {"expires_at": None}
             self._change(session, lease, phase=Phase.PARKED, **changes)
             return Parked(lease.id)
         self._change(session, lease, **changes)
-        return Hit(self._settle_reused(session, lease.id, known))
+        return Hit(self._settle_reused(session, lease.id, known.id))
 
     @transactional
     def settle(
@@ -267,17 +213,21 @@ class Ledger:
         Raises:
             LeaseLostError: the trial was taken over; nothing is changed.
         """
-        self._change(session, lease, number=number, seconds=seconds, **_outcome_columns(outcome))
+        columns = _outcome_columns(outcome)
+        self._change(session, lease, number=number, seconds=seconds, **columns)
         self._add_reports(session, lease, reports)
         self._mark_told(session, told)
-        row = session.get_one(TrialRow, lease.id)
-        settled = [_settled(row)]
-        if row.evaluation is not None:
-            settled += self._end_evaluation(session, row)
-            self._count_study(session, repeats=None)
+        names = (lease.fingerprint, lease.level, None, lease.attempt, seconds)
+        settled = [Settled(lease.id, number, outcome, *names)]
+        if lease.evaluation is not None:
+            settled += self._end_evaluation(session, lease, number, outcome, seconds)
         if outcome.state is State.FAILED:
-            self._stop_on_one_cause(session)
-        return Settlement(tuple(settled), self._reserve(session, next_for) if next_for else None)
+            budget.stop_on_one_cause(session, self.study, self.same_failures)
+        paid = lease.evaluation is not None
+        more = self._reserve(session, next_for, paid) if next_for else None
+        if next_for is None and paid:
+            budget.count(session, self.study, repeats=None)
+        return Settlement(tuple(settled), more)
 
     # Telling.
     @reading
@@ -293,7 +243,7 @@ class Ledger:
             )
             .order_by(TrialRow.id)
         )
-        return [_settled(row) for row in rows]
+        return [settled_of(row) for row in rows]
 
     @transactional
     def mark_told(self, session: Session, told: Collection[int]) -> None:
@@ -369,230 +319,66 @@ class Ledger:
         )
 
     def _change(self, session: Session, lease: Lease, **changes: Any) -> None:
-        changed = session.execute(_update(TrialRow).where(self._held(lease)).values(**changes))
-        if not _count(changed):
+        if not changed(session, update_table(TrialRow).where(self._held(lease)).values(changes)):
             raise LeaseLostError(f"trial {lease.number} was taken over by another worker")
 
-    def _reserve(self, session: Session, worker: Worker) -> Lease | None:
-        free = and_(
-            self._mine(),
-            StudyRow.stopped.is_(None),
-            or_(StudyRow.trials_limit.is_(None), StudyRow.slots < StudyRow.trials_limit),
-            or_(
-                StudyRow.evaluations_limit.is_(None),
-                StudyRow.payable < StudyRow.evaluations_limit,
-            ),
-            or_(StudyRow.deadline.is_(None), StudyRow.deadline > now()),
-        )
-        taken = _update(StudyRow).where(free)
-        if not _count(
-            session.execute(taken.values(slots=StudyRow.slots + 1, payable=StudyRow.payable + 1))
-        ):
+    def _reserve(self, session: Session, worker: Worker, paid_before: bool = False) -> Lease | None:
+        if not budget.take_slot(session, self.study, paid_before):
             return None
-        row = TrialRow(
-            study=self.study,
-            phase=Phase.PROPOSING,
-            token=1,
-            attempt=1,
-            worker=worker.id,
-            device=worker.device,
-            told=False,
-            started_at=now(),
-            expires_at=now() + self.lease_seconds,
-        )
-        session.add(row)
-        session.flush()
-        return Lease(row.id, 1, 1)
+        row = {
+            "study": self.study,
+            "phase": Phase.PROPOSING,
+            "token": 1,
+            "attempt": 1,
+            "worker": worker.id,
+            "device": worker.device,
+            "told": False,
+            "started_at": now(),
+            "expires_at": now() + self.lease_seconds,
+        }
+        return Lease(insert_row(session, TrialRow, row), token=1, attempt=1)
 
-    def _evaluation(
-        self, session: Session, lease: Lease, number: int, fingerprint: str
-    ) -> EvaluationRow:
-        """The row of a fingerprint, locked; made, or taken from a failed owner, where free."""
-        replicate = 0 if self.share else lease.id
-        while True:
-            row = session.scalars(
-                select(EvaluationRow)
-                .where(
-                    EvaluationRow.study == self.study,
-                    EvaluationRow.fingerprint == fingerprint,
-                    EvaluationRow.replicate == replicate,
-                )
-                .with_for_update()
-            ).first()
-            if row is None:
-                row = EvaluationRow(
-                    study=self.study,
-                    fingerprint=fingerprint,
-                    replicate=replicate,
-                    owner=lease.id,
-                    number=number,
-                    state=EvaluationState.RUNNING,
-                )
-                try:
-                    with session.begin_nested():
-                        session.add(row)
-                except IntegrityError:
-                    continue
-            elif row.state is EvaluationState.FAILED:
-                row.owner, row.number, row.state = lease.id, number, EvaluationState.RUNNING
-            return row
-
-    def _end_evaluation(self, session: Session, owner: TrialRow) -> list[Settled]:
-        """Write an owner's result to its evaluation and settle the trials parked on it."""
-        row = session.scalars(
-            select(EvaluationRow).where(EvaluationRow.id == owner.evaluation).with_for_update()
-        ).one()
-        if row.owner != owner.id or owner.state is None:
+    def _end_evaluation(
+        self, session: Session, lease: Lease, number: int, outcome: Outcome, seconds: float
+    ) -> list[Settled]:
+        """Write the owner's result to its evaluation and settle the trials parked on it."""
+        parked, ours = evaluations.end(session, self.study, lease, number, outcome, seconds)
+        if not ours or lease.evaluation is None or not parked:
             return []
-        row.state = EvaluationState(owner.state.value)
-        row.objectives, row.metrics, row.step = owner.objectives, owner.metrics, owner.step
-        row.closed, row.seconds, row.number = owner.closed, owner.seconds, owner.number
-        parked = session.scalars(
-            select(TrialRow)
-            .where(TrialRow.evaluation == row.id, TrialRow.phase == Phase.PARKED)
-            .order_by(TrialRow.id)
-        ).all()
-        if owner.state is State.FAILED:
-            if parked:
-                self._promote(parked[0], row)
+        if outcome.state is State.FAILED:
+            evaluations.promote(session, lease.evaluation, parked[0])
             return []
-        session.flush()
-        return [self._settle_reused(session, waiting.id, row) for waiting in parked]
+        return [self._settle_reused(session, id, lease.evaluation) for id in parked]
 
-    def _promote(self, waiting: TrialRow, row: EvaluationRow) -> None:
-        """Make a parked trial the owner; its lease has expired, so any worker takes it up."""
-        row.owner, row.number, row.state = waiting.id, waiting.number, EvaluationState.RUNNING
-        waiting.phase, waiting.worker = Phase.TRAINING, None
-        waiting.attempt, waiting.expires_at = 0, 0.0
-
-    def _settle_reused(self, session: Session, id: int, known: EvaluationRow) -> Settled:
-        """End a trial with the result of the one that owns its fingerprint."""
-        row = session.get_one(TrialRow, id, populate_existing=True)
-        row.phase, row.state = Phase.SETTLED, State(known.state.value)
-        row.objectives, row.metrics, row.step = known.objectives, known.metrics, known.step
-        row.closed, row.reused_from = known.closed, known.number
-        row.settled_at, row.seconds = now(), 0.0
-        session.flush()
-        self._count_study(session, payable=-1, repeats=1)
-        self._stop_if_exhausted(session)
-        return _settled(row)
-
-    def _count_study(
-        self, session: Session, slots: int = 0, payable: int = 0, repeats: int | None = 0
-    ) -> None:
-        """Add to a study's counts; `repeats=None` starts its count of known ones anew."""
-        statement = _update(StudyRow).where(self._mine())
-        if repeats is None:
-            session.execute(statement.where(StudyRow.repeats > 0).values(repeats=0))
-            return
-        session.execute(
-            statement.values(
-                slots=StudyRow.slots + slots,
-                payable=StudyRow.payable + payable,
-                repeats=StudyRow.repeats + repeats,
-            )
-        )
-
-    def _stop_if_exhausted(self, session: Session) -> None:
-        message = (
-            f"the last {self.exhausted_after} candidates were all known: the space is exhausted, "
-            "or the strategy no longer leaves what it has found"
-        )
-        session.execute(
-            _update(StudyRow)
-            .where(
-                self._mine(),
-                StudyRow.repeats >= self.exhausted_after,
-                StudyRow.stopped.is_(None),
-            )
-            .values(stopped=StopReason.EXHAUSTED, stopped_because=message)
-        )
-
-    def _stop_on_one_cause(self, session: Session) -> None:
-        first = session.execute(
-            select(TrialRow.state, TrialRow.cause, TrialRow.message)
-            .where(TrialRow.study == self.study, TrialRow.phase == Phase.SETTLED)
-            .order_by(TrialRow.settled_at, TrialRow.id)
-            .limit(self.same_failures + 1)
-        ).all()
-        causes = {(state, cause) for state, cause, _ in first}
-        if len(first) == self.same_failures and len(causes) == 1:
-            session.execute(
-                _update(StudyRow)
-                .where(self._mine())
-                .values(
-                    stopped=StopReason.SAME_FAILURE,
-                    stopped_because=f"the first {len(first)} trials failed alike: {first[0][2]}",
-                )
-            )
+    def _settle_reused(self, session: Session, id: int, evaluation: int) -> Settled:
+        return evaluations.settle_reused(session, self.study, id, evaluation, self.exhausted_after)
 
     def _add_reports(self, session: Session, lease: Lease, reports: Sequence[Report]) -> None:
-        session.add_all(
-            ReportRow(
-                trial=lease.id,
-                attempt=lease.attempt,
-                step=report.step,
-                metrics=_finite(report.metrics),
-            )
+        rows = [
+            {
+                "trial": lease.id,
+                "attempt": lease.attempt,
+                "step": report.step,
+                "metrics": finite(report.metrics),
+            }
             for report in reports
-        )
+        ]
+        if rows:
+            session.execute(insert(table(ReportRow)), rows)
 
     def _mark_told(self, session: Session, told: Collection[int]) -> None:
         if told:
-            session.execute(_update(TrialRow).where(TrialRow.id.in_(told)).values(told=True))
-
-
-def _update(table: type[Base]) -> Update:
-    """An update that leaves loaded rows alone: they are read after it, or not at all."""
-    return update(table).execution_options(synchronize_session=False)
+            session.execute(update_table(TrialRow).where(TrialRow.id.in_(told)).values(told=True))
 
 
 def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
     return {
+        **result_columns(outcome),
         "phase": Phase.SETTLED,
         "state": outcome.state,
-        "objectives": None if outcome.values is None else list(outcome.values),
-        "metrics": _finite(outcome.metrics),
-        "step": outcome.step,
-        "closed": None if outcome.closed is None else dict(outcome.closed),
         "reason": outcome.reason,
         "message": outcome.message,
         "traceback": outcome.traceback,
         "cause": outcome.cause,
         "settled_at": now(),
     }
-
-
-def _settled(row: TrialRow) -> Settled:
-    outcome = Outcome(
-        state=row.state or State.FAILED,
-        values=None if row.objectives is None else tuple(row.objectives),
-        metrics=row.metrics or {},
-        step=row.step,
-        closed=row.closed,
-        reason=row.reason,
-        message=row.message,
-        traceback=row.traceback,
-        cause=row.cause,
-    )
-    return Settled(
-        id=row.id,
-        number=-1 if row.number is None else row.number,
-        outcome=outcome,
-        fingerprint=row.fingerprint,
-        level=row.level,
-        reused_from=row.reused_from,
-        attempt=row.attempt,
-        seconds=row.seconds,
-        token=row.token,
-    )
-
-
-def _finite(metrics: Any) -> dict[str, float | None]:
-    """Metrics as JSON can hold them: NaN and infinity become null."""
-    return {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
-
-
-def _count(result: Any) -> int:
-    assert isinstance(result, CursorResult)
-    return result.rowcount

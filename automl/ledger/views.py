@@ -196,6 +196,7 @@ class Views:
             .outerjoin(
                 TrialRow,
                 (TrialRow.worker == WorkerRow.id)
+                & (TrialRow.study == self.study)
                 & TrialRow.phase.in_([Phase.PROPOSING, Phase.TRAINING]),
             )
             .outerjoin(last, last.c.trial == TrialRow.id)

@@ -1,0 +1,84 @@
+"""A study's budget: its slots, what was paid, and what ends it early."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from automl.ledger.clock import now
+from automl.ledger.models import Phase, StopReason, StudyRow, TrialRow
+from automl.ledger.statements import changed, update_table
+
+
+def take_slot(session: Session, study: str, paid_before: bool) -> bool:
+    """Count one more slot where the budget has one; exact however many workers ask at once.
+
+    paid_before: the caller has just paid for a trial, so known ones no longer come in a row.
+    """
+    counts: dict[str, Any] = {"slots": StudyRow.slots + 1, "payable": StudyRow.payable + 1}
+    if paid_before:
+        counts["repeats"] = 0
+    taken = changed(session, update_table(StudyRow).where(_free(study)).values(counts))
+    if not taken and paid_before:
+        count(session, study, repeats=None)
+    return taken
+
+
+def count(
+    session: Session, study: str, slots: int = 0, payable: int = 0, repeats: int | None = 0
+) -> None:
+    """Add to a study's counts; `repeats=None` starts its count of known candidates anew."""
+    statement = update_table(StudyRow).where(StudyRow.uuid == study)
+    if repeats is None:
+        session.execute(statement.where(StudyRow.repeats > 0).values(repeats=0))
+        return
+    session.execute(
+        statement.values(
+            slots=StudyRow.slots + slots,
+            payable=StudyRow.payable + payable,
+            repeats=StudyRow.repeats + repeats,
+        )
+    )
+
+
+def stop_if_exhausted(session: Session, study: str, after: int) -> None:
+    """End a study whose last `after` candidates were all known."""
+    message = (
+        f"the last {after} candidates were all known: the space is exhausted, "
+        "or the strategy no longer leaves what it has found"
+    )
+    session.execute(
+        update_table(StudyRow)
+        .where(StudyRow.uuid == study, StudyRow.repeats >= after, StudyRow.stopped.is_(None))
+        .values(stopped=StopReason.EXHAUSTED, stopped_because=message)
+    )
+
+
+def stop_on_one_cause(session: Session, study: str, first: int) -> None:
+    """End a study whose trials, `first` or more, all failed for one cause."""
+    # All of them, for of those that settle at once none sees the others.
+    kinds = session.execute(
+        select(func.count(), func.min(TrialRow.message))
+        .where(TrialRow.study == study, TrialRow.phase == Phase.SETTLED)
+        .group_by(TrialRow.state, TrialRow.cause)
+        .limit(2)
+    ).all()
+    if len(kinds) > 1 or kinds[0][0] < first:
+        return
+    message = f"the first {kinds[0][0]} trials failed alike: {kinds[0][1]}"
+    session.execute(
+        update_table(StudyRow)
+        .where(StudyRow.uuid == study)
+        .values(stopped=StopReason.SAME_FAILURE, stopped_because=message)
+    )
+
+
+def _free(study: str) -> ColumnElement[bool]:
+    evaluations, trials = StudyRow.evaluations_limit, StudyRow.trials_limit
+    return and_(
+        StudyRow.uuid == study,
+        StudyRow.stopped.is_(None),
+        or_(trials.is_(None), StudyRow.slots < trials),
+        or_(evaluations.is_(None), StudyRow.payable < evaluations),
+        or_(StudyRow.deadline.is_(None), StudyRow.deadline > now()),
+    )

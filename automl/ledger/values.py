@@ -1,0 +1,118 @@
+"""What the ledger hands out: leases, answers to a fingerprint, and trials that have ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from automl.errors import AutoMLError
+from automl.ledger.models import TrialRow
+from automl.report import Outcome, State
+
+
+class LeaseLostError(AutoMLError):
+    """Another worker has taken this trial over, so this one may no longer settle it."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who asks for a trial, and on which device it would train."""
+
+    id: str
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to settle one trial, until it expires and somebody takes it over.
+
+    number: the trial's in Optuna, once known. evaluation, fingerprint, level: once claimed.
+    """
+
+    id: int
+    token: int
+    attempt: int
+    number: int | None = None
+    evaluation: int | None = None
+    fingerprint: str | None = None
+    level: str | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A trial that has ended in the ledger and has to be told to Optuna."""
+
+    id: int
+    number: int
+    outcome: Outcome
+    fingerprint: str | None
+    level: str | None
+    reused_from: int | None
+    attempt: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """The fingerprint is known: the trial is settled with what it gave."""
+
+    settled: Settled
+
+
+@dataclass(frozen=True)
+class Parked:
+    """Another worker evaluates this fingerprint now: the trial waits for its result."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The fingerprint is this worker's to evaluate."""
+
+    lease: Lease
+
+
+Answer = Hit | Parked | Claimed
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What settling a trial settled: itself and the trials parked on it, to be told."""
+
+    settled: tuple[Settled, ...]
+    next: Lease | None
+
+
+def settled_of(row: TrialRow) -> Settled:
+    """A settled row as a value."""
+    outcome = Outcome(
+        state=row.state or State.FAILED,
+        values=None if row.objectives is None else tuple(row.objectives),
+        metrics=row.metrics or {},
+        step=row.step,
+        closed=row.closed,
+        reason=row.reason,
+        message=row.message,
+        traceback=row.traceback,
+        cause=row.cause,
+    )
+    return Settled(
+        id=row.id,
+        number=-1 if row.number is None else row.number,
+        outcome=outcome,
+        fingerprint=row.fingerprint,
+        level=row.level,
+        reused_from=row.reused_from,
+        attempt=row.attempt,
+        seconds=row.seconds,
+    )
+
+
+def result_columns(outcome: Outcome) -> Mapping[str, Any]:
+    """What of an outcome a trial and its evaluation both store."""
+    return {
+        "objectives": None if outcome.values is None else list(outcome.values),
+        "metrics": outcome.finite_metrics(),
+        "step": outcome.step,
+        "closed": None if outcome.closed is None else dict(outcome.closed),
+    }

@@ -1,0 +1,376 @@
+"""The suites that plugins must pass: call them from a plugin's own tests.
+
+    from automl.testing import check_space
+
+    def test_my_space():
+        check_space(my_space, my_task())
+
+Each raises an AssertionError of one line that says what is expected.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from torch import Tensor
+
+from automl.candidate import Candidate, propose
+from automl.decisions import Opens
+from automl.errors import Interrupted, OpenDecisionError
+from automl.protocols import Run, SearchSpace, Split, Task, Trainer, derive_seed
+from automl.report import Report
+
+__all__ = ["check_pruner", "check_space", "check_strategy", "check_task", "check_trainer"]
+
+Space = SearchSpace | Callable[[optuna.trial.BaseTrial, Task], object]
+_LARGEST_PROBE = 64
+
+
+def check_space(space: Space, task: Task, trials: int = 10, seed: int = 0) -> frozenset[str]:
+    """A space proposes sound candidates on a task; returns the decisions that can be left open.
+
+    On random trials: a candidate builds and maps the task's inputs to its output shape; the
+    same decisions make the same candidate again; each decision left open is carried through or
+    refused with an OpenDecisionError.
+    """
+    openable: set[str] = set()
+    sampler = optuna.samplers.RandomSampler(seed=seed)
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(trials):
+        trial = study.ask()
+        outputs = _outputs(_propose(space, trial, task), task)
+        fixed = FixedTrial(trial.params)
+        _expect(
+            torch.equal(outputs, _outputs(_propose(space, fixed, task), task)),
+            f"the same decisions must make the same candidate again: {trial.params}",
+        )
+        openable |= {name for name in trial.params if _opens(space, task, trial.params, name)}
+        study.tell(trial, 0.0)
+    return frozenset(openable)
+
+
+def check_task(task: Task) -> None:
+    """A task's digest, splits, probe, loss and metrics hold what the protocol promises."""
+    _expect(len(task.metrics) > 0, "a task needs at least one metric, the default objective")
+    _expect(bool(task.digest()), "digest() must not be empty")
+    _expect(task.digest() == task.digest(), "digest() must not change from call to call")
+    for split in Split:
+        _check_examples(f"split {split.value}", task, lambda s=split: task.split(s))  # type: ignore[misc]
+    _check_examples("probe", task, task.probe)
+    size = len(task.probe()[0])
+    _expect(size <= _LARGEST_PROBE, f"the probe must be about ten examples, got {size}")
+    _check_loss(task)
+    _check_metrics(task)
+
+
+def check_trainer(
+    trainer: Trainer, space: Space, task: Task, directory: Path, seed: int = 0
+) -> None:
+    """A trainer reports, ticks, stops when it is closed, repeats itself, and resumes.
+
+    It trains a random candidate of the space a few times, so give it few epochs. directory: an
+    empty one, for checkpoints.
+    """
+    training = _Trainings(trainer, space, task, directory, seed)
+    reports = list(training.start(training.run("whole")))
+    _check_reports(reports, task, training)
+    values = [training.objective(report) for report in reports]
+    again = [training.objective(report) for report in training.start(training.run("again"))]
+    _expect(again == values, f"the same seed must give the same values: {values} and {again}")
+    _check_closing(training)
+    _check_interrupt(training)
+    _check_resuming(training, values[-1])
+
+
+def check_strategy(
+    factory: Callable[..., optuna.samplers.BaseSampler], trials: int = 40, seed: int = 0
+) -> None:
+    """A strategy proposes what each decision can be, in plain Optuna and rebuilt each trial.
+
+    factory: called as factory(seed=...). The decisions it meets are floats, integers and
+    categories, linear, logarithmic and stepped, some of them conditional; some trials fail.
+    """
+    made = factory(seed=seed)
+    expected = "a strategy's factory must return an optuna.samplers.BaseSampler"
+    _expect(isinstance(made, optuna.samplers.BaseSampler), f"{expected}, got {made!r}")
+    plain = optuna.create_study(sampler=made)
+    plain.optimize(_objective, n_trials=trials)
+    _check_values(plain.trials)
+    first, second = (_rebuilt_study(factory, trials, seed) for _ in range(2))
+    _check_values(first.trials)
+    for one, other in zip(first.trials, second.trials, strict=True):
+        _expect(
+            one.params == other.params,
+            f"trial {one.number}: one seed and history must give the same decisions: "
+            f"{one.params} and {other.params}",
+        )
+
+
+def check_pruner(factory: Callable[[], optuna.pruners.BasePruner], trials: int = 12) -> None:
+    """A pruner answers for trials with and without reports, in both directions, and repeatably."""
+    made = factory()
+    expected = "a pruner's factory must return an optuna.pruners.BasePruner"
+    _expect(isinstance(made, optuna.pruners.BasePruner), f"{expected}, got {made!r}")
+    for direction in ("minimize", "maximize"):
+        first, second = (_verdicts(factory(), direction, trials) for _ in range(2))
+        kinds = {type(verdict).__name__ for verdict in first}
+        _expect(kinds <= {"bool", "bool_"}, f"prune() must return a bool, got {sorted(kinds)}")
+        _expect(first == second, "one history must give the same verdicts")
+        _expect(not first[0], "a trial without reports must go on")
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+# Spaces.
+def _propose(
+    space: Space, trial: optuna.trial.BaseTrial, task: Task, opens: Opens | None = None
+) -> Candidate:
+    function = cast("Callable[..., object]", getattr(space, "candidate", space))
+    name = getattr(space, "__name__", type(space).__name__)
+    # A space that returns a module draws its weights while it proposes.
+    torch.manual_seed(0)
+    if opens is None:
+        return propose(lambda deciding: function(deciding, task), trial, space=name)
+    return propose(lambda deciding: function(deciding, task), trial, opens, space=name)
+
+
+def _outputs(candidate: Candidate, task: Task) -> Tensor:
+    inputs, _ = task.probe()
+    torch.manual_seed(0)
+    module = candidate.build(inputs, task.signature).eval()
+    with torch.no_grad():
+        return cast("Tensor", module(inputs))
+
+
+def _opens(space: Space, task: Task, decisions: Mapping[str, Any], name: str) -> bool:
+    """Whether a decision can be left open while the others are taken."""
+    try:
+        candidate = _propose(space, FixedTrial(dict(decisions)), task, lambda n, _: n == name)
+        _outputs(candidate, task)
+    except OpenDecisionError:
+        return False
+    except Exception as error:
+        raise AssertionError(
+            f"decision {name!r} left open must be carried through or raise OpenDecisionError, "
+            f"but {type(error).__name__} was raised: {error}"
+        ) from error
+    return name in candidate.open_decisions
+
+
+# Tasks.
+def _check_examples(what: str, task: Task, examples: Callable[[], tuple[Tensor, Tensor]]) -> None:
+    inputs, targets = examples()
+    shape, expected = tuple(inputs.shape[1:]), task.signature.input_shape
+    _expect(shape == expected, f"{what}: inputs have shape {shape}, the signature {expected}")
+    _expect(len(inputs) > 0, f"{what} is empty")
+    _expect(len(inputs) == len(targets), f"{what}: {len(inputs)} inputs, {len(targets)} targets")
+    _expect(bool(inputs.isfinite().all()), f"{what}: inputs must be finite")
+    _expect(bool(targets.isfinite().all()), f"{what}: targets must be finite")
+    again = examples()
+    same = torch.equal(inputs, again[0]) and torch.equal(targets, again[1])
+    _expect(same, f"{what} must be the same at each call")
+
+
+def _random_outputs(task: Task, targets: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(targets), *task.signature.output_shape, generator=generator)
+
+
+def _check_loss(task: Task) -> None:
+    _, targets = task.probe()
+    outputs = _random_outputs(task, targets).requires_grad_()
+    loss = task.loss(outputs, targets)
+    _expect(loss.dim() == 0, f"the loss must be a scalar, got shape {tuple(loss.shape)}")
+    _expect(bool(loss.isfinite()), f"the loss of random outputs must be finite, got {loss.item()}")
+    _expect(loss.requires_grad, "the loss must be differentiable in the outputs")
+    (gradient,) = torch.autograd.grad(loss, outputs)
+    _expect(bool(gradient.isfinite().all()), "the gradient of the loss must be finite")
+    _expect(bool(gradient.any()), "the gradient of the loss must not vanish on random outputs")
+
+
+def _check_metrics(task: Task) -> None:
+    _, targets = task.split(Split.VALIDATION)
+    measured = task.evaluate(_random_outputs(task, targets), targets)
+    for name in task.metrics:
+        _expect(name in measured, f"evaluate() must return the metric {name!r} that the task lists")
+    for name, value in measured.items():
+        _expect(
+            isinstance(value, int | float) and math.isfinite(value),
+            f"metric {name!r} must be a finite number, got {value!r}",
+        )
+
+
+# Trainers.
+@dataclass
+class _Trainings:
+    """Trainings of one candidate, each in a directory of its own."""
+
+    trainer: Trainer
+    space: Space
+    task: Task
+    directory: Path
+    seed: int
+    ticks: int = 0
+
+    def __post_init__(self) -> None:
+        sampler = optuna.samplers.RandomSampler(seed=self.seed)
+        self.trial = optuna.create_study(sampler=sampler).ask()
+        self.candidate = self.propose()
+
+    def run(self, name: str, attempt: int = 1) -> Run:
+        return Run("cpu", self.seed, 0, attempt, self.directory / name, self._count)
+
+    def propose(self) -> Candidate:
+        """The candidate, made anew: one that is a module has been trained after a training."""
+        return _propose(self.space, self.trial, self.task, self.trainer.opens)
+
+    def start(self, run: Run) -> Iterator[Report]:
+        return self.trainer.train(self.propose(), self.task, run)
+
+    def objective(self, report: Report) -> float:
+        """The task's default objective in a report."""
+        metric = next(iter(self.task.metrics))
+        _expect(
+            metric in report.metrics,
+            f"step {report.step} must report the default objective {metric!r}; "
+            f"it reports: {', '.join(report.metrics) or 'nothing'}",
+        )
+        return float(report.metrics[metric])
+
+    def _count(self) -> None:
+        self.ticks += 1
+
+
+def _check_reports(reports: Sequence[Report], task: Task, training: _Trainings) -> None:
+    _expect(len(reports) > 0, "a trainer must yield at least one report")
+    steps = [report.step for report in reports]
+    growing = steps[0] >= 1 and all(a < b for a, b in itertools.pairwise(steps))
+    _expect(growing, f"steps must count from 1 and grow, got {steps}")
+    _expect(training.ticks >= len(reports), "run.tick() must be called once a batch")
+    opened = training.candidate.open_decisions
+    for report in reports:
+        strangers = set(report.closed or {}) - set(opened)
+        _expect(not strangers, f"closed holds decisions that were not open: {sorted(strangers)}")
+
+
+def _check_closing(training: _Trainings) -> None:
+    reports = training.start(training.run("closed"))
+    next(reports)
+    _expect(hasattr(reports, "close"), "train() must be a generator, so that it can be closed")
+    try:
+        cast("Any", reports).close()
+    except Exception as error:
+        raise AssertionError(
+            f"closing the generator must stop the training, but {type(error).__name__} was "
+            f"raised: {error}"
+        ) from error
+
+
+def _check_interrupt(training: _Trainings) -> None:
+    def interrupt() -> None:
+        raise Interrupted("stop")
+
+    run = training.run("interrupted")
+    run.progress = interrupt
+    try:
+        list(training.start(run))
+    except Interrupted:
+        return
+    raise AssertionError("what run.tick() raises must pass through the trainer")
+
+
+def _check_resuming(training: _Trainings, expected: float) -> None:
+    """Where checkpoints are offered, going on from the first leads to the same end."""
+    started = training.run("resumed")
+    reports = training.start(started)
+    first = next(reports)
+    if first.checkpoint is None:
+        return
+    started.save(first.checkpoint())
+    cast("Any", reports).close()
+    rest = list(training.start(training.run("resumed", attempt=2)))
+    _expect(len(rest) > 0, "a resumed training must yield at least its last report again")
+    value = training.objective(rest[-1])
+    _expect(
+        value == expected,
+        f"resumed from the checkpoint of step {first.step} the result is {value}, expected "
+        f"{expected} as without a stop",
+    )
+
+
+# Strategies and pruners.
+def _decide(trial: optuna.trial.BaseTrial) -> float:
+    """Decisions of every kind, some of them conditional."""
+    x = trial.suggest_float("x", -1.0, 1.0)
+    lr = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+    rate = trial.suggest_float("rate", 0.0, 0.5, step=0.1)
+    depth = trial.suggest_int("depth", 1, 3)
+    widths = [trial.suggest_int(f"width_{i}", 4, 256, log=True) for i in range(depth)]
+    even = trial.suggest_int("even", 0, 100, step=2)
+    kind = trial.suggest_categorical("kind", ["a", "b", None, True])
+    trial.suggest_categorical("single", ["only"])
+    return x**2 + (math.log10(lr) + 3) ** 2 + rate + sum(widths) / 256 + even / 100 + (kind == "a")
+
+
+def _objective(trial: optuna.Trial) -> float:
+    value = _decide(trial)
+    if trial.number % 7 == 3:
+        raise optuna.TrialPruned
+    return value
+
+
+def _rebuilt_study(
+    factory: Callable[..., optuna.samplers.BaseSampler], trials: int, seed: int
+) -> optuna.Study:
+    """A study whose strategy is made anew for each trial, as the engine does."""
+    study = optuna.create_study()
+    for number in range(trials):
+        study.sampler = factory(seed=derive_seed(seed, number))
+        trial = study.ask()
+        value = _decide(trial)
+        failed = number % 7 == 5
+        study.tell(trial, None if failed else value, TrialState.FAIL if failed else None)
+    return study
+
+
+def _check_values(trials: Sequence[FrozenTrial]) -> None:
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            value = trial.params[name]
+            _expect(
+                _contains(distribution, value),
+                f"trial {trial.number}: {name} = {value!r} is not in {distribution}",
+            )
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    numeric = cast("Any", distribution)
+    steps = (value - numeric.low) / (numeric.step or math.inf)
+    whole = math.isclose(steps, round(steps), abs_tol=1e-6)
+    return bool(numeric.low <= value <= numeric.high) and whole
+
+
+def _verdicts(pruner: optuna.pruners.BasePruner, direction: Any, trials: int) -> list[bool]:
+    """What a pruner says at each report of trials of different worth, none of them stopped."""
+    study = optuna.create_study(direction=direction, pruner=pruner)
+    found = []
+    for number in range(trials):
+        trial = study.ask()
+        found.append(trial.should_prune())
+        for step in range(1, 9):
+            trial.report((number * 5 % trials) + 1 / step, step)
+            found.append(trial.should_prune())
+        study.tell(trial, float(number * 5 % trials))
+    return found

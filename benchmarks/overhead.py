@@ -1,0 +1,230 @@
+"""What our loop costs a trial, against a bare Optuna loop that does the same.
+
+Both sides: 10 floats, one report, one attribute, random sampling, the same storage (SQLite with
+WAL and synchronous=NORMAL, PostgreSQL where it answers). The two take turns by blocks of 100
+trials, so that both meet the same weather: a study of 100 trials is one block, begun anew ten
+times; a study of 1,000 grows by ten blocks. What is quoted is the median over blocks of the ratio,
+with a 95 % bootstrap interval. Our side includes starting and ending a search in each block.
+
+    python benchmarks/overhead.py [--json] [--trials 100 1000] [--blocks 10]
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import optuna
+from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
+
+import automl
+from automl.engine import Engine
+from automl.ledger.values import Worker
+from automl.registry import Kind, Registry
+from automl.storage import Storage
+from automl.studies import Limits, Study, create, plan
+
+BLOCK = 100
+FLOATS = [f"x{i}" for i in range(10)]
+
+
+def space(trial: optuna.trial.BaseTrial, task: automl.Task) -> automl.Candidate:
+    point = {name: trial.suggest_float(name, 0.0, 1.0) for name in FLOATS}
+    return automl.Candidate(lambda: None, point)  # type: ignore[arg-type,return-value]
+
+
+class Nothing:
+    """A task with no data."""
+
+    signature = automl.Signature((1,), (1,))
+    metrics: ClassVar = {"value": automl.Direction.MINIMIZE}
+
+    def digest(self) -> str:
+        return "nothing"
+
+
+class Trivial(automl.Trainer):
+    """Reports the sum of the point, once."""
+
+    def train(self, candidate: Any, task: Any, run: automl.Run) -> Iterator[automl.Report]:
+        yield automl.Report(1, {"value": sum(candidate.hyperparameters.values())})
+
+
+def bare_study(storage: Storage) -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    return optuna.create_study(
+        storage=storage.trials, study_name=f"bare-{uuid.uuid4()}", sampler=sampler
+    )
+
+
+def bare_trials(study: optuna.Study, number: int) -> None:
+    """Ask, suggest, report, set an attribute, tell."""
+    for _ in range(number):
+        trial = study.ask()
+        value = sum(trial.suggest_float(name, 0.0, 1.0) for name in FLOATS)
+        trial.report(value, 1)
+        trial.set_user_attr("automl", {"fingerprint": "0" * 64, "level": "L0", "seconds": 0.0})
+        study.tell(trial, value)
+
+
+class OurLoop:
+    """One study of ours, extended by a block at a time."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.registry = Registry()
+        references = {
+            Kind.SPACE: self.registry.refer(Kind.SPACE, space),
+            Kind.TASK: self.registry.refer(Kind.TASK, Nothing),
+            Kind.TRAINER: self.registry.refer(Kind.TRAINER, Trivial),
+            Kind.STRATEGY: "random",
+        }
+        self.plan = plan(self.registry, references, {})
+        self.study: Study = create(storage, self.plan, Limits(trials=1), f"ours-{uuid.uuid4()}")
+        self.run()
+
+    def run(self, more: int = 0) -> None:
+        if more:
+            self.study.ledger.extend(more, None, None)
+        worker = Worker(f"benchmark-{uuid.uuid4()}")
+        Engine(self.study, self.plan.parts, worker, self.registry.hooks).run()
+
+
+def measure(storage: Storage, trials: int, blocks: int) -> dict[str, Any]:
+    """Both sides in turn, block by block; studies begin anew where one block fills them."""
+    times: dict[str, list[float]] = {"ours": [], "bare": []}
+    ours, bare = OurLoop(storage), bare_study(storage)
+    with Parts(ours) as parts:
+        for index in range(blocks):
+            if trials <= BLOCK:
+                ours, bare = OurLoop(storage), bare_study(storage)
+            sides: dict[str, Callable[[int], None]] = {
+                "ours": ours.run,
+                "bare": partial(bare_trials, bare),
+            }
+            for name in sorted(sides, reverse=bool(index % 2)):
+                began = time.perf_counter()
+                sides[name](BLOCK)
+                times[name].append((time.perf_counter() - began) / BLOCK * 1000)
+    ratios = [a / b for a, b in zip(times["ours"], times["bare"], strict=True)]
+    low, high = interval(ratios)
+    return {
+        "storage": make_url(storage.url).get_backend_name(),
+        "trials": trials,
+        "ours_ms": statistics.median(times["ours"]),
+        "bare_ms": statistics.median(times["bare"]),
+        "ratio": statistics.median(ratios),
+        "ratio_low": low,
+        "ratio_high": high,
+        **parts.per_trial(BLOCK * blocks),
+    }
+
+
+class Parts:
+    """Where our extra time goes: the ledger's methods, and the number of its transactions."""
+
+    METHODS = ("reserve", "claim", "settle")
+
+    def __init__(self, ours: OurLoop) -> None:
+        self.seconds = dict.fromkeys(self.METHODS, 0.0)
+        self.transactions = 0
+        self._ledger = type(ours.study.ledger)
+        self._originals = {name: getattr(self._ledger, name) for name in self.METHODS}
+        self._engine = ours.study.ledger.engine
+
+    def __enter__(self) -> "Parts":
+        for name, method in self._originals.items():
+            setattr(self._ledger, name, self._timed(name, method))
+        event.listen(self._engine, "begin", self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, method in self._originals.items():
+            setattr(self._ledger, name, method)
+        event.remove(self._engine, "begin", self._count)
+
+    def _count(self, connection: Any) -> None:
+        self.transactions += not connection.get_execution_options().get("automl_read", False)
+
+    def _timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return method(*arguments, **named)
+            finally:
+                self.seconds[name] += time.perf_counter() - began
+
+        return timed
+
+    def per_trial(self, trials: int) -> dict[str, float]:
+        said = {f"{name}_ms": value / trials * 1000 for name, value in self.seconds.items()}
+        return {**said, "ledger_transactions": self.transactions / trials}
+
+
+def interval(values: list[float], draws: int = 2000) -> tuple[float, float]:
+    """A 95 % bootstrap interval of the median."""
+    chosen = random.Random(0)
+    medians = sorted(statistics.median(chosen.choices(values, k=len(values))) for _ in range(draws))
+    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
+
+
+def storages(directory: Path) -> Iterator[Storage]:
+    yield Storage(f"sqlite:///{directory / 'overhead.db'}")
+    server = os.environ.get("AUTOML_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
+    admin = create_engine(
+        make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    name = f"automl_overhead_{uuid.uuid4().hex[:8]}"
+    try:
+        with admin.connect() as connection:
+            connection.execute(text(f'CREATE DATABASE "{name}"'))
+    except OperationalError:
+        return
+    storage = Storage(make_url(server).set(database=name).render_as_string(hide_password=False))
+    yield storage
+    storage.engine.dispose()
+    with admin.connect() as connection:
+        connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--blocks", type=int, default=10)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["AUTOML_STATE_DIR"] = directory
+        rows = [
+            measure(storage, trials, arguments.blocks)
+            for storage in storages(Path(directory))
+            for trials in arguments.trials
+        ]
+    if arguments.as_json:
+        print(json.dumps({"benchmark": "overhead", "seed": 0, "rows": rows}))
+    else:
+        show(rows)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    print("storage      trials  bare ms  ours ms  ratio  95 % interval", end="")
+    print("   claim  settle  reserve ms  ledger transactions a trial")
+    for row in rows:
+        print(
+            f"{row['storage']:<11}{row['trials']:>8}{row['bare_ms']:>9.1f}{row['ours_ms']:>9.1f}"
+            f"{row['ratio']:>7.2f}  {row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
+            f"   {row['claim_ms']:>6.2f}{row['settle_ms']:>8.2f}{row['reserve_ms']:>12.2f}"
+            f"{row['ledger_transactions']:>12.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
