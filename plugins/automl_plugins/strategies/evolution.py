@@ -1,0 +1,244 @@
+"""Regularised evolution: mutate a tournament's winner; the oldest leave, however good.
+
+Source: E. Real, A. Aggarwal, Y. Huang, Q. V. Le: Regularized Evolution for Image Classifier
+Architecture Search, arXiv 1802.01548, algorithm 1. The tournament here draws distinct members.
+"""
+
+import math
+import secrets
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from automl import hookimpl
+
+_FEW = 10
+"""Up to so many values, a mutation takes any other; beyond, it takes a step."""
+_STEP = 0.2
+"""The standard deviation of a mutation, as a share of a decision's range."""
+_TRIES = 100
+
+Numeric = FloatDistribution | IntDistribution
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What one child copies from its parent, and which decision it changes."""
+
+    parent: Mapping[str, Any]
+    mutated: str
+
+
+@dataclass
+class Evolution(optuna.samplers.BaseSampler):
+    """Keep one decision different from those of a good recent trial; define-by-run.
+
+    population: how many of the study's latest finished trials may become parents; until there
+    are as many, decisions are drawn at random. tournament: how many of them are drawn to
+    compete. With several objectives, a non-dominated one of the drawn wins.
+
+    Each choice depends on the seed, the trial's number, the decision's name and the finished
+    trials alone, so that any process that goes on with a study proposes the same.
+
+    Raises:
+        ValueError: a population or a tournament that cannot be.
+    """
+
+    population: int = 25
+    tournament: int = 5
+    seed: int | None = None
+    _plans: dict[int, _Plan | None] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tournament <= self.population:
+            raise ValueError(
+                f"tournament must lie between 1 and the population ({self.population}), "
+                f"got {self.tournament}"
+            )
+        self._entropy = secrets.randbits(128) if self.seed is None else self.seed
+
+    def reseed_rng(self) -> None:
+        self._entropy = secrets.randbits(128)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        rng = self._rng(trial, param_name)
+        plan = self._plan(study, trial)
+        if plan is not None and param_name in plan.parent:
+            value = plan.parent[param_name]
+            if contains(param_distribution, value):
+                return (
+                    mutate(param_distribution, value, rng) if param_name == plan.mutated else value
+                )
+        uniform = optuna.samplers.RandomSampler(seed=int(rng.integers(2**32)))
+        return uniform.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._plans.pop(trial.number, None)
+
+    def _plan(self, study: optuna.Study, trial: FrozenTrial) -> _Plan | None:
+        # One thread asks for one number, so that no lock is needed.
+        if trial.number not in self._plans:
+            self._plans[trial.number] = self._make_plan(study, trial)
+        return self._plans[trial.number]
+
+    def _make_plan(self, study: optuna.Study, trial: FrozenTrial) -> _Plan | None:
+        members = self._members(study)
+        if len(members) < self.population:
+            return None
+        rng = self._rng(trial, "")
+        drawn = rng.choice(len(members), self.tournament, replace=False)
+        winners = best([members[i] for i in sorted(drawn)], study.directions)
+        parent = winners[rng.integers(len(winners))]
+        # A decision of one value cannot change.
+        free = [name for name, d in parent.distributions.items() if not d.single()]
+        return _Plan(parent.params, free[rng.integers(len(free))]) if free else None
+
+    def _members(self, study: optuna.Study) -> list[FrozenTrial]:
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return [trial for trial in finished if trial.values][-self.population :]
+
+    def _rng(self, trial: FrozenTrial, purpose: str) -> np.random.Generator:
+        return np.random.default_rng([self._entropy, trial.number, zlib.crc32(purpose.encode())])
+
+
+def best(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
+    """The trials that no other dominates; with one objective, the best and its equals."""
+    signs = np.where([d == StudyDirection.MAXIMIZE for d in directions], -1.0, 1.0)
+    costs = np.array([trial.values for trial in trials]) * signs
+    no_worse = np.all(costs[:, None] <= costs, axis=-1)
+    better = np.any(costs[:, None] < costs, axis=-1)
+    dominated = np.any(no_worse & better, axis=0)
+    return [trial for trial, lost in zip(trials, dominated.tolist(), strict=True) if not lost]
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a parent's value is one that the distribution, which may have moved, can take."""
+    if not isinstance(distribution, Numeric):
+        try:
+            distribution.to_internal_repr(value)
+        except ValueError:
+            return False
+        return True
+    steps = (value - distribution.low) / (distribution.step or math.inf)
+    whole = math.isclose(steps, round(steps), abs_tol=1e-8)
+    return bool(distribution.low <= value <= distribution.high and whole)
+
+
+def mutate(distribution: BaseDistribution, value: Any, rng: np.random.Generator) -> Any:
+    """Another value of the distribution: any where there are few, else a Gaussian step away.
+
+    The step is taken in the unit interval, logarithmic where the distribution is, and reflected
+    at its ends. A distribution of a single value gives that value.
+    """
+    if distribution.single():
+        return value
+    if isinstance(distribution, CategoricalDistribution):
+        own = int(distribution.to_internal_repr(value))
+        return distribution.choices[_other(own, len(distribution.choices), rng)]
+    assert isinstance(distribution, Numeric)
+    count = _count(distribution)
+    if count <= _FEW:
+        own = _index(distribution, value)
+        return _round(distribution, _at(distribution, _other(own, int(count), rng)))
+    return _step_away(distribution, value, rng)
+
+
+def _other(own: int, count: int, rng: np.random.Generator) -> int:
+    """Any of the numbers below `count` but one's own."""
+    other = int(rng.integers(count - 1))
+    return other + (other >= own)
+
+
+def _step_away(distribution: Numeric, value: float, rng: np.random.Generator) -> float:
+    for _ in range(_TRIES):
+        unit = _reflect(_to_unit(distribution, value) + rng.normal(0, _STEP))
+        other = _from_unit(distribution, unit)
+        if not math.isclose(other, value, rel_tol=1e-12):
+            return other
+    return distribution.low if value == distribution.high else distribution.high
+
+
+def _count(distribution: Numeric) -> float:
+    """How many values there are."""
+    if not distribution.step:
+        return math.inf
+    return _index(distribution, distribution.high) + 1
+
+
+def _index(distribution: Numeric, value: float) -> int:
+    return round((value - distribution.low) / (distribution.step or 1))
+
+
+def _at(distribution: Numeric, index: int) -> float:
+    return distribution.low + index * (distribution.step or 1)
+
+
+def _to_unit(distribution: Numeric, value: float) -> float:
+    low, high, value = _scaled(distribution, distribution.low, distribution.high, value)
+    return (value - low) / (high - low)
+
+
+def _from_unit(distribution: Numeric, unit: float) -> float:
+    low, high = _scaled(distribution, distribution.low, distribution.high)
+    value = low + unit * (high - low)
+    return _round(distribution, math.exp(value) if distribution.log else value)
+
+
+def _scaled(distribution: Numeric, *values: float) -> list[float]:
+    return [math.log(value) for value in values] if distribution.log else list(values)
+
+
+def _reflect(unit: float) -> float:
+    """Fold the real line into [0, 1] at its ends."""
+    folded = unit % 2
+    return min(folded, 2 - folded)
+
+
+def _round(distribution: Numeric, value: float) -> float:
+    """The value of the distribution that is nearest."""
+    if distribution.step:
+        value = _at(distribution, _index(distribution, value))
+    value = min(max(value, distribution.low), distribution.high)
+    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+@hookimpl
+def register_strategies() -> Mapping[str, Callable[..., optuna.samplers.BaseSampler]]:
+    return {"evolution": Evolution}

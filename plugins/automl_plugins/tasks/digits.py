@@ -1,0 +1,30 @@
+"""Digits: the 1,797 handwritten 8x8 digits that come with scikit-learn.
+
+Source: E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI, 1998.
+"""
+
+from collections.abc import Callable, Mapping
+
+from automl import Classification, Task, hookimpl
+
+_BRIGHTEST = 16
+
+
+def digits(*, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Classification:
+    """Ten classes of 8x8 images, small enough to search on one CPU core in a minute.
+
+    Inputs lie in [0, 1], shape [1, 8, 8]. validation, test: shares of the 1,797 images;
+    seed: of the split, which keeps the classes in proportion.
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    inputs = images.reshape(-1, 1, 8, 8) / _BRIGHTEST
+    return Classification.from_arrays(
+        "digits", inputs, labels, validation=validation, test=test, seed=seed
+    )
+
+
+@hookimpl
+def register_tasks() -> Mapping[str, Callable[..., Task]]:
+    return {"digits": digits}
