@@ -123,7 +123,10 @@ class Engine:
         """Whether nothing is open; tells on the way what is settled and untold."""
         for settled in self.ledger.untold():
             self._tell_once(settled)
-        return self.ledger.open_trials() == 0
+        if self.ledger.open_trials():
+            return False
+        self._end_orphans()
+        return True
 
     # One trial.
     def _work(self, lease: Lease) -> Lease | None:
@@ -136,7 +139,7 @@ class Engine:
             return self._attempt(lease, trial)
         except LeaseLostError as error:
             _log.warning("trial %s: %s", number, error)
-            self._end_orphan(lease, number)
+            self._end_orphan(lease.id, number)
             return None
         except Interrupted:
             self._give_back(lease, number)
@@ -152,8 +155,9 @@ class Engine:
             return self._settle(lease, trial, failure(ended), 0.0)
         with seeded(trial_seed(self.study.spec, trial.number, "propose")):
             try:
-                candidate = self._propose(trial)
-                identity = self._fingerprint(candidate, trial.number)
+                parts = self._parts_for(lease)
+                candidate = self._propose(parts, trial)
+                identity = self._fingerprint(parts, candidate, trial.number)
             except Exception as error:
                 return self._settle(lease, trial, _outcome_of(error), 0.0)
         return self._claim(lease, trial, candidate, identity)
@@ -176,7 +180,8 @@ class Engine:
 
     def _evaluation(self, lease: Lease, trial: optuna.Trial, resumed: bool) -> Evaluation:
         device = self.worker.device
-        return Evaluation(self.study, self.parts, lease, trial, device, self._progress, resumed)
+        parts = self._parts_for(lease)
+        return Evaluation(self.study, parts, lease, trial, device, self._progress, resumed)
 
     def _evaluate(self, evaluation: Evaluation, candidate: Candidate) -> Lease | None:
         lease, trial = evaluation.lease, evaluation.trial
@@ -218,22 +223,34 @@ class Engine:
             reports or [],
             told,
             None if pause else self.worker,
+            self._to_judge(lease, trial, outcome),
         )
         for settled in settlement.settled:
             self._tell(settled, trial if settled.id == lease.id else None)
         return settlement.next
 
-    def _propose(self, trial: optuna.Trial) -> Candidate:
+    def _parts_for(self, lease: Lease) -> Parts:
+        return self.parts.judge if lease.given is not None and self.parts.judge else self.parts
+
+    def _to_judge(
+        self, lease: Lease, trial: optuna.Trial, outcome: Outcome
+    ) -> dict[str, Any] | None:
+        """The decisions that the judge should train from the start, if any were closed."""
+        if self.parts.judge is None or lease.given is not None or not outcome.closed:
+            return None
+        return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
+
+    def _propose(self, parts: Parts, trial: optuna.Trial) -> Candidate:
         return propose(
-            lambda deciding: self.parts.space.candidate(deciding, self.parts.task),
+            lambda deciding: parts.space.candidate(deciding, parts.task),
             trial,
-            self.parts.trainer.opens,
-            space=self.parts.names[Kind.SPACE],
-            trainer=self.parts.names[Kind.TRAINER],
+            parts.trainer.opens,
+            space=parts.names[Kind.SPACE],
+            trainer=parts.names[Kind.TRAINER],
         )
 
-    def _fingerprint(self, candidate: Candidate, number: int) -> Fingerprint:
-        side_keys = dict(self.parts.side_keys)
+    def _fingerprint(self, parts: Parts, candidate: Candidate, number: int) -> Fingerprint:
+        side_keys = dict(parts.side_keys)
         if candidate.open_decisions and not candidate.decisions:
             # Nothing is left to tell trials apart: they are repeats under other seeds.
             side_keys["repeat"] = number
@@ -253,10 +270,23 @@ class Engine:
         """The Optuna trial of a lease: made now, or the one that an earlier attempt made."""
         known = None if lease.attempt == 1 and lease.number is None else self._find_trial(lease)
         if known is not None:
-            return optuna.Trial(self.study.optuna, self.trial_id(known.number))
-        template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})
+            trial = optuna.Trial(self.study.optuna, self.trial_id(known.number))
+            self._draw_again(trial, known)
+            return trial
+        template = create_trial(
+            state=TrialState.RUNNING,
+            user_attrs={ATTRIBUTE: {"row": lease.id}},
+            system_attrs={} if lease.given is None else {"fixed_params": dict(lease.given)},
+        )
         id = self.storage.create_new_trial(self._study_id, template)
         return optuna.Trial(self.study.optuna, id)
+
+    def _draw_again(self, trial: optuna.Trial, known: FrozenTrial) -> None:
+        """Draw what an earlier attempt decided, since the draws that follow depend on these."""
+        sampler = self.study.optuna.sampler
+        for name, distribution in known.distributions.items():
+            if not distribution.single() and name not in trial.relative_params:
+                sampler.sample_independent(self.study.optuna, known, name, distribution)
 
     def _find_trial(self, lease: Lease) -> FrozenTrial | None:
         # A worker can die between making Optuna's trial and writing its number to the ledger;
@@ -276,9 +306,18 @@ class Engine:
     def _is_finished(self, number: int) -> bool:
         return self.storage.get_trial(self.trial_id(number)).state.is_finished()
 
-    def _end_orphan(self, lease: Lease, number: int | None) -> None:
+    def _end_orphans(self) -> None:
+        running = self.storage.get_all_trials(
+            self._study_id, deepcopy=False, states=(TrialState.RUNNING,)
+        )
+        for trial in running:
+            tag = trial.user_attrs.get(ATTRIBUTE, {})
+            if "row" in tag:
+                self._end_orphan(tag["row"], trial.number)
+
+    def _end_orphan(self, row: int, number: int | None) -> None:
         """End an Optuna trial that was made for a slot another worker had taken over already."""
-        owned = self.ledger.number_of(lease.id)
+        owned = self.ledger.number_of(row)
         if owned is None or number is None or owned == number:
             return
         if not self._is_finished(number):
@@ -304,7 +343,8 @@ class Engine:
                 skip_if_finished=True,
             )
         except UpdateFinishedTrialError:
-            pass
+            self._told.append(settled.id)
+            return
         self._told.append(settled.id)
         if settled.reused_from is not None:
             self._event(
@@ -359,6 +399,7 @@ def _attribute(settled: Settled) -> dict[str, Any]:
         "level": settled.level,
         "reused_from": settled.reused_from,
         "attempt": settled.attempt,
+        "judges": settled.judges,
         "seconds": settled.seconds,
         "error": settled.outcome.message,
     }

@@ -68,6 +68,8 @@ class Spec:
     data: str
     cache: Cache = Cache()
     plugins: tuple[PartSpec, ...] = ()
+    judge: PartSpec | None = None
+    """The trainer that trains again what the trainer of open decisions found."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -135,6 +137,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         data=str(data["data"]),
         cache=Cache(**data["cache"]),
         plugins=tuple(_part(item) for item in data["plugins"]),
+        judge=_part(data["judge"]) if data["judge"] else None,
         **parts,
     )
 

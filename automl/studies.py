@@ -16,7 +16,7 @@ from optuna import Study as OptunaStudy
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from automl.candidate import Candidate, propose
 from automl.errors import StorageError, UnknownNameError, UsageError
@@ -25,7 +25,7 @@ from automl.ledger.views import Views
 from automl.options import options_of, resolve
 from automl.protocols import SearchSpace, Task, Trainer, derive_seed
 from automl.registry import Kind, Part, Registry
-from automl.report import Objective
+from automl.report import Direction, Objective
 from automl.spec import ATTRIBUTE, PART_KINDS, Cache, PartSpec, Spec, load, load_plugins
 from automl.storage import Storage
 from automl.trust import state_directory
@@ -38,6 +38,8 @@ DEFAULTS = {
 }
 DEFAULT_TRIALS = 20
 CACHE = "cache"
+JUDGE = "judge"
+"""`-o trainer.judge=NAME` names the trainer that judges; its options are `-o judge.…`."""
 DATA_DIR = "data_dir"
 """A task's option that `--data-dir` fills."""
 
@@ -72,6 +74,8 @@ class Parts:
     pruner: BasePruner
     names: Mapping[Kind, str]
     side_keys: Mapping[str, Any]
+    judge: "Parts | None" = None
+    """The same parts with the trainer that judges, where there is one."""
 
     def sampler(self, seed: int) -> BaseSampler:
         """The strategy made anew under a seed of its own."""
@@ -134,7 +138,8 @@ class Study:
         if data_dir is not None and DATA_DIR in specs[Kind.TASK].options:
             options = {**specs[Kind.TASK].options, DATA_DIR: str(data_dir.resolve())}
             specs[Kind.TASK] = replace(specs[Kind.TASK], options=options)
-        parts = _parts({k: load(s, k, registry) for k, s in specs.items()})
+        judge = load(self.spec.judge, Kind.TRAINER, registry) if self.spec.judge else None
+        parts = _parts({k: load(s, k, registry) for k, s in specs.items()}, judge)
         digest = parts.task.digest()
         if digest != self.spec.data:
             raise UsageError(
@@ -145,13 +150,14 @@ class Study:
         return parts
 
     def best_trials(self) -> list[FrozenTrial]:
-        """The best complete trial, or with several objectives those none of which beats another."""
-        if len(self.objectives) > 1:
-            return self.optuna.best_trials
-        try:
-            return [self.optuna.best_trial]
-        except ValueError:
-            return []
+        """The best complete trial, or with several objectives those that no other beats.
+
+        Only judged trials count where there are any: what a trainer reports of decisions it
+        tunes while it trains says little of what they give when trained from the start.
+        """
+        done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        judged = [t for t in done if t.user_attrs.get(ATTRIBUTE, {}).get("judges") is not None]
+        return _unbeaten(judged or done, self.objectives)
 
 
 def plan(
@@ -179,8 +185,9 @@ def plan(
     given = {kind: dict(options.get(kind.value, {})) for kind in PART_KINDS}
     if data_dir is not None and DATA_DIR in offers[Kind.TASK].options():
         given[Kind.TASK].setdefault(DATA_DIR, data_dir)
+    judge = _judge(registry, given[Kind.TRAINER].pop(JUDGE, None), options.get(JUDGE, {}))
     built = {kind: offer.build(given[kind]) for kind, offer in offers.items()}
-    parts = _parts(built)
+    parts = _parts(built, judge)
     spec = Spec(
         uuid=str(uuid.uuid4()),
         **{kind.value: PartSpec.of(part) for kind, part in built.items()},
@@ -189,6 +196,7 @@ def plan(
         data=parts.task.digest(),
         cache=_cache(cache, options.get(CACHE, {})),
         plugins=tuple(PartSpec(s.reference, {}, s.sha256) for s in sources),
+        judge=PartSpec.of(judge) if judge else None,
     )
     return Plan(parts, spec)
 
@@ -251,11 +259,33 @@ def rebuild(parts: Parts, decisions: Mapping[str, Any]) -> Candidate:
     )
 
 
-def _parts(built: Mapping[Kind, Part]) -> Parts:
+def _judge(registry: Registry, name: object, options: Mapping[str, object]) -> Part | None:
+    if name is None:
+        if options:
+            raise UsageError("-o judge.… needs -o trainer.judge=NAME, such as supervised")
+        return None
+    return registry.build(Kind.TRAINER, str(name), options)
+
+
+def _unbeaten(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> list[FrozenTrial]:
+    """The trials that no other beats; of several equal in one objective the first."""
+    signs = [1 if o.direction is Direction.MAXIMIZE else -1 for o in objectives]
+    points = [[s * v for s, v in zip(signs, t.values, strict=True)] for t in trials]
+    if len(objectives) == 1:
+        return [trials[points.index(max(points))]] if points else []
+    return [t for t, p in zip(trials, points, strict=True) if not any(_beats(q, p) for q in points)]
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def _parts(built: Mapping[Kind, Part], judge: Part | None = None) -> Parts:
     made = {k: part.make() for k, part in built.items() if k is not Kind.STRATEGY}
     built[Kind.STRATEGY].make(seed=0)  # a wrong option shows here, not in the first trial
     task = made[Kind.TASK]
-    return Parts(
+    parts = Parts(
         space=made[Kind.SPACE],
         task=task,
         trainer=made[Kind.TRAINER],
@@ -263,6 +293,16 @@ def _parts(built: Mapping[Kind, Part]) -> Parts:
         pruner=made[Kind.PRUNER],
         names={kind: part.offer.name for kind, part in built.items()},
         side_keys=_side_keys(built, task),
+    )
+    return replace(parts, judge=_judging(parts, judge)) if judge else parts
+
+
+def _judging(parts: Parts, judge: Part) -> Parts:
+    return replace(
+        parts,
+        trainer=judge.make(),
+        names={**parts.names, Kind.TRAINER: judge.offer.name},
+        side_keys={**parts.side_keys, "trainer": judge.identity()},
     )
 
 
@@ -297,7 +337,7 @@ def _cache(enabled: bool, given: Mapping[str, object]) -> Cache:
 
 
 def _reject_unknown_parts(options: Mapping[str, object]) -> None:
-    known = [*(kind.value for kind in PART_KINDS), Kind.LAUNCHER.value, CACHE]
+    known = [*(kind.value for kind in PART_KINDS), Kind.LAUNCHER.value, CACHE, JUDGE]
     for part in options:
         if part not in known:
             raise UnknownNameError("part in -o part.option=value", part, known)

@@ -24,6 +24,13 @@ def take_slot(session: Session, study: str, paid_before: bool) -> bool:
     return taken
 
 
+def take_payment(session: Session, study: str) -> bool:
+    """Count one more evaluation beside the slots, where the budget of evaluations has one."""
+    limit = StudyRow.evaluations_limit
+    free = and_(StudyRow.uuid == study, or_(limit.is_(None), StudyRow.payable < limit))
+    return changed(session, update_table(StudyRow).where(free).values(payable=StudyRow.payable + 1))
+
+
 def count(
     session: Session, study: str, slots: int = 0, payable: int = 0, repeats: int | None = 0
 ) -> None:

@@ -4,7 +4,7 @@ Every method is one transaction. A worker holds a trial by a lease with a fencin
 is one compare-and-set on that token, so that of two workers with one trial only one can end it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,7 @@ class Ledger:
         row.attempt += 1
         row.worker, row.device = worker.id, worker.device
         row.expires_at = now() + self.lease_seconds
-        names = (row.number, row.evaluation, row.fingerprint, row.level)
+        names = (row.number, row.evaluation, row.fingerprint, row.level, row.given, row.judges)
         return Lease(row.id, row.token, row.attempt, *names)
 
     @transactional
@@ -184,9 +184,8 @@ class Ledger:
         }
         if known.owner == lease.id:
             self._change(session, lease, phase=Phase.TRAINING, **changes)
-            return Claimed(
-                Lease(lease.id, lease.token, lease.attempt, number, known.id, fingerprint, level)
-            )
+            names = (number, known.id, fingerprint, level, lease.given, lease.judges)
+            return Claimed(Lease(lease.id, lease.token, lease.attempt, *names))
         if known.state is EvaluationState.RUNNING:
             changes |= {"expires_at": None}
             self._change(session, lease, phase=Phase.PARKED, **changes)
@@ -205,10 +204,12 @@ class Ledger:
         reports: Sequence[Report] = (),
         told: Collection[int] = (),
         next_for: Worker | None = None,
+        judge: Mapping[str, Any] | None = None,
     ) -> Settlement:
         """End a trial, and with it those parked on its fingerprint; take the next slot if asked.
 
         A failure is not shared: the oldest parked trial becomes the owner instead.
+        judge: decisions to train again, in a trial of their own that any worker takes up.
 
         Raises:
             LeaseLostError: the trial was taken over; nothing is changed.
@@ -218,11 +219,13 @@ class Ledger:
         self._add_reports(session, lease, reports)
         self._mark_told(session, told)
         names = (lease.fingerprint, lease.level, None, lease.attempt, seconds)
-        settled = [Settled(lease.id, number, outcome, *names)]
+        settled = [Settled(lease.id, number, outcome, *names, judges=lease.judges)]
         if lease.evaluation is not None:
             settled += self._end_evaluation(session, lease, number, outcome, seconds)
         if outcome.state is State.FAILED:
             budget.stop_on_one_cause(session, self.study, self.same_failures)
+        if judge is not None:
+            self._add_judging_trial(session, number, judge)
         paid = lease.evaluation is not None
         more = self._reserve(session, next_for, paid) if next_for else None
         if next_for is None and paid:
@@ -337,6 +340,23 @@ class Ledger:
             "expires_at": now() + self.lease_seconds,
         }
         return Lease(insert_row(session, TrialRow, row), token=1, attempt=1)
+
+    def _add_judging_trial(self, session: Session, judges: int, given: Mapping[str, Any]) -> None:
+        """Enter a trial with given decisions; its lease has expired, so any worker takes it."""
+        if not budget.take_payment(session, self.study):
+            return
+        row = {
+            "study": self.study,
+            "phase": Phase.PROPOSING,
+            "token": 1,
+            "attempt": 0,
+            "told": False,
+            "started_at": now(),
+            "expires_at": 0.0,
+            "given": dict(given),
+            "judges": judges,
+        }
+        insert_row(session, TrialRow, row)
 
     def _end_evaluation(
         self, session: Session, lease: Lease, number: int, outcome: Outcome, seconds: float

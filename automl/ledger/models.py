@@ -106,6 +106,10 @@ class TrialRow(Base):
     level: Mapped[str | None] = mapped_column(String(16))
     evaluation: Mapped[int | None]
     reused_from: Mapped[int | None]
+    given: Mapped[dict[str, Any] | None]
+    """Decisions that are given rather than suggested."""
+    judges: Mapped[int | None]
+    """The number of the trial whose found decisions this one trains again."""
     state: Mapped[State | None] = mapped_column(_enum(State))
     objectives: Mapped[list[float] | None]
     metrics: Mapped[dict[str, Any] | None]

@@ -26,6 +26,7 @@ class Lease:
     """The right to settle one trial, until it expires and somebody takes it over.
 
     number: the trial's in Optuna, once known. evaluation, fingerprint, level: once claimed.
+    given, judges: the decisions of a judging trial, and the number of the trial it judges.
     """
 
     id: int
@@ -35,6 +36,8 @@ class Lease:
     evaluation: int | None = None
     fingerprint: str | None = None
     level: str | None = None
+    given: Mapping[str, Any] | None = None
+    judges: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Settled:
     reused_from: int | None
     attempt: int
     seconds: float | None
+    judges: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def settled_of(row: TrialRow) -> Settled:
         reused_from=row.reused_from,
         attempt=row.attempt,
         seconds=row.seconds,
+        judges=row.judges,
     )
 
 

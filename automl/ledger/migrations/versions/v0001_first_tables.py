@@ -103,6 +103,8 @@ def upgrade() -> None:
         sa.Column("level", sa.String(length=16), nullable=True),
         sa.Column("evaluation", sa.Integer(), nullable=True),
         sa.Column("reused_from", sa.Integer(), nullable=True),
+        sa.Column("given", sa.JSON(), nullable=True),
+        sa.Column("judges", sa.Integer(), nullable=True),
         sa.Column(
             "state",
             sa.Enum("complete", "pruned", "failed", name="state", native_enum=False, length=32),

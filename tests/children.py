@@ -1,0 +1,45 @@
+"""Processes of a test's own, forked from one that has loaded everything already."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["automl.api", "automl.worker", "psycopg", "tiny"])
+_SECONDS = 90.0
+
+
+def run(function: Callable[..., Any], *args: Any, **environment: str) -> int:
+    """The exit code of a process that calls the function; negative: the signal that killed it."""
+    (code,) = run_all(function, [args], **environment)
+    return code
+
+
+def run_all(
+    function: Callable[..., Any], calls: Sequence[Sequence[Any]], **environment: str
+) -> list[int]:
+    """The exit codes of processes that each make one of the calls, all at once."""
+    environment = {**_own(), **environment}
+    processes = [
+        CONTEXT.Process(target=_call, args=(environment, function, *call)) for call in calls
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(_SECONDS)
+        return [code for process in processes if (code := process.exitcode) is not None]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _own() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("AUTOML_")}
+
+
+def _call(environment: Mapping[str, str], function: Callable[..., Any], *args: Any) -> None:
+    os.environ.update(environment)
+    function(*args)

@@ -1,0 +1,47 @@
+"""What every test relies on: one thread, a state directory of its own, quiet Optuna."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from databases import KINDS, database
+
+from automl.storage import Storage
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the tests away from the user's own state, and each process to one thread."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    state = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOML_STATE_DIR", str(state))
+        yield state
+
+
+@pytest.fixture(params=KINDS)
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of a test's own, on SQLite and on PostgreSQL."""
+    with database(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with all tables, for making them takes longer than many a test."""
+    path = tmp_path_factory.mktemp("prepared") / "automl.db"
+    storage = Storage(f"sqlite:///{path}")
+    storage.trials.remove_session()
+    storage.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(prepared: Path, tmp_path: Path) -> str:
+    """A database of a test's own with no study in it."""
+    own = shutil.copy(prepared, tmp_path / "automl.db")
+    return f"sqlite:///{own}"

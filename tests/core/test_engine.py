@@ -1,0 +1,537 @@
+"""The search loop: what it pays for, what it reuses, how trials fail, and when it ends."""
+
+import signal
+import threading
+from dataclasses import dataclass
+
+import optuna
+import pytest
+import tiny
+import torch
+from optuna.trial import TrialState
+from sqlalchemy import event
+
+import automl
+from automl import Report, Run, Trainer, TrialError, UsageError
+from automl.engine import Engine
+from automl.ledger.models import StopReason
+from automl.ledger.values import Worker
+from automl.registry import Kind, Registry
+from automl.report import Reason, State
+from automl.spec import ATTRIBUTE
+from automl.storage import Storage
+from automl.studies import Limits, create, plan
+
+TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
+
+
+@pytest.fixture
+def search(sqlite_url):
+    """automl.search on the plane, by default with 5 trials."""
+
+    def search(space=tiny.plane, **changes):
+        given = {**TINY, "storage": sqlite_url, **changes}
+        if not {"trials", "evaluations", "timeout"} & set(changes):
+            given["trials"] = 5
+        return automl.search(space, **given)
+
+    return search
+
+
+def parts_of(study) -> dict[str, object]:
+    """What must be the same whenever a search is repeated."""
+    return {t.number: (t.params, t.values, t.intermediate_values) for t in study.optuna.trials}
+
+
+# The loop, end to end.
+def test_a_search_trains_every_trial_and_finds_the_best(search):
+    study, best = search(trials=6)
+    trials = study.optuna.trials
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 6
+    assert best.values == {"score": max(t.value for t in trials)}
+    assert best.decisions == study.optuna.best_params
+    assert best.candidate.hyperparameters == best.decisions
+    assert best.metrics["cost"] == abs(best.decisions["x"])
+    assert list(trials[0].intermediate_values) == [1, 2, 3]
+    counts = study.views.counts()
+    assert (counts.complete, counts.evaluated, counts.open) == (6, 6, 0)
+    assert len(study.views.reports(())) == 18
+
+
+def test_it_runs_on_every_database(storage_url):
+    study, best = automl.search(tiny.corner, **TINY, storage=storage_url, trials=5)
+    assert best is not None
+    assert study.views.counts().complete == 5
+
+
+def test_every_end_is_told_and_marked_so(search):
+    study, _ = search()
+    assert study.ledger.untold() == []
+    assert study.views.workers() == []
+
+
+def test_the_study_carries_one_attribute_of_ours(search):
+    study, _ = search(tiny.corner)
+    ours = [key for key in study.optuna.user_attrs if "automl" in key]
+    assert ours == [ATTRIBUTE]
+    for trial in study.optuna.trials:
+        assert list(trial.user_attrs) == [ATTRIBUTE]
+
+
+# Reuse.
+def test_equal_decisions_are_paid_for_once(search, tmp_path, monkeypatch):
+    monkeypatch.setenv(tiny.LOG, str(log := tmp_path / "log"))
+    study, _ = search(tiny.corner, trials=12)
+    counts = study.views.counts()
+    assert (counts.complete, counts.evaluated, counts.reused) == (12, 3, 9)
+    assert len(set(log.read_text().splitlines())) == len(log.read_text().splitlines()) == 9
+    first: dict[int, optuna.trial.FrozenTrial] = {}
+    for trial in study.optuna.trials:
+        view = study.views.trial(trial.number)
+        source = first.setdefault(trial.params["x"], trial)
+        assert view.level == "L0"
+        assert view.reused_from == (None if source is trial else source.number)
+        assert trial.user_attrs[ATTRIBUTE].get("reused_from") == view.reused_from
+        assert trial.values == source.values
+
+
+def test_evaluations_are_what_is_paid_for(search):
+    study, _ = search(tiny.corner, evaluations=2, options={"space": {"values": 2}})
+    counts = study.views.counts()
+    assert counts.evaluated == 2
+    assert counts.trials >= 2
+
+
+def test_without_a_cache_nothing_is_reused(search):
+    study, _ = search(tiny.corner, cache=False, trials=8)
+    assert study.views.counts().reused == 0
+
+
+def test_a_space_that_is_known_whole_ends_the_search(search):
+    study, best = search(tiny.corner, trials=500, options={"cache": {"exhausted_after": 15}})
+    assert best is not None
+    assert study.views.counts().evaluated == 3
+    assert study.views.counts().trials < 500
+    assert study.views.budget().stopped is StopReason.EXHAUSTED
+
+
+@dataclass(frozen=True)
+class OpensAll(tiny.Steps):
+    def opens(self, name, distribution):
+        return True
+
+    def train(self, candidate, task, run):
+        yield Report(1, {"score": float(run.seed), "cost": 0.0})
+
+
+def test_trials_whose_decisions_are_all_open_are_repeats(search):
+    study, _ = search(tiny.corner, trainer=OpensAll, trials=4)
+    assert study.views.counts().reused == 0
+    assert len({t.value for t in study.optuna.trials}) == 4
+
+
+# Failures.
+def raising(error):
+    @dataclass(frozen=True)
+    class Raising(Trainer):
+        def train(self, candidate, task, run):
+            yield Report(1, {"score": 1.0, "cost": 1.0})
+            raise error
+
+    return Raising
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        (ValueError("three\nlines\nof text"), Reason.ERROR, "ValueError: three lines of text"),
+        (TrialError("no luck"), Reason.ERROR, "no luck"),
+        (MemoryError("host"), Reason.OUT_OF_MEMORY, "MemoryError: host"),
+        (torch.OutOfMemoryError("CUDA"), Reason.OUT_OF_MEMORY, "OutOfMemoryError: CUDA"),
+        (RuntimeError("[enforce] alloc_cpu"), Reason.OUT_OF_MEMORY, "RuntimeError: [enforce] alloc_cpu"),
+    ],
+    ids=lambda value: getattr(value, "name", None) or type(value).__name__,
+)
+def test_a_trial_that_raises_fails_with_its_reason(search, error, reason, message):
+    study, best = search(trainer=raising(error), trials=1)
+    assert best is None
+    view = study.views.trial(0)
+    assert (view.state, view.reason, view.message) == (State.FAILED, reason, message)
+    assert "raise error" in view.traceback
+    assert study.optuna.trials[0].state is TrialState.FAIL
+    assert study.optuna.trials[0].user_attrs[ATTRIBUTE]["error"] == message
+
+
+def test_first_trials_that_fail_alike_stop_the_search(search):
+    study, _ = search(trainer=raising(ValueError("always")), trials=50)
+    assert study.views.counts().failed == 3
+    budget = study.views.budget()
+    assert budget.stopped is StopReason.SAME_FAILURE
+    assert "always" in budget.stopped_because
+
+
+def fails_sometimes(trial, task):
+    if trial.suggest_int("digit", 0, 9) % 2:
+        raise ArithmeticError(f"odd: {trial.params}")
+    return tiny.plane(trial, task)
+
+
+def test_a_failure_among_successes_stops_nothing(search):
+    study, best = search(fails_sometimes, trials=12, seed=1)
+    counts = study.views.counts()
+    assert counts.trials == 12
+    assert counts.failed > 0
+    assert best is not None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason", "message"),
+    [
+        ({"score": float("nan")}, Reason.NOT_FINITE, "score is nan at step 1"),
+        ({"score": float("-inf")}, Reason.NOT_FINITE, "score is -inf at step 1"),
+        ({"cost": 1.0}, Reason.ERROR, "step 1 reports no 'score'; it reports: cost"),
+    ],
+    ids=["nan", "infinite", "missing"],
+)
+def test_an_objective_without_a_finite_value_fails(search, metrics, reason, message):
+    @dataclass(frozen=True)
+    class Reporting(Trainer):
+        def train(self, candidate, task, run):
+            yield Report(1, metrics)
+
+    study, _ = search(trainer=Reporting, trials=1)
+    view = study.views.trial(0)
+    assert (view.reason, view.message) == (reason, message)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([], "reported nothing: yield a Report each step"),
+        ([2, 2], "reports must count up: step 2 after 2"),
+        ([3, 1], "reports must count up: step 1 after 3"),
+    ],
+    ids=["none", "equal", "falling"],
+)
+def test_reports_must_be_there_and_count_up(search, steps, message):
+    @dataclass(frozen=True)
+    class Reporting(Trainer):
+        def train(self, candidate, task, run):
+            for step in steps:
+                yield Report(step, {"score": 0.0})
+
+    study, _ = search(trainer=Reporting, trials=1)
+    assert message in study.views.trial(0).message
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [(None, "returned None"), (7, "returned a int")],
+)
+def test_a_space_that_returns_no_candidate_is_told_so(search, made, message):
+    study, _ = search(lambda trial, task: made, trials=1)
+    view = study.views.trial(0)
+    assert view.reason is Reason.INVALID
+    assert message in view.message
+
+
+def test_a_generator_is_closed_when_its_trial_ends_early(search):
+    closed = []
+
+    @dataclass(frozen=True)
+    class Closing(Trainer):
+        def train(self, candidate, task, run):
+            try:
+                yield Report(1, {"score": float("nan")})
+            finally:
+                closed.append(run.number)
+
+    search(trainer=Closing, trials=2)
+    assert closed == [0, 1]
+
+
+# Pruning and several objectives.
+def test_a_pruner_stops_what_falls_behind(search):
+    steps = {"trainer": {"steps": 8}, "pruner": {"reduction_factor": 2}}
+    study, _ = search(pruner="asha", options=steps, trials=12)
+    counts = study.views.counts()
+    assert counts.pruned > 0
+    assert counts.complete > 0
+    for trial in study.optuna.trials:
+        view = study.views.trial(trial.number)
+        assert view.step == trial.last_step
+        if trial.state is TrialState.PRUNED:
+            assert trial.last_step < 8
+            assert trial.value == view.objectives[0]
+
+
+def test_a_pruned_result_is_reused_as_pruned(search):
+    options = {"trainer": {"steps": 8}, "pruner": {"reduction_factor": 2}, "space": {"values": 6}}
+    study, _ = search(tiny.corner, pruner="asha", options=options, trials=40)
+    reused = [v for v in study.views.trials() if v.reused_from is not None]
+    pruned = [v for v in reused if v.state is State.PRUNED]
+    assert pruned
+    for view in pruned:
+        own, source = (study.optuna.trials[n] for n in (view.number, view.reused_from))
+        assert (own.state, own.value) == (TrialState.PRUNED, source.value)
+        assert own.last_step == source.last_step
+
+
+def test_several_objectives_give_a_front(search):
+    study, best = search(objectives=["score", "cost"], trials=8)
+    assert len(study.optuna.directions) == 2
+    assert set(best.values) == {"score", "cost"}
+    assert len(study.best_trials()) >= 1
+    assert study.optuna.metric_names == ["score", "cost"]
+
+
+def test_a_pruner_cannot_compare_several_objectives(search):
+    with pytest.raises(UsageError, match="pruner asha cannot compare several objectives"):
+        search(objectives=["score", "cost"], pruner="asha")
+
+
+def test_an_objective_the_task_does_not_measure(search):
+    with pytest.raises(UsageError, match=r"objective of task .*'speed'.*known: cost, score"):
+        search(objectives=["speed"])
+
+
+def test_an_objective_named_twice_counts_once(search):
+    study, _ = search(objectives=["cost", "cost"], trials=2)
+    assert len(study.optuna.directions) == 1
+
+
+# Events.
+class Listener:
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int]] = []
+
+    @automl.hookimpl
+    def trial_proposed(self, study, number, decisions):
+        self.heard.append(("proposed", number))
+
+    @automl.hookimpl
+    def trial_reused(self, study, number, source, level):
+        self.heard.append(("reused", number))
+
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        self.heard.append((outcome.state.value, number))
+
+    @automl.hookimpl
+    def search_finished(self, study, trials):
+        self.heard.append(("done", trials))
+
+
+class Broken:
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        raise RuntimeError("listener")
+
+
+@pytest.fixture
+def make_engine(sqlite_url):
+    """An engine on a new study, to look at from inside."""
+
+    def make(space=tiny.plane, trials=5, **options) -> Engine:
+        registry = Registry()
+        given = {Kind.SPACE: space, Kind.TASK: tiny.Nothing, Kind.TRAINER: tiny.Steps}
+        references = {kind: registry.refer(kind, value) for kind, value in given.items()}
+        references[Kind.STRATEGY] = "random"
+        made = plan(registry, references, options)
+        study = create(Storage(sqlite_url), made, Limits(trials))
+        return Engine(study, made.parts, Worker("w"), registry.hooks, threading.Event())
+
+    return make
+
+
+def test_listeners_hear_each_trial_once(make_engine):
+    engine = make_engine(tiny.corner, trials=6)
+    engine.hooks.register(listener := Listener())
+    engine.run()
+    heard = listener.heard
+    assert len(heard) == len(set(heard))
+    numbers = {kind: sorted(n for k, n in heard if k == kind) for kind, _ in heard}
+    assert sorted(numbers["proposed"] + numbers["reused"]) == list(range(6))
+    assert numbers["proposed"] == numbers["complete"]
+    assert heard[-1] == ("done", 6)
+
+
+def test_a_broken_listener_stops_nothing(make_engine, caplog):
+    engine = make_engine(trials=2)
+    engine.hooks.register(Broken())
+    engine.run()
+    assert engine.study.views.counts().complete == 2
+    assert "a plugin's trial_finished raised" in caplog.text
+
+
+# Cost.
+def transactions(engine: Engine) -> dict[bool, int]:
+    """How often the ledger's own engine begins, while this search runs; keyed by read-only."""
+    begun = {True: 0, False: 0}
+
+    @event.listens_for(engine.study.storage.engine, "begin")
+    def count(connection):
+        begun[connection.get_execution_options().get("automl_read", False)] += 1
+
+    engine.run()
+    return begun
+
+
+def test_a_paid_trial_costs_two_ledger_transactions(make_engine):
+    few, many = (transactions(make_engine(trials=trials)) for trials in (5, 25))
+    assert many[False] - few[False] <= 2 * 20
+    assert many[True] == few[True]
+
+
+# Interruption.
+def interrupted(search, monkeypatch, at: str, **given):
+    """A search that Ctrl-C stops within a trial; its study's name."""
+    monkeypatch.setenv(tiny.INTERRUPT, at)
+    with pytest.raises(automl.Interrupted):
+        search(study="s", **given)
+
+
+STRATEGIES = [
+    ("random", {}),
+    ("tpe", {"startup_trials": 4}),
+    ("evolution", {"population": 4, "tournament": 2}),
+]
+
+
+@pytest.mark.parametrize(("strategy", "options"), STRATEGIES, ids=[s for s, _ in STRATEGIES])
+def test_one_seed_gives_one_search_also_across_an_interruption(
+    search, monkeypatch, sqlite_url, strategy, options
+):
+    given = {"strategy": strategy, "options": {"strategy": options}, "trials": 12, "seed": 3}
+    once, again = (parts_of(search(**given).study) for _ in range(2))
+    assert once == again
+    interrupted(search, monkeypatch, "7:2", **given)
+    study, _ = automl.resume("s", storage=sqlite_url)
+    assert parts_of(study) == once
+
+
+def test_another_seed_gives_another_search(search):
+    one, other = (parts_of(search(seed=seed).study) for seed in (0, 1))
+    assert one != other
+
+
+def test_an_interrupted_trial_goes_on_and_nothing_is_lost(search, monkeypatch, sqlite_url):
+    interrupted(search, monkeypatch, "2:2")
+    handler = signal.getsignal(signal.SIGINT)
+    assert handler is signal.default_int_handler
+    study, _ = automl.resume("s", storage=sqlite_url)
+    counts = study.views.counts()
+    assert (counts.complete, counts.failed, counts.open) == (5, 0, 0)
+    assert len(study.optuna.trials) == 5
+    assert study.views.trial(2).attempt == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_interrupted_trial_keeps_what_it_reported(search, monkeypatch, sqlite_url):
+    interrupted(search, monkeypatch, "2:3")
+    study = automl.resume("s", storage=sqlite_url).study
+    reports = study.views.reports(())
+    assert {r.step for r in reports if r.number == 2} == {1, 2, 3}
+    assert list(study.optuna.trials[2].intermediate_values) == [1, 2, 3]
+
+
+def test_interrupting_often_ends_at_the_same_count(search, monkeypatch, sqlite_url):
+    interrupted(search, monkeypatch, "0:1")
+    for at in ("0:2", "1:1", "4:3"):
+        monkeypatch.setenv(tiny.INTERRUPT, at)
+        with pytest.raises(automl.Interrupted):
+            automl.resume("s", storage=sqlite_url)
+    study, _ = automl.resume("s", storage=sqlite_url)
+    assert study.views.counts().complete == len(study.optuna.trials) == 5
+
+
+def test_a_stop_between_trials_frees_the_slot_taken(make_engine):
+    engine = make_engine(trials=5)
+
+    class Stopper:
+        @automl.hookimpl
+        def trial_finished(self, study, number, outcome):
+            if number == 1:
+                engine.stop.set()
+
+    engine.hooks.register(Stopper())
+    with pytest.raises(automl.Interrupted):
+        engine.run()
+    counts = engine.study.views.counts()
+    assert (counts.complete, counts.open) == (2, 0)
+    assert engine.study.views.budget().slots == 2
+    assert engine.study.ledger.untold() == []
+
+
+def test_resuming_allows_so_many_more(search, sqlite_url):
+    search(study="s", trials=3)
+    study, _ = automl.resume("s", storage=sqlite_url, trials=2)
+    assert study.views.counts().complete == 5
+    assert automl.resume("s", storage=sqlite_url).study.views.counts().complete == 5
+
+
+# What plain Optuna does with a study of ours.
+def test_plain_optuna_opens_the_study(search, sqlite_url):
+    made, best = search(study="s", trials=4)
+    study = optuna.load_study(study_name="s", storage=sqlite_url)
+    assert study.best_trial.number == best.number
+    assert study.best_value == best.values["score"]
+    assert study.metric_names == ["score"]
+    frame = study.trials_dataframe() if _has_pandas() else None
+    assert frame is None or len(frame) == 4
+    study.optimize(lambda trial: trial.suggest_float("x", -1, 1), n_trials=1)
+    assert len(study.trials) == 5
+    assert made.views.counts().trials == 4
+
+
+def _has_pandas() -> bool:
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def ask(app, path: str) -> str:
+    """The body that a WSGI app answers to GET, which must be well."""
+    status: list[str] = []
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": path,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "wsgi.url_scheme": "http",
+    }
+    body = b"".join(app(environ, lambda line, headers, *rest: status.append(line)))
+    assert status[0].startswith("200"), (path, status, body[:300])
+    return body.decode()
+
+
+def test_optuna_dashboard_serves_the_study(search, sqlite_url):
+    import json
+
+    from optuna_dashboard import wsgi
+
+    search(tiny.corner, study="s", trials=6)
+    app = wsgi(optuna.storages.RDBStorage(sqlite_url))
+    (listed,) = json.loads(ask(app, "/api/studies"))["study_summaries"]
+    assert listed["study_name"] == "s"
+    shown = json.loads(ask(app, f"/api/studies/{listed['study_id']}"))
+    assert len(shown["trials"]) == 6
+    assert {t["state"] for t in shown["trials"]} == {"Complete"}
+    assert "html" in ask(app, "/dashboard/").lower()
+
+
+def test_a_trainer_gets_a_run_of_its_own(search):
+    runs: list[Run] = []
+
+    @dataclass(frozen=True)
+    class Looking(Trainer):
+        def train(self, candidate, task, run):
+            runs.append(run)
+            yield Report(1, {"score": 0.0})
+
+    search(trainer=Looking, trials=2)
+    assert [run.number for run in runs] == [0, 1]
+    assert len({run.seed for run in runs}) == len({run.directory for run in runs}) == 2
+    assert {(run.device, run.attempt) for run in runs} == {("cpu", 1)}

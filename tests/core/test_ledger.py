@@ -1,0 +1,557 @@
+"""The ledger: one holder a trial, one evaluation a fingerprint, one end, an exact budget."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from databases import KINDS, database
+from sqlalchemy import create_engine
+
+from automl import AutoMLError, Outcome, Report, State
+from automl.ledger.ledger import Ledger
+from automl.ledger.models import StopReason
+from automl.ledger.values import Claimed, Hit, Lease, LeaseLostError, Parked, Worker
+from automl.ledger.views import Views
+from automl.report import Reason
+from automl.storage import Storage
+
+A, B, C = Worker("a"), Worker("b"), Worker("c", "cuda:0")
+GOOD = Outcome(State.COMPLETE, (0.75,), {"accuracy": 0.75}, 3)
+PRUNED = Outcome(State.PRUNED, (0.25,), {"accuracy": 0.25}, 1)
+FAILED = Outcome(State.FAILED, reason=Reason.ERROR, message="boom", traceback="…", cause="x:1")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def engine(request, tmp_path_factory):
+    with database(request.param, tmp_path_factory.mktemp("ledger")) as url:
+        engine = Storage(url).engine
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def make(engine):
+    """Makes a ledger with a study and a budget of its own."""
+
+    def make(trials=None, evaluations=None, timeout=None, **settings) -> Ledger:
+        ledger = Ledger(engine, str(uuid.uuid4()), **settings)
+        ledger.open_study(trials, evaluations, timeout)
+        return ledger
+
+    return make
+
+
+@pytest.fixture
+def ledger(make) -> Ledger:
+    return make()
+
+
+def views(ledger: Ledger) -> Views:
+    return Views(ledger.engine, ledger.study)
+
+
+def claimed(ledger: Ledger, number: int, fingerprint: str, worker: Worker = A) -> Lease:
+    """A trial that its worker evaluates."""
+    answer = ledger.claim(ledger.reserve(worker), number, fingerprint, "L0")
+    assert isinstance(answer, Claimed)
+    return answer.lease
+
+
+def settled(ledger: Ledger, number: int, fingerprint: str, outcome: Outcome = GOOD) -> Lease:
+    lease = claimed(ledger, number, fingerprint)
+    ledger.settle(lease, number, outcome, 2.0)
+    return lease
+
+
+# Claim, park, settle.
+def test_a_new_fingerprint_is_claimed_and_its_result_stored(ledger):
+    lease = claimed(ledger, 0, "f")
+    assert lease.number == 0
+    settlement = ledger.settle(lease, 0, GOOD, 1.5, [Report(3, {"accuracy": 0.75})])
+    (own,) = settlement.settled
+    assert own.outcome == GOOD
+    assert (own.number, own.attempt, own.seconds, own.reused_from) == (0, 1, 1.5, None)
+    assert settlement.next is None
+    assert [(r.step, r.metrics) for r in views(ledger).reports(())] == [(3, {"accuracy": 0.75})]
+
+
+def test_a_known_fingerprint_is_a_hit_with_the_same_result(ledger):
+    settled(ledger, 0, "f")
+    answer = ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    assert isinstance(answer, Hit)
+    assert answer.settled.outcome == GOOD
+    assert (answer.settled.reused_from, answer.settled.level, answer.settled.seconds) == (
+        0,
+        "L0",
+        0,
+    )
+    assert ledger.open_trials() == 0
+
+
+def test_a_fingerprint_under_way_parks_who_proposes_it(ledger):
+    owner = claimed(ledger, 0, "f")
+    parked = ledger.claim(waiting := ledger.reserve(B), 1, "f", "L0")
+    assert parked == Parked(waiting.id)
+    assert ledger.still_parked({waiting.id, owner.id}) == {waiting.id}
+    settlement = ledger.settle(owner, 0, GOOD, 1.0)
+    assert [(s.number, s.reused_from, s.outcome) for s in settlement.settled] == [
+        (0, None, GOOD),
+        (1, 0, GOOD),
+    ]
+    assert ledger.still_parked({waiting.id}) == set()
+
+
+def test_a_pruned_result_is_shared_within_the_study(ledger):
+    settled(ledger, 0, "f", PRUNED)
+    answer = ledger.claim(ledger.reserve(A), 1, "f", "L0")
+    assert answer.settled.outcome == PRUNED
+
+
+def test_results_are_not_shared_between_studies(make):
+    settled(make(), 0, "f")
+    assert claimed(make(), 0, "f")
+
+
+def test_without_sharing_every_trial_is_evaluated(make):
+    ledger = make(share=False)
+    first, second = claimed(ledger, 0, "f"), claimed(ledger, 1, "f")
+    assert first.id != second.id
+    ledger.settle(first, 0, GOOD, 1.0)
+    ledger.settle(second, 1, PRUNED, 1.0)
+    assert views(ledger).counts().reused == 0
+
+
+def test_an_outcome_comes_back_as_it_went_in(ledger):
+    outcome = replace(GOOD, values=(0.5, -1e-300), closed={"op": "relu", "p": 0.5})
+    settled(ledger, 0, "f", outcome)
+    settled(ledger, 1, "g", FAILED)
+    assert [s.outcome for s in ledger.untold()] == [outcome, FAILED]
+
+
+def test_metrics_that_json_cannot_hold_become_null(ledger):
+    settled(ledger, 0, "f", replace(GOOD, metrics={"loss": float("inf"), "accuracy": 0.5}))
+    assert views(ledger).trial(0).metrics == {"loss": None, "accuracy": 0.5}
+
+
+# Failures promote.
+def test_the_oldest_parked_trial_takes_over_from_a_failed_owner(ledger):
+    owner = claimed(ledger, 0, "f")
+    for number in (1, 2):
+        ledger.claim(ledger.reserve(B), number, "f", "L0")
+    assert len(ledger.settle(owner, 0, FAILED, 1.0).settled) == 1
+    promoted = ledger.take_over(C)
+    assert (promoted.number, promoted.attempt) == (1, 1)
+    assert ledger.take_over(C) is None
+    assert isinstance(ledger.claim(promoted, 1, "f", "L0"), Claimed)
+    settlement = ledger.settle(promoted, 1, GOOD, 1.0)
+    assert [(s.number, s.reused_from) for s in settlement.settled] == [(1, None), (2, 1)]
+    assert ledger.open_trials() == 0
+
+
+def test_a_failure_is_never_a_hit(ledger):
+    settled(ledger, 0, "f", FAILED)
+    lease = claimed(ledger, 1, "f")
+    ledger.settle(lease, 1, GOOD, 1.0)
+    assert ledger.claim(ledger.reserve(A), 2, "f", "L0").settled.reused_from == 1
+
+
+def test_a_trial_that_failed_before_its_claim_settles_alone(ledger):
+    (own,) = ledger.settle(ledger.reserve(A), 0, FAILED, 0.0).settled
+    assert (own.number, own.fingerprint) == (0, None)
+    assert ledger.open_trials() == 0
+
+
+# Leases and their fencing tokens.
+def test_a_lease_settles_once(ledger):
+    lease = claimed(ledger, 0, "f")
+    ledger.settle(lease, 0, GOOD, 1.0)
+    with pytest.raises(LeaseLostError):
+        ledger.settle(lease, 0, PRUNED, 1.0)
+    assert ledger.untold()[0].outcome == GOOD
+
+
+def test_an_expired_lease_is_taken_over_on_the_same_row(make):
+    ledger = make(lease_seconds=0.0)
+    old = claimed(ledger, 7, "f")
+    new = ledger.take_over(B)
+    assert (new.id, new.number, new.attempt) == (old.id, 7, 2)
+    assert new.token > old.token
+    late = [
+        lambda: ledger.settle(old, 7, GOOD, 1.0, [Report(1, {})]),
+        lambda: ledger.renew(old, [Report(1, {})]),
+        lambda: ledger.claim(old, 7, "f", "L0"),
+    ]
+    for act in late:
+        with pytest.raises(LeaseLostError) as caught:
+            act()
+        assert isinstance(caught.value, AutoMLError)
+    assert views(ledger).reports(()) == []
+    ledger.settle(new, 7, PRUNED, 1.0)
+    assert ledger.untold()[0].outcome == PRUNED
+
+
+def test_a_late_give_back_changes_nothing(make):
+    ledger = make(lease_seconds=0.0)
+    old = claimed(ledger, 0, "f")
+    new = replace(ledger, lease_seconds=60.0).take_over(B)
+    ledger.give_back(old, 0)
+    assert ledger.take_over(C) is None
+    ledger.settle(new, 0, GOOD, 1.0)
+
+
+def test_a_lease_that_lives_is_not_taken_over(ledger):
+    lease = claimed(ledger, 0, "f")
+    assert ledger.take_over(B) is None
+    ledger.renew(lease)
+    assert ledger.take_over(B) is None
+
+
+def test_renewing_prolongs_a_lease_and_stores_reports(make):
+    ledger = make(lease_seconds=0.0)
+    lease = claimed(ledger, 0, "f")
+    replace(ledger, lease_seconds=60.0).renew(lease, [Report(1, {"accuracy": 0.5})])
+    assert ledger.take_over(B) is None
+    assert [r.step for r in views(ledger).reports(())] == [1]
+
+
+def test_a_dead_holder_is_taken_over_at_once(ledger):
+    lease = claimed(ledger, 0, "f", A)
+    assert ledger.holders() == {"a"}
+    assert ledger.take_over(C, {"b"}) is None
+    taken = ledger.take_over(C, {"a"})
+    assert (taken.id, taken.attempt) == (lease.id, 2)
+    assert ledger.holders() == {"c"}
+
+
+def test_a_parked_trial_is_held_by_nobody(make):
+    ledger = make(lease_seconds=0.0)
+    claimed(ledger, 0, "f")
+    ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    assert ledger.take_over(C, {"b"}).number == 0
+    assert ledger.holders() == {"c"}
+
+
+def test_the_owner_that_took_over_may_claim_again(make):
+    ledger = make(lease_seconds=0.0)
+    claimed(ledger, 0, "f")
+    taken = ledger.take_over(B)
+    assert isinstance(ledger.claim(taken, 0, "f", "L0"), Claimed)
+
+
+def test_a_trial_given_up_after_take_overs_promotes_who_waits_for_it(make):
+    """It is settled without a claim of its own: its worker was lost too often."""
+    ledger = make(lease_seconds=0.0)
+    claimed(ledger, 0, "f")
+    ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    ledger.settle(ledger.take_over(C), 0, FAILED, 0.0)
+    assert ledger.untold()[0].fingerprint == "f"
+    assert ledger.take_over(C).number == 1
+
+
+def test_a_trial_that_now_computes_something_else_leaves_nobody_waiting(make):
+    """A space that is not a pure function must not hang the study."""
+    ledger = make(lease_seconds=0.0)
+    claimed(ledger, 0, "f")
+    ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    long = replace(ledger, lease_seconds=60.0)
+    taken = ledger.claim(long.take_over(C), 0, "g", "L0").lease
+    long.renew(taken)
+    promoted = ledger.take_over(C)
+    assert promoted is not None
+    assert promoted.number == 1
+    ledger.settle(promoted, 1, GOOD, 1.0)
+    ledger.settle(taken, 0, GOOD, 1.0)
+    assert ledger.open_trials() == 0
+
+
+# Giving back.
+def test_what_is_given_back_goes_on_under_any_worker_with_the_same_attempt(ledger):
+    lease = claimed(ledger, 4, "f")
+    ledger.give_back(lease, 4)
+    assert ledger.holders() == set()
+    taken = ledger.take_over(B)
+    assert (taken.id, taken.number, taken.attempt) == (lease.id, 4, 1)
+    assert taken.token > lease.token
+
+
+def test_a_slot_without_a_trial_that_is_given_back_is_free_again(make):
+    ledger = make(trials=1)
+    lease = ledger.reserve(A)
+    assert ledger.reserve(B) is None
+    ledger.give_back(lease, None)
+    assert ledger.open_trials() == 0
+    assert ledger.reserve(B) is not None
+    assert ledger.reserve(B) is None
+
+
+# Telling.
+def test_what_is_settled_is_untold_until_it_is_marked(ledger):
+    leases = [settled(ledger, n, f"f{n}") for n in range(3)]
+    assert [s.number for s in ledger.untold()] == [0, 1, 2]
+    assert ledger.untold(older_than=3600.0) == []
+    ledger.mark_told([leases[1].id])
+    assert [s.number for s in ledger.untold()] == [0, 2]
+    ledger.mark_told([])
+
+
+@pytest.mark.parametrize("by", ["reserve", "claim", "settle"])
+def test_the_next_transaction_marks_what_was_told(ledger, by):
+    told = [settled(ledger, 0, "f").id]
+    match by:
+        case "reserve":
+            ledger.reserve(A, told)
+        case "claim":
+            ledger.claim(ledger.reserve(A), 1, "g", "L0", told)
+        case "settle":
+            ledger.settle(claimed(ledger, 1, "g"), 1, GOOD, 1.0, told=told)
+    assert 0 not in [s.number for s in ledger.untold()]
+
+
+def test_a_lost_lease_marks_nothing_told(make):
+    ledger = make(lease_seconds=0.0)
+    told = [settled(ledger, 0, "f").id]
+    lost = claimed(ledger, 1, "g")
+    ledger.take_over(B)
+    with pytest.raises(LeaseLostError):
+        ledger.settle(lost, 1, GOOD, 1.0, told=told)
+    assert [s.number for s in ledger.untold()] == [0]
+
+
+# The budget.
+def drain(ledger: Ledger, worker: Worker) -> Iterator[Lease]:
+    while (lease := ledger.reserve(worker)) is not None:
+        yield lease
+
+
+def test_trials_are_counted_when_they_are_taken(make):
+    ledger = make(trials=3)
+    assert len(list(drain(ledger, A))) == 3
+
+
+def test_reused_trials_count_as_trials(make):
+    ledger = make(trials=2)
+    settled(ledger, 0, "f")
+    assert isinstance(ledger.claim(ledger.reserve(A), 1, "f", "L0"), Hit)
+    assert ledger.reserve(A) is None
+
+
+def test_reused_trials_do_not_count_as_evaluations(make):
+    ledger = make(evaluations=2)
+    settled(ledger, 0, "f")
+    for number in range(1, 4):
+        assert isinstance(ledger.claim(ledger.reserve(A), number, "f", "L0"), Hit)
+    settled(ledger, 4, "g")
+    assert ledger.reserve(A) is None
+    assert (views(ledger).counts().evaluated, views(ledger).counts().reused) == (2, 3)
+
+
+def test_a_parked_trial_frees_its_evaluation_when_it_is_settled(make):
+    ledger = make(evaluations=2)
+    owner = claimed(ledger, 0, "f")
+    ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    assert ledger.reserve(C) is None
+    ledger.settle(owner, 0, GOOD, 1.0)
+    assert ledger.reserve(C) is not None
+    assert ledger.reserve(C) is None
+
+
+def test_settling_takes_the_next_slot_within_the_budget(make):
+    ledger = make(trials=2)
+    first = ledger.settle(claimed(ledger, 0, "f"), 0, GOOD, 1.0, next_for=A).next
+    assert first is not None
+    assert ledger.settle(first, 1, FAILED, 1.0, next_for=A).next is None
+
+
+def test_a_passed_deadline_allows_nothing(make):
+    assert make(timeout=-1.0).reserve(A) is None
+    assert make(timeout=60.0).reserve(A) is not None
+
+
+def test_extending_allows_so_many_more(make):
+    ledger = make(trials=2)
+    assert len(list(drain(ledger, A))) == 2
+    ledger.extend(3, None, None)
+    assert len(list(drain(ledger, A))) == 3
+    ledger.extend(None, None, None)
+    assert ledger.reserve(A) is None
+
+
+def test_extending_a_study_without_a_limit_counts_from_now(make):
+    ledger = make(timeout=60.0)
+    settled(ledger, 0, "f")
+    ledger.extend(2, None, None)
+    assert len(list(drain(ledger, A))) == 2
+
+
+def test_extending_evaluations(make):
+    ledger = make(evaluations=1)
+    settled(ledger, 0, "f")
+    ledger.extend(None, 1, None)
+    settled(ledger, 1, "g")
+    assert ledger.reserve(A) is None
+
+
+def test_going_on_without_a_new_limit_keeps_the_deadline(make):
+    """Else a search that has only a timeout would, once resumed, never end."""
+    ledger = make(timeout=-1.0)
+    ledger.extend(None, None, None)
+    assert ledger.reserve(A) is None
+    ledger.extend(None, None, 60.0)
+    assert ledger.reserve(A) is not None
+
+
+def test_more_trials_lift_a_passed_deadline(make):
+    ledger = make(timeout=-1.0)
+    ledger.extend(2, None, None)
+    assert len(list(drain(ledger, A))) == 2
+
+
+def in_threads(function, count: int = 8) -> list:
+    """Call function(index) in threads that start together; raises what one raised."""
+    start, results, errors = threading.Barrier(count), [], []
+
+    def run(index: int) -> None:
+        start.wait()
+        try:
+            results.append(function(index))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+def test_the_budget_is_exact_under_threads(make):
+    ledger = make(trials=21)
+    taken = in_threads(lambda i: len(list(drain(ledger, Worker(str(i))))))
+    assert sum(taken) == 21
+
+
+def test_a_search_under_threads_pays_each_fingerprint_once(make):
+    """Whole trials from many threads: the counts add up and nothing stays open."""
+    ledger = make(trials=64)
+    numbers = iter(range(64))
+    lock = threading.Lock()
+
+    def work(index: int) -> None:
+        for lease in drain(ledger, Worker(str(index))):
+            with lock:
+                number = next(numbers)
+            answer = ledger.claim(lease, number, f"f{number % 5}", "L0")
+            if isinstance(answer, Claimed):
+                ledger.settle(answer.lease, number, GOOD, 1.0)
+
+    in_threads(work)
+    counts = views(ledger).counts()
+    assert (counts.complete, counts.evaluated, counts.reused, counts.open) == (64, 5, 59, 0)
+
+
+# Stops.
+def test_known_candidates_in_a_row_exhaust_the_space(make):
+    ledger = make(exhausted_after=3)
+    settled(ledger, 0, "f")
+    for number in range(1, 3):
+        ledger.claim(ledger.reserve(A), number, "f", "L0")
+    settled(ledger, 3, "g")
+    for number in range(4, 7):
+        ledger.claim(ledger.reserve(A), number, "g", "L0")
+    assert ledger.reserve(A) is None
+    budget = views(ledger).budget()
+    assert budget.stopped is StopReason.EXHAUSTED
+    assert "last 3 candidates" in budget.stopped_because
+
+
+def test_a_resumed_study_may_try_again(make):
+    ledger = make(exhausted_after=1)
+    settled(ledger, 0, "f")
+    ledger.claim(ledger.reserve(A), 1, "f", "L0")
+    assert ledger.reserve(A) is None
+    ledger.extend(None, None, None)
+    assert ledger.reserve(A) is not None
+
+
+def test_first_trials_that_fail_alike_stop_the_study(make):
+    ledger = make(same_failures=3)
+    for number in range(3):
+        ledger.settle(ledger.reserve(A), number, FAILED, 1.0)
+    assert ledger.reserve(A) is None
+    budget = views(ledger).budget()
+    assert budget.stopped is StopReason.SAME_FAILURE
+    assert budget.stopped_because == "the first 3 trials failed alike: boom"
+
+
+@pytest.mark.parametrize("odd", [GOOD, replace(FAILED, cause="y:2")], ids=["success", "other"])
+def test_failures_of_more_than_one_kind_do_not_stop_it(make, odd):
+    ledger = make(same_failures=3)
+    for number, outcome in enumerate([FAILED, odd, FAILED, FAILED, FAILED]):
+        settled(ledger, number, f"f{number}", outcome)
+    assert ledger.reserve(A) is not None
+
+
+def test_alike_failures_that_settle_at_once_stop_it_too(make):
+    """None of them sees the others' ends, so a later one has to notice."""
+    ledger = make(same_failures=3)
+    leases = [claimed(ledger, number, f"f{number}") for number in range(5)]
+    in_threads(lambda i: ledger.settle(leases[i], i, FAILED, 1.0), 4)
+    ledger.settle(leases[4], 4, FAILED, 1.0)
+    assert views(ledger).budget().stopped is StopReason.SAME_FAILURE
+
+
+# Workers.
+@pytest.fixture
+def someone() -> Worker:
+    return Worker(uuid.uuid4().hex, "cuda:0")
+
+
+def test_workers_enter_and_leave(ledger, someone):
+    ledger.enter(someone)
+    ledger.enter(someone)
+    (worker,) = views(ledger).workers()
+    assert (worker.id, worker.device, worker.trial) == (someone.id, "cuda:0", None)
+    ledger.leave(someone)
+    assert views(ledger).workers() == []
+
+
+def test_a_worker_that_no_longer_beats_is_gone(make, someone):
+    ledger = make(lease_seconds=0.0)
+    ledger.enter(someone)
+    assert views(ledger).workers() == []
+
+
+def test_a_worker_shows_what_it_holds(ledger, someone):
+    ledger.enter(someone)
+    ledger.renew(claimed(ledger, 5, "f", someone), [Report(2, {})])
+    (worker,) = views(ledger).workers()
+    assert (worker.trial, worker.step) == (5, 2)
+
+
+# What people ask.
+def test_counts_of_a_study(ledger):
+    settled(ledger, 0, "f")
+    ledger.claim(ledger.reserve(A), 1, "f", "L0")
+    settled(ledger, 2, "g", PRUNED)
+    settled(ledger, 3, "h", FAILED)
+    claimed(ledger, 4, "i")
+    counts = views(ledger).counts()
+    assert (counts.complete, counts.pruned, counts.failed, counts.open) == (2, 1, 1, 1)
+    assert (counts.trials, counts.evaluated, counts.reused, counts.seconds) == (4, 3, 1, 6.0)
+    (level,) = views(ledger).hits()
+    assert (level.level, level.hits, level.seconds_saved) == ("L0", 1, 2.0)
+
+
+def test_a_ledger_elsewhere_sees_the_same(ledger):
+    lease = claimed(ledger, 0, "f")
+    other = create_engine(ledger.engine.url)
+    try:
+        assert Ledger(other, ledger.study).holders() == {"a"}
+    finally:
+        other.dispose()
+    ledger.settle(lease, 0, GOOD, 1.0)

@@ -1,0 +1,290 @@
+"""Regularised evolution keeps to the rules of its paper (arXiv 1802.01548, algorithm 1)."""
+
+import pickle
+import statistics
+from collections import Counter
+
+import numpy as np
+import optuna
+import pytest
+from automl_plugins.strategies.evolution import Evolution, contains, mutate
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+BITS = {f"bit_{i}": CategoricalDistribution([0, 1]) for i in range(12)}
+LETTERS = {f"letter_{i}": CategoricalDistribution(list("abcdef")) for i in range(6)}
+
+
+def add(study, value, params, distributions, state=TrialState.COMPLETE):
+    values = {"values": value} if isinstance(value, tuple) else {"value": value}
+    study.add_trial(create_trial(state=state, params=params, distributions=distributions, **values))
+
+
+def propose(study, distributions=None, names=None):
+    """The next trial's decisions, asked in the order of `names`."""
+    distributions = distributions or LETTERS
+    return study.ask({name: distributions[name] for name in names or distributions}).params
+
+
+def letters(text):
+    return dict(zip(LETTERS, text, strict=True))
+
+
+def differing(one, other):
+    return [name for name in one if one[name] != other.get(name)]
+
+
+def study_of(values, direction="maximize", seed=0, population=None, tournament=None):
+    """A study whose trial number i has the letters of its number and the value given."""
+    size = population or len(values)
+    sampler = Evolution(population=size, tournament=tournament or size, seed=seed)
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    for number, value in enumerate(values):
+        add(study, value, letters("abcdef"[number % 6] * 6), LETTERS)
+    return study
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("direction", "winner"), [("maximize", "c"), ("minimize", "e")])
+def test_a_tournament_of_all_picks_the_best_and_changes_one_decision(direction, winner, seed):
+    study = study_of([0.5, 0.1, 0.9, 0.3, 0.0], direction, seed)
+    child = propose(study)
+    assert len(differing(letters(winner * 6), child)) == 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_oldest_leaves_the_population_however_good(seed):
+    study = study_of([1.0, 0.1, 0.2, 0.6, 0.3, 0.2], seed=seed, population=5)
+    child = propose(study)
+    assert len(differing(letters("dddddd"), child)) == 1
+
+
+def test_smaller_tournaments_let_others_win_but_never_the_worst():
+    values = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    parents = Counter()
+    for seed in range(200):
+        child = propose(study_of(values, seed=seed, tournament=2))
+        parents[Counter(child.values()).most_common(1)[0][0]] += 1
+    assert parents["a"] == 0
+    # The best wins whenever it is drawn, in a third of all pairs of six.
+    assert 45 <= parents["f"] <= 90
+    assert parents["f"] > parents["e"] > parents["c"]
+
+
+def test_each_decision_and_each_other_value_is_as_likely():
+    changed, taken = Counter(), Counter()
+    for seed in range(600):
+        child = propose(study_of([1.0], seed=seed))
+        (name,) = differing(letters("aaaaaa"), child)
+        changed[name] += 1
+        taken[child[name]] += 1
+    assert len(changed) == 6
+    assert min(changed.values()) > 70
+    assert set(taken) == set("bcdef")
+    assert min(taken.values()) > 85
+
+
+def test_decisions_are_random_until_the_population_is_full():
+    studies = [study_of([1.0, 0.5], population=3, tournament=3, seed=s) for s in range(30)]
+    children = [propose(study) for study in studies]
+    assert statistics.mean(len(differing(letters("aaaaaa"), child)) for child in children) > 4
+
+
+def test_pruned_trials_take_part_when_they_have_a_value():
+    study = study_of([0.1, 0.2])
+    add(study, 0.9, letters("ffffff"), LETTERS, TrialState.PRUNED)
+    study.sampler = Evolution(population=3, tournament=3, seed=0)
+    assert len(differing(letters("ffffff"), propose(study))) == 1
+
+
+def test_trials_without_a_value_do_not_take_part():
+    study = study_of([0.1, 0.2])
+    add(study, None, letters("ffffff"), LETTERS, TrialState.PRUNED)
+    add(study, None, letters("eeeeee"), LETTERS, TrialState.FAIL)
+    study.sampler = Evolution(population=2, tournament=2, seed=0)
+    assert len(differing(letters("bbbbbb"), propose(study))) == 1
+
+
+def test_a_decision_the_parent_lacks_is_drawn_at_random():
+    values = set()
+    more = LETTERS | {"new": FloatDistribution(0, 1)}
+    for seed in range(10):
+        child = propose(study_of([1.0], seed=seed), more)
+        assert len(differing(letters("aaaaaa"), child)) == 1
+        values.add(child["new"])
+    assert len(values) == 10
+    assert all(0 <= value <= 1 for value in values)
+
+
+def test_a_value_outside_a_range_that_moved_is_drawn_anew():
+    distributions = {"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}
+    moved = {"a": FloatDistribution(2, 3), "b": FloatDistribution(2, 3)}
+    study = optuna.create_study(sampler=Evolution(population=1, tournament=1, seed=0))
+    add(study, 1.0, {"a": 0.5, "b": 0.5}, distributions)
+    assert all(2 <= value <= 3 for value in propose(study, moved).values())
+
+
+def test_a_decision_of_one_value_is_never_the_one_to_change():
+    distributions = {"only": CategoricalDistribution(["x"]), "free": IntDistribution(1, 3)}
+    for seed in range(10):
+        study = optuna.create_study(sampler=Evolution(population=1, tournament=1, seed=seed))
+        add(study, 1.0, {"only": "x", "free": 2}, distributions)
+        assert propose(study, distributions)["free"] != 2
+
+
+def test_a_parent_that_cannot_change_is_copied():
+    distributions = {"only": CategoricalDistribution(["x"])}
+    study = optuna.create_study(sampler=Evolution(population=1, tournament=1, seed=0))
+    add(study, 1.0, {"only": "x"}, distributions)
+    assert propose(study, distributions) == {"only": "x"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_several_objectives_the_parent_is_not_dominated(seed):
+    sampler = Evolution(population=5, tournament=5, seed=seed)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    # a and d are dominated by b, e by c.
+    for letter, values in zip("abcde", [(1, 2), (3, 1), (5, 4), (2, 1), (4, 4)], strict=True):
+        add(study, tuple(map(float, values)), letters(letter * 6), LETTERS)
+    child = propose(study)
+    assert 1 in [len(differing(letters(parent * 6), child)) for parent in "bc"]
+
+
+def test_all_non_dominated_trials_become_parents():
+    parents = set()
+    for seed in range(20):
+        sampler = Evolution(population=2, tournament=2, seed=seed)
+        study = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler)
+        add(study, (1.0, 0.0), letters("aaaaaa"), LETTERS)
+        add(study, (0.0, 1.0), letters("bbbbbb"), LETTERS)
+        parents.add(Counter(propose(study).values()).most_common(1)[0][0])
+    assert parents == {"a", "b"}
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.2, 0.7], [1.0]])
+def test_the_order_of_asking_does_not_matter(values):
+    forward = propose(study_of(values, population=3, tournament=1))
+    backward = propose(study_of(values, population=3, tournament=1), names=list(LETTERS)[::-1])
+    assert forward == backward
+
+
+def test_another_instance_with_the_seed_proposes_the_same():
+    study = study_of([0.3, 0.2, 0.8], seed=5)
+    again = study_of([0.3, 0.2, 0.8], seed=5)
+    first, second = propose(study), propose(study)
+    propose(again)
+    again.sampler = Evolution(population=3, tournament=3, seed=5)
+    assert propose(again) == second != first
+
+
+def test_reseeding_and_no_seed_give_other_decisions():
+    seeds = [study_of([1.0], seed=None) for _ in range(8)] + [study_of([1.0]) for _ in range(8)]
+    for study in seeds[8:]:
+        study.sampler.reseed_rng()
+    children = [tuple(propose(study).values()) for study in seeds]
+    assert len(set(children[:8])) > 2
+    assert len(set(children[8:])) > 2
+
+
+def one_max(trial):
+    return sum(trial.suggest_categorical(name, [0, 1]) for name in BITS)
+
+
+def best_of(sampler, trials=70):
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(one_max, n_trials=trials)
+    return study.best_value
+
+
+def test_it_beats_random_search_on_one_max():
+    evolved = [best_of(Evolution(population=10, tournament=4, seed=s)) for s in range(6)]
+    drawn = [best_of(optuna.samplers.RandomSampler(seed=s)) for s in range(6)]
+    assert statistics.mean(evolved) >= statistics.mean(drawn) + 1
+
+
+def test_it_improves_on_floats():
+    def bowl(trial):
+        return sum(trial.suggest_float(f"x_{i}", -1, 1) ** 2 for i in range(4))
+
+    def best(sampler):
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(bowl, n_trials=80)
+        return study.best_value
+
+    evolved = [best(Evolution(population=15, seed=s)) for s in range(5)]
+    drawn = [best(optuna.samplers.RandomSampler(seed=s)) for s in range(5)]
+    assert statistics.median(evolved) < statistics.median(drawn) / 2
+
+
+def test_threads_share_one_and_leave_nothing_behind():
+    sampler = Evolution(population=5, tournament=2, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(one_max, n_trials=40, n_jobs=3)
+    assert len(study.trials) == 40
+    assert sampler._plans == {}
+
+
+def test_it_can_be_pickled():
+    sampler = pickle.loads(pickle.dumps(Evolution(seed=3)))  # noqa: S301 - our own bytes
+    assert (sampler.population, sampler.tournament, sampler.seed) == (25, 5, 3)
+
+
+@pytest.mark.parametrize(("population", "tournament"), [(5, 6), (5, 0), (0, 0)])
+def test_a_tournament_must_fit_the_population(population, tournament):
+    with pytest.raises(ValueError, match="tournament must lie between 1 and the population"):
+        Evolution(population=population, tournament=tournament)
+
+
+@st.composite
+def distributions(draw):
+    kind = draw(st.sampled_from(["float", "log", "step", "int", "int-step", "int-log", "category"]))
+    low, width = draw(st.floats(-1e3, 1e3)), draw(st.floats(1e-3, 1e3))
+    start, count = draw(st.integers(1, 1000)), draw(st.integers(1, 300))
+    step = draw(st.integers(1, 7))
+    return {
+        "float": lambda: FloatDistribution(low, low + width),
+        "log": lambda: FloatDistribution(abs(low) + 1e-6, abs(low) + 1e-6 + width, log=True),
+        "step": lambda: FloatDistribution(start, start + 0.25 * count, step=0.25),
+        "int": lambda: IntDistribution(-start, -start + count),
+        "int-step": lambda: IntDistribution(start, start + count * step, step=step),
+        "int-log": lambda: IntDistribution(start, start + count, log=True),
+        "category": lambda: CategoricalDistribution(["a", None, True, 3, 0.5][: 1 + count % 5]),
+    }[kind]()
+
+
+@given(distributions(), st.integers(0, 2**32))
+def test_a_mutation_is_another_value_of_the_distribution(distribution, seed):
+    assume(not distribution.single())
+    uniform = optuna.samplers.RandomSampler(seed=seed % 2**32)
+    study = optuna.create_study()
+    value = uniform.sample_independent(study, None, "d", distribution)
+    other = mutate(distribution, value, np.random.default_rng(seed))
+    assert contains(distribution, value)
+    assert contains(distribution, other)
+    assert other != value
+    assert type(other) is type(value) or isinstance(distribution, CategoricalDistribution)
+
+
+@pytest.mark.parametrize(
+    "distribution", [FloatDistribution(0, 1), IntDistribution(0, 100), IntDistribution(0, 3)]
+)
+def test_the_ends_of_a_range_can_be_left_and_reached(distribution):
+    rng = np.random.default_rng(0)
+    low, high = distribution.low, distribution.high
+    up = [mutate(distribution, low, rng) for _ in range(200)]
+    down = [mutate(distribution, high, rng) for _ in range(200)]
+    assert low < statistics.mean(up)
+    assert statistics.mean(down) < high
+    assert max(up) > low + (high - low) / 3
+    assert min(down) < high - (high - low) / 3
+
+
+def test_a_step_is_logarithmic_where_the_decision_is():
+    rng = np.random.default_rng(0)
+    distribution = FloatDistribution(1e-6, 1.0, log=True)
+    steps = np.log10([mutate(distribution, 1e-3, rng) for _ in range(500)])
+    assert steps.mean() == pytest.approx(-3, abs=0.2)
+    # A fifth of six decades.
+    assert steps.std() == pytest.approx(1.2, abs=0.15)

@@ -1,0 +1,331 @@
+"""The supervised trainer: its arithmetic, its schedule, its early stop, and going on."""
+
+import copy
+import math
+
+import pytest
+import torch
+from automl_plugins.tasks.digits import digits
+from automl_plugins.trainers.supervised import Optimizer, Precision, Supervised, learning_rate
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+from optuna.trial import FixedTrial
+from torch import nn
+from toys import Line, Scripted, a_run, blobs, linear, small_space
+
+from automl import (
+    Candidate,
+    Direction,
+    Graph,
+    NotFiniteError,
+    Open,
+    OpenDecisionError,
+    Split,
+    TrialError,
+)
+from automl.candidate import propose
+from automl.testing import check_trainer
+
+PLAIN = {"optimizer": Optimizer.SGD, "momentum": 0.0, "batch_size": 1000}
+
+
+def small_candidate(task, **hyperparameters):
+    decisions = {"width": 8, "activation": "relu", "rate": 0.3, "lr": 0.02}
+    made = propose(lambda trial: small_space(trial, task), FixedTrial(decisions))
+    return Candidate(made.architecture, {**made.hyperparameters, **hyperparameters})
+
+
+def weights(report):
+    return {k: v.clone() for k, v in report.checkpoint()["module"].items()}
+
+
+def trained(trainer, candidate, task, directory):
+    """The reports of a training, with a copy of the state that each would store."""
+    return [
+        (report, copy.deepcopy(report.checkpoint()))
+        for report in trainer.train(candidate, task, a_run(directory))
+    ]
+
+
+def test_it_is_a_sound_trainer(tmp_path):
+    check_trainer(Supervised(epochs=3, patience=2), small_space, blobs(), tmp_path)
+
+
+def test_it_learns_digits(tmp_path):
+    task = digits()
+    graph = Graph()
+    h = graph.add("flatten", graph.input("x", (1, 8, 8)))
+    h = graph.add("relu", graph.add("linear", h, features=64))
+    graph.output(graph.add("linear", h, features=10))
+    trainer = Supervised(epochs=10, lr=0.01, batch_size=64, warmup_epochs=1)
+    *_, last = trainer.train(Candidate(graph), task, a_run(tmp_path))
+    assert last.step == 10
+    assert last.metrics["accuracy"] >= 0.95
+
+
+# Schedule.
+@given(
+    epochs=st.integers(1, 20),
+    steps=st.integers(1, 30),
+    warm_up=st.floats(0, 0.9),
+    lr=st.floats(1e-5, 10),
+)
+def test_the_rate_rises_in_a_line_and_falls_as_a_cosine(epochs, steps, warm_up, lr):
+    settings = Supervised(epochs=epochs, lr=lr, warmup_epochs=warm_up * epochs)
+    rates = [learning_rate(settings, step, steps) for step in range(epochs * steps)]
+    warm = math.floor(warm_up * epochs * steps)
+    falling = epochs * steps - warm
+    for step, rate in enumerate(rates):
+        cosine = math.cos(math.pi * (step - warm) / falling / 2) ** 2
+        expected = (step + 1) / warm if step < warm else cosine
+        assert rate == pytest.approx(lr * expected)
+    assert max(rates) == pytest.approx(lr)
+    assert learning_rate(settings, epochs * steps, steps) == pytest.approx(0, abs=1e-9 * lr)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_takes_the_steps_of_its_closed_form(tmp_path, momentum):
+    task, epochs, lr, decay = Line(), 4, 0.1, 0.01
+    settings = PLAIN | {"momentum": momentum, "lr": lr, "weight_decay": decay}
+    run = a_run(tmp_path)
+    torch.manual_seed(run.seed_for("init"))
+    candidate = linear(task, bias=False)
+    w = candidate.build().layers["linear"].weight.detach().double().T
+    x, y = task.inputs.double(), task.targets.double()
+    velocity = torch.zeros_like(w)
+    trainer = Supervised(epochs=epochs, warmup_epochs=1, **settings)
+    for epoch, report in enumerate(trainer.train(candidate, task, run)):
+        rate = lr if epoch == 0 else lr * (1 + math.cos(math.pi * (epoch - 1) / 3)) / 2
+        loss = (x @ w - y).square().mean().item()
+        assert report.metrics["train_loss"] == pytest.approx(loss, rel=1e-5)
+        velocity = momentum * velocity + 2 * x.T @ (x @ w - y) / len(x) + decay * w
+        w = w - rate * velocity
+        got = weights(report)["layers.linear.weight"].T.double()
+        torch.testing.assert_close(got, w, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_is_clipped_to_its_norm(tmp_path):
+    task, lr, norm = Line(scale=10.0), 0.5, 0.01
+    run = a_run(tmp_path)
+    torch.manual_seed(run.seed_for("init"))
+    candidate = linear(task)
+    start = copy.deepcopy(candidate.build().state_dict())
+    trainer = Supervised(epochs=1, lr=lr, clip_norm=norm, **PLAIN)
+    (report,) = trainer.train(candidate, task, run)
+    moved = torch.cat([(weights(report)[k] - start[k]).flatten() for k in start])
+    assert moved.norm().item() == pytest.approx(lr * norm, rel=1e-3)
+
+
+def test_labels_are_smoothed(tmp_path):
+    task, run = blobs(), a_run(tmp_path)
+    torch.manual_seed(run.seed_for("init"))
+    candidate = linear(task)
+    inputs, targets = task.split(Split.TRAIN)
+    outputs = candidate.build()(inputs)
+    expected = nn.functional.cross_entropy(outputs, targets, label_smoothing=0.2)
+    trainer = Supervised(epochs=1, label_smoothing=0.2, **PLAIN)
+    (report,) = trainer.train(candidate, task, run)
+    assert report.metrics["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_smoothing_needs_classes(tmp_path):
+    trainer = Supervised(label_smoothing=0.1)
+    with pytest.raises(TrialError, match="label_smoothing needs class numbers"):
+        next(trainer.train(linear(Line()), Line(), a_run(tmp_path)))
+
+
+def test_a_lone_last_example_is_left_out_for_batch_normalisation(tmp_path):
+    task = blobs()
+    size = len(task.split(Split.TRAIN)[0]) - 1
+    trainer = Supervised(epochs=1, batch_size=size)
+    (report,) = trainer.train(small_candidate(task), task, a_run(tmp_path))
+    assert math.isfinite(report.metrics["train_loss"])
+
+
+def test_batches_of_one_are_trained_on(tmp_path):
+    task, ticks = Line(), []
+    run = a_run(tmp_path, progress=lambda: ticks.append(1))
+    list(Supervised(epochs=2, batch_size=1, lr=1e-3).train(linear(task), task, run))
+    assert len(ticks) == 2 * (task.examples + 1)
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
+def test_half_precision_measures_in_single(tmp_path, precision):
+    task = blobs()
+    trainer = Supervised(epochs=10, batch_size=16, precision=precision)
+    *_, last = trainer.train(small_candidate(task), task, a_run(tmp_path))
+    assert last.metrics["accuracy"] > 0.8
+    # A mean of half numbers would be a half number itself.
+    loss = torch.tensor(last.metrics["loss"])
+    half = torch.bfloat16 if precision is Precision.BF16 else torch.float16
+    assert loss.to(half).float() != loss
+
+
+def test_divergence_names_the_epoch(tmp_path):
+    task = Line()
+    trainer = Supervised(epochs=50, **PLAIN | {"lr": 1e4})
+    with pytest.raises(NotFiniteError, match=r"training loss became (inf|nan) in epoch \d+"):
+        list(trainer.train(linear(task), task, a_run(tmp_path)))
+
+
+# Patience.
+@pytest.mark.parametrize("direction", Direction)
+def test_patience_ends_with_the_best_epoch(tmp_path, direction):
+    sign = 1 if direction is Direction.MAXIMIZE else -1
+    scores = tuple(sign * score for score in (0.1, 0.5, 0.4, 0.5, 0.9))
+    task = Scripted(values=scores, direction=direction)
+    trainer = Supervised(epochs=5, patience=2, **PLAIN)
+    reports = trained(trainer, linear(task), task, tmp_path)
+    assert [report.metrics["score"] for report, _ in reports] == [*scores[:3], scores[1]]
+    best, last = reports[1][1], reports[3][1]
+    assert reports[3][0].metrics["best_epoch"] == 2
+    for name, value in best["module"].items():
+        assert torch.equal(value, last["module"][name])
+    assert not torch.equal(
+        reports[2][1]["module"]["layers.linear.weight"], best["module"]["layers.linear.weight"]
+    )
+
+
+def test_patience_that_does_not_run_out_ends_with_the_best_epoch_as_well(tmp_path):
+    task = Scripted(values=(0.1, 0.7, 0.5))
+    reports = trained(Supervised(epochs=3, patience=5, **PLAIN), linear(task), task, tmp_path)
+    assert reports[-1][0].step == 3
+    assert reports[-1][0].metrics["score"] == 0.7
+    assert reports[-1][0].metrics["best_epoch"] == 2
+
+
+def test_without_patience_the_last_epoch_counts(tmp_path):
+    task = Scripted(values=(0.9, 0.1))
+    reports = trained(Supervised(epochs=2, **PLAIN), linear(task), task, tmp_path)
+    assert reports[-1][0].metrics["score"] == 0.1
+    assert "best_epoch" not in reports[-1][0].metrics
+
+
+# Going on.
+@pytest.mark.parametrize("optimizer", Optimizer)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path, optimizer, precision, after):
+    task = blobs()
+    candidate = small_candidate(task, optimizer=optimizer.value, patience=4, batch_size=16)
+    settings = {"warmup_epochs": 1, "label_smoothing": 0.1, "clip_norm": 1.0}
+    trainer = Supervised(epochs=6, precision=precision, **settings)
+    whole = trained(trainer, candidate, task, tmp_path / "whole")
+    run = a_run(tmp_path / "cut")
+    reports = trainer.train(candidate, task, run)
+    for _ in range(after):
+        report = next(reports)
+    run.save(report.checkpoint())
+    next(reports)  # an epoch that is lost
+    reports.close()
+    torch.rand(7)
+    rest = trained(trainer, candidate, task, tmp_path / "cut")
+    assert [report.step for report, _ in rest] == list(range(after + 1, 7))
+    for (one, state), (other, again) in zip(whole[after:], rest, strict=True):
+        assert one.metrics == other.metrics
+        for name, value in state["module"].items():
+            assert torch.equal(value, again["module"][name])
+
+
+def test_what_the_caller_draws_between_epochs_does_not_matter(tmp_path):
+    task, trainer = blobs(), Supervised(epochs=3)
+    reports = trainer.train(small_candidate(task), task, a_run(tmp_path))
+    quiet = [report.metrics for report in reports]
+    noisy = []
+    for report in trainer.train(small_candidate(task), task, a_run(tmp_path)):
+        torch.manual_seed(report.step)
+        noisy.append(report.metrics)
+    assert noisy == quiet
+
+
+def test_another_seed_is_another_training(tmp_path):
+    task = blobs()
+    losses = {
+        next(Supervised().train(small_candidate(task), task, a_run(tmp_path, seed))).metrics["loss"]
+        for seed in range(3)
+    }
+    assert len(losses) == 3
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_training_that_had_ended_reports_its_end_again(tmp_path, patience):
+    task = Scripted(values=(0.5, 0.2, 0.1))
+    trainer = Supervised(epochs=3, patience=patience, **PLAIN)
+    run = a_run(tmp_path)
+    for report in trainer.train(linear(task), task, run):
+        run.save(report.checkpoint())
+    (again,) = trainer.train(linear(task), task, run)
+    assert (again.step, again.metrics) == (report.step, report.metrics)
+    assert task.seen == 3
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"lr": 0.5}, "other settings"),
+        ({"bias": False}, "Unexpected|size|Error"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(tmp_path, other, message):
+    task, run = Line(), a_run(tmp_path)
+    run.save(next(Supervised().train(linear(task), task, run)).checkpoint())
+    refusal = rf"checkpoint\.pt does not fit.*({message}).*remove it"
+    with pytest.raises(TrialError, match=refusal) as caught:
+        next(Supervised().train(linear(task, **other), task, run))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
+    run = a_run(tmp_path)
+    run.save({"weights": torch.zeros(3)})
+    with pytest.raises(TrialError, match="does not fit this trial"):
+        next(Supervised().train(linear(Line()), Line(), run))
+
+
+# Settings.
+def test_hyperparameters_take_the_place_of_fields():
+    trainer = Supervised(epochs=7).configured({"optimizer": "sgd", "lr": 1, "batch_size": 32.0})
+    assert trainer == Supervised(epochs=7, optimizer=Optimizer.SGD, lr=1.0, batch_size=32)
+    assert isinstance(trainer.batch_size, int)
+    assert isinstance(trainer.lr, float)
+
+
+def test_an_unknown_hyperparameter_lists_what_is_read():
+    with pytest.raises(TrialError, match=r"reads no hyperparameter 'depth'; it reads: epochs, opt"):
+        Supervised().configured({"depth": 3, "lr": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("epochs", 0, "a whole number, at least 1"),
+        ("epochs", 1.5, "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("epochs", math.inf, "a whole number"),
+        ("epochs", None, "a whole number"),
+        ("lr", 0, "a positive number"),
+        ("lr", math.nan, "a positive number"),
+        ("lr", "fast", "a positive number"),
+        ("momentum", 1, r"a number in \[0, 1\)"),
+        ("weight_decay", -1, "a number, at least 0"),
+        ("warmup_epochs", 10, r"less than epochs \(10\)"),
+        ("clip_norm", 0, "a positive number"),
+        ("patience", 0, "a whole number, at least 1"),
+        ("optimizer", "adam", "sgd or adamw"),
+        ("precision", "fp8", "auto or fp32 or bf16 or fp16"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named(field, value, expected):
+    with pytest.raises(ValueError, match=f"{field} must be {expected}"):
+        Supervised(**{field: value})
+    with pytest.raises(TrialError, match=f"trainer supervised: {field} must be {expected}"):
+        Supervised().configured({field: value})
+
+
+def test_it_opens_nothing_and_an_open_hyperparameter_is_refused():
+    distribution = FloatDistribution(0.1, 1)
+    assert not Supervised().opens("lr", distribution)
+    for name in ("lr", "epochs", "optimizer"):
+        with pytest.raises(OpenDecisionError, match="'rate'"):
+            Supervised().configured({name: Open("rate", distribution)})

@@ -1,0 +1,198 @@
+"""The built-in tasks and the files they read."""
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from automl_plugins.tasks.digits import digits
+from automl_plugins.tasks.fashion_mnist import fashion_mnist, read_idx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from automl import Split, UsageError
+from automl.testing import check_task
+
+REPOSITORY = Path(__file__).parents[2]
+REAL = Path(os.environ.get("AUTOML_DATA_DIR", REPOSITORY.parent / "shared" / "data"))
+IMAGES = "train-images-idx3-ubyte.gz"
+NAMES = {"train": 60, "t10k": 20}
+
+
+def idx(array: np.ndarray) -> bytes:
+    shape = b"".join(side.to_bytes(4, "big") for side in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + shape + array.tobytes()
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """A folder with the four files, small: 60 training and 20 test images of ten classes."""
+    monkeypatch.delenv("AUTOML_DATA_DIR", raising=False)
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    for part, count in NAMES.items():
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images), 1))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels), 1))
+    return tmp_path
+
+
+def sizes(task):
+    return [len(task.split(split)[1]) for split in Split]
+
+
+def test_digits_is_a_sound_task():
+    task = digits()
+    check_task(task)
+    assert task.signature.input_shape == (1, 8, 8)
+    assert task.signature.output_shape == (10,)
+    assert (task.inputs.min(), task.inputs.max()) == (0, 1)
+    assert sizes(task) == [1077, 360, 360]
+
+
+def test_the_split_of_digits_depends_on_its_options():
+    digests = {digits().digest(), digits(seed=1).digest(), digits(test=0.1).digest()}
+    assert len(digests) == 3
+    assert digits().digest() in digests
+
+
+@given(array=hnp.arrays(np.uint8, hnp.array_shapes(max_dims=4, max_side=5)), packed=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_an_idx_file_is_read_as_it_was_written(tmp_path_factory, array, packed):
+    path = tmp_path_factory.mktemp("idx") / ("array.gz" if packed else "array")
+    path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+    np.testing.assert_array_equal(read_idx(path), array)
+
+
+@given(data=st.data(), packed=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_an_idx_file_cut_anywhere_is_refused_by_name(tmp_path_factory, data, packed):
+    content = idx(np.arange(60, dtype=np.uint8).reshape(5, 12))
+    content = gzip.compress(content) if packed else content
+    path = tmp_path_factory.mktemp("idx") / ("cut.gz" if packed else "cut")
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    with pytest.raises(UsageError) as caught:
+        read_idx(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x00\x00\x09\x01\x00\x00\x00\x01x",
+        b"\x00\x01\x08\x01\x00\x00\x00\x01x",
+        b"\x00\x00\x08\x00",
+        idx(np.zeros((2, 2), np.uint8)) + b"more",
+        b"<html>not found</html>",
+    ],
+    ids=["other type", "other magic", "no dimensions", "too long", "a web page"],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_corrupt_idx_file_is_refused(tmp_path, content, pack):
+    path = tmp_path / ("f" if pack is bytes else "f.gz")
+    path.write_bytes(pack(content))
+    with pytest.raises(UsageError, match=r"truncated or corrupt: .*get the file again"):
+        read_idx(path)
+
+
+def test_a_flipped_byte_in_a_gzip_file_is_refused(tmp_path):
+    content = bytearray(
+        gzip.compress(idx(np.random.default_rng(0).integers(0, 255, (500,), np.uint8)))
+    )
+    content[len(content) // 2] ^= 0xFF
+    path = tmp_path / "f.gz"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="not a whole gzip file"):
+        read_idx(path)
+
+
+def test_fashion_mnist_reads_a_data_dir_or_its_folder(data_dir):
+    task = fashion_mnist(data_dir=data_dir)
+    check_task(task)
+    assert sizes(task) == [50, 10, 20]
+    assert fashion_mnist(data_dir=data_dir / "fashion-mnist").digest() == task.digest()
+
+
+def test_fashion_mnist_finds_the_data_dir_in_the_environment(data_dir, monkeypatch):
+    monkeypatch.setenv("AUTOML_DATA_DIR", str(data_dir))
+    assert fashion_mnist().digest() == fashion_mnist(data_dir=data_dir).digest()
+
+
+def test_fashion_mnist_reads_unpacked_files(data_dir):
+    digest = fashion_mnist(data_dir=data_dir).digest()
+    for packed in list((data_dir / "fashion-mnist").glob("*.gz")):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+    assert fashion_mnist(data_dir=data_dir).digest() == digest
+
+
+def test_fashion_mnist_keeps_classes_in_proportion(data_dir):
+    task = fashion_mnist(data_dir=data_dir)
+    for split in Split:
+        _, targets = task.split(split)
+        assert len(set(torch.bincount(targets, minlength=10).tolist())) == 1
+
+
+def test_fashion_mnist_is_split_by_seed(data_dir):
+    digests = {fashion_mnist(data_dir=data_dir, seed=seed).digest() for seed in (0, 0, 1)}
+    assert len(digests) == 2
+
+
+def test_fashion_mnist_can_be_limited(data_dir):
+    whole, part = fashion_mnist(data_dir=data_dir), fashion_mnist(data_dir=data_dir, limit=25)
+    assert sizes(part) == [25, 10, 20]
+    assert torch.equal(part.split(Split.TRAIN)[0], whole.split(Split.TRAIN)[0][:25])
+    assert torch.equal(part.split(Split.TEST)[0], whole.split(Split.TEST)[0])
+    with pytest.raises(UsageError, match="limit must be at least 1, got 0"):
+        fashion_mnist(data_dir=data_dir, limit=0)
+
+
+def test_fashion_mnist_names_the_missing_file(data_dir):
+    (data_dir / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(UsageError, match=r"cannot read .*t10k-labels-idx1-ubyte\.gz"):
+        fashion_mnist(data_dir=data_dir)
+
+
+def test_fashion_mnist_refuses_files_that_do_not_belong_together(data_dir):
+    labels = data_dir / "fashion-mnist" / "train-labels-idx1-ubyte.gz"
+    labels.write_bytes(gzip.compress(idx(np.zeros(7, np.uint8))))
+    with pytest.raises(UsageError, match=r"train-labels.*one label for each of the 60 training"):
+        fashion_mnist(data_dir=data_dir)
+    images = data_dir / "fashion-mnist" / IMAGES
+    images.write_bytes(gzip.compress(idx(np.zeros((7, 8, 8), np.uint8))))
+    with pytest.raises(UsageError, match=r"train-images.*expected \[n, 28, 28\]"):
+        fashion_mnist(data_dir=data_dir)
+
+
+def test_an_empty_data_dir_is_named(tmp_path):
+    with pytest.raises(UsageError, match=f"no Fashion-MNIST files in {tmp_path}"):
+        fashion_mnist(data_dir=tmp_path)
+
+
+def test_a_failed_download_says_where_to_put_the_files(tmp_path, monkeypatch):
+    occupied = tmp_path / "file"
+    occupied.touch()
+    # A cache that cannot be written fails before the network is tried.
+    monkeypatch.setenv("AUTOML_DATA_DIR", str(occupied))
+    with pytest.raises(UsageError, match=r"cannot download Fashion-MNIST.*--data-dir") as caught:
+        fashion_mnist()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(
+    not (REAL / "fashion-mnist" / IMAGES).exists(),
+    reason="no Fashion-MNIST files in AUTOML_DATA_DIR or ../shared/data",
+)
+def test_the_real_fashion_mnist_has_its_known_moments():
+    task = fashion_mnist(data_dir=REAL)
+    assert sizes(task) == [50_000, 10_000, 10_000]
+    everything = torch.cat([task.split(split)[0] for split in (Split.TRAIN, Split.VALIDATION)])
+    assert everything.mean().item() == pytest.approx(0.2860, abs=1e-4)
+    assert everything.std().item() == pytest.approx(0.3530, abs=1e-4)
+    assert torch.bincount(task.split(Split.VALIDATION)[1]).tolist() == [1000] * 10

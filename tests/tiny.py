@@ -1,0 +1,115 @@
+"""A search small enough to run hundreds of times: no data, no model, no torch.
+
+Also loaded as a user's own file (`tests/tiny.py:plane`), so it imports only automl's names. What
+should go wrong is said in the environment, so that the study's spec stays the same.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from automl import Candidate, Direction, Report, Run, Signature, Split, Task, Trainer
+
+LOG = "TINY_LOG"
+"""A file that gets a line for each report: the trial's number, attempt and step."""
+INTERRUPT = "TINY_INTERRUPT"
+"""Ctrl-C, once, in the trial of this number: `number:step`."""
+KILL = "TINY_KILL"
+"""Death, as by `kill -9`, in the trial of this number: `number:place`."""
+
+
+class Nothing:
+    """A task without data; its first metric is to be maximised, its second minimised."""
+
+    @property
+    def signature(self) -> Signature:
+        return Signature((1,), (1,))
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        return {"score": Direction.MAXIMIZE, "cost": Direction.MINIMIZE}
+
+    def digest(self) -> str:
+        return "nothing"
+
+    def split(self, split: Split) -> Any:
+        raise NotImplementedError
+
+    probe = loss = evaluate = split
+
+
+def plane(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
+    """Three decisions; practically no two trials are equal."""
+    x = trial.suggest_float("x", -1.0, 1.0)
+    _die(trial.number, "space")
+    y = trial.suggest_float("y", 1e-3, 1.0, log=True)
+    return Candidate(_no_module, {"x": x, "y": y, "z": trial.suggest_int("z", 0, 9)})
+
+
+def corner(trial: optuna.trial.BaseTrial, task: Task, *, values: int = 3) -> Candidate:
+    """One decision of few values, so that equal trials come soon."""
+    return Candidate(_no_module, {"x": trial.suggest_int("x", 0, values - 1)})
+
+
+@dataclass(frozen=True)
+class Steps(Trainer):
+    """Reports a score that follows from the decisions, the seed and the step alone."""
+
+    steps: int = 3
+    seconds: float = 0.0
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        x = candidate.hyperparameters["x"]
+        for step in range(1, self.steps + 1):
+            time.sleep(self.seconds / self.steps)
+            _interrupt(run.number, step)
+            _die(run.number, "train", step)
+            _log(run, step)
+            run.tick()
+            score = -(x**2) - 1 / step + run.seed_for(step) % 1000 * 1e-6
+            yield Report(step, {"score": score, "cost": abs(x)})
+
+
+class Fatal(optuna.samplers.RandomSampler):
+    """Random search in whose hooks the process may die."""
+
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        _die(trial.number, "created")
+        super().before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, state: Any, values: Any
+    ) -> None:
+        _die(trial.number, "settled")
+        super().after_trial(study, trial, state, values)
+
+
+def fatal(*, seed: int | None = None) -> optuna.samplers.BaseSampler:
+    return Fatal(seed=seed)
+
+
+def _no_module() -> Any:
+    raise NotImplementedError
+
+
+def _interrupt(number: int, step: int) -> None:
+    if os.environ.get(INTERRUPT) == f"{number}:{step}":
+        del os.environ[INTERRUPT]
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _die(number: int, place: str, step: int = 2) -> None:
+    if step == 2 and os.environ.get(KILL) == f"{number}:{place}":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _log(run: Run, step: int) -> None:
+    if log := os.environ.get(LOG):
+        with Path(log).open("a") as file:
+            file.write(f"{run.number} {run.attempt} {step}\n")
