@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pluggy import PluginManager
 
 from automl.candidate import Candidate, propose
-from automl.errors import Interrupted, StorageError, TrialError
+from automl.errors import CandidateError, Interrupted, StorageError, TrialError
 from automl.evaluation import Evaluation
 from automl.failures import failure, free_memory, is_storage_failure, lost
 from automl.heartbeat import Heartbeat
 from automl.identity.fingerprint import Fingerprint, fingerprint
+from automl.ledger.transaction import explaining
 from automl.ledger.values import Claimed, Hit, Lease, LeaseLostError, Parked, Settled, Worker
 from automl.processes import is_dead
 from automl.registry import Kind
@@ -52,7 +53,7 @@ class Engine:
     worker: Worker
     hooks: PluginManager
     stop: threading.Event = field(default_factory=threading.Event)
-    poll_seconds: float = 0.2
+    poll_seconds: float = 0.5
 
     def __post_init__(self) -> None:
         self.ledger = self.study.ledger
@@ -72,9 +73,8 @@ class Engine:
         self.ledger.enter(self.worker)
         self.heartbeat.start()
         try:
-            self._loop()
-        except StorageInternalError as error:
-            raise StorageError(_storage_message(error)) from error
+            with explaining(self.ledger.engine):
+                self._loop()
         finally:
             self.heartbeat.end()
             self._leave()
@@ -159,7 +159,7 @@ class Engine:
                 candidate = self._propose(parts, trial)
                 identity = self._fingerprint(parts, candidate, trial.number)
             except Exception as error:
-                return self._settle(lease, trial, _outcome_of(error), 0.0)
+                return self._settle(lease, trial, _outcome_of(error, self._space), 0.0)
         return self._claim(lease, trial, candidate, identity)
 
     def _claim(
@@ -193,7 +193,8 @@ class Engine:
                 evaluation.flush()
                 raise
             except Exception as error:
-                outcome = _outcome_of(error)
+                invalid = isinstance(error, CandidateError)
+                outcome = _outcome_of(error, self._space if invalid else "")
         if outcome.state is State.FAILED:
             free_memory()
         seconds = time.monotonic() - started
@@ -239,6 +240,10 @@ class Engine:
         if self.parts.judge is None or lease.given is not None or not outcome.closed:
             return None
         return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
+
+    @property
+    def _space(self) -> str:
+        return f"space {self.parts.names[Kind.SPACE]}"
 
     def _propose(self, parts: Parts, trial: optuna.Trial) -> Candidate:
         return propose(
@@ -386,11 +391,11 @@ class Engine:
             _log.warning("a plugin's %s raised; the search goes on", name, exc_info=True)
 
 
-def _outcome_of(error: Exception) -> Outcome:
+def _outcome_of(error: Exception, where: str) -> Outcome:
     """A failed trial's outcome; what is not the trial's fault is raised again."""
     if isinstance(error, Interrupted | LeaseLostError) or is_storage_failure(error):
         raise error
-    return failure(error)
+    return failure(error, where)
 
 
 def _attribute(settled: Settled) -> dict[str, Any]:
@@ -404,11 +409,3 @@ def _attribute(settled: Settled) -> dict[str, Any]:
         "error": settled.outcome.message,
     }
     return {key: value for key, value in known.items() if value is not None}
-
-
-def _storage_message(error: StorageInternalError) -> str:
-    from sqlalchemy.exc import DBAPIError
-
-    from automl.ledger.transaction import storage_line
-
-    return storage_line(error.__cause__) if isinstance(error.__cause__, DBAPIError) else str(error)

@@ -15,6 +15,7 @@ AutoMLError                 anything this package raises on purpose
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -83,3 +84,9 @@ class Interrupted(AutoMLError):
     """A person or a signal asked the worker to stop; its trial is given back, not failed."""
 
     exit_code = 130
+
+
+def redact_urls(text: str) -> str:
+    """Text with the passwords of all URLs in it replaced."""
+    text = re.sub(r"(://[^:/@\s]*:)\S+@", r"\1***@", text)
+    return re.sub(r"(password=)[^&\s]+", r"\1***", text)

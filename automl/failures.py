@@ -10,10 +10,11 @@ from automl.report import Outcome, Reason, State
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
 
 
-def failure(error: Exception) -> Outcome:
-    """The outcome of a trial that raised."""
+def failure(error: Exception, where: str = "") -> Outcome:
+    """The outcome of a trial that raised; where: the part it happened in, for people."""
     line = " ".join(str(error).split()) or "no message"
     message = line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
+    message = message if where in message else f"{where}: {message}"
     return Outcome(
         State.FAILED,
         reason=_reason(error),

@@ -77,7 +77,7 @@ def convert(what: str, value: object, annotation: Any) -> Any:
     try:
         return _convert(value, annotation)
     except (ValueError, TypeError, KeyError):
-        raise UsageError(f"{what}: expected {_spell(annotation)}, got {value!r}") from None
+        raise UsageError(f"{what}: expected {spell(annotation)}, got {value!r}") from None
 
 
 def jsonable(value: Any) -> Any:
@@ -145,13 +145,14 @@ def _convert_plain(value: Any, annotation: Any) -> Any:
     return annotation(value)
 
 
-def _spell(annotation: Any) -> str:
+def spell(annotation: Any) -> str:
+    """What an annotation allows, as people say it."""
     if typing.get_origin(annotation) is Literal:
         return " or ".join(map(str, typing.get_args(annotation)))
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " or ".join(str(member.value) for member in annotation)
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return " or ".join(
-            "none" if a is types.NoneType else _spell(a) for a in typing.get_args(annotation)
+            "none" if a is types.NoneType else spell(a) for a in typing.get_args(annotation)
         )
     return getattr(annotation, "__name__", str(annotation))

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -244,7 +245,7 @@ class Registry:
     def _module(self, point: importlib.metadata.EntryPoint) -> ModuleType:
         try:
             module: ModuleType = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"plugin {_owner(point)} cannot be loaded: {_line(error)}") from error
         if module not in self.hooks.get_plugins():
             self._register(module, _owner(point))
@@ -255,16 +256,17 @@ class Registry:
             self.hooks.register(module)
             self.hooks.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"plugin {owner} is broken: {_line(error)}") from error
+            raise PluginError(f"plugin {owner} is broken: {_hook_problem(error)}") from error
 
     def _load_file(self, path: str, expected: str | None) -> tuple[ModuleType, Source]:
         try:
             file = Path(path).resolve(strict=True)
             code = file.read_bytes()
         except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+            raise UsageError(f"cannot read {path}: {error.strerror}; check the path") from error
         source = self._approve(Source(str(file), str(file), sha256(code)), expected)
-        name = f"automl_user_{source.sha256[:16]}"
+        # Of its place, too: a copy elsewhere has other files beside it.
+        name = f"automl_user_{sha256(source.claim().encode())[:16]}"
         if name in sys.modules:
             return sys.modules[name], source
         if str(file.parent) not in sys.path:
@@ -280,7 +282,7 @@ class Registry:
         self._approve(source := Source(name, str(file), sha256(file.read_bytes())), expected)
         try:
             return importlib.import_module(name), source
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"module {name} cannot be loaded: {_line(error)}") from error
 
     def _approve(self, source: Source, expected: str | None) -> Source:
@@ -303,7 +305,7 @@ def _execute(name: str, file: Path, code: bytes) -> ModuleType:
     sys.modules[name] = module
     try:
         exec(compile(code, str(file), "exec"), vars(module))  # noqa: S102 - the user's own file
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(f"plugin {file} cannot be loaded: {_line(error)}") from error
     return module
@@ -354,6 +356,14 @@ def _is_space_function(factory: Callable[..., Any]) -> bool:
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
     ]
     return len(positional) == 2
+
+
+def _hook_problem(error: Exception) -> str:
+    """What pluggy found wrong, without the module's made-up name."""
+    found = re.search(r"unknown hook '(\w+)'", str(error))
+    if found:
+        return str(UnknownNameError("hook", found[1], [n for n in vars(Hooks) if n[0] != "_"]))
+    return " ".join(str(error).split())
 
 
 def _line(error: BaseException) -> str:

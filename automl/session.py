@@ -4,11 +4,13 @@ import logging
 import os
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from automl.errors import Interrupted, UsageError
+from automl.errors import AutoMLError, Interrupted, StorageError, UsageError
 from automl.protocols import Launcher, WorkerHandle
 from automl.registry import Registry
 from automl.storage import VARIABLE
@@ -18,6 +20,7 @@ from automl.worker import device_count, resolve_device, stopping_on_signals, wor
 
 _log = logging.getLogger("automl")
 _GRACE_SECONDS = 30.0
+_END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,32 @@ class Session:
             try:
                 work(self.study, self.parts, self.registry, device, stop)
                 _wait(others, stop)
-            except (Interrupted, KeyboardInterrupt):
-                _interrupt(others)
+            except KeyboardInterrupt:
+                _end(others)
                 raise Interrupted("interrupted") from None
+            except AutoMLError:
+                _interrupt(others)
+                raise
         _warn_of_crashes(others)
 
     def _start(self, index: int) -> Started:
         device = resolve_device(self.device, index)
         command = [sys.executable, "-m", "automl", "worker", "--device", device]
-        log = state_directory() / "logs" / self.study.spec.uuid / f"worker-{index}.log"
+        log = self._log_file(index)
         environment = {VARIABLE: self.study.storage.url, "OMP_NUM_THREADS": str(self._threads())}
         handle = self.launcher.start([*command, "--", self.study.name], environment, log)
         return Started(handle, log)
+
+    def _log_file(self, index: int) -> Path:
+        folder = state_directory() / "logs" / str(uuid.UUID(self.study.spec.uuid))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot keep the workers' logs in {folder}: {error.strerror}; "
+                "set AUTOML_STATE_DIR to a directory you can write"
+            ) from error
+        return folder / f"worker-{index}.log"
 
     def _share_cores(self) -> None:
         torch = sys.modules.get("torch")
@@ -96,13 +113,32 @@ def _wait(others: Sequence[Started], stop: threading.Event) -> None:
 
 
 def _interrupt(others: Sequence[Started]) -> None:
+    """Ask workers to stop at their next tick; end those that do not, or at a second Ctrl-C."""
     for started in others:
         started.handle.interrupt()
+    try:
+        slow = _running_after(others, _GRACE_SECONDS)
+    except KeyboardInterrupt:
+        slow = list(others)
+    _end(slow)
+
+
+def _end(others: list[Started]) -> None:
+    """Have workers end at once, as a second Ctrl-C does."""
+    end = time.monotonic() + _END_SECONDS
+    while time.monotonic() < end and (others := [o for o in others if o.handle.poll() is None]):
+        for started in others:
+            started.handle.interrupt()
+        others = _running_after(others, 0.5)
     for started in others:
-        try:
-            started.handle.wait(_GRACE_SECONDS)
-        except (TimeoutError, KeyboardInterrupt):
-            _log.warning("a worker is slow to stop; its trial will be taken over: %s", started.log)
+        _log.warning("a worker does not stop; its trial will be taken over: %s", started.log)
+
+
+def _running_after(others: Sequence[Started], seconds: float) -> list[Started]:
+    end = time.monotonic() + seconds
+    while (running := [o for o in others if o.handle.poll() is None]) and time.monotonic() < end:
+        time.sleep(0.05)
+    return running
 
 
 def _warn_of_crashes(others: Sequence[Started]) -> None:

@@ -105,10 +105,15 @@ def load(spec: PartSpec, kind: Kind, registry: Registry) -> Part:
     """Build a part from its spec, checking digests and what this user has approved."""
     offer = registry.find(kind, spec.reference, spec.sha256)
     part = offer.build(spec.options)
+    approve_paths(part, kind, registry)
+    return part
+
+
+def approve_paths(part: Part, kind: Kind, registry: Registry) -> None:
+    """See that this user has approved the paths among a part's options."""
     for name, path in part.paths().items():
         claim = f"path {kind.value}.{name} {path}"
         registry.trust.require(claim, f"the path {path} (option {kind.value}.{name})", path)
-    return part
 
 
 def load_plugins(spec: Spec, registry: Registry) -> None:

@@ -5,6 +5,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,15 +15,16 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from automl.errors import StorageError, UsageError
+from automl.errors import redact_urls as redact_urls  # noqa: PLC0414 - the command line imports it here
 from automl.ledger.schema import upgrade
-from automl.ledger.transaction import storage_line
+from automl.ledger.transaction import storage_error
 
 DEFAULT_URL = "sqlite:///automl.db"
 VARIABLE = "AUTOML_STORAGE"
 _BUSY_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Storage:
     """A database: where Optuna's studies and the ledger lie together.
 
@@ -44,19 +46,19 @@ class Storage:
     @property
     def masked(self) -> str:
         """The URL without its password."""
-        return _parse(self.url).render_as_string(hide_password=True)
+        return redact_urls(_parse(self.url).render_as_string(hide_password=True))
+
+    def __repr__(self) -> str:
+        return f"Storage({self.masked!r})"
 
     @property
     def has_password(self) -> bool:
-        return _parse(self.url).password is not None or "password" in _parse(self.url).query
+        return self.masked != self.url
 
-    def redact(self, text: str) -> str:
-        """Text with the password replaced wherever it stands."""
-        parsed = _parse(self.url)
-        for secret in (parsed.password, parsed.query.get("password")):
-            if secret:
-                text = text.replace(str(secret), "***")
-        return redact_urls(text)
+    def exists(self) -> bool:
+        """Whether there is a database to read; a server is taken to have one."""
+        file = _parse(self.url).database
+        return self._is_server or file is None or file.startswith("file:") or Path(file).exists()
 
     def option(self) -> str:
         """How a person names this storage on the command line; never with a password."""
@@ -67,7 +69,7 @@ class Storage:
     @cached_property
     def engine(self) -> Engine:
         """The ledger's engine; its tables are made or migrated first."""
-        engine = self._connect(create_engine(self.url, pool_pre_ping=self._is_server))
+        engine = self._connect(create_engine(self.url, **self._settings))
         upgrade(engine)
         return engine
 
@@ -78,11 +80,9 @@ class Storage:
         try:
             storage = self._open_optuna()
         except DBAPIError as error:
-            raise StorageError(self.redact(storage_line(error))) from error
+            raise storage_error(error, self.engine) from error
         except ImportError as error:
-            raise UsageError(
-                f"no driver for {self.masked}: pip install 'automl[postgresql]'"
-            ) from error
+            raise UsageError(_no_driver(_parse(self.url))) from error
         except RuntimeError as error:
             raise StorageError(f"{self.masked}: {' '.join(str(error).split())}") from error
         # Connections made so far lack the settings below.
@@ -95,16 +95,19 @@ class Storage:
         # on an empty database only one makes tables at a time.
         with self.engine.begin():
             pass
-        connect: dict[str, Any] = {} if self._is_server else {"timeout": _BUSY_SECONDS}
-        options = {"connect_args": connect, "pool_pre_ping": self._is_server}
         for attempt in range(5):
             try:
-                return RDBStorage(self.url, engine_kwargs=options)
+                return RDBStorage(self.url, engine_kwargs=self._settings)
             except DBAPIError:
                 # Optuna creates its tables without a lock; who comes second tries again.
                 if attempt == 4:
                     raise
         raise AssertionError("the last try returned or raised")
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        wait: dict[str, Any] = {} if self._is_server else {"timeout": _BUSY_SECONDS}
+        return {"connect_args": wait, "pool_pre_ping": self._is_server}
 
     @property
     def _is_server(self) -> bool:
@@ -124,20 +127,16 @@ def storage_url(given: str | None) -> str:
     return given or os.environ.get(VARIABLE) or DEFAULT_URL
 
 
-def redact_urls(text: str) -> str:
-    """Text with the passwords of all URLs in it replaced."""
-    text = re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", text)
-    return re.sub(r"(password=)[^&\s]+", r"\1***", text)
-
-
 def _parse(url: str) -> URL:
     try:
         return make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError):
+        # Without the cause: it quotes what it took for the port, maybe a part of the password.
+        shown = re.sub(r":(?!//).*@", ":***@", url, flags=re.DOTALL)
         raise UsageError(
-            f"{redact_urls(url)!r} is no storage URL: expected for example {DEFAULT_URL} or "
+            f"{redact_urls(shown)!r} is no storage URL: expected for example {DEFAULT_URL} or "
             "postgresql://user@host/database"
-        ) from error
+        ) from None
 
 
 def _with_driver(url: URL) -> str:
@@ -146,17 +145,20 @@ def _with_driver(url: URL) -> str:
         url = url.set(drivername="postgresql+psycopg")
     try:
         url.get_dialect()
+        url.get_dialect().import_dbapi()
     except (NoSuchModuleError, ImportError) as error:
-        raise UsageError(
-            f"no such database: {url.drivername!r}; expected sqlite or postgresql "
-            "(pip install 'automl[postgresql]')"
-        ) from error
+        raise UsageError(_no_driver(url)) from error
     return url.render_as_string(hide_password=False)
+
+
+def _no_driver(url: URL) -> str:
+    if url.get_backend_name() == "postgresql":
+        return f"no driver for {url.drivername}: pip install 'automl[postgresql]'"
+    return f"no driver for a database of kind {url.drivername!r}: use sqlite or postgresql"
 
 
 def _sqlite_settings(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")

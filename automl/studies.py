@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import itertools
+import logging
 import shlex
 import uuid
 import warnings
@@ -21,14 +22,26 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.candidate import Candidate, propose
 from automl.errors import StorageError, UnknownNameError, UsageError
 from automl.ledger.ledger import Ledger
+from automl.ledger.transaction import explaining
 from automl.ledger.views import Views
 from automl.options import options_of, resolve
 from automl.protocols import SearchSpace, Task, Trainer, derive_seed
 from automl.registry import Kind, Part, Registry
 from automl.report import Direction, Objective
-from automl.spec import ATTRIBUTE, PART_KINDS, Cache, PartSpec, Spec, load, load_plugins
+from automl.spec import (
+    ATTRIBUTE,
+    PART_KINDS,
+    Cache,
+    PartSpec,
+    Spec,
+    approve_paths,
+    load,
+    load_plugins,
+)
 from automl.storage import Storage
 from automl.trust import state_directory
+
+_log = logging.getLogger("automl")
 
 DEFAULTS = {
     Kind.TASK: "digits",
@@ -123,8 +136,11 @@ class Study:
 
     def resume_command(self) -> str:
         """The line that goes on with this study."""
-        line = f"automl resume {shlex.quote(self.name)}{self.storage.option()}"
-        return line + ("  (with AUTOML_STORAGE set as now)" if self.storage.has_password else "")
+        return self.command("resume")
+
+    def command(self, verb: str, *options: str) -> str:
+        """An `automl` line on this study, as a person types it; never with a password."""
+        return command_line(self.storage, self.name, verb, *options)
 
     def load_parts(self, registry: Registry, data_dir: Path | None = None) -> Parts:
         """Build the parts from the spec alone; data_dir: where its data lies on this machine.
@@ -187,6 +203,8 @@ def plan(
         given[Kind.TASK].setdefault(DATA_DIR, data_dir)
     judge = _judge(registry, given[Kind.TRAINER].pop(JUDGE, None), options.get(JUDGE, {}))
     built = {kind: offer.build(given[kind]) for kind, offer in offers.items()}
+    for kind, part in built.items():
+        approve_paths(part, kind, registry)
     parts = _parts(built, judge)
     spec = Spec(
         uuid=str(uuid.uuid4()),
@@ -210,14 +228,16 @@ def create(storage: Storage, plan: Plan, limits: Limits, name: str | None = None
     """
     if name is not None and not name.strip():
         raise UsageError("--study: expected a name, got none")
-    made = _create_named(storage, plan, name)
-    made.set_user_attr(ATTRIBUTE, plan.spec.to_json())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        made.set_metric_names([objective.metric for objective in plan.spec.objectives])
-    study = Study(storage, made.study_name, plan.spec, made)
-    limits = limits.or_default()
-    study.ledger.open_study(limits.trials, limits.evaluations, limits.timeout)
+    with explaining(storage.engine):
+        made = _create_named(storage, plan, name)
+        study = Study(storage, made.study_name, plan.spec, made)
+        limits = limits.or_default()
+        study.ledger.open_study(limits.trials, limits.evaluations, limits.timeout)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            made.set_metric_names([objective.metric for objective in plan.spec.objectives])
+        # The spec comes last: a study that has one is whole.
+        made.set_user_attr(ATTRIBUTE, plan.spec.to_json())
     return study
 
 
@@ -228,24 +248,48 @@ def open_study(storage: Storage, name: str) -> Study:
         UnknownNameError: there is none of that name here.
         StorageError: it is not one of ours, or of a newer version.
     """
-    try:
-        found = optuna.load_study(study_name=name, storage=storage.trials)
-    except KeyError:
-        known = optuna.get_all_study_names(storage.trials)
-        raise UnknownNameError("study", name, known, f"storage {storage.masked}") from None
+    with explaining(storage.engine):
+        try:
+            found = optuna.load_study(study_name=name, storage=storage.trials)
+        except KeyError:
+            known = optuna.get_all_study_names(storage.trials)
+            raise UnknownNameError("study", name, known, f"storage {storage.masked}") from None
     if ATTRIBUTE not in found.user_attrs:
         raise StorageError(
             f"study {name!r} has no automl spec: it was made by plain Optuna, or its making was "
             "cut short; choose another name for a new search"
         )
-    return Study(storage, name, Spec.from_json(found.user_attrs[ATTRIBUTE]), found)
+    try:
+        spec = Spec.from_json(found.user_attrs[ATTRIBUTE])
+    except StorageError as error:
+        raise StorageError(f"study {name!r}: {error}") from error
+    return Study(storage, name, spec, found)
 
 
 def all_studies(storage: Storage) -> list[Study]:
-    """Every study of ours in the storage, in the order they were made."""
-    summaries = storage.trials.get_all_studies()
-    names = [s.study_name for s in summaries if ATTRIBUTE in s.user_attrs]
-    return [open_study(storage, name) for name in names]
+    """Every study of ours in the storage, in the order they were made.
+
+    One that cannot be read, such as that of a newer version, is left out with a warning.
+    """
+    with explaining(storage.engine):
+        summaries = storage.trials.get_all_studies()
+    studies = []
+    for summary in summaries:
+        if ATTRIBUTE in summary.user_attrs:
+            try:
+                studies.append(open_study(storage, summary.study_name))
+            except StorageError as error:
+                _log.warning("left out: %s", error)
+    return studies
+
+
+def command_line(storage: Storage, study: str, verb: str, *options: str) -> str:
+    """An `automl` line on a study, as a person types it; never with a password."""
+    given = [word for word in (storage.option().strip(), *options) if word]
+    name = shlex.quote(study)
+    words = [*given, "--", name] if study.startswith("-") else [name, *given]
+    note = "  (with AUTOML_STORAGE set as now)" if storage.has_password else ""
+    return " ".join(["automl", verb, *words]) + note
 
 
 def rebuild(parts: Parts, decisions: Mapping[str, Any]) -> Candidate:
@@ -363,7 +407,7 @@ def _create_named(storage: Storage, plan: Plan, name: str | None) -> OptunaStudy
             if name:
                 raise UsageError(
                     f"study {name!r} exists in {storage.masked}: go on with it by "
-                    f"`automl resume {shlex.quote(name)}`, or choose another --study"
+                    f"`{command_line(storage, name, 'resume')}`, or choose another --study"
                 ) from None
             taken.add(candidate)
 

@@ -55,6 +55,11 @@ class Classification:
         import torch
         from sklearn.model_selection import train_test_split
 
+        if not (validation > 0 and test > 0 and validation + test < 1):
+            raise UsageError(
+                f"task {name}: validation and test must be shares above 0 that leave some to "
+                f"train on, got {validation:g} and {test:g}"
+            )
         labels = np.asarray(targets)
         rows = np.arange(len(labels))
         held = {"random_state": seed}

@@ -66,7 +66,7 @@ def resolve_device(asked: str, index: int = 0) -> str:
         return gpus[index % len(gpus)] if gpus else "cpu"
     if asked in there or (asked == "cuda" and "cuda:0" in there):
         return asked
-    raise UsageError(f"no device {asked!r} here: there are {', '.join(there)} (or auto)")
+    raise UsageError(f"no device {asked!r} here: expected auto or {' or '.join(there)}")
 
 
 def device_count() -> int:

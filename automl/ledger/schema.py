@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 from sqlalchemy.exc import DBAPIError
 
 from automl.errors import StorageError
-from automl.ledger.transaction import storage_line
+from automl.ledger.transaction import storage_error
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -32,15 +32,18 @@ def upgrade(engine: Engine) -> None:
             _lock(connection)
             _migrate(connection)
     except DBAPIError as error:
-        raise StorageError(storage_line(error)) from error
+        raise storage_error(error, engine) from error
 
 
 def _revision(engine: Engine) -> str | None:
     with engine.execution_options(automl_read=True).connect() as connection:
-        if not inspect(connection).has_table(VERSION_TABLE):
-            return None
-        found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
-        return found.scalar()
+        return _version(connection)
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
 
 
 def _lock(connection: Connection) -> None:
@@ -55,13 +58,7 @@ def _migrate(connection: Connection) -> None:
     from alembic.util import CommandError
 
     config = alembic_config(connection)
-    current = (
-        connection.execute(
-            text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608
-        ).scalar()
-        if inspect(connection).has_table(VERSION_TABLE)
-        else None
-    )
+    current = _version(connection)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if current is not None and current not in known:
         raise StorageError(

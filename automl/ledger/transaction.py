@@ -3,14 +3,16 @@
 import functools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from automl.errors import StorageError
+from automl.errors import StorageError, redact_urls
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +56,7 @@ def _in_session(
                     return method(self, session, *args, **kwargs)
             except DBAPIError as error:
                 if not _transient(error) or attempt == _TRIES - 1:
-                    raise StorageError(storage_line(error)) from error
+                    raise storage_error(error, self.engine) from error
             time.sleep(random.uniform(0.5, 1) * 0.05 * 2**attempt)
         raise AssertionError("the last try returned or raised")
 
@@ -62,18 +64,51 @@ def _in_session(
     return run
 
 
-def storage_line(error: DBAPIError) -> str:
-    """What a database error means, in one line without the statement."""
+def storage_error(error: DBAPIError, engine: Engine) -> StorageError:
+    """What a database error means, in one line that names the database, not the statement."""
     cause = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-    hints = {
-        "readonly": "; make the file and its directory writable",
-        "read-only": "; make the file and its directory writable",
-        "unable to open": "; check that the directory exists and is writable",
-        "disk is full": "; free some space: nothing that was stored is lost",
-        "disk I/O error": "; free some space or check the disk: nothing that was stored is lost",
-        "locked": "; another program holds the database: close it or use PostgreSQL",
-    }
-    return f"database: {cause}" + next((hint for key, hint in hints.items() if key in cause), "")
+    hint = next((hint for key, hint in _HINTS.items() if key in cause), "")
+    url = redact_urls(engine.url.render_as_string(hide_password=True))
+    return StorageError(f"database {url}: {cause}{hint}")
+
+
+@contextmanager
+def explaining(engine: Engine) -> Iterator[None]:
+    """Tell a failure of the database below Optuna like one of our own.
+
+    Raises:
+        StorageError: the database failed.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise storage_error(error, engine) from error
+    except StorageInternalError as error:
+        if isinstance(error.__cause__, DBAPIError):
+            raise storage_error(error.__cause__, engine) from error
+        raise StorageError(f"database: {' '.join(str(error).split())}") from error
+
+
+_FREE_SPACE = "free some space or check the disk: nothing that was stored is lost"
+_HINTS = {
+    "readonly": "; make the file and its directory writable",
+    "read-only": "; make the file and its directory writable",
+    "unable to open": "; check that the directory exists and is writable",
+    "disk is full": f"; {_FREE_SPACE}",
+    "disk I/O error": f"; {_FREE_SPACE}",
+    "No space left": f"; {_FREE_SPACE}",
+    "locked": "; another program holds the database: close it or use PostgreSQL",
+    "not a database": "; name another file, or move this one away",
+    "malformed": "; the file is damaged: put a copy back, or name another",
+    "refused": "; start the server, or check its host and port",
+    "resolve host": "; check the host's name",
+    "timeout": "; check the host and the network",
+    "authentication failed": "; check the user and the password",
+    "no password supplied": "; put user:password@ into AUTOML_STORAGE",
+    'role "': "; check the user's name",
+    "does not exist": "; check its name, or create it with createdb",
+    "permission denied": "; ask for the right to create and write tables",
+}
 
 
 def _transient(error: DBAPIError) -> bool:

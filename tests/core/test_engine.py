@@ -148,7 +148,11 @@ def raising(error):
         (TrialError("no luck"), Reason.ERROR, "no luck"),
         (MemoryError("host"), Reason.OUT_OF_MEMORY, "MemoryError: host"),
         (torch.OutOfMemoryError("CUDA"), Reason.OUT_OF_MEMORY, "OutOfMemoryError: CUDA"),
-        (RuntimeError("[enforce] alloc_cpu"), Reason.OUT_OF_MEMORY, "RuntimeError: [enforce] alloc_cpu"),
+        (
+            RuntimeError("[enforce] alloc_cpu"),
+            Reason.OUT_OF_MEMORY,
+            "RuntimeError: [enforce] alloc_cpu",
+        ),
     ],
     ids=lambda value: getattr(value, "name", None) or type(value).__name__,
 )

@@ -1,0 +1,72 @@
+"""A judge trains again, as ordinary trials, what a trainer of open decisions found."""
+
+import pytest
+from toys import Toy, blobs, small_space
+
+import automl
+from automl import UsageError
+from automl.spec import ATTRIBUTE
+
+
+def toy_search(url, trials=2, **rest):
+    options = {"trainer": {"judge": "supervised"}, "judge": {"epochs": 2}}
+    return automl.search(
+        small_space,
+        task=blobs,
+        trainer=Toy,
+        options=options,
+        strategy="random",
+        storage=url,
+        trials=trials,
+        **rest,
+    )
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/judge.db"
+
+
+def judged(study):
+    return [t for t in study.optuna.trials if "judges" in t.user_attrs[ATTRIBUTE]]
+
+
+def test_what_the_trainer_closed_is_trained_again_from_the_start(url):
+    study, _ = toy_search(url)
+    trials = study.optuna.trials
+    assert len(judged(study)) == 2
+    for trial in judged(study):
+        source = trials[trial.user_attrs[ATTRIBUTE]["judges"]]
+        assert "activation" not in source.params
+        assert trial.params["activation"] in ("relu", "tanh", "identity")
+        assert trial.params["width"] == source.params["width"]
+        assert study.views.trial(trial.number).metrics.keys() >= {"train_loss"}
+
+
+def test_judged_trials_come_on_top_of_the_budget_and_none_stays_open(url):
+    study, _ = toy_search(url, trials=3)
+    counts = study.views.counts()
+    assert (counts.trials, counts.open, study.views.budget().slots) == (6, 0, 3)
+
+
+def test_best_looks_at_judged_trials_alone(url):
+    study, best = toy_search(url)
+    top = max(judged(study), key=lambda trial: trial.value)
+    assert best.values == {"accuracy": top.value}
+    assert study.best_trials()[0].user_attrs[ATTRIBUTE]["judges"] is not None
+
+
+def test_no_judging_past_the_budget_of_evaluations(url):
+    study, _ = toy_search(url, trials=None, evaluations=3)
+    assert study.views.counts().evaluated == 3
+
+
+def test_the_judge_survives_in_the_spec(url):
+    study, _ = toy_search(url, trials=1)
+    assert study.spec.judge.reference == "supervised"
+    assert study.spec.judge.options["epochs"] == 2
+
+
+def test_options_of_a_judge_without_a_judge_are_refused(url):
+    with pytest.raises(UsageError, match=r"trainer\.judge=NAME"):
+        automl.search("mlp", options={"judge": {"epochs": 1}}, storage=url)

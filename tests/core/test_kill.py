@@ -1,0 +1,207 @@
+"""`kill -9` at any moment: resumed from the database, no trial is lost, none ends twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import children
+import pytest
+import tiny
+from databases import database
+from optuna.trial import TrialState
+
+import automl
+from automl.engine import Engine
+from automl.ledger.values import Worker
+from automl.registry import Registry
+from automl.storage import Storage
+from automl.studies import Limits, create, open_study, plan
+
+FILE = str(Path(tiny.__file__))
+TRIALS = 14
+PARTS = {
+    "task": f"{FILE}:Nothing",
+    "trainer": f"{FILE}:Steps",
+    "strategy": f"{FILE}:fatal",
+    "device": "cpu",
+    "study": "s",
+}
+
+
+def search(url: str, space: str = "plane", trials: int = TRIALS, seconds: float = 0.0) -> None:
+    options = {"trainer": {"seconds": seconds}}
+    automl.search(f"{FILE}:{space}", **PARTS, options=options, storage=url, trials=trials)
+
+
+def resume(url: str) -> None:
+    automl.resume("s", storage=url)
+
+
+def results(url: str) -> dict[int, object]:
+    """What each trial decided and gave; checks on the way that all is in order."""
+    study = open_study(Storage(url), "s")
+    trials, views = study.optuna.trials, study.views
+    counts = views.counts()
+    assert counts.open == 0
+    assert counts.trials == len(trials) == views.budget().slots
+    assert [t.number for t in trials] == list(range(len(trials)))
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    assert study.ledger.untold() == []
+    for trial in trials:
+        view = views.trial(trial.number)
+        assert view.objectives == trial.values
+        if view.reused_from is None:
+            steps = [r.step for r in views.reports(()) if r.number == trial.number]
+            assert set(steps) == set(trial.intermediate_values) == {1, 2, 3}
+    return {t.number: (t.params, t.values, t.intermediate_values) for t in trials}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Mapping[int, object]:
+    """What a search gives that nobody kills; random search decides by a trial's number alone."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('undisturbed') / 'automl.db'}"
+    search(url)
+    return results(url)
+
+
+# At chosen moments.
+@pytest.mark.parametrize("place", ["created", "space", "train", "settled"])
+def test_killed_there_it_goes_on_as_if_nothing_had_been(sqlite_url, undisturbed, place):
+    """Before the decisions, between two of them, within the training, and between settling
+    a trial and telling Optuna."""
+    died = children.run(search, sqlite_url, **{tiny.KILL: f"5:{place}"})
+    assert died == -signal.SIGKILL
+    resume(sqlite_url)
+    assert results(sqlite_url) == undisturbed
+
+
+def test_killed_three_times_in_one_trial_it_is_given_up(sqlite_url):
+    """A trial that takes its worker down each time must not take down all of them."""
+    environment = {tiny.KILL: "1:train"}
+    assert children.run(search, sqlite_url, "plane", 4, **environment) == -signal.SIGKILL
+    for _ in range(2):
+        assert children.run(resume, sqlite_url, **environment) == -signal.SIGKILL
+    assert children.run(resume, sqlite_url, **environment) == 0
+    study = open_study(Storage(sqlite_url), "s")
+    counts = study.views.counts()
+    assert (counts.complete, counts.failed, counts.open) == (3, 1, 0)
+    assert study.views.trial(1).reason.value == "worker-lost"
+    assert study.optuna.trials[1].state is TrialState.FAIL
+
+
+def test_a_trial_made_for_a_slot_that_was_taken_over_does_not_stay_running(sqlite_url):
+    """A worker that slept too long makes a trial for its slot, which is another's by now."""
+    registry = Registry()
+    references = {k: registry.refer(k, v) for k, v in _references().items()}
+    study = create(Storage(sqlite_url), plan(registry, references, {}), Limits(2))
+    parts = study.load_parts(registry)
+    late, early = (Engine(study, parts, Worker(name), registry.hooks) for name in "ab")
+    slept = late.ledger.reserve(late.worker)
+    taken = early.ledger.take_over(early.worker, {"a"})
+    early._open_trial(taken)
+    late._open_trial(slept)
+    early.ledger.give_back(taken, None)
+    early.run()
+    states = [t.state for t in study.optuna.trials]
+    assert TrialState.RUNNING not in states
+    assert states.count(TrialState.COMPLETE) == 2
+
+
+def _references():
+    from automl.registry import Kind
+
+    return {
+        Kind.SPACE: tiny.plane,
+        Kind.TASK: tiny.Nothing,
+        Kind.TRAINER: tiny.Steps,
+        Kind.STRATEGY: "random",
+    }
+
+
+# At random moments, all processes of a search with two workers.
+def command(verb: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "automl", verb, *arguments, "--workers", "2"]
+
+
+def started(url: str, log: Path, space: str) -> subprocess.Popen[bytes]:
+    """A search with two workers on the command line."""
+    parts = {name: value for name, value in PARTS.items() if name != "device"}
+    options = [word for name, value in parts.items() for word in (f"--{name}", value)]
+    limits = ["--trials", str(TRIALS), "-o", "trainer.seconds=0.2", "--device", "cpu"]
+    return subprocess.Popen(
+        command("search", f"{FILE}:{space}", *options, *limits),
+        env={**os.environ, "AUTOML_STORAGE": url, tiny.LOG: str(log)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The processes that a process has started, and those that they have."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def kill(process: subprocess.Popen[bytes]) -> int:
+    """Kill a search and its workers; returns how many processes that were."""
+    os.kill(process.pid, signal.SIGSTOP)
+    pids = [*descendants(process.pid), process.pid]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    return len(pids)
+
+
+def wait_for(log: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the first trial is under way."""
+    while not log.exists():
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.02)
+
+
+def check(url: str, directory: Path, space: str, seed: int) -> dict[int, object]:
+    """One search, killed at a moment that the seed chooses, and resumed on the command line."""
+    draw = random.Random(seed)
+    process = started(url, log := directory / "log", space)
+    try:
+        wait_for(log, process)
+        time.sleep(draw.uniform(0.0, 2.5))
+    finally:
+        kill(process)
+    again = subprocess.run(
+        command("resume", "s")[: None if draw.random() < 0.5 else -2],
+        env={**os.environ, "AUTOML_STORAGE": url, tiny.LOG: str(log)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    found = results(url)
+    assert len(found) == TRIALS
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(set(lines)), "one attempt at a trial ran twice"
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_a_random_moment(sqlite_url, tmp_path, undisturbed, seed):
+    found = check(sqlite_url, tmp_path, "plane", seed)
+    assert found == undisturbed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("space", ["plane", "corner"])
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_killed_at_many_random_moments(tmp_path, undisturbed, kind, seed, space):
+    with database(kind, tmp_path) as url:
+        found = check(url, tmp_path, space, seed)
+        assert space == "corner" or found == undisturbed

@@ -1,0 +1,166 @@
+"""Many processes at one row: one settles, one claims, and a budget is spent to the last slot."""
+
+import threading
+import uuid
+
+import children
+import pytest
+from databases import KINDS, database
+
+from automl import Outcome, State
+from automl.ledger.ledger import Ledger
+from automl.ledger.values import Claimed, LeaseLostError, Worker
+from automl.ledger.views import Views
+from automl.storage import Storage
+
+RACES = 200
+OUTCOME = Outcome(State.COMPLETE, (0.5,), {"score": 0.5}, 1)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def url(request, tmp_path_factory):
+    with database(request.param, tmp_path_factory.mktemp("races")) as url:
+        yield url
+
+
+@pytest.fixture
+def ledger(url) -> Ledger:
+    return Ledger(Storage(url).engine, str(uuid.uuid4()))
+
+
+def race(url: str, ledger: Ledger, function, processes: int, *arguments) -> list:
+    """What the processes put into a queue: each calls function(ledger, index, start, put)."""
+    start = children.CONTEXT.Barrier(processes)
+    queue = children.CONTEXT.SimpleQueue()
+    found: list = []
+    reader = threading.Thread(target=lambda: found.extend(iter(queue.get, None)))
+    reader.start()
+    calls = [
+        (function, url, ledger.study, index, start, queue, *arguments) for index in range(processes)
+    ]
+    codes = children.run_all(enter, calls)
+    queue.put(None)
+    reader.join()
+    assert codes == [0] * processes
+    return found
+
+
+def enter(function, url, study, index, start, queue, *arguments) -> None:
+    """A process of a race: it connects first, so that the start is what counts."""
+    ledger = Ledger(Storage(url).engine, study)
+    ledger.holders()
+    function(ledger, index, start, queue.put, *arguments)
+
+
+def settle_all(ledger: Ledger, index: int, start, put, leases) -> None:
+    for number, lease in enumerate(leases):
+        outcome = Outcome(State.COMPLETE, (float(index),), {"by": float(index)}, 1)
+        start.wait()
+        try:
+            ledger.settle(lease, number, outcome, 1.0)
+            put((number, index))
+        except LeaseLostError:
+            pass
+
+
+def test_of_two_that_settle_one_trial_at_once_one_wins(url, ledger):
+    ledger.open_study(None, None, None)
+    leases = []
+    for number in range(RACES):
+        answer = ledger.claim(ledger.reserve(Worker("w")), number, f"f{number}", "L0")
+        leases.append(answer.lease)
+    won = race(url, ledger, settle_all, 2, leases)
+    assert sorted(number for number, _ in won) == list(range(RACES))
+    assert {s.number: s.outcome.values for s in ledger.untold()} == {
+        number: (float(index),) for number, index in won
+    }
+
+
+def take_over_or_settle(ledger: Ledger, index: int, start, put, leases) -> None:
+    """The holder settles while another process takes its trial over and settles it, too."""
+    for number, lease in enumerate(leases):
+        start.wait()
+        try:
+            mine = ledger.take_over(Worker("thief"), {f"w{number}"}) if index else lease
+            if mine is not None:
+                ledger.settle(mine, number, OUTCOME, 1.0)
+                put(number)
+        except LeaseLostError:
+            pass
+
+
+def test_a_holder_and_who_takes_over_from_it_settle_once(url, ledger):
+    ledger.open_study(None, None, None)
+    leases = []
+    for number in range(RACES // 2):
+        reserved = ledger.reserve(Worker(f"w{number}"))
+        leases.append(ledger.claim(reserved, number, f"f{number}", "L0").lease)
+    won = race(url, ledger, take_over_or_settle, 2, leases)
+    assert sorted(won) == list(range(RACES // 2))
+    assert Views(ledger.engine, ledger.study).counts().complete == RACES // 2
+
+
+def claim_one(ledger: Ledger, index: int, start, put, rounds: int) -> None:
+    for round in range(rounds):
+        lease = ledger.reserve(Worker(str(index)))
+        start.wait()
+        answer = ledger.claim(lease, round * 8 + index, f"f{round}", "L0")
+        put(type(answer).__name__)
+        start.wait()
+        if isinstance(answer, Claimed):
+            ledger.settle(answer.lease, round * 8 + index, OUTCOME, 1.0)
+
+
+def test_of_eight_that_claim_one_fingerprint_at_once_one_gets_it(url, ledger):
+    ledger.open_study(None, None, None)
+    answers = race(url, ledger, claim_one, 8, rounds := 10)
+    assert sorted(answers) == ["Claimed"] * rounds + ["Parked"] * 7 * rounds
+    counts = Views(ledger.engine, ledger.study).counts()
+    assert (counts.complete, counts.reused, counts.open) == (8 * rounds, 7 * rounds, 0)
+
+
+def take_all(ledger: Ledger, index: int, start, put) -> None:
+    start.wait()
+    while (lease := ledger.reserve(Worker(str(index)))) is not None:
+        put(lease.id)
+
+
+def test_many_processes_spend_a_budget_exactly(url, ledger):
+    ledger.open_study(37, None, None)
+    taken = race(url, ledger, take_all, 8)
+    assert len(taken) == len(set(taken)) == 37
+
+
+def fingerprint(id: int) -> str:
+    """One of five, and every twenty trials of five others, so that the space is not exhausted."""
+    return f"{id // 20}-{id % 5}"
+
+
+def work_through(ledger: Ledger, index: int, start, put) -> None:
+    """Whole trials of few fingerprints, as fast as it goes; every third evaluation fails."""
+    start.wait()
+    worker = Worker(str(index))
+    done: list[int] = []
+    while (lease := ledger.take_over(worker) or ledger.reserve(worker, done)) or (
+        ledger.open_trials()
+    ):
+        if lease is None:
+            continue
+        done = []
+        number = lease.id if lease.number is None else lease.number
+        answer = ledger.claim(lease, number, fingerprint(lease.id), "L0")
+        if isinstance(answer, Claimed):
+            bad = answer.lease.id % 3 == 0
+            outcome = Outcome(State.FAILED, cause=f"{number}") if bad else OUTCOME
+            settlement = ledger.settle(answer.lease, number, outcome, 1.0)
+            done = [settled.id for settled in settlement.settled]
+    put(index)
+
+
+def test_a_crowd_leaves_nothing_open(url, ledger):
+    """Claims, parking, promotion and marking told at once: no deadlock, no lost trial."""
+    ledger.open_study(120, None, None)
+    assert len(race(url, ledger, work_through, 6)) == 6
+    counts = Views(ledger.engine, ledger.study).counts()
+    assert (counts.trials, counts.open) == (120, 0)
+    assert counts.evaluated < 120

@@ -1,0 +1,252 @@
+"""Storages: URLs, passwords out of sight, versions, and databases that refuse to work."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import children
+import optuna
+import pytest
+import tiny
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from databases import database
+from sqlalchemy import Engine, event, inspect, make_url, text
+
+import automl
+from automl import AutoMLError, StorageError, UsageError
+from automl.ledger.models import Base
+from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config
+from automl.storage import DEFAULT_URL, VARIABLE, Storage, storage_url
+from automl.studies import open_study
+
+SECRET = "s3cr3t"
+TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert "[SQL" not in text
+    assert SECRET not in text
+    return text
+
+
+# URLs.
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "",
+        f"postgres//u:{SECRET}@h/db",
+        f"postgresql://u:{SECRET}@h:notaport/db",
+        f"postgresql://u:{SECRET}:x@h:x/db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        f"nosuchdatabase://u:{SECRET}@h/db",
+    ],
+)
+def test_what_is_no_usable_url_is_a_usage_error(url):
+    with pytest.raises(UsageError) as caught:
+        _ = Storage(url).engine
+    assert "sqlite" in one_line(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_is_reached_by_psycopg(scheme):
+    assert Storage(f"{scheme}://u@h/db").url == "postgresql+psycopg://u@h/db"
+
+
+def test_the_storage_comes_from_the_option_then_the_environment(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert storage_url(None) == DEFAULT_URL
+    monkeypatch.setenv(VARIABLE, "sqlite:///there.db")
+    assert storage_url(None) == "sqlite:///there.db"
+    assert storage_url("sqlite:///here.db") == "sqlite:///here.db"
+
+
+# Passwords.
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://u:{SECRET}@127.0.0.1:1/db",
+        f"postgresql://u@127.0.0.1:1/db?password={SECRET}",
+        f"postgresql://u:{SECRET}%40x@127.0.0.1:1/db",
+    ],
+)
+def test_a_password_is_never_shown(url):
+    storage = Storage(url)
+    assert storage.has_password
+    assert storage.option() == ""
+    for shown in (str(storage), repr(storage), storage.masked, f"{storage}"):
+        assert SECRET not in shown
+    for broken in (lambda: storage.engine, lambda: storage.trials):
+        with pytest.raises(StorageError) as caught:
+            broken()
+        one_line(caught.value)
+
+
+def test_a_study_with_a_password_shows_it_nowhere(tmp_path):
+    with database("postgresql", tmp_path) as plain:
+        url = make_url(plain).set(password=SECRET).render_as_string(hide_password=False)
+        study, best = automl.search(tiny.plane, **TINY, storage=url, trials=1, study="s")
+        for thing in (study, best, study.ledger, study.views, study.storage.engine):
+            assert SECRET not in repr(thing)
+        assert SECRET not in study.resume_command()
+        assert VARIABLE in study.resume_command()
+        with pytest.raises(UsageError) as caught:
+            automl.resume("other", storage=url)
+        assert "s" in one_line(caught.value)
+        with pytest.raises(UsageError) as caught:
+            automl.search(tiny.plane, **TINY, storage=url, trials=1, study="s")
+        one_line(caught.value)
+
+
+def test_a_resume_line_names_a_storage_without_a_password(sqlite_url):
+    study, _ = automl.search(tiny.plane, **TINY, storage=sqlite_url, trials=1, study="a b")
+    assert study.resume_command() == f"automl resume 'a b' --storage {sqlite_url}"
+
+
+# Versions.
+def test_the_newest_migration_is_the_head(sqlite_url):
+    with Storage(sqlite_url).engine.connect() as connection:
+        script = ScriptDirectory.from_config(alembic_config(connection))
+        assert script.get_heads() == [HEAD]
+
+
+def test_migrations_make_what_the_models_say(storage_url):
+    def ours(name: str | None, kind: str, parents: object) -> bool:
+        return kind != "table" or str(name).startswith("automl_")
+
+    with Storage(storage_url).engine.connect() as connection:
+        options = {"include_name": ours, "version_table": VERSION_TABLE, "compare_type": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, Base.metadata) == []
+        names = inspect(connection).get_table_names()
+    assert {name for name in names if not name.startswith("automl_")} == set()
+
+
+def test_migrations_go_back_to_nothing(storage_url):
+    from alembic import command
+
+    with Storage(storage_url).engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "base")
+        assert inspect(connection).get_table_names() == [VERSION_TABLE]
+
+
+def test_a_database_of_a_newer_version_is_refused(storage_url):
+    with Storage(storage_url).engine.begin() as connection:
+        connection.execute(text("UPDATE automl_alembic_version SET version_num = '9999'"))
+    with pytest.raises(StorageError) as caught:
+        _ = Storage(storage_url).engine
+    line = one_line(caught.value)
+    assert "9999" in line
+    assert "upgrade automl" in line
+
+
+def test_a_study_of_a_newer_format_is_refused(sqlite_url):
+    study, _ = automl.search(tiny.plane, **TINY, storage=sqlite_url, trials=1, study="s")
+    study.optuna.set_user_attr("automl", {**study.spec.to_json(), "format": 99})
+    with pytest.raises(StorageError, match="format 99"):
+        automl.resume("s", storage=sqlite_url)
+
+
+def test_a_study_of_plain_optuna_is_left_alone(sqlite_url):
+    optuna.create_study(study_name="plain", storage=sqlite_url)
+    with pytest.raises(StorageError, match="'plain' has no automl spec"):
+        automl.resume("plain", storage=sqlite_url)
+
+
+# Opening.
+def open_both(url: str) -> None:
+    storage = Storage(url)
+    _ = storage.trials, storage.engine
+
+
+def test_processes_that_open_an_empty_database_at_once(storage_url):
+    assert children.run_all(open_both, [(storage_url,)] * 4) == [0] * 4
+    assert {VERSION_TABLE, "trials"} <= set(inspect(Storage(storage_url).engine).get_table_names())
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / "automl.db").write_text("no database at all\n" * 100)
+    with pytest.raises(StorageError) as caught:
+        _ = Storage(f"sqlite:///{tmp_path / 'automl.db'}").trials
+    one_line(caught.value)
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    with pytest.raises(StorageError, match="check that the directory exists"):
+        _ = Storage(f"sqlite:///{tmp_path / 'none' / 'automl.db'}").trials
+
+
+def try_to_open(url: str, user: int, said) -> None:
+    """As an ordinary user, whom the file's permissions bind."""
+    import alembic.command  # noqa: F401 - while it can still be read
+
+    os.setuid(user)
+    try:
+        open_both(url)
+        said.put("opened")
+    except AutoMLError as error:
+        said.put(str(error))
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
+def test_a_read_only_directory_is_told_in_one_line(prepared, exists):
+    user = os.getuid() or 65534
+    said = children.CONTEXT.SimpleQueue()
+    with tempfile.TemporaryDirectory() as name:
+        directory, path = Path(name), Path(name) / "automl.db"
+        if exists:
+            path.write_bytes(prepared.read_bytes())
+            path.chmod(0o444)
+        directory.chmod(0o555)
+        try:
+            assert children.run(try_to_open, f"sqlite:///{path}", user, said) == 0
+        finally:
+            directory.chmod(0o755)
+    line = said.get()
+    assert "writable" in line
+    assert "\n" not in line
+
+
+# A full disk.
+def fill_the_disk(url: str, trials: int, said) -> None:
+    """SQLite says the same when it may take no more pages as when the disk has no more."""
+
+    @event.listens_for(Engine, "connect")
+    def limit(connection, _):
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+
+    try:
+        automl.search(tiny.plane, **TINY, storage=url, trials=trials, study="s")
+    except StorageError as error:
+        said.put(str(error))
+
+
+def test_a_full_disk_loses_nothing(sqlite_url):
+    said = children.CONTEXT.SimpleQueue()
+    assert children.run(fill_the_disk, sqlite_url, 60, said) == 0
+    assert "database or disk is full; free some space" in (line := said.get())
+    assert "\n" not in line
+    before = open_study(Storage(sqlite_url), "s").optuna.trials
+    assert 1 < len(before) < 60
+    study, _ = automl.resume("s", storage=sqlite_url)
+    after = study.optuna.trials
+    assert study.views.counts().complete == len(after) == 60
+    for old, new in zip(before, after, strict=False):
+        assert old.params.items() <= new.params.items()
+        assert old.values in (None, new.values)
+
+
+# Deleting.
+def test_plain_optuna_deletes_a_study(storage_url):
+    given = {**TINY, "storage": storage_url, "study": "s"}
+    automl.search(tiny.plane, **given, trials=3)
+    optuna.delete_study(study_name="s", storage=storage_url)
+    assert optuna.get_all_study_names(storage_url) == []
+    study, _ = automl.search(tiny.plane, **given, trials=2)
+    assert study.views.counts().trials == len(study.optuna.trials) == 2

@@ -1,0 +1,70 @@
+"""What is built holds all three packages, with their types, migrations and entry points."""
+
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A wheel made from the source distribution, as an installer would make it."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def wheel_names(built):
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        return set(wheel.namelist())
+
+
+def test_the_wheel_holds_every_module_of_the_source_roots(built):
+    names = wheel_names(built)
+    roots = [ROOT / "automl", ROOT / "plugins", ROOT / "searchspaces"]
+    for root in roots:
+        base = ROOT if root.name == "automl" else root
+        for file in root.rglob("*.py"):
+            assert file.relative_to(base).as_posix() in names
+
+
+@pytest.mark.parametrize("package", ["automl", "automl_plugins", "automl_searchspaces"])
+def test_each_package_is_typed(built, package):
+    assert f"{package}/py.typed" in wheel_names(built)
+
+
+def test_every_built_in_is_an_entry_point(built):
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    points = declared["project"]["entry-points"]["automl"]
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        name = next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))
+        text = wheel.read(name).decode()
+    for point, module in points.items():
+        assert f"{point} = {module}" in text
+
+
+def test_the_source_distribution_holds_tests_docs_and_licence(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    wanted = {"LICENSE", "README.md", "Makefile", "constraints.txt", "tests/test_packaging.py"}
+    assert wanted <= names
+
+
+def test_constraints_pin_every_dependency():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    extras = [name for names in declared["optional-dependencies"].values() for name in names]
+    for wanted in [*declared["dependencies"], *extras]:
+        name = wanted.partition(">")[0].partition("[")[0].lower()
+        assert name in pins or name == declared["name"]
