@@ -7,6 +7,7 @@ print(best.values, best.decisions, best.candidate.build())
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial
@@ -25,7 +26,7 @@ from automl.studies import (
     plan,
     rebuild,
 )
-from automl.trust import Trust
+from automl.trust import trusting
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def search(
     seed: int = 0,
     cache: bool = True,
     plugins: Sequence[str] = (),
+    data_dir: str | Path | None = None,
 ) -> Result:
     """Search a space on a task and return the study with its best candidate.
 
@@ -95,6 +97,7 @@ def search(
         seed=seed,
         cache=cache,
         plugins=plugins,
+        data_dir=None if data_dir is None else Path(data_dir),
     )
     limits = Limits(trials, evaluations, timeout)
     created = create(Storage(storage_url(storage)), made, limits, study)
@@ -111,16 +114,20 @@ def resume(
     workers: int | str = 1,
     device: str = "auto",
     trust_plugins: bool = False,
+    plugins: Sequence[str] = (),
+    data_dir: str | Path | None = None,
 ) -> Result:
     """Go on with a study from its database alone; `trials` and `evaluations` are so many more.
+
+    plugins: files, modules and paths of the study that you approve, or your copies of its files.
 
     Raises:
         UnknownNameError: there is no such study.
         UntrustedError: it names code or paths this user has not approved.
     """
-    registry = Registry(Trust(everything=trust_plugins))
+    registry = Registry(trusting(trust_plugins, plugins))
     opened = open_study(Storage(storage_url(storage)), study)
-    parts = opened.load_parts(registry)
+    parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
     limits = Limits(trials, evaluations, timeout)
     opened.ledger.extend(limits.trials, limits.evaluations, limits.timeout)
     return _run(opened, parts, registry, workers, device)

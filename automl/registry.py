@@ -260,10 +260,11 @@ class Registry:
 
     def _load_file(self, path: str, expected: str | None) -> tuple[ModuleType, Source]:
         try:
-            file = Path(path).resolve(strict=True)
+            file = self.trust.copy_of(expected) or Path(path).resolve(strict=True)
             code = file.read_bytes()
         except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}; check the path") from error
+            copy = "; name your copy of it: --plugin FILE" if expected else "; check the path"
+            raise UsageError(f"cannot read {path}: {error.strerror}{copy}") from error
         source = self._approve(Source(str(file), str(file), sha256(code)), expected)
         # Of its place, too: a copy elsewhere has other files beside it.
         name = f"automl_user_{sha256(source.claim().encode())[:16]}"

@@ -47,6 +47,14 @@ class Trust:
     typed: bool = False
     named: frozenset[str] = field(default_factory=frozenset)
 
+    def copy_of(self, digest: str | None) -> Path | None:
+        """The file the user has named that holds the code of this digest, wherever it lies."""
+        if digest is None:
+            return None
+        files = sorted(path for name in self.named if (path := Path(name)).is_file())
+        same = (path.resolve() for path in files if sha256(path.read_bytes()) == digest)
+        return next(same, None)
+
     def require(self, claim: str, what: str, name: str) -> None:
         """Pass if approved; remember it where the user has just named it.
 

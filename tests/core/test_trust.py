@@ -9,7 +9,7 @@ import tiny
 
 import automl
 from automl import UntrustedError, UsageError
-from automl.registry import Registry
+from automl.registry import Kind, Registry
 from automl.storage import Storage
 from automl.studies import open_study
 from automl.trust import Source, Trust, sha256, state_directory, trusting
@@ -181,3 +181,17 @@ def test_the_state_directory_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert state_directory() == Path(os.environ["HOME"]) / ".local/state/automl"
+
+
+def test_a_named_copy_elsewhere_stands_in_for_a_file_that_is_not_here(tmp_path, monkeypatch):
+    original = tmp_path / "here" / "space.py"
+    original.parent.mkdir()
+    original.write_text("def tiny(trial, task):\n    return None\n")
+    reference, digest = f"{original}:tiny", sha256(original.read_bytes())
+    copy = tmp_path / "there.py"
+    original.rename(copy)
+    monkeypatch.setenv("AUTOML_STATE_DIR", str(tmp_path / "state"))
+    with pytest.raises(UsageError, match="--plugin FILE"):
+        Registry(trusting(False, [])).find(Kind.SPACE, reference, digest)
+    offer = Registry(trusting(False, [str(copy)])).find(Kind.SPACE, reference, digest)
+    assert offer.source.path == str(copy)
