@@ -20,7 +20,8 @@ def storage_option(function: F) -> F:
     return click.option(
         "--storage",
         metavar="URL",
-        help="Where studies lie [AUTOML_STORAGE, else sqlite:///automl.db].",
+        help="Where studies lie [AUTOML_STORAGE, else sqlite:///automl.db]; set AUTOML_STORAGE "
+        "for a URL with a password, which others could see on the command line.",
     )(function)
 
 
@@ -79,9 +80,25 @@ def trust_options(function: F) -> F:
 
 
 def open_storage(url: str | None) -> "Storage":
+    """The storage asked for, made where there is none yet."""
     from automl.storage import Storage, storage_url
 
     return Storage(storage_url(url))
+
+
+def existing_storage(url: str | None) -> "Storage":
+    """The storage asked for, for commands that only make sense where studies lie.
+
+    Raises:
+        UsageError: there is no such file; none is made.
+    """
+    storage = open_storage(url)
+    if not storage.exists():
+        raise UsageError(
+            f"no database {storage.masked} here: name another by --storage or AUTOML_STORAGE, or "
+            "start a study by automl search"
+        )
+    return storage
 
 
 def limits(trials: int | None, evaluations: int | None, timeout: str | None) -> "Limits":

@@ -1,10 +1,8 @@
 """`automl best`: the best trial, its decisions and metrics."""
 
-import json
-
 import click
 
-from automl.cli.arguments import json_option, open_storage, storage_option
+from automl.cli.arguments import existing_storage, json_option, storage_option
 
 
 @click.command("best")
@@ -17,7 +15,7 @@ def command(study: str, storage: str | None, as_json: bool) -> None:
     from automl.cli.events import trial_event
     from automl.studies import open_study
 
-    opened = open_study(open_storage(storage), study)
+    opened = open_study(existing_storage(storage), study)
     trials = opened.best_trials()
     for trial in trials:
         view = opened.views.trial(trial.number)
@@ -25,7 +23,7 @@ def command(study: str, storage: str | None, as_json: bool) -> None:
             continue
         event = {**trial_event(opened, view, trial.params), "metrics": view.metrics}
         if as_json:
-            click.echo(json.dumps(event))
+            click.echo(text.json_line(event))
             continue
         click.echo(f"trial {trial.number} of {study}")
         click.echo("metrics:")
@@ -34,6 +32,7 @@ def command(study: str, storage: str | None, as_json: bool) -> None:
         click.echo("\n".join(text.decision_lines(trial.params)))
     if not trials:
         click.echo(
-            f"no trial of study {study!r} has completed; look why: automl show {study}", err=True
+            f"error: no trial of study {study!r} has completed; look why: {opened.command('show')}",
+            err=True,
         )
         raise click.exceptions.Exit(1)

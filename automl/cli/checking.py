@@ -7,19 +7,27 @@ from pathlib import Path
 import click
 
 from automl import testing
+from automl.cli.text import json_line
+from automl.errors import AutoMLError, UsageError
 from automl.registry import FACTORY_KINDS, Kind, Offer, Registry
 
 Check = Callable[[], None]
 
 
-def check_file(file: str) -> int:
-    """Check all that a file offers, saying how each went; returns how many failed."""
+def check_file(file: str, as_json: bool = False) -> int:
+    """Check all that a file offers, saying how each went; returns how many failed.
+
+    Raises:
+        UsageError: it offers nothing.
+    """
     registry = Registry()
     failed = 0
     for offer in _offers(registry, file):
         problem = _problem(registry, offer)
         failed += problem is not None
-        click.echo(f"{offer.label}: {problem or 'ok'}")
+        event = {"kind": offer.kind.value, "name": offer.name, "ok": not problem, "error": problem}
+        line = f"{offer.label}: {f'FAILED: {problem}' if problem else 'ok'}"
+        click.echo(json_line(event) if as_json else line)
     return failed
 
 
@@ -35,7 +43,10 @@ def _offers(registry: Registry, file: str) -> Iterator[Offer]:
         if source.path in owners
     ]
     if not found:
-        click.echo(f"{file} offers nothing: it needs an @automl.hookimpl, or name FILE:FUNCTION")
+        raise UsageError(
+            f"{file} offers nothing: it needs an @automl.hookimpl; a plain function is checked as "
+            f"{file}:FUNCTION"
+        )
     yield from found
 
 
@@ -43,8 +54,9 @@ def _problem(registry: Registry, offer: Offer) -> str | None:
     try:
         _check(registry, offer)
     except Exception as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        return f"FAILED: {line}"
+        line = " ".join(str(error).split())
+        known = line and isinstance(error, AutoMLError | AssertionError)
+        return line if known else f"{type(error).__name__}: {line}"
     return None
 
 

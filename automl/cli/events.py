@@ -1,15 +1,16 @@
 """What happens in a study, as events; read from the ledger, so that all workers are seen."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from automl.errors import AutoMLError
 from automl.ledger.views import Counts, TrialView
 from automl.studies import Study
 
 Event = dict[str, Any]
+_log = logging.getLogger("automl")
 _WINDOW = 10_000
 
 
@@ -124,9 +125,10 @@ class Follower:
             for event in self._fresh():
                 self.emit(event)
             self.refresh(self.study.views.counts())
-        except AutoMLError:
-            # The worker meets the same trouble and reports it; a view must not end a search.
-            return
+        except Exception:
+            # The worker meets the same trouble and reports it, a reader that has gone is no
+            # trouble; a view must not end a search.
+            _log.debug("the view failed", exc_info=True)
 
     def _fresh(self) -> list[Event]:
         reports = self.study.views.reports(self._reports, max(0, self._last - _WINDOW))

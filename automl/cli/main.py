@@ -5,12 +5,13 @@ import importlib.metadata
 import logging
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
 
 import automl
-from automl.errors import AutoMLError, PluginError
+from automl.errors import AutoMLError, Interrupted
 
 COMMANDS = ("search", "resume", "worker", "studies", "show", "best", "cache", "plugins")
 
@@ -46,9 +47,8 @@ def cli(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 no trial completed, 2 usage, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments or bool(os.environ.get("AUTOML_DEBUG"))
-    # --debug may stand anywhere on the line.
-    arguments = (["--debug"] if debug else []) + [a for a in arguments if a != "--debug"]
+    arguments = _debug_first(arguments)
+    debug = "--debug" in arguments[:1] or bool(os.environ.get("AUTOML_DEBUG"))
     _log_to_stderr()
     try:
         code = cli.main(arguments, prog_name="automl", standalone_mode=False)
@@ -60,27 +60,35 @@ def main(arguments: list[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:
         # The reader has gone, as `head` does; what is left has nowhere to go.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        if debug:
-            raise
-        code = _explain(error)
+        code = _explain(error, debug)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(error: Exception) -> int:
+def _debug_first(arguments: list[str]) -> list[str]:
+    """The arguments with `--debug` in front, for it may stand anywhere before a `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    others = [word for word in arguments[:end] if word != "--debug"]
+    return ["--debug"] * (len(others) < end) + others + arguments[end:]
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    """Say an error in one line, after its traceback where asked for; returns the exit code."""
     from automl.storage import redact_urls
 
-    if isinstance(error, AutoMLError):
-        if str(error):
-            click.echo(f"error: {redact_urls(str(error))}", err=True)
-        return error.exit_code
+    if debug:
+        click.echo(redact_urls("".join(traceback.format_exception(error)).rstrip()), err=True)
     line = " ".join(str(error).split())
-    click.echo(
-        f"error: {redact_urls(f'{type(error).__name__}: {line}')} (--debug shows where)", err=True
-    )
-    return 2
+    if not isinstance(error, AutoMLError):
+        hint = "" if debug else " (--debug shows where)"
+        click.echo(f"error: {redact_urls(f'{type(error).__name__}: {line}')}{hint}", err=True)
+        return 2
+    if line:
+        kind = "" if isinstance(error, Interrupted) else "error: "
+        click.echo(f"{kind}{redact_urls(line)}", err=True)
+    return error.exit_code
 
 
 def _add_plugin_commands(group: click.Group) -> None:
@@ -89,8 +97,7 @@ def _add_plugin_commands(group: click.Group) -> None:
             try:
                 point.load().register_commands(group)
             except Exception as error:
-                problem = PluginError(f"plugin {point.value} cannot be loaded: {error!r}")
-                click.echo(f"warning: {problem}", err=True)
+                click.echo(f"warning: plugin {point.value} cannot be loaded: {error!r}", err=True)
 
 
 def _log_to_stderr() -> None:

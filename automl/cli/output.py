@@ -1,6 +1,6 @@
 """The three ways a search shows itself: a live view, plain lines, JSON lines."""
 
-import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -28,7 +28,7 @@ class JsonLines:
     """Each event as one JSON object on a line."""
 
     def emit(self, event: Event) -> None:
-        click.echo(json.dumps(event))
+        _say(text.json_line(event))
 
     def refresh(self, counts: Counts) -> None: ...
 
@@ -41,12 +41,20 @@ class PlainLines:
 
     def emit(self, event: Event) -> None:
         for line in _LINES[event["event"]](event):
-            click.echo(line)
+            _say(line)
 
     def refresh(self, counts: Counts) -> None: ...
 
     def showing(self) -> AbstractContextManager[Any]:
         return nullcontext()
+
+
+def _say(line: str) -> None:
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        # The reader has gone, as `head` does; the search goes on.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _LINES: dict[str, Callable[[Event], list[str]]] = {

@@ -2,6 +2,8 @@
 
 import click
 
+from automl.cli.arguments import json_option
+
 
 @click.group("plugins", invoke_without_command=True)
 @click.pass_context
@@ -13,8 +15,10 @@ def command(ctx: click.Context) -> None:
 
 @command.command("list")
 @click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Add a plugin file.")
-def list_plugins(plugins: tuple[str, ...] = ()) -> None:
+@json_option
+def list_plugins(plugins: tuple[str, ...] = (), as_json: bool = False) -> None:
     """List every plugin by kind, with its owner."""
+    from automl.cli.text import json_line
     from automl.registry import Kind, Registry
 
     registry = Registry()
@@ -23,33 +27,53 @@ def list_plugins(plugins: tuple[str, ...] = ()) -> None:
     for kind in Kind:
         for name, owners in sorted(registry.names(kind).items()):
             clash = "  offered twice: uninstall or rename one" if len(owners) > 1 else ""
-            click.echo(f"{kind.value:<9} {name:<16} {' and '.join(owners)}{clash}")
+            event = {"kind": kind.value, "name": name, "owners": owners}
+            line = f"{kind.value:<9} {name:<16} {' and '.join(owners)}{clash}"
+            click.echo(json_line(event) if as_json else line)
 
 
 @command.command("options")
 @click.argument("kind")
 @click.argument("name")
-def show_options(kind: str, name: str) -> None:
+@click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Add a plugin file.")
+@json_option
+def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) -> None:
     """List the options of a plugin: automl plugins options trainer supervised."""
+    from automl.cli.text import json_line
     from automl.errors import UnknownNameError
-    from automl.options import jsonable
+    from automl.options import jsonable, spell
     from automl.registry import FACTORY_KINDS, Kind, Registry
 
     kinds = {k.value: k for k in FACTORY_KINDS}
     if kind not in kinds:
         raise UnknownNameError("kind of plugin", kind, kinds)
-    offer = Registry().find(Kind(kind), name)
-    for option in offer.options().values():
-        default = "required" if option.required else jsonable(option.default)
-        click.echo(f"-o {kind}.{option.name}={default}")
+    registry = Registry()
+    for path in plugins:
+        registry.add_file(path)
+    options = registry.find(Kind(kind), name).options().values()
+    for option in options:
+        default = None if option.required else jsonable(option.default)
+        event = {"option": option.name, "default": default, "expected": spell(option.annotation)}
+        shown = "(required)" if option.required else _as_typed(default)
+        line = f"{f'-o {kind}.{option.name}={shown}':<32}  {event['expected']}"
+        click.echo(json_line({**event, "required": option.required}) if as_json else line)
+    if not options and not as_json:
+        click.echo(f"{kind} {name} has no options")
 
 
 @command.command("check")
 @click.argument("file")
-def check(file: str) -> None:
+@json_option
+def check(file: str, as_json: bool) -> None:
     """Run the conformance suite on every plugin that FILE offers, or on FILE:NAME's space."""
     from automl.cli.checking import check_file
 
-    problems = check_file(file)
-    if problems:
+    if check_file(file, as_json):
         raise click.exceptions.Exit(1)
+
+
+def _as_typed(default: object) -> str:
+    """A default as a person would type it."""
+    if isinstance(default, bool) or default is None:
+        return str(default).lower()
+    return ",".join(map(str, default)) if isinstance(default, list) else str(default)

@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from automl.cli.arguments import (
+    existing_storage,
     json_option,
     limit_options,
     limits,
-    open_storage,
     storage_option,
     trust_options,
     worker_options,
@@ -52,7 +52,7 @@ def command(
     from automl.worker import resolve_device
 
     registry = Registry(trusting(trust_plugins, named))
-    opened = open_study(open_storage(storage), study)
+    opened = open_study(existing_storage(storage), study)
     parts = opened.load_parts(registry, data_dir)
     starter = registry.build(Kind.LAUNCHER, launcher, {}).make()
     count, more = worker_count(workers), limits(trials, evaluations, timeout)

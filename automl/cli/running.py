@@ -1,31 +1,47 @@
-"""What `search`, `resume` and `worker` do alike: run a study and show it."""
+"""What `search` and `resume` do alike: run a study, show it, and say how it ended."""
 
 import click
 
-from automl.cli.events import Follower, study_event, summary_event
+from automl.cli.events import Event, Follower, study_event, summary_event
 from automl.cli.output import Output, PlainLines
 from automl.cli.text import next_lines
-from automl.errors import Interrupted
+from automl.errors import Interrupted, StorageError
 from automl.session import Session
+from automl.studies import Study
 
 
 def run_and_show(session: Session, output: Output) -> None:
     """Run a session, show it, and exit 0, 1 (nothing completed) or 130 (interrupted)."""
     study = session.study
-    output.emit(study_event(study))
-    follower = Follower(study, output.emit, output.refresh)
-    follower.skip_past()
     try:
-        with output.showing(), follower:
-            session.run()
-    except Interrupted:
+        _follow(session, output)
+    except (Interrupted, KeyboardInterrupt):
         output.emit(summary_event(study))
-        click.echo(f"interrupted; go on with: {study.resume_command()}", err=True)
-        raise Interrupted() from None
+        raise Interrupted(f"interrupted; go on with: {study.resume_command()}") from None
+    except StorageError as error:
+        raise StorageError(f"{error}; then go on with: {study.resume_command()}") from error
     summary = summary_event(study)
     output.emit(summary)
     if not summary["complete"]:
-        click.echo(f"no trial completed; look why: automl show {study.name}", err=True)
+        click.echo(_nothing_complete(study, summary), err=True)
         raise click.exceptions.Exit(1)
     if isinstance(output, PlainLines):
-        click.echo("\n".join(next_lines(study.name, study.storage.option())))
+        click.echo("\n".join(next_lines(study)))
+
+
+def _follow(session: Session, output: Output) -> None:
+    output.emit(study_event(session.study))
+    follower = Follower(session.study, output.emit, output.refresh)
+    follower.skip_past()
+    with output.showing(), follower:
+        session.run()
+
+
+def _nothing_complete(study: Study, summary: Event) -> str:
+    failed = [view for view in study.views.trials() if view.message]
+    last = f", the last for: {failed[-1].message}" if failed else ""
+    options = [f"--trial {failed[-1].number}"] if failed else []
+    return (
+        f"error: no trial completed ({summary['failed']} failed{last}); "
+        f"look why: {study.command('show', *options)}"
+    )

@@ -1,10 +1,8 @@
 """`automl show`: a study's trials, or one trial in full."""
 
-import json
-
 import click
 
-from automl.cli.arguments import json_option, open_storage, storage_option
+from automl.cli.arguments import existing_storage, json_option, storage_option
 
 
 @click.command("show")
@@ -19,7 +17,7 @@ def command(study: str, trial: int | None, storage: str | None, as_json: bool) -
     from automl.errors import UsageError
     from automl.studies import open_study
 
-    opened = open_study(open_storage(storage), study)
+    opened = open_study(existing_storage(storage), study)
     decisions = {t.number: t.params for t in opened.optuna.get_trials(deepcopy=False)}
     views = [view for view in opened.views.trials() if trial in (None, view.number)]
     if trial is not None and not views:
@@ -37,7 +35,7 @@ def command(study: str, trial: int | None, storage: str | None, as_json: bool) -
         events = [{**events[0], **extra}]
     if as_json:
         for event in [study_event(opened), *events, summary_event(opened)]:
-            click.echo(json.dumps(event))
+            click.echo(text.json_line(event))
         return
     click.echo(text.study_line(study_event(opened)))
     for event in events:

@@ -1,7 +1,5 @@
 """`automl studies`: what lies in the storage."""
 
-import json
-
 import click
 
 from automl.cli.arguments import json_option, open_storage, storage_option
@@ -13,14 +11,14 @@ from automl.cli.arguments import json_option, open_storage, storage_option
 def command(storage: str | None, as_json: bool) -> None:
     """List the studies of a storage with their best values."""
     from automl.cli.events import summary_event
-    from automl.cli.text import pairs
+    from automl.cli.text import json_line, pairs
     from automl.studies import all_studies
 
     opened = open_storage(storage)
-    found = [summary_event(study) for study in all_studies(opened)]
+    found = [summary_event(s) for s in all_studies(opened)] if opened.exists() else []
     for summary in found:
         if as_json:
-            click.echo(json.dumps(summary))
+            click.echo(json_line(summary))
             continue
         best = f"best {pairs(summary['best']['values'])}" if summary["best"] else "none complete"
         click.echo(f"{summary['study']:<24}  {summary['trials']:>5} trials  {best}")

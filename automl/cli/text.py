@@ -1,8 +1,28 @@
 """How values and events read on a screen."""
 
-import shlex
+import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from automl.studies import Study
+
+
+def json_line(event: Mapping[str, Any]) -> str:
+    """An event as JSON; NaN and infinities, which JSON has not, as null."""
+    try:
+        return json.dumps(event, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(event))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def number(value: float | None) -> str:
@@ -57,14 +77,15 @@ def summary_lines(event: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def next_lines(study: str, storage: str) -> list[str]:
-    name = shlex.quote(study)
-    return [
-        "next:",
-        f"  automl best {name}{storage}                 its metrics and decisions",
-        f"  automl show {name}{storage}                 every trial",
-        f"  automl resume {name}{storage} --trials 20   search on",
-    ]
+def next_lines(study: "Study") -> list[str]:
+    """What a person may type next, with what each line shows."""
+    lines = {
+        study.command("best"): "its metrics and decisions",
+        study.command("show"): "every trial",
+        study.command("resume", "--trials 20"): "search on",
+    }
+    width = max(map(len, lines))
+    return ["next:", *(f"  {line:<{width}}   {shows}" for line, shows in lines.items())]
 
 
 def decision_lines(decisions: Mapping[str, Any]) -> list[str]:

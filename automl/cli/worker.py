@@ -1,10 +1,12 @@
 """`automl worker`: join a running study from any machine."""
 
+import os
+import threading
 from pathlib import Path
 
 import click
 
-from automl.cli.arguments import open_storage, storage_option, trust_options
+from automl.cli.arguments import existing_storage, storage_option, trust_options
 
 
 @click.command("worker")
@@ -27,8 +29,6 @@ def command(
     data_dir: Path | None,
 ) -> None:
     """Take trials of STUDY until its budget is spent and nothing is open."""
-    import threading
-
     from automl.errors import Interrupted
     from automl.registry import Registry
     from automl.studies import open_study
@@ -36,11 +36,17 @@ def command(
     from automl.worker import resolve_device, stopping_on_signals, work
 
     registry = Registry(trusting(trust_plugins, named))
-    opened = open_study(open_storage(storage), study)
+    opened = open_study(existing_storage(storage), study)
     parts = opened.load_parts(registry, data_dir)
+    found = resolve_device(device)
     stop = threading.Event()
+    click.echo(f"worker {os.getpid()} joins study {study} on {found}")
     try:
         with stopping_on_signals(stop):
-            work(opened, parts, registry, resolve_device(device), stop)
-    except (Interrupted, KeyboardInterrupt):
-        raise Interrupted("interrupted; its trial was given back") from None
+            work(opened, parts, registry, found, stop)
+    except Interrupted:
+        raise Interrupted(f"interrupted; join again by: {opened.command('worker')}") from None
+    except KeyboardInterrupt:
+        again = opened.command("worker")
+        raise Interrupted(f"ended; its trial will be taken over; join again by: {again}") from None
+    click.echo(f"nothing is left to do in study {study}; see: {opened.command('best')}")

@@ -1,0 +1,29 @@
+"""Each command line test lies in a directory of its own, where the default storage is empty."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from commands import Ended, in_process
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory a person works in; his environment says nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("AUTOML_STORAGE", "AUTOML_DATA_DIR", "AUTOML_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copy(prepared, tmp_path / "automl.db")
+    logger = logging.getLogger("automl")
+    before = logger.handlers[:], logger.propagate
+    yield tmp_path
+    logger.handlers[:], logger.propagate = before
+
+
+@pytest.fixture
+def run(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run a command line in this process."""
+    return lambda *arguments: in_process(capsys, arguments)

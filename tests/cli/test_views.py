@@ -1,0 +1,236 @@
+"""What shows a study: studies, show, best, cache, plugins, and the live view."""
+
+import io
+import os
+import pty
+import threading
+
+import pytest
+from commands import CORNER, FILE, PARTS, PLANE, started, study
+from rich.console import Console
+
+from automl.cli.live import Goal, LiveView
+from automl.ledger.views import Counts
+
+GOOD = """
+import automl
+from automl import Candidate, Graph
+
+def tiny(trial, task):
+    graph = Graph()
+    x = graph.input("x", task.signature.input_shape)
+    flat = graph.add("flatten", x)
+    graph.output(graph.add("linear", flat, features=task.signature.output_shape[0]))
+    return Candidate(graph, {"lr": trial.suggest_float("lr", 1e-3, 1e-1, log=True)})
+
+def nothing(trial, task):
+    trial.suggest_float("lr", 0, 1)
+
+@automl.hookimpl
+def register_spaces():
+    return {"tiny": lambda: tiny_space, "broken": lambda: 3}
+
+class Space:
+    def candidate(self, trial, task):
+        return tiny(trial, task)
+
+tiny_space = Space()
+"""
+
+
+@pytest.fixture
+def searched(run):
+    assert run("search", CORNER, *PARTS, "--trials", "6", "--study", "s").code == 0
+    return run
+
+
+def test_studies(searched):
+    searched("search", PLANE, *PARTS, "--trials", "2", "--study", "t")
+    lines = searched("studies").out.splitlines()
+    assert [line.split()[:3] for line in lines] == [["s", "6", "trials"], ["t", "2", "trials"]]
+    events = searched("studies", "--json").events
+    assert [(e["event"], e["study"], e["complete"]) for e in events] == [
+        ("summary", "s", 6),
+        ("summary", "t", 2),
+    ]
+
+
+def test_a_study_that_cannot_be_read_hides_no_other(searched):
+    searched("search", PLANE, *PARTS, "--trials", "1", "--study", "newer")
+    study("newer").optuna.set_user_attr("automl", {"format": 99})
+    ended = searched("studies")
+    assert ended.code == 0
+    assert ended.out.startswith("s ")
+    assert "'newer'" in ended.err
+    assert "upgrade automl" in ended.err
+
+
+def test_no_studies(run, here):
+    assert "start one: automl search" in run("studies").out
+    (here / "automl.db").unlink()
+    assert run("studies").code == 0
+    assert not (here / "automl.db").exists()
+
+
+def test_show(searched):
+    ended = searched("show", "s")
+    assert ended.code == 0
+    assert sum(line.startswith("trial ") for line in ended.out.splitlines()) == 6
+    assert "reused from trial" in ended.out
+    events = searched("show", "s", "--json").events
+    assert [e["event"] for e in events] == ["study", *["trial"] * 6, "summary"]
+
+
+def test_show_one_trial(searched):
+    ended = searched("show", "s", "--trial", "0")
+    for word in ("decisions:", "fingerprint: ", "step   3", "score"):
+        assert word in ended.out
+    event = searched("show", "s", "--trial", "0", "--json").of("trial")[0]
+    assert [report["step"] for report in event["reports"]] == [1, 2, 3]
+    assert event["attempt"] == 1
+    assert event["traceback"] is None
+
+
+def test_show_a_failed_trial_with_its_traceback(run, here):
+    (here / "mine.py").write_text("def space(trial, task):\n    raise ValueError('boom')\n")
+    run("search", "mine.py:space", *PARTS, "--trials", "1", "--study", "f")
+    out = run("show", "f", "--trial", "0").out
+    assert "Traceback" in out
+    assert "ValueError: boom" in out
+
+
+def test_best(searched):
+    ended = searched("best", "s")
+    assert ended.code == 0
+    assert "metrics:" in ended.out
+    assert "decisions:" in ended.out
+    event = searched("best", "s", "--json").events[0]
+    best = study("s").optuna.best_trial
+    assert (event["number"], event["decisions"]) == (best.number, best.params)
+    assert set(event["metrics"]) == {"score", "cost"}
+
+
+def test_best_of_several_objectives_is_a_front(run):
+    objectives = ("--objective", "score", "--objective", "cost")
+    run("search", PLANE, *PARTS, *objectives, "--trials", "6", "--study", "m")
+    events = run("best", "m", "--json").events
+    assert {e["number"] for e in events} == {t.number for t in study("m").optuna.best_trials}
+
+
+def test_best_of_nothing(run, here):
+    (here / "mine.py").write_text("def space(trial, task):\n    raise ValueError('boom')\n")
+    run("search", "mine.py:space", *PARTS, "--trials", "1", "--study", "f")
+    ended = run("best", "f")
+    assert ended.code == 1
+    assert ended.err.startswith("error: no trial of study 'f' has completed")
+
+
+def test_cache(searched):
+    (event,) = searched("cache", "s", "--json").events
+    assert event["reused"] == event["levels"]["L0"]["hits"] > 0
+    assert event["levels"]["L0"]["seconds_saved"] > 0
+    ended = searched("cache")
+    assert f"s: {event['reused']} of 6 trials reused" in ended.out
+    assert "L0" in ended.out
+
+
+def test_plugins_list(run):
+    ended = run("plugins")
+    assert ended.out == run("plugins", "list").out
+    for line in ("space     mlp", "task      digits", "strategy  evolution", "pruner    asha"):
+        assert line in ended.out
+    events = run("plugins", "list", "--json").events
+    assert {"kind": "space", "name": "mlp", "owners": ["automl 0.1.0"]} in [
+        {**e, "owners": e["owners"]} for e in events
+    ]
+
+
+def test_plugins_list_shows_a_file_and_a_clash(run, here):
+    (here / "mine.py").write_text(GOOD.replace('"tiny"', '"mlp"'))
+    ended = run("plugins", "list", "--plugin", "mine.py")
+    (line,) = [line for line in ended.out.splitlines() if " mlp " in line]
+    assert "mine.py" in line
+    assert "offered twice" in line
+
+
+def test_plugins_options(run):
+    ended = run("plugins", "options", "trainer", "supervised")
+    assert "-o trainer.epochs=10" in ended.out
+    assert "sgd or adamw" in ended.out
+    events = run("plugins", "options", "trainer", "supervised", "--json").events
+    patience = next(e for e in events if e["option"] == "patience")
+    assert patience == {
+        "option": "patience", "default": None, "expected": "int or none", "required": False,
+    }  # fmt: skip
+
+
+def test_plugins_check(run, here):
+    (here / "mine.py").write_text(GOOD)
+    assert run("plugins", "check", "mine.py:tiny").out == "space mine.py:tiny: ok\n"
+    ended = run("plugins", "check", "mine.py")
+    assert ended.code == 1
+    assert "space tiny: ok" in ended.out
+    assert "space broken: FAILED: " in ended.out
+    events = run("plugins", "check", "mine.py:nothing", "--json").events
+    assert (events[0]["ok"], events[0]["name"]) == (False, "mine.py:nothing")
+    assert "None" in events[0]["error"]
+
+
+def test_the_live_view_shows_progress_best_reuse_and_workers(searched):
+    opened = study("s")
+    view = LiveView(opened)
+    counts = opened.views.counts()
+    written = Console(file=io.StringIO(), width=100)
+    written.print(view._draw(counts, opened.views.workers()))
+    out = written.file.getvalue()
+    assert "6 of 6" in out
+    assert f"trial {opened.optuna.best_trial.number}" in out
+    assert f"{counts.reused} (" in out
+
+
+@pytest.mark.parametrize(
+    ("goal", "left"),
+    [
+        (Goal(4, 10, "", None), 30.0),
+        (Goal(4, 10, "", 12.0), 12.0),
+        (Goal(4, None, "", 12.0), 12.0),
+        (Goal(4, None, "", None), None),
+        (Goal(12, 10, "", None), 0.0),
+    ],
+)
+def test_the_time_left_is_the_nearer_of_pace_and_deadline(goal, left):
+    assert goal.left(passed=10.0, done_here=2) == left
+
+
+def test_the_live_view_counts_what_the_budget_counts(run):
+    run("search", CORNER, *PARTS, "--evaluations", "2", "--study", "s")
+    opened = study("s")
+    written = Console(file=io.StringIO(), width=100)
+    written.print(LiveView(opened)._draw(Counts(complete=5, reused=4), []))
+    assert "5, 1 of 2 evaluations" in written.file.getvalue()
+
+
+def test_a_terminal_gets_the_live_view(here, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = pty.openpty()
+    shown: list[bytes] = []
+    reader = threading.Thread(target=_read, args=(ours, shown), daemon=True)
+    reader.start()
+    options = ("-o", "trainer.seconds=0.5", "--trials", "3", "--study", "s")
+    with started(here, "search", PLANE, *PARTS, *options, tty=os.ttyname(theirs)) as command:
+        ended = command.wait()
+    os.close(theirs)
+    reader.join(10)
+    text = b"".join(shown).decode()
+    assert ended.code == 0, text
+    for word in ("trials", "━", "of 3", "best", "reused", "worker", "trial 0", "3 trials ended"):
+        assert word in text
+    assert FILE.rpartition("/")[2] in text
+
+
+def _read(descriptor: int, shown: list[bytes]) -> None:
+    try:
+        while piece := os.read(descriptor, 4096):
+            shown.append(piece)
+    except OSError:
+        return

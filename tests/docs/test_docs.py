@@ -1,0 +1,190 @@
+"""The documentation is true: its files are short, its commands run, its options and links exist.
+
+In README.md and docs/, `<!-- file: NAME -->` above a fenced block names a file, and
+`<!-- run -->` above a block of commands has them run, beside all files of that page;
+`<!-- run long -->` leaves that to the long tests.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from automl.cli.main import COMMANDS, cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUNNABLE = [ROOT / "README.md", ROOT / "docs" / "writing-a-plugin.md"]
+PARTS = {"part", "space", "task", "trainer", "strategy", "pruner", "launcher", "judge", "cache"}
+
+_FENCED = r"```\w+\n(.*?)^```$"
+_FILE = re.compile(r"^<!-- file: (\S+) -->\n" + _FENCED, re.DOTALL | re.MULTILINE)
+_RUN = re.compile(r"^<!-- (run|run long) -->\n" + _FENCED, re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"^```.*?^```$|`[^`]+`", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+_FLAG = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+_MACHINE = re.compile(r"(?<![\w.~/:])/(?:work|tmp|root|home|opt|mnt|usr|var|Users)\b")
+
+
+def files(page: Path) -> dict[str, str]:
+    return dict(_FILE.findall(page.read_text()))
+
+
+def blocks(page: Path) -> list[tuple[str, list[str]]]:
+    """How each block of commands is to be run, and its lines."""
+    return [(how, text.strip().splitlines()) for how, text in _RUN.findall(page.read_text())]
+
+
+@dataclass(frozen=True)
+class Documented:
+    """Commands of one block."""
+
+    page: Path
+    commands: list[str]
+    long: bool
+
+    def __str__(self) -> str:
+        return f"{self.page.stem}: {self.commands[0]}"[:72]
+
+
+DOCUMENTED = [
+    Documented(page, commands, how == "run long")
+    for page in RUNNABLE
+    for how, commands in blocks(page)
+]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A documented command that was run."""
+
+    command: str
+    code: int
+    output: str
+
+
+def run(command: str, folder: Path) -> Ran:
+    program, *rest = command.split()
+    start = [sys.executable, "-m", "automl"] if program == "automl" else [sys.executable]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("AUTOML_")}
+    quick = {"OMP_NUM_THREADS": "1", "AUTOML_STATE_DIR": str(folder / "state")}
+    done = subprocess.run(
+        [*start, *rest], cwd=folder, env=kept | quick, capture_output=True, text=True, check=False
+    )
+    return Ran(command, done.returncode, done.stdout + done.stderr)
+
+
+def run_block(block: Documented, folder: Path) -> list[Ran]:
+    folder.mkdir()
+    for name, text in files(block.page).items():
+        (folder / name).write_text(text)
+    return [run(command, folder) for command in block.commands]
+
+
+@pytest.fixture(scope="module")
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[list[Ran]]]]:
+    """The documented blocks to run, each in a folder of its own, a few at a time."""
+    folder = tmp_path_factory.mktemp("docs")
+    wanted = {item.name for item in request.session.items}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        yield {
+            str(block): pool.submit(run_block, block, folder / str(index))
+            for index, block in enumerate(DOCUMENTED)
+            if f"test_documented_commands_run[{block}]" in wanted
+        }
+
+
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(str(b), marks=pytest.mark.long if b.long else ()) for b in DOCUMENTED],
+)
+def test_documented_commands_run(running, block):
+    for ran in running[block].result():
+        assert ran.code == 0, f"{ran.command}\n{ran.output}"
+        if " search " in ran.command:
+            assert "best: trial" in ran.output
+        if " check " in ran.command:
+            assert ": ok" in ran.output
+            assert "FAILED" not in ran.output
+
+
+def test_there_are_files_and_commands_for_every_part():
+    guide = ROOT / "docs" / "writing-a-plugin.md"
+    said = " ".join(command for _, commands in blocks(guide) for command in commands)
+    for name in ("my_space", "my_task", "my_trainer", "my_strategy", "my_pruner"):
+        assert f"{name}.py" in files(guide)
+        assert f"automl plugins check {name}.py" in said
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
+def test_a_documented_file_is_short(page):
+    for name, text in files(page).items():
+        assert len(text.splitlines()) < 40, name
+
+
+def commands_of(group: click.Group, name: str = "automl") -> Iterator[tuple[str, click.Command]]:
+    with click.Context(group) as context:
+        for word in group.list_commands(context):
+            command = group.get_command(context, word)
+            assert command is not None
+            yield f"{name} {word}", command
+            if isinstance(command, click.Group):
+                yield from commands_of(command, f"{name} {word}")
+
+
+def flags_of(command: click.Command) -> set[str]:
+    # --debug may stand anywhere on the line.
+    known = {"--help", "-h", "--debug"}
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            known |= {*parameter.opts, *parameter.secondary_opts}
+    return known
+
+
+def snippets(page: Path) -> Iterator[str]:
+    """Every line of code on a page, from blocks and from within the text."""
+    for code in _CODE.findall(page.read_text()):
+        yield from (line.strip().removeprefix("$ ") for line in code.strip("`").splitlines())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_options_exist(page):
+    known = {"automl": cli, **dict(commands_of(cli))}
+    every = set().union(*map(flags_of, known.values()))
+    for snippet in snippets(page):
+        allowed, words = every, snippet.split("  ")[0].split()
+        if not words:
+            continue
+        if words[0] == "automl" and len(words) > 1:
+            assert words[1].startswith("-") or words[1] in COMMANDS, snippet
+            name = next((n for n in (" ".join(words[:3]), " ".join(words[:2])) if n in known), None)
+            allowed = flags_of(known[name or "automl"])
+        elif not words[0].startswith("-"):
+            continue
+        for flag in _FLAG.findall(" ".join(words)):
+            assert flag in allowed, f"{flag} in {snippet!r}"
+        for part in re.findall(r"-o (\w+)\.", snippet):
+            assert part in PARTS, snippet
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for target in _LINK.findall(page.read_text()):
+        if not target.startswith(("http:", "https:", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_path_of_one_machine_is_named(page):
+    text = page.read_text()
+    assert str(ROOT) not in text
+    assert not _MACHINE.findall(text)
