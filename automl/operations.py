@@ -61,6 +61,18 @@ def _conv_shape(
     return (channels, *sides)
 
 
+def _conv2d(
+    shapes: Shapes, channels: int, kernel: int = 3, stride: int = 1, bias: bool = True
+) -> nn.Module:
+    module = nn.Conv2d(shapes[0][0], channels, kernel, stride, kernel // 2, bias=bias)
+    # He et al., arXiv 1502.01852: signals keep their size through many layers even where
+    # nothing normalises them; torch's own default shrinks them.
+    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
+
+
 def _batch_norm(shapes: Shapes) -> nn.Module:
     kind = {1: nn.BatchNorm1d, 3: nn.BatchNorm2d}[len(shapes[0])]
     return kind(shapes[0][0])
@@ -87,9 +99,7 @@ declare(
 declare(
     Operation(
         "conv2d",
-        lambda shapes, channels, kernel=3, stride=1, bias=True: nn.Conv2d(
-            shapes[0][0], channels, kernel, stride, kernel // 2, bias=bias
-        ),
+        _conv2d,
         _conv_shape,
         algebra=_weighted,
     )

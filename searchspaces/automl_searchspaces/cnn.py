@@ -24,7 +24,7 @@ def cnn(
     min_channels: int = 8,
     max_channels: int = 32,
     max_dropout: float = 0.5,
-    min_lr: float = 3e-4,
+    min_lr: float = 1e-3,
     max_lr: float = 3e-2,
 ) -> Candidate:
     """A convolutional network for tasks of images; each stage doubles the channels.

@@ -30,8 +30,9 @@ def fashion_mnist(
 ) -> Classification:
     """Ten kinds of clothes: 50,000 images to train on, 10,000 to choose by, 10,000 to test.
 
-    Inputs lie in [0, 1], shape [1, 28, 28]. The four original IDX files are read from data_dir
-    (or AUTOML_DATA_DIR) or its folder `fashion-mnist`; without any, OpenML is asked.
+    Inputs have shape [1, 28, 28] and are standardised by the training images. The four original
+    IDX files are read from data_dir (or AUTOML_DATA_DIR) or its folder `fashion-mnist`; without
+    any, OpenML is asked.
     limit: keep only the first so many training images; seed: of the split of the training
     images, which keeps the classes in proportion.
 
@@ -154,9 +155,12 @@ def _task(training: "Images", test: "Images", limit: int | None, seed: int) -> C
         Split.VALIDATION: np.sort(validation),
         Split.TEST: np.arange(own, len(labels)),
     }
+    pixels = torch.from_numpy(images)[:, None] / 255
+    # By training images alone, the same whatever the limit.
+    spread, mean = torch.std_mean(pixels[torch.from_numpy(train)])
     return Classification(
         "fashion-mnist",
-        torch.from_numpy(images)[:, None] / 255,
+        (pixels - mean) / spread,
         torch.from_numpy(labels).long(),
         {split: torch.from_numpy(rows) for split, rows in parts.items()},
     )
