@@ -12,7 +12,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from automl.errors import OpenDecisionError
+from automl.errors import CandidateError, OpenDecisionError
 
 Opens = Callable[[str, BaseDistribution], bool]
 """Asks a trainer, decision by decision, whether it wants one left open."""
@@ -138,6 +138,8 @@ class DecidingTrial(optuna.trial.BaseTrial):
         return False
 
     def set_user_attr(self, key: str, value: Any) -> None:
+        if key == "automl":
+            raise CandidateError("the attribute 'automl' is the engine's own: choose another key")
         self.trial.set_user_attr(key, value)
 
     def set_constraint(self, key: str, value: float) -> None:

@@ -80,6 +80,10 @@ class NotFiniteError(TrialError):
     """An objective became NaN or infinite: training diverged."""
 
 
+class StrategyError(TrialError):
+    """A strategy raised while it drew a trial's decisions."""
+
+
 class Interrupted(AutoMLError):
     """A person or a signal asked the worker to stop; its trial is given back, not failed."""
 

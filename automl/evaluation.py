@@ -1,15 +1,24 @@
 """One trial in training: runs the trainer's generator, stores its reports, asks the pruner."""
 
 import logging
+import operator
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.pruners import NopPruner
 
 from automl.candidate import Candidate
+from automl.decisions import Open
 from automl.errors import TrialError
 from automl.ledger.values import Lease
 from automl.protocols import Run
@@ -41,6 +50,7 @@ class Evaluation:
     unwritten: list[Report] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.open_decisions: Mapping[str, Open] = {}
         self._written_at = self._saved_at = time.monotonic()
         self._save_seconds = 0.0
         self._run = Run(
@@ -61,6 +71,7 @@ class Evaluation:
             LeaseLostError: another worker took the trial over.
         """
         reports = self.parts.trainer.train(candidate, self.parts.task, self._run)
+        self.open_decisions = candidate.open_decisions
         last: Outcome | None = None
         try:
             for report in reports:
@@ -76,6 +87,7 @@ class Evaluation:
         return last
 
     def _take(self, report: Report, last: Outcome | None) -> Outcome:
+        report = checked(report, self.open_decisions)
         if last is not None and last.step is not None and report.step <= last.step:
             raise TrialError(f"reports must count up: step {report.step} after {last.step}")
         values = objective_values(report, self.study.objectives)
@@ -122,6 +134,55 @@ class Evaluation:
         if not self.resumed:
             return set()
         return set(self.study.optuna.trials[self.trial.number].intermediate_values)
+
+
+def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
+    """A report in plain Python values, as every database can hold them.
+
+    Raises:
+        TrialError: a step or metric that is no number, or a decision closed to no value of its.
+    """
+    try:
+        step = operator.index(report.step)
+    except TypeError:
+        raise TrialError(f"a report's step must be a whole number, got {report.step!r}") from None
+    metrics = {str(name): _number(name, value, step) for name, value in report.metrics.items()}
+    closed = report.closed and {
+        name: _closed(name, value, open_decisions) for name, value in report.closed.items()
+    }
+    return replace(report, step=step, metrics=metrics, closed=closed)
+
+
+def _number(name: str, value: object, step: int) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TrialError(
+            f"metric {name!r} must be a number, got {value!r} at step {step}"
+        ) from None
+
+
+def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
+    if name not in open_decisions:
+        known = ", ".join(open_decisions) or "none"
+        raise TrialError(f"the trainer closed {name!r}, which is not open; open are: {known}")
+    plain = value.item() if hasattr(value, "item") else value
+    distribution = open_decisions[name].distribution
+    try:
+        fits = _fits(distribution, plain)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise TrialError(f"the trainer closed {name!r} with {value!r}, not of {distribution}")
+    return plain
+
+
+def _fits(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    whole = isinstance(distribution, FloatDistribution) or value == int(value)
+    return bool(whole and distribution.low <= value <= distribution.high)
 
 
 def _close(reports: Iterator[Report]) -> None:

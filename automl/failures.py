@@ -18,15 +18,18 @@ def failure(error: Exception, where: str = "") -> Outcome:
     return Outcome(
         State.FAILED,
         reason=_reason(error),
-        message=message,
-        traceback="".join(traceback.format_exception(error)),
+        message=_storable(message),
+        traceback=_storable("".join(traceback.format_exception(error))),
         cause=_cause(error),
     )
 
 
 def lost(attempts: int) -> Outcome:
     """The outcome of a trial whose workers died, each time."""
-    message = f"its worker was lost {attempts} times: killed, out of memory, or a crash"
+    message = (
+        f"its worker was lost {attempts} times: killed, out of memory, a crash, or no run.tick() "
+        "for minutes"
+    )
     return Outcome(
         State.FAILED, reason=Reason.WORKER_LOST, message=message, cause=Reason.WORKER_LOST.value
     )
@@ -59,9 +62,15 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _cause(error: Exception) -> str:
     """Where it was raised: equal for failures of one origin, whatever numbers they mention."""
-    frames = traceback.extract_tb(error.__traceback__)
+    origin = error.__cause__ or error
+    frames = traceback.extract_tb(origin.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__} {where}"[-255:]
+    return _storable(f"{type(origin).__name__} {where}")[-255:]
+
+
+def _storable(text: str) -> str:
+    """Text that every database takes: no lone surrogates, no NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def is_storage_failure(error: Exception) -> bool:

@@ -15,14 +15,18 @@ def this_worker() -> str:
 
 
 def is_dead(worker: str) -> bool:
-    """Whether a worker is known to be gone; False where this machine cannot tell."""
+    """Whether a worker is known to be gone; False where this process cannot tell.
+
+    Only one of this very start of this machine, and of this namespace of processes, can be
+    known; of others that merely share the host's name, their lease decides.
+    """
     try:
         host, boot, pid, start, _ = worker.rsplit(":", 4)
     except ValueError:
         return False
-    if host != _host() or start == "0" or not _boot():
+    if (host, boot) != (_host(), _boot()) or not boot or start == "0":
         return False
-    return boot != _boot() or _start_of(int(pid)) != start
+    return _gone(int(pid)) or _start_of(int(pid)) not in (start, None)
 
 
 def host_and_pid(worker: str) -> str:
@@ -45,10 +49,20 @@ def _boot() -> str:
         return ""
 
 
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
 def _start_of(pid: int) -> str | None:
-    """A process's start in clock ticks since boot; None for one that is gone or a zombie."""
+    """A process's start in clock ticks since boot; "" of a zombie, None where unreadable."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else fields[19]
+    return "" if fields[0] in "ZX" else fields[19]

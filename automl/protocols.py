@@ -1,6 +1,7 @@
 """What the parts of a search promise each other; a plugin offers objects of these shapes."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
     from torch import Tensor
+
+
+_log = logging.getLogger("automl")
 
 
 class Split(Enum):
@@ -85,20 +89,29 @@ class Run:
         self.directory.mkdir(parents=True, exist_ok=True)
         partial = self.directory / f"checkpoint.{os.getpid()}.part"
         try:
-            torch.save(dict(state), partial)
+            with partial.open("wb") as file:
+                torch.save(dict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(self.checkpoint)
         finally:
             partial.unlink(missing_ok=True)
 
     def restore(self) -> Mapping[str, Any] | None:
-        """The checkpoint of an earlier attempt at this trial, or None where there is none."""
+        """The checkpoint of an earlier attempt at this trial, or None where none can be read."""
         if not self.checkpoint.exists():
             return None
         import torch
 
-        state: Mapping[str, Any] = torch.load(
-            self.checkpoint, map_location=self.device, weights_only=True
-        )
+        try:
+            state: Mapping[str, Any] = torch.load(
+                self.checkpoint, map_location=self.device, weights_only=True
+            )
+        except Exception as error:
+            # Whatever a damaged file makes torch raise: its loss costs time, not the trial.
+            line = str(error).splitlines()[0]
+            _log.warning("starting over, %s cannot be read: %s", self.checkpoint, line)
+            return None
         return state
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from automl.errors import AutoMLError, Interrupted, StorageError, UsageError
+from automl.errors import Interrupted, StorageError, UsageError
 from automl.protocols import Launcher, WorkerHandle
 from automl.registry import Registry
 from automl.storage import VARIABLE
@@ -53,14 +53,16 @@ class Session:
         device = resolve_device(self.device)
         self._share_cores()
         with stopping_on_signals(stop):
-            others = [self._start(index) for index in range(1, self.workers)]
+            others: list[Started] = []
             try:
+                for index in range(1, self.workers):
+                    others.append(self._start(index))
                 work(self.study, self.parts, self.registry, device, stop)
                 _wait(others, stop)
             except KeyboardInterrupt:
                 _end(others)
                 raise Interrupted("interrupted") from None
-            except AutoMLError:
+            except BaseException:
                 _interrupt(others)
                 raise
         _warn_of_crashes(others)

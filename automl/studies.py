@@ -4,6 +4,7 @@ import importlib.metadata
 import itertools
 import logging
 import shlex
+import shutil
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -133,6 +134,12 @@ class Study:
     def directory(self, number: int) -> Path:
         """Where a trial keeps its checkpoint on this machine; made of the study's UUID alone."""
         return state_directory() / "checkpoints" / str(uuid.UUID(self.spec.uuid)) / str(number)
+
+    def remove_checkpoint(self, number: int) -> None:
+        """Remove what a trial that has ended kept to go on from."""
+        directory = self.directory(number)
+        if directory.exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
     def resume_command(self) -> str:
         """The line that goes on with this study."""

@@ -104,7 +104,7 @@ class Follower:
 
     def skip_past(self) -> None:
         """Take what has happened so far as known."""
-        self._seen |= {view.id for view in self.study.views.settled(self._seen)}
+        self._seen |= self.study.views.settled_ids()
         self._mark(view.id for view in self.study.views.reports(set()))
 
     def __enter__(self) -> "Follower":

@@ -9,10 +9,12 @@ from automl.cli.arguments import (
     json_option,
     limit_options,
     limits,
+    part_options,
     storage_option,
     trust_options,
     worker_options,
 )
+from automl.errors import UsageError
 
 
 @click.command("resume")
@@ -27,6 +29,9 @@ from automl.cli.arguments import (
     envvar="AUTOML_DATA_DIR",
     help="Where the data lies on this machine.",
 )
+@click.option(
+    "-o", "options", multiple=True, metavar="launcher.OPTION=VALUE", help="Set a launcher's option."
+)
 @json_option
 def command(
     study: str,
@@ -40,6 +45,7 @@ def command(
     named: tuple[str, ...],
     storage: str | None,
     data_dir: Path | None,
+    options: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Go on with STUDY where it stopped."""
@@ -54,7 +60,12 @@ def command(
     registry = Registry(trusting(trust_plugins, named))
     opened = open_study(existing_storage(storage), study)
     parts = opened.load_parts(registry, data_dir)
-    starter = registry.build(Kind.LAUNCHER, launcher, {}).make()
+    given = part_options(options)
+    starter = registry.build(Kind.LAUNCHER, launcher, given.pop(Kind.LAUNCHER.value, {})).make()
+    if given:
+        raise UsageError(
+            f"-o {next(iter(given))}.…: a study's own options stand; only launcher.… can be given"
+        )
     count, more = worker_count(workers), limits(trials, evaluations, timeout)
     resolve_device(device)
     opened.ledger.extend(more.trials, more.evaluations, more.timeout)

@@ -24,7 +24,8 @@ def command(study: str, trial: int | None, storage: str | None, as_json: bool) -
         raise UsageError(f"study {study!r} has no trial {trial}: it has {len(decisions)} trials")
     events = [trial_event(opened, view, decisions.get(view.number, {})) for view in views]
     if trial is not None:
-        reports = [r for r in opened.views.reports(set()) if r.number == trial]
+        # What an interrupted attempt reported past its checkpoint was reported again.
+        reports = {r.step: r for r in opened.views.reports(set()) if r.number == trial}.values()
         extra = {
             "metrics": views[0].metrics,
             "fingerprint": views[0].fingerprint,

@@ -49,9 +49,9 @@ def count(
 
 
 def stop_if_exhausted(session: Session, study: str, after: int) -> None:
-    """End a study whose last `after` candidates were all known."""
+    """End a study whose last `after` candidates were all known, or could not be made."""
     message = (
-        f"the last {after} candidates were all known: the space is exhausted, "
+        f"the last {after} candidates were all known or invalid: the space is exhausted, "
         "or the strategy no longer leaves what it has found"
     )
     session.execute(

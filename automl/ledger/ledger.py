@@ -139,17 +139,19 @@ class Ledger:
     @transactional
     def give_back(self, session: Session, lease: Lease, number: int | None) -> None:
         """Let any worker go on with this trial at once; a slot with no trial yet is freed."""
-        if number is None and lease.attempt == 1:
+        if number is None and lease.attempt == 1 and lease.given is None:
             gone = session.scalars(
                 delete(TrialRow).where(self._held(lease)).returning(TrialRow.id)
             ).first()
             if gone is not None:
                 budget.count(session, self.study, slots=-1, payable=-1)
         else:
+            # With the token goes whatever the holder's heartbeat may still have under way.
+            freed = {"expires_at": 0.0, "worker": None, "token": lease.token + 1}
             session.execute(
                 update_table(TrialRow)
                 .where(self._held(lease))
-                .values(expires_at=0.0, attempt=lease.attempt - 1, worker=None, number=number)
+                .values(attempt=lease.attempt - 1, number=number, **freed)
             )
 
     # One fingerprint, one evaluation.
@@ -227,6 +229,10 @@ class Ledger:
         if judge is not None:
             self._add_judging_trial(session, number, judge)
         paid = lease.evaluation is not None
+        if not paid:
+            # Nothing was trained, so nothing is paid; too many of these end a study, too.
+            budget.count(session, self.study, payable=-1, repeats=1)
+            budget.stop_if_exhausted(session, self.study, self.exhausted_after)
         more = self._reserve(session, next_for, paid) if next_for else None
         if next_for is None and paid:
             budget.count(session, self.study, repeats=None)

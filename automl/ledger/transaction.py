@@ -16,7 +16,7 @@ from automl.errors import StorageError, redact_urls
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_TRIES = 6
+_TRIES = 8
 # Serialization failure, deadlock (PostgreSQL); deadlock, lock wait timeout (MySQL).
 _TRANSIENT = {"40001", "40P01", "1213", "1205"}
 
@@ -114,4 +114,6 @@ _HINTS = {
 def _transient(error: DBAPIError) -> bool:
     code = getattr(error.orig, "sqlstate", None) or (getattr(error.orig, "args", None) or [""])[0]
     locked = isinstance(error, OperationalError) and "database is locked" in str(error.orig)
-    return str(code) in _TRANSIENT or locked
+    # Trying again after a lost connection is safe even where the lost commit went through: a
+    # claim finds itself the owner, a settled trial is told by whoever looks next.
+    return str(code) in _TRANSIENT or locked or error.connection_invalidated

@@ -4,13 +4,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Select, func, select
 from sqlalchemy.orm import Session
 
 from automl.ledger.clock import now
 from automl.ledger.models import Phase, ReportRow, StopReason, StudyRow, TrialRow, WorkerRow
 from automl.ledger.transaction import reading
 from automl.report import Reason, State
+
+_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -27,24 +29,23 @@ class Budget:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many trials of a study stand where; seconds are those spent in trainers."""
+    """How many trials of a study stand where.
+
+    evaluated: those that ended and were trained. seconds: those spent in trainers.
+    """
 
     complete: int = 0
     pruned: int = 0
     failed: int = 0
     open: int = 0
     reused: int = 0
+    evaluated: int = 0
     seconds: float = 0.0
 
     @property
     def trials(self) -> int:
         """Trials that have ended."""
         return self.complete + self.pruned + self.failed
-
-    @property
-    def evaluated(self) -> int:
-        """Trials that were paid for."""
-        return self.trials - self.reused
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,18 @@ class Views:
                 TrialRow.state,
                 func.count(),
                 func.count(TrialRow.reused_from),
+                func.count(TrialRow.evaluation),
                 func.coalesce(func.sum(TrialRow.seconds), 0.0),
             )
             .where(TrialRow.study == self.study)
             .group_by(TrialRow.state)
         ).all()
-        by_state = {"open" if state is None else state.value: n for state, n, _, _ in rows}
+        by_state = {"open" if state is None else state.value: n for state, n, *_ in rows}
         return Counts(
             **by_state,
             reused=sum(row[2] for row in rows),
-            seconds=sum(float(row[3] or 0) for row in rows),
+            evaluated=sum(row[3] - row[2] for row in rows if row[0] is not None),
+            seconds=sum(float(row[4] or 0) for row in rows),
         )
 
     @reading
@@ -161,12 +164,23 @@ class Views:
     @reading
     def settled(self, session: Session, known: Collection[int]) -> list[TrialView]:
         """Trials that ended, but for those whose ids are known already."""
-        told = select(TrialRow.id).where(
+        fresh = [id for id in session.scalars(self._settled_ids()) if id not in known]
+        rows = [
+            row
+            for batch in _batches(fresh)
+            for row in session.scalars(select(TrialRow).where(TrialRow.id.in_(batch)))
+        ]
+        return [_trial(row) for row in sorted(rows, key=lambda r: (r.settled_at or 0, r.id))]
+
+    @reading
+    def settled_ids(self, session: Session) -> set[int]:
+        """The ids of the trials that have ended."""
+        return set(session.scalars(self._settled_ids()))
+
+    def _settled_ids(self) -> Select[int]:
+        return select(TrialRow.id).where(
             TrialRow.study == self.study, TrialRow.phase == Phase.SETTLED
         )
-        fresh = [id for id in session.scalars(told) if id not in known]
-        rows = [row for id in fresh if (row := session.get(TrialRow, id)) is not None]
-        return [_trial(row) for row in sorted(rows, key=lambda r: (r.settled_at or 0, r.id))]
 
     @reading
     def reports(self, session: Session, known: Collection[int], after: int = 0) -> list[ReportView]:
@@ -187,19 +201,19 @@ class Views:
     def workers(self, session: Session) -> list[WorkerView]:
         """The workers at this study now, each with what it does."""
         last = (
-            select(ReportRow.trial, func.max(ReportRow.step).label("step"))
-            .group_by(ReportRow.trial)
-            .subquery()
+            select(func.max(ReportRow.step))
+            .where(ReportRow.trial == TrialRow.id)
+            .correlate(TrialRow)
+            .scalar_subquery()
         )
         rows = session.execute(
-            select(WorkerRow.id, WorkerRow.device, TrialRow.number, TrialRow.phase, last.c.step)
+            select(WorkerRow.id, WorkerRow.device, TrialRow.number, TrialRow.phase, last)
             .outerjoin(
                 TrialRow,
                 (TrialRow.worker == WorkerRow.id)
                 & (TrialRow.study == self.study)
                 & TrialRow.phase.in_([Phase.PROPOSING, Phase.TRAINING]),
             )
-            .outerjoin(last, last.c.trial == TrialRow.id)
             .where(WorkerRow.study == self.study, WorkerRow.expires_at > now())
             .order_by(WorkerRow.id)
         ).all()
@@ -217,6 +231,11 @@ class Views:
             .order_by(TrialRow.level)
         ).all()
         return [LevelHits(str(level), n, float(seconds)) for level, n, seconds in rows]
+
+
+def _batches(ids: list[int]) -> list[list[int]]:
+    """Lists short enough for the parameters of one statement."""
+    return [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
 
 
 def _trial(row: TrialRow) -> TrialView:

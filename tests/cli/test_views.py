@@ -206,7 +206,7 @@ def test_the_live_view_counts_what_the_budget_counts(run):
     run("search", CORNER, *PARTS, "--evaluations", "2", "--study", "s")
     opened = study("s")
     written = Console(file=io.StringIO(), width=100)
-    written.print(LiveView(opened)._draw(Counts(complete=5, reused=4), []))
+    written.print(LiveView(opened)._draw(Counts(complete=5, reused=4, evaluated=1), []))
     assert "5, 1 of 2 evaluations" in written.file.getvalue()
 
 

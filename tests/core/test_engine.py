@@ -4,10 +4,12 @@ import signal
 import threading
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 import pytest
 import tiny
 import torch
+from databases import KINDS, database
 from optuna.trial import TrialState
 from sqlalchemy import event
 
@@ -226,6 +228,109 @@ def test_reports_must_be_there_and_count_up(search, steps, message):
 
     study, _ = search(trainer=Reporting, trials=1)
     assert message in study.views.trial(0).message
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (Report(1, {"score": 0.5, "note": "n/a"}), "metric 'note' must be a number, got 'n/a'"),
+        (Report("one", {"score": 0.5}), "step must be a whole number, got 'one'"),
+        (Report(1, {"score": 0.5}, closed={"x": 1.0}), "closed 'x', which is not open"),
+    ],
+    ids=["metric", "step", "closed"],
+)
+def test_a_report_that_no_database_takes_fails_its_trial_alone(search, report, message):
+    @dataclass(frozen=True)
+    class Reporting(Trainer):
+        def train(self, candidate, task, run):
+            yield report if run.number == 0 else Report(1, {"score": 1.0})
+
+    study, _ = search(trainer=Reporting, trials=3)
+    assert message in study.views.trial(0).message
+    assert study.views.counts().complete == 2
+
+
+def test_numbers_of_other_libraries_are_stored_as_plain_ones(search):
+    @dataclass(frozen=True)
+    class Reporting(Trainer):
+        def train(self, candidate, task, run):
+            yield Report(np.int64(1), {"score": torch.tensor(0.5), "cost": np.float32(2)})
+
+    study, _ = search(trainer=Reporting, trials=1)
+    view = study.views.trial(0)
+    assert (view.step, view.metrics) == (1, {"score": 0.5, "cost": 2.0})
+
+
+@pytest.mark.parametrize("storage", KINDS)
+def test_any_message_can_be_stored(storage, tmp_path):
+    @dataclass(frozen=True)
+    class Shouting(Trainer):
+        def train(self, candidate, task, run):
+            raise ValueError("bad \udcff and \x00")
+            yield
+
+    with database(storage, tmp_path) as url:
+        given = {**TINY, "trainer": Shouting, "storage": url, "trials": 1}
+        study, _ = automl.search(tiny.plane, **given)
+        assert study.views.trial(0).message == r"ValueError: bad \udcff and \x00"
+
+
+class Clumsy(optuna.samplers.RandomSampler):
+    """Raises where it is told to: `draw`, or `note` how a trial ended."""
+
+    def __init__(self, place: str, seed: int | None) -> None:
+        super().__init__(seed)
+        self.place = place
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        if self.place == "draw" and trial.number == 1:
+            raise RuntimeError("no draw")
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study, trial, state, values):
+        if self.place == "note":
+            raise RuntimeError("no note")
+
+
+def clumsy(*, place: str, seed: int | None = None):
+    return Clumsy(place, seed)
+
+
+def test_a_strategy_that_cannot_draw_fails_the_trial_and_is_named(search):
+    study, _ = search(strategy=clumsy, options={"strategy": {"place": "draw"}}, trials=3)
+    assert study.views.trial(1).message.endswith("clumsy: RuntimeError: no draw")
+    assert study.views.trial(1).message.startswith("strategy ")
+    assert study.views.counts().complete == 2
+
+
+def test_a_strategy_that_cannot_note_an_end_loses_nothing(search, caplog):
+    study, _ = search(strategy=clumsy, options={"strategy": {"place": "note"}}, trials=2)
+    assert [t.state for t in study.optuna.trials] == [TrialState.COMPLETE] * 2
+    assert "RuntimeError: no note; the search goes on" in caplog.text
+
+
+def test_what_could_not_be_built_is_not_paid_for(search):
+    def half(trial, task):
+        candidate = tiny.plane(trial, task)
+        if trial.number % 2:
+            raise ValueError("odd")
+        return candidate
+
+    study, _ = search(half, evaluations=3)
+    counts = study.views.counts()
+    assert (counts.complete, counts.evaluated) == (3, 3)
+
+
+def test_a_trial_that_has_ended_leaves_no_checkpoint(search):
+    @dataclass(frozen=True)
+    class Saving(Trainer):
+        def train(self, candidate, task, run):
+            run.save({"step": 1})
+            assert run.checkpoint.exists()
+            yield Report(1, {"score": 0.0})
+
+    study, _ = search(trainer=Saving, trials=1)
+    assert not study.directory(0).exists()
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def test_a_trial_made_for_a_slot_that_was_taken_over_does_not_stay_running(sqlit
     late, early = (Engine(study, parts, Worker(name), registry.hooks) for name in "ab")
     slept = late.ledger.reserve(late.worker)
     taken = early.ledger.take_over(early.worker, {"a"})
-    early._open_trial(taken)
-    late._open_trial(slept)
+    early.trials.open(taken)
+    late.trials.open(slept)
     early.ledger.give_back(taken, None)
     early.run()
     states = [t.state for t in study.optuna.trials]

@@ -555,3 +555,21 @@ def test_a_ledger_elsewhere_sees_the_same(ledger):
     finally:
         other.dispose()
     ledger.settle(lease, 0, GOOD, 1.0)
+
+
+def test_what_was_given_back_is_beyond_its_holders_heartbeat(make):
+    ledger = make()
+    lease = claimed(ledger, 0, "f")
+    ledger.give_back(lease, 0)
+    with pytest.raises(LeaseLostError):
+        ledger.renew(lease)
+    assert ledger.take_over(B) is not None
+
+
+def test_a_judging_trial_that_is_given_back_is_not_freed(make):
+    ledger = make(trials=1)
+    ledger.settle(claimed(ledger, 0, "f"), 0, GOOD, 1.0, judge={"x": 1})
+    lease = ledger.take_over(A)
+    ledger.give_back(lease, None)
+    assert ledger.reserve(A) is None
+    assert ledger.take_over(B).given == {"x": 1}

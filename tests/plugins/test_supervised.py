@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -260,6 +261,10 @@ def test_a_training_that_had_ended_reports_its_end_again(tmp_path, patience):
     assert task.seen == 3
 
 
+def first_report(trainer, candidate, task, run):
+    return next(trainer.train(candidate, task, run))
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -267,20 +272,21 @@ def test_a_training_that_had_ended_reports_its_end_again(tmp_path, patience):
         ({"bias": False}, "Unexpected|size|Error"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(tmp_path, other, message):
-    task, run = Line(), a_run(tmp_path)
-    run.save(next(Supervised().train(linear(task), task, run)).checkpoint())
-    refusal = rf"checkpoint\.pt does not fit.*({message}).*remove it"
-    with pytest.raises(TrialError, match=refusal) as caught:
-        next(Supervised().train(linear(task, **other), task, run))
-    assert "\n" not in str(caught.value)
+def test_a_checkpoint_of_something_else_costs_time_alone(tmp_path, caplog, other, message):
+    task, run = Line(), a_run(tmp_path / "old")
+    fresh = first_report(Supervised(), linear(task, **other), task, a_run(tmp_path / "none"))
+    run.save(first_report(Supervised(), linear(task), task, run).checkpoint())
+    report = first_report(Supervised(), linear(task, **other), task, run)
+    assert (report.step, report.metrics) == (1, fresh.metrics)
+    assert re.search(rf"does not fit.*({message}).*starting over", caplog.text)
 
 
-def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
+def test_a_damaged_checkpoint_costs_time_alone(tmp_path, caplog):
     run = a_run(tmp_path)
     run.save({"weights": torch.zeros(3)})
-    with pytest.raises(TrialError, match="does not fit this trial"):
-        next(Supervised().train(linear(Line()), Line(), run))
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:100])
+    assert run.restore() is None
+    assert "cannot be read" in caplog.text
 
 
 # Settings.

@@ -5,6 +5,7 @@ Decay Regularization, arXiv 1711.05101 (AdamW); C. Szegedy et al.: Rethinking th
 Architecture, arXiv 1512.00567 (label smoothing).
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +28,8 @@ from automl import (
     TrialError,
     hookimpl,
 )
+
+_log = logging.getLogger("automl")
 
 _CHECKPOINT_FORMAT = 1
 _EVALUATION_BATCH = 512
@@ -124,13 +127,17 @@ class Supervised(Trainer):
 
         Raises:
             TrialError: a hyperparameter this trainer does not read or cannot use, targets that
-                cannot be smoothed, or a checkpoint of something else.
+                cannot be smoothed.
             NotFiniteError: the training loss became NaN or infinite.
         """
         settings = self.configured(candidate.hyperparameters)
         training = _Training(settings, candidate, task, run)
         if (state := run.restore()) is not None:
-            training.load(state)
+            try:
+                training.load(state)
+            except TrialError as error:
+                _log.warning("%s; starting over", error)
+                training = _Training(settings, candidate, task, run)
             # An earlier attempt may have died between its last checkpoint and its end.
             if training.finished:
                 yield training.report()
@@ -317,8 +324,7 @@ class _Training:
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             what = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             raise TrialError(
-                f"checkpoint {self.run.checkpoint} does not fit this trial ({what}): remove it "
-                "to train from the start"
+                f"checkpoint {self.run.checkpoint} does not fit this trial ({what})"
             ) from error
 
 

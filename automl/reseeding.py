@@ -1,0 +1,93 @@
+"""The strategy as Optuna sees it: made anew and seeded for each trial, its errors named."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, PartialFixedSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from automl.errors import StrategyError
+from automl.failures import is_storage_failure
+
+_log = logging.getLogger("automl")
+
+
+class ReseedingSampler(BaseSampler):
+    """Makes its strategy anew for each trial, under a seed that follows from the trial's number.
+
+    So a resumed search, or one of many workers, draws what an uninterrupted one would have drawn.
+    `given` holds the decisions of the next trial that are not the strategy's to draw.
+
+    Raises:
+        StrategyError: the strategy raised while it drew; the trial fails, the search goes on.
+    """
+
+    def __init__(
+        self, name: str, make: Callable[[int], BaseSampler], seed_of: Callable[[int], int]
+    ) -> None:
+        self.given: Mapping[str, Any] = {}
+        self._name, self._make, self._seed_of = name, make, seed_of
+        self._sampler = make(seed_of(0))
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        with self._naming():
+            self._sampler = self._make(self._seed_of(trial.number))
+            if self.given:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    self._sampler = PartialFixedSampler(dict(self.given), self._sampler)
+            self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        with self._naming():
+            return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        with self._naming():
+            return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        with self._naming():
+            return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        try:
+            with self._naming():
+                self._sampler.after_trial(study, trial, state, values)
+        except StrategyError as error:
+            # How the trial ended stands already; a strategy that cannot note it loses nothing.
+            _log.warning("%s; the search goes on", error)
+
+    def reseed_rng(self) -> None:
+        """Nothing to do: each trial has a seed of its own."""
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if is_storage_failure(error):
+                raise
+            text = f"strategy {self._name}: {type(error).__name__}: {error}"
+            raise StrategyError(text) from error

@@ -1,0 +1,150 @@
+"""Optuna's side of a study: its trials are made, found again, and told how they ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from automl.ledger.values import Lease, Settled
+from automl.registry import Kind
+from automl.report import Outcome, State
+from automl.reseeding import ReseedingSampler
+from automl.spec import ATTRIBUTE
+from automl.studies import Parts, Study, trial_seed
+
+_TRIAL_STATE = {
+    State.COMPLETE: TrialState.COMPLETE,
+    State.PRUNED: TrialState.PRUNED,
+    State.FAILED: TrialState.FAIL,
+}
+
+
+@dataclass
+class OptunaTrials:
+    """The trials of a study in Optuna.
+
+    told: the ledger's ids of trials that Optuna knows to have ended, but the ledger does not
+    know to be told. reused: called with each reused trial that this process told.
+    """
+
+    study: Study
+    parts: Parts
+    reused: Callable[[Settled], None]
+    told: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._storage = self.study.storage.trials
+        self._study_id = self._storage.get_study_id_from_name(self.study.name)
+        self._sampler = ReseedingSampler(
+            self.parts.names[Kind.STRATEGY],
+            self.parts.sampler,
+            lambda number: trial_seed(self.study.spec, number, "strategy"),
+        )
+        self.study.optuna.pruner = self.parts.pruner
+        self.study.optuna.sampler = self._sampler
+
+    def take_told(self) -> list[int]:
+        """The ids to mark as told, handed over to whoever marks them."""
+        told, self.told = self.told, []
+        return told
+
+    def open(self, lease: Lease) -> optuna.Trial:
+        """The Optuna trial of a lease: made now, or the one that an earlier attempt made."""
+        self._sampler.given = lease.given or {}
+        fresh = lease.attempt == 1 and lease.number is None
+        known = None if fresh else self._find(lease)
+        if known is not None:
+            return optuna.Trial(self.study.optuna, self._id(known.number))
+        template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})
+        made = self._storage.create_new_trial(self._study_id, template)
+        return optuna.Trial(self.study.optuna, made)
+
+    def draw_again(self, trial: optuna.Trial) -> None:
+        """Draw what an earlier attempt decided, since the draws that follow depend on these."""
+        known = self._storage.get_trial(self._id(trial.number))
+        for name, distribution in known.distributions.items():
+            if not distribution.single() and name not in trial.relative_params:
+                self._sampler.sample_independent(self.study.optuna, known, name, distribution)
+
+    def is_finished(self, number: int) -> bool:
+        return self._storage.get_trial(self._id(number)).state.is_finished()
+
+    def tell_once(self, settled: Settled) -> None:
+        """Tell a trial that another worker settled, unless this one did tell it."""
+        if settled.id not in self.told:
+            self.tell(settled)
+
+    def tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
+        """Tell Optuna how a trial ended; telling twice is harmless, it says the same."""
+        try:
+            self._tell(settled, trial)
+        except UpdateFinishedTrialError:
+            self.told.append(settled.id)
+            return
+        self.told.append(settled.id)
+        if settled.reused_from is not None:
+            self.reused(settled)
+
+    def end_orphans(self) -> None:
+        """End trials that were made for a slot which another worker had taken over already."""
+        for trial in self._storage.get_all_trials(
+            self._study_id, deepcopy=False, states=(TrialState.RUNNING,)
+        ):
+            row = trial.user_attrs.get(ATTRIBUTE, {}).get("row")
+            if row is not None:
+                self.end_orphan(row, trial.number)
+
+    def end_orphan(self, row: int, number: int | None) -> None:
+        """End a trial whose slot has another trial by now."""
+        owned = self.study.ledger.number_of(row)
+        if owned is None or number is None or owned == number:
+            return
+        if not self.is_finished(number):
+            self.study.optuna.tell(number, state=TrialState.FAIL)
+
+    def _find(self, lease: Lease) -> FrozenTrial | None:
+        # A worker can die between making Optuna's trial and writing its number to the ledger;
+        # the attribute it was made with tells whose it is.
+        for trial in self._storage.get_all_trials(self._study_id, deepcopy=False):
+            if trial.number == lease.number:
+                return trial
+            row = trial.user_attrs.get(ATTRIBUTE, {}).get("row")
+            if lease.number is None and row == lease.id and not trial.state.is_finished():
+                return trial
+        return None
+
+    def _tell(self, settled: Settled, trial: optuna.Trial | None) -> None:
+        outcome, id = settled.outcome, self._id(settled.number)
+        self._storage.set_trial_user_attr(id, ATTRIBUTE, _attribute(settled))
+        if settled.reused_from is not None:
+            self._copy_last_report(id, outcome)
+        self.study.optuna.tell(
+            trial or settled.number,
+            list(outcome.values or ()) if outcome.state is State.COMPLETE else None,
+            _TRIAL_STATE[outcome.state],
+            skip_if_finished=True,
+        )
+
+    def _copy_last_report(self, id: int, outcome: Outcome) -> None:
+        """A pruned trial's value is its last report, so a reused one needs that, too."""
+        if outcome.state is State.PRUNED and outcome.step is not None and outcome.values:
+            self._storage.set_trial_intermediate_value(id, outcome.step, outcome.values[0])
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def _attribute(settled: Settled) -> dict[str, Any]:
+    known = {
+        "fingerprint": settled.fingerprint,
+        "level": settled.level,
+        "reused_from": settled.reused_from,
+        "attempt": settled.attempt,
+        "judges": settled.judges,
+        "seconds": settled.seconds,
+        "error": settled.outcome.message,
+    }
+    return {key: value for key, value in known.items() if value is not None}
