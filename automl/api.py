@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial
 
 from automl.candidate import Candidate
-from automl.registry import Kind, Registry
+from automl.errors import UnknownNameError, UsageError
+from automl.protocols import Launcher
+from automl.registry import TOP_LEVEL, Kind, Registry
 from automl.session import Session, worker_count
+from automl.sources import refuse_while_loading
 from automl.spec import ATTRIBUTE
 from automl.storage import Storage, storage_url
 from automl.studies import (
@@ -31,7 +34,10 @@ from automl.trust import trusting
 
 @dataclass(frozen=True)
 class Found:
-    """A trial that a search found, and its candidate, ready to build."""
+    """A trial that a search found, and its candidate, ready to build.
+
+    decisions: the strategy's, and those that the trainer left open and then closed.
+    """
 
     number: int
     values: Mapping[str, float]
@@ -66,20 +72,23 @@ def search(
     study: str | None = None,
     seed: int = 0,
     cache: bool = True,
+    launcher: str = "local",
     plugins: Sequence[str] = (),
     data_dir: str | Path | None = None,
 ) -> Result:
     """Search a space on a task and return the study with its best candidate.
 
     space, task, trainer, strategy, pruner: a name, `file.py:name`, `module:name`, or the function
-    or class itself. options: by part, {"trainer": {"epochs": 5}}. timeout: seconds. Other
-    arguments are those of `automl search`.
+    or class itself. options: by part, {"trainer": {"epochs": 5}}. timeout: seconds. launcher: what
+    starts further workers, with its options under "launcher". Other arguments are those of
+    `automl search`.
 
     Raises:
         UsageError: a name, an option or a value is wrong.
         StorageError: the database cannot be used.
         Interrupted: Ctrl-C; `resume` goes on.
     """
+    refuse_while_loading("automl.search")
     registry = Registry()
     given = {
         Kind.SPACE: space,
@@ -89,10 +98,12 @@ def search(
         Kind.PRUNER: pruner,
     }
     references = {kind: registry.refer(kind, value) for kind, value in given.items()}
+    of_parts = dict(options or {})
+    started = _starting(registry, launcher, of_parts.pop(Kind.LAUNCHER.value, {}), workers, device)
     made = plan(
         registry,
         references,
-        options or {},
+        of_parts,
         objectives=objectives,
         seed=seed,
         cache=cache,
@@ -101,7 +112,7 @@ def search(
     )
     limits = Limits(trials, evaluations, timeout)
     created = create(Storage(storage_url(storage)), made, limits, study)
-    return _run(created, made.parts, registry, workers, device)
+    return _run(Session(created, made.parts, registry, *started))
 
 
 def resume(
@@ -113,24 +124,33 @@ def resume(
     timeout: float | None = None,
     workers: int | str = 1,
     device: str = "auto",
+    launcher: str = "local",
+    options: Mapping[str, Mapping[str, object]] | None = None,
     trust_plugins: bool = False,
     plugins: Sequence[str] = (),
     data_dir: str | Path | None = None,
 ) -> Result:
     """Go on with a study from its database alone; `trials` and `evaluations` are so many more.
 
-    plugins: files, modules and paths of the study that you approve, or your copies of its files.
+    options: those of the launcher, {"launcher": {…}}; the study has all others. plugins: files,
+    modules and paths of the study that you approve, or your copies of its files.
 
     Raises:
         UnknownNameError: there is no such study.
         UntrustedError: it names code or paths this user has not approved.
     """
+    refuse_while_loading("automl.resume")
     registry = Registry(trusting(trust_plugins, plugins))
+    for part in options or {}:
+        if part != Kind.LAUNCHER.value:
+            raise UnknownNameError("part in options of resume", part, [Kind.LAUNCHER.value])
+    own = (options or {}).get(Kind.LAUNCHER.value, {})
+    started = _starting(registry, launcher, own, workers, device)
     opened = open_study(Storage(storage_url(storage)), study)
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
     limits = Limits(trials, evaluations, timeout)
     opened.ledger.extend(limits.trials, limits.evaluations, limits.timeout)
-    return _run(opened, parts, registry, workers, device)
+    return _run(Session(opened, parts, registry, *started))
 
 
 def best(study: Study, parts: Parts) -> list[Found]:
@@ -141,18 +161,35 @@ def best(study: Study, parts: Parts) -> list[Found]:
 def found(study: Study, parts: Parts, trial: FrozenTrial) -> Found:
     """A trial with its candidate rebuilt from its decisions."""
     view = study.views.trial(trial.number)
+    decisions = {**trial.params, **((view and view.closed) or {})}
     names = [objective.metric for objective in study.objectives]
     return Found(
         number=trial.number,
         values=dict(zip(names, trial.values, strict=True)),
-        decisions=trial.params,
+        decisions=decisions,
         metrics=view.metrics if view else {},
-        candidate=rebuild(parts, trial.params),
+        candidate=rebuild(parts, decisions),
         reused_from=trial.user_attrs.get(ATTRIBUTE, {}).get("reused_from"),
     )
 
 
-def _run(study: Study, parts: Parts, registry: Registry, workers: int | str, device: str) -> Result:
-    launcher = registry.build(Kind.LAUNCHER, "local", {}).make()
-    Session(study, parts, registry, launcher, worker_count(str(workers)), device).run()
-    return Result(study, next(iter(best(study, parts)), None))
+def _starting(
+    registry: Registry,
+    launcher: str,
+    options: Mapping[str, object],
+    workers: int | str,
+    device: str,
+) -> tuple[Launcher, int, str]:
+    """What starts how many workers on which device; looked at before a study is made."""
+    count = worker_count(str(workers))
+    if count > 1 and registry.homeless:
+        raise UsageError(
+            f"{registry.homeless[0]} cannot be loaded by other workers: {TOP_LEVEL}, or use one "
+            "worker"
+        )
+    return registry.build(Kind.LAUNCHER, launcher, options).make(), count, device
+
+
+def _run(session: Session) -> Result:
+    session.run()
+    return Result(session.study, next(iter(best(session.study, session.parts)), None))

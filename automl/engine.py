@@ -10,7 +10,14 @@ import optuna
 from pluggy import PluginManager
 
 from automl.candidate import Candidate, propose
-from automl.errors import CandidateError, Interrupted, StorageError, StrategyError, TrialError
+from automl.errors import (
+    AutoMLError,
+    CandidateError,
+    Interrupted,
+    StorageError,
+    StrategyError,
+    TrialError,
+)
 from automl.evaluation import Evaluation
 from automl.failures import failure, free_memory, is_storage_failure, lost
 from automl.heartbeat import Heartbeat
@@ -188,8 +195,7 @@ class Engine:
                 evaluation.flush()
                 raise
             except Exception as error:
-                invalid = isinstance(error, CandidateError)
-                outcome = _outcome_of(error, self._space if invalid else "")
+                outcome = _outcome_of(error, self._blamed(error))
         if outcome.state is State.FAILED:
             free_memory()
         seconds = time.monotonic() - started
@@ -235,6 +241,13 @@ class Engine:
         if self.parts.judge is None or lease.given is not None or not outcome.closed:
             return None
         return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
+
+    def _blamed(self, error: Exception) -> str:
+        """The part to name for what went wrong in training; errors of ours name it themselves."""
+        if isinstance(error, CandidateError):
+            return self._space
+        trainer = f"trainer {self.parts.names[Kind.TRAINER]}"
+        return "" if isinstance(error, AutoMLError) else trainer
 
     @property
     def _space(self) -> str:

@@ -1,17 +1,35 @@
 """Options of a plugin: read from its factory's signature, converted by annotation."""
 
+import collections.abc
+import dataclasses
 import inspect
+import json
+import math
+import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Union
 
 from automl.errors import UnknownNameError, UsageError
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+_EMPTY = inspect.Parameter.empty
+_BARE = (tuple, list, set, frozenset)
+_MANY: dict[Any, Callable[..., Any]] = {
+    **{kind: kind for kind in _BARE},
+    collections.abc.Set: frozenset,
+    collections.abc.MutableSequence: list,
+    **dict.fromkeys(
+        (collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable), tuple
+    ),
+}
+"""What makes a value of each annotation of several items."""
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_PLAIN = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
@@ -24,30 +42,79 @@ class Option:
 
     @property
     def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
+        return self.default is _EMPTY
 
     @property
     def is_path(self) -> bool:
-        return Path in {self.annotation, *typing.get_args(self.annotation)}
+        return _names_path(self.annotation)
 
 
 def options_of(factory: Callable[..., Any], reserved: frozenset[str]) -> dict[str, Option]:
-    """The options a factory takes: a class's fields, or a function's keyword-only parameters."""
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    """The options a factory takes: a class's fields, or a function's keyword-only parameters.
+
+    One without an annotation is of its default's type; one whose default is None may be None.
+    """
     kinds: tuple[object, ...] = (inspect.Parameter.KEYWORD_ONLY,)
     if inspect.isclass(factory):
         kinds = (*kinds, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return {
-        name: Option(name, hints.get(name, str), parameter.default)
+        name: _option(parameter, factory)
         for name, parameter in inspect.signature(factory).parameters.items()
         if parameter.kind in kinds and name not in reserved
     }
 
 
+def _option(parameter: inspect.Parameter, factory: Callable[..., Any]) -> Option:
+    default = parameter.default
+    made = getattr(factory, "__dataclass_fields__", {}).get(parameter.name)
+    if made is not None and made.default_factory is not dataclasses.MISSING:
+        default = made.default_factory()
+    annotation = _hint(parameter.annotation, factory)
+    if annotation is _EMPTY and default is _EMPTY:
+        annotation = str
+    elif annotation is _EMPTY or (annotation in _BARE and isinstance(default, annotation)):
+        annotation = _annotation_of(default)
+    elif default is None and annotation is not Any:
+        annotation = annotation | None
+    return Option(parameter.name, annotation, default)
+
+
+def _hint(annotation: Any, factory: Callable[..., Any]) -> Any:
+    """An annotation, read where it is text; empty where it names what only type checkers see."""
+    if annotation is _EMPTY:
+        return _EMPTY
+    function = inspect.unwrap(factory.__init__ if inspect.isclass(factory) else factory)
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        return typing.get_type_hints(holder, getattr(function, "__globals__", {}))["it"]
+    except (NameError, AttributeError):
+        return _EMPTY
+
+
+def _annotation_of(default: Any) -> Any:
+    if default is None:
+        return Any
+    if isinstance(default, PurePath):
+        return Path
+    if isinstance(default, tuple | list | set | frozenset):
+        kinds = [_annotation_of(item) for item in default] or [Any]
+        same = kinds[0] if all(kind == kinds[0] for kind in kinds) else None
+        if isinstance(default, tuple):
+            return tuple[same, ...] if same else tuple[*kinds]  # type: ignore[valid-type]
+        return types.GenericAlias(type(default), same or Any)
+    return type(default)
+
+
+def _names_path(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+        return True
+    return any(_names_path(inner) for inner in typing.get_args(annotation))
+
+
 def resolve(
     part: str, options: Mapping[str, Option], given: Mapping[str, object]
 ) -> dict[str, Any]:
-    """All options of a part with their values: those given, converted, then the defaults.
+    """All options of a part with their values, given or by default, as a stored study has them.
 
     Raises:
         UnknownNameError: an option the part does not take.
@@ -61,11 +128,22 @@ def resolve(
         kind = part.split(maxsplit=1)[0]
         raise UsageError(f"{part} needs -o {kind}.{missing[0]}=…")
     return {
-        name: convert(f"{part} option {name}", given[name], option.annotation)
-        if name in given
-        else option.default
+        name: _settle(f"{part} option {name}", given.get(name, option.default), option.annotation)
         for name, option in options.items()
     }
+
+
+def _settle(what: str, value: object, annotation: Any) -> Any:
+    """A value as it is after it has been stored and read back."""
+    stored = jsonable(convert(what, value, annotation))
+    try:
+        json.dumps(stored)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{what}: {value!r} cannot be stored with a study; expected numbers, text, paths, "
+            "choices, or lists and mappings of these"
+        ) from None
+    return convert(what, stored, annotation)
 
 
 def convert(what: str, value: object, annotation: Any) -> Any:
@@ -76,58 +154,107 @@ def convert(what: str, value: object, annotation: Any) -> Any:
     """
     try:
         return _convert(value, annotation)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise UsageError(f"{what}: expected {spell(annotation)}, got {value!r}") from None
 
 
-def jsonable(value: Any) -> Any:
-    """An option's value as JSON, so that `convert` reads it back."""
+def jsonable(value: Any, files: Mapping[str, str] | None = None) -> Any:
+    """An option's value as JSON, so that `convert` reads it back.
+
+    files: what to put in the place of some paths, for an identity.
+    """
     if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Path):
-        return str(value)
+        return jsonable(value.value) if isinstance(value.value, _PLAIN) else value.name
+    if isinstance(value, PurePath):
+        return (files or {}).get(str(value), str(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if value is None or type(value) in _PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {str(jsonable(k, files)): jsonable(v, files) for k, v in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((jsonable(item, files) for item in value), key=repr)
     if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
+        return [jsonable(item, files) for item in value]
+    for kind in _PLAIN:
+        if isinstance(value, kind):
+            return kind(value)
     return value
 
 
+def paths_in(value: Any) -> Iterator[Path]:
+    """Every path in an option's value, at any depth."""
+    if isinstance(value, PurePath):
+        yield Path(value)
+    elif isinstance(value, Mapping):
+        for item in (*value.keys(), *value.values()):
+            yield from paths_in(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from paths_in(item)
+
+
 def _convert(value: Any, annotation: Any) -> Any:
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    origin, args = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         return _convert_union(value, args)
     if origin is Literal:
-        return {str(choice): choice for choice in args}[str(value)]
-    if origin in (tuple, list):
+        return _convert_literal(value, args)
+    if origin in _MANY:
         return _convert_many(value, origin, args)
-    if annotation is Any:
+    if origin in _MAPPINGS:
+        keys, values = args or (Any, Any)
+        return {_convert(k, keys): _convert(v, values) for k, v in dict(value).items()}
+    if annotation in (Any, object):
         return value
+    if annotation is types.NoneType:
+        return _convert_union(value, (annotation,))
     if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return value if isinstance(value, annotation) else annotation(value)
+        return _convert_enum(value, annotation)
     if annotation is bool:
         return _convert_bool(value)
     return _convert_plain(value, annotation)
 
 
 def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
-    if types.NoneType in members and (value is None or str(value).lower() == "none"):
-        return None
-    for member in members:
-        if member is not types.NoneType:
-            try:
-                return _convert(value, member)
-            except (ValueError, TypeError, KeyError):
-                continue
+    if value is None or (types.NoneType in members and str(value).lower() == "none"):
+        if types.NoneType in members:
+            return None
+        raise TypeError(value)
+    kinds = [member for member in members if member is not types.NoneType]
+    if not isinstance(value, str):
+        # A number is what it is; only text can be meant as one thing or another.
+        kinds.sort(key=lambda kind: kind is not type(value))
+    for kind in kinds:
+        try:
+            return _convert(value, kind)
+        except (ValueError, TypeError, KeyError, OverflowError):
+            continue
     raise ValueError(value)
 
 
-def _convert_many(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
-    items = (
-        [item.strip() for item in value.split(",") if item.strip()]
-        if isinstance(value, str)
-        else list(value)
-    )
-    kinds = [args[0]] * len(items) if origin is list or Ellipsis in args else args
-    return origin(_convert(item, kind) for item, kind in zip(items, kinds, strict=True))
+def _convert_literal(value: Any, choices: tuple[Any, ...]) -> Any:
+    exact = [c for c in choices if c == value and type(c) is type(value)]
+    return exact[0] if exact else {str(choice): choice for choice in choices}[str(value)]
+
+
+def _convert_enum(value: Any, kind: type[Enum]) -> Enum:
+    if isinstance(value, kind):
+        return value
+    named = {**kind.__members__, **{str(member.value): member for member in kind}}
+    return named[str(value)]
+
+
+def _convert_many(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
+    if isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    elif isinstance(value, bytes | Mapping):
+        raise TypeError(value)
+    items = list(value)
+    fixed = origin is tuple and args and args[-1] is not Ellipsis
+    kinds = args if fixed else [args[0] if args else Any] * len(items)
+    return _MANY[origin](_convert(item, kind) for item, kind in zip(items, kinds, strict=True))
 
 
 def _convert_bool(value: Any) -> bool:
@@ -142,7 +269,21 @@ def _convert_plain(value: Any, annotation: Any) -> Any:
         raise TypeError(value)
     if annotation is int and isinstance(value, float) and value != int(value):
         raise ValueError(value)
-    return annotation(value)
+    if annotation is str and not isinstance(value, str | int | float | PurePath):
+        raise TypeError(value)
+    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+        return _convert_path(value, annotation)
+    made = isinstance(annotation, type) and isinstance(value, annotation)
+    return value if made else annotation(value)
+
+
+def _convert_path(value: Any, annotation: type[PurePath]) -> PurePath:
+    if not isinstance(value, str | PurePath):
+        raise TypeError(value)
+    if not issubclass(annotation, Path):
+        return annotation(value)
+    # Absolute, so that a study is resumed from any directory.
+    return annotation(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 - keeps links
 
 
 def spell(annotation: Any) -> str:

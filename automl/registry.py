@@ -1,16 +1,12 @@
 """Finds plugins by metadata, loads them when asked, and builds them from options."""
 
 import functools
-import importlib
-import importlib.machinery
 import importlib.metadata
-import importlib.util
 import inspect
-import os
+import logging
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -20,11 +16,14 @@ from typing import Any
 import pluggy
 
 from automl.candidate import Candidate
-from automl.errors import PluginError, UnknownNameError, UsageError
+from automl.errors import AutoMLError, PluginError, UnknownNameError, UsageError
 from automl.hookspecs import Hooks
-from automl.options import Option, jsonable, options_of, resolve
+from automl.options import Option, jsonable, options_of, paths_in, resolve
 from automl.protocols import Task
-from automl.trust import Source, Trust, sha256
+from automl.sources import NOWHERE, home_of, homeless, load, one_line
+from automl.trust import Code, Source, Trust
+
+_log = logging.getLogger("automl")
 
 GROUP = "automl"
 
@@ -51,7 +50,16 @@ _HOOK = {
     Kind.LAUNCHER: "register_launchers",
 }
 _RESERVED = {Kind.STRATEGY: frozenset({"seed", "context"})}
-_INTERACTIVE = "__main__"
+_MEMBERS = {
+    Kind.SPACE: ("candidate",),
+    Kind.TASK: ("signature", "metrics", "digest", "split", "probe", "loss", "evaluate"),
+    Kind.TRAINER: ("opens", "train"),
+    Kind.LAUNCHER: ("start",),
+}
+"""What the engine uses of each kind; strategies and pruners are Optuna's classes."""
+TOP_LEVEL = "put it at the top level of a file"
+_PLUGIN = "plugin"
+"""The use of a file by `--plugin`, beside the kinds, in what is approved."""
 FACTORY_KINDS = tuple(_HOOK)
 
 
@@ -80,54 +88,84 @@ class Offer:
         return f"{self.kind.value} {self.name}"
 
     def options(self) -> dict[str, Option]:
-        if not callable(self.factory):
+        if not _is_factory(self.kind, self.factory):
             return {}
         return options_of(self.factory, _RESERVED.get(self.kind, frozenset()))
 
     def build(self, given: Mapping[str, object]) -> "Part":
         """Resolve the options; the part makes its object when called."""
-        return Part(self, resolve(self.label, self.options(), given))
+        with self.blaming():
+            known = self.options()
+        return Part(self, resolve(self.label, known, given))
+
+    @contextmanager
+    def blaming(self) -> Iterator[None]:
+        """Say in one line, naming the plugin, what its own code raises.
+
+        Raises:
+            UsageError: an installed plugin refuses a value.
+            PluginError: it raised anything else that is no AutoMLError.
+        """
+        try:
+            yield
+        except AutoMLError:
+            raise
+        except Exception as error:
+            if isinstance(error, ValueError) and self.source is None:
+                raise UsageError(f"{self.label}: {error}") from error
+            place = self.source.path if self.source else ""
+            raise PluginError(f"{self.label}: {one_line(error, place)}") from error
 
 
 @dataclass(frozen=True)
 class Part:
-    """An offer with all its options resolved."""
+    """An offer with all its options resolved.
+
+    files: what the files among its options hold, by path; none for a task, whose digest says it.
+    """
 
     offer: Offer
     options: dict[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def make(self, **reserved: Any) -> Any:
         """The object itself; `reserved` are the engine's own arguments (a strategy's seed).
 
         Raises:
-            PluginError: the plugin raised something of its own.
+            PluginError: the plugin raised something of its own, or made something else.
         """
+        with self.offer.blaming():
+            made = self._made(reserved)
+            if missing := _missing(self.offer.kind, made):
+                raise PluginError(f"{self.offer.label}: expected {missing}, got {_described(made)}")
+        return made
+
+    def _made(self, reserved: Mapping[str, Any]) -> Any:
         factory = self.offer.factory
-        if not callable(factory):
+        if not _is_factory(self.offer.kind, factory):
             return factory
         if self.offer.kind is Kind.SPACE and _is_space_function(factory):
             return FunctionSpace(functools.partial(factory, **self.options))
         known = inspect.signature(factory).parameters
-        try:
-            return factory(**self.options, **{k: v for k, v in reserved.items() if k in known})
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"{self.offer.label} of {self.offer.owner}: {error}") from error
+        return factory(**self.options, **{k: v for k, v in reserved.items() if k in known})
 
-    def paths(self) -> dict[str, str]:
-        """The options that are paths, as text."""
-        options = self.offer.options()
-        return {
-            name: str(value)
-            for name, value in self.options.items()
-            if options[name].is_path and value is not None
-        }
+    def paths(self) -> list[tuple[str, str]]:
+        """Every path among the options, with the option it stands in."""
+        return [(name, str(p)) for name, value in self.options.items() for p in paths_in(value)]
 
     def identity(self) -> dict[str, Any]:
-        """What of this part a result depends on, as JSON values; paths are only where it lies."""
+        """What of this part a result depends on, as JSON values.
+
+        A file among the options counts by what it holds; a task's not at all, its digest does.
+        """
+        source, known = self.offer.source, self.offer.options()
+        of_data = [n for n in self.options if self.offer.kind is Kind.TASK and known[n].is_path]
         return {
             "name": self.offer.name,
-            "code": self.offer.source.sha256 if self.offer.source else self.offer.owner,
-            "options": {n: jsonable(v) for n, v in self.options.items() if n not in self.paths()},
+            "code": source.code.digest() if source else self.offer.owner,
+            "options": {
+                n: jsonable(v, self.files) for n, v in self.options.items() if n not in of_data
+            },
         }
 
 
@@ -142,6 +180,7 @@ class Registry:
         self.hooks.add_hookspecs(Hooks)
         self._files: list[tuple[ModuleType, Source]] = []
         self._objects: dict[tuple[Kind, str], Offer] = {}
+        self.homeless: list[str] = []
 
     def names(self, kind: Kind) -> dict[str, list[str]]:
         """Every name of a kind with its owners, from metadata and the files added."""
@@ -153,9 +192,9 @@ class Registry:
                 found.setdefault(name, []).append(source.path)
         return found
 
-    def add_file(self, path: str, expected: str | None = None) -> Source:
+    def add_file(self, path: str, expected: Code | None = None) -> Source:
         """Load a plugin file; all it offers is known from then on."""
-        module, source = self._load_file(path, expected)
+        module, source = load(path, expected, self.trust, lambda found: found.claim(_PLUGIN))
         if module not in self.hooks.get_plugins():
             self._register(module, source.path)
             self._files.append((module, source))
@@ -166,10 +205,10 @@ class Registry:
         for point in _entry_points(Kind.EVENT):
             self._module(point)
 
-    def find(self, kind: Kind, reference: str, expected: str | None = None) -> Offer:
+    def find(self, kind: Kind, reference: str, expected: Code | None = None) -> Offer:
         """What a reference names: an offered name, `file.py:name` or `module:name`.
 
-        expected: the SHA-256 that the code must have, where a study stored one.
+        expected: what the code must be, where a study stored it.
 
         Raises:
             UnknownNameError: nobody offers it.
@@ -192,15 +231,25 @@ class Registry:
             )
         return self._find_offered(kind, reference)
 
-    def refer(self, kind: Kind, value: "str | Callable[..., Any]") -> str:
-        """A reference to a name, or to a Python object that is used as it is in this process."""
+    def refer(self, kind: Kind, value: Any) -> str:
+        """A reference to a name, or to a Python object that is used as it is in this process.
+
+        One that no other process could find is listed in `homeless`.
+        """
         if isinstance(value, str):
             return value
-        name = getattr(value, "__qualname__", type(value).__name__)
-        source = _source_of(value)
-        self.trust.require(source.claim(), f"the code of {source.reference}", source.reference)
+        if home := home_of(value):
+            source, name = home
+            claim = source.claim(kind.value, name)
+            self.trust.require(claim, f"the code of {source.reference}", source.reference)
+            label = f"{Path(source.reference).name}:{name}"
+        else:
+            source, name = homeless(value), getattr(value, "__qualname__", type(value).__qualname__)
+            label = f"{NOWHERE}:{name}"
+            what = f"{kind.value} {name}"
+            self.homeless.append(what)
+            _log.warning("%s cannot be resumed or joined by other workers: %s", what, TOP_LEVEL)
         reference = f"{source.reference}:{name}"
-        label = f"{Path(source.reference).name}:{name}"
         self._objects[kind, reference] = Offer(kind, label, source.path, value, source)
         return reference
 
@@ -221,19 +270,25 @@ class Registry:
             )
         return Offer(kind, name, _owner(point), offers[name])
 
-    def _find_own(self, kind: Kind, reference: str, expected: str | None) -> Offer:
+    def _find_own(self, kind: Kind, reference: str, expected: Code | None) -> Offer:
         place, _, name = reference.rpartition(":")
-        if place == _INTERACTIVE:
+        if place == NOWHERE:
             raise UsageError(
-                f"{kind.value} {name!r} was typed in an interactive session and lies in no file: "
-                "put it into one and start a new study"
+                f"{kind.value} {name} was made within the process that made the study and lies in "
+                f"no file: {TOP_LEVEL} and start a new study"
             )
-        is_file = place.endswith(".py") or os.sep in place
-        module, source = (self._load_file if is_file else self._load_module)(place, expected)
+        module, source = load(place, expected, self.trust, lambda s: s.claim(kind.value, name))
         if not hasattr(module, name):
             there = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise UnknownNameError(f"{kind.value} in {place}", name, there)
-        return Offer(kind, f"{Path(place).name}:{name}", source.path, getattr(module, name), source)
+        value = getattr(module, name)
+        if not _is_own(kind, value, module):
+            home = getattr(value, "__module__", None) or type(value).__module__
+            raise PluginError(
+                f"{kind.value} {name!r} in {place} is no function, class or object of its own but "
+                f"from {home}: name it there, or define one"
+            )
+        return Offer(kind, f"{Path(place).name}:{name}", source.path, value, source)
 
     def _offers(self, kind: Kind, module: ModuleType) -> dict[str, Callable[..., Any]]:
         others = [plugin for plugin in self.hooks.get_plugins() if plugin is not module]
@@ -246,7 +301,9 @@ class Registry:
         try:
             module: ModuleType = point.load()
         except (Exception, SystemExit) as error:
-            raise PluginError(f"plugin {_owner(point)} cannot be loaded: {_line(error)}") from error
+            raise PluginError(
+                f"plugin {_owner(point)} cannot be loaded: {one_line(error)}"
+            ) from error
         if module not in self.hooks.get_plugins():
             self._register(module, _owner(point))
         return module
@@ -257,82 +314,6 @@ class Registry:
             self.hooks.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
             raise PluginError(f"plugin {owner} is broken: {_hook_problem(error)}") from error
-
-    def _load_file(self, path: str, expected: str | None) -> tuple[ModuleType, Source]:
-        try:
-            file = self.trust.copy_of(expected) or Path(path).resolve(strict=True)
-            code = file.read_bytes()
-        except OSError as error:
-            copy = "; name your copy of it: --plugin FILE" if expected else "; check the path"
-            raise UsageError(f"cannot read {path}: {error.strerror}{copy}") from error
-        source = self._approve(Source(str(file), str(file), sha256(code)), expected)
-        # Of its place, too: a copy elsewhere has other files beside it.
-        name = f"automl_user_{sha256(source.claim().encode())[:16]}"
-        if name in sys.modules:
-            return sys.modules[name], source
-        if str(file.parent) not in sys.path:
-            sys.path.append(str(file.parent))
-        return _execute(name, file, code), source
-
-    def _load_module(self, name: str, expected: str | None) -> tuple[ModuleType, Source]:
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
-        file = _module_file(name)
-        if file is None:
-            raise UsageError(f"no module named {name!r} here: check the spelling and the path")
-        self._approve(source := Source(name, str(file), sha256(file.read_bytes())), expected)
-        try:
-            return importlib.import_module(name), source
-        except (Exception, SystemExit) as error:
-            raise PluginError(f"module {name} cannot be loaded: {_line(error)}") from error
-
-    def _approve(self, source: Source, expected: str | None) -> Source:
-        if expected is not None and source.sha256 != expected:
-            raise UsageError(
-                f"{source.reference} has changed since the study was made (SHA-256 "
-                f"{source.sha256[:12]}, the study has {expected[:12]}): put it back, or start a "
-                "new study"
-            )
-        self.trust.require(source.claim(), f"the code of {source.reference}", source.reference)
-        return source
-
-
-def _execute(name: str, file: Path, code: bytes) -> ModuleType:
-    spec = importlib.util.spec_from_loader(name, loader=None, origin=str(file))
-    if spec is None:
-        raise PluginError(f"plugin {file} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    module.__file__ = str(file)
-    sys.modules[name] = module
-    try:
-        exec(compile(code, str(file), "exec"), vars(module))  # noqa: S102 - the user's own file
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise PluginError(f"plugin {file} cannot be loaded: {_line(error)}") from error
-    return module
-
-
-def _source_of(value: object) -> Source:
-    """The file of a Python object; what was typed interactively is known by its text alone."""
-    try:
-        file = Path(str(inspect.getsourcefile(value))).resolve(strict=True)  # type: ignore[arg-type]
-        return Source(str(file), str(file), sha256(file.read_bytes()))
-    except (TypeError, OSError):
-        code = getattr(value, "__code__", None)
-        text = repr((code.co_code, code.co_consts)) if code else repr(value)
-        return Source(_INTERACTIVE, _INTERACTIVE, sha256(text.encode()))
-
-
-def _module_file(name: str) -> Path | None:
-    """A module's file, found without running any of its packages."""
-    path: Sequence[str] | None = None
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:end]), path)
-        if spec is None or (not spec.origin and end == len(parts)):
-            return None
-        path = list(spec.submodule_search_locations or ())
-    return Path(str(spec.origin)) if spec else None
 
 
 def _entry_points(kind: Kind) -> Iterable[importlib.metadata.EntryPoint]:
@@ -346,6 +327,54 @@ def _all_entry_points() -> tuple[importlib.metadata.EntryPoint, ...]:
 
 def _owner(point: importlib.metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _is_factory(kind: Kind, value: object) -> bool:
+    """Whether it makes a part when called; else it is one."""
+    return callable(value) and (inspect.isclass(value) or bool(_missing(kind, value)))
+
+
+def _is_own(kind: Kind, value: object, module: ModuleType) -> bool:
+    """Whether a module defines what it holds, for what it merely imports can be anything.
+
+    An object that is already a part is never called, so it may be of any class.
+    """
+    if isinstance(value, functools.partial):
+        return _is_own(kind, value.func, module)
+    if not inspect.isfunction(value) and not _is_factory(kind, value):
+        return True
+    home = str(getattr(value, "__module__", None))
+    return home == module.__name__ or home.startswith(f"{module.__name__}.")
+
+
+def _missing(kind: Kind, value: object) -> str:
+    """What an object lacks to be of a kind, in words; empty where it lacks nothing."""
+    if kind in (Kind.STRATEGY, Kind.PRUNER):
+        import optuna
+
+        wanted = {
+            Kind.STRATEGY: optuna.samplers.BaseSampler,
+            Kind.PRUNER: optuna.pruners.BasePruner,
+        }[kind]
+        return "" if isinstance(value, wanted) else f"an optuna {wanted.__name__}"
+    is_class = inspect.isclass(value)
+    lacking = [name for name in _MEMBERS[kind] if is_class or not _has(value, name)]
+    return f"a {kind.value} with {', '.join(lacking)}" if lacking else ""
+
+
+def _has(value: object, name: str) -> bool:
+    """As hasattr, but running no property."""
+    try:
+        inspect.getattr_static(value, name)
+    except AttributeError:
+        return hasattr(value, name)
+    return True
+
+
+def _described(value: object) -> str:
+    if inspect.isclass(value):
+        return f"the class {value.__name__}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _is_space_function(factory: Callable[..., Any]) -> bool:
@@ -365,12 +394,3 @@ def _hook_problem(error: Exception) -> str:
     if found:
         return str(UnknownNameError("hook", found[1], [n for n in vars(Hooks) if n[0] != "_"]))
     return " ".join(str(error).split())
-
-
-def _line(error: BaseException) -> str:
-    """An error in one line, with the place in the plugin where it arose."""
-    if isinstance(error, SyntaxError):
-        return f"syntax error in line {error.lineno}: {error.msg}"
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f" (line {last[0].lineno} of {last[0].filename})" if last else ""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"

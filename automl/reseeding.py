@@ -36,10 +36,11 @@ class ReseedingSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         with self._naming():
-            self._sampler = self._make(self._seed_of(trial.number))
-            if self.given:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # Made anew for each trial, it would warn anew for each trial.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._sampler = self._make(self._seed_of(trial.number))
+                if self.given:
                     self._sampler = PartialFixedSampler(dict(self.given), self._sampler)
             self._sampler.before_trial(study, trial)
 

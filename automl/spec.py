@@ -1,13 +1,15 @@
 """A study's spec: all that is needed to rebuild its parts anywhere, stored with the study."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from automl.errors import StorageError, UsageError
 from automl.options import jsonable
 from automl.registry import Kind, Part, Registry
 from automl.report import Direction, Objective
+from automl.trust import Code, Source, sha256
 
 FORMAT = 1
 ATTRIBUTE = "automl"
@@ -16,16 +18,16 @@ ATTRIBUTE = "automl"
 
 @dataclass(frozen=True)
 class PartSpec:
-    """A part as it was asked for: its reference, its options, and the digest of its code.
+    """A part as it was asked for: its reference, its options, and what its code held.
 
     options: all of them, so that a default that changes later does not change the study.
-    paths: the options that are paths, which another user must approve.
+    files: the SHA-256 of each file among the options, by path, but for a task's.
     """
 
     reference: str
     options: dict[str, Any] = field(default_factory=dict)
-    sha256: str | None = None
-    paths: tuple[str, ...] = ()
+    code: Code | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, part: Part) -> "PartSpec":
@@ -34,8 +36,13 @@ class PartSpec:
         name = offer.name.rpartition(":")[2]
         reference = f"{offer.source.reference}:{name}" if own and offer.source else offer.name
         options = {key: jsonable(value) for key, value in part.options.items()}
-        digest = offer.source.sha256 if offer.source else None
-        return cls(reference, options, digest, tuple(part.paths()))
+        code = offer.source.code if offer.source else None
+        return cls(reference, options, code, dict(part.files))
+
+    @classmethod
+    def of_file(cls, source: Source) -> "PartSpec":
+        """The spec of a plugin file."""
+        return cls(source.reference, {}, source.code)
 
 
 @dataclass(frozen=True)
@@ -102,24 +109,55 @@ PART_KINDS = (Kind.SPACE, Kind.TASK, Kind.TRAINER, Kind.STRATEGY, Kind.PRUNER)
 
 
 def load(spec: PartSpec, kind: Kind, registry: Registry) -> Part:
-    """Build a part from its spec, checking digests and what this user has approved."""
-    offer = registry.find(kind, spec.reference, spec.sha256)
-    part = offer.build(spec.options)
-    approve_paths(part, kind, registry)
-    return part
+    """Build a part from its spec, checking digests and what this user has approved.
+
+    Raises:
+        StorageError: the spec names code without saying what it held.
+        UntrustedError: it names code or paths this user has not approved.
+        UsageError: the code, or a file among the options, changed since the study was made.
+    """
+    if ":" in spec.reference and spec.code is None:
+        raise StorageError(f"the study's spec is damaged: {spec.reference} has no SHA-256")
+    offer = registry.find(kind, spec.reference, spec.code)
+    part = approved(offer.build(spec.options), kind, registry)
+    for path, digest in spec.files.items():
+        if part.files.get(path) != digest:
+            raise UsageError(
+                f"{path}, an option of {offer.label}, has changed since the study was made: put "
+                "it back, or start a new study"
+            )
+    return replace(part, files=spec.files)
 
 
-def approve_paths(part: Part, kind: Kind, registry: Registry) -> None:
-    """See that this user has approved the paths among a part's options."""
-    for name, path in part.paths().items():
+def approved(part: Part, kind: Kind, registry: Registry) -> Part:
+    """The part with what its files hold, once this user has approved its paths.
+
+    Raises:
+        UntrustedError: this user has not.
+    """
+    for name, path in part.paths():
         claim = f"path {kind.value}.{name} {path}"
         registry.trust.require(claim, f"the path {path} (option {kind.value}.{name})", path)
+    if kind is Kind.TASK:
+        return part
+    return replace(part, files={path: sha256(found) for path, found in _files(part)})
+
+
+def _files(part: Part) -> Iterator[tuple[str, bytes]]:
+    for name, path in part.paths():
+        try:
+            if Path(path).is_file():
+                yield path, Path(path).read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{part.offer.label} option {name}: cannot read {path}: {error.strerror}"
+            ) from error
 
 
 def load_plugins(spec: Spec, registry: Registry) -> None:
     """Load the plugin files that a study was made with."""
     for plugin in spec.plugins:
-        registry.add_file(plugin.reference, plugin.sha256)
+        registry.add_file(plugin.reference, plugin.code)
 
 
 def jsonable_deep(value: Any) -> Any:
@@ -148,6 +186,10 @@ def _read(data: Mapping[str, Any]) -> Spec:
 
 
 def _part(data: Mapping[str, Any]) -> PartSpec:
+    code = data["code"]
     return PartSpec(
-        str(data["reference"]), dict(data["options"]), data["sha256"], tuple(data["paths"])
+        str(data["reference"]),
+        dict(data["options"]),
+        Code(str(code["sha256"]), dict(code["beside"])) if code else None,
+        dict(data["files"]),
     )

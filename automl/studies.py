@@ -3,6 +3,7 @@
 import importlib.metadata
 import itertools
 import logging
+import re
 import shlex
 import shutil
 import uuid
@@ -21,7 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.candidate import Candidate, propose
-from automl.errors import StorageError, UnknownNameError, UsageError
+from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
 from automl.ledger.ledger import Ledger
 from automl.ledger.transaction import explaining
 from automl.ledger.views import Views
@@ -35,11 +36,12 @@ from automl.spec import (
     Cache,
     PartSpec,
     Spec,
-    approve_paths,
+    approved,
     load,
     load_plugins,
 )
 from automl.storage import Storage
+from automl.tasks import check_inputs
 from automl.trust import state_directory
 
 _log = logging.getLogger("automl")
@@ -69,6 +71,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("trials", "evaluations", "timeout"):
             value = getattr(self, name)
+            if not isinstance(value, int | float | None) or isinstance(value, bool):
+                raise UsageError(f"{name}: expected a number, got {value!r}")
             if value is not None and value <= 0:
                 raise UsageError(f"--{name}: expected more than 0, got {value}")
 
@@ -110,7 +114,7 @@ class Study:
 
     storage: Storage
     name: str
-    spec: Spec
+    spec: Spec = field(repr=False)
     optuna: OptunaStudy = field(repr=False)
 
     @cached_property
@@ -163,7 +167,7 @@ class Study:
             specs[Kind.TASK] = replace(specs[Kind.TASK], options=options)
         judge = load(self.spec.judge, Kind.TRAINER, registry) if self.spec.judge else None
         parts = _parts({k: load(s, k, registry) for k, s in specs.items()}, judge)
-        digest = parts.task.digest()
+        digest = parts.side_keys["data"]
         if digest != self.spec.data:
             raise UsageError(
                 f"the data of task {parts.names[Kind.TASK]} changed since study {self.name!r} was "
@@ -210,17 +214,18 @@ def plan(
         given[Kind.TASK].setdefault(DATA_DIR, data_dir)
     judge = _judge(registry, given[Kind.TRAINER].pop(JUDGE, None), options.get(JUDGE, {}))
     built = {kind: offer.build(given[kind]) for kind, offer in offers.items()}
-    for kind, part in built.items():
-        approve_paths(part, kind, registry)
-    parts = _parts(built, judge)
+    built = {kind: approved(part, kind, registry) for kind, part in built.items()}
+    parts = _parts(built, judge and approved(judge, Kind.TRAINER, registry))
+    with offers[Kind.TASK].blaming():
+        check_inputs(offers[Kind.TASK].label, parts.task)
     spec = Spec(
         uuid=str(uuid.uuid4()),
         **{kind.value: PartSpec.of(part) for kind, part in built.items()},
         objectives=_objectives(parts, objectives),
         seed=seed,
-        data=parts.task.digest(),
+        data=parts.side_keys["data"],
         cache=_cache(cache, options.get(CACHE, {})),
-        plugins=tuple(PartSpec(s.reference, {}, s.sha256) for s in sources),
+        plugins=tuple(PartSpec.of_file(source) for source in sources),
         judge=PartSpec.of(judge) if judge else None,
     )
     return Plan(parts, spec)
@@ -358,13 +363,22 @@ def _judging(parts: Parts, judge: Part) -> Parts:
 
 
 def _side_keys(built: Mapping[Kind, Part], task: Task) -> dict[str, Any]:
+    with built[Kind.TASK].offer.blaming():
+        data, shape, metrics = task.digest(), list(task.signature.input_shape), task.metrics
+    if not isinstance(data, str) or not metrics:
+        found = f"digest {data!r}" if metrics else "no metrics"
+        raise PluginError(
+            f"{built[Kind.TASK].offer.label}: expected a digest of text and at least one metric, "
+            f"got {found}"
+        )
     return {
         "space": built[Kind.SPACE].identity(),
         "task": built[Kind.TASK].identity(),
         "trainer": built[Kind.TRAINER].identity(),
-        "data": task.digest(),
-        "input_shape": list(task.signature.input_shape),
+        "data": data,
+        "input_shape": shape,
         "torch": ".".join(importlib.metadata.version("torch").split(".")[:2]),
+        "automl": importlib.metadata.version("automl"),
     }
 
 
@@ -420,7 +434,8 @@ def _create_named(storage: Storage, plan: Plan, name: str | None) -> OptunaStudy
 
 
 def _stem(name: str) -> str:
-    return name.rpartition(":")[2].lower().replace("_", "-")
+    last = re.split(r"[:.]", name)[-1]
+    return re.sub(r"[\W_]+", "-", last.lower()).strip("-") or "own"
 
 
 def trial_seed(spec: Spec, number: int, use: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from automl.candidate import Signature
 from automl.errors import UsageError
-from automl.protocols import Split
+from automl.protocols import Split, Task
 from automl.report import Direction
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Classification:
                 f"task {name}: validation and test must be shares above 0 that leave some to "
                 f"train on, got {validation:g} and {test:g}"
             )
-        labels = np.asarray(targets)
+        labels = _class_numbers(name, np.asarray(targets))
         rows = np.arange(len(labels))
         held = {"random_state": seed}
         rest, tested = train_test_split(rows, test_size=test, stratify=labels, **held)
@@ -121,7 +121,9 @@ class Classification:
                 f"task {self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets"
             )
         if int(self.targets.min()) < 0 or self.classes < 2:
-            raise UsageError(f"task {self.name}: targets must be class numbers 0, 1, …")
+            raise UsageError(
+                f"task {self.name}: targets must be class numbers 0, 1, … of two classes or more"
+            )
         seen = 0
         for split, rows in self.splits.items():
             seen += len(rows)
@@ -135,7 +137,49 @@ class Classification:
         finite = self.inputs[rows].isfinite().flatten(1).all(1)
         if not finite.all():
             row = int(rows[(~finite).nonzero()[0, 0]])
-            raise UsageError(
-                f"task {self.name}: row {row} of split {split.value} holds NaN or infinity: "
-                "clean or impute the data first"
-            )
+            raise UsageError(_not_finite(f"task {self.name}", row, split))
+
+
+def check_inputs(label: str, task: Task) -> None:
+    """Look at what a task trains and chooses by; one without tensors passes.
+
+    Raises:
+        UsageError: NaN or infinite inputs; the text names the split and the first bad row.
+    """
+    if isinstance(task, Classification):
+        return  # it has looked at its rows already
+    for split in (Split.TRAIN, Split.VALIDATION):
+        try:
+            inputs, _ = task.split(split)
+            finite = inputs.isfinite().flatten(1).all(1)
+        except (NotImplementedError, AttributeError):
+            return
+        if not finite.all():
+            raise UsageError(_not_finite(label, int((~finite).nonzero()[0, 0]), split))
+
+
+def _not_finite(label: str, row: int, split: Split) -> str:
+    return (
+        f"{label}: row {row} of split {split.value} holds NaN or infinity: clean or impute the "
+        "data first"
+    )
+
+
+def _class_numbers(name: str, targets: Any) -> Any:
+    """Targets [n] as whole numbers.
+
+    Raises:
+        UsageError: they are scores, words or real numbers.
+    """
+    import numpy as np
+
+    what, mend = "", ""
+    if targets.ndim != 1:
+        what, mend = f"have shape {targets.shape}", "give one class number a row, as by argmax(1)"
+    elif targets.dtype.kind not in "iufb":
+        what, mend = f"are {targets.dtype}", "number them: np.unique(targets, return_inverse=True)"
+    elif targets.dtype.kind == "f" and not (targets == np.floor(targets)).all():
+        what, mend = "are real numbers", "for regression write a task of your own"
+    if what:
+        raise UsageError(f"task {name}: targets {what}; expected class numbers [n]: {mend}")
+    return targets.astype(np.int64)

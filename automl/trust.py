@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,16 +23,30 @@ def sha256(data: bytes) -> str:
 
 
 @dataclass(frozen=True)
+class Code:
+    """What a file held, and each file that it imports from beside it, by relative path."""
+
+    sha256: str
+    beside: Mapping[str, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """One digest of all of it."""
+        if not self.beside:
+            return self.sha256
+        return sha256(json.dumps([self.sha256, dict(self.beside)], sort_keys=True).encode())
+
+
+@dataclass(frozen=True)
 class Source:
     """Code outside installed plugins: a file, or a module's file, and what it held."""
 
     reference: str
     path: str
-    sha256: str
+    code: Code
 
-    def claim(self) -> str:
-        """What is approved: this very content, under the name it was asked by."""
-        return f"code {self.reference} {self.sha256}"
+    def claim(self, kind: str, name: str = "") -> str:
+        """What is approved: one name in this very content, for one use; a plugin file whole."""
+        return f"code {kind} {self.reference}{':' if name else ''}{name} {self.code.digest()}"
 
 
 @dataclass(frozen=True)

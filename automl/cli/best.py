@@ -25,11 +25,12 @@ def command(study: str, storage: str | None, as_json: bool) -> None:
         if as_json:
             click.echo(text.json_line(event))
             continue
-        click.echo(f"trial {trial.number} of {study}")
+        judges = f", which judges trial {event['judges']}" if "judges" in event else ""
+        click.echo(f"trial {trial.number} of {study}{judges}")
         click.echo("metrics:")
         click.echo("\n".join(text.decision_lines(view.metrics)))
         click.echo("decisions:")
-        click.echo("\n".join(text.decision_lines(trial.params)))
+        click.echo("\n".join(text.all_decision_lines(event)))
     if not trials:
         click.echo(
             f"error: no trial of study {study!r} has completed; look why: {opened.command('show')}",

@@ -1,10 +1,12 @@
 """Runs the conformance suites of `automl.testing` on what a plugin file offers."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import optuna
 
 from automl import testing
 from automl.cli.text import json_line
@@ -20,6 +22,8 @@ def check_file(file: str, as_json: bool = False) -> int:
     Raises:
         UsageError: it offers nothing.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     registry = Registry()
     failed = 0
     for offer in _offers(registry, file):
@@ -33,7 +37,7 @@ def check_file(file: str, as_json: bool = False) -> int:
 
 def _offers(registry: Registry, file: str) -> Iterator[Offer]:
     if ":" in file:
-        yield registry.find(Kind.SPACE, file)
+        yield _of_its_kind(registry, file)
         return
     source = registry.add_file(file)
     found = [
@@ -48,6 +52,18 @@ def _offers(registry: Registry, file: str) -> Iterator[Offer]:
             f"{file}:FUNCTION"
         )
     yield from found
+
+
+def _of_its_kind(registry: Registry, reference: str) -> Offer:
+    """What a function or class offers, by what it makes: a space where it makes nothing else."""
+    for kind in FACTORY_KINDS:
+        offer = registry.find(kind, reference)
+        try:
+            offer.build({}).make(seed=0)
+        except AutoMLError:
+            continue
+        return offer
+    return registry.find(Kind.SPACE, reference)
 
 
 def _problem(registry: Registry, offer: Offer) -> str | None:

@@ -26,7 +26,10 @@ def study_event(study: Study) -> Event:
         "trainer": spec.trainer.reference,
         "strategy": spec.strategy.reference,
         "pruner": spec.pruner.reference,
-        "objectives": [f"{o.metric} {o.direction.value}" for o in spec.objectives],
+        "judge": spec.judge.reference if spec.judge else None,
+        "objectives": [
+            {"metric": o.metric, "direction": o.direction.value} for o in spec.objectives
+        ],
         "trials": budget.trials,
         "evaluations": budget.evaluations,
         "seed": spec.seed,
@@ -34,7 +37,12 @@ def study_event(study: Study) -> Event:
 
 
 def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> Event:
-    """How a trial ended."""
+    """How a trial ended; `closed` and `judges` are there only where a trial has them.
+
+    closed: what its trainer found for the decisions it left open. judges: the number of the trial
+    whose found decisions it trained again.
+    """
+    more = {"closed": view.closed, "judges": view.judges}
     return {
         "event": "trial",
         "number": view.number,
@@ -45,6 +53,7 @@ def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> 
         "level": view.level if view.reused_from is not None else None,
         "seconds": view.seconds,
         "error": view.message,
+        **{key: value for key, value in more.items() if value is not None},
     }
 
 
@@ -59,8 +68,6 @@ def named_values(study: Study, view: TrialView) -> dict[str, float] | None:
 def summary_event(study: Study) -> Event:
     """Where the study stands."""
     counts, budget = study.views.counts(), study.views.budget()
-    best = next(iter(study.best_trials()), None)
-    names = [objective.metric for objective in study.objectives]
     return {
         "event": "summary",
         "study": study.name,
@@ -72,15 +79,20 @@ def summary_event(study: Study) -> Event:
         "open": counts.open,
         "evaluated": counts.evaluated,
         "reused": counts.reused,
-        "best": best
-        and {
-            "number": best.number,
-            "values": dict(zip(names, best.values, strict=True)),
-            "decisions": best.params,
-        },
+        "best": _best(study),
         "seconds": round(counts.seconds, 3),
         "stopped": budget.stopped_because,
     }
+
+
+def _best(study: Study) -> dict[str, Any] | None:
+    best = next(iter(study.best_trials()), None)
+    view = study.views.trial(best.number) if best else None
+    if best is None or view is None:
+        return None
+    event = trial_event(study, view, best.params)
+    kept = ("number", "values", "decisions", "closed", "judges")
+    return {key: event[key] for key in kept if key in event}
 
 
 @dataclass

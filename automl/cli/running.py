@@ -13,6 +13,7 @@ from automl.studies import Study
 def run_and_show(session: Session, output: Output) -> None:
     """Run a session, show it, and exit 0, 1 (nothing completed) or 130 (interrupted)."""
     study = session.study
+    ended_before = study.views.counts().trials
     try:
         _follow(session, output)
     except (Interrupted, KeyboardInterrupt):
@@ -25,6 +26,9 @@ def run_and_show(session: Session, output: Output) -> None:
     if not summary["complete"]:
         click.echo(_nothing_complete(study, summary), err=True)
         raise click.exceptions.Exit(1)
+    if summary["trials"] == ended_before:
+        more = study.command("resume", "--trials 20")
+        click.echo(f"nothing was left to do; search on with: {more}", err=True)
     if isinstance(output, PlainLines):
         click.echo("\n".join(next_lines(study)))
 

@@ -44,8 +44,8 @@ def duration(seconds: float) -> str:
 
 
 def study_line(event: Mapping[str, Any]) -> str:
-    parts = ("space", "task", "trainer", "strategy", "pruner")
-    said = ", ".join(f"{part} {event[part]}" for part in parts)
+    parts = ("space", "task", "trainer", "judge", "strategy", "pruner")
+    said = ", ".join(f"{part} {event[part]}" for part in parts if event[part])
     return f"study {event['study']} in {event['storage']}: {said}"
 
 
@@ -56,7 +56,8 @@ def trial_line(event: Mapping[str, Any]) -> str:
     line += f"  {pairs(event['values'])}"
     if event["reused_from"] is not None:
         return f"{line}  reused from trial {event['reused_from']} ({event['level']})"
-    return f"{line}  in {duration(event['seconds'] or 0)}"
+    judges = f"  judges trial {event['judges']}" if "judges" in event else ""
+    return f"{line}  in {duration(event['seconds'] or 0)}{judges}"
 
 
 def summary_lines(event: Mapping[str, Any]) -> list[str]:
@@ -73,7 +74,7 @@ def summary_lines(event: Mapping[str, Any]) -> list[str]:
     if event["best"]:
         best = event["best"]
         lines.append(f"best: trial {best['number']}, {pairs(best['values'])}")
-        lines += decision_lines(best["decisions"])
+        lines += all_decision_lines(best)
     return lines
 
 
@@ -93,8 +94,15 @@ def decision_lines(decisions: Mapping[str, Any]) -> list[str]:
     return [f"  {name:<{width}}  {number(value)}" for name, value in decisions.items()]
 
 
+def all_decision_lines(event: Mapping[str, Any]) -> list[str]:
+    """A trial's decisions, and those that its trainer found."""
+    found = event.get("closed") or {}
+    said = {name: f"{number(value)}  (found by the trainer)" for name, value in found.items()}
+    return decision_lines({**event["decisions"], **said})
+
+
 def trial_details(event: Mapping[str, Any]) -> list[str]:
-    lines = ["decisions:", *decision_lines(event["decisions"])]
+    lines = ["decisions:", *all_decision_lines(event)]
     lines += [f"fingerprint: {event['fingerprint'] or '-'}, attempt {event['attempt']}"]
     lines += [f"step {r['step']:>3}  {pairs(r['metrics'])}" for r in event["reports"]]
     return lines + ((event["traceback"] or "").rstrip().splitlines())

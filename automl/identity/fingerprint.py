@@ -5,6 +5,7 @@ Levels are tried in order, cheapest first. L0 is here: equal decisions under equ
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -46,12 +47,29 @@ def fingerprint(
 
 
 def canonical_json(value: Any) -> str:
-    """One text for equal values: sorted keys, no spaces; 1, 1.0 and true stay apart.
+    """One text for equal values: sorted keys, no spaces; 1, 1.0 and true stay apart, 0.0 is -0.0.
 
     Raises:
-        ValueError: the value holds something JSON cannot.
+        ValueError: the value holds something JSON cannot; the text says where.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    plain = _plain(value, "")
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value) + 0.0
+    if value is None or isinstance(value, str | int):
+        return value
+    raise ValueError(
+        f"{where.lstrip('.') or 'the value'} is {value!r} of type {type(value).__name__}: an "
+        "identity is made of text, finite numbers, true, false, none, and lists and mappings of "
+        "these by text"
+    )
 
 
 def _digest(content: Any) -> str:

@@ -65,6 +65,8 @@ class TrialView:
     fingerprint: str | None
     level: str | None
     reused_from: int | None
+    judges: int | None
+    closed: dict[str, Any] | None
     reason: Reason | None
     message: str | None
     traceback: str | None
@@ -253,6 +255,8 @@ def _trial(row: TrialRow) -> TrialView:
         fingerprint=row.fingerprint,
         level=row.level,
         reused_from=row.reused_from,
+        judges=row.judges,
+        closed=row.closed,
         reason=row.reason,
         message=row.message,
         traceback=row.traceback,

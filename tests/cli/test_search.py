@@ -96,7 +96,10 @@ def test_several_objectives_in_one_search(run):
     objectives = ("--objective", "score", "--objective", "cost")
     ended = run("search", PLANE, *PARTS, *objectives, "--trials", "4", "--json")
     assert ended.code == 0
-    assert ended.events[0]["objectives"] == ["score maximize", "cost minimize"]
+    assert ended.events[0]["objectives"] == [
+        {"metric": "score", "direction": "maximize"},
+        {"metric": "cost", "direction": "minimize"},
+    ]
     assert all(set(event["values"]) == {"score", "cost"} for event in ended.of("trial"))
 
 

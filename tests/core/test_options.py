@@ -2,17 +2,20 @@
 
 import json
 import string
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from automl import UnknownNameError, UsageError
-from automl.options import convert, jsonable, options_of, resolve
+from automl.options import convert, jsonable, options_of, paths_in, resolve
+from automl.registry import Kind, Offer, Registry
+from automl.spec import PartSpec, load
 
 
 class Colour(Enum):
@@ -43,7 +46,7 @@ VALUES = {
     tuple[int, float]: st.tuples(st.integers(), st.floats(allow_nan=False)),
     list[Colour]: st.lists(st.sampled_from(Colour)),
     str: st.text(string.printable, max_size=20),
-    Path: st.sampled_from([Path("a"), Path("/b/c d")]),
+    Path: st.sampled_from([Path("/a"), Path("/b/c d")]),
 }
 
 
@@ -71,7 +74,7 @@ def test_a_value_survives_being_stored_as_json(data):
         ("red,blue", list[Colour], [Colour.RED, Colour.BLUE]),
         ("4,0.5", tuple[int, float], (4, 0.5)),
         ("2", Literal["a", 2], 2),
-        ("~/x", Path, Path("~/x")),
+        ("~/x", Path, Path.home() / "x"),
     ],
 )
 def test_text_is_converted_by_annotation(text, annotation, value):
@@ -125,3 +128,123 @@ def test_an_unknown_option_lists_the_known_and_guesses():
 def test_a_missing_option_is_asked_for():
     with pytest.raises(UsageError, match=r"space paint needs -o space\.name="):
         resolve("space paint", options_of(paint, frozenset()), {})
+
+
+# Defaults are converted as what is given is.
+class Depth(Enum):
+    SHALLOW = (1, 2)
+    DEEP = (3, 4)
+
+
+VALUES_OF_ANY_KIND = {
+    **VALUES,
+    Path | None: st.none() | st.sampled_from([Path("/a")]),
+    tuple[Path, ...] | None: st.none() | st.just((Path("/a"), Path("/b"))),
+    float | int: st.integers() | st.floats(allow_nan=False),
+    str | Path: st.sampled_from(["a", Path("/b")]),
+    dict[str, tuple[int, ...]]: st.just({"a": (1, 2)}),
+    Sequence[float]: st.just((1, 2.5)),
+    frozenset[int]: st.just(frozenset({2, 1})),
+    Depth: st.sampled_from(Depth),
+    Any: st.none() | st.integers() | st.just((1, "a")),
+    tuple: st.just((1, 2)),
+    Literal["a", 2] | None: st.sampled_from([None, "a", 2]),
+}
+UNANNOTATED = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(Colour),
+    st.just(Path("/a")),
+    st.lists(st.integers() | st.text(string.ascii_letters)).map(tuple),
+)
+
+
+def stored(factory: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a trainer by default, and again after it was stored in a study."""
+    registry = Registry()
+    offer = Offer(Kind.TRAINER, "own", "test", factory)
+    registry._objects[Kind.TRAINER, "own"] = offer
+    part = offer.build({})
+    spec = json.loads(json.dumps(PartSpec.of(part).options, allow_nan=False))
+    return part.options, load(PartSpec("own", spec), Kind.TRAINER, registry).options
+
+
+@given(st.data())
+def test_options_are_the_same_after_they_were_stored(data):
+    annotation = data.draw(st.sampled_from(list(VALUES_OF_ANY_KIND)))
+    default = data.draw(st.none() | VALUES_OF_ANY_KIND[annotation])
+    factory = make_dataclass("Own", [("x", annotation, field(default_factory=lambda: default))])
+    before, after = stored(factory)
+    assert repr(after) == repr(before)
+
+
+@given(UNANNOTATED)
+def test_options_without_an_annotation_are_of_their_defaults_type(default):
+    def own(*, x=default): ...
+
+    before, after = stored(own)
+    assert repr(after) == repr(before)
+    if default is not None and not isinstance(default, float):
+        assert (before["x"], type(before["x"])) == (default, type(default))
+
+
+def test_a_default_is_converted_as_a_given_value_is():
+    def own(
+        *,
+        scale: float = 1,
+        depth=3,
+        name: int = None,  # noqa: RUF013 - as people write it
+        sizes: tuple = (1,),
+    ): ...
+
+    options = options_of(own, frozenset())
+    values = resolve("own", options, {})
+    assert repr(values["scale"]) == "1.0"
+    assert values["name"] is None
+    given = {"depth": "4", "name": "2", "sizes": "1,2"}
+    assert resolve("own", options, given) | {"scale": 1.0} == {
+        **values, "depth": 4, "name": 2, "sizes": (1, 2)
+    }  # fmt: skip
+
+
+def test_a_default_that_no_study_can_store_is_named():
+    def own(*, callback=print): ...
+
+    with pytest.raises(UsageError, match=r"trainer own option callback: .*cannot be stored"):
+        resolve("trainer own", options_of(own, frozenset()), {})
+
+
+def test_a_name_that_only_type_checkers_see_is_no_hindrance():
+    def own(trial: "NoSuchName", *, depth: "int" = 2, other: "NoSuchName" = 1.5): ...  # noqa: F821
+
+    values = resolve("own", options_of(own, frozenset()), {"depth": "3"})
+    assert values == {"depth": 3, "other": 1.5}
+
+
+# Paths.
+def test_a_relative_path_is_kept_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert convert("folder", "../data", Path) == tmp_path.parent / "data"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "is_path"),
+    [
+        (Path, True),
+        (Path | None, True),
+        (tuple[Path, ...] | None, True),
+        (dict[str, list[Path | int]], True),
+        (list[int], False),
+        (Literal["Path"], False),
+    ],
+)
+def test_a_path_is_seen_at_any_depth(annotation, is_path):
+    factory = make_dataclass("Own", [("x", annotation)])
+    assert options_of(factory, frozenset())["x"].is_path is is_path
+
+
+def test_every_path_in_a_value_is_found():
+    value = [Path("a"), {"x": (Path("b"), 1)}, None]
+    assert list(paths_in(value)) == [Path("a"), Path("b")]

@@ -1,14 +1,22 @@
 """Plugins: found by metadata, loaded when asked for, clashes and breakage named in one line."""
 
+import functools
+import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
+import tiny
 
 import automl
 from automl import PluginError, UnknownNameError, UsageError, registry
 from automl.registry import Kind, Registry
+from automl.storage import Storage
+from automl.studies import open_study, plan
+from automl.trust import Code, Trust
 
 OFFER = """
 import automl
@@ -189,7 +197,7 @@ def test_a_module_in_a_package_is_found_without_running_the_package(tmp_path, mo
     (tmp_path / "own_package" / "__init__.py").write_text("raise RuntimeError('ran')")
     (tmp_path / "own_package" / "inner.py").write_text(offering("line"))
     with pytest.raises(UsageError, match="has changed since"):
-        Registry().find(Kind.SPACE, "own_package.inner:line", "0" * 64)
+        Registry().find(Kind.SPACE, "own_package.inner:line", Code("0" * 64))
     with pytest.raises(PluginError, match="RuntimeError: ran"):
         Registry().find(Kind.SPACE, "own_package.inner:line")
 
@@ -208,20 +216,261 @@ def test_an_object_in_a_file_is_found_again_by_name(file):
     assert found.find(Kind.SPACE, reference).factory is space
 
 
-def test_what_was_typed_interactively_cannot_be_resumed_elsewhere():
-    space = eval("lambda trial, task: None")
+SCRIPT = """
+import functools
+from automl import Classification
+
+def space(trial, task, *, depth=2): return depth
+deeper = functools.partial(space, depth=3)
+named = lambda trial, task: None
+task = Classification.from_arrays("own", [[0.0], [1.0]] * 10, [0, 1] * 10)
+def make():
+    def inner(trial, task): return None
+    return inner
+class Outer:
+    class Inner: ...
+"""
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """A module that is imported, as a script of the user's is."""
+    (tmp_path / "own_script.py").write_text(SCRIPT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("own_script")
+    del sys.modules["own_script"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("space", n) for n in ("space", "deeper", "named")])
+def test_an_object_with_a_name_at_the_top_level_can_be_resumed(script, caplog, kind, name):
     found = Registry()
-    reference = found.refer(Kind.SPACE, space)
-    assert found.find(Kind.SPACE, reference).factory is space
-    with pytest.raises(UsageError, match="typed in an interactive session"):
+    reference = found.refer(Kind(kind), getattr(script, name))
+    assert reference == f"{script.__file__}:{name}"
+    assert not found.homeless
+    assert not caplog.text
+    again = Registry(Trust()).find(Kind(kind), reference)
+    assert again.build({}).make().candidate(0, 0) == script.space(0, 0) + (name == "deeper") or (
+        name == "named"
+    )
+
+
+def test_an_object_at_the_top_level_may_be_of_another_modules_class(script, tmp_path):
+    offer = Registry().find(Kind.TASK, f"{script.__file__}:task")
+    assert offer.build({}).make().name == "own"
+
+
+NAMELESS = {
+    "a closure": lambda m: m.make(),
+    "a lambda": lambda m: lambda trial, task: None,
+    "a partial": lambda m: functools.partial(m.space, depth=4),
+    "an instance": lambda m: tiny.Steps(),
+    "a nested class": lambda m: m.Outer.Inner,
+}
+
+
+@pytest.mark.parametrize("make", NAMELESS.values(), ids=NAMELESS)
+def test_an_object_that_no_other_process_finds_is_used_with_a_warning(script, make, caplog):
+    found, value = Registry(), make(script)
+    reference = found.refer(Kind.SPACE, value)
+    assert found.find(Kind.SPACE, reference).factory is value
+    assert "cannot be resumed or joined by other workers: put it at the top level" in caplog.text
+    assert found.homeless
+    with pytest.raises(UsageError, match="lies in no file: put it at the top level"):
         Registry().find(Kind.SPACE, reference)
+
+
+def test_a_nameless_object_is_known_by_its_code_not_its_address(script):
+    def code(value):
+        found = Registry()
+        return found.find(Kind.SPACE, found.refer(Kind.SPACE, value)).source.code.sha256
+
+    def made(depth):
+        return lambda trial, task: [*(x * depth for x in task)]
+
+    assert code(script.make()) == code(script.make())
+    assert code(made(1)) == code(made(1))
+    assert code(made(1)) != code(made(2))
+    assert code(tiny.Steps(1)) != code(tiny.Steps(2))
+
+
+def test_a_nameless_object_and_several_workers_do_not_go_together(sqlite_url):
+    given = {"task": tiny.Nothing, "trainer": tiny.Steps, "storage": sqlite_url}
+    with pytest.raises(UsageError, match=r"space .*<lambda> cannot be loaded by other workers"):
+        automl.search(lambda trial, task: None, workers=2, **given)
+
+
+GUARDED = """
+import sys
+import automl
+from automl import Candidate
+import tiny
+
+def own(trial, task):
+    return Candidate(lambda: None, {"x": trial.suggest_float("x", 0, 1)})
+
+class Task(tiny.Nothing): ...
+class Trainer(tiny.Steps): ...
+GUARD
+    if GIVEN: late = Task()
+    automl.search(own, task=late if GIVEN else Task, trainer=Trainer, trials=4, workers=2,
+                  device="cpu", storage=sys.argv[1])
+"""
+
+
+def run_script(path: Path, guard: str, url: str, given: bool = False):
+    path.write_text(GUARDED.replace("GUARD", guard).replace("GIVEN", str(given)))
+    environment = {**os.environ, "PYTHONPATH": str(Path(tiny.__file__).parent)}
+    command = [sys.executable, str(path), url]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_a_script_that_searches_while_it_is_loaded_ends_its_workers_at_once(tmp_path, sqlite_url):
+    done = run_script(tmp_path / "own.py", "if True:", sqlite_url)
+    assert "own.py calls automl.search while it is loaded" in done.stderr
+    assert 'put the call under `if __name__ == "__main__":`' in done.stderr
+    study = open_study(Storage(sqlite_url), "own-task-1")
+    assert study.views.counts().complete == 4
+    assert len(optuna.get_all_study_names(study.storage.trials)) == 1
+
+
+def test_a_guarded_script_has_two_workers(tmp_path, sqlite_url):
+    done = run_script(tmp_path / "own.py", 'if __name__ == "__main__":', sqlite_url)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_guard_hides_is_no_name_that_others_find(tmp_path, sqlite_url):
+    done = run_script(tmp_path / "own.py", 'if __name__ == "__main__":', sqlite_url, given=True)
+    assert "task Task cannot be loaded by other workers" in done.stderr
+
+
+@pytest.mark.parametrize("call", ["search('mlp')", "resume('s')"])
+def test_a_file_that_searches_while_it_is_loaded_is_one_line(tmp_path, call):
+    path = tmp_path / "own.py"
+    path.write_text(f"import automl\nautoml.{call}\n")
+    with pytest.raises(UsageError, match=rf"^{path} calls automl\.{call[:6]} while it is loaded"):
+        Registry().find(Kind.SPACE, f"{path}:f")
+
+
+# What a module merely imports.
+IMPORTING = """
+import os
+from subprocess import Popen, run
+from functools import partial
+from dataclasses import dataclass
+from optuna.pruners import NopPruner
+
+shell = partial(run, shell=True)
+made = NopPruner()
+class Callable:
+    def __call__(self): return made
+call = Callable()
+table = {}
+def prune(): return made
+def wrong(): return 7
+"""
+
+
+@pytest.mark.parametrize("name", ["Popen", "run", "partial", "NopPruner", "shell"])
+def test_a_file_gives_only_what_it_defines(tmp_path, name):
+    path = tmp_path / "own.py"
+    path.write_text(IMPORTING)
+    with pytest.raises(PluginError, match=rf"pruner '{name}' in .*own\.py is no function, class"):
+        Registry().find(Kind.PRUNER, f"{path}:{name}")
+
+
+@pytest.mark.parametrize("name", ["prune", "made", "call"])
+def test_functions_classes_and_objects_of_its_own_are_given(tmp_path, name):
+    path = tmp_path / "own.py"
+    path.write_text(IMPORTING)
+    assert Registry().build(Kind.PRUNER, f"{path}:{name}", {}).make().prune(None, None) is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "says"),
+    [
+        ("pruner", "wrong", "expected an optuna BasePruner, got a int"),
+        ("pruner", "table", "expected an optuna BasePruner, got a dict"),
+        ("strategy", "wrong", "expected an optuna BaseSampler, got a int"),
+        ("space", "wrong", "expected a space with candidate, got a int"),
+        ("trainer", "wrong", "expected a trainer with opens, train, got a int"),
+        ("task", "prune", "expected a task with signature, metrics, digest, split, probe, loss"),
+        ("launcher", "wrong", "expected a launcher with start, got a int"),
+    ],
+)
+def test_what_a_factory_makes_is_of_its_kind(tmp_path, kind, name, says):
+    path = tmp_path / "own.py"
+    path.write_text(IMPORTING)
+    with pytest.raises(PluginError, match=rf"{kind} own\.py:{name}: {says}"):
+        Registry().build(Kind(kind), f"{path}:{name}", {}).make()
+
+
+# What a plugin raises.
+RAISING = """
+import torch
+from automl import Direction, Signature, Split
+
+class Iris:
+    signature = Signature((1,), (2,))
+    metrics = {"accuracy": Direction.MAXIMIZE}
+    place = ""
+    def __init__(self):
+        self.fail("make")
+    def fail(self, place):
+        if place == self.place:
+            return {}["column"]
+    def digest(self):
+        self.fail("digest")
+        return "iris"
+    def split(self, split):
+        self.fail("split")
+        inputs = torch.ones(5, 1)
+        if self.place == split.value:
+            inputs[3] = float("nan")
+        return inputs, torch.zeros(5)
+    probe = loss = evaluate = split
+
+class Make(Iris): place = "make"
+class Digest(Iris): place = "digest"
+class Split_(Iris): place = "split"
+class Train(Iris): place = "train"
+class Validation(Iris): place = "validation"
+class Shape(Iris): signature = property(lambda self: self.fail(""))
+class NoMetrics(Iris): metrics = {}
+class NoDigest(Iris):
+    def digest(self): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("Make", PluginError, r"KeyError: 'column' \(line 13 of .*own\.py\)"),
+        ("Digest", PluginError, r"KeyError: 'column' \(line 13 of .*own\.py\)"),
+        ("Split_", PluginError, r"KeyError: 'column' \(line 13 of .*own\.py\)"),
+        ("Shape", PluginError, r"KeyError: 'column' \(line 13 of .*own\.py\)"),
+        ("NoMetrics", PluginError, "expected a digest of text and at least one metric, got no m"),
+        ("NoDigest", PluginError, "expected a digest .* got digest None"),
+        ("Train", UsageError, "row 3 of split train holds NaN or infinity: clean"),
+        ("Validation", UsageError, "row 3 of split validation holds NaN or infinity: clean"),
+    ],
+)
+def test_what_a_task_raises_is_one_line_that_names_it(tmp_path, name, error, says):
+    path = tmp_path / "own.py"
+    path.write_text(RAISING)
+    references = {Kind.SPACE: f"{tiny.__file__}:plane", Kind.TASK: f"{path}:{name}"}
+    with pytest.raises(error, match=rf"^task own\.py:{name}: .*{says}") as caught:
+        plan(Registry(), references, {})
+    assert "\n" not in str(caught.value)
 
 
 # Options.
 def test_options_a_factory_refuses_name_it(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("def broken(*, x: int = 1):\n    raise ValueError('x is not right')\n")
-    with pytest.raises(UsageError, match=r"pruner own\.py:broken.*x is not right"):
+    says = r"pruner own\.py:broken: ValueError: x is not right \(line 2 of .*own\.py\)"
+    with pytest.raises(PluginError, match=says):
         Registry().build(Kind.PRUNER, f"{path}:broken", {}).make()
 
 
@@ -246,3 +495,36 @@ def test_the_defaults_are_there():
     found = Registry()
     for kind, name in automl.studies.DEFAULTS.items():
         assert name in found.names(kind)
+
+
+# The launcher.
+LAUNCHING = """
+from dataclasses import dataclass
+import automl_plugins.launchers.local as local
+
+@dataclass(frozen=True)
+class Own:
+    note: str
+    def start(self, command, environment, log):
+        with open(self.note, "a") as file:
+            file.write("started\\n")
+        return local.register_launchers()["local"]().start(command, environment, log)
+"""
+
+
+def test_a_search_and_a_resume_take_a_launcher_with_options(tmp_path, sqlite_url):
+    path, note = tmp_path / "own.py", tmp_path / "note"
+    path.write_text(LAUNCHING)
+    started = {"launcher": f"{path}:Own", "options": {"launcher": {"note": str(note)}}}
+    given = {"workers": 2, "device": "cpu", "storage": sqlite_url, "study": "s", "trials": 2}
+    parts = {"task": f"{tiny.__file__}:Nothing", "trainer": f"{tiny.__file__}:Steps"}
+    automl.search(f"{tiny.__file__}:plane", **parts, **given, **started)
+    assert note.read_text() == "started\n"
+    given = {name: given[name] for name in ("workers", "device", "storage")}
+    automl.resume("s", trials=1, plugins=[str(path)], **given, **started)
+    assert note.read_text() == "started\nstarted\n"
+
+
+def test_a_resume_takes_no_options_of_other_parts():
+    with pytest.raises(UnknownNameError, match=r"'space'.*known: launcher"):
+        automl.resume("s", options={"space": {"depth": 3}})

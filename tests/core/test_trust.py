@@ -2,17 +2,19 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import tiny
 
 import automl
-from automl import UntrustedError, UsageError
+from automl import PluginError, UntrustedError, UsageError
 from automl.registry import Kind, Registry
+from automl.spec import approved
 from automl.storage import Storage
 from automl.studies import open_study
-from automl.trust import Source, Trust, sha256, state_directory, trusting
+from automl.trust import Code, Source, Trust, sha256, state_directory, trusting
 
 PARTS = {"strategy": "random", "device": "cpu", "trials": 1, "study": "s"}
 TRAINER = '''
@@ -108,7 +110,7 @@ def test_a_missing_file_is_named(made, own):
 def test_the_study_stores_no_code_only_its_digest(made, own):
     spec = open_study(Storage(made), "s").spec
     assert spec.space.reference == f"{own}:plane"
-    assert spec.space.sha256 == sha256(own.read_bytes())
+    assert spec.space.code.sha256 == sha256(own.read_bytes())
 
 
 def test_a_plugin_file_is_approved_like_any_other(own, sqlite_url, another_user, tmp_path):
@@ -123,6 +125,163 @@ def test_a_plugin_file_is_approved_like_any_other(own, sqlite_url, another_user,
     shutil.rmtree(state_directory())
     with pytest.raises(UntrustedError, match=r"plugin\.py"):
         load(sqlite_url, trusting(False, [str(own)]))
+
+
+# A study that somebody planted: approved files, and other names in them.
+def plant(url: str, **changes) -> None:
+    """Change the stored spec, as who can write the database can."""
+    study = open_study(Storage(url), "s").optuna
+    spec = study.user_attrs["automl"]
+    study.set_user_attr("automl", spec | changes)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("pruner", "Steps"), ("trainer", "Nothing")])
+def test_an_approved_file_is_approved_for_what_was_used_of_it_alone(made, own, kind, name):
+    code = {"sha256": sha256(own.read_bytes()), "beside": {}}
+    part = {"reference": f"{own}:{name}", "options": {}, "code": code, "files": {}}
+    plant(made, **{kind: part})
+    with pytest.raises(UntrustedError, match=r"mine\.py"):
+        load(made)
+
+
+def test_an_approved_file_is_not_approved_as_a_plugin(made, own):
+    code = {"sha256": sha256(own.read_bytes()), "beside": {}}
+    plant(made, plugins=[{"reference": str(own), "options": {}, "code": code, "files": {}}])
+    with pytest.raises(UntrustedError, match=r"mine\.py"):
+        load(made)
+
+
+def test_what_a_file_imports_is_not_its_own_even_for_who_trusts_everything(own, made, tmp_path):
+    own.write_text(own.read_text() + "\nfrom subprocess import Popen\n")
+    ran = tmp_path / "ran"
+    options = {"args": ["touch", str(ran)]}
+    code = {"sha256": sha256(own.read_bytes()), "beside": {}}
+    part = {"reference": f"{own}:Popen", "options": options, "code": code, "files": {}}
+    plant(made, **dict.fromkeys(("space", "task", "trainer", "pruner"), part))
+    for trust in (Trust(), trusting(True, []), trusting(False, [str(own)])):
+        with pytest.raises((PluginError, UntrustedError)):
+            load(made, trust)
+    assert not ran.exists()
+
+
+def test_a_spec_that_names_code_without_its_digest_is_damaged(made, own):
+    part = {"reference": f"{own}:plane", "options": {}, "code": None, "files": {}}
+    plant(made, space=part)
+    with pytest.raises(automl.StorageError, match="has no SHA-256"):
+        load(made, trusting(True, []))
+
+
+# Files beside the user's own.
+SPACE = """
+from HELPER import near
+from automl import Candidate
+
+
+def space(trial, task):
+    import HELPER_late
+    return Candidate(lambda: None, {"x": near(trial)})
+"""
+HELPER = """
+import HELPER_inner
+
+
+def near(trial):
+    return trial.suggest_float("x", *HELPER_inner.BOUNDS)
+"""
+
+
+@pytest.fixture
+def beside(own, sqlite_url, tmp_path, request):
+    """A study of a file that imports others; its URL and the names of these."""
+    helper = f"helper_{abs(hash(request.node.name))}"
+    texts = {"": HELPER, "_inner": "BOUNDS = -1.0, 1.0", "_late": "", "_unused": ""}
+    for name, text in texts.items():
+        (tmp_path / f"{helper}{name}.py").write_text(text.replace("HELPER", helper))
+    (tmp_path / "near.py").write_text(SPACE.replace("HELPER", helper))
+    parts = {"task": f"{own}:Nothing", "trainer": f"{own}:Steps"}
+    automl.search(f"{tmp_path / 'near.py'}:space", **parts, **PARTS, storage=sqlite_url)
+    return sqlite_url, helper
+
+
+def test_files_that_are_imported_from_beside_are_stored_and_approved(beside, another_user, own):
+    url, helper = beside
+    names = [f"{helper}{name}.py" for name in ("", "_inner", "_late")]
+    assert list(open_study(Storage(url), "s").spec.space.code.beside) == sorted(names)
+    load(url, trusting(False, [str(own), str(own.parent / "near.py")]))
+    load(url)
+
+
+@pytest.mark.parametrize("name", ["", "_inner", "_late"])
+def test_a_changed_file_beside_is_named_before_anything_runs(beside, tmp_path, name):
+    url, helper = beside
+    path = tmp_path / f"{helper}{name}.py"
+    path.write_text(path.read_text() + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(UsageError, match=rf"{path} has changed since the study was made"):
+        load(url, trusting(True, []))
+    path.unlink()
+    with pytest.raises(UsageError, match=rf"{path} has changed .*no such file"):
+        load(url, trusting(True, []))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unused_file_beside_may_change(beside, tmp_path):
+    url, helper = beside
+    (tmp_path / f"{helper}_unused.py").write_text("x = 1")
+    load(url)
+
+
+def test_files_beside_are_part_of_the_identity(beside, tmp_path):
+    url, _ = beside
+    spec = open_study(Storage(url), "s").spec.space
+    code = load(url).side_keys["space"]["code"]
+    assert code != spec.code.sha256
+    assert code == spec.code.digest()
+
+
+def test_one_name_for_two_files_is_an_error_that_names_both(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same_helper.py").write_text(f"x = {folder!r}")
+        (tmp_path / folder / "own.py").write_text("import same_helper\ndef f(trial, task): ...\n")
+    Registry().find(Kind.SPACE, f"{tmp_path / 'one' / 'own.py'}:f")
+    with pytest.raises(PluginError, match=r"two/same_helper\.py, but another .*one/same_helper"):
+        Registry().find(Kind.SPACE, f"{tmp_path / 'two' / 'own.py'}:f")
+
+
+def test_a_file_beside_that_changed_under_a_running_python_is_named(tmp_path):
+    (tmp_path / "moving_helper.py").write_text("x = 1")
+    (tmp_path / "own.py").write_text("import moving_helper\ndef f(trial, task): ...\n")
+    Registry().find(Kind.SPACE, f"{tmp_path / 'own.py'}:f")
+    (tmp_path / "moving_helper.py").write_text("x = 2")
+    with pytest.raises(UsageError, match="has changed since this process loaded it"):
+        Registry().find(Kind.SPACE, f"{tmp_path / 'own.py'}:f")
+
+
+def test_a_module_has_the_files_of_its_package_beside_it(tmp_path, monkeypatch):
+    package = tmp_path / "beside_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "inner.py").write_text("from . import deep\nfrom .deep import f as g\ndef f(): ...")
+    (package / "deep.py").write_text("def f(): ...")
+    (tmp_path / "beside_outside.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    offer = Registry().find(Kind.SPACE, "beside_package.inner:f")
+    assert list(offer.source.code.beside) == [
+        "beside_package/__init__.py",
+        "beside_package/deep.py",
+    ]
+
+
+def test_nothing_is_put_on_the_path_before_it_is_approved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    (tmp_path / "unapproved.py").write_text("def f(trial, task): ...")
+    for reference in ("unapproved:f", f"{tmp_path / 'unapproved.py'}:f"):
+        with pytest.raises(UntrustedError):
+            Registry(Trust()).find(Kind.SPACE, reference)
+    assert str(tmp_path) not in sys.path
+    Registry().find(Kind.SPACE, "unapproved:f")
+    assert str(tmp_path) in sys.path
 
 
 # Paths among the options.
@@ -151,13 +310,48 @@ def test_the_user_who_gave_the_path_goes_on(with_path):
     load(with_path[0])
 
 
+def test_a_file_among_the_options_that_changed_is_named(with_path):
+    url, _, table = with_path
+    table.write_text("0.75")
+    with pytest.raises(UsageError, match=rf"{table}, an option of trainer .* has changed since"):
+        load(url)
+
+
+def test_a_file_among_the_options_counts_by_what_it_holds(with_path, tmp_path):
+    url, _, table = with_path
+    options = load(url).side_keys["trainer"]["options"]
+    assert options == {"table": sha256(table.read_bytes())}
+
+
+def test_a_tasks_paths_are_left_out_for_its_digest_counts(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from pathlib import Path\ndef task(*, data_dir: Path | None = None, n: int = 1): ...\n"
+    )
+    for value in (None, str(tmp_path)):
+        part = Registry().build(Kind.TASK, f"{own}:task", {"data_dir": value})
+        assert part.identity()["options"] == {"n": 1}
+
+
+def test_paths_within_lists_need_approval_too(own, sqlite_url, tmp_path, another_user):
+    own.write_text(own.read_text() + TRAINER.replace("table: Path", "tables: list[Path | int]"))
+    part = Registry().build(Kind.TRAINER, f"{own}:Reading", {"tables": [str(tmp_path), 3]})
+    assert part.paths() == [("tables", str(tmp_path))]
+    trust = trusting(False, [str(own)])
+    part = Registry(trust).build(Kind.TRAINER, f"{own}:Reading", {"tables": [str(tmp_path), 3]})
+    with pytest.raises(UntrustedError, match=r"trainer\.tables"):
+        approved(part, Kind.TRAINER, Registry(trust))
+
+
 # Approvals.
 def test_approvals_are_of_content_not_of_a_name(tmp_path, another_user):
     trust = trusting(False, ["f.py"])
-    trust.require(Source("f.py", "f.py", "1" * 64).claim(), "f.py", "f.py")
-    Trust().require(Source("f.py", "f.py", "1" * 64).claim(), "f.py", "f.py")
-    with pytest.raises(UntrustedError):
-        Trust().require(Source("f.py", "f.py", "2" * 64).claim(), "f.py", "f.py")
+    one, two = (Source("f.py", "f.py", Code(n * 64)) for n in "12")
+    trust.require(one.claim("space", "f"), "f.py", "f.py")
+    Trust().require(one.claim("space", "f"), "f.py", "f.py")
+    for other in (two.claim("space", "f"), one.claim("space", "g"), one.claim("pruner", "f")):
+        with pytest.raises(UntrustedError):
+            Trust().require(other, "f.py", "f.py")
 
 
 def test_approvals_lie_in_the_state_directory(another_user, tmp_path):
@@ -187,7 +381,7 @@ def test_a_named_copy_elsewhere_stands_in_for_a_file_that_is_not_here(tmp_path, 
     original = tmp_path / "here" / "space.py"
     original.parent.mkdir()
     original.write_text("def tiny(trial, task):\n    return None\n")
-    reference, digest = f"{original}:tiny", sha256(original.read_bytes())
+    reference, digest = f"{original}:tiny", Code(sha256(original.read_bytes()))
     copy = tmp_path / "there.py"
     original.rename(copy)
     monkeypatch.setenv("AUTOML_STATE_DIR", str(tmp_path / "state"))

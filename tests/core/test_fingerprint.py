@@ -1,0 +1,54 @@
+"""Identities: one text for equal values, and an error that says what cannot be in one."""
+
+import enum
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import automl
+from automl.identity.fingerprint import canonical_json, fingerprint
+from automl.registry import Kind, Registry
+from automl.studies import plan
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(PLAIN)
+def test_every_json_value_has_a_text(value):
+    assert canonical_json(value) == canonical_json(value)
+
+
+def test_negative_zero_is_zero_but_kinds_stay_apart():
+    assert canonical_json({"x": [-0.0]}) == canonical_json({"x": (0.0,)})
+    assert len({canonical_json(value) for value in (0, 0.0, False, "0", None)}) == 5
+    zeros = [fingerprint({"x": value}, {}, {}).digest for value in (0.0, -0.0)]
+    assert zeros[0] == zeros[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"a": [1, float("nan")]}, r"^a\[1\] is nan of type float"),
+        ({"a": {"b": float("inf")}}, r"^a\.b is inf of type float"),
+        ({"a": {1}}, r"^a is \{1\} of type set"),
+        ({"a": {1: 2}}, r"^a is \{1: 2\} of type dict"),
+        (b"x", r"^the value is b'x' of type bytes"),
+        ({"a": enum.Enum("E", "A").A}, r"^a is <E\.A: 1> of type E"),
+    ],
+)
+def test_what_cannot_be_part_of_an_identity_is_named(value, says):
+    with pytest.raises(ValueError, match=says):
+        canonical_json(value)
+
+
+def test_our_own_version_counts():
+    made = plan(Registry(), {Kind.SPACE: "mlp"}, {})
+    assert made.parts.side_keys["automl"] == automl.__version__
