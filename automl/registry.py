@@ -20,7 +20,7 @@ from automl.errors import AutoMLError, PluginError, UnknownNameError, UsageError
 from automl.hookspecs import Hooks
 from automl.options import Option, jsonable, options_of, paths_in, resolve
 from automl.protocols import Task
-from automl.sources import NOWHERE, home_of, homeless, load, one_line
+from automl.sources import NOWHERE, definitions, home_of, homeless, load, one_line
 from automl.trust import Code, Source, Trust
 
 _log = logging.getLogger("automl")
@@ -222,8 +222,9 @@ class Registry:
             return self._find_own(kind, reference, expected)
         owners = self.names(kind).get(reference, [])
         if not owners:
-            hint = f"your own: file.py:{kind.value}_name"
-            raise UnknownNameError(kind.value, reference, self.names(kind), hint)
+            own = definitions(reference)
+            hint = "name one of the file's" if own else "your own: file.py:NAME"
+            raise UnknownNameError(kind.value, reference, own or self.names(kind), hint)
         if len(owners) > 1:
             raise PluginError(
                 f"{kind.value} {reference!r} is offered twice, by {' and by '.join(owners)}: "
@@ -279,7 +280,8 @@ class Registry:
             )
         module, source = load(place, expected, self.trust, lambda s: s.claim(kind.value, name))
         if not hasattr(module, name):
-            there = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            own = {n: v for n, v in vars(module).items() if callable(v) and n[0] != "_"}
+            there = [n for n, v in own.items() if _is_own(kind, v, module)]
             raise UnknownNameError(f"{kind.value} in {place}", name, there)
         value = getattr(module, name)
         if not _is_own(kind, value, module):
@@ -293,9 +295,13 @@ class Registry:
     def _offers(self, kind: Kind, module: ModuleType) -> dict[str, Callable[..., Any]]:
         others = [plugin for plugin in self.hooks.get_plugins() if plugin is not module]
         caller = self.hooks.subset_hook_caller(_HOOK[kind], others) if kind in _HOOK else None
-        return {
-            name: made for offers in (caller() if caller else ()) for name, made in offers.items()
-        }
+        try:
+            found = caller() if caller else []
+            return {name: made for offers in found for name, made in offers.items()}
+        except Exception as error:
+            raise PluginError(
+                f"plugin {module.__name__} is broken: its {_HOOK[kind]} raised {one_line(error)}"
+            ) from error
 
     def _module(self, point: importlib.metadata.EntryPoint) -> ModuleType:
         try:

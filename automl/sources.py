@@ -332,3 +332,13 @@ def _captured(cell: CellType) -> object:
         return cell.cell_contents
     except ValueError:
         return None
+
+
+def definitions(path: str) -> list[str]:
+    """References to what a file defines at its top level, read without running it."""
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return []
+    named = (ast.FunctionDef, ast.ClassDef)
+    return [f"{path}:{node.name}" for node in tree.body if isinstance(node, named)]

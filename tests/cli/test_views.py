@@ -234,3 +234,20 @@ def _read(descriptor: int, shown: list[bytes]) -> None:
             shown.append(piece)
     except OSError:
         return
+
+
+def test_plugins_check_knows_what_a_function_makes(run, here):
+    (here / "blobs.py").write_text(
+        "import numpy as np\n\nimport automl\n\n\n"
+        "def blobs():\n"
+        "    targets = np.arange(90) % 3\n"
+        "    return automl.Classification.from_arrays('blobs', targets[:, None], targets)\n"
+    )
+    ended = run("plugins", "check", "blobs.py:blobs")
+    assert (ended.code, ended.out, ended.err) == (0, "task blobs.py:blobs: ok\n", "")
+
+
+def test_resuming_what_has_ended_says_what_to_type(searched):
+    ended = searched("resume", "s")
+    assert ended.code == 0
+    assert "nothing was left to do; search on with: automl resume s --trials 20" in ended.err

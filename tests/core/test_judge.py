@@ -5,6 +5,7 @@ from toys import Toy, blobs, small_space
 
 import automl
 from automl import UsageError
+from automl.cli import main
 from automl.spec import ATTRIBUTE
 
 
@@ -70,3 +71,23 @@ def test_the_judge_survives_in_the_spec(url):
 def test_options_of_a_judge_without_a_judge_are_refused(url):
     with pytest.raises(UsageError, match=r"trainer\.judge=NAME"):
         automl.search("mlp", options={"judge": {"epochs": 1}}, storage=url)
+
+
+def test_what_was_found_and_what_judges_it_is_shown(url, capsys):
+    toy_search(url, trials=1, study="judged")
+    for arguments in (["show", "judged"], ["best", "judged"], ["show", "judged", "--trial", "0"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--storage", url])
+    shown = capsys.readouterr().out
+    assert "judge supervised" in shown
+    assert "judges trial 0" in shown
+    assert "(found by the trainer)" in shown
+
+
+def test_without_a_judge_the_best_candidate_has_what_the_trainer_found(url):
+    study, best = automl.search(
+        small_space, task=blobs, trainer=Toy, strategy="random", storage=url, trials=1
+    )
+    assert "activation" not in study.optuna.trials[0].params
+    assert best.decisions["activation"] in ("relu", "tanh", "identity")
+    assert "activation" not in best.candidate.open_decisions

@@ -528,3 +528,21 @@ def test_a_search_and_a_resume_take_a_launcher_with_options(tmp_path, sqlite_url
 def test_a_resume_takes_no_options_of_other_parts():
     with pytest.raises(UnknownNameError, match=r"'space'.*known: launcher"):
         automl.resume("s", options={"space": {"depth": 3}})
+
+
+def test_a_file_without_a_name_lists_what_it_defines(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import math\n\n\ndef net(trial, task): ...\n")
+    with pytest.raises(UnknownNameError, match=rf"known: {file}:net; name one of the file's"):
+        Registry().find(Kind.SPACE, str(file))
+
+
+def test_a_hook_that_raises_is_a_broken_plugin(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import automl\n\n\n@automl.hookimpl\ndef register_spaces():\n    return {}['x']\n"
+    )
+    registry = Registry()
+    registry.add_file(str(file))
+    with pytest.raises(PluginError, match="is broken: its register_spaces raised KeyError"):
+        registry.find(Kind.SPACE, "net")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from automl import Split, UsageError
+from automl import Classification, Split, UsageError
 from automl.testing import check_task
 
 REPOSITORY = Path(__file__).parents[2]
@@ -198,3 +198,18 @@ def test_the_real_fashion_mnist_has_its_known_moments():
     # The published moments of all pixels are 0.2860 and 0.3530: black is -0.2860 / 0.3530.
     assert inputs.min().item() == pytest.approx(-0.2860 / 0.3530, abs=2e-3)
     assert torch.bincount(task.split(Split.VALIDATION)[1]).tolist() == [1000] * 10
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.eye(3)[[0, 1, 2] * 10], "have shape (30, 3).*argmax"),
+        (["a", "b", "c"] * 10, "np.unique"),
+        ([0.5, 1.5, 2.5] * 10, "are real numbers.*regression"),
+        ([0] * 30, "of two classes or more"),
+    ],
+    ids=["one-hot", "words", "real", "one-class"],
+)
+def test_targets_that_are_no_classes_are_told_so(targets, message):
+    with pytest.raises(UsageError, match=message.replace("(", r"\(").replace("3)", r"3\)")):
+        Classification.from_arrays("mine", np.zeros((30, 2)), targets)
