@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -28,6 +29,15 @@ def storage_option(function: F) -> F:
 def json_option(function: F) -> F:
     return click.option(
         "--json", "as_json", is_flag=True, help="One JSON object a line on stdout."
+    )(function)
+
+
+def data_dir_option(function: F) -> F:
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="AUTOML_DATA_DIR",
+        help="Where data sets lie on this machine [AUTOML_DATA_DIR].",
     )(function)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from automl.cli.arguments import (
+    data_dir_option,
     existing_storage,
     json_option,
     limit_options,
@@ -23,12 +24,7 @@ from automl.errors import UsageError
 @worker_options
 @trust_options
 @storage_option
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="AUTOML_DATA_DIR",
-    help="Where the data lies on this machine.",
-)
+@data_dir_option
 @click.option(
     "-o", "options", multiple=True, metavar="launcher.OPTION=VALUE", help="Set a launcher's option."
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from automl.cli.arguments import (
+    data_dir_option,
     json_option,
     limit_options,
     limits,
@@ -36,12 +37,7 @@ from automl.cli.arguments import (
 @click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin file of yours."
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="AUTOML_DATA_DIR",
-    help="Where data sets lie [AUTOML_DATA_DIR].",
-)
+@data_dir_option
 @json_option
 def command(
     space: str,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from automl.cli.arguments import existing_storage, storage_option, trust_options
+from automl.cli.arguments import data_dir_option, existing_storage, storage_option, trust_options
 
 
 @click.command("worker")
@@ -14,12 +14,7 @@ from automl.cli.arguments import existing_storage, storage_option, trust_options
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda:0 … [auto]")
 @trust_options
 @storage_option
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="AUTOML_DATA_DIR",
-    help="Where the data lies on this machine.",
-)
+@data_dir_option
 def command(
     study: str,
     device: str,

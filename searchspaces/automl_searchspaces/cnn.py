@@ -1,18 +1,16 @@
 """Convolutional networks: stages of convolutions that halve the image, then a linear head."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import optuna
 
 from automl import Candidate, CandidateError, Graph, Open, Task, hookimpl
+from automl_searchspaces._training import gradient_descent
 
 _ACTIVATIONS = ["relu", "gelu", "silu"]
 _NORMALIZATIONS = ["identity", "batch_norm"]
 _POOLINGS = ["max_pool2d", "avg_pool2d"]
 _KERNELS = [3, 5]
-_OPTIMIZERS = ["adamw", "sgd"]
-_BATCH_SIZES = [32, 64, 128, 256]
 
 
 def cnn(
@@ -45,7 +43,7 @@ def cnn(
     h = graph.add("global_avg_pool2d", h)
     h = graph.add("dropout", h, p=trial.suggest_float("dropout", 0.0, max_dropout))
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
-    return Candidate(graph, _hyperparameters(trial, min_lr, max_lr))
+    return Candidate(graph, gradient_descent(trial, min_lr, max_lr))
 
 
 def _halvings(task: Task) -> int:
@@ -74,15 +72,6 @@ def _stage(
         h = graph.add("conv2d", h, channels=channels, kernel=kernel)
         h = graph.add(activation, graph.add(normalization, h))
     return graph.add(trial.suggest_categorical("pooling", _POOLINGS), h)
-
-
-def _hyperparameters(trial: optuna.trial.BaseTrial, min_lr: float, max_lr: float) -> dict[str, Any]:
-    return {
-        "optimizer": trial.suggest_categorical("optimizer", _OPTIMIZERS),
-        "lr": trial.suggest_float("lr", min_lr, max_lr, log=True),
-        "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
-        "batch_size": trial.suggest_categorical("batch_size", _BATCH_SIZES),
-    }
 
 
 @hookimpl

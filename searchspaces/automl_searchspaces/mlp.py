@@ -1,16 +1,14 @@
 """Multilayer perceptrons: depth, widths, activation, regularisation and how to train them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import optuna
 
 from automl import Candidate, Graph, Task, hookimpl
+from automl_searchspaces._training import gradient_descent
 
 _ACTIVATIONS = ["relu", "gelu", "silu", "tanh"]
 _NORMALIZATIONS = ["identity", "batch_norm", "layer_norm"]
-_OPTIMIZERS = ["adamw", "sgd"]
-_BATCH_SIZES = [32, 64, 128, 256]
 
 
 def mlp(
@@ -38,16 +36,7 @@ def mlp(
         h = graph.add(normalization, graph.add("linear", h, features=width))
         h = graph.add("dropout", graph.add(activation, h), p=dropout)
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
-    return Candidate(graph, _hyperparameters(trial, min_lr, max_lr))
-
-
-def _hyperparameters(trial: optuna.trial.BaseTrial, min_lr: float, max_lr: float) -> dict[str, Any]:
-    return {
-        "optimizer": trial.suggest_categorical("optimizer", _OPTIMIZERS),
-        "lr": trial.suggest_float("lr", min_lr, max_lr, log=True),
-        "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
-        "batch_size": trial.suggest_categorical("batch_size", _BATCH_SIZES),
-    }
+    return Candidate(graph, gradient_descent(trial, min_lr, max_lr))
 
 
 @hookimpl
