@@ -139,7 +139,6 @@ class Engine:
             self.trials.end_orphan(lease.id, number)
             return None
         except Exception as error:
-            self.heartbeat.hold(None)
             # A failed database could not take it back; there its lease decides.
             if not is_storage_failure(error):
                 self._give_back(lease, number)
@@ -155,7 +154,7 @@ class Engine:
             return self._settle(lease, trial, failure(ended), 0.0)
         with seeded(trial_seed(self.study.spec, trial.number, "propose")):
             try:
-                if lease.attempt > 1 or lease.number is not None:
+                if not lease.fresh:
                     self.trials.draw_again(trial)
                 parts = self._parts_for(lease)
                 candidate = self._propose(parts, trial)
@@ -195,7 +194,7 @@ class Engine:
                 evaluation.flush()
                 raise
             except Exception as error:
-                outcome = _outcome_of(error, self._blamed(error))
+                outcome = _outcome_of(error, self._blamed(evaluation.parts, error))
         if outcome.state is State.FAILED:
             free_memory()
         seconds = time.monotonic() - started
@@ -242,11 +241,11 @@ class Engine:
             return None
         return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
 
-    def _blamed(self, error: Exception) -> str:
+    def _blamed(self, parts: Parts, error: Exception) -> str:
         """The part to name for what went wrong in training; errors of ours name it themselves."""
         if isinstance(error, CandidateError):
             return self._space
-        trainer = f"trainer {self.parts.names[Kind.TRAINER]}"
+        trainer = f"trainer {parts.names[Kind.TRAINER]}"
         return "" if isinstance(error, AutoMLError) else trainer
 
     @property

@@ -54,8 +54,7 @@ class OptunaTrials:
     def open(self, lease: Lease) -> optuna.Trial:
         """The Optuna trial of a lease: made now, or the one that an earlier attempt made."""
         self._sampler.given = lease.given or {}
-        fresh = lease.attempt == 1 and lease.number is None
-        known = None if fresh else self._find(lease)
+        known = None if lease.fresh else self._find(lease)
         if known is not None:
             return optuna.Trial(self.study.optuna, self._id(known.number))
         template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})

@@ -39,6 +39,11 @@ class Lease:
     given: Mapping[str, Any] | None = None
     judges: int | None = None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether no earlier attempt can have made Optuna's trial yet."""
+        return self.attempt == 1 and self.number is None
+
 
 @dataclass(frozen=True)
 class Settled:
