@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import networkx as nx
@@ -28,29 +29,59 @@ _FORMAT = 1
 class Algebra:
     """What is true of an operation whatever its weights; rewriting relies on each word.
 
-    commutative: the order of its inputs does not matter. zero_preserving: all-zero inputs give
-    an all-zero output. linear: f(ax + by) = a f(x) + b f(y). idempotent: f(f(x)) = f(x).
-    involutive: f(f(x)) = x. identity: f(x) = x. parametric: it has weights of its own, so two
-    of them are two.
+    Every word must hold exactly, in training and in evaluation. A channel is one index of the
+    first dimension of an example; its positions are the indices of all the others.
+
+    commutative: the order of its inputs does not matter.
+    associative: f(a, f(b, c)) = f(f(a, b), c) = f(a, b, c), and f(a) = a.
+    linear: f(ax + by) = a f(x) + b f(y), in all inputs taken together.
+    multilinear: the same in each input alone, so any all-zero input gives an all-zero output.
+    zero_preserving: all-zero inputs give an all-zero output.
+    idempotent: f(f(x)) = f(x). involutive: f(f(x)) = x.
+    coefficients: the output is the sum of the inputs times these whole numbers; the last one
+    holds for all further inputs. (1,) is the identity of one input and the sum of several.
+    parametric: it has weights of its own, so two of them are two.
+    stochastic: it draws at random while training, so two of them are two.
+    keeps_uniform: inputs that are the same at every position of each channel give such an
+    output. averages: and a single such input is returned as it is.
+    channelwise: permuting the channels of all inputs permutes those of the output, or the equal
+    blocks of them that each became, and its own weights are at most renamed.
+    exchangeable: any permutation of the channels of an input or of the output is undone by
+    renaming its weights.
+    concatenates: the output's channels are those of the inputs, one input after another.
     """
 
     commutative: bool = False
-    zero_preserving: bool = False
+    associative: bool = False
     linear: bool = False
+    multilinear: bool = False
+    zero_preserving: bool = False
     idempotent: bool = False
     involutive: bool = False
-    identity: bool = False
+    coefficients: tuple[int, ...] | None = None
     parametric: bool = False
+    stochastic: bool = False
+    keeps_uniform: bool = False
+    averages: bool = False
+    channelwise: bool = False
+    exchangeable: bool = False
+    concatenates: bool = False
 
 
-@dataclass(frozen=True)
+# By identity, for one declared anew under an old name is another one.
+UNKNOWN = Algebra(parametric=True, stochastic=True)
+"""What holds where nothing is known: it may have weights, and may draw at random."""
+
+
+@dataclass(frozen=True, eq=False)
 class Operation:
     """One kind of node, declared once: how it is built, what shape it gives, what holds of it.
 
     module: called as module(input_shapes, **attributes), returns the nn.Module of the node.
     shape: called likewise, returns the output shape; raises ValueError where it does not fit.
     inputs: how many inputs it takes, None for one or more.
-    algebra: an Algebra, or a function of the attributes that returns one.
+    algebra: an Algebra, or a function called likewise that returns one. Of what declares none, or
+    uses an attribute that is open, nothing is known: two of them are two.
     openable: the attributes that may hold an open decision.
     """
 
@@ -58,16 +89,26 @@ class Operation:
     module: Callable[..., nn.Module]
     shape: Callable[..., Shape]
     inputs: int | None = 1
-    algebra: Algebra | Callable[..., Algebra] = field(default_factory=Algebra)
+    algebra: Algebra | Callable[..., Algebra] = UNKNOWN
     openable: frozenset[str] = frozenset()
 
-    def algebra_of(self, attributes: Mapping[str, Any]) -> Algebra:
-        """The algebra that holds under these attributes."""
-        return self.algebra if isinstance(self.algebra, Algebra) else self.algebra(**attributes)
+    def algebra_of(self, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Algebra:
+        """The algebra that holds on inputs of these shapes under these attributes."""
+        if isinstance(self.algebra, Algebra):
+            return self.algebra
+        try:
+            return self.algebra(shapes, **attributes)
+        except OpenDecisionError:
+            return UNKNOWN
 
-    def attributes(self) -> dict[str, inspect.Parameter]:
+    def attributes(self) -> Mapping[str, inspect.Parameter]:
         """The attributes that a node of this operation takes."""
-        return dict(list(inspect.signature(self.shape).parameters.items())[1:])
+        return _parameters(self.shape)
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return dict(list(inspect.signature(function).parameters.items())[1:])
 
 
 _OPERATIONS: dict[str, Operation] = {}
@@ -133,6 +174,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.dag: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        self._numbers: dict[str, int] = {}
         self.output_node: str | None = None
 
     def input(self, name: str, shape: Sequence[int]) -> str:
@@ -239,9 +281,11 @@ class Graph:
     def _free(self, name: str) -> str:
         if name not in self.dag:
             return name
-        number = 2
+        # From where the last search for this name ended, for nodes are never removed.
+        number = self._numbers.get(name, 2)
         while f"{name}_{number}" in self.dag:
             number += 1
+        self._numbers[name] = number
         return f"{name}_{number}"
 
     def _insert(self, node: Node) -> str:
@@ -311,9 +355,19 @@ class _GraphModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         values = dict(zip(self._inputs, inputs, strict=True))
-        for name, sources in self._steps:
-            values[name] = self.layers[name](*(values[source] for source in sources))
+        for (name, sources), layer in zip(self._steps, self.layers.values(), strict=True):
+            values[name] = layer(*[values[source] for source in sources])
         return values[self._output]
+
+    def train(self, mode: bool = True) -> "_GraphModule":
+        # Trainers change modes often, and torch's own way takes longer than many a layer.
+        self.training = self.layers.training = mode
+        for layer in self.layers.values():
+            if layer._modules or type(layer).train is not nn.Module.train:
+                layer.train(mode)
+            else:
+                object.__setattr__(layer, "training", mode)
+        return self
 
 
 def _layer(graph: Graph, node: Node) -> nn.Module:

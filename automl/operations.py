@@ -14,6 +14,7 @@ from automl.nn import Dropout
 __all__ = ["Graph"]
 
 Shapes = Sequence[Shape]
+_IDENTITY = Algebra(coefficients=(1,), linear=True, channelwise=True, keeps_uniform=True)
 
 
 class _Function(nn.Module):
@@ -84,8 +85,27 @@ def _batch_norm_shape(shapes: Shapes) -> Shape:
     return shapes[0]
 
 
-def _weighted(bias: bool = True, **_: Any) -> Algebra:
-    return Algebra(parametric=True, linear=not bias, zero_preserving=not bias)
+def _linear_algebra(shapes: Shapes, features: int, bias: bool = True) -> Algebra:
+    # Of images it mixes the last dimension, one channel like another.
+    vectors = len(shapes[0]) == 1
+    return Algebra(
+        parametric=True,
+        linear=not bias,
+        zero_preserving=not bias,
+        exchangeable=vectors,
+        channelwise=not vectors,
+    )
+
+
+def _conv_algebra(shapes: Shapes, kernel: int = 3, bias: bool = True, **_: Any) -> Algebra:
+    # Larger kernels read zeros beyond the border, so that what is uniform is so no more.
+    return Algebra(
+        parametric=True,
+        linear=not bias,
+        zero_preserving=not bias,
+        exchangeable=True,
+        keeps_uniform=kernel == 1,
+    )
 
 
 declare(
@@ -93,7 +113,7 @@ declare(
         "linear",
         lambda shapes, features, bias=True: nn.Linear(shapes[0][-1], features, bias),
         _linear_shape,
-        algebra=_weighted,
+        algebra=_linear_algebra,
     )
 )
 declare(
@@ -101,45 +121,41 @@ declare(
         "conv2d",
         _conv2d,
         _conv_shape,
-        algebra=_weighted,
+        algebra=_conv_algebra,
     )
 )
-declare(Operation("batch_norm", _batch_norm, _batch_norm_shape, algebra=Algebra(parametric=True)))
+declare(
+    Operation(
+        "batch_norm",
+        _batch_norm,
+        _batch_norm_shape,
+        algebra=Algebra(parametric=True, channelwise=True, keeps_uniform=True),
+    )
+)
 declare(
     Operation(
         "layer_norm",
         lambda shapes: nn.LayerNorm(shapes[0]),
         _same,
-        algebra=Algebra(parametric=True),
+        algebra=Algebra(parametric=True, channelwise=True),
     )
 )
 
 
 # Elementwise functions of one input.
-def _elementwise(name: str, module: Callable[[], nn.Module], algebra: Algebra) -> None:
-    declare(Operation(name, lambda shapes: module(), _same, algebra=algebra))
+def _elementwise(name: str, module: Callable[[], nn.Module], **algebra: Any) -> None:
+    words = Algebra(channelwise=True, keeps_uniform=True, **algebra)
+    declare(Operation(name, lambda shapes: module(), _same, algebra=words))
 
 
-_elementwise(
-    "identity",
-    nn.Identity,
-    Algebra(identity=True, linear=True, zero_preserving=True, idempotent=True, involutive=True),
-)
-_elementwise("relu", nn.ReLU, Algebra(zero_preserving=True, idempotent=True))
-_elementwise("gelu", nn.GELU, Algebra(zero_preserving=True))
-_elementwise("silu", nn.SiLU, Algebra(zero_preserving=True))
-_elementwise("tanh", nn.Tanh, Algebra(zero_preserving=True))
-_elementwise("sigmoid", nn.Sigmoid, Algebra())
-_elementwise(
-    "zero",
-    lambda: _Function(torch.zeros_like),
-    Algebra(linear=True, zero_preserving=True, idempotent=True),
-)
-_elementwise(
-    "negate",
-    lambda: _Function(torch.neg),
-    Algebra(linear=True, zero_preserving=True, involutive=True),
-)
+_elementwise("identity", nn.Identity, coefficients=(1,), linear=True)
+_elementwise("zero", lambda: _Function(torch.zeros_like), coefficients=(0,), linear=True)
+_elementwise("negate", lambda: _Function(torch.neg), coefficients=(-1,), linear=True)
+_elementwise("relu", nn.ReLU, zero_preserving=True, idempotent=True)
+_elementwise("gelu", nn.GELU, zero_preserving=True)
+_elementwise("silu", nn.SiLU, zero_preserving=True)
+_elementwise("tanh", nn.Tanh, zero_preserving=True)
+_elementwise("sigmoid", nn.Sigmoid)
 
 
 def _dropout_shape(shapes: Shapes, p: float | Open = 0.5) -> Shape:
@@ -148,12 +164,18 @@ def _dropout_shape(shapes: Shapes, p: float | Open = 0.5) -> Shape:
     return _same(shapes)
 
 
+def _dropout_algebra(shapes: Shapes, p: float | Open = 0.5) -> Algebra:
+    if not isinstance(p, Open) and p == 0:
+        return _IDENTITY
+    return Algebra(stochastic=True, linear=True, zero_preserving=True, channelwise=True)
+
+
 declare(
     Operation(
         "dropout",
         lambda shapes, p=0.5: Dropout(p),
         _dropout_shape,
-        algebra=Algebra(zero_preserving=True),
+        algebra=_dropout_algebra,
         openable=frozenset({"p"}),
     )
 )
@@ -180,49 +202,86 @@ def _concat_shape(shapes: Shapes) -> Shape:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-declare(
-    Operation(
-        "add",
-        lambda shapes: _Function(_sum),
-        _same,
-        inputs=None,
-        algebra=Algebra(commutative=True, linear=True, zero_preserving=True),
-    )
+def _of_several(
+    name: str,
+    function: Callable[..., Tensor],
+    shape: Callable[..., Shape],
+    inputs: int | None = None,
+    **algebra: Any,
+) -> None:
+    words = Algebra(zero_preserving=True, keeps_uniform=True, **algebra)
+    declare(Operation(name, lambda shapes: _Function(function), shape, inputs, words))
+
+
+_of_several("add", _sum, _same, coefficients=(1,), commutative=True, linear=True, channelwise=True)
+_of_several("subtract", torch.sub, _same, 2, coefficients=(1, -1), linear=True, channelwise=True)
+_of_several(
+    "multiply",
+    _product,
+    _same,
+    commutative=True,
+    associative=True,
+    multilinear=True,
+    channelwise=True,
 )
-declare(
-    Operation(
-        "multiply",
-        lambda shapes: _Function(_product),
-        _same,
-        inputs=None,
-        algebra=Algebra(commutative=True, zero_preserving=True),
-    )
-)
-declare(
-    Operation(
-        "subtract",
-        lambda shapes: _Function(torch.sub),
-        _same,
-        inputs=2,
-        algebra=Algebra(linear=True, zero_preserving=True),
-    )
-)
-declare(
-    Operation(
-        "concat",
-        lambda shapes: _Function(lambda *inputs: torch.cat(inputs, 1)),
-        _concat_shape,
-        inputs=None,
-        algebra=Algebra(linear=True, zero_preserving=True),
-    )
+_of_several(
+    "concat",
+    lambda *inputs: torch.cat(inputs, 1),
+    _concat_shape,
+    associative=True,
+    linear=True,
+    concatenates=True,
 )
 
 
 # Changes of shape.
-def _pool_shape(shapes: Shapes, kernel: int = 2, stride: int | None = None) -> Shape:
+def _pool_shape(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> Shape:
     channels, height, width = _image(shapes)
-    step = stride or kernel
-    return (channels, _window(height, kernel, step, 0), _window(width, kernel, step, 0))
+    if not 0 <= 2 * padding <= kernel:
+        raise ValueError(f"a padding of {padding} is more than half the window of {kernel}")
+    sides = (_window(side, kernel, stride or kernel, padding) for side in (height, width))
+    return (channels, *sides)
+
+
+def _avg_pool(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> nn.Module:
+    return nn.AvgPool2d(kernel, stride or kernel, padding, count_include_pad=False)
+
+
+def _max_pool(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> nn.Module:
+    return nn.MaxPool2d(kernel, stride or kernel, padding)
+
+
+def _avg_pool_algebra(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> Algebra:
+    if _leaves_all(kernel, stride):
+        return _IDENTITY
+    same_size = stride == 1 and 2 * padding == kernel - 1
+    return Algebra(linear=True, channelwise=True, keeps_uniform=True, averages=same_size)
+
+
+def _max_pool_algebra(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> Algebra:
+    if _leaves_all(kernel, stride):
+        return _IDENTITY
+    return Algebra(zero_preserving=True, channelwise=True, keeps_uniform=True)
+
+
+def _leaves_all(kernel: int, stride: int | None) -> bool:
+    return kernel == 1 and (stride or kernel) == 1
+
+
+def _flatten_algebra(shapes: Shapes) -> Algebra:
+    if len(shapes[0]) == 1:
+        return _IDENTITY
+    return Algebra(linear=True, idempotent=True, channelwise=True)
 
 
 declare(
@@ -230,30 +289,16 @@ declare(
         "flatten",
         lambda shapes: nn.Flatten(),
         lambda shapes: (math.prod(shapes[0]),),
-        algebra=Algebra(linear=True, zero_preserving=True, idempotent=True),
+        algebra=_flatten_algebra,
     )
 )
-declare(
-    Operation(
-        "max_pool2d",
-        lambda shapes, kernel=2, stride=None: nn.MaxPool2d(kernel, stride),
-        _pool_shape,
-        algebra=Algebra(zero_preserving=True),
-    )
-)
-declare(
-    Operation(
-        "avg_pool2d",
-        lambda shapes, kernel=2, stride=None: nn.AvgPool2d(kernel, stride),
-        _pool_shape,
-        algebra=Algebra(linear=True, zero_preserving=True),
-    )
-)
+declare(Operation("max_pool2d", _max_pool, _pool_shape, algebra=_max_pool_algebra))
+declare(Operation("avg_pool2d", _avg_pool, _pool_shape, algebra=_avg_pool_algebra))
 declare(
     Operation(
         "global_avg_pool2d",
         lambda shapes: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         lambda shapes: (_image(shapes)[0],),
-        algebra=Algebra(linear=True, zero_preserving=True),
+        algebra=Algebra(linear=True, channelwise=True),
     )
 )

@@ -8,8 +8,13 @@ import optuna
 import pytest
 import torch
 from databases import KINDS, database
+from hypothesis import settings
 
 from automl.storage import Storage
+
+# The same examples in every run, and no limit on time that a busy machine would break.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

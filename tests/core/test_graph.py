@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import nn
 
-from automl import Graph, GraphError, Open, OpenDecisionError, Operation, declare
+from automl import Algebra, Graph, GraphError, Open, OpenDecisionError, Operation, declare
+from automl.graph import operation
 from automl.nn import Choice
 
 VECTOR_STEPS = ["relu", "gelu", "identity", "linear", "batch_norm", "layer_norm", "dropout"]
@@ -113,6 +114,163 @@ def test_an_image_network_has_the_shapes_it_says():
     assert run(graph, torch.randn(7, 3, 9, 8)).shape == (7, 24)
 
 
+# What an operation says of itself must hold. Each with the shapes and attributes it is tried on.
+CASES: list[tuple[str, tuple[int, ...], dict[str, object]]] = [
+    *(
+        (name, shape, {})
+        for name in ("identity", "zero", "negate", "relu", "gelu", "silu", "tanh", "sigmoid")
+        for shape in [(6,), (4, 5, 6)]
+    ),
+    *((name, (4, 3, 3), {}) for name in ("add", "subtract", "multiply", "concat")),
+    *(("linear", shape, {"features": 3, "bias": b}) for shape in [(6,), (4, 6)] for b in (0, 1)),
+    *(
+        ("conv2d", (4, 5, 6), {"channels": 4, "kernel": kernel, "bias": bias})
+        for kernel in (1, 3)
+        for bias in (False, True)
+    ),
+    ("conv2d", (4, 5, 6), {"channels": 6, "kernel": 1, "stride": 2}),
+    ("batch_norm", (6,), {}),
+    ("batch_norm", (4, 5, 6), {}),
+    ("layer_norm", (6,), {}),
+    ("layer_norm", (4, 5, 6), {}),
+    ("dropout", (4, 5, 6), {"p": 0.0}),
+    ("dropout", (4, 5, 6), {"p": 0.3}),
+    ("flatten", (6,), {}),
+    ("flatten", (4, 5, 6), {}),
+    ("global_avg_pool2d", (4, 5, 6), {}),
+    *(
+        (name, (4, 5, 6), {"kernel": kernel, "stride": stride, "padding": padding})
+        for name in ("avg_pool2d", "max_pool2d")
+        for kernel, stride, padding in [(1, None, 0), (1, 2, 0), (2, 1, 1), (3, 1, 1), (3, 2, 1)]
+    ),
+]
+
+
+class Case:
+    """One operation under a fixed draw of its weights, masks included."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], attributes: dict[str, object]) -> None:
+        self.kind = operation(name)
+        self.count = self.kind.inputs or 3
+        self.shapes = [shape] * self.count
+        self.words = self.kind.algebra_of(self.shapes, attributes)
+        self.attributes = attributes
+        torch.manual_seed(0)
+        self.module = self.kind.module(self.shapes, **attributes).double()
+        for weight in self.module.parameters():
+            weight.data.normal_()
+        self.inputs = [self.draw() for _ in range(self.count)]
+
+    def draw(self) -> torch.Tensor:
+        return torch.randn(7, *self.shapes[0], dtype=torch.float64)
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """In training and in evaluation, by the same weights and masks each time."""
+        state = {key: value.clone() for key, value in self.module.state_dict().items()}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            both = torch.stack([self.module.train()(*inputs), self.module.eval()(*inputs)])
+        self.module.load_state_dict(state)
+        return both
+
+
+@pytest.mark.parametrize(("name", "shape", "attributes"), CASES)
+def test_the_algebra_of_a_standard_operation_is_true(name, shape, attributes):
+    case = Case(name, shape, attributes)
+    words, xs, out = case.words, case.inputs, case(*case.inputs)
+    zeros = [torch.zeros_like(x) for x in xs]
+    others = [case.draw() for _ in xs]
+    holds = {
+        "commutative": lambda: case(*xs[::-1]) - out,
+        "linear": lambda: (
+            case(*(2 * x - 3 * y for x, y in zip(xs, others, strict=True)))
+            - 2 * out
+            + 3 * case(*others)
+        ),
+        "multilinear": lambda: (
+            case(2 * xs[0] - 3 * others[0], *xs[1:]) - 2 * out + 3 * case(others[0], *xs[1:])
+        ),
+        "zero_preserving": lambda: case(*zeros),
+        "associative": lambda: case(case.module(xs[0], xs[1]), xs[2]) - out,
+        "coefficients": lambda: (
+            sum(
+                case_coefficient * x
+                for case_coefficient, x in zip((*words.coefficients, 1, 1), xs, strict=False)
+            )
+            - out
+        ),
+        "idempotent": lambda: case(*out[1:]) - out if out[0].shape == xs[0].shape else 0 * out,
+        "involutive": lambda: case(case.module(*xs)) - xs[0],
+        "keeps_uniform": lambda: spread(case(*map(uniform, xs))),
+        "averages": lambda: case(uniform(xs[0])) - uniform(xs[0]),
+    }
+    for word, difference in holds.items():
+        if getattr(words, word):
+            assert difference().abs().max() < 1e-9, word
+
+
+def uniform(x: torch.Tensor) -> torch.Tensor:
+    return (
+        x.flatten(2)[..., :1].unflatten(2, (1,) * (x.dim() - 2)).expand_as(x) if x.dim() > 2 else x
+    )
+
+
+def spread(x: torch.Tensor) -> torch.Tensor:
+    """How far what is computed twice is from the same at every position of each channel."""
+    flat = x.reshape(*x.shape[:3], -1)
+    return flat - flat[..., :1]
+
+
+@pytest.mark.parametrize(("name", "shape", "attributes"), CASES)
+def test_what_draws_or_has_weights_says_so(name, shape, attributes):
+    case = Case(name, shape, attributes)
+    assert case.words.parametric == bool(list(case.module.parameters()))
+    torch.manual_seed(1)
+    one, two = (case.module.train()(*case.inputs) for _ in range(2))
+    assert case.words.stochastic == (not torch.equal(one, two))
+
+
+@pytest.mark.parametrize(("name", "shape", "attributes"), CASES)
+def test_channels_may_be_permuted_where_an_operation_says_so(name, shape, attributes):
+    case = Case(name, shape, attributes)
+    order = torch.tensor([2, 0, *range(3, shape[0]), 1])
+    moved = [x[:, order] for x in case.inputs]
+    module = case.module.eval()
+    with torch.no_grad():
+        before = module(*case.inputs)
+        if case.words.exchangeable:
+            module.weight.data = module.weight.data[:, order]
+            torch.testing.assert_close(module(*moved), before)
+        elif case.words.channelwise:
+            for weight in module.parameters():
+                if len(weight) == shape[0] and "norm" in name:
+                    weight.data = weight.data[order]
+            blocks = before.unflatten(1, (shape[0], -1))[:, order].flatten(1, 2)
+            torch.testing.assert_close(module(*moved), blocks)
+
+
+def test_nothing_is_said_of_an_operation_that_uses_what_is_open():
+    rate = Open("p", FloatDistribution(0, 0.5))
+    careless = Operation(
+        "test_graph_careless",
+        lambda shapes, p: nn.Dropout(p),
+        lambda shapes, p: shapes[0],
+        algebra=lambda shapes, p: Algebra(stochastic=p > 0, linear=True),
+        openable=frozenset({"p"}),
+    )
+    assert careless.algebra_of([(4,)], {"p": rate}) == Algebra(parametric=True, stochastic=True)
+    assert careless.algebra_of([(4,)], {"p": 0.0}) == Algebra(linear=True)
+    assert operation("dropout").algebra_of([(4,)], {"p": rate}).stochastic
+
+
+def test_average_pooling_does_not_count_its_padding():
+    graph = Graph()
+    x = graph.input("x", (1, 4, 4))
+    graph.output(graph.add("avg_pool2d", x, kernel=3, stride=1, padding=1))
+    assert graph.output_shape == (1, 4, 4)
+    assert torch.allclose(run(graph, torch.ones(1, 1, 4, 4)), torch.ones(1, 1, 4, 4))
+
+
 @pytest.mark.parametrize(
     ("step", "options", "message"),
     [
@@ -146,6 +304,13 @@ def test_windows_larger_than_the_image_are_refused():
     x = graph.input("x", (1, 1, 1))
     with pytest.raises(GraphError, match="window of 2 does not fit a side of 1"):
         graph.add("max_pool2d", x)
+
+
+def test_a_padding_of_more_than_half_the_window_is_refused():
+    graph = Graph()
+    x = graph.input("x", (1, 4, 4))
+    with pytest.raises(GraphError, match="padding of 2 is more than half the window of 3"):
+        graph.add("avg_pool2d", x, kernel=3, padding=2)
 
 
 def test_an_open_operation_becomes_a_choice_of_its_options():
