@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     )
     from automl.graph import Algebra, Node, Operation, declare
     from automl.hookspecs import hookimpl
+    from automl.identity.function import functional_hash, same_function
     from automl.operations import Graph
     from automl.protocols import (
+        Context,
         Launcher,
         Run,
         SearchSpace,
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
         WorkerHandle,
         derive_seed,
     )
-    from automl.report import Direction, Objective, Outcome, Report, State
-    from automl.tasks import Classification
+    from automl.report import COSTS, Direction, Objective, Outcome, Report, State
+    from automl.tasks import Classification, Regression
 
 __version__ = "0.1.0"
 
@@ -70,8 +72,11 @@ _HOME = {
     "Operation": "graph",
     "declare": "graph",
     "hookimpl": "hookspecs",
+    "functional_hash": "identity.function",
+    "same_function": "identity.function",
     # Through operations, so that a graph always knows the standard ones.
     "Graph": "operations",
+    "Context": "protocols",
     "Launcher": "protocols",
     "Run": "protocols",
     "SearchSpace": "protocols",
@@ -80,12 +85,14 @@ _HOME = {
     "Trainer": "protocols",
     "WorkerHandle": "protocols",
     "derive_seed": "protocols",
+    "COSTS": "report",
     "Direction": "report",
     "Objective": "report",
     "Outcome": "report",
     "Report": "report",
     "State": "report",
     "Classification": "tasks",
+    "Regression": "tasks",
 }
 
 __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the table above
@@ -114,6 +121,9 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Operation",
     "declare",
     "hookimpl",
+    "functional_hash",
+    "same_function",
+    "Context",
     "Launcher",
     "Run",
     "SearchSpace",
@@ -122,12 +132,14 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Trainer",
     "WorkerHandle",
     "derive_seed",
+    "COSTS",
     "Direction",
     "Objective",
     "Outcome",
     "Report",
     "State",
     "Classification",
+    "Regression",
 ]
 
 

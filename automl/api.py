@@ -21,6 +21,7 @@ from automl.sources import refuse_while_loading
 from automl.spec import ATTRIBUTE
 from automl.storage import Storage, storage_url
 from automl.studies import (
+    CACHE,
     Limits,
     Parts,
     Study,
@@ -72,6 +73,7 @@ def search(
     study: str | None = None,
     seed: int = 0,
     cache: bool = True,
+    cache_scope: str | None = None,
     launcher: str = "local",
     plugins: Sequence[str] = (),
     data_dir: str | Path | None = None,
@@ -99,6 +101,8 @@ def search(
     }
     references = {kind: registry.refer(kind, value) for kind, value in given.items()}
     of_parts = dict(options or {})
+    if cache_scope is not None:
+        of_parts[CACHE] = {**of_parts.get(CACHE, {}), "scope": cache_scope}
     started = _starting(registry, launcher, of_parts.pop(Kind.LAUNCHER.value, {}), workers, device)
     made = plan(
         registry,

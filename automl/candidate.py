@@ -53,6 +53,21 @@ class Candidate:
             _check_output(module, probe, signature)
         return module
 
+    def costs(self, example: "Tensor") -> dict[str, float]:
+        """What the candidate costs: parameters, and FLOPs of a forward pass on one example.
+
+        example: inputs [1, *input_shape]. A multiplication with an addition counts as two; only
+        matrix products, convolutions and attention count.
+        """
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        module = self.build().eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module(example)
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        return {"parameters": parameters, "flops": counter.get_total_flops()}
+
 
 def propose(
     function: "Callable[[optuna.trial.BaseTrial], object]",

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,8 @@ from automl.errors import (
 from automl.evaluation import Evaluation
 from automl.failures import failure, free_memory, is_storage_failure, lost
 from automl.heartbeat import Heartbeat
-from automl.identity.fingerprint import Fingerprint, fingerprint
+from automl.identification import Identifier, StrategyContext
+from automl.identity.fingerprint import Identity
 from automl.ledger.transaction import explaining
 from automl.ledger.values import Claimed, Hit, Lease, LeaseLostError, Parked, Settled, Worker
 from automl.processes import is_dead
@@ -57,7 +59,10 @@ class Engine:
     def __post_init__(self) -> None:
         self.ledger = self.study.ledger
         self.heartbeat = Heartbeat(self.ledger, self.worker)
-        self.trials = OptunaTrials(self.study, self.parts, self._tell_reused)
+        device = self.worker.device
+        self.identifier = Identifier(self.study, self.parts, device, self._progress)
+        context = StrategyContext(self.identifier)
+        self.trials = OptunaTrials(self.study, self.parts, self._tell_reused, context)
         self._parked: set[int] = set()
         self._maintained = float("-inf")
 
@@ -69,12 +74,14 @@ class Engine:
             StorageError: the database failed; what was under way will be taken over.
         """
         self.ledger.enter(self.worker)
+        self._warn_of_foreign_functions()
         self.heartbeat.start()
         try:
             with explaining(self.ledger.engine):
                 self._loop()
         finally:
             self.heartbeat.end()
+            self.identifier.close()
             self._leave()
         self._event("search_finished", trials=self.study.views.counts().trials)
 
@@ -113,6 +120,8 @@ class Engine:
         self._maintained = time.monotonic()
         for settled in self.ledger.untold(older_than=fresh):
             self.trials.tell_once(settled)
+        if self.study.spec.cache.enabled:
+            self.ledger.functions.prune(self.study.spec.cache.keep)
         dead = {holder for holder in self.ledger.holders() if is_dead(holder)}
         return self.ledger.take_over(self.worker, dead)
 
@@ -152,22 +161,31 @@ class Engine:
         if lease.number is not None and self.trials.is_finished(trial.number):
             ended = TrialError(f"trial {trial.number} was ended by another program")
             return self._settle(lease, trial, failure(ended), 0.0)
+        identity: Identity | None = None
         with seeded(trial_seed(self.study.spec, trial.number, "propose")):
             try:
                 if not lease.fresh:
                     self.trials.draw_again(trial)
                 parts = self._parts_for(lease)
                 candidate = self._propose(parts, trial)
-                identity = self._fingerprint(parts, candidate, trial.number)
+                identity = self.identifier.identify(parts, candidate, trial.number)
+                self.identifier.check(identity)
+                costs = _costs(parts, candidate)
             except Exception as error:
-                return self._settle(lease, trial, _outcome_of(error, self._space), 0.0)
-        return self._claim(lease, trial, candidate, identity)
+                outcome = _outcome_of(error, self._space)
+                return self._settle(lease, trial, outcome, 0.0, identity=identity)
+        return self._claim(lease, trial, candidate, identity, costs)
 
     def _claim(
-        self, lease: Lease, trial: optuna.Trial, candidate: Candidate, identity: Fingerprint
+        self,
+        lease: Lease,
+        trial: optuna.Trial,
+        candidate: Candidate,
+        identity: Identity,
+        costs: Mapping[str, float],
     ) -> Lease | None:
-        names = (identity.digest, identity.level.value)
-        answer = self.ledger.claim(lease, trial.number, *names, self.trials.take_told())
+        told = self.trials.take_told()
+        answer = self.ledger.claim(lease, trial.number, identity, costs, told)
         match answer:
             case Hit(settled):
                 self.trials.tell(settled, trial)
@@ -175,14 +193,17 @@ class Engine:
                 self._parked.add(id)
             case Claimed(claimed):
                 self._event("trial_proposed", number=trial.number, decisions=candidate.decisions)
-                evaluation = self._evaluation(claimed, trial, resumed=lease.number is not None)
+                resumed = lease.number is not None
+                evaluation = self._evaluation(claimed, trial, costs, resumed)
                 return self._evaluate(evaluation, candidate)
         return None
 
-    def _evaluation(self, lease: Lease, trial: optuna.Trial, resumed: bool) -> Evaluation:
+    def _evaluation(
+        self, lease: Lease, trial: optuna.Trial, costs: Mapping[str, float], resumed: bool
+    ) -> Evaluation:
         device = self.worker.device
         parts = self._parts_for(lease)
-        return Evaluation(self.study, parts, lease, trial, device, self._progress, resumed)
+        return Evaluation(self.study, parts, lease, trial, device, costs, self._progress, resumed)
 
     def _evaluate(self, evaluation: Evaluation, candidate: Candidate) -> Lease | None:
         lease, trial = evaluation.lease, evaluation.trial
@@ -198,6 +219,7 @@ class Engine:
         if outcome.state is State.FAILED:
             free_memory()
         seconds = time.monotonic() - started
+        self.identifier.observe(seconds)
         self._event("trial_finished", number=trial.number, outcome=outcome)
         return self._settle(lease, trial, outcome, seconds, evaluation.unwritten)
 
@@ -213,6 +235,7 @@ class Engine:
         outcome: Outcome,
         seconds: float,
         reports: list[Report] | None = None,
+        identity: Identity | None = None,
     ) -> Lease | None:
         pause = self.stop.is_set() or len(self._parked) > 1 or self._maintenance_due()
         settlement = self.ledger.settle(
@@ -224,6 +247,7 @@ class Engine:
             self.trials.take_told(),
             None if pause else self.worker,
             self._to_judge(lease, trial, outcome),
+            identity,
         )
         for settled in settlement.settled:
             self.trials.tell(settled, trial if settled.id == lease.id else None)
@@ -261,19 +285,17 @@ class Engine:
             trainer=parts.names[Kind.TRAINER],
         )
 
-    def _fingerprint(self, parts: Parts, candidate: Candidate, number: int) -> Fingerprint:
-        side_keys = dict(parts.side_keys)
-        if candidate.open_decisions and not candidate.decisions:
-            # Nothing is left to tell trials apart: they are repeats under other seeds.
-            side_keys["repeat"] = number
-        # Half precision and single are not one computation, and `auto` differs by device.
-        side_keys["device"] = self.worker.device.partition(":")[0]
-        return fingerprint(candidate.decisions, candidate.open_decisions, side_keys)
-
     # Ends.
     def _give_back(self, lease: Lease | None, number: int | None) -> None:
         if lease is not None:
             self.ledger.give_back(lease, lease.number if number is None else number)
+
+    def _warn_of_foreign_functions(self) -> None:
+        if self.study.spec.cache.enabled and (foreign := self.ledger.functions.foreign()):
+            _log.warning(
+                "%d known functions were written by another version of automl and are not used",
+                foreign,
+            )
 
     def _leave(self) -> None:
         try:
@@ -297,6 +319,13 @@ class Engine:
             getattr(self.hooks.hook, name)(**arguments)
         except Exception:
             _log.warning("a plugin's %s raised; the search goes on", name, exc_info=True)
+
+
+def _costs(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
+    try:
+        return {name: float(v) for name, v in parts.trainer.costs(candidate, parts.task).items()}
+    except Exception:
+        return {}  # what is wrong with the candidate, training will say
 
 
 def _outcome_of(error: Exception, where: str) -> Outcome:

@@ -7,6 +7,7 @@ AutoMLError                 anything this package raises on purpose
 ├── PluginError             a plugin is broken, or two offer one name
 ├── StorageError            the database cannot be opened, read or written
 ├── CandidateError          a search space made something that cannot be trained
+│   ├── DegenerateError     its outputs are constant or not finite before it is trained
 │   ├── GraphError          an operation of a graph does not fit its inputs
 │   └── OpenDecisionError   an open decision was used as a value, or lost
 ├── TrialError              a trial failed for a reason its trainer could name
@@ -62,6 +63,10 @@ class StorageError(AutoMLError):
 
 class CandidateError(AutoMLError):
     """A search space made something that cannot be trained."""
+
+
+class DegenerateError(CandidateError):
+    """A candidate whose outputs are constant or not finite in a probe, and so is not trained."""
 
 
 class GraphError(CandidateError):

@@ -37,7 +37,8 @@ _SAVE_SHARE = 50
 class Evaluation:
     """One trial in training; `unwritten` are its reports that the ledger does not have yet.
 
-    resumed: an earlier attempt, or an interrupted one, may have reported already.
+    costs: the candidate's own, which join its metrics. resumed: an earlier attempt, or an
+    interrupted one, may have reported already.
     """
 
     study: Study
@@ -45,6 +46,7 @@ class Evaluation:
     lease: Lease
     trial: optuna.Trial
     device: str
+    costs: Mapping[str, float]
     progress: Callable[[], None]
     resumed: bool = False
     unwritten: list[Report] = field(default_factory=list)
@@ -90,12 +92,13 @@ class Evaluation:
         report = checked(report, self.open_decisions)
         if last is not None and last.step is not None and report.step <= last.step:
             raise TrialError(f"reports must count up: step {report.step} after {last.step}")
-        values = objective_values(report, self.study.objectives)
+        metrics = {**self.costs, **report.metrics}
+        values = objective_values(replace(report, metrics=metrics), self.study.objectives)
         self.unwritten.append(report)
         if time.monotonic() - self._written_at >= _REPORT_SECONDS:
             self.flush()
         self._save(report)
-        return Outcome(State.COMPLETE, values, dict(report.metrics), report.step, report.closed)
+        return Outcome(State.COMPLETE, values, metrics, report.step, report.closed)
 
     def flush(self) -> None:
         """Write to the ledger what was reported and it does not have yet."""

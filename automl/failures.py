@@ -4,7 +4,13 @@ import gc
 import sys
 import traceback
 
-from automl.errors import AutoMLError, CandidateError, NotFiniteError, StorageError
+from automl.errors import (
+    AutoMLError,
+    CandidateError,
+    DegenerateError,
+    NotFiniteError,
+    StorageError,
+)
 from automl.report import Outcome, Reason, State
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
@@ -60,8 +66,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
 
 
-def _cause(error: Exception) -> str:
-    """Where it was raised: equal for failures of one origin, whatever numbers they mention."""
+def _cause(error: Exception) -> str | None:
+    """Where it was raised: equal for failures of one origin, whatever numbers they mention.
+
+    None for what says nothing of the candidates to come.
+    """
+    if isinstance(error, DegenerateError):
+        return None
     origin = error.__cause__ or error
     frames = traceback.extract_tb(origin.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""

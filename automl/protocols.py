@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -65,7 +65,11 @@ class SearchSpace(Protocol):
 
 @dataclass
 class Run:
-    """What the engine gives a trainer for one trial."""
+    """What the engine gives a trainer for one trial.
+
+    probe: this run only tells candidates apart, on a few examples: train in full precision, at
+    the highest learning rate of the schedule, for three steps or more.
+    """
 
     device: str
     seed: int
@@ -73,6 +77,7 @@ class Run:
     attempt: int
     directory: Path
     progress: Callable[[], None] = lambda: None
+    probe: bool = False
 
     def tick(self) -> None:
         """Say that work goes on; call it once a batch. The trial's lease lives on it.
@@ -124,11 +129,22 @@ class Run:
 
 
 class Trainer(Protocol):
-    """Trains a candidate on a task; subclass it to inherit the default of `opens`."""
+    """Trains a candidate on a task; subclass it to inherit all but `train`."""
 
     def opens(self, name: str, distribution: "BaseDistribution") -> bool:
         """Whether this trainer wants that decision left open, to tune it while it trains."""
         return False
+
+    def unread(self, candidate: Candidate) -> Collection[str]:
+        """The candidate's hyperparameters that training it does not depend on.
+
+        Candidates that differ in nothing else share one result, so name only what is certain.
+        """
+        return ()
+
+    def costs(self, candidate: Candidate, task: Task) -> Mapping[str, float]:
+        """The candidate's own costs, by names of `automl.COSTS`; they are never shared."""
+        return candidate.costs(task.probe()[0][:1])
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         """Train, yielding a Report each step; the last one is the trial's result.
@@ -136,6 +152,16 @@ class Trainer(Protocol):
         The engine stores each report, asks the pruner, and closes the generator to stop it:
         clean up in `finally`.
         """
+
+
+class Context(Protocol):
+    """What the engine tells a strategy whose factory takes `context`; plain Optuna gives none."""
+
+    def fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
+        """Equal for decisions that make the same function; None where they make no candidate."""
+
+    def means(self) -> Mapping[int, tuple[float, ...]]:
+        """Mean values by trial number, where a trial's function was evaluated several times."""
 
 
 @runtime_checkable

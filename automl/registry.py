@@ -53,7 +53,7 @@ _RESERVED = {Kind.STRATEGY: frozenset({"seed", "context"})}
 _MEMBERS = {
     Kind.SPACE: ("candidate",),
     Kind.TASK: ("signature", "metrics", "digest", "split", "probe", "loss", "evaluate"),
-    Kind.TRAINER: ("opens", "train"),
+    Kind.TRAINER: ("opens", "unread", "costs", "train"),
     Kind.LAUNCHER: ("start",),
 }
 """What the engine uses of each kind; strategies and pruners are Optuna's classes."""

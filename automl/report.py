@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+COSTS = ("parameters", "flops", "latency", "memory")
+"""Metrics that belong to one candidate alone; two that compute the same may differ in them."""
+
+
 class Direction(Enum):
     """Whether more or less of a metric is better; the words are Optuna's."""
 

@@ -69,7 +69,7 @@ class Session:
 
     def _start(self, index: int) -> Started:
         device = resolve_device(self.device, index)
-        command = [sys.executable, "-m", "automl", "worker", "--device", device]
+        command = [sys.executable, "-P", "-m", "automl", "worker", "--device", device]
         log = self._log_file(index)
         environment = {VARIABLE: self.study.storage.url, "OMP_NUM_THREADS": str(self._threads())}
         handle = self.launcher.start([*command, "--", self.study.name], environment, log)

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from automl.errors import StorageError, UsageError
-from automl.options import jsonable
+from automl.identity.fingerprint import Level
+from automl.options import jsonable, options_of, resolve
 from automl.registry import Kind, Part, Registry
 from automl.report import Direction, Objective
-from automl.trust import Code, Source, sha256
+from automl.sources import NOWHERE
+from automl.trust import Code, Source, sha256, trusting
 
 FORMAT = 1
 ATTRIBUTE = "automl"
@@ -45,19 +48,65 @@ class PartSpec:
         return cls(source.reference, {}, source.code)
 
 
+class Degenerate(Enum):
+    """What becomes of a candidate whose outputs are constant, or not finite, in its probe."""
+
+    EVALUATE = "evaluate"
+    FAIL = "fail"
+
+
+class Scope(Enum):
+    """Whose results a study may reuse: its own, or those of every study in its storage."""
+
+    STUDY = "study"
+    STORAGE = "storage"
+
+
 @dataclass(frozen=True)
 class Cache:
     """How results are shared; `-o cache.…` on the command line.
 
+    repeats: evaluations of one function, under other seeds, before their mean is served.
+    forget: the probability that a hit drops what is known and evaluates anew. audit: the share of
+    hits that are evaluated anyway, to measure how often sharing was wrong. strict: functions
+    whose canonical graphs have other parameters are not shared. levels: those in use.
+    scope: whose results are reused. degenerate: what becomes of candidates whose outputs are
+    constant or not finite; none of them is shared by L2. probe_share: the largest share of an
+    evaluation's time that a probe may cost; `inf` probes always. probe_seconds,
+    probe_megabytes: where a probe is ended. keep: how many functions the storage holds at most;
+    the least recently used leave.
     exhausted_after: known candidates in a row that end a study.
+
+    Raises:
+        UsageError: a value out of its range.
     """
 
     enabled: bool = True
     exhausted_after: int = 100
+    repeats: int = 1
+    forget: float = 0.0
+    audit: float = 0.0
+    strict: bool = False
+    levels: tuple[Level, ...] = tuple(Level)
+    scope: Scope = Scope.STUDY
+    degenerate: Degenerate = Degenerate.EVALUATE
+    probe_share: float = 0.01
+    probe_seconds: float = 60.0
+    probe_megabytes: int = 4096
+    keep: int = 100_000
 
     def __post_init__(self) -> None:
-        if self.exhausted_after < 1:
-            raise UsageError("cache option exhausted_after: expected at least 1")
+        for name in ("exhausted_after", "repeats", "keep", "probe_megabytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"cache option {name}: expected at least 1")
+        for name in ("forget", "audit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"cache option {name}: expected a probability from 0 to 1")
+        for name in ("probe_share", "probe_seconds"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"cache option {name}: expected a number, at least 0")
+        if Level.L0 not in self.levels:
+            raise UsageError("cache option levels: L0 is always in use: name it, too")
 
 
 @dataclass(frozen=True)
@@ -103,6 +152,42 @@ class Spec:
 
     def parts(self) -> dict[Kind, PartSpec]:
         return {kind: getattr(self, kind.value) for kind in PART_KINDS}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What another process of this machine needs to make the same parts.
+
+    named: files and modules that the user approved on the command line, which may be copies.
+    """
+
+    parts: Mapping[Kind, PartSpec]
+    plugins: tuple[PartSpec, ...] = ()
+    named: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part lies where another process finds it."""
+        return not any(part.reference.startswith(NOWHERE) for part in self.parts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "parts": {kind.value: jsonable_deep(asdict(part)) for kind, part in self.parts.items()},
+            "plugins": [jsonable_deep(asdict(part)) for part in self.plugins],
+            "named": list(self.named),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Recipe":
+        parts = {Kind(kind): _part(part) for kind, part in data["parts"].items()}
+        return cls(parts, tuple(_part(p) for p in data["plugins"]), tuple(data["named"]))
+
+    def load(self) -> dict[Kind, Part]:
+        """Build the parts; raises as `load` does."""
+        registry = Registry(trusting(False, self.named))
+        for plugin in self.plugins:
+            registry.add_file(plugin.reference, plugin.code)
+        return {kind: load(part, kind, registry) for kind, part in self.parts.items()}
 
 
 PART_KINDS = (Kind.SPACE, Kind.TASK, Kind.TRAINER, Kind.STRATEGY, Kind.PRUNER)
@@ -178,7 +263,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         ),
         seed=int(data["seed"]),
         data=str(data["data"]),
-        cache=Cache(**data["cache"]),
+        cache=Cache(**resolve("cache", options_of(Cache, frozenset()), data["cache"])),
         plugins=tuple(_part(item) for item in data["plugins"]),
         judge=_part(data["judge"]) if data["judge"] else None,
         **parts,

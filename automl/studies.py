@@ -23,18 +23,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from automl.candidate import Candidate, propose
 from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
+from automl.ledger.audits import Audits
 from automl.ledger.ledger import Ledger
 from automl.ledger.transaction import explaining
 from automl.ledger.views import Views
 from automl.options import options_of, resolve
-from automl.protocols import SearchSpace, Task, Trainer, derive_seed
+from automl.protocols import Context, SearchSpace, Task, Trainer, derive_seed
 from automl.registry import Kind, Part, Registry
-from automl.report import Direction, Objective
+from automl.report import COSTS, Direction, Objective
 from automl.spec import (
     ATTRIBUTE,
     PART_KINDS,
     Cache,
     PartSpec,
+    Recipe,
     Spec,
     approved,
     load,
@@ -92,12 +94,13 @@ class Parts:
     pruner: BasePruner
     names: Mapping[Kind, str]
     side_keys: Mapping[str, Any]
+    recipe: Recipe
     judge: "Parts | None" = None
     """The same parts with the trainer that judges, where there is one."""
 
-    def sampler(self, seed: int) -> BaseSampler:
+    def sampler(self, seed: int, context: Context | None = None) -> BaseSampler:
         """The strategy made anew under a seed of its own."""
-        return cast(BaseSampler, self.strategy.make(seed=seed))
+        return cast(BaseSampler, self.strategy.make(seed=seed, context=context))
 
 
 @dataclass(frozen=True)
@@ -119,17 +122,17 @@ class Study:
 
     @cached_property
     def ledger(self) -> Ledger:
-        cache = self.spec.cache
-        return Ledger(
-            self.storage.engine,
-            self.spec.uuid,
-            exhausted_after=cache.exhausted_after,
-            share=cache.enabled,
-        )
+        metrics = tuple(objective.metric for objective in self.objectives)
+        return Ledger(self.storage.engine, self.spec.uuid, self.spec.cache, metrics)
 
     @cached_property
     def views(self) -> Views:
-        return Views(self.storage.engine, self.spec.uuid)
+        metrics = tuple(objective.metric for objective in self.objectives)
+        return Views(self.storage.engine, self.spec.uuid, metrics)
+
+    @cached_property
+    def audits(self) -> Audits:
+        return Audits(self.storage.engine, self.spec.uuid)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -144,6 +147,22 @@ class Study:
         directory = self.directory(number)
         if directory.exists():
             shutil.rmtree(directory, ignore_errors=True)
+
+    def name_of(self, uuid: str) -> str:
+        """The name of a study of this storage; its UUID where it is gone."""
+        if uuid not in self._names:
+            self._names.update({one.spec.uuid: one.name for one in all_studies(self.storage)})
+        return self._names.get(uuid, uuid)
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {}
+
+    def decisions(self, number: int) -> dict[str, Any]:
+        """The decisions of a trial, those of its trainer not included."""
+        study_id = self.storage.trials.get_study_id_from_name(self.name)
+        id = self.storage.trials.get_trial_id_from_study_id_trial_number(study_id, number)
+        return dict(self.storage.trials.get_trial(id).params)
 
     def resume_command(self) -> str:
         """The line that goes on with this study."""
@@ -166,7 +185,8 @@ class Study:
             options = {**specs[Kind.TASK].options, DATA_DIR: str(data_dir.resolve())}
             specs[Kind.TASK] = replace(specs[Kind.TASK], options=options)
         judge = load(self.spec.judge, Kind.TRAINER, registry) if self.spec.judge else None
-        parts = _parts({k: load(s, k, registry) for k, s in specs.items()}, judge)
+        built = {k: load(s, k, registry) for k, s in specs.items()}
+        parts = _parts(built, judge, self.spec.plugins, registry)
         digest = parts.side_keys["data"]
         if digest != self.spec.data:
             raise UsageError(
@@ -215,7 +235,8 @@ def plan(
     judge = _judge(registry, given[Kind.TRAINER].pop(JUDGE, None), options.get(JUDGE, {}))
     built = {kind: offer.build(given[kind]) for kind, offer in offers.items()}
     built = {kind: approved(part, kind, registry) for kind, part in built.items()}
-    parts = _parts(built, judge and approved(judge, Kind.TRAINER, registry))
+    files = tuple(PartSpec.of_file(source) for source in sources)
+    parts = _parts(built, judge and approved(judge, Kind.TRAINER, registry), files, registry)
     with offers[Kind.TASK].blaming():
         check_inputs(offers[Kind.TASK].label, parts.task)
     spec = Spec(
@@ -225,7 +246,7 @@ def plan(
         seed=seed,
         data=parts.side_keys["data"],
         cache=_cache(cache, options.get(CACHE, {})),
-        plugins=tuple(PartSpec.of_file(source) for source in sources),
+        plugins=files,
         judge=PartSpec.of(judge) if judge else None,
     )
     return Plan(parts, spec)
@@ -337,10 +358,16 @@ def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
-def _parts(built: Mapping[Kind, Part], judge: Part | None = None) -> Parts:
+def _parts(
+    built: Mapping[Kind, Part],
+    judge: Part | None,
+    plugins: tuple[PartSpec, ...],
+    registry: Registry,
+) -> Parts:
     made = {k: part.make() for k, part in built.items() if k is not Kind.STRATEGY}
     built[Kind.STRATEGY].make(seed=0)  # a wrong option shows here, not in the first trial
     task = made[Kind.TASK]
+    probed = {kind: PartSpec.of(built[kind]) for kind in (Kind.SPACE, Kind.TASK, Kind.TRAINER)}
     parts = Parts(
         space=made[Kind.SPACE],
         task=task,
@@ -348,21 +375,26 @@ def _parts(built: Mapping[Kind, Part], judge: Part | None = None) -> Parts:
         strategy=built[Kind.STRATEGY],
         pruner=made[Kind.PRUNER],
         names={kind: part.offer.name for kind, part in built.items()},
-        side_keys=_side_keys(built, task),
+        side_keys=_side_keys(built, task, plugins),
+        recipe=Recipe(probed, plugins, tuple(sorted(registry.trust.named))),
     )
     return replace(parts, judge=_judging(parts, judge)) if judge else parts
 
 
 def _judging(parts: Parts, judge: Part) -> Parts:
+    probed = {**parts.recipe.parts, Kind.TRAINER: PartSpec.of(judge)}
     return replace(
         parts,
         trainer=judge.make(),
         names={**parts.names, Kind.TRAINER: judge.offer.name},
         side_keys={**parts.side_keys, "trainer": judge.identity()},
+        recipe=replace(parts.recipe, parts=probed),
     )
 
 
-def _side_keys(built: Mapping[Kind, Part], task: Task) -> dict[str, Any]:
+def _side_keys(
+    built: Mapping[Kind, Part], task: Task, plugins: tuple[PartSpec, ...]
+) -> dict[str, Any]:
     with built[Kind.TASK].offer.blaming():
         data, shape, metrics = task.digest(), list(task.signature.input_shape), task.metrics
     if not isinstance(data, str) or not metrics:
@@ -379,11 +411,14 @@ def _side_keys(built: Mapping[Kind, Part], task: Task) -> dict[str, Any]:
         "input_shape": shape,
         "torch": ".".join(importlib.metadata.version("torch").split(".")[:2]),
         "automl": importlib.metadata.version("automl"),
+        # Plugin files may declare operations that graphs of any space are made of.
+        "plugins": sorted(plugin.code.digest() for plugin in plugins if plugin.code),
     }
 
 
 def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:
-    metrics = parts.task.metrics
+    costs = dict.fromkeys(COSTS, Direction.MINIMIZE)
+    metrics = {**parts.task.metrics, **{k: v for k, v in costs.items() if k in asked}}
     for name in asked:
         if name not in metrics:
             raise UnknownNameError(f"objective of task {parts.names[Kind.TASK]}", name, metrics)

@@ -1,8 +1,8 @@
-"""Classification: a task from arrays, so that a data set becomes a task in a few lines."""
+"""Tasks from arrays, so that a data set becomes a task in a few lines: classes or real numbers."""
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,69 +18,26 @@ _PROBE = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Classification:
-    """Classes from inputs: cross-entropy, accuracy and loss.
-
-    inputs: floats [n, *input_shape] of all examples; targets: class numbers [n].
-    splits: the row numbers of each split; they must not overlap.
-
-    Raises:
-        UsageError: NaN or infinite inputs, targets that are no class numbers, overlapping or
-            empty splits; the text names the split and the first bad row.
-    """
+class _Arrays:
+    """What tasks from arrays share: the splits, their checks, the probe and the digest."""
 
     name: str
     inputs: "Tensor"
     targets: "Tensor"
     splits: Mapping[Split, "Tensor"]
-    classes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", int(self.targets.max()) + 1)
-        self._check()
-
-    @classmethod
-    def from_arrays(
-        cls,
-        name: str,
-        inputs: Any,
-        targets: Any,
-        *,
-        validation: float = 0.2,
-        test: float = 0.2,
-        seed: int = 0,
-    ) -> "Classification":
-        """Split arrays at random, each class in proportion; seed and shares fix the split."""
-        import numpy as np
-        import torch
-        from sklearn.model_selection import train_test_split
-
-        if not (validation > 0 and test > 0 and validation + test < 1):
+        if len(self.inputs) != len(self.targets):
             raise UsageError(
-                f"task {name}: validation and test must be shares above 0 that leave some to "
-                f"train on, got {validation:g} and {test:g}"
+                f"task {self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets"
             )
-        labels = _class_numbers(name, np.asarray(targets))
-        rows = np.arange(len(labels))
-        held = {"random_state": seed}
-        rest, tested = train_test_split(rows, test_size=test, stratify=labels, **held)
-        share = validation / (1 - test)
-        train, valid = train_test_split(rest, test_size=share, stratify=labels[rest], **held)
-        splits = {Split.TRAIN: train, Split.VALIDATION: valid, Split.TEST: tested}
-        return cls(
-            name,
-            torch.as_tensor(np.asarray(inputs), dtype=torch.float32),
-            torch.as_tensor(labels, dtype=torch.int64),
-            {split: torch.as_tensor(np.sort(part)) for split, part in splits.items()},
-        )
-
-    @property
-    def signature(self) -> Signature:
-        return Signature(tuple(self.inputs.shape[1:]), (self.classes,))
-
-    @property
-    def metrics(self) -> Mapping[str, Direction]:
-        return {"accuracy": Direction.MAXIMIZE, "loss": Direction.MINIMIZE}
+        self._check_targets()
+        seen = 0
+        for split, rows in self.splits.items():
+            seen += len(rows)
+            self._check_split(split, rows)
+        if len(set().union(*(rows.tolist() for rows in self.splits.values()))) != seen:
+            raise UsageError(f"task {self.name}: its splits overlap")
 
     def digest(self) -> str:
         return self._digest
@@ -106,6 +63,63 @@ class Classification:
         inputs, targets = self.split(Split.TRAIN)
         return inputs[:_PROBE], targets[:_PROBE]
 
+    def _check_targets(self) -> None:
+        """Raise UsageError where the targets are not of the task's kind."""
+
+    def _check_split(self, split: Split, rows: "Tensor") -> None:
+        if not len(rows):
+            raise UsageError(f"task {self.name}: split {split.value} is empty")
+        finite = _finite_rows(self.inputs[rows]) & _finite_rows(self.targets[rows])
+        if not finite.all():
+            row = int(rows[(~finite).nonzero()[0, 0]])
+            raise UsageError(_not_finite(f"task {self.name}", row, split))
+
+
+@dataclass(frozen=True, eq=False)
+class Classification(_Arrays):
+    """Classes from inputs: cross-entropy, accuracy and loss.
+
+    inputs: floats [n, *input_shape] of all examples; targets: class numbers [n].
+    splits: the row numbers of each split; they must not overlap.
+
+    Raises:
+        UsageError: NaN or infinite inputs, targets that are no class numbers, overlapping or
+            empty splits; the text names the split and the first bad row.
+    """
+
+    classes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", int(self.targets.max()) + 1)
+        super().__post_init__()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        inputs: Any,
+        targets: Any,
+        *,
+        validation: float = 0.2,
+        test: float = 0.2,
+        seed: int = 0,
+    ) -> "Classification":
+        """Split arrays at random, each class in proportion; seed and shares fix the split."""
+        import numpy as np
+        import torch
+
+        labels = _class_numbers(name, np.asarray(targets))
+        splits = _random_splits(name, len(labels), validation, test, seed, labels)
+        return cls(name, _floats(inputs), torch.as_tensor(labels, dtype=torch.int64), splits)
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(tuple(self.inputs.shape[1:]), (self.classes,))
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        return {"accuracy": Direction.MAXIMIZE, "loss": Direction.MINIMIZE}
+
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         from torch.nn.functional import cross_entropy
 
@@ -115,29 +129,87 @@ class Classification:
         accuracy = (outputs.argmax(-1) == targets).double().mean()
         return {"accuracy": float(accuracy), "loss": float(self.loss(outputs, targets))}
 
-    def _check(self) -> None:
-        if len(self.inputs) != len(self.targets):
-            raise UsageError(
-                f"task {self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets"
-            )
+    def _check_targets(self) -> None:
         if int(self.targets.min()) < 0 or self.classes < 2:
             raise UsageError(
                 f"task {self.name}: targets must be class numbers 0, 1, … of two classes or more"
             )
-        seen = 0
-        for split, rows in self.splits.items():
-            seen += len(rows)
-            self._check_split(split, rows)
-        if len(set().union(*(rows.tolist() for rows in self.splits.values()))) != seen:
-            raise UsageError(f"task {self.name}: its splits overlap")
 
-    def _check_split(self, split: Split, rows: "Tensor") -> None:
-        if not len(rows):
-            raise UsageError(f"task {self.name}: split {split.value} is empty")
-        finite = self.inputs[rows].isfinite().flatten(1).all(1)
-        if not finite.all():
-            row = int(rows[(~finite).nonzero()[0, 0]])
-            raise UsageError(_not_finite(f"task {self.name}", row, split))
+
+@dataclass(frozen=True, eq=False)
+class Regression(_Arrays):
+    """Real numbers from inputs: mean squared error, and R² as the first metric.
+
+    R², the share of the variance that is explained (1 minus the squared error over that of the
+    mean; the average over outputs), comes first because it reads the same whatever the targets'
+    unit: 1 is perfect, 0 is the mean. `mse` orders one output's candidates alike.
+
+    inputs: floats [n, *input_shape] of all examples; targets: floats [n, outputs].
+    splits: the row numbers of each split; they must not overlap.
+
+    Raises:
+        UsageError: NaN or infinite inputs or targets, targets that are not [n, outputs] or never
+            vary, overlapping or empty splits; the text names the split and the first bad row.
+    """
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        inputs: Any,
+        targets: Any,
+        *,
+        validation: float = 0.2,
+        test: float = 0.2,
+        seed: int = 0,
+    ) -> "Regression":
+        """Split arrays at random; targets may be [n] for one output. Seed and shares fix it."""
+        import numpy as np
+
+        reals = _real_numbers(name, np.asarray(targets))
+        splits = _random_splits(name, len(reals), validation, test, seed)
+        return cls(name, _floats(inputs), _floats(reals), splits)
+
+    def standardized(self) -> "Regression":
+        """This task with every feature and target at mean 0, deviation 1 over the training part.
+
+        One that does not vary there is shifted alone. `mse` is then in units of the variance of
+        the training targets.
+        """
+        rows = self.splits[Split.TRAIN]
+        inputs, targets = _standardized(self.inputs, rows), _standardized(self.targets, rows)
+        return replace(self, inputs=inputs, targets=targets)
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(tuple(self.inputs.shape[1:]), tuple(self.targets.shape[1:]))
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        return {"r2": Direction.MAXIMIZE, "mse": Direction.MINIMIZE}
+
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
+        from torch.nn.functional import mse_loss
+
+        return mse_loss(outputs, targets)
+
+    def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
+        # In double precision, for the squares of what nearly diverged overflow in single.
+        outputs, targets = outputs.double(), targets.double()
+        error = (outputs - targets).square().sum(0)
+        total = (targets - targets.mean(0)).square().sum(0)
+        # Targets that do not vary are explained wholly or not at all, as scikit-learn has it.
+        explained = (1 - error / total).where(total > 0, (error == 0).double())
+        return {"r2": float(explained.mean()), "mse": float(error.mean()) / len(targets)}
+
+    def _check_targets(self) -> None:
+        if self.targets.dim() != 2 or not self.targets.is_floating_point():
+            raise UsageError(
+                f"task {self.name}: targets must be floats [n, outputs], got "
+                f"{self.targets.dtype} of shape {list(self.targets.shape)}"
+            )
+        if (self.targets == self.targets[:1]).all(0).any():
+            raise UsageError(f"task {self.name}: targets never vary, so nothing can be learned")
 
 
 def check_inputs(label: str, task: Task) -> None:
@@ -146,16 +218,20 @@ def check_inputs(label: str, task: Task) -> None:
     Raises:
         UsageError: NaN or infinite inputs; the text names the split and the first bad row.
     """
-    if isinstance(task, Classification):
+    if isinstance(task, _Arrays):
         return  # it has looked at its rows already
     for split in (Split.TRAIN, Split.VALIDATION):
         try:
             inputs, _ = task.split(split)
-            finite = inputs.isfinite().flatten(1).all(1)
+            finite = _finite_rows(inputs)
         except (NotImplementedError, AttributeError):
             return
         if not finite.all():
             raise UsageError(_not_finite(label, int((~finite).nonzero()[0, 0]), split))
+
+
+def _finite_rows(values: "Tensor") -> "Tensor":
+    return values.unsqueeze(-1).flatten(1).isfinite().all(1)
 
 
 def _not_finite(label: str, row: int, split: Split) -> str:
@@ -163,6 +239,48 @@ def _not_finite(label: str, row: int, split: Split) -> str:
         f"{label}: row {row} of split {split.value} holds NaN or infinity: clean or impute the "
         "data first"
     )
+
+
+def _floats(values: Any) -> "Tensor":
+    import numpy as np
+    import torch
+
+    return torch.as_tensor(np.asarray(values), dtype=torch.float32)
+
+
+def _random_splits(
+    name: str, examples: int, validation: float, test: float, seed: int, labels: Any = None
+) -> dict[Split, "Tensor"]:
+    """Row numbers of each split, in order; with labels, each class in proportion.
+
+    Raises:
+        UsageError: shares that leave nothing to train on.
+    """
+    import numpy as np
+    import torch
+    from sklearn.model_selection import train_test_split
+
+    if not (validation > 0 and test > 0 and validation + test < 1):
+        raise UsageError(
+            f"task {name}: validation and test must be shares above 0 that leave some to "
+            f"train on, got {validation:g} and {test:g}"
+        )
+
+    def part(rows: Any, share: float) -> Any:
+        classes = None if labels is None else labels[rows]
+        return train_test_split(rows, test_size=share, stratify=classes, random_state=seed)
+
+    rest, tested = part(np.arange(examples), test)
+    train, valid = part(rest, validation / (1 - test))
+    splits = {Split.TRAIN: train, Split.VALIDATION: valid, Split.TEST: tested}
+    return {split: torch.as_tensor(np.sort(rows)) for split, rows in splits.items()}
+
+
+def _standardized(values: "Tensor", rows: "Tensor") -> "Tensor":
+    """Values [n, ...] shifted and scaled by the mean and the deviation of some rows."""
+    values = values.double()
+    mean, deviation = values[rows].mean(0), values[rows].std(0, correction=0)
+    return ((values - mean) / deviation.where(deviation > 0, 1.0)).float()
 
 
 def _class_numbers(name: str, targets: Any) -> Any:
@@ -179,7 +297,21 @@ def _class_numbers(name: str, targets: Any) -> Any:
     elif targets.dtype.kind not in "iufb":
         what, mend = f"are {targets.dtype}", "number them: np.unique(targets, return_inverse=True)"
     elif targets.dtype.kind == "f" and not (targets == np.floor(targets)).all():
-        what, mend = "are real numbers", "for regression write a task of your own"
+        what, mend = "are real numbers", "for regression there is automl.Regression"
     if what:
         raise UsageError(f"task {name}: targets {what}; expected class numbers [n]: {mend}")
     return targets.astype(np.int64)
+
+
+def _real_numbers(name: str, targets: Any) -> Any:
+    """Targets [n] or [n, outputs] as [n, outputs].
+
+    Raises:
+        UsageError: they are no numbers, or of another shape.
+    """
+    if targets.dtype.kind not in "iufb" or targets.ndim not in (1, 2):
+        raise UsageError(
+            f"task {name}: targets are {targets.dtype} of shape {targets.shape}; expected real "
+            "numbers [n] or [n, outputs]"
+        )
+    return targets.reshape(len(targets), -1)

@@ -9,6 +9,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from automl.ledger.values import Lease, Settled
+from automl.protocols import Context
 from automl.registry import Kind
 from automl.report import Outcome, State
 from automl.reseeding import ReseedingSampler
@@ -27,12 +28,14 @@ class OptunaTrials:
     """The trials of a study in Optuna.
 
     told: the ledger's ids of trials that Optuna knows to have ended, but the ledger does not
-    know to be told. reused: called with each reused trial that this process told.
+    know to be told. reused: called with each reused trial that this process told. context: what
+    the strategy may ask us.
     """
 
     study: Study
     parts: Parts
     reused: Callable[[Settled], None]
+    context: Context | None = None
     told: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -40,7 +43,7 @@ class OptunaTrials:
         self._study_id = self._storage.get_study_id_from_name(self.study.name)
         self._sampler = ReseedingSampler(
             self.parts.names[Kind.STRATEGY],
-            self.parts.sampler,
+            lambda seed: self.parts.sampler(seed, self.context),
             lambda number: trial_seed(self.study.spec, number, "strategy"),
         )
         self.study.optuna.pruner = self.parts.pruner

@@ -37,15 +37,22 @@ ORDER = [
     "automl.trust",
     "automl.sources",
     "automl.registry",
-    "automl.spec",
     "automl.identity",
     "automl.identity.fingerprint",
+    "automl.spec",
     "automl.identity.kinds",
     "automl.identity.labelling",
     "automl.identity.rewriting",
     "automl.identity.drawing",
     "automl.identity.channels",
     "automl.identity.canonical",
+    "automl.identity.digest",
+    "automl.identity.ambient",
+    "automl.identity.keyed",
+    "automl.identity.watching",
+    "automl.identity.probe",
+    "automl.identity.function",
+    "automl.identity.keys",
     "automl.ledger",
     "automl.ledger.clock",
     "automl.ledger.models",
@@ -55,11 +62,19 @@ ORDER = [
     "automl.ledger.migrations",
     "automl.ledger.values",
     "automl.ledger.budget",
+    "automl.ledger.matching",
+    "automl.ledger.functions",
+    "automl.ledger.catalogue",
     "automl.ledger.evaluations",
     "automl.ledger.ledger",
     "automl.ledger.views",
+    "automl.ledger.audits",
     "automl.storage",
     "automl.studies",
+    "automl.probing_process",
+    "automl.probing",
+    "automl.identification",
+    "automl.comparison",
     "automl.processes",
     "automl.seeding",
     "automl.failures",
@@ -77,7 +92,17 @@ ORDER = [
 ]
 """The core, line by line: imports point only upwards. A package stands for all inside it."""
 
-HEAVY = {"alembic", "networkx", "numpy", "optuna", "rich", "sklearn", "sqlalchemy", "torch"}
+HEAVY = {
+    "alembic",
+    "networkx",
+    "numpy",
+    "optuna",
+    "rich",
+    "scipy",
+    "sklearn",
+    "sqlalchemy",
+    "torch",
+}
 """Libraries that a function may import, so that who does not call it does not load them."""
 HEAVY_OWN = {"automl.nn", "automl.graph", "automl.operations"}
 """Modules of ours that load torch, and so may be imported late, too."""

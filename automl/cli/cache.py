@@ -1,31 +1,136 @@
-"""`automl cache`: what was reused, at which level, and what that saved."""
+"""`automl cache`: what was reused, at which level, what that took and saved; and what to forget."""
+
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from automl.cli.arguments import existing_storage, json_option, storage_option
 
+if TYPE_CHECKING:
+    from automl.studies import Study
 
-@click.command("cache")
+
+class _OrShow(click.Group):
+    """A group that takes a study's name where no command stands, and shows that study."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        names = {*self.commands, *ctx.help_option_names}
+        if not args or args[0] not in names:
+            args = [show.name or "", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("cache", cls=_OrShow)
+def command() -> None:
+    """Show reuse by level: automl cache [STUDY]; or drop what is known: automl cache prune."""
+
+
+@command.command("show")
 @click.argument("study", required=False)
 @storage_option
 @json_option
-def command(study: str | None, storage: str | None, as_json: bool) -> None:
+def show(study: str | None, storage: str | None, as_json: bool) -> None:
     """Show reuse by level, for STUDY or for every study of the storage."""
-    from automl.cli.text import duration, json_line
+    from automl.cli.text import json_line
     from automl.studies import all_studies, open_study
 
     opened = existing_storage(storage)
     for one in [open_study(opened, study)] if study else all_studies(opened):
-        counts, hits = one.views.counts(), one.views.hits()
-        if as_json:
-            levels = {h.level: {"hits": h.hits, "seconds_saved": h.seconds_saved} for h in hits}
-            said = {"study": one.name, "trials": counts.trials, "reused": counts.reused}
-            click.echo(json_line({**said, "seconds": counts.seconds, "levels": levels}))
-            continue
-        share = counts.reused / counts.trials if counts.trials else 0
-        click.echo(
-            f"{one.name}: {counts.reused} of {counts.trials} trials reused ({share:.0%}); "
-            f"{duration(counts.seconds)} of training paid"
-        )
-        for hit in hits:
-            click.echo(f"  {hit.level}  {hit.hits} hits, {duration(hit.seconds_saved)} saved")
+        said = _event(one)
+        for line in [json_line(said)] if as_json else _lines(said):
+            click.echo(line)
+
+
+@command.command("prune")
+@click.option("--keep", type=click.IntRange(min=0), default=100_000, help="How many stay [100000].")
+@storage_option
+@json_option
+def prune(keep: int, storage: str | None, as_json: bool) -> None:
+    """Drop the least recently used functions; studies and their results stay."""
+    from automl.cli.text import json_line
+    from automl.ledger.catalogue import Functions
+
+    dropped = Functions(existing_storage(storage).engine).prune(keep)
+    said = {"event": "prune", "dropped": dropped, "keep": keep}
+    click.echo(json_line(said) if as_json else f"{dropped} functions dropped")
+
+
+def _event(study: "Study") -> dict[str, Any]:
+    counts, known = study.views.counts(), study.views.recognized()
+    hits = {hit.level: hit for hit in study.views.hits()}
+    levels = {
+        level: {
+            "hits": hits[level].hits if level in hits else 0,
+            "seconds_saved": hits[level].seconds_saved if level in hits else 0.0,
+            "seconds_spent": known.seconds.get(level, 0.0),
+        }
+        for level in sorted({*hits, *known.seconds})
+    }
+    return {
+        "event": "cache",
+        "study": study.name,
+        "trials": counts.trials,
+        "reused": counts.reused,
+        "seconds": counts.seconds,
+        "levels": levels,
+        "verdicts": dict(known.verdicts),
+        "skipped": dict(known.skipped),
+        "not_canonical": known.not_canonical,
+        "collisions": known.collisions,
+        "near_misses": known.near_misses,
+        "refused": known.refused,
+        "damaged": known.damaged,
+        "audits": [_audit(study, o.metric) for o in study.objectives if study.spec.cache.audit],
+    }
+
+
+def _audit(study: "Study", metric: str) -> dict[str, Any]:
+    found = study.audits.report(metric)
+    interval = found.interval
+    return {
+        "metric": metric,
+        "audits": found.n,
+        "merges": found.merges,
+        "mean_difference": found.mean_difference,
+        "noise": found.noise,
+        "false": found.false,
+        "false_merge_rate": found.rate,
+        "interval": [interval.low, interval.high] if interval else None,
+    }
+
+
+def _lines(said: dict[str, Any]) -> list[str]:
+    from automl.cli.text import duration
+
+    share = said["reused"] / said["trials"] if said["trials"] else 0
+    lines = [
+        f"{said['study']}: {said['reused']} of {said['trials']} trials reused ({share:.0%}); "
+        f"{duration(said['seconds'])} of training paid"
+    ]
+    for level, each in said["levels"].items():
+        saved, spent = duration(each["seconds_saved"]), duration(each["seconds_spent"])
+        hits = f"{each['hits']} hit{'s' * (each['hits'] != 1)}"
+        lines.append(f"  {level}  {hits}, {saved} saved, {spent} spent")
+    if said["verdicts"]:
+        lines.append(f"  probes: {_counted(said['verdicts'])}")
+    if said["skipped"]:
+        lines.append(f"  not probed: {_counted(said['skipped'])}")
+    rare = ("not_canonical", "collisions", "near_misses", "refused", "damaged")
+    if any(said[name] for name in rare):
+        lines.append("  " + _counted({n.replace("_", " "): said[n] for n in rare if said[n]}))
+    return [*lines, *map(_audit_line, said["audits"])]
+
+
+def _audit_line(audit: dict[str, Any]) -> str:
+    start = f"  audits of {audit['metric']}: {audit['audits']}, {audit['merges']} of merges"
+    if not audit["merges"]:
+        return start
+    if audit["noise"] is None:
+        return f"{start}; noise unknown: no decisions were evaluated twice (-o cache.repeats=2)"
+    low, high = audit["interval"]
+    rate = f"{audit['false_merge_rate']:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    return f"{start}; {audit['false']} false, {rate}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items())

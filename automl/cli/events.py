@@ -37,12 +37,13 @@ def study_event(study: Study) -> Event:
 
 
 def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> Event:
-    """How a trial ended; `closed` and `judges` are there only where a trial has them.
+    """How a trial ended; `closed`, `judges`, `reused_study` are there only where a trial has them.
 
     closed: what its trainer found for the decisions it left open. judges: the number of the trial
-    whose found decisions it trained again.
+    whose found decisions it trained again. reused_study: where `reused_from` is of another study.
     """
-    more = {"closed": view.closed, "judges": view.judges}
+    other = study.name_of(view.reused_study) if view.reused_study is not None else None
+    more = {"closed": view.closed, "judges": view.judges, "reused_study": other}
     return {
         "event": "trial",
         "number": view.number,

@@ -13,7 +13,17 @@ import click
 import automl
 from automl.errors import AutoMLError, Interrupted
 
-COMMANDS = ("search", "resume", "worker", "studies", "show", "best", "cache", "plugins")
+COMMANDS = (
+    "search",
+    "resume",
+    "worker",
+    "studies",
+    "show",
+    "best",
+    "cache",
+    "fingerprint",
+    "plugins",
+)
 
 
 class LazyGroup(click.Group):

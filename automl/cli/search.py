@@ -35,6 +35,11 @@ from automl.cli.arguments import (
 @click.option("--seed", default=0, show_default=True, help="Decides every random draw.")
 @click.option("--cache/--no-cache", default=True, help="Reuse results of equal candidates [cache].")
 @click.option(
+    "--cache-scope",
+    type=click.Choice(["study", "storage"]),
+    help="Reuse results of this study, or of every study in the storage [study].",
+)
+@click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin file of yours."
 )
 @data_dir_option
@@ -57,6 +62,7 @@ def command(
     study: str | None,
     seed: int,
     cache: bool,
+    cache_scope: str | None,
     plugins: tuple[str, ...],
     data_dir: Path | None,
     as_json: bool,
@@ -73,7 +79,8 @@ def command(
     from automl.worker import resolve_device
 
     registry = Registry()
-    given = part_options(options)
+    of_scope = [f"cache.scope={cache_scope}"] if cache_scope else []
+    given = part_options([*options, *of_scope])
     started_by = given.pop(Kind.LAUNCHER.value, {})
     made = plan(
         registry,

@@ -55,7 +55,8 @@ def trial_line(event: Mapping[str, Any]) -> str:
         return f"{line}  {event['error']}"
     line += f"  {pairs(event['values'])}"
     if event["reused_from"] is not None:
-        return f"{line}  reused from trial {event['reused_from']} ({event['level']})"
+        other = f" of {event['reused_study']}" if "reused_study" in event else ""
+        return f"{line}  reused from trial {event['reused_from']}{other} ({event['level']})"
     judges = f"  judges trial {event['judges']}" if "judges" in event else ""
     return f"{line}  in {duration(event['seconds'] or 0)}{judges}"
 
@@ -101,8 +102,17 @@ def all_decision_lines(event: Mapping[str, Any]) -> list[str]:
     return decision_lines({**event["decisions"], **said})
 
 
+def _probe_lines(known: Mapping[str, Any]) -> list[str]:
+    """What a probe said of a trial's function, or why there was none."""
+    if "verdict" in known:
+        reason = f": {known['reason']}" if "reason" in known else ""
+        return [f"probe: {known['verdict']}{reason}"]
+    return [f"not probed: {known['skipped']}"] if "skipped" in known else []
+
+
 def trial_details(event: Mapping[str, Any]) -> list[str]:
     lines = ["decisions:", *all_decision_lines(event)]
     lines += [f"fingerprint: {event['fingerprint'] or '-'}, attempt {event['attempt']}"]
+    lines += _probe_lines(event["identification"])
     lines += [f"step {r['step']:>3}  {pairs(r['metrics'])}" for r in event["reports"]]
     return lines + ((event["traceback"] or "").rstrip().splitlines())

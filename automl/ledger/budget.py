@@ -65,12 +65,12 @@ def stop_on_one_cause(session: Session, study: str, first: int) -> None:
     """End a study whose trials, `first` or more, all failed for one cause."""
     # All of them, for of those that settle at once none sees the others.
     kinds = session.execute(
-        select(func.count(), func.min(TrialRow.message))
+        select(func.count(), func.min(TrialRow.message), func.min(TrialRow.cause))
         .where(TrialRow.study == study, TrialRow.phase == Phase.SETTLED)
         .group_by(TrialRow.state, TrialRow.cause)
         .limit(2)
     ).all()
-    if len(kinds) > 1 or kinds[0][0] < first:
+    if len(kinds) > 1 or kinds[0][0] < first or kinds[0][2] is None:
         return
     message = f"the first {kinds[0][0]} trials failed alike: {kinds[0][1]}"
     session.execute(

@@ -5,16 +5,20 @@ is one compare-and-set on that token, so that of two workers with one trial only
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from automl.ledger import budget, evaluations
+from automl.identity.fingerprint import Identity
+from automl.ledger import budget, evaluations, functions
+from automl.ledger.catalogue import Functions
 from automl.ledger.clock import now
+from automl.ledger.evaluations import Owned, Request, Served, Terms
+from automl.ledger.functions import Resolved
 from automl.ledger.models import (
-    EvaluationState,
     Phase,
     ReportRow,
     StudyRow,
@@ -37,6 +41,7 @@ from automl.ledger.values import (
     settled_of,
 )
 from automl.report import Outcome, Report, State, finite
+from automl.spec import Cache
 
 LEASE_SECONDS = 60.0
 _OPEN = (Phase.PROPOSING, Phase.TRAINING)
@@ -46,16 +51,21 @@ _OPEN = (Phase.PROPOSING, Phase.TRAINING)
 class Ledger:
     """The ledger of one study.
 
+    cache: how results are shared. objectives: the metrics that a result needs to be served.
     same_failures: this many first trials that fail for one cause stop the study.
-    exhausted_after: this many known fingerprints in a row stop it.
     """
 
     engine: Engine
     study: str
+    cache: Cache = field(default_factory=Cache)
+    objectives: tuple[str, ...] = ()
     lease_seconds: float = LEASE_SECONDS
     same_failures: int = 3
-    exhausted_after: int = 100
-    share: bool = True
+
+    @cached_property
+    def functions(self) -> Functions:
+        """The functions that the database knows."""
+        return Functions(self.engine, self.study, self.cache)
 
     # Budget.
     @transactional
@@ -154,46 +164,49 @@ class Ledger:
                 .values(attempt=lease.attempt - 1, number=number, **freed)
             )
 
-    # One fingerprint, one evaluation.
+    # One function, one evaluation.
     @transactional
     def claim(
         self,
         session: Session,
         lease: Lease,
         number: int,
-        fingerprint: str,
-        level: str,
+        identity: Identity,
+        costs: Mapping[str, float],
         told: Collection[int] = (),
     ) -> Answer:
-        """Ask for the right to evaluate a fingerprint.
+        """Ask for the right to evaluate what a candidate computes.
+
+        costs: the candidate's own, which are never served to another.
 
         Raises:
             LeaseLostError: the trial was taken over.
         """
         self._mark_told(session, told)
-        replicate = 0 if self.share else lease.id
-        known = evaluations.find_or_own(session, self.study, lease, fingerprint, number, replicate)
-        if lease.evaluation not in (None, known.id):
+        function = self._function(session, identity)
+        request = Request(lease, number, function, _finite_costs(costs))
+        standing = evaluations.ask(session, self._terms, request)
+        if lease.evaluation not in (None, standing.evaluation):
             # The space made something else of the same decisions; who waited for the first
             # must not wait for ever.
             self._end_evaluation(session, lease, number, Outcome(State.FAILED), 0.0)
         changes: dict[str, Any] = {
             "number": number,
-            "fingerprint": fingerprint,
-            "level": level,
-            "evaluation": known.id,
+            "fingerprint": function.fingerprint,
+            "level": function.stored_level.value,
+            "evaluation": standing.evaluation,
+            "identification": function.to_json(),
+            "costs": request.costs,
             "expires_at": now() + self.lease_seconds,
         }
-        if known.owner == lease.id:
-            self._change(session, lease, phase=Phase.TRAINING, **changes)
-            names = (number, known.id, fingerprint, level, lease.given, lease.judges)
-            return Claimed(Lease(lease.id, lease.token, lease.attempt, *names))
-        if known.state is EvaluationState.RUNNING:
-            changes |= {"expires_at": None}
-            self._change(session, lease, phase=Phase.PARKED, **changes)
-            return Parked(lease.id)
-        self._change(session, lease, **changes)
-        return Hit(self._settle_reused(session, lease.id, known.id))
+        if isinstance(standing, Owned):
+            self._change(session, lease, phase=Phase.TRAINING, audits=standing.audits, **changes)
+            return Claimed(_claimed(request, standing))
+        if isinstance(standing, Served):
+            self._change(session, lease, **changes)
+            return Hit(evaluations.settle_served(session, self._terms, lease.id, standing))
+        self._change(session, lease, phase=Phase.PARKED, **{**changes, "expires_at": None})
+        return Parked(lease.id)
 
     @transactional
     def settle(
@@ -207,16 +220,20 @@ class Ledger:
         told: Collection[int] = (),
         next_for: Worker | None = None,
         judge: Mapping[str, Any] | None = None,
+        identity: Identity | None = None,
     ) -> Settlement:
-        """End a trial, and with it those parked on its fingerprint; take the next slot if asked.
+        """End a trial, and with it those parked on its function; take the next slot if asked.
 
         A failure is not shared: the oldest parked trial becomes the owner instead.
         judge: decisions to train again, in a trial of their own that any worker takes up.
+        identity: of a candidate that nobody claimed, to count how it was recognised.
 
         Raises:
             LeaseLostError: the trial was taken over; nothing is changed.
         """
         columns = _outcome_columns(outcome)
+        if identity is not None:
+            columns["identification"] = functions.unshared(identity, self.cache).to_json()
         self._change(session, lease, number=number, seconds=seconds, **columns)
         self._add_reports(session, lease, reports)
         self._mark_told(session, told)
@@ -229,12 +246,14 @@ class Ledger:
         if judge is not None:
             self._add_judging_trial(session, number, judge)
         paid = lease.evaluation is not None
-        if not paid:
-            # Nothing was trained, so nothing is paid; too many of these end a study, too.
-            budget.count(session, self.study, payable=-1, repeats=1)
-            budget.stop_if_exhausted(session, self.study, self.exhausted_after)
-        more = self._reserve(session, next_for, paid) if next_for else None
-        if next_for is None and paid:
+        fresh = paid and not lease.repeats_known
+        if not fresh:
+            # What was not trained is not paid for; too many of these, or of known ones, end a
+            # study, too.
+            budget.count(session, self.study, payable=0 if paid else -1, repeats=1)
+            budget.stop_if_exhausted(session, self.study, self.cache.exhausted_after)
+        more = self._reserve(session, next_for, fresh) if next_for else None
+        if next_for is None and fresh:
             budget.count(session, self.study, repeats=None)
         return Settlement(tuple(settled), more)
 
@@ -364,20 +383,23 @@ class Ledger:
         }
         insert_row(session, TrialRow, row)
 
+    @property
+    def _terms(self) -> Terms:
+        return Terms(self.study, self.cache, self.objectives)
+
+    def _function(self, session: Session, identity: Identity) -> Resolved:
+        if not self.cache.enabled:
+            return functions.unshared(identity, self.cache)
+        return functions.resolve(session, identity, self.cache)
+
     def _end_evaluation(
         self, session: Session, lease: Lease, number: int, outcome: Outcome, seconds: float
     ) -> list[Settled]:
-        """Write the owner's result to its evaluation and settle the trials parked on it."""
-        parked, ours = evaluations.end(session, self.study, lease, number, outcome, seconds)
-        if not ours or lease.evaluation is None or not parked:
+        """Write the owner's result to its evaluation and let the trials parked on it go on."""
+        parked = evaluations.end(session, lease, number, outcome, seconds)
+        if not parked or lease.evaluation is None:
             return []
-        if outcome.state is State.FAILED:
-            evaluations.promote(session, lease.evaluation, parked[0])
-            return []
-        return [self._settle_reused(session, id, lease.evaluation) for id in parked]
-
-    def _settle_reused(self, session: Session, id: int, evaluation: int) -> Settled:
-        return evaluations.settle_reused(session, self.study, id, evaluation, self.exhausted_after)
+        return evaluations.release(session, self._terms, lease.evaluation, parked)
 
     def _add_reports(self, session: Session, lease: Lease, reports: Sequence[Report]) -> None:
         rows = [
@@ -395,6 +417,23 @@ class Ledger:
     def _mark_told(self, session: Session, told: Collection[int]) -> None:
         if told:
             session.execute(update_table(TrialRow).where(TrialRow.id.in_(told)).values(told=True))
+
+
+def _finite_costs(costs: Mapping[str, float]) -> dict[str, float]:
+    """The costs that are numbers at all, as JSON can hold them."""
+    return {name: value for name, value in finite(costs).items() if value is not None}
+
+
+def _claimed(request: Request, owned: Owned) -> Lease:
+    lease, function = request.lease, request.function
+    return replace(
+        lease,
+        number=request.number,
+        evaluation=owned.evaluation,
+        fingerprint=function.fingerprint,
+        level=function.stored_level.value,
+        repeats_known=owned.known,
+    )
 
 
 def _outcome_columns(outcome: Outcome) -> dict[str, Any]:

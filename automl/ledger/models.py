@@ -8,15 +8,28 @@ Times are seconds since 1970 by the database's clock.
 from enum import Enum
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Double, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Double,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy import Enum as EnumType
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from automl.identity.fingerprint import Level
 from automl.report import Reason, State
 
 _JSON = JSON(none_as_null=True)
 LongText = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+LongBinary = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 
 class Phase(Enum):
@@ -35,6 +48,14 @@ class EvaluationState(Enum):
     COMPLETE = "complete"
     PRUNED = "pruned"
     FAILED = "failed"
+
+
+class Role(Enum):
+    """What an evaluation is for: all who compute the same, its own trial alone, or an audit."""
+
+    SHARED = "shared"
+    OWN = "own"
+    AUDIT = "audit"
 
 
 class StopReason(Enum):
@@ -106,6 +127,14 @@ class TrialRow(Base):
     level: Mapped[str | None] = mapped_column(String(16))
     evaluation: Mapped[int | None]
     reused_from: Mapped[int | None]
+    reused_study: Mapped[str | None] = mapped_column(String(36))
+    """The study whose trial `reused_from` is, where it is another one."""
+    identification: Mapped[dict[str, Any] | None]
+    """How the candidate was recognised; see `automl.ledger.functions.Resolved.to_json`."""
+    costs: Mapped[dict[str, Any] | None]
+    """The candidate's own costs, which no other trial's result can stand for."""
+    audits: Mapped[bool] = mapped_column(default=False)
+    """Whether it was evaluated only to check a result that would have been served."""
     given: Mapped[dict[str, Any] | None]
     """Decisions that are given rather than suggested."""
     judges: Mapped[int | None]
@@ -126,7 +155,7 @@ class TrialRow(Base):
 
 
 class EvaluationRow(Base):
-    """What was found for a fingerprint; `replicate` tells repeated evaluations apart."""
+    """What was found for a function; `replicate` tells repeated evaluations apart."""
 
     __tablename__ = "automl_evaluations"
     __table_args__ = (
@@ -138,15 +167,60 @@ class EvaluationRow(Base):
     study: Mapped[str] = mapped_column(String(36))
     fingerprint: Mapped[str] = mapped_column(String(64))
     replicate: Mapped[int] = mapped_column(default=0)
+    """From 0 where shared; below 0, made of the owner's id, where it is one trial's own."""
+    role: Mapped[Role] = mapped_column(_enum(Role), default=Role.SHARED)
     owner: Mapped[int]
     """The id of the trial that evaluates or evaluated it."""
+    decisions: Mapped[str | None] = mapped_column(String(64))
+    """The owner's key at L0: equal for equal decisions."""
     state: Mapped[EvaluationState] = mapped_column(_enum(EvaluationState))
     number: Mapped[int | None]
-    objectives: Mapped[list[float] | None]
     metrics: Mapped[dict[str, Any] | None]
+    """Of quality alone: costs belong to a trial."""
     step: Mapped[int | None]
     closed: Mapped[dict[str, Any] | None]
     seconds: Mapped[float | None]
+    served: Mapped[dict[str, Any] | None]
+    """What was known when it began, for an audit or the first evaluation after forgetting.
+
+    The metrics, the mean of how many evaluations they are, and whether decisions differed.
+    """
+    source: Mapped[int | None]
+    """The evaluation of another study that this one is a copy of."""
+    source_study: Mapped[str | None] = mapped_column(String(36))
+
+
+class FunctionRow(Base):
+    """What candidates compute, known to the whole database."""
+
+    __tablename__ = "automl_functions"
+    __table_args__ = (Index(None, "used_at"),)
+
+    fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int]
+    """Of the hasher; those of another one are as good as not there."""
+    sketch: Mapped[bytes | None] = mapped_column(LongBinary)
+    verdict: Mapped[str | None] = mapped_column(String(32))
+    live_parameters: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[float]
+    used_at: Mapped[float]
+
+
+class KeyRow(Base):
+    """One key of a function; the ranks of a key tell functions apart that share it."""
+
+    __tablename__ = "automl_keys"
+    __table_args__ = (UniqueConstraint("key", "rank"), Index(None, "fingerprint"))
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    key: Mapped[str] = mapped_column(String(64))
+    rank: Mapped[int] = mapped_column(default=0)
+    level: Mapped[Level] = mapped_column(_enum(Level))
+    through: Mapped[Level] = mapped_column(_enum(Level))
+    """The highest level it took to find that this key is of this function."""
+    colour: Mapped[str | None] = mapped_column(String(64))
+    """Of the canonical graph; with a key of L0 where the graph has no canonical form."""
+    fingerprint: Mapped[str] = mapped_column(String(64))
 
 
 class ReportRow(Base):

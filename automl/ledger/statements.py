@@ -1,5 +1,6 @@
 """The few statements that SQLAlchemy words differently for each database."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, Table, Update, insert, update
@@ -24,24 +25,35 @@ def changed(session: Session, statement: Update) -> bool:
     return cast("CursorResult[Any]", session.execute(statement)).rowcount > 0
 
 
-def insert_row(session: Session, row: type[Base], values: dict[str, Any]) -> int:
-    """Insert a row and return its id."""
+def insert_row(session: Session, row: type[Base], values: dict[str, Any]) -> Any:
+    """Insert a row and return its primary key."""
     result = cast("CursorResult[Any]", session.execute(insert(table(row)).values(values)))
-    return int((result.inserted_primary_key or (0,))[0])
+    return (result.inserted_primary_key or (None,))[0]
 
 
-def insert_if_absent(session: Session, row: type[Base], values: dict[str, Any]) -> int | None:
-    """Insert a row unless one of its unique key is there; its id, or None.
+def insert_if_absent(session: Session, row: type[Base], values: dict[str, Any]) -> Any | None:
+    """Insert a row unless one of its unique key is there; its primary key, or None.
 
     Where another transaction is inserting the same key, it waits for the end of that one.
     """
+    return next(iter(insert_absent(session, row, [values])), None)
+
+
+def insert_absent(session: Session, row: type[Base], rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """Insert those rows whose unique key is not there, in order; returns their primary keys."""
     dialect, into = session.get_bind().dialect.name, table(row)
+    (identifier,) = into.primary_key.columns
     if dialect == "sqlite":
-        quiet = sqlite.insert(into).values(values).on_conflict_do_nothing()
-        return cast(int | None, session.scalar(quiet.returning(into.c.id)))
+        quiet = sqlite.insert(into).values(rows).on_conflict_do_nothing()
+        return list(session.scalars(quiet.returning(identifier)))
     if dialect == "postgresql":
-        silent = postgresql.insert(into).values(values).on_conflict_do_nothing()
-        return cast(int | None, session.scalar(silent.returning(into.c.id)))
+        silent = postgresql.insert(into).values(rows).on_conflict_do_nothing()
+        return list(session.scalars(silent.returning(identifier)))
+    made = [_inserted(session, row, values) for values in rows]
+    return [key for key in made if key is not None]
+
+
+def _inserted(session: Session, row: type[Base], values: dict[str, Any]) -> Any | None:
     try:
         with session.begin_nested():
             return insert_row(session, row, values)

@@ -6,7 +6,7 @@ from typing import Any
 
 from automl.errors import AutoMLError
 from automl.ledger.models import TrialRow
-from automl.report import Outcome, State
+from automl.report import COSTS, Outcome, State
 
 
 class LeaseLostError(AutoMLError):
@@ -27,6 +27,7 @@ class Lease:
 
     number: the trial's in Optuna, once known. evaluation, fingerprint, level: once claimed.
     given, judges: the decisions of a judging trial, and the number of the trial it judges.
+    repeats_known: its function was known, and is evaluated again to check or to renew it.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Lease:
     level: str | None = None
     given: Mapping[str, Any] | None = None
     judges: int | None = None
+    repeats_known: bool = False
 
     @property
     def fresh(self) -> bool:
@@ -47,7 +49,11 @@ class Lease:
 
 @dataclass(frozen=True)
 class Settled:
-    """A trial that has ended in the ledger and has to be told to Optuna."""
+    """A trial that has ended in the ledger and has to be told to Optuna.
+
+    reused_from: the number of the trial whose result it has; in study `reused_study`, by its
+    UUID, where that is another one.
+    """
 
     id: int
     number: int
@@ -58,6 +64,7 @@ class Settled:
     attempt: int
     seconds: float | None
     judges: int | None = None
+    reused_study: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +122,24 @@ def settled_of(row: TrialRow) -> Settled:
         attempt=row.attempt,
         seconds=row.seconds,
         judges=row.judges,
+        reused_study=row.reused_study,
     )
 
 
-def result_columns(outcome: Outcome) -> Mapping[str, Any]:
-    """What of an outcome a trial and its evaluation both store."""
+def result_columns(outcome: Outcome) -> dict[str, Any]:
+    """What a trial stores of its outcome."""
     return {
+        **quality_columns(outcome),
         "objectives": None if outcome.values is None else list(outcome.values),
         "metrics": outcome.finite_metrics(),
+    }
+
+
+def quality_columns(outcome: Outcome) -> dict[str, Any]:
+    """What an evaluation stores of its outcome: nothing that another candidate may not have."""
+    metrics = {k: v for k, v in outcome.finite_metrics().items() if k not in COSTS}
+    return {
+        "metrics": metrics,
         "step": outcome.step,
         "closed": None if outcome.closed is None else dict(outcome.closed),
     }

@@ -1,14 +1,27 @@
 """What people ask the ledger: counts, trials, reports, workers; all of it only reads."""
 
-from collections.abc import Collection
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from automl.ledger.clock import now
-from automl.ledger.models import Phase, ReportRow, StopReason, StudyRow, TrialRow, WorkerRow
+from automl.ledger.evaluations import means
+from automl.ledger.models import (
+    EvaluationRow,
+    EvaluationState,
+    Phase,
+    ReportRow,
+    Role,
+    StopReason,
+    StudyRow,
+    TrialRow,
+    WorkerRow,
+)
 from automl.ledger.transaction import reading
 from automl.report import Reason, State
 
@@ -65,7 +78,11 @@ class TrialView:
     fingerprint: str | None
     level: str | None
     reused_from: int | None
+    reused_study: str | None
     judges: int | None
+    audits: bool
+    costs: dict[str, Any]
+    identification: dict[str, Any]
     closed: dict[str, Any] | None
     reason: Reason | None
     message: str | None
@@ -105,11 +122,45 @@ class LevelHits:
 
 
 @dataclass(frozen=True)
+class Recognized:
+    """How a study's candidates were recognised, and what that took.
+
+    seconds: spent by level. verdicts: of probes. skipped: why none was made. The rest counts
+    trials: graphs of no canonical form; digests that were equal where sketches were not; sketches
+    that agreed where some digest was not equal; functions that a probe could not tell apart but
+    exact certificates did; stored sketches that were damaged.
+    """
+
+    seconds: Mapping[str, float]
+    verdicts: Mapping[str, int]
+    skipped: Mapping[str, int]
+    not_canonical: int
+    collisions: int
+    near_misses: int
+    refused: int
+    damaged: int
+
+
+@dataclass(frozen=True)
+class FunctionView:
+    """What is known of one function: n complete evaluations, mean and variance by metric.
+
+    The variance is that of single evaluations, unbiased; None where there is but one.
+    """
+
+    fingerprint: str
+    n: int
+    means: Mapping[str, float | None]
+    variances: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
 class Views:
-    """The ledger of one study, read-only."""
+    """The ledger of one study, read-only; objectives: the metrics that `means` gives."""
 
     engine: Engine
     study: str
+    objectives: tuple[str, ...] = ()
 
     @reading
     def budget(self, session: Session) -> Budget:
@@ -224,15 +275,100 @@ class Views:
     @reading
     def hits(self, session: Session) -> list[LevelHits]:
         """Reuse by level; what a hit saved is what its source had cost."""
-        source = select(TrialRow).where(TrialRow.study == self.study).subquery()
+        source = aliased(TrialRow)
         rows = session.execute(
-            select(TrialRow.level, func.count(), func.coalesce(func.sum(source.c.seconds), 0.0))
-            .outerjoin(source, source.c.number == TrialRow.reused_from)
+            select(TrialRow.level, func.count(), func.coalesce(func.sum(source.seconds), 0.0))
+            .outerjoin(
+                source,
+                (source.number == TrialRow.reused_from)
+                & (source.study == func.coalesce(TrialRow.reused_study, TrialRow.study)),
+            )
             .where(TrialRow.study == self.study, TrialRow.reused_from.is_not(None))
             .group_by(TrialRow.level)
             .order_by(TrialRow.level)
         ).all()
-        return [LevelHits(str(level), n, float(seconds)) for level, n, seconds in rows]
+        return [LevelHits(str(level), n, float(saved or 0)) for level, n, saved in rows]
+
+    @reading
+    def recognized(self, session: Session) -> Recognized:
+        """How the study's candidates were recognised."""
+        stored = session.scalars(
+            select(TrialRow.identification).where(
+                TrialRow.study == self.study, TrialRow.identification.is_not(None)
+            )
+        )
+        known = [one for one in stored if one is not None]
+        seconds: Counter[str] = Counter()
+        for one in known:
+            seconds.update(one.get("seconds", {}))
+        return Recognized(
+            seconds=dict(sorted(seconds.items())),
+            verdicts=_tally(known, "verdict"),
+            skipped=_tally(known, "skipped"),
+            not_canonical=_count(known, "not_canonical"),
+            collisions=_count(known, "collision"),
+            near_misses=_count(known, "near_miss"),
+            refused=_count(known, "refused"),
+            damaged=_count(known, "damaged"),
+        )
+
+    @reading
+    def functions(self, session: Session) -> list[FunctionView]:
+        """The functions that were evaluated, in order of fingerprint."""
+        return [
+            FunctionView(name, len(found), means(found), _variances(found))
+            for name, found in sorted(self._complete(session).items())
+        ]
+
+    @reading
+    def means(self, session: Session) -> dict[int, tuple[float, ...]]:
+        """Mean objectives by trial number, where its function was evaluated more than once.
+
+        A trial was told what was known when it ended; this is what is known by now.
+        """
+        several = {k: means(v) for k, v in self._complete(session).items() if len(v) > 1}
+        rows = session.execute(
+            select(TrialRow.number, EvaluationRow.fingerprint, TrialRow.costs)
+            .join(EvaluationRow, EvaluationRow.id == TrialRow.evaluation)
+            .where(TrialRow.study == self.study, TrialRow.state == State.COMPLETE)
+        )
+        found = {
+            number: [{**several[name], **(costs or {})}.get(metric) for metric in self.objectives]
+            for number, name, costs in rows
+            if number is not None and name in several
+        }
+        return {n: tuple(v for v in values if v is not None) for n, values in found.items()}
+
+    def _complete(self, session: Session) -> dict[str, list[dict[str, Any]]]:
+        """The metrics of all evaluations that may be served, by function."""
+        rows = session.execute(
+            select(EvaluationRow.fingerprint, EvaluationRow.metrics)
+            .where(
+                EvaluationRow.study == self.study,
+                EvaluationRow.state == EvaluationState.COMPLETE,
+                EvaluationRow.role == Role.SHARED,
+            )
+            .order_by(EvaluationRow.id)
+        )
+        found = defaultdict(list)
+        for name, metrics in rows:
+            found[name].append(metrics or {})
+        return dict(found)
+
+
+def _tally(known: Iterable[Mapping[str, Any]], name: str) -> dict[str, int]:
+    return dict(sorted(Counter(one[name] for one in known if name in one).items()))
+
+
+def _count(known: Iterable[Mapping[str, Any]], name: str) -> int:
+    return sum(int(one.get(name, 0)) for one in known)
+
+
+def _variances(found: list[dict[str, Any]]) -> dict[str, float | None]:
+    numbers = {
+        name: [one[name] for one in found if one.get(name) is not None] for name in means(found)
+    }
+    return {k: statistics.variance(v) if len(v) > 1 else None for k, v in numbers.items()}
 
 
 def _batches(ids: list[int]) -> list[list[int]]:
@@ -255,7 +391,11 @@ def _trial(row: TrialRow) -> TrialView:
         fingerprint=row.fingerprint,
         level=row.level,
         reused_from=row.reused_from,
+        reused_study=row.reused_study,
         judges=row.judges,
+        audits=row.audits,
+        costs=row.costs or {},
+        identification=row.identification or {},
         closed=row.closed,
         reason=row.reason,
         message=row.message,

@@ -129,9 +129,31 @@ def test_cache(searched):
     (event,) = searched("cache", "s", "--json").events
     assert event["reused"] == event["levels"]["L0"]["hits"] > 0
     assert event["levels"]["L0"]["seconds_saved"] > 0
+    assert event["levels"]["L0"]["seconds_spent"] > 0
+    assert sum(event["skipped"].values()) == 6 - event["reused"]
     ended = searched("cache")
     assert f"s: {event['reused']} of 6 trials reused" in ended.out
-    assert "L0" in ended.out
+    for text in ("L0", "saved", "spent", "not probed: "):
+        assert text in ended.out
+    assert searched("cache", "show", "s").out == ended.out
+
+
+def test_cache_prune(searched):
+    (event,) = searched("cache", "prune", "--keep", "1", "--json").events
+    known = event["dropped"] + 1
+    assert known > 1
+    assert "1 functions dropped" in searched("cache", "prune", "--keep", "0").out
+    assert searched("cache", "s").code == 0
+
+
+def test_audits_are_reported(run):
+    options = ("-o", "cache.audit=1", "-o", "cache.repeats=2")
+    run("search", CORNER, *PARTS, *options, "--trials", "20", "--study", "a")
+    (event,) = run("cache", "a", "--json").events
+    (audit,) = event["audits"]
+    assert audit["metric"] == "score"
+    assert audit["audits"] > 0
+    assert "audits of score" in run("cache", "a").out
 
 
 def test_plugins_list(run):

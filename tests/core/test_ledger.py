@@ -10,11 +10,13 @@ from databases import KINDS, database
 from sqlalchemy import create_engine
 
 from automl import AutoMLError, Outcome, Report, State
+from automl.identity.fingerprint import Identity
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import StopReason
 from automl.ledger.values import Claimed, Hit, Lease, LeaseLostError, Parked, Worker
 from automl.ledger.views import Views
 from automl.report import Reason
+from automl.spec import Cache
 from automl.storage import Storage
 
 A, B, C = Worker("a"), Worker("b"), Worker("c", "cuda:0")
@@ -36,6 +38,7 @@ def make(engine):
     """Makes a ledger with a study and a budget of its own."""
 
     def make(trials=None, evaluations=None, timeout=None, **settings) -> Ledger:
+        settings = {"objectives": ("accuracy",), **settings}
         ledger = Ledger(engine, str(uuid.uuid4()), **settings)
         ledger.open_study(trials, evaluations, timeout)
         return ledger
@@ -48,13 +51,18 @@ def ledger(make) -> Ledger:
     return make()
 
 
+def who(name: str) -> Identity:
+    """A candidate that only its decisions tell apart."""
+    return Identity(name)
+
+
 def views(ledger: Ledger) -> Views:
     return Views(ledger.engine, ledger.study)
 
 
 def claimed(ledger: Ledger, number: int, fingerprint: str, worker: Worker = A) -> Lease:
     """A trial that its worker evaluates."""
-    answer = ledger.claim(ledger.reserve(worker), number, fingerprint, "L0")
+    answer = ledger.claim(ledger.reserve(worker), number, who(fingerprint), {})
     assert isinstance(answer, Claimed)
     return answer.lease
 
@@ -79,7 +87,7 @@ def test_a_new_fingerprint_is_claimed_and_its_result_stored(ledger):
 
 def test_a_known_fingerprint_is_a_hit_with_the_same_result(ledger):
     settled(ledger, 0, "f")
-    answer = ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    answer = ledger.claim(ledger.reserve(B), 1, who("f"), {})
     assert isinstance(answer, Hit)
     assert answer.settled.outcome == GOOD
     assert (answer.settled.reused_from, answer.settled.level, answer.settled.seconds) == (
@@ -92,7 +100,7 @@ def test_a_known_fingerprint_is_a_hit_with_the_same_result(ledger):
 
 def test_a_fingerprint_under_way_parks_who_proposes_it(ledger):
     owner = claimed(ledger, 0, "f")
-    parked = ledger.claim(waiting := ledger.reserve(B), 1, "f", "L0")
+    parked = ledger.claim(waiting := ledger.reserve(B), 1, who("f"), {})
     assert parked == Parked(waiting.id)
     assert ledger.still_parked({waiting.id, owner.id}) == {waiting.id}
     settlement = ledger.settle(owner, 0, GOOD, 1.0)
@@ -105,7 +113,7 @@ def test_a_fingerprint_under_way_parks_who_proposes_it(ledger):
 
 def test_a_pruned_result_is_shared_within_the_study(ledger):
     settled(ledger, 0, "f", PRUNED)
-    answer = ledger.claim(ledger.reserve(A), 1, "f", "L0")
+    answer = ledger.claim(ledger.reserve(A), 1, who("f"), {})
     assert answer.settled.outcome == PRUNED
 
 
@@ -115,7 +123,7 @@ def test_results_are_not_shared_between_studies(make):
 
 
 def test_without_sharing_every_trial_is_evaluated(make):
-    ledger = make(share=False)
+    ledger = make(cache=Cache(enabled=False))
     first, second = claimed(ledger, 0, "f"), claimed(ledger, 1, "f")
     assert first.id != second.id
     ledger.settle(first, 0, GOOD, 1.0)
@@ -139,12 +147,12 @@ def test_metrics_that_json_cannot_hold_become_null(ledger):
 def test_the_oldest_parked_trial_takes_over_from_a_failed_owner(ledger):
     owner = claimed(ledger, 0, "f")
     for number in (1, 2):
-        ledger.claim(ledger.reserve(B), number, "f", "L0")
+        ledger.claim(ledger.reserve(B), number, who("f"), {})
     assert len(ledger.settle(owner, 0, FAILED, 1.0).settled) == 1
     promoted = ledger.take_over(C)
     assert (promoted.number, promoted.attempt) == (1, 1)
     assert ledger.take_over(C) is None
-    assert isinstance(ledger.claim(promoted, 1, "f", "L0"), Claimed)
+    assert isinstance(ledger.claim(promoted, 1, who("f"), {}), Claimed)
     settlement = ledger.settle(promoted, 1, GOOD, 1.0)
     assert [(s.number, s.reused_from) for s in settlement.settled] == [(1, None), (2, 1)]
     assert ledger.open_trials() == 0
@@ -154,7 +162,7 @@ def test_a_failure_is_never_a_hit(ledger):
     settled(ledger, 0, "f", FAILED)
     lease = claimed(ledger, 1, "f")
     ledger.settle(lease, 1, GOOD, 1.0)
-    assert ledger.claim(ledger.reserve(A), 2, "f", "L0").settled.reused_from == 1
+    assert ledger.claim(ledger.reserve(A), 2, who("f"), {}).settled.reused_from == 1
 
 
 def test_a_trial_that_failed_before_its_claim_settles_alone(ledger):
@@ -181,7 +189,7 @@ def test_an_expired_lease_is_taken_over_on_the_same_row(make):
     late = [
         lambda: ledger.settle(old, 7, GOOD, 1.0, [Report(1, {})]),
         lambda: ledger.renew(old, [Report(1, {})]),
-        lambda: ledger.claim(old, 7, "f", "L0"),
+        lambda: ledger.claim(old, 7, who("f"), {}),
     ]
     for act in late:
         with pytest.raises(LeaseLostError) as caught:
@@ -228,7 +236,7 @@ def test_a_dead_holder_is_taken_over_at_once(ledger):
 def test_a_parked_trial_is_held_by_nobody(make):
     ledger = make(lease_seconds=0.0)
     claimed(ledger, 0, "f")
-    ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    ledger.claim(ledger.reserve(B), 1, who("f"), {})
     assert ledger.take_over(C, {"b"}).number == 0
     assert ledger.holders() == {"c"}
 
@@ -237,14 +245,14 @@ def test_the_owner_that_took_over_may_claim_again(make):
     ledger = make(lease_seconds=0.0)
     claimed(ledger, 0, "f")
     taken = ledger.take_over(B)
-    assert isinstance(ledger.claim(taken, 0, "f", "L0"), Claimed)
+    assert isinstance(ledger.claim(taken, 0, who("f"), {}), Claimed)
 
 
 def test_a_trial_given_up_after_take_overs_promotes_who_waits_for_it(make):
     """It is settled without a claim of its own: its worker was lost too often."""
     ledger = make(lease_seconds=0.0)
     claimed(ledger, 0, "f")
-    ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    ledger.claim(ledger.reserve(B), 1, who("f"), {})
     ledger.settle(ledger.take_over(C), 0, FAILED, 0.0)
     assert ledger.untold()[0].fingerprint == "f"
     assert ledger.take_over(C).number == 1
@@ -254,9 +262,9 @@ def test_a_trial_that_now_computes_something_else_leaves_nobody_waiting(make):
     """A space that is not a pure function must not hang the study."""
     ledger = make(lease_seconds=0.0)
     claimed(ledger, 0, "f")
-    ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    ledger.claim(ledger.reserve(B), 1, who("f"), {})
     long = replace(ledger, lease_seconds=60.0)
-    taken = ledger.claim(long.take_over(C), 0, "g", "L0").lease
+    taken = ledger.claim(long.take_over(C), 0, who("g"), {}).lease
     long.renew(taken)
     promoted = ledger.take_over(C)
     assert promoted is not None
@@ -303,7 +311,7 @@ def test_the_next_transaction_marks_what_was_told(ledger, by):
         case "reserve":
             ledger.reserve(A, told)
         case "claim":
-            ledger.claim(ledger.reserve(A), 1, "g", "L0", told)
+            ledger.claim(ledger.reserve(A), 1, who("g"), {}, told)
         case "settle":
             ledger.settle(claimed(ledger, 1, "g"), 1, GOOD, 1.0, told=told)
     assert 0 not in [s.number for s in ledger.untold()]
@@ -333,7 +341,7 @@ def test_trials_are_counted_when_they_are_taken(make):
 def test_reused_trials_count_as_trials(make):
     ledger = make(trials=2)
     settled(ledger, 0, "f")
-    assert isinstance(ledger.claim(ledger.reserve(A), 1, "f", "L0"), Hit)
+    assert isinstance(ledger.claim(ledger.reserve(A), 1, who("f"), {}), Hit)
     assert ledger.reserve(A) is None
 
 
@@ -341,7 +349,7 @@ def test_reused_trials_do_not_count_as_evaluations(make):
     ledger = make(evaluations=2)
     settled(ledger, 0, "f")
     for number in range(1, 4):
-        assert isinstance(ledger.claim(ledger.reserve(A), number, "f", "L0"), Hit)
+        assert isinstance(ledger.claim(ledger.reserve(A), number, who("f"), {}), Hit)
     settled(ledger, 4, "g")
     assert ledger.reserve(A) is None
     assert (views(ledger).counts().evaluated, views(ledger).counts().reused) == (2, 3)
@@ -350,7 +358,7 @@ def test_reused_trials_do_not_count_as_evaluations(make):
 def test_a_parked_trial_frees_its_evaluation_when_it_is_settled(make):
     ledger = make(evaluations=2)
     owner = claimed(ledger, 0, "f")
-    ledger.claim(ledger.reserve(B), 1, "f", "L0")
+    ledger.claim(ledger.reserve(B), 1, who("f"), {})
     assert ledger.reserve(C) is None
     ledger.settle(owner, 0, GOOD, 1.0)
     assert ledger.reserve(C) is not None
@@ -445,7 +453,7 @@ def test_a_search_under_threads_pays_each_fingerprint_once(make):
         for lease in drain(ledger, Worker(str(index))):
             with lock:
                 number = next(numbers)
-            answer = ledger.claim(lease, number, f"f{number % 5}", "L0")
+            answer = ledger.claim(lease, number, who(f"f{number % 5}"), {})
             if isinstance(answer, Claimed):
                 ledger.settle(answer.lease, number, GOOD, 1.0)
 
@@ -456,13 +464,13 @@ def test_a_search_under_threads_pays_each_fingerprint_once(make):
 
 # Stops.
 def test_known_candidates_in_a_row_exhaust_the_space(make):
-    ledger = make(exhausted_after=3)
+    ledger = make(cache=Cache(exhausted_after=3))
     settled(ledger, 0, "f")
     for number in range(1, 3):
-        ledger.claim(ledger.reserve(A), number, "f", "L0")
+        ledger.claim(ledger.reserve(A), number, who("f"), {})
     settled(ledger, 3, "g")
     for number in range(4, 7):
-        ledger.claim(ledger.reserve(A), number, "g", "L0")
+        ledger.claim(ledger.reserve(A), number, who("g"), {})
     assert ledger.reserve(A) is None
     budget = views(ledger).budget()
     assert budget.stopped is StopReason.EXHAUSTED
@@ -470,9 +478,9 @@ def test_known_candidates_in_a_row_exhaust_the_space(make):
 
 
 def test_a_resumed_study_may_try_again(make):
-    ledger = make(exhausted_after=1)
+    ledger = make(cache=Cache(exhausted_after=1))
     settled(ledger, 0, "f")
-    ledger.claim(ledger.reserve(A), 1, "f", "L0")
+    ledger.claim(ledger.reserve(A), 1, who("f"), {})
     assert ledger.reserve(A) is None
     ledger.extend(None, None, None)
     assert ledger.reserve(A) is not None
@@ -536,7 +544,7 @@ def test_a_worker_shows_what_it_holds(ledger, someone):
 # What people ask.
 def test_counts_of_a_study(ledger):
     settled(ledger, 0, "f")
-    ledger.claim(ledger.reserve(A), 1, "f", "L0")
+    ledger.claim(ledger.reserve(A), 1, who("f"), {})
     settled(ledger, 2, "g", PRUNED)
     settled(ledger, 3, "h", FAILED)
     claimed(ledger, 4, "i")
@@ -573,3 +581,11 @@ def test_a_judging_trial_that_is_given_back_is_not_freed(make):
     ledger.give_back(lease, None)
     assert ledger.reserve(A) is None
     assert ledger.take_over(B).given == {"x": 1}
+
+
+def test_how_an_unclaimed_candidate_was_recognized_is_counted_if_it_is_told(ledger):
+    identity = Identity("a", "g", verdict="degenerate", seconds={"L2": 0.5})
+    for number, told in enumerate([identity, None]):
+        ledger.settle(ledger.reserve(A), number, FAILED, 0.0, identity=told)
+    found = views(ledger).recognized()
+    assert (found.verdicts, found.seconds) == ({"degenerate": 1}, {"L2": 0.5})

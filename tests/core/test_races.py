@@ -2,15 +2,20 @@
 
 import threading
 import uuid
+from dataclasses import replace
 
 import children
+import numpy as np
 import pytest
 from databases import KINDS, database
 
 from automl import Outcome, State
+from automl.identity.digest import Sketch
+from automl.identity.fingerprint import Identity
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Claimed, LeaseLostError, Worker
 from automl.ledger.views import Views
+from automl.spec import Cache
 from automl.storage import Storage
 
 RACES = 200
@@ -25,7 +30,7 @@ def url(request, tmp_path_factory):
 
 @pytest.fixture
 def ledger(url) -> Ledger:
-    return Ledger(Storage(url).engine, str(uuid.uuid4()))
+    return Ledger(Storage(url).engine, str(uuid.uuid4()), objectives=("score",))
 
 
 def race(url: str, ledger: Ledger, function, processes: int, *arguments) -> list:
@@ -47,7 +52,7 @@ def race(url: str, ledger: Ledger, function, processes: int, *arguments) -> list
 
 def enter(function, url, study, index, start, queue, *arguments) -> None:
     """A process of a race: it connects first, so that the start is what counts."""
-    ledger = Ledger(Storage(url).engine, study)
+    ledger = Ledger(Storage(url).engine, study, objectives=("score",))
     ledger.holders()
     function(ledger, index, start, queue.put, *arguments)
 
@@ -67,7 +72,7 @@ def test_of_two_that_settle_one_trial_at_once_one_wins(url, ledger):
     ledger.open_study(None, None, None)
     leases = []
     for number in range(RACES):
-        answer = ledger.claim(ledger.reserve(Worker("w")), number, f"f{number}", "L0")
+        answer = ledger.claim(ledger.reserve(Worker("w")), number, Identity(f"f{number}"), {})
         leases.append(answer.lease)
     won = race(url, ledger, settle_all, 2, leases)
     assert sorted(number for number, _ in won) == list(range(RACES))
@@ -94,7 +99,7 @@ def test_a_holder_and_who_takes_over_from_it_settle_once(url, ledger):
     leases = []
     for number in range(RACES // 2):
         reserved = ledger.reserve(Worker(f"w{number}"))
-        leases.append(ledger.claim(reserved, number, f"f{number}", "L0").lease)
+        leases.append(ledger.claim(reserved, number, Identity(f"f{number}"), {}).lease)
     won = race(url, ledger, take_over_or_settle, 2, leases)
     assert sorted(won) == list(range(RACES // 2))
     assert Views(ledger.engine, ledger.study).counts().complete == RACES // 2
@@ -104,7 +109,7 @@ def claim_one(ledger: Ledger, index: int, start, put, rounds: int) -> None:
     for round in range(rounds):
         lease = ledger.reserve(Worker(str(index)))
         start.wait()
-        answer = ledger.claim(lease, round * 8 + index, f"f{round}", "L0")
+        answer = ledger.claim(lease, round * 8 + index, Identity(f"f{round}"), {})
         put(type(answer).__name__)
         start.wait()
         if isinstance(answer, Claimed):
@@ -117,6 +122,48 @@ def test_of_eight_that_claim_one_fingerprint_at_once_one_gets_it(url, ledger):
     assert sorted(answers) == ["Claimed"] * rounds + ["Parked"] * 7 * rounds
     counts = Views(ledger.engine, ledger.study).counts()
     assert (counts.complete, counts.reused, counts.open) == (8 * rounds, 7 * rounds, 0)
+
+
+def alike(round: int, writing: object) -> Identity:
+    """One function a round, under keys of each writing's own but for one digest of three."""
+    own = f"{round}-{writing}"
+    sketch = Sketch((np.array([float(round), 1.0]),)).to_bytes()
+    digests = (f"a{own}", f"m{round}", f"z{own}")
+    return Identity(own, f"g{own}", f"c{own}", digests, sketch, 1, "sound")
+
+
+def claim_alike(ledger: Ledger, index: int, start, put, rounds: int) -> None:
+    for round in range(rounds):
+        lease, number = ledger.reserve(Worker(str(index))), round * 8 + index
+        start.wait()
+        answer = ledger.claim(lease, number, alike(round, index), {})
+        put((round, type(answer).__name__))
+        start.wait()
+        if isinstance(answer, Claimed):
+            put((round, ledger.settle(answer.lease, number, OUTCOME, 1.0).settled))
+
+
+@pytest.mark.parametrize(("workers", "rounds"), [(2, 60), (4, 20)])
+def test_of_several_that_write_one_function_differently_at_once_one_evaluates(
+    url, ledger, workers, rounds
+):
+    ledger.open_study(None, None, None)
+    ledger.functions.prune(0)
+    found = race(url, ledger, claim_alike, workers, rounds)
+    for round in range(rounds):
+        said = [what for number, what in found if number == round]
+        (settled,) = [what for what in said if not isinstance(what, str)]
+        answers = [what for what in said if isinstance(what, str)]
+        assert sorted(answers) == ["Claimed"] + ["Parked"] * (workers - 1)
+        assert [s.reused_from for s in settled[1:]] == [settled[0].number] * (workers - 1)
+        assert len({s.fingerprint for s in settled}) == 1
+        assert (
+            len({ledger.functions.fingerprint(alike(round, index)) for index in range(workers)})
+            == 1
+        )
+    counts = Views(ledger.engine, ledger.study).counts()
+    assert (counts.complete, counts.evaluated, counts.open) == (workers * rounds, rounds, 0)
+    assert ledger.functions.prune(0) == rounds
 
 
 def take_all(ledger: Ledger, index: int, start, put) -> None:
@@ -136,8 +183,14 @@ def fingerprint(id: int) -> str:
     return f"{id // 20}-{id % 5}"
 
 
-def work_through(ledger: Ledger, index: int, start, put) -> None:
+def written(id: int) -> str:
+    """Another graph of each fingerprint, every other time."""
+    return f"{fingerprint(id)}/{id % 2}"
+
+
+def work_through(ledger: Ledger, index: int, start, put, cache: Cache | None = None) -> None:
     """Whole trials of few fingerprints, as fast as it goes; every third evaluation fails."""
+    ledger = replace(ledger, cache=cache or Cache())
     start.wait()
     worker = Worker(str(index))
     done: list[int] = []
@@ -148,7 +201,7 @@ def work_through(ledger: Ledger, index: int, start, put) -> None:
             continue
         done = []
         number = lease.id if lease.number is None else lease.number
-        answer = ledger.claim(lease, number, fingerprint(lease.id), "L0")
+        answer = ledger.claim(lease, number, Identity(fingerprint(lease.id), written(lease.id)), {})
         if isinstance(answer, Claimed):
             bad = answer.lease.id % 3 == 0
             outcome = Outcome(State.FAILED, cause=f"{number}") if bad else OUTCOME
@@ -164,3 +217,44 @@ def test_a_crowd_leaves_nothing_open(url, ledger):
     counts = Views(ledger.engine, ledger.study).counts()
     assert (counts.trials, counts.open) == (120, 0)
     assert counts.evaluated < 120
+
+
+@pytest.mark.parametrize(
+    "cache", [Cache(repeats=2), Cache(repeats=3, forget=0.2, audit=0.2)], ids=["repeats", "all"]
+)
+def test_a_crowd_that_repeats_and_forgets_and_audits_leaves_nothing_open(url, ledger, cache):
+    ledger.open_study(120, None, None)
+    assert len(race(url, ledger, work_through, 6, cache)) == 6
+    views = Views(ledger.engine, ledger.study)
+    assert (views.counts().trials, views.counts().open) == (120, 0)
+    assert max(function.n for function in views.functions()) == cache.repeats
+
+
+def claim_and_join(ledger: Ledger, index: int, start, put, rounds: int, cache: Cache) -> None:
+    """While one worker finds two functions to be one, others propose both."""
+    ledger = replace(ledger, cache=cache)
+    for round in range(rounds):
+        lease, number = ledger.reserve(Worker(str(index))), 10_000 + round * 8 + index
+        start.wait()
+        if index == 0:
+            ledger.functions.add_probe(f"g{round}-b", alike(round, "b"))
+        identity = replace(alike(round, "ab"[index % 2]), l2=(), sketch=None, verdict=None)
+        answer = ledger.claim(lease, number, identity, {})
+        put(type(answer).__name__)
+        if isinstance(answer, Claimed):
+            ledger.settle(answer.lease, number, OUTCOME, 1.0)
+
+
+@pytest.mark.parametrize("forget", [0.0, 0.5])
+def test_functions_that_are_joined_while_they_are_proposed_lose_no_trial(url, ledger, forget):
+    ledger.open_study(None, None, None)
+    ledger.functions.prune(0)
+    rounds = 20
+    for round in range(rounds):
+        ledger.functions.resolve(alike(round, "a"))
+        ledger.functions.resolve(replace(alike(round, "b"), l2=(), sketch=None, verdict=None))
+    assert len(race(url, ledger, claim_and_join, 4, rounds, Cache(forget=forget))) == 4 * rounds
+    counts = Views(ledger.engine, ledger.study).counts()
+    assert (counts.complete, counts.open) == (4 * rounds, 0)
+    assert forget or counts.evaluated <= 2 * rounds
+    assert ledger.functions.prune(0) == rounds

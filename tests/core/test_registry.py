@@ -394,7 +394,7 @@ def test_functions_classes_and_objects_of_its_own_are_given(tmp_path, name):
         ("pruner", "table", "expected an optuna BasePruner, got a dict"),
         ("strategy", "wrong", "expected an optuna BaseSampler, got a int"),
         ("space", "wrong", "expected a space with candidate, got a int"),
-        ("trainer", "wrong", "expected a trainer with opens, train, got a int"),
+        ("trainer", "wrong", "expected a trainer with opens, unread, costs, train, got a int"),
         ("task", "prune", "expected a task with signature, metrics, digest, split, probe, loss"),
         ("launcher", "wrong", "expected a launcher with start, got a int"),
     ],

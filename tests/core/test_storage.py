@@ -1,5 +1,6 @@
 """Storages: URLs, passwords out of sight, versions, and databases that refuse to work."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -12,12 +13,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from databases import database
-from sqlalchemy import Engine, event, inspect, make_url, text
+from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
 
 import automl
-from automl import AutoMLError, StorageError, UsageError
+from automl import AutoMLError, Outcome, State, StorageError, UsageError
+from automl.identity.fingerprint import Identity
+from automl.ledger.ledger import Ledger
 from automl.ledger.models import Base
 from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config
+from automl.ledger.values import Worker
+from automl.ledger.views import Views
 from automl.storage import DEFAULT_URL, VARIABLE, Storage, storage_url
 from automl.studies import open_study
 
@@ -133,6 +138,93 @@ def test_migrations_go_back_to_nothing(storage_url):
     with Storage(storage_url).engine.begin() as connection:
         command.downgrade(alembic_config(connection), "base")
         assert inspect(connection).get_table_names() == [VERSION_TABLE]
+
+
+def made_by_the_first_version(url: str) -> None:
+    """A database at 0001: a study with a trial that was evaluated, one reused, one under way."""
+    from alembic import command
+
+    engine = create_engine(Storage(url).url)
+    common = "INSERT INTO automl_"
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        for statement in (
+            f"{common}studies (uuid, slots, payable, repeats, created_at) "
+            "VALUES ('u', 3, 2, 0, 5.0)",
+            f"{common}trials (id, study, number, phase, token, attempt, worker, expires_at, "
+            "fingerprint, level, evaluation, reused_from, state, objectives, metrics, step, told, "
+            "seconds, started_at, settled_at) VALUES "
+            "(1, 'u', 0, 'settled', 1, 1, 'w', 9.0, 'f', 'L0', 1, NULL, 'complete', '[0.5]', "
+            "'{\"score\": 0.5}', 3, true, 2.0, 6.0, 7.0), "
+            "(2, 'u', 1, 'settled', 1, 1, 'w', 9.0, 'f', 'L0', 1, 0, 'complete', '[0.5]', "
+            "'{\"score\": 0.5}', 3, false, 0.0, 8.0, 9.0), "
+            "(3, 'u', 2, 'training', 1, 1, 'w', 9.0, 'g', 'L0', 2, NULL, NULL, NULL, "
+            "NULL, NULL, false, NULL, 8.0, NULL)",
+            f"{common}evaluations (id, study, fingerprint, replicate, owner, state, number, "
+            "objectives, metrics, step, seconds) VALUES "
+            "(1, 'u', 'f', 0, 1, 'complete', 0, '[0.5]', '{\"score\": 0.5}', 3, 2.0), "
+            "(2, 'u', 'g', 0, 3, 'running', 2, NULL, NULL, NULL, NULL)",
+            f"{common}reports (id, trial, attempt, step, metrics) "
+            "VALUES (1, 1, 1, 3, '{\"score\": 0.5}'), (2, 3, 1, 1, '{}')",
+        ):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def rows(url: str, statement: str) -> list[tuple]:
+    engine = create_engine(Storage(url).url)
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(text(statement))]
+    engine.dispose()
+    return found
+
+
+def test_a_database_of_the_first_version_is_upgraded_with_all_it_holds(storage_url):
+    made_by_the_first_version(storage_url)
+    engine = Storage(storage_url).engine
+    views, ledger = Views(engine, "u"), Ledger(engine, "u", objectives=("score",))
+    assert [(t.number, t.objectives, t.metrics, t.reused_from) for t in views.trials()] == [
+        (0, [0.5], {"score": 0.5}, None),
+        (1, [0.5], {"score": 0.5}, 0),
+        (2, None, {}, None),
+    ]
+    assert [(r.number, r.step) for r in views.reports(())] == [(0, 3), (2, 1)]
+    assert [(h.level, h.hits, h.seconds_saved) for h in views.hits()] == [("L0", 1, 2.0)]
+    assert [(f.fingerprint, f.n) for f in views.functions()] == [("f", 1)]
+    assert ledger.functions.foreign() == 2
+    assert [settled.number for settled in ledger.untold()] == [1]
+    lease = ledger.take_over(Worker("v"))
+    claimed = ledger.claim(lease, 2, Identity("new"), {}).lease
+    ledger.settle(claimed, 2, Outcome(State.COMPLETE, (0.25,), {"score": 0.25}, 1), 1.0)
+    assert ledger.open_trials() == 0
+    assert ledger.functions.prune(1) == 2
+    assert ledger.functions.foreign() == 0
+    engine.dispose()
+
+
+def test_a_database_goes_back_to_the_first_version_with_all_that_knew(storage_url):
+    from alembic import command
+
+    made_by_the_first_version(storage_url)
+    engine = Storage(storage_url).engine
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0001")
+    engine.dispose()
+    evaluations = rows(storage_url, "SELECT id, state, objectives FROM automl_evaluations")
+    assert [(id, state, decoded(values)) for id, state, values in sorted(evaluations)] == [
+        (1, "complete", [0.5]),
+        (2, "running", None),
+    ]
+    assert len(rows(storage_url, "SELECT id FROM automl_reports")) == 2
+    assert len(rows(storage_url, "SELECT id FROM automl_trials")) == 3
+    engine = Storage(storage_url).engine
+    assert len(Views(engine, "u").trials()) == 3
+    engine.dispose()
+
+
+def decoded(value: object) -> object:
+    """JSON as either driver hands it out."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def test_a_database_of_a_newer_version_is_refused(storage_url):

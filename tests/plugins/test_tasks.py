@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from automl_plugins.tasks.diabetes import diabetes
 from automl_plugins.tasks.digits import digits
 from automl_plugins.tasks.fashion_mnist import fashion_mnist, read_idx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from automl import Classification, Split, UsageError
+from automl import Classification, Direction, Regression, Split, UsageError
 from automl.testing import check_task
 
 REPOSITORY = Path(__file__).parents[2]
@@ -213,3 +214,95 @@ def test_the_real_fashion_mnist_has_its_known_moments():
 def test_targets_that_are_no_classes_are_told_so(targets, message):
     with pytest.raises(UsageError, match=message.replace("(", r"\(").replace("3)", r"3\)")):
         Classification.from_arrays("mine", np.zeros((30, 2)), targets)
+
+
+# Regression.
+def test_diabetes_is_a_sound_task():
+    task = diabetes()
+    check_task(task)
+    assert (task.signature.input_shape, task.signature.output_shape) == ((10,), (1,))
+    assert sizes(task) == [264, 89, 89]
+    assert next(iter(task.metrics.items())) == ("r2", Direction.MAXIMIZE)
+    assert len({diabetes().digest(), diabetes(seed=1).digest(), diabetes(test=0.1).digest()}) == 3
+
+
+def test_diabetes_is_standardized_by_its_training_part_alone():
+    for values in diabetes().split(Split.TRAIN):
+        torch.testing.assert_close(values.mean(0), torch.zeros(values.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(values.std(0, correction=0), torch.ones(values.shape[1]))
+    whole = diabetes().inputs
+    assert whole.mean(0).abs().max() > 1e-3
+
+
+def test_what_does_not_vary_is_shifted_alone():
+    inputs = np.column_stack([np.full(20, 7.0), np.arange(20)])
+    task = Regression.from_arrays("mine", inputs, np.arange(20)).standardized()
+    assert task.inputs[:, 0].tolist() == [0.0] * 20
+    assert task.inputs.isfinite().all()
+
+
+@given(
+    pair=st.integers(1, 3).flatmap(
+        lambda outputs: st.tuples(
+            *[hnp.arrays(np.float64, (9, outputs), elements=st.integers(-5, 5))] * 2
+        )
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_a_regression_is_measured_as_scikit_learn_does(pair):
+    from sklearn.metrics import mean_squared_error, r2_score
+
+    outputs, targets = pair
+    task = Regression.from_arrays("mine", np.zeros((9, 2)), np.arange(9))
+    measured = task.evaluate(torch.as_tensor(outputs), torch.as_tensor(targets))
+    assert measured["r2"] == pytest.approx(r2_score(targets, outputs))
+    assert measured["mse"] == pytest.approx(mean_squared_error(targets, outputs))
+    loss = task.loss(torch.as_tensor(outputs), torch.as_tensor(targets))
+    assert measured["mse"] == pytest.approx(loss.item())
+
+
+def test_outputs_that_nearly_diverged_are_measured():
+    task = diabetes()
+    targets = task.split(Split.VALIDATION)[1]
+    measured = task.evaluate(torch.full_like(targets, 1e30), targets)
+    assert measured["mse"] == pytest.approx(1e60)
+    assert np.isfinite(measured["r2"])
+
+
+def test_targets_of_one_output_need_no_second_dimension():
+    inputs, targets = np.arange(20.0)[:, None], np.arange(20)
+    flat = Regression.from_arrays("mine", inputs, targets)
+    assert flat.targets.shape == (20, 1)
+    assert flat.digest() == Regression.from_arrays("mine", inputs, targets[:, None]).digest()
+    two = Regression.from_arrays("mine", inputs, np.stack([targets, -targets], 1))
+    assert two.signature.output_shape == (2,)
+    check_task(two)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["a", "b"] * 10, "expected real numbers"),
+        (np.zeros((20, 2, 2)), r"shape \(20, 2, 2\); expected real numbers \[n\] or"),
+        (np.ones(20), "never vary"),
+        (np.arange(19), "20 inputs but 19 targets"),
+        ([*range(19), np.nan], "row 19 of split .* holds NaN or infinity"),
+    ],
+    ids=["words", "images", "constant", "one missing", "NaN"],
+)
+def test_targets_that_are_no_real_numbers_are_told_so(targets, message):
+    with pytest.raises(UsageError, match=f"task mine: .*{message}"):
+        Regression.from_arrays("mine", np.zeros((20, 3)), targets)
+
+
+@pytest.mark.parametrize("make", [Classification, Regression])
+def test_shares_must_leave_examples_to_train_on(make):
+    with pytest.raises(UsageError, match="shares above 0 that leave some to train on"):
+        make.from_arrays("mine", np.zeros((20, 3)), [0, 1] * 10, validation=0.5, test=0.5)
+
+
+def test_a_regression_names_its_bad_row():
+    inputs = np.zeros((20, 3))
+    inputs[4, 1] = np.inf
+    with pytest.raises(UsageError, match=r"task mine: row 4 of split \w+ holds NaN or infinity"):
+        Regression.from_arrays("mine", inputs, np.arange(20))

@@ -9,6 +9,7 @@ import secrets
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from automl import hookimpl
+from automl import Context, hookimpl
 
 _FEW = 10
 """Up to so many values, a mutation takes any other; beyond, it takes a step."""
@@ -35,10 +36,11 @@ Numeric = FloatDistribution | IntDistribution
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one child copies from its parent, and which decision it changes."""
+    """What one child copies from its parent, and which decision it changes, and how if known."""
 
     parent: Mapping[str, Any]
     mutated: str
+    value: Any = None
 
 
 @dataclass
@@ -47,7 +49,9 @@ class Evolution(optuna.samplers.BaseSampler):
 
     population: how many of the study's latest finished trials may become parents; until there
     are as many, decisions are drawn at random. tournament: how many of them are drawn to
-    compete. With several objectives, a non-dominated one of the drawn wins.
+    compete. With several objectives, a non-dominated one of the drawn wins. new_function: mutate
+    the parent again, at most 100 times, until the child computes another function (arXiv
+    2302.05433); plain Optuna, which cannot tell, takes the first. context: the engine's.
 
     Each choice depends on the seed, the trial's number, the decision's name and the finished
     trials alone, so that any process that goes on with a study proposes the same.
@@ -58,7 +62,9 @@ class Evolution(optuna.samplers.BaseSampler):
 
     population: int = 25
     tournament: int = 5
+    new_function: bool = False
     seed: int | None = None
+    context: Context | None = None
     _plans: dict[int, _Plan | None] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,9 +103,11 @@ class Evolution(optuna.samplers.BaseSampler):
         if plan is not None and param_name in plan.parent:
             value = plan.parent[param_name]
             if contains(param_distribution, value):
-                return (
-                    mutate(param_distribution, value, rng) if param_name == plan.mutated else value
-                )
+                if param_name != plan.mutated:
+                    return value
+                if plan.value is not None and contains(param_distribution, plan.value):
+                    return plan.value
+                return mutate(param_distribution, value, rng)
         uniform = optuna.samplers.RandomSampler(seed=int(rng.integers(2**32)))
         return uniform.sample_independent(study, trial, param_name, param_distribution)
 
@@ -124,11 +132,31 @@ class Evolution(optuna.samplers.BaseSampler):
             return None
         rng = self._rng(trial, "")
         drawn = rng.choice(len(members), self.tournament, replace=False)
-        winners = best([members[i] for i in sorted(drawn)], study.directions)
+        means = self.context.means() if self.context else {}
+        winners = best([members[i] for i in sorted(drawn)], study.directions, means)
         parent = winners[rng.integers(len(winners))]
         # A decision of one value cannot change.
         free = [name for name, d in parent.distributions.items() if not d.single()]
-        return _Plan(parent.params, free[rng.integers(len(free))]) if free else None
+        if not free:
+            return None
+        plan = _Plan(parent.params, free[rng.integers(len(free))])
+        if not self.new_function or self.context is None:
+            return plan
+        return self._new_function(self.context, parent, free, rng)
+
+    def _new_function(
+        self, context: Context, parent: FrozenTrial, free: list[str], rng: np.random.Generator
+    ) -> _Plan:
+        """A mutation after which the parent computes something else, if one is found."""
+        own = context.fingerprint(parent.params)
+        for _ in range(_TRIES):
+            name = free[rng.integers(len(free))]
+            value = mutate(parent.distributions[name], parent.params[name], rng)
+            # One that makes no candidate yet, for decisions are missing, is new for certain.
+            found = context.fingerprint({**parent.params, name: value})
+            if found is None or found != own:
+                break
+        return _Plan(parent.params, name, value)
 
     def _members(self, study: optuna.Study) -> list[FrozenTrial]:
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
@@ -138,10 +166,17 @@ class Evolution(optuna.samplers.BaseSampler):
         return np.random.default_rng([self._entropy, trial.number, zlib.crc32(purpose.encode())])
 
 
-def best(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
-    """The trials that no other dominates; with one objective, the best and its equals."""
+def best(
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[StudyDirection],
+    means: Mapping[int, Sequence[float]] = MappingProxyType({}),
+) -> list[FrozenTrial]:
+    """The trials that no other dominates; with one objective, the best and its equals.
+
+    means: by number, values that count in place of a trial's own.
+    """
     signs = np.where([d == StudyDirection.MAXIMIZE for d in directions], -1.0, 1.0)
-    costs = np.array([trial.values for trial in trials]) * signs
+    costs = np.array([means.get(trial.number, trial.values) for trial in trials]) * signs
     no_worse = np.all(costs[:, None] <= costs, axis=-1)
     better = np.any(costs[:, None] < costs, axis=-1)
     dominated = np.any(no_worse & better, axis=0)

@@ -5,12 +5,12 @@ Decay Regularization, arXiv 1711.05101 (AdamW); C. Szegedy et al.: Rethinking th
 Architecture, arXiv 1512.00567 (label smoothing).
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,11 +28,11 @@ from automl import (
     TrialError,
     hookimpl,
 )
-
-_log = logging.getLogger("automl")
+from automl_plugins.trainers._epochs import by_epochs, loading
 
 _CHECKPOINT_FORMAT = 1
 _EVALUATION_BATCH = 512
+_PROBE_EPOCHS = 3
 
 
 class Optimizer(Enum):
@@ -131,19 +131,13 @@ class Supervised(Trainer):
             NotFiniteError: the training loss became NaN or infinite.
         """
         settings = self.configured(candidate.hyperparameters)
-        training = _Training(settings, candidate, task, run)
-        if (state := run.restore()) is not None:
-            try:
-                training.load(state)
-            except TrialError as error:
-                _log.warning("%s; starting over", error)
-                training = _Training(settings, candidate, task, run)
-            # An earlier attempt may have died between its last checkpoint and its end.
-            if training.finished:
-                yield training.report()
-        while not training.finished:
-            training.epoch()
-            yield training.report()
+        settings = _probing(settings) if run.probe else settings
+        yield from by_epochs(lambda: _Training(settings, candidate, task, run), run)
+
+    def unread(self, candidate: Candidate) -> frozenset[str]:
+        chosen = candidate.hyperparameters.get("optimizer", self.optimizer)
+        adamw = chosen in (Optimizer.ADAMW, Optimizer.ADAMW.value)
+        return frozenset({"momentum"} if adamw else ())
 
     def configured(self, hyperparameters: Mapping[str, Any]) -> "Supervised":
         """This trainer with a candidate's hyperparameters in place of its own fields.
@@ -173,6 +167,17 @@ def learning_rate(settings: Supervised, step: int, steps_per_epoch: int) -> floa
     return settings.lr * (1 + math.cos(math.pi * (step - warm_up) / (total - warm_up))) / 2
 
 
+def _probing(settings: Supervised) -> Supervised:
+    """The settings of a probe: a few epochs to the end, in full precision."""
+    return replace(
+        settings,
+        epochs=_PROBE_EPOCHS,
+        warmup_epochs=0.0,
+        patience=None,
+        precision=Precision.FP32,
+    )
+
+
 @dataclass(frozen=True)
 class _Best:
     """The best epoch so far, with what it takes to go back to it."""
@@ -189,7 +194,7 @@ class _Training:
         self.settings, self.task, self.run = settings, task, run
         device = torch.device(run.device)
         torch.manual_seed(run.seed_for("init"))
-        self.module = candidate.build(task.probe()[0], task.signature).to(device)
+        self.module = _placed(candidate.build(task.probe()[0], task.signature), device)
         self.optimizer = _optimizer(settings, self.module)
         self.half = _half(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.half is torch.float16)
@@ -240,17 +245,23 @@ class _Training:
         first = (self.epochs - 1) * len(batches)
         for step, rows in enumerate(batches, first):
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.settings, step, len(batches))
+                group["lr"] = self._rate(step, len(batches))
             # Summed where it is, for reading it each time would halt an accelerator.
             total += self._step(rows) * len(rows)
             self.run.tick()
         return float(total) / sum(map(len, batches))
 
+    def _rate(self, step: int, steps_per_epoch: int) -> float:
+        # A probe of a few steps would see nothing of a schedule, and little of a warm-up.
+        if self.run.probe:
+            return self.settings.lr
+        return learning_rate(self.settings, step, steps_per_epoch)
+
     def _step(self, rows: Tensor) -> Tensor:
         inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
         with self._autocast():
             loss = self.task.loss(self.module(inputs), targets)
-        self.optimizer.zero_grad()
+        self._forget_gradients()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -258,6 +269,12 @@ class _Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
+
+    def _forget_gradients(self) -> None:
+        # As the optimizer's own `zero_grad`, which tells a profiler and so takes much longer.
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     @torch.no_grad()
     def _outputs(self) -> Tensor:
@@ -312,7 +329,7 @@ class _Training:
         Raises:
             TrialError: it is of another candidate, of other settings or of another trainer.
         """
-        try:
+        with loading(self.run):
             if state["format"] != _CHECKPOINT_FORMAT or state["settings"] != _plain(self.settings):
                 raise ValueError("it was written under other settings")
             self.module.load_state_dict(state["module"])
@@ -321,11 +338,13 @@ class _Training:
             self.epochs, self.stopped = state["epochs"], state["stopped"]
             self.metrics = state["metrics"]
             self.best = None if state["best"] is None else _Best(**state["best"])
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            what = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            raise TrialError(
-                f"checkpoint {self.run.checkpoint} does not fit this trial ({what})"
-            ) from error
+
+
+def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+    # Moving what is there already takes longer than looking.
+    tensors = chain(module.parameters(), module.buffers())
+    there = device.type == "cpu" and all(tensor.device == device for tensor in tensors)
+    return module if there else module.to(device)
 
 
 def _optimizer(settings: Supervised, module: nn.Module) -> torch.optim.Optimizer:

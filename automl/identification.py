@@ -1,0 +1,216 @@
+"""Which function the candidates of a study compute: their keys, as far down the levels as it pays.
+
+A probe is made where its expected time is a small share of an evaluation's. What was evaluated
+before that could be known is probed afterwards, from its decisions.
+"""
+
+import logging
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from automl.candidate import Candidate
+from automl.errors import AutoMLError, DegenerateError
+from automl.identity.fingerprint import Identity, Level
+from automl.identity.keys import SideKeys, Writing, writing
+from automl.identity.probe import Verdict
+from automl.probing import Answer, Prober, ProberError, identity_of
+from automl.spec import Cache, Degenerate
+from automl.studies import Parts, Study, rebuild
+
+_log = logging.getLogger("automl")
+
+_FIRST_GUESS = 0.02
+"""Seconds that a probe is taken to last before one was made."""
+_REMEMBERED = 64
+_ASKED_AGAIN = 100
+"""So many candidates are not probed for its cost before the cost is measured anew."""
+_BROKEN = "the process that probes does not start"
+DEGENERATE = Verdict.DEGENERATE.value
+_CATCH_UP = 8
+"""How many functions are probed afterwards at a time."""
+
+
+@dataclass
+class Identifier:
+    """Finds the identities of one study's candidates on one kind of device.
+
+    progress: called while a probe is waited for; what it raises passes.
+    """
+
+    study: Study
+    parts: Parts
+    device: str
+    progress: Callable[[], None] = lambda: None
+    _digested: dict[int, SideKeys] = field(default_factory=dict, init=False)
+    _probers: dict[int, Prober] = field(default_factory=dict, init=False)
+    _probe_times: "deque[float]" = field(init=False)
+    _answers: dict[str, Answer] = field(default_factory=dict, init=False)
+    _passed: set[str] = field(default_factory=set, init=False)
+    _refused: int = field(default=0, init=False)
+    _broken: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._probe_times = deque(maxlen=_REMEMBERED)
+        counts = self.study.views.counts()
+        self._evaluated, self._seconds = counts.evaluated, counts.seconds
+
+    def observe(self, seconds: float) -> None:
+        """Take note of how long an evaluation took."""
+        self._evaluated += 1
+        self._seconds += seconds
+
+    def identify(self, parts: Parts, candidate: Candidate, number: int | None = None) -> Identity:
+        """The keys of a candidate, as far down the levels as it pays.
+
+        number: the trial's; with every decision open it alone tells trials apart.
+
+        Raises:
+            ValueError: a decision that no key can hold, such as NaN.
+        """
+        written = self._written(parts, candidate, number)
+        if not self._cache.enabled or Level.L2 not in self._cache.levels:
+            return written.identity
+        if reason := self._why_not(parts, candidate, written):
+            return replace(written.identity, skipped=reason)
+        if self.study.ledger.functions.is_known(written.identity):
+            return written.identity
+        if parts is self.parts:
+            self._catch_up(parts)
+        return self._probed(parts, candidate, written)
+
+    def check(self, identity: Identity) -> None:
+        """Refuse a candidate that is not to be trained.
+
+        Raises:
+            DegenerateError: its outputs are constant or not finite, and such are not evaluated.
+        """
+        if self._cache.degenerate is Degenerate.FAIL and identity.verdict == DEGENERATE:
+            raise DegenerateError(f"{identity.reason}: not trained (cache.degenerate=fail)")
+
+    def close(self) -> None:
+        """End the processes that probe."""
+        for prober in self._probers.values():
+            prober.close()
+
+    def _written(self, parts: Parts, candidate: Candidate, number: int | None) -> Writing:
+        cache, side_keys = self._cache, self._side_keys(parts)
+        if candidate.open_decisions and not candidate.decisions:
+            # Nothing is left to tell trials apart: they are repeats under other seeds.
+            side_keys = SideKeys({**side_keys.values, "repeat": number})
+        beyond = cache.enabled and cache.levels != (Level.L0,)
+        unread = parts.trainer.unread(candidate) if beyond else ()
+        return writing(candidate, side_keys, unread, graphs=beyond, strict=cache.strict)
+
+    def _side_keys(self, parts: Parts) -> SideKeys:
+        # Half precision and single are not one computation, and `auto` differs by device.
+        device = self.device.partition(":")[0]
+        if id(parts) not in self._digested:
+            self._digested[id(parts)] = SideKeys({**parts.side_keys, "device": device})
+        return self._digested[id(parts)]
+
+    # Probes.
+    def _why_not(self, parts: Parts, candidate: Candidate, written: Writing) -> str | None:
+        """Why a candidate is not probed; None where it is."""
+        if candidate.open_decisions:
+            return "open decisions"
+        if written.shared is None:
+            return "hyperparameters of no plain value"
+        if self._broken or not parts.recipe.complete:
+            return _BROKEN if self._broken else "parts in no file"
+        return None if self._pays() else "cost"
+
+    def _pays(self) -> bool:
+        share = self._cache.probe_share
+        if share == float("inf"):
+            return True
+        if not self._evaluated:
+            return False
+        times = self._probe_times
+        expected = statistics.fmean(times) if times else _FIRST_GUESS
+        if expected <= share * self._seconds / self._evaluated:
+            return True
+        self._refused += 1
+        if self._refused % _ASKED_AGAIN == 0:
+            times.clear()  # what was measured may have been the machine's worst moment
+        return False
+
+    def _probed(self, parts: Parts, candidate: Candidate, written: Writing) -> Identity:
+        key = written.identity.l1 or written.identity.l0
+        if key in self._answers:
+            return identity_of(written, replace(self._answers[key], seconds=0.0))
+        try:
+            found = self._prober(parts).probe(candidate.decisions)
+        except ProberError as error:
+            self._broken = True
+            _log.warning("functions are not compared (L2): %s", error)
+            return replace(written.identity, skipped=_BROKEN)
+        self._probe_times.append(found.seconds)
+        self._remember(key, found)
+        return identity_of(written, found)
+
+    def _remember(self, key: str, found: Answer) -> None:
+        # Who mutates until a function is new asks before the trial that is made of it does.
+        self._answers[key] = found
+        if len(self._answers) > _REMEMBERED:
+            del self._answers[next(iter(self._answers))]
+
+    def _prober(self, parts: Parts) -> Prober:
+        if id(parts) not in self._probers:
+            cache = self._cache
+            limits = (cache.probe_seconds, cache.probe_megabytes)
+            self._probers[id(parts)] = Prober(parts.recipe, *limits, self.progress)
+        return self._probers[id(parts)]
+
+    def _catch_up(self, parts: Parts) -> None:
+        """Probe some of the functions that were evaluated before it was known to pay."""
+        functions = self.study.ledger.functions
+        for fingerprint, number in functions.unprobed(_CATCH_UP, self._passed):
+            identity = self._probed_again(parts, number)
+            if identity is None or identity.verdict is None:
+                self._passed.add(fingerprint)
+            else:
+                functions.add_probe(fingerprint, identity)
+
+    def _probed_again(self, parts: Parts, number: int) -> Identity | None:
+        """The identity of a trial's candidate with a probe; None where it cannot be probed."""
+        try:
+            candidate = rebuild(parts, self.study.decisions(number))
+            written = self._written(parts, candidate, number)
+        except (AutoMLError, ValueError):
+            return None  # as was said when it was proposed
+        if self._why_not(parts, candidate, written):
+            return None
+        return self._probed(parts, candidate, written)
+
+    @property
+    def _cache(self) -> Cache:
+        return self.study.spec.cache
+
+
+@dataclass(frozen=True)
+class StrategyContext:
+    """What a strategy may ask the engine: which decisions make one function, and their means."""
+
+    identifier: Identifier
+
+    def fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
+        """Equal for decisions that make the same function; None where they make no candidate."""
+        parts = self.identifier.parts
+        try:
+            candidate = rebuild(parts, decisions)
+        except Exception:  # whatever a space raises where decisions are missing or do not fit
+            return None
+        if candidate.open_decisions:
+            return None
+        identity = self.identifier.identify(parts, candidate)
+        if identity.verdict == DEGENERATE:
+            return DEGENERATE  # to who wants another function, all such are one
+        return self.identifier.study.ledger.functions.fingerprint(identity)
+
+    def means(self) -> Mapping[int, tuple[float, ...]]:
+        """Mean values by trial number, where a trial's function was evaluated several times."""
+        study = self.identifier.study
+        return study.views.means() if study.spec.cache.repeats > 1 else {}

@@ -1,0 +1,324 @@
+"""The probe: a candidate's function as a sketch of what it computes while it is trained a little.
+
+Source: R. Gillard et al.: Unified Functional Hashing in Automatic Machine Learning, arXiv
+2302.05433, whose hash is of outputs after a few steps; here weights are keyed by values, gradients
+and outputs in both modes count, and equality is confirmed.
+"""
+
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from automl.candidate import Candidate, Signature
+from automl.errors import Interrupted
+from automl.identity.ambient import isolated, settle
+from automl.identity.digest import Sketch
+from automl.identity.keyed import (
+    Keys,
+    Layout,
+    is_unmaterialized,
+    key_again,
+    key_by_values,
+    keyed_construction,
+    lay_out,
+    slots,
+)
+from automl.identity.watching import EnoughError, ProbeTask, Watch, copied, watching
+from automl.protocols import Run, Task, Trainer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_RUN_SEED = 0
+_FEWEST_STEPS = 2
+_SKETCHED = 512
+# Rows of outputs that differ by less than this share of the largest are the same row.
+_CONSTANT = 2.0**-30
+_REPEATED = 1
+
+
+class Verdict(Enum):
+    """What a probe says of a candidate's function; only a sound one is ever shared."""
+
+    SOUND = "sound"
+    DEGENERATE = "degenerate"
+    UNHASHABLE = "unhashable"
+    NONDETERMINISTIC = "non-deterministic"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found: `reason` is one line for any verdict but a sound one.
+
+    live_parameters: elements of the parameters that any gradient reached.
+    """
+
+    verdict: Verdict
+    sketch: Sketch | None
+    live_parameters: int | None
+    seconds: float
+    reason: str | None = None
+
+
+def probe(
+    propose: Callable[[], Candidate],
+    task: Task,
+    trainer: Trainer,
+    *,
+    steps: int = 3,
+    seeds: int = 2,
+) -> Probe:
+    """Train a candidate for a few steps on the task's probe and sketch what it computes.
+
+    propose: called anew for each training. Runs in float64 on one thread of the CPU; puts back
+    all global state, but is not to run beside other threads that rely on it.
+
+    Raises:
+        Interrupted: it was asked to stop. A candidate's own errors become a verdict.
+    """
+    start = time.perf_counter()
+    with isolated():
+        found = _Probing(propose, task, trainer, steps, seeds).judge()
+    return replace(found, seconds=time.perf_counter() - start)
+
+
+@dataclass
+class _Probing:
+    """One candidate under probe."""
+
+    propose: Callable[[], Candidate]
+    task: Task
+    trainer: Trainer
+    steps: int
+    seeds: int
+    materialize: bool = False
+    built: "dict[int, tuple[Candidate, nn.Module]]" = field(default_factory=dict)
+    keys: dict[int, Keys] = field(default_factory=dict)
+
+    def judge(self) -> Probe:
+        watches: list[Watch] = []
+        try:
+            self._watch_all(watches)
+            return self._verdict(watches)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if any(not watch.finite for watch in watches):
+                return _not_finite(watches)
+            return _unhashable(_line(error))
+
+    def _watch_all(self, watches: list[Watch]) -> None:
+        """Train under each seed, then begin once more under the first in other surroundings."""
+        for seed in range(1, self.seeds + 1):
+            watches.append(Watch(self.steps))
+            settle(0)
+            self._train(watches[-1], seed)
+            if not watches[-1].finite:
+                return
+        watches.append(Watch(_REPEATED))
+        settle(1)
+        self._train(watches[-1], 1, repeated=True)
+
+    def _verdict(self, watches: list[Watch]) -> Probe:
+        *trained, repeated = watches
+        if any(not watch.finite for watch in watches):
+            return _not_finite(watches)
+        done = min(watch.done for watch in trained)
+        if done < _FEWEST_STEPS:
+            return _unhashable(f"the trainer made {done} steps, a probe needs {_FEWEST_STEPS}")
+        if not all(watch.outputs for watch in trained):
+            return _unhashable("the trainer handed no outputs to the task")
+        live = trained[0].live_parameters
+        if (where := _difference(trained[0], repeated)) is not None:
+            return Probe(Verdict.NONDETERMINISTIC, None, live, 0.0, where)
+        sketch = Sketch(tuple(vector for watch in trained for vector in _vectors(watch)))
+        if all(map(_is_constant, trained)):
+            reason = "the outputs are the same for all examples"
+            return Probe(Verdict.DEGENERATE, sketch, live, 0.0, reason)
+        return Probe(Verdict.SOUND, sketch, live, 0.0)
+
+    def _train(self, watch: Watch, seed: int, *, repeated: bool = False) -> None:
+        candidate, module = self._prepared(seed, repeated)
+        ready = [module]
+
+        def architecture() -> "nn.Module":
+            # A trainer may want a second one.
+            made = ready.pop() if ready else self._prepared(seed, repeated)[1]
+            watch.modules.append(made)
+            return made
+
+        task = ProbeTask(self.task, *self._data, watch)
+        candidate = _Known(architecture, **_described(candidate), returns=self._layout.returns)
+        with _directory() as directory, watching(watch):
+            run = Run("cpu", _RUN_SEED, 0, 1, directory, probe=True)
+            self._follow(watch, self.trainer.train(candidate, task, run))
+        if watch.finite and not repeated and all(o.training for o in watch.outputs):
+            _evaluate(watch, task)
+
+    def _follow(self, watch: Watch, reports: Iterator[Any]) -> None:
+        try:
+            for _ in reports:
+                watch.reports += 1
+                if watch.done >= watch.steps or not watch.finite:
+                    break
+        except EnoughError:
+            pass
+        finally:
+            if close := getattr(reports, "close", None):
+                close()
+
+    def _prepared(self, seed: int, repeated: bool = False) -> "tuple[Candidate, nn.Module]":
+        """A candidate, and its module with weights that its values give it."""
+        layout = self._layout
+        built = None if repeated else self.built.pop(seed, None)
+        candidate, module = built or self._built(seed, garbage=repeated)
+        if repeated:
+            # With no pass of its own: what differs between the builds shows in their training.
+            key_again(module, layout, seed, self.keys[seed])
+        else:
+            self.keys[seed] = key_by_values(module, layout, seed, copied(self._data[0]))
+        return candidate, module
+
+    def _built(self, seed: int, *, garbage: bool = False) -> "tuple[Candidate, nn.Module]":
+        with keyed_construction(seed, garbage=garbage):
+            candidate = self.propose()
+            module = candidate.build()
+        if self.materialize or is_unmaterialized(module):
+            with keyed_construction(seed), torch.no_grad():
+                module.eval()(copied(self._data[0]))
+                module.train()
+        tensors = [slot.tensor for slot in slots(module)]
+        if any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors):
+            module.double()
+        return candidate, module
+
+    @cached_property
+    def _data(self) -> tuple[Any, Any]:
+        inputs, targets = self.task.probe()
+        return copied(inputs), copied(targets)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        self.built = {seed: self._built(seed) for seed in (1, 2)}
+        ours, theirs = (module for _, module in self.built.values())
+        layout = lay_out(ours, theirs, copied(self._data[0]))
+        if not layout.grows or self.materialize:
+            return layout
+        # Some part makes its weights when it is first called, unknown to torch.
+        self.materialize = True
+        return self._layout
+
+
+@dataclass(frozen=True)
+class _Known(Candidate):
+    """A candidate whose module is known to return tensors of this shape for the task's probe."""
+
+    returns: "tuple[int, ...] | None" = None
+
+    def build(
+        self, probe: "Tensor | None" = None, signature: Signature | None = None
+    ) -> "nn.Module":
+        # A forward pass to check the shape is saved where it would find nothing.
+        if probe is None or signature is None:
+            return super().build()
+        fits = self.returns == (len(probe), *signature.output_shape)
+        return super().build() if fits else super().build(probe, signature)
+
+
+def _described(candidate: Candidate) -> dict[str, Any]:
+    return {
+        each.name: getattr(candidate, each.name)
+        for each in fields(Candidate)
+        if each.name != "architecture"
+    }
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """A directory for one training, which exists only once somebody makes it, as few do."""
+    path = Path(tempfile.gettempdir(), f"automl-probe-{uuid.uuid4().hex}")
+    try:
+        yield path
+    finally:
+        if path.exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _evaluate(watch: Watch, task: ProbeTask) -> None:
+    """Outputs in eval mode, for a trainer that never asked for any."""
+    if watch.modules:
+        module = watch.modules[-1].eval()
+        with torch.no_grad():
+            watch.record(module(task.probe()[0]))
+
+
+def _difference(once: Watch, again: Watch) -> str | None:
+    """What a repeat of the first step did otherwise, to the bit."""
+    kinds = [(outputs.training, outputs.values.shape) for outputs in once.outputs]
+    if kinds[: len(again.outputs)] != [(o.training, o.values.shape) for o in again.outputs]:
+        return "a repeat gave outputs of another shape or number"
+    pairs = zip(once.outputs, again.outputs, strict=False)
+    if any(not torch.equal(ours.values, theirs.values) for ours, theirs in pairs):
+        return "a repeat gave other outputs: they depend on time, memory or global random state"
+    if once.gradients[: len(again.gradients)] != again.gradients:
+        return "a repeat gave other gradients: they depend on time, memory or global random state"
+    return None
+
+
+def _unhashable(reason: str) -> Probe:
+    return Probe(Verdict.UNHASHABLE, None, None, 0.0, reason)
+
+
+def _not_finite(watches: Sequence[Watch]) -> Probe:
+    live = watches[0].live_parameters
+    return Probe(Verdict.DEGENERATE, None, live, 0.0, "outputs or gradients are not finite")
+
+
+def _is_constant(watch: Watch) -> bool:
+    return all(map(_rows_are_equal, (outputs.values for outputs in watch.outputs)))
+
+
+def _rows_are_equal(values: Tensor) -> bool:
+    if values.dim() == 0 or len(values) < 2 or not values.numel():
+        return values.numel() < 2
+    spread = (values - values[:1]).abs().max()
+    return bool(spread <= _CONSTANT * values.abs().max())
+
+
+def _vectors(watch: Watch) -> Iterator[np.ndarray[Any, np.dtype[np.float64]]]:
+    """Outputs in their order, then the norms of all steps' gradients, two of a kind each."""
+    for outputs in watch.outputs:
+        yield _shortened(outputs.values.reshape(-1)).numpy()
+    # One scale over all steps: what is left of a gradient that has all but vanished is noise.
+    yield np.array([step.squares for step in watch.gradients]) ** 0.5
+    yield np.array([step.fourth_powers for step in watch.gradients]) ** 0.25
+
+
+def _shortened(values: Tensor) -> Tensor:
+    """A long vector as random sums of disjoint parts, so that a sketch stays small."""
+    if len(values) <= _SKETCHED:
+        return values
+    padded = torch.nn.functional.pad(values * _factors(len(values)), (0, -len(values) % _SKETCHED))
+    return padded.reshape(_SKETCHED, -1).sum(1)
+
+
+@lru_cache(maxsize=8)
+def _factors(length: int) -> Tensor:
+    return torch.randn(length, generator=torch.Generator().manual_seed(length), dtype=torch.float64)
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
