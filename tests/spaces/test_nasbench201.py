@@ -1,0 +1,150 @@
+"""Space nasbench201, against the published parameters and FLOPs of its cells."""
+
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from automl_plugins.tasks.digits import digits
+from automl_plugins.tasks.tabular import Tabular
+from automl_searchspaces.nasbench201 import nasbench201
+from optuna.trial import FixedTrial
+from toys import blobs
+
+from automl import CandidateError, Classification, Graph
+from automl.candidate import propose
+from automl.nn import open_layers
+from automl.testing import check_space
+
+REPOSITORY = Path(__file__).parents[2]
+DATA = Path(os.environ.get("AUTOML_DATA_DIR", REPOSITORY.parent / "shared" / "data"))
+TABLE = DATA / "nasbench201" / "nb201_12epochs.npz"
+EDGES = ["edge_0_1", "edge_0_2", "edge_1_2", "edge_0_3", "edge_1_3", "edge_2_3"]
+OPERATIONS = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet16": 120}
+SMALL = {"cells": 1, "width": 4}
+
+
+def small(trial, task):
+    return nasbench201(trial, task, **SMALL)
+
+
+def decisions(*operations):
+    return dict(zip(EDGES, operations, strict=True))
+
+
+def cell(task, choices, opens=lambda name, distribution: False, **options):
+    return propose(lambda trial: nasbench201(trial, task, **options), FixedTrial(choices), opens)
+
+
+def outputs(candidate, task):
+    torch.manual_seed(0)
+    inputs, _ = task.probe()
+    with torch.no_grad():
+        return candidate.build(inputs, task.signature).eval()(inputs)
+
+
+def test_it_is_a_sound_space_and_every_edge_can_be_open():
+    assert check_space(small, digits()) == set(EDGES)
+
+
+def test_its_decisions_are_the_edges_in_order():
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    candidate = propose(lambda deciding: small(deciding, digits()), trial)
+    assert list(candidate.decisions) == EDGES
+    assert not candidate.hyperparameters
+    assert [list(d.choices) for d in trial.distributions.values()] == [OPERATIONS] * 6
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason="no NAS-Bench-201 in AUTOML_DATA_DIR or ../shared")
+@pytest.mark.parametrize(
+    ("dataset", "side", "cells"),
+    [
+        ("cifar10", 32, 30),
+        ("cifar100", 32, 5),
+        ("imagenet16", 16, 5),
+        pytest.param("cifar10", 32, 1000, marks=pytest.mark.long),
+    ],
+)
+def test_parameters_and_flops_are_the_published_ones(dataset, side, cells):
+    with np.load(TABLE) as table:
+        codes = table["ops"]
+        parameters, flops = table[f"{dataset}_params"], table[f"{dataset}_flops"]
+    classes = CLASSES[dataset]
+    task = Tabular(input_shape=(3, side, side), classes=classes)
+    for row in np.random.default_rng(0).choice(len(codes), cells, replace=False):
+        candidate = cell(task, decisions(*(OPERATIONS[code] for code in codes[row])))
+        found = candidate.costs(torch.zeros(1, 3, side, side))
+        assert found["parameters"] == parameters[row]
+        # They count a multiplication with its addition as one, and the head's bias.
+        assert found["flops"] / 2 + classes == flops[row]
+
+
+def test_two_hundred_random_cells_give_the_task_its_outputs():
+    task = Tabular(input_shape=(3, 8, 8))
+    rng = np.random.default_rng(0)
+    for codes in rng.integers(0, 5, (200, 6)):
+        candidate = cell(task, decisions(*(OPERATIONS[code] for code in codes)), **SMALL)
+        assert outputs(candidate, task).shape == (10, 10)
+
+
+def test_a_node_is_the_sum_of_its_edges():
+    """With skips alone the nodes are 1, 1 + 1 and 1 + 1 + 2 times the input."""
+    task, direct = digits(), decisions("none", "none", "none", "skip_connect", "none", "none")
+    skips = outputs(cell(task, decisions(*["skip_connect"] * 6), **SMALL), task)
+    torch.manual_seed(0)
+    once = cell(task, direct, **SMALL).build().eval()
+    for layer in once.modules():
+        if isinstance(layer, torch.nn.Identity):
+            layer.register_forward_hook(lambda layer, inputs, output: 4 * output)
+    with torch.no_grad():
+        torch.testing.assert_close(skips, once(task.probe()[0]))
+
+
+def test_an_average_does_not_count_the_padding():
+    graph = Graph()
+    x = graph.input("x", (1, 4, 4))
+    graph.output(graph.add("avg_pool_3x3", x))
+    ones = torch.ones(1, 1, 4, 4)
+    assert torch.equal(graph.build()(ones), ones)
+
+
+def test_an_open_edge_mixes_what_the_closed_ones_compute():
+    task, others = digits(), decisions(*["skip_connect"] * 6)
+    for name, choice in itertools.product(["edge_0_1", "edge_2_3"], [0, 1, 4]):
+        open_cell = cell(task, others, lambda n, _, name=name: n == name, **SMALL)
+        torch.manual_seed(0)
+        module = open_cell.build(task.probe()[0], task.signature).eval()
+        assert len(open_layers(module)[name]) == 3
+        for layer in open_layers(module)[name]:
+            layer.assign(name, torch.eye(5)[choice])
+        closed = cell(task, {**others, name: OPERATIONS[choice]}, **SMALL).build().eval()
+        weights = {k: v for k, v in module.state_dict().items() if k in closed.state_dict()}
+        closed.load_state_dict(weights)
+        with torch.no_grad():
+            torch.testing.assert_close(module(task.probe()[0]), closed(task.probe()[0]))
+
+
+def test_all_edges_can_be_open_at_once():
+    candidate = cell(digits(), {}, lambda name, distribution: True, **SMALL)
+    assert set(candidate.open_decisions) == set(EDGES)
+    again = Graph.from_json(candidate.architecture.to_json())
+    assert set(again.open_decisions()) == set(EDGES)
+    assert outputs(candidate, digits()).shape == (10, 10)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (3, 30, 30), (16, 16)])
+def test_images_that_cannot_be_halved_twice_are_refused(shape):
+    task = Classification.from_arrays("noise", torch.rand(20, *shape), [0, 1] * 10)
+    with pytest.raises(CandidateError, match=r"multiples of 4; .*inputs have shape"):
+        cell(task, decisions(*["none"] * 6))
+
+
+def test_vectors_and_empty_networks_are_refused():
+    with pytest.raises(CandidateError, match="nasbench201 needs images"):
+        cell(blobs(), decisions(*["none"] * 6))
+    with pytest.raises(CandidateError, match="one cell and one channel at least, got cells=0"):
+        cell(digits(), decisions(*["none"] * 6), cells=0)
