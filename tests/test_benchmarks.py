@@ -1,20 +1,79 @@
 """Each benchmark runs and prints what it promises; its figures are not judged here."""
 
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+def said(name, *options):
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--json", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def test_overhead_measures_both_sides():
-    command = [sys.executable, str(BENCHMARKS / "overhead.py"), "--json"]
-    done = subprocess.run(
-        [*command, "--trials", "100", "--blocks", "1"], capture_output=True, text=True, check=True
-    )
-    rows = json.loads(done.stdout)["rows"]
+    rows = said("overhead", "--trials", 100, "--blocks", 1)["rows"]
     assert rows[0]["storage"] == "sqlite"
     assert all(row["ours_ms"] > 0 and row["bare_ms"] > 0 for row in rows)
     # Two a trial, and those of a worker that comes and goes.
     assert all(row["ledger_transactions"] < 2.3 for row in rows)
+
+
+@pytest.mark.long
+def test_fingerprint_measures_every_level():
+    rows = said("fingerprint", "--repeats", 2)["rows"]
+    assert {row["level"] for row in rows} == {"L0", "L1", "-", "L2"}
+    assert all(0 < row["low_ms"] <= row["high_ms"] for row in rows)
+
+
+def test_fingerprint_counts_classes_as_the_truth_does():
+    classes = said("fingerprint", "--classes", "--cells", 60, "--raw", 8)["classes"]
+    assert classes["L0"]["classes"] == classes["L0"]["cells"] == 60
+    for level in ("L1", "L2 alone, no zero read"):
+        assert classes[level]["missed_pairs"] == classes[level]["merged_pairs"] == 0
+
+
+def by_arm(problem, strategy):
+    rows = [row for row in problem["rows"] if row["strategy"] == strategy]
+    return {row["arm"]: row["evaluations"] for row in rows}
+
+
+@pytest.fixture
+def small_table(tmp_path):
+    """A table of all cells: the more that a cell weighs, the better it is."""
+    cells = np.array(list(itertools.product(range(5), repeat=6)), np.uint8)
+    flops = (cells == 3).sum(1) * 9 + (cells == 2).sum(1) + 1
+    (tmp_path / "nasbench201").mkdir()
+    file = tmp_path / "nasbench201" / "nb201_12epochs.npz"
+    np.savez(file, ops=cells, cifar10_val12=50 + flops / 2, cifar10_flops=flops * 10**6)
+    return tmp_path
+
+
+def test_reuse_never_pays_more_than_without(small_table):
+    cut = ("--seeds", 2, "--proposals", 60, "--probes", 2, "--data", small_table)
+    found = said("reuse", "--problem", "nasbench201", *cut)["problems"]["nasbench201"]
+    for strategy in ("evolution 25/5", "random"):
+        paid = by_arm(found, strategy)
+        assert paid["no cache"] == 60 >= paid["L0"] >= paid["L0+L1"] == paid["truth"]
+        assert paid.get("PyGlove", paid["L0"]) == paid["L0"]
+
+
+@pytest.mark.long
+def test_reuse_runs_programs():
+    cut = ("--seeds", 1, "--program-proposals", 15)
+    found = said("reuse", "--problem", "program", *cut)["problems"]["program"]
+    paid = by_arm(found, "random")
+    assert paid["no cache"] == 15 >= paid["constants paid"] >= paid["all levels"]
+    assert found["evaluation_ms"] > 0 < found["probe_ms"]
+
+
+def test_reuse_says_why_it_skips_the_table(tmp_path):
+    found = said("reuse", "--problem", "nasbench201", "--data", tmp_path)["problems"]
+    assert "nb201_12epochs.npz" in found["nasbench201"]["skipped"]

@@ -1,0 +1,302 @@
+"""What it costs to tell which function a candidate computes, and how well the levels tell.
+
+Each row is the median over repetitions with its quartiles, warm, on one core, of the processor's
+time, so that other processes do not count. Beside our key of a graph stands networkx's
+Weisfeiler-Lehman hash of the same graph. `prober` rows go through the warm process that the
+engine asks, and are wall time, for they hold its pipe as well.
+
+With --classes: how many classes the 15,625 cells of NAS-Bench-201 fall into after each level, and
+how that agrees with the truth that the test suite computes on its own. --l2 probes one cell of
+each class of L1; --raw probes cells whose convolutions read no zero, as they are written, without
+L1, and groups them by what they compute (13,335 cells take a while).
+
+    python benchmarks/fingerprint.py [--json] [--repeats 50]
+    python benchmarks/fingerprint.py --classes [--json] [--cells N] [--l2] [--raw N]
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import optuna
+import torch
+from _cells import CELLS, Cell, Sketches, compared, decisions, truth
+
+import automl
+from automl.identity.canonical import canonical
+from automl.identity.fingerprint import digest_of
+from automl.identity.keys import SideKeys, writing
+from automl.identity.probe import Probe, probe
+from automl.probing import Prober
+from automl.registry import Kind, Registry
+from automl.studies import Parts, plan, rebuild
+
+SEED = 0
+HELPER = str(Path(__file__).with_name("_cells.py"))
+CELL: Cell = (3, 1, 2, 4, 3, 1)
+"""Both convolutions, poolings and skips."""
+DRAWS = 20
+"""How many random candidates stand for their space."""
+
+
+def parts_of(space: str, **options: object) -> Parts:
+    """Everything that a study of a space on task `digits` with trainer `supervised` is made of."""
+    registry = Registry()
+    references = {Kind.SPACE: space, Kind.TASK: "digits", Kind.STRATEGY: "random"}
+    return plan(registry, references, {"space": options}).parts
+
+
+def mlps(parts: Parts) -> list[dict[str, Any]]:
+    """Decisions of random candidates."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
+    trials = [study.ask() for _ in range(DRAWS)]
+    for trial in trials:
+        parts.space.candidate(trial, parts.task)
+    return [dict(trial.params) for trial in trials]
+
+
+def ten_nodes() -> automl.Graph:
+    """Linear layers with a sum, a gate and dropout."""
+    graph = automl.Graph()
+    x = graph.input("x", (8,))
+    h = graph.add("relu", graph.add("linear", x, features=8))
+    sums = graph.add("add", h, graph.add("linear", h, features=8))
+    gate = graph.add("tanh", graph.add("linear", sums, features=8))
+    dropped = graph.add("dropout", graph.add("multiply", gate, sums), p=0.1)
+    graph.output(graph.add("linear", dropped, features=3))
+    return graph
+
+
+def as_networkx(graph: automl.Graph) -> "nx.DiGraph[str]":
+    """The same nodes and edges, with what tells them apart as text."""
+    made: nx.DiGraph[str] = nx.DiGraph()
+    for name in graph.dag:
+        node = graph.node(name)
+        made.add_node(name, label=repr((node.operation, sorted(node.attributes.items()))))
+        for port, source in enumerate(node.inputs):
+            # An edge for all ports together, for its hash takes no parallel edges.
+            ports = made.edges[source, name]["port"] if made.has_edge(source, name) else ""
+            made.add_edge(source, name, port=f"{ports} {port}")
+    return made
+
+
+def networkx_hash(graph: "nx.Graph[str]") -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that other versions give other hashes
+        found: str = nx.weisfeiler_lehman_graph_hash(graph, node_attr="label", edge_attr="port")
+    return found
+
+
+def networkx_confuses_direction() -> bool:
+    """Whether it gives `a -> b` and `b -> a` one hash when edges have attributes."""
+    there: nx.DiGraph[str] = nx.DiGraph()
+    there.add_node("a", label="one")
+    there.add_node("b", label="another")
+    back = there.copy()
+    there.add_edge("a", "b", port="0")
+    back.add_edge("b", "a", port="0")
+    return networkx_hash(there) == networkx_hash(back)
+
+
+def timed(
+    call: Callable[[], object],
+    repeats: int,
+    at_once: int = 1,
+    clock: Callable[[], float] = time.process_time,
+) -> list[float]:
+    """Seconds that one call takes, each measured over so many in a row, once warm."""
+    call()
+    times = []
+    for _ in range(repeats):
+        began = clock()
+        for _ in range(at_once):
+            call()
+        times.append((clock() - began) / at_once)
+    return times
+
+
+def row(level: str, what: str, times: Sequence[float], target_ms: float | None) -> dict[str, Any]:
+    low, median, high = (1e3 * each for each in statistics.quantiles(times, n=4))
+    met = None if target_ms is None else median <= target_ms
+    return {
+        "level": level,
+        "what": what,
+        "median_ms": median,
+        "low_ms": low,
+        "high_ms": high,
+        "per_second": 1e3 / median,
+        "target_ms": target_ms,
+        "met": met,
+    }
+
+
+def measured(repeats: int) -> Iterator[dict[str, Any]]:
+    mlp, one_cell = parts_of("mlp"), parts_of(f"{HELPER}:one_cell")
+    yield from of_decisions(one_cell, repeats)
+    yield from of_graphs(one_cell, repeats)
+    cells = [decisions(cell) for cell in random.Random(SEED).sample(CELLS, DRAWS)]
+    yield from of_probes(mlp, {"mlps on digits": (mlps(mlp), 15.0)}, repeats)
+    named = {
+        "one cell on digits": ([decisions(CELL)], 150.0),
+        "random cells on digits": (cells, None),
+    }
+    yield from of_probes(one_cell, named, repeats)
+
+
+def of_decisions(parts: Parts, repeats: int) -> Iterator[dict[str, Any]]:
+    chosen = decisions(CELL)
+    yield row("L0", "decisions of a cell", timed(lambda: digest_of(chosen), repeats, 200), 0.02)
+    made = rebuild(parts, chosen)
+    side_keys = SideKeys(parts.side_keys)
+    times = timed(lambda: writing(made, side_keys, graphs=False), repeats, 200)
+    yield row("L0", "with a study's side keys", times, 0.02)
+
+
+def of_graphs(one_cell: Parts, repeats: int) -> Iterator[dict[str, Any]]:
+    macro = {count: parts_of("nasbench201", cells=count) for count in (1, 5)}
+    named: dict[str, tuple[Any, float | None]] = {
+        "sum, gate and dropout": (ten_nodes(), 0.3),
+        "one cell": (rebuild(one_cell, decisions(CELL)).architecture, None),
+        "nasbench201, cells=1": (rebuild(macro[1], decisions(CELL)).architecture, None),
+        "nasbench201, cells=5": (rebuild(macro[5], decisions(CELL)).architecture, None),
+    }
+    for what, (graph, target) in named.items():
+        text = f"{what}: {len(graph.dag)} nodes"
+        yield row("L1", text, timed(partial(canonical, graph), repeats, 5), target)
+        times = timed(partial(networkx_hash, as_networkx(graph)), repeats, 5)
+        yield row("-", f"{text}, networkx", times, None)
+
+
+Probed = tuple[list[dict[str, Any]], float | None]
+"""Decisions of candidates that are probed in turn, and a target in milliseconds."""
+
+
+def of_probes(parts: Parts, named: Mapping[str, Probed], repeats: int) -> Iterator[dict[str, Any]]:
+    prober = Prober(parts.recipe)
+    try:
+        for what, (made, target) in named.items():
+            here, there = cycle(made), cycle(made)
+            times = timed(lambda turn=here: probed(parts, next(turn)), repeats)
+            yield row("L2", what, times, target)
+            ask = partial(lambda turn: prober.probe(next(turn)), there)
+            times = timed(ask, repeats, clock=time.perf_counter)
+            yield row("L2", f"{what}, prober", times, target)
+    finally:
+        prober.close()
+
+
+def probed(parts: Parts, made: Mapping[str, Any]) -> Probe:
+    return probe(lambda: rebuild(parts, made), parts.task, parts.trainer)
+
+
+# Classes.
+def classes(cells: list[Cell], with_l2: bool, raw: int) -> dict[str, Any]:
+    parts = parts_of(f"{HELPER}:one_cell", channels=8)
+    graphs = [rebuild(parts, decisions(cell)).architecture for cell in cells]
+    true = [truth(cell) for cell in cells]
+    forms = [form for form, _ in true]
+    began = time.perf_counter()
+    keys = [canonical(graph).key for graph in graphs if isinstance(graph, automl.Graph)]
+    found = {
+        "L0": compared(cells, forms),
+        "L1": {**compared(keys, forms), "seconds": time.perf_counter() - began},
+    }
+    if with_l2:
+        first = {key: (cell, form) for key, cell, form in zip(keys, cells, forms, strict=True)}
+        found["L2 after L1"] = by_function(parts, *zip(*first.values(), strict=True))
+    clean = [
+        (cell, form) for cell, (form, reads_zero) in zip(cells, true, strict=True) if not reads_zero
+    ]
+    if raw:
+        chosen = random.Random(SEED).sample(clean, min(raw, len(clean)))
+        found["L2 alone, no zero read"] = by_function(parts, *zip(*chosen, strict=True))
+    return found
+
+
+def by_function(parts: Parts, cells: Sequence[Cell], forms: Sequence[object]) -> dict[str, Any]:
+    """Cells grouped by the sketches of their probes; constants, too, though none is ever shared."""
+    began, sketches, verdicts = time.perf_counter(), Sketches(), Counter[str]()
+    groups = []
+    for cell in cells:
+        found = probed(parts, decisions(cell))
+        groups.append(sketches.group(found))
+        verdicts[found.verdict.value] += 1
+    seconds = time.perf_counter() - began
+    return {**compared(groups, forms), "verdicts": dict(verdicts), "seconds": seconds}
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in ("automl", "torch", "optuna", "networkx", "numpy")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--classes", action="store_true")
+    parser.add_argument("--cells", type=int, default=len(CELLS), help="so many cells, at random")
+    parser.add_argument("--l2", action="store_true", help="probe a cell of each class of L1")
+    parser.add_argument("--raw", type=int, default=0, help="so many cells by L2 alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["AUTOML_STATE_DIR"] = directory
+        said: dict[str, Any] = {"benchmark": "fingerprint", "seed": SEED, "versions": versions()}
+        if arguments.classes:
+            cells = random.Random(SEED).sample(CELLS, min(arguments.cells, len(CELLS)))
+            said["classes"] = classes(cells, arguments.l2, arguments.raw)
+        else:
+            said["rows"] = list(measured(arguments.repeats))
+            said["networkx_confuses_direction"] = networkx_confuses_direction()
+    if arguments.as_json:
+        print(json.dumps(said))
+    elif arguments.classes:
+        show_classes(said["classes"])
+    else:
+        show(said)
+
+
+def show(said: dict[str, Any]) -> None:
+    print(f"{'level':<7}{'what':<44}{'median ms':>10}{'quartiles':>20}{'a second':>10}  target")
+    for each in said["rows"]:
+        quartiles = f"{each['low_ms']:.3f} to {each['high_ms']:.3f}"
+        target = "" if each["met"] is None else f"{each['target_ms']:g} ms {_MET[each['met']]}"
+        print(
+            f"{each['level']:<7}{each['what']:<44}{each['median_ms']:>10.3f}{quartiles:>20}"
+            f"{each['per_second']:>10.0f}  {target}"
+        )
+    if said["networkx_confuses_direction"]:
+        print("networkx's hash is the same for a -> b and b -> a when edges have attributes.")
+
+
+_MET = {True: "met", False: "missed"}
+
+
+def show_classes(found: dict[str, dict[str, Any]]) -> None:
+    print(f"{'level':<24}{'cells':>7}{'classes':>9}{'true':>7}", end="")
+    print(f"{'missed':>9}{'merged':>8}{'ms a cell':>11}  verdicts")
+    for level, each in found.items():
+        per_cell = f"{1e3 * each['seconds'] / each['cells']:.2f}" if "seconds" in each else ""
+        print(
+            f"{level:<24}{each['cells']:>7}{each['classes']:>9}{each['true_classes']:>7}"
+            f"{each['missed_pairs']:>9}{each['merged_pairs']:>8}{per_cell:>11}"
+            f"  {each.get('verdicts', '')}"
+        )
+
+
+if __name__ == "__main__":
+    main()
