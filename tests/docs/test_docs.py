@@ -21,7 +21,11 @@ from automl.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUNNABLE = [ROOT / "README.md", ROOT / "docs" / "writing-a-plugin.md"]
+RUNNABLE = [
+    ROOT / "README.md",
+    ROOT / "docs" / "identity.md",
+    ROOT / "docs" / "writing-a-plugin.md",
+]
 PARTS = {"part", "space", "task", "trainer", "strategy", "pruner", "launcher", "judge", "cache"}
 
 _FENCED = r"```\w+\n(.*?)^```$"
