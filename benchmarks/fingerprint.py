@@ -215,7 +215,10 @@ def classes(cells: list[Cell], with_l2: bool, raw: int) -> dict[str, Any]:
         "L1": {**compared(keys, forms), "seconds": time.perf_counter() - began},
     }
     if with_l2:
-        first = {key: (cell, form) for key, cell, form in zip(keys, cells, forms, strict=True)}
+        # A probe trains, and so sees what training makes equal.
+        first = {
+            key: (cell, truth(cell, trained=True)[0]) for key, cell in zip(keys, cells, strict=True)
+        }
         found["L2 after L1"] = by_function(parts, *zip(*first.values(), strict=True))
     clean = [
         (cell, form) for cell, (form, reads_zero) in zip(cells, true, strict=True) if not reads_zero

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 import pytest
+from cells import CELLS, CONV1, EDGES, NONE, POOL, SKIP, Truth
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import nn
 
@@ -448,11 +449,6 @@ def test_channels_bound_by_coarser_blocks_keep_their_order():
 
 
 # All cells of NAS-Bench-201: 4 nodes, 6 edges, 5 operations.
-EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-NONE, SKIP, CONV1, CONV3, POOL = OPERATIONS = range(5)
-CELLS = list(itertools.product(OPERATIONS, repeat=6))
-
-
 def network(cell: Sequence[int]) -> Graph:
     graph, x = image()
     nodes = [x]
@@ -479,80 +475,6 @@ def _edge(graph: Graph, source: str, operation: int) -> str:
     kernel = 1 if operation == CONV1 else 3
     h = graph.add("conv2d", h, channels=4, kernel=kernel, bias=False)
     return graph.add("batch_norm", h)
-
-
-class Truth:
-    """What a cell computes, written down as a sum of objects that were pooled so many times.
-
-    The cell's input is object 0. A convolution makes a new object each time. That of a zero is a
-    constant that can be trained, whatever its kernel. Pooling is linear and leaves an object as
-    it is where that is the same at every position: a constant, and what 1x1 makes of such.
-    """
-
-    def __init__(self, cell: Sequence[int]) -> None:
-        self.made: dict[int, tuple[object, Counter]] = {}
-        self.flat: set[int] = set()
-        self.reads_zero = False
-        values = [Counter({(0, 0): 1})]
-        for node in (1, 2, 3):
-            value: Counter = Counter()
-            for (source, target), operation in zip(EDGES, cell, strict=True):
-                if target == node:
-                    value.update(self._edge(values[source], operation))
-            values.append(value)
-        self.output = values[3]
-
-    def _edge(self, value: Counter, operation: int) -> Counter:
-        if operation == NONE:
-            return Counter()
-        if operation == SKIP:
-            return value
-        if operation == POOL:
-            pooled: Counter = Counter()
-            for (thing, times), count in value.items():
-                pooled[thing, times + (thing not in self.flat)] += count
-            return pooled
-        thing = len(self.made) + 1
-        self.made[thing] = (operation if value else "constant", value)
-        self.reads_zero |= not value
-        if not value or (operation == CONV1 and all(each in self.flat for each, _ in value)):
-            self.flat.add(thing)
-        return Counter({(thing, 0): 1})
-
-    def form(self) -> object:
-        """The least writing under all numberings of the objects that the output depends on."""
-        alike: dict[object, list[int]] = {}
-        for thing in sorted(self._needed()):
-            alike.setdefault(self._unrolled(thing), []).append(thing)
-        groups = [alike[shape] for shape in sorted(alike, key=repr)]
-        orders = itertools.product(*map(itertools.permutations, groups))
-        return min(map(self._written, orders), key=repr)
-
-    def _needed(self) -> set[int]:
-        needed, waiting = set(), [self.output]
-        while waiting:
-            for thing, _ in waiting.pop():
-                if thing and thing not in needed:
-                    needed.add(thing)
-                    waiting.append(self.made[thing][1])
-        return needed
-
-    def _unrolled(self, thing: int) -> object:
-        if not thing:
-            return "input"
-        kind, value = self.made[thing]
-        parts = [(self._unrolled(each), times, n) for (each, times), n in value.items()]
-        return (kind, tuple(sorted(parts, key=repr)))
-
-    def _written(self, order: Iterable[Sequence[int]]) -> object:
-        things = [thing for group in order for thing in group]
-        numbers = {0: 0, **{thing: number for number, thing in enumerate(things, 1)}}
-
-        def renamed(value: Counter) -> tuple[tuple[int, int, int], ...]:
-            return tuple(sorted((numbers[each], times, n) for (each, times), n in value.items()))
-
-        rows = [(self.made[thing][0], renamed(self.made[thing][1])) for thing in things]
-        return (*rows, renamed(self.output))
 
 
 def compared(cells: Sequence[Sequence[int]]) -> tuple[int, set[str | None]]:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 import torch
 from automl_plugins.tasks.digits import digits
 from automl_plugins.tasks.tabular import Tabular
+from automl_plugins.trainers.supervised import Supervised
 from automl_searchspaces.nasbench201 import nasbench201
+from cells import CELLS, Truth
 from optuna.trial import FixedTrial
 from toys import blobs
 
 from automl import CandidateError, Classification, Graph
 from automl.candidate import propose
+from automl.identity.probe import Verdict, probe
 from automl.nn import open_layers
 from automl.testing import check_space
 
@@ -148,3 +152,69 @@ def test_vectors_and_empty_networks_are_refused():
         cell(blobs(), decisions(*["none"] * 6))
     with pytest.raises(CandidateError, match="one cell and one channel at least, got cells=0"):
         cell(digits(), decisions(*["none"] * 6), cells=0)
+
+
+# Identity.
+def classes(reading_zero):
+    """A cell of each class of L1 whose convolutions read a zero somewhere, or nowhere."""
+    found = {}
+    for codes in CELLS:
+        truth = Truth(codes)
+        if truth.reads_zero is reading_zero:
+            found.setdefault(truth.form(), codes)
+    return list(found.values())
+
+
+def check_probes(cells):
+    """Sound probes agree where training makes cells equal, and nowhere else."""
+    task = digits()
+    found = []
+    for codes in cells:
+        made = decisions(*(OPERATIONS[code] for code in codes))
+        seen = probe(lambda made=made: cell(task, made, **SMALL), task, Supervised())
+        if seen.verdict is Verdict.SOUND:
+            sketch = seen.sketch
+            found.append((Truth(codes, trained=True).form(), seen.live_parameters, sketch))
+    for (ours, live, sketch), (theirs, others, other) in itertools.combinations(found, 2):
+        assert (ours == theirs) is (live == others and sketch.agrees(other))
+    return len({form for form, *_ in found}), len(found)
+
+
+def test_probes_merge_cells_that_training_makes_equal():
+    """A rectifier at zero passes no gradient, so a constant before a convolution may stay zero."""
+    codes = [
+        (0, 0, 4, 1, 3, 0),  # a constant from a zero, beside the input
+        (0, 0, 3, 1, 0, 3),  # the same through a second convolution, which reads that constant
+        (0, 0, 3, 1, 3, 3),  # two of them
+        (0, 0, 3, 1, 0, 1),  # a constant that is added: it moves
+    ]
+    functions, sound = check_probes(codes + random.Random(0).sample(classes(True), 30))
+    assert functions < sound
+
+
+@pytest.mark.long
+def test_probes_tell_all_cells_that_read_a_zero_apart():
+    cells = classes(True)
+    functions, sound = check_probes(cells)
+    assert (len(cells), sound, functions) == (195, 188, 172)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_probes_alone_find_the_classes_of_cells_that_read_no_zero():
+    """On raw cells, all 13,335 of them, with no rewriting before."""
+    task, groups = digits(), {}
+    for codes in CELLS:
+        if not (truth := Truth(codes)).reads_zero:
+            made = decisions(*(OPERATIONS[code] for code in codes))
+            seen = probe(lambda made=made: cell(task, made, **SMALL), task, Supervised())
+            groups.setdefault(truth.form(), []).append(seen)
+    known = {}
+    for members in groups.values():
+        first = members[0].sketch
+        assert all(first.agrees(member.sketch) for member in members)
+        for digest in first.digests(str(members[0].live_parameters)):
+            for other in known.setdefault(digest, []):
+                assert other is first or not other.agrees(first)
+            known[digest].append(first)
+    assert len(groups) == 5_044
