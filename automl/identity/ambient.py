@@ -1,6 +1,7 @@
 """A surrounding that depends on nothing the caller did, and leaves no trace for the caller."""
 
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -45,6 +46,33 @@ def settle(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(0)
+
+
+@contextmanager
+def jumping_clock() -> Iterator[None]:
+    """Have Python's clocks jump at each look, by days to years, so that no hour is the same."""
+    jumps = random.Random(0)
+
+    def moved(look: Callable[[], Any], unit: int) -> Callable[[], Any]:
+        return lambda: look() + jumps.randrange(10**5, 10**8) * unit
+
+    def at_another(tell: Callable[..., Any]) -> Callable[..., Any]:
+        now = time.time
+        return lambda *given: tell(*(given or (now() + jumps.randrange(10**5, 10**8),)))
+
+    with ExitStack() as stack:
+        for name, unit in _CLOCKS.items():
+            stack.enter_context(_replaced(time, name, moved(getattr(time, name), unit)))
+        for name in ("localtime", "gmtime", "ctime"):
+            stack.enter_context(_replaced(time, name, at_another(getattr(time, name))))
+        yield
+
+
+_CLOCKS = {
+    name: unit
+    for clock in ("time", "monotonic", "perf_counter")
+    for name, unit in ((clock, 1), (f"{clock}_ns", 10**9))
+}
 
 
 def _seed_cpu(seed: int) -> torch.Generator:

@@ -156,6 +156,7 @@ def key_again(module: nn.Module, layout: Layout, seed: int, keys: Keys) -> None:
     """
     held, parts = _fitting(module, layout)
     _seed_draws([parts[number] for number in layout.drawing], seed)
+    _seed_answers(module, -seed)
     for number, key in keys:
         _permute(held[number].tensor, key)
 
@@ -420,6 +421,28 @@ def _seed_draws(parts: Sequence[nn.Module], seed: int) -> Counter[bytes]:
     for _ in _hooks(parts, before, after):
         pass
     return drawn
+
+
+def _seed_answers(module: nn.Module, seed: int) -> None:
+    """Have a module draw other numbers in eval mode than it did, but where values seed them.
+
+    A part that never draws in training is not known to draw, and its answers are a matter of luck.
+    """
+    generator, states = torch.default_generator, []
+
+    def before(part: nn.Module, args: Any) -> None:
+        states.append(generator.get_state())
+        if not part.training:
+            generator.manual_seed(_seed(b"answer", seed))
+
+    def after(part: nn.Module, args: Any, output: Any) -> None:
+        state = states.pop()
+        if not part.training:
+            generator.set_state(state)
+
+    # First of all, so that what values seed is seeded after it.
+    module.register_forward_pre_hook(before, prepend=True)
+    module.register_forward_hook(after)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from automl.candidate import Candidate, Signature
 from automl.errors import Interrupted
-from automl.identity.ambient import isolated, settle
+from automl.identity.ambient import isolated, jumping_clock, settle
 from automl.identity.digest import Sketch
 from automl.identity.keyed import (
     Keys,
@@ -129,7 +129,8 @@ class _Probing:
                 return
         watches.append(Watch(_REPEATED))
         settle(1)
-        self._train(watches[-1], 1, repeated=True)
+        with jumping_clock():
+            self._train(watches[-1], 1, repeated=True)
 
     def _verdict(self, watches: list[Watch]) -> Probe:
         *trained, repeated = watches

@@ -360,6 +360,25 @@ class Clock(nn.Linear):
         return super().forward(x) + time.perf_counter()
 
 
+class Minute(nn.Linear):
+    """Depends on time so coarsely that a repeat at once would not show it."""
+
+    def forward(self, x):
+        return super().forward(x) + time.localtime().tm_min % 2
+
+
+class ThreeSeconds(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + int(time.time() / 3) % 2
+
+
+class LuckyAnswers(nn.Linear):
+    """Draws only when it is asked, never in training."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 if self.training else torch.rand(()))
+
+
 class PythonRandom(nn.Linear):
     def forward(self, x):
         return super().forward(x) * random.random()
@@ -388,6 +407,8 @@ class Raising(nn.Linear):
     ("architecture", "verdict", "reason"),
     [
         (lambda: Clock(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
+        (lambda: Minute(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
+        (lambda: ThreeSeconds(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
         (lambda: PythonRandom(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
         (lambda: NumpyWeights(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
         (lambda: Raising(4, 3), Verdict.UNHASHABLE, "RuntimeError: no more"),
@@ -407,6 +428,17 @@ def test_verdicts(architecture, verdict, reason):
     is_constant = "same for all" in str(found.reason)
     assert (found.sketch is not None) == is_constant
     assert found.seconds > 0
+
+
+def test_a_module_that_draws_its_answers_is_never_shared():
+    found = probed(lambda: LuckyAnswers(4, 3), trainer=SUPERVISED)
+    assert found.verdict is Verdict.NONDETERMINISTIC
+
+
+def test_the_clock_is_put_back():
+    before = (time.time, time.monotonic_ns, time.localtime)
+    sound(lambda: nn.Linear(4, 3))
+    assert (time.time, time.monotonic_ns, time.localtime) == before
 
 
 def test_memory_that_nobody_initialized_is_never_shared():
