@@ -153,7 +153,7 @@ def resume(
     opened = open_study(Storage(storage_url(storage)), study)
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
     limits = Limits(trials, evaluations, timeout)
-    opened.ledger.extend(limits.trials, limits.evaluations, limits.timeout)
+    opened.extend(limits)
     return _run(Session(opened, parts, registry, *started))
 
 

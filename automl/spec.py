@@ -110,6 +110,24 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class TimeLimits:
+    """How long a trial, and a step of it from report to report, may take; None is without limit.
+
+    Raises:
+        UsageError: a limit that is not positive.
+    """
+
+    trial: float | None = None
+    epoch: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trial", "epoch"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"--{name}-timeout: expected more than 0 s, got {value}")
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a study searches, on what, by what; immutable once the study exists."""
 
@@ -126,6 +144,7 @@ class Spec:
     plugins: tuple[PartSpec, ...] = ()
     judge: PartSpec | None = None
     """The trainer that trains again what the trainer of open decisions found."""
+    time_limits: TimeLimits = TimeLimits()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -255,7 +274,7 @@ def jsonable_deep(value: Any) -> Any:
 
 
 def _read(data: Mapping[str, Any]) -> Spec:
-    parts = {kind.value: _part(data[kind.value]) for kind in PART_KINDS}
+    parts: dict[str, Any] = {kind.value: _part(data[kind.value]) for kind in PART_KINDS}
     return Spec(
         uuid=str(data["uuid"]),
         objectives=tuple(
@@ -267,6 +286,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         plugins=tuple(_part(item) for item in data["plugins"]),
         judge=_part(data["judge"]) if data["judge"] else None,
         **parts,
+        time_limits=TimeLimits(**data.get("time_limits", {})),
     )
 
 

@@ -80,6 +80,7 @@ ORDER = [
     "automl.failures",
     "automl.reseeding",
     "automl.heartbeat",
+    "automl.stopping",
     "automl.evaluation",
     "automl.telling",
     "automl.engine",

@@ -64,6 +64,6 @@ def command(
         )
     count, more = worker_count(workers), limits(trials, evaluations, timeout)
     resolve_device(device)
-    opened.ledger.extend(more.trials, more.evaluations, more.timeout)
+    opened.extend(more)
     session = Session(opened, parts, registry, starter, count, device)
     run_and_show(session, choose_output(opened, as_json))
