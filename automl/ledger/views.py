@@ -97,6 +97,8 @@ class TrialView:
     message: str | None
     traceback: str | None
     seconds: float | None
+    device_seconds: float
+    checkpoint: str | None
 
 
 @dataclass(frozen=True)
@@ -414,4 +416,6 @@ def _trial(row: TrialRow) -> TrialView:
         message=row.message,
         traceback=row.traceback,
         seconds=row.seconds,
+        device_seconds=row.device_seconds,
+        checkpoint=row.checkpoint,
     )
