@@ -395,6 +395,14 @@ class Ledger:
         return session.scalar(select(TrialRow.number).where(TrialRow.id == id))
 
     @reading
+    def unnumbered(self, session: Session) -> set[int]:
+        """The ids of open trials whose number in Optuna is not known yet."""
+        waiting = (TrialRow.number.is_(None), TrialRow.phase != Phase.SETTLED)
+        return set(
+            session.scalars(select(TrialRow.id).where(TrialRow.study == self.study, *waiting))
+        )
+
+    @reading
     def open_trials(self, session: Session) -> int:
         """How many trials have not ended yet."""
         return (
