@@ -3,6 +3,8 @@
 import importlib.metadata
 import itertools
 import logging
+import math
+import os
 import re
 import shlex
 import shutil
@@ -24,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.candidate import Candidate, propose
 from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
 from automl.ledger.audits import Audits
-from automl.ledger.ledger import Ledger
+from automl.ledger.ledger import LEASE_SECONDS, Ledger
 from automl.ledger.transaction import explaining
 from automl.ledger.views import Views
 from automl.options import options_of, resolve
@@ -59,6 +61,7 @@ DEFAULT_TRIALS = 20
 CACHE = "cache"
 JUDGE = "judge"
 """`-o trainer.judge=NAME` names the trainer that judges; its options are `-o judge.…`."""
+LEASE = "AUTOML_LEASE_SECONDS"
 DATA_DIR = "data_dir"
 """A task's option that `--data-dir` fills."""
 
@@ -130,7 +133,8 @@ class Study:
     @cached_property
     def ledger(self) -> Ledger:
         metrics = tuple(objective.metric for objective in self.objectives)
-        return Ledger(self.storage.engine, self.spec.uuid, self.spec.cache, metrics)
+        uuid, cache = self.spec.uuid, self.spec.cache
+        return Ledger(self.storage.engine, uuid, cache, metrics, lease_seconds())
 
     @cached_property
     def views(self) -> Views:
@@ -216,6 +220,22 @@ class Study:
         done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         judged = [t for t in done if t.user_attrs.get(ATTRIBUTE, {}).get("judges") is not None]
         return _unbeaten(judged or done, self.objectives)
+
+
+def lease_seconds() -> float:
+    """How long a worker's lease lasts unless it is renewed (AUTOML_LEASE_SECONDS).
+
+    Raises:
+        UsageError: it is no number, or less than a second.
+    """
+    given = os.environ.get(LEASE, LEASE_SECONDS)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < math.inf:
+        raise UsageError(f"{LEASE}: expected a number of seconds, at least 1, got {given!r}")
+    return seconds
 
 
 def plan(
