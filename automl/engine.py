@@ -80,7 +80,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.ledger = self.study.ledger
-        self.meter = Meter(self.ledger)
+        self.meter = Meter(self.ledger, self.study.spec.cost_metric)
         self.heartbeat = Heartbeat(
             self.ledger, self.worker, beaten=self.meter.refresh, hung=self.hung
         )
@@ -245,6 +245,7 @@ class Engine:
             self.stop,
             progress=self._train_on,
             announce=self.heartbeat.quiet,
+            reported=self.meter.report,
             resumed=resumed,
         )
 

@@ -39,7 +39,8 @@ class Evaluation:
     """One trial in training; `unwritten` are its reports that the ledger does not have yet.
 
     costs: the candidate's own, which join its metrics. progress: called at each tick.
-    announce: called with the seconds that no tick may come. resumed: an earlier attempt, or an
+    announce: called with the seconds that no tick may come. reported: called with all metrics of
+    each report. resumed: an earlier attempt, or an
     interrupted one, may have reported already.
     """
 
@@ -52,6 +53,7 @@ class Evaluation:
     stop: Stop
     progress: Callable[[], None]
     announce: Callable[[float], None]
+    reported: Callable[[Mapping[str, float]], None]
     resumed: bool = False
     unwritten: list[Report] = field(default_factory=list)
 
@@ -118,6 +120,7 @@ class Evaluation:
             raise TrialError(f"reports must count up: step {report.step} after {last.step}")
         metrics = {**self.costs, **report.metrics}
         values = objective_values(replace(report, metrics=metrics), self.study.objectives)
+        self.reported(metrics)
         self.unwritten.append(report)
         if time.monotonic() - self._written_at >= _REPORT_SECONDS:
             self.flush()

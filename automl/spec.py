@@ -17,6 +17,8 @@ from automl.trust import Code, Source, sha256, trusting
 FORMAT = 1
 ATTRIBUTE = "automl"
 """The one attribute of ours on Optuna's studies and trials."""
+SECONDS = "seconds"
+"""The cost of a trial as it is measured, rather than one that its trainer reports."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ class Spec:
     judge: PartSpec | None = None
     """The trainer that trains again what the trainer of open decisions found."""
     time_limits: TimeLimits = TimeLimits()
+    cost_metric: str = SECONDS
+    """What counts as a trial's device time: a metric that its trainer reports, or as measured."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -287,6 +291,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         judge=_part(data["judge"]) if data["judge"] else None,
         **parts,
         time_limits=TimeLimits(**data.get("time_limits", {})),
+        cost_metric=str(data.get("cost_metric", SECONDS)),
     )
 
 

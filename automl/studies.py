@@ -36,6 +36,7 @@ from automl.report import COSTS, Direction, Objective
 from automl.spec import (
     ATTRIBUTE,
     PART_KINDS,
+    SECONDS,
     Cache,
     PartSpec,
     Recipe,
@@ -249,6 +250,7 @@ def plan(
     plugins: Sequence[str] = (),
     data_dir: Path | None = None,
     time_limits: TimeLimits | None = None,
+    cost_metric: str = SECONDS,
 ) -> Plan:
     """Find every part of a search, resolve its options and look at its data.
 
@@ -286,6 +288,7 @@ def plan(
         plugins=files,
         judge=PartSpec.of(judge) if judge else None,
         time_limits=time_limits or TimeLimits(),
+        cost_metric=cost_metric,
     )
     return Plan(parts, spec)
 

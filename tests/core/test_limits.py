@@ -14,6 +14,7 @@ import torch
 from optuna.trial import TrialState
 
 from automl import Candidate, Report, Run, Task, Trainer
+from automl.doctor import Doctor
 from automl.engine import MICRO_BATCHES, Engine
 from automl.errors import DeviceLostError, Interrupted, UsageError
 from automl.heartbeat import Heartbeat
@@ -117,6 +118,36 @@ def test_reused_trials_cost_no_device_time(sqlite_url):
     views = study.views
     assert views.counts().reused == 6
     assert views.budget().device_seconds == pytest.approx(views.counts().seconds, abs=0.01)
+
+
+@dataclass(frozen=True)
+class Simulating(Trainer):
+    """Reports what a training would have taken, as a table of a benchmark does."""
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        for step in range(1, 6):
+            run.tick()
+            yield Report(step, {"score": 0.0, "cost": 100.0 * step})
+
+
+def test_device_time_may_be_what_trainers_report(sqlite_url):
+    """Each trial says it takes 500 s: three of them fit into half an hour, not a fourth."""
+    engine = created(sqlite_url, Limits(gpu_hours=0.5), Simulating, cost_metric="cost")
+    engine.run()
+    views = engine.study.views
+    assert views.counts().complete == 3
+    assert [view.device_seconds for view in views.trials()][:3] == [500.0] * 3
+    assert 1500 <= views.budget().device_seconds <= 1800
+    assert Doctor(engine.study).findings() != []
+    assert not any(each.broken for each in Doctor(engine.study).findings())
+
+
+def test_a_trial_must_report_what_counts_as_its_cost(sqlite_url):
+    engine = created(sqlite_url, Limits(trials=1), cost_metric="euros")
+    engine.run()
+    assert "no report of the cost 'euros'; there are: score, cost" in (
+        engine.study.views.trial(0).message
+    )
 
 
 # Deadlines.
