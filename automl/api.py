@@ -18,7 +18,7 @@ from automl.protocols import Launcher
 from automl.registry import TOP_LEVEL, Kind, Registry
 from automl.session import Session, worker_count
 from automl.sources import refuse_while_loading
-from automl.spec import ATTRIBUTE
+from automl.spec import ATTRIBUTE, SECONDS, TimeLimits
 from automl.storage import Storage, storage_url
 from automl.studies import (
     CACHE,
@@ -67,6 +67,7 @@ def search(
     trials: int | None = None,
     evaluations: int | None = None,
     timeout: float | None = None,
+    gpu_hours: float | None = None,
     workers: int | str = 1,
     device: str = "auto",
     storage: str | None = None,
@@ -77,11 +78,15 @@ def search(
     launcher: str = "local",
     plugins: Sequence[str] = (),
     data_dir: str | Path | None = None,
+    trial_timeout: float | None = None,
+    epoch_timeout: float | None = None,
+    cost_metric: str = SECONDS,
 ) -> Result:
     """Search a space on a task and return the study with its best candidate.
 
     space, task, trainer, strategy, pruner: a name, `file.py:name`, `module:name`, or the function
-    or class itself. options: by part, {"trainer": {"epochs": 5}}. timeout: seconds. launcher: what
+    or class itself. options: by part, {"trainer": {"epochs": 5}}. timeout, trial_timeout,
+    epoch_timeout: seconds. launcher: what
     starts further workers, with its options under "launcher". Other arguments are those of
     `automl search`.
 
@@ -113,8 +118,10 @@ def search(
         cache=cache,
         plugins=plugins,
         data_dir=None if data_dir is None else Path(data_dir),
+        time_limits=TimeLimits(trial_timeout, epoch_timeout),
+        cost_metric=cost_metric,
     )
-    limits = Limits(trials, evaluations, timeout)
+    limits = Limits(trials, evaluations, timeout, gpu_hours)
     created = create(Storage(storage_url(storage)), made, limits, study)
     return _run(Session(created, made.parts, registry, *started))
 
@@ -126,6 +133,7 @@ def resume(
     trials: int | None = None,
     evaluations: int | None = None,
     timeout: float | None = None,
+    gpu_hours: float | None = None,
     workers: int | str = 1,
     device: str = "auto",
     launcher: str = "local",
@@ -152,8 +160,8 @@ def resume(
     started = _starting(registry, launcher, own, workers, device)
     opened = open_study(Storage(storage_url(storage)), study)
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
-    limits = Limits(trials, evaluations, timeout)
-    opened.ledger.extend(limits.trials, limits.evaluations, limits.timeout)
+    limits = Limits(trials, evaluations, timeout, gpu_hours)
+    opened.extend(limits)
     return _run(Session(opened, parts, registry, *started))
 
 

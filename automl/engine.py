@@ -1,10 +1,9 @@
 """The search loop that every worker runs: propose, fingerprint, claim, train, settle, tell."""
 
 import logging
-import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -14,22 +13,40 @@ from automl.candidate import Candidate, propose
 from automl.errors import (
     AutoMLError,
     CandidateError,
+    DeviceLostError,
     Interrupted,
     StorageError,
     StrategyError,
     TrialError,
 )
 from automl.evaluation import Evaluation
-from automl.failures import failure, free_memory, is_storage_failure, lost
+from automl.failures import (
+    failure,
+    free_memory,
+    is_device_loss,
+    is_storage_failure,
+    lost,
+    peak_memory,
+)
 from automl.heartbeat import Heartbeat
 from automl.identification import Identifier, StrategyContext
 from automl.identity.fingerprint import Identity
 from automl.ledger.transaction import explaining
-from automl.ledger.values import Claimed, Hit, Lease, LeaseLostError, Parked, Settled, Worker
+from automl.ledger.values import (
+    BudgetSpentError,
+    Claimed,
+    Hit,
+    Lease,
+    LeaseLostError,
+    Parked,
+    Settled,
+    Worker,
+)
 from automl.processes import is_dead
 from automl.registry import Kind
-from automl.report import Outcome, Report, State
+from automl.report import Outcome, Reason, Report, State
 from automl.seeding import seeded
+from automl.stopping import Meter, Stop
 from automl.studies import Parts, Study, trial_seed
 from automl.telling import OptunaTrials
 
@@ -38,6 +55,9 @@ _log = logging.getLogger("automl")
 MAX_ATTEMPTS = 3
 """A trial whose worker was lost this often is not tried again."""
 
+MICRO_BATCHES = 8
+"""In how many parts a batch is passed after it did not fit into memory."""
+
 _MAINTAIN_SECONDS = 10.0
 
 
@@ -45,20 +65,25 @@ _MAINTAIN_SECONDS = 10.0
 class Engine:
     """One worker's search loop over one study.
 
-    stop: when set, the trial under way is given back at its next tick and `run` raises
-    Interrupted. hooks: the event plugins to call.
+    stop: when asked, the trial under way is given back at its next checkpoint, or its next tick,
+    and `run` raises Interrupted. hooks: the event plugins to call. hung: called once a trial has
+    made no progress for so long that its lease is gone.
     """
 
     study: Study
     parts: Parts
     worker: Worker
     hooks: PluginManager
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: Stop = field(default_factory=Stop)
     poll_seconds: float = 0.5
+    hung: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.ledger = self.study.ledger
-        self.heartbeat = Heartbeat(self.ledger, self.worker)
+        self.meter = Meter(self.ledger, self.study.spec.cost_metric)
+        self.heartbeat = Heartbeat(
+            self.ledger, self.worker, beaten=self.meter.refresh, hung=self.hung
+        )
         device = self.worker.device
         self.identifier = Identifier(self.study, self.parts, device, self._progress)
         context = StrategyContext(self.identifier)
@@ -67,14 +92,16 @@ class Engine:
         self._maintained = float("-inf")
 
     def run(self) -> None:
-        """Take trials until the budget is spent and nothing is open.
+        """Take trials until the budget is spent and nothing is open, or the time is over.
 
         Raises:
-            Interrupted: `stop` was set; what was under way has been given back.
+            Interrupted: `stop` was asked; what was under way has been given back.
+            DeviceLostError: the device fails for good; what was under way has been given back.
             StorageError: the database failed; what was under way will be taken over.
         """
         self.ledger.enter(self.worker)
         self._warn_of_foreign_functions()
+        self.meter.refresh()
         self.heartbeat.start()
         try:
             with explaining(self.ledger.engine):
@@ -126,9 +153,11 @@ class Engine:
         return self.ledger.take_over(self.worker, dead)
 
     def _finished(self) -> bool:
-        """Whether nothing is open; tells on the way what is settled and untold."""
+        """Whether nothing is open, or may go on; tells on the way what is settled and untold."""
         for settled in self.ledger.untold():
             self.trials.tell_once(settled)
+        if self.ledger.is_over():
+            return True
         if self.ledger.open_trials():
             return False
         self.trials.end_orphans()
@@ -147,12 +176,17 @@ class Engine:
             _log.warning("trial %s: %s", number, error)
             self.trials.end_orphan(lease.id, number)
             return None
+        except BudgetSpentError as error:
+            _log.info("trial %s is given back: %s", number, error)
+            self._give_back(lease, number)
+            return None
         except Exception as error:
             # A failed database could not take it back; there its lease decides.
             if not is_storage_failure(error):
-                self._give_back(lease, number)
+                self._give_back(lease, number, counts=isinstance(error, DeviceLostError))
             raise
         finally:
+            self.meter.end()
             self.heartbeat.hold(None)
 
     def _attempt(self, lease: Lease, trial: optuna.Trial) -> Lease | None:
@@ -201,32 +235,61 @@ class Engine:
     def _evaluation(
         self, lease: Lease, trial: optuna.Trial, costs: Mapping[str, float], resumed: bool
     ) -> Evaluation:
-        device = self.worker.device
-        parts = self._parts_for(lease)
-        return Evaluation(self.study, parts, lease, trial, device, costs, self._progress, resumed)
+        return Evaluation(
+            self.study,
+            self._parts_for(lease),
+            lease,
+            trial,
+            self.worker.device,
+            costs,
+            self.stop,
+            progress=self._train_on,
+            announce=self.heartbeat.quiet,
+            reported=self.meter.report,
+            resumed=resumed,
+        )
 
     def _evaluate(self, evaluation: Evaluation, candidate: Candidate) -> Lease | None:
         lease, trial = evaluation.lease, evaluation.trial
-        started = time.monotonic()
-        with seeded(trial_seed(self.study.spec, trial.number, "train")):
-            try:
-                outcome = evaluation.train(candidate)
-            except Interrupted:
-                evaluation.flush()
-                raise
-            except Exception as error:
-                outcome = _outcome_of(error, self._blamed(evaluation.parts, error))
-        if outcome.state is State.FAILED:
-            free_memory()
-        seconds = time.monotonic() - started
+        self.meter.begin(lease)
+        outcome = self._train(evaluation, candidate)
+        if outcome.reason is Reason.OUT_OF_MEMORY:
+            said = f"{outcome.message}; once more in {MICRO_BATCHES} micro-batches"
+            _log.warning("trial %d: %s", trial.number, said)
+            evaluation.in_micro_batches(MICRO_BATCHES)
+            outcome = self._train(evaluation, candidate)
+        seconds = self.meter.end()
         self.identifier.observe(seconds)
         self._event("trial_finished", number=trial.number, outcome=outcome)
         return self._settle(lease, trial, outcome, seconds, evaluation.unwritten)
 
+    def _train(self, evaluation: Evaluation, candidate: Candidate) -> Outcome:
+        """Train once; what the trial did wrong is its outcome, all else is raised."""
+        with seeded(trial_seed(self.study.spec, evaluation.trial.number, "train")):
+            try:
+                return evaluation.train(candidate)
+            except (Interrupted, BudgetSpentError):
+                evaluation.flush()
+                raise
+            except Exception as error:
+                outcome = _outcome_of(error, self._blamed(evaluation.parts, error))
+                free_memory(error)
+        if outcome.reason is not Reason.OUT_OF_MEMORY:
+            return outcome
+        peak, parts = peak_memory(self.worker.device), evaluation.micro_batches
+        how = f"{parts} micro-batches" if parts > 1 else "whole batches"
+        return replace(outcome, message=f"{outcome.message} ({how}, peak memory {peak})")
+
     def _progress(self) -> None:
+        """What a probe does at each tick."""
         self.heartbeat.tick()
         if self.stop.is_set():
             raise Interrupted("interrupted")
+
+    def _train_on(self) -> None:
+        """What a trial in training does at each tick."""
+        self.heartbeat.tick()
+        self.meter.check()
 
     def _settle(
         self,
@@ -286,9 +349,10 @@ class Engine:
         )
 
     # Ends.
-    def _give_back(self, lease: Lease | None, number: int | None) -> None:
+    def _give_back(self, lease: Lease | None, number: int | None, counts: bool = False) -> None:
         if lease is not None:
-            self.ledger.give_back(lease, lease.number if number is None else number)
+            known = lease.number if number is None else number
+            self.ledger.give_back(lease, known, self.meter.end(), counts)
 
     def _warn_of_foreign_functions(self) -> None:
         if self.study.spec.cache.enabled and (foreign := self.ledger.functions.foreign()):
@@ -330,6 +394,10 @@ def _costs(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
 
 def _outcome_of(error: Exception, where: str) -> Outcome:
     """A failed trial's outcome; what is not the trial's fault is raised again."""
-    if isinstance(error, Interrupted | LeaseLostError) or is_storage_failure(error):
+    passed = Interrupted | LeaseLostError | BudgetSpentError | DeviceLostError
+    if isinstance(error, passed) or is_storage_failure(error):
         raise error
+    if is_device_loss(error):
+        line = " ".join(str(error).split())
+        raise DeviceLostError(f"the device was lost: {line}; start this worker anew") from error
     return failure(error, "" if isinstance(error, StrategyError) else where)

@@ -11,7 +11,9 @@ AutoMLError                 anything this package raises on purpose
 │   ├── GraphError          an operation of a graph does not fit its inputs
 │   └── OpenDecisionError   an open decision was used as a value, or lost
 ├── TrialError              a trial failed for a reason its trainer could name
-│   └── NotFiniteError      an objective became NaN or infinite
+│   ├── NotFiniteError      an objective became NaN or infinite
+│   └── TimeLimitError      it took longer than the study allows
+├── DeviceLostError         the device fails for good: the process must be started anew (75)
 └── Interrupted             a person or a signal asked the worker to stop
 """
 
@@ -85,8 +87,18 @@ class NotFiniteError(TrialError):
     """An objective became NaN or infinite: training diverged."""
 
 
+class TimeLimitError(TrialError):
+    """A trial, or one step of it, took longer than the study allows."""
+
+
 class StrategyError(TrialError):
     """A strategy raised while it drew a trial's decisions."""
+
+
+class DeviceLostError(AutoMLError):
+    """The device was lost (a sticky CUDA error): this process must be started anew."""
+
+    exit_code = 75
 
 
 class Interrupted(AutoMLError):

@@ -19,11 +19,12 @@ from optuna.pruners import NopPruner
 
 from automl.candidate import Candidate
 from automl.decisions import Open
-from automl.errors import TrialError
+from automl.errors import Interrupted, TimeLimitError, TrialError
 from automl.ledger.values import Lease
 from automl.protocols import Run
 from automl.registry import Kind
 from automl.report import Outcome, Report, State, objective_values
+from automl.stopping import Stop
 from automl.studies import Parts, Study, trial_seed
 
 _log = logging.getLogger("automl")
@@ -37,7 +38,9 @@ _SAVE_SHARE = 50
 class Evaluation:
     """One trial in training; `unwritten` are its reports that the ledger does not have yet.
 
-    costs: the candidate's own, which join its metrics. resumed: an earlier attempt, or an
+    costs: the candidate's own, which join its metrics. progress: called at each tick.
+    announce: called with the seconds that no tick may come. reported: called with all metrics of
+    each report. resumed: an earlier attempt, or an
     interrupted one, may have reported already.
     """
 
@@ -47,29 +50,50 @@ class Evaluation:
     trial: optuna.Trial
     device: str
     costs: Mapping[str, float]
+    stop: Stop
     progress: Callable[[], None]
+    announce: Callable[[float], None]
+    reported: Callable[[Mapping[str, float]], None]
     resumed: bool = False
     unwritten: list[Report] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.open_decisions: Mapping[str, Open] = {}
+        self._began = self._reported_at = time.monotonic()
         self._written_at = self._saved_at = time.monotonic()
         self._save_seconds = 0.0
+        self._saves = True
         self._run = Run(
             device=self.device,
             seed=trial_seed(self.study.spec, self.trial.number, "train"),
             number=self.trial.number,
             attempt=self.lease.attempt,
             directory=self.study.directory(self.trial.number),
-            progress=self.progress,
+            progress=self._tick,
+            announce=self.announce,
+            checkpoint=self.lease.checkpoint,
         )
+
+    @property
+    def micro_batches(self) -> int:
+        """In how many parts each batch is passed."""
+        return self._run.micro_batches
+
+    def in_micro_batches(self, parts: int) -> None:
+        """Have the next training pass each batch in so many parts; it may report steps again."""
+        self._run = replace(self._run, micro_batches=parts)
+        self._reported_at = time.monotonic()
+        self.resumed = True
+        self.__dict__.pop("_reported_before", None)
 
     def train(self, candidate: Candidate) -> Outcome:
         """Train to the end, or until the pruner says stop.
 
         Raises:
             TrialError: the trainer reports nothing, or not what was promised.
+            TimeLimitError: the trial, or one step of it, takes longer than the study allows.
             Interrupted: the worker was asked to stop.
+            BudgetSpentError: the study's time is over.
             LeaseLostError: another worker took the trial over.
         """
         reports = self.parts.trainer.train(candidate, self.parts.task, self._run)
@@ -80,7 +104,9 @@ class Evaluation:
                 last = self._take(report, last)
                 if self._should_prune(last):
                     return replace(last, state=State.PRUNED)
-                self.progress()
+                if self.stop.is_set():
+                    raise Interrupted("interrupted")
+                self._tick()
         finally:
             _close(reports)
         if last is None:
@@ -94,33 +120,52 @@ class Evaluation:
             raise TrialError(f"reports must count up: step {report.step} after {last.step}")
         metrics = {**self.costs, **report.metrics}
         values = objective_values(replace(report, metrics=metrics), self.study.objectives)
+        self.reported(metrics)
         self.unwritten.append(report)
         if time.monotonic() - self._written_at >= _REPORT_SECONDS:
             self.flush()
-        self._save(report)
+        self._saves = report.checkpoint is not None
+        if self._saves and (self.stop.is_set() or self._should_save()):
+            self._save(report)
+        self._reported_at = time.monotonic()
         return Outcome(State.COMPLETE, values, metrics, report.step, report.closed)
 
-    def flush(self) -> None:
-        """Write to the ledger what was reported and it does not have yet."""
-        self.study.ledger.renew(self.lease, self.unwritten)
+    def _tick(self) -> None:
+        self.progress()
+        if self.stop.is_set() and (self.stop.overdue or not self._saves):
+            raise Interrupted("interrupted")
+        limits, now = self.study.spec.time_limits, time.monotonic()
+        if limits.trial is not None and now - self._began > limits.trial:
+            raise TimeLimitError(f"the trial took longer than the {limits.trial:g} s it may take")
+        if limits.epoch is not None and now - self._reported_at > limits.epoch:
+            raise TimeLimitError(f"no report came within the {limits.epoch:g} s an epoch may take")
+
+    def flush(self, checkpoint: str | None = None) -> None:
+        """Write to the ledger what was reported and it does not have yet.
+
+        checkpoint: the SHA-256 of what the trial can go on from now.
+        """
+        self.study.ledger.renew(self.lease, self.unwritten, checkpoint)
         self.unwritten = []
         self._written_at = time.monotonic()
 
-    def _save(self, report: Report) -> None:
+    def _should_save(self) -> bool:
         passed = time.monotonic() - self._saved_at
-        if report.checkpoint is None or passed < max(
-            _REPORT_SECONDS, _SAVE_SHARE * self._save_seconds
-        ):
+        return passed >= max(_REPORT_SECONDS, _SAVE_SHARE * self._save_seconds)
+
+    def _save(self, report: Report) -> None:
+        if report.checkpoint is None:
             return
-        if self.unwritten:
-            # What goes on from the checkpoint will not report these steps again.
-            self.flush()
         started = time.monotonic()
         try:
-            self._run.save(report.checkpoint())
+            digest = self._run.save(report.checkpoint())
         except (OSError, RuntimeError) as error:
             line = str(error).splitlines()[0]
             _log.warning("no checkpoint saved in %s: %s", self._run.directory, line)
+        else:
+            # With all reports, since what goes on from here will not report these steps again.
+            self.flush(digest)
+            self._run.keep_only_last()
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 

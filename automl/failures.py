@@ -1,6 +1,7 @@
 """Turns what a trial raised into its outcome: a reason, one line, and the traceback."""
 
 import gc
+import resource
 import sys
 import traceback
 
@@ -8,11 +9,27 @@ from automl.errors import (
     AutoMLError,
     CandidateError,
     DegenerateError,
+    DeviceLostError,
     NotFiniteError,
     StorageError,
+    TimeLimitError,
 )
 from automl.report import Outcome, Reason, State
 
+# CUDA errors after which every call in this process fails, as CUDA's own documentation has it.
+_STICKY = (
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "unspecified launch failure",
+    "launch timed out",
+    "device-side assert",
+    "uncorrectable ecc",
+    "hardware stack error",
+    "invalid program counter",
+    "device is lost",
+    "context is destroyed",
+)
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
 
 
@@ -33,16 +50,18 @@ def failure(error: Exception, where: str = "") -> Outcome:
 def lost(attempts: int) -> Outcome:
     """The outcome of a trial whose workers died, each time."""
     message = (
-        f"its worker was lost {attempts} times: killed, out of memory, a crash, or no run.tick() "
-        "for minutes"
+        f"its worker was lost {attempts} times: killed, out of memory, a crash, a device that "
+        "fails, or no run.tick() for minutes"
     )
     return Outcome(
         State.FAILED, reason=Reason.WORKER_LOST, message=message, cause=Reason.WORKER_LOST.value
     )
 
 
-def free_memory() -> None:
-    """Give back what a failed trial held, on the accelerator too."""
+def free_memory(error: BaseException | None = None) -> None:
+    """Give back what a failed trial held, on the accelerator too; its error holds on to frames."""
+    if error is not None:
+        traceback.clear_frames(error.__traceback__)
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -54,16 +73,36 @@ def _reason(error: Exception) -> Reason:
         return Reason.NOT_FINITE
     if isinstance(error, CandidateError):
         return Reason.INVALID
-    if _is_out_of_memory(error):
+    if isinstance(error, TimeLimitError):
+        return Reason.TIME_LIMIT
+    if is_out_of_memory(error):
         return Reason.OUT_OF_MEMORY
     return Reason.ERROR
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or this machine, has no memory left for what was asked."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
+
+
+def is_device_loss(error: Exception) -> bool:
+    """Whether the device fails for the rest of this process, whatever trial comes next."""
+    if isinstance(error, DeviceLostError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and "cuda" in text and any(w in text for w in _STICKY)
+
+
+def peak_memory(device: str) -> str:
+    """The most memory this process had on its device; on a CPU the process as a whole."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on {device}"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
 
 
 def _cause(error: Exception) -> str | None:

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from automl.errors import StorageError
 from automl.ledger.ledger import Ledger
@@ -17,11 +18,22 @@ class Heartbeat(threading.Thread):
 
     A trial that makes no progress for `stall` seconds (a hung kernel) lets its lease expire, and
     another worker takes it over. A beat that fails is tried again at the next; it ends nothing.
+    beaten: called after each beat. hung: called once the lease of a trial that makes no progress
+    has expired, for a process that hangs does no more good.
     """
 
-    def __init__(self, ledger: Ledger, worker: Worker, stall: float = STALL_SECONDS) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker: Worker,
+        stall: float = STALL_SECONDS,
+        beaten: Callable[[], None] = lambda: None,
+        hung: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(name="automl-heartbeat", daemon=True)
         self._ledger, self._worker, self._stall = ledger, worker, stall
+        self._beaten, self._hung = beaten, hung
+        self._quiet = 0.0
         self._lease: Lease | None = None
         self._lost: Lease | None = None
         self._ticked = time.monotonic()
@@ -29,8 +41,12 @@ class Heartbeat(threading.Thread):
 
     def hold(self, lease: Lease | None) -> None:
         """From now on this lease is renewed; None renews none."""
-        self._ticked = time.monotonic()
+        self._ticked, self._quiet = time.monotonic(), 0.0
         self._lease = lease
+
+    def quiet(self, seconds: float) -> None:
+        """The trial says that its next tick may take so long."""
+        self._ticked, self._quiet = time.monotonic(), seconds
 
     def tick(self) -> None:
         """Progress was made.
@@ -38,7 +54,7 @@ class Heartbeat(threading.Thread):
         Raises:
             LeaseLostError: another worker has taken the trial over meanwhile.
         """
-        self._ticked = time.monotonic()
+        self._ticked, self._quiet = time.monotonic(), 0.0
         if self._lost is not None and self._lost == self._lease:
             raise LeaseLostError("the lease expired and another worker took the trial over")
 
@@ -56,8 +72,12 @@ class Heartbeat(threading.Thread):
 
     def _beat(self) -> None:
         self._ledger.enter(self._worker)
+        self._beaten()
         lease = self._lease
-        if lease is None or time.monotonic() - self._ticked > self._stall:
+        late = time.monotonic() - self._ticked - max(self._stall, self._quiet)
+        if lease is not None and late > self._ledger.lease_seconds:
+            self._hung()
+        if lease is None or late > 0:
             return
         try:
             self._ledger.renew(lease)

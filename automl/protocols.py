@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -68,7 +69,9 @@ class Run:
     """What the engine gives a trainer for one trial.
 
     probe: this run only tells candidates apart, on a few examples: train in full precision, at
-    the highest learning rate of the schedule, for three steps or more.
+    the highest learning rate of the schedule, for three steps or more. micro_batches: in how many
+    parts to pass each batch, with one optimizer step for all of them; more than one where the
+    trial ran out of memory before. checkpoint: the SHA-256 of what an earlier attempt left.
     """
 
     device: str
@@ -77,7 +80,10 @@ class Run:
     attempt: int
     directory: Path
     progress: Callable[[], None] = lambda: None
+    announce: Callable[[float], None] = lambda seconds: None
     probe: bool = False
+    micro_batches: int = 1
+    checkpoint: str | None = None
 
     def tick(self) -> None:
         """Say that work goes on; call it once a batch. The trial's lease lives on it.
@@ -87,41 +93,68 @@ class Run:
         """
         self.progress()
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Store a checkpoint, whole or not at all."""
+    def quiet(self, seconds: float) -> None:
+        """Say that no tick may come for so long, as while compiling: the lease outlives it."""
+        self.announce(seconds)
+
+    def save(self, state: Mapping[str, Any]) -> str:
+        """Store a checkpoint, whole or not at all; returns its SHA-256.
+
+        Raises:
+            OSError, RuntimeError: it cannot be written; the one before stays.
+        """
         import torch
 
         self.directory.mkdir(parents=True, exist_ok=True)
-        partial = self.directory / f"checkpoint.{os.getpid()}.part"
+        partial = self.directory / f"{os.getpid()}.part"
         try:
-            with partial.open("wb") as file:
+            with partial.open("w+b") as file:
                 torch.save(dict(state), file)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(self.checkpoint)
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            partial.replace(self._file(digest))
         finally:
             partial.unlink(missing_ok=True)
+        self.checkpoint = digest
+        return digest
 
     def restore(self) -> Mapping[str, Any] | None:
-        """The checkpoint of an earlier attempt at this trial, or None where none can be read."""
-        if not self.checkpoint.exists():
+        """The checkpoint of an earlier attempt at this trial, or None where none can be read.
+
+        Only what has the digest that the ledger remembers is opened.
+        """
+        if self.checkpoint is None:
             return None
         import torch
 
         try:
-            state: Mapping[str, Any] = torch.load(
-                self.checkpoint, map_location=self.device, weights_only=True
-            )
+            with self._file(self.checkpoint).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != self.checkpoint:
+                    raise ValueError("its content has changed")
+                file.seek(0)
+                state: Mapping[str, Any] = torch.load(
+                    file, map_location=self.device, weights_only=True
+                )
         except Exception as error:
             # Whatever a damaged file makes torch raise: its loss costs time, not the trial.
             line = str(error).splitlines()[0]
-            _log.warning("starting over, %s cannot be read: %s", self.checkpoint, line)
+            _log.warning("starting over, checkpoint %s cannot be read: %s", self.checkpoint, line)
             return None
         return state
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.directory / "checkpoint.pt"
+    def keep_only_last(self) -> None:
+        """Remove the checkpoints before the last one."""
+        for file in self.directory.glob("*.pt"):
+            if file.stem != self.checkpoint:
+                file.unlink(missing_ok=True)
+
+    def _file(self, digest: str) -> Path:
+        # The ledger is data: a digest from there must not lead out of the directory.
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ValueError("it has no SHA-256")
+        return self.directory / f"{digest}.pt"
 
     def seed_for(self, *parts: object) -> int:
         """A seed of its own for each use (an epoch, a loader), derived from the trial's."""

@@ -38,6 +38,7 @@ class Reason(Enum):
     INVALID = "invalid-candidate"
     OUT_OF_MEMORY = "out-of-memory"
     NOT_FINITE = "not-finite"
+    TIME_LIMIT = "time-limit"
     WORKER_LOST = "worker-lost"
 
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from automl.errors import Interrupted, StorageError, UsageError
 from automl.protocols import Launcher, WorkerHandle
 from automl.registry import Registry
+from automl.stopping import Stop
 from automl.storage import VARIABLE
 from automl.studies import Parts, Study
 from automl.trust import state_directory
@@ -49,7 +49,7 @@ class Session:
             Interrupted: a signal asked to stop; every trial under way has been given back.
             StorageError: the database failed here.
         """
-        stop = threading.Event()
+        stop = Stop()
         device = resolve_device(self.device)
         self._share_cores()
         with stopping_on_signals(stop):
@@ -108,7 +108,7 @@ def worker_count(asked: str) -> int:
     return int(asked)
 
 
-def _wait(others: Sequence[Started], stop: threading.Event) -> None:
+def _wait(others: Sequence[Started], stop: Stop) -> None:
     while any(started.handle.poll() is None for started in others):
         if stop.wait(0.1):
             raise Interrupted("interrupted")

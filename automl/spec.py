@@ -17,6 +17,8 @@ from automl.trust import Code, Source, sha256, trusting
 FORMAT = 1
 ATTRIBUTE = "automl"
 """The one attribute of ours on Optuna's studies and trials."""
+SECONDS = "seconds"
+"""The cost of a trial as it is measured, rather than one that its trainer reports."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,24 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class TimeLimits:
+    """How long a trial, and a step of it from report to report, may take; None is without limit.
+
+    Raises:
+        UsageError: a limit that is not positive.
+    """
+
+    trial: float | None = None
+    epoch: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trial", "epoch"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"--{name}-timeout: expected more than 0 s, got {value}")
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a study searches, on what, by what; immutable once the study exists."""
 
@@ -126,6 +146,9 @@ class Spec:
     plugins: tuple[PartSpec, ...] = ()
     judge: PartSpec | None = None
     """The trainer that trains again what the trainer of open decisions found."""
+    time_limits: TimeLimits = TimeLimits()
+    cost_metric: str = SECONDS
+    """What counts as a trial's device time: a metric that its trainer reports, or as measured."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -255,7 +278,7 @@ def jsonable_deep(value: Any) -> Any:
 
 
 def _read(data: Mapping[str, Any]) -> Spec:
-    parts = {kind.value: _part(data[kind.value]) for kind in PART_KINDS}
+    parts: dict[str, Any] = {kind.value: _part(data[kind.value]) for kind in PART_KINDS}
     return Spec(
         uuid=str(data["uuid"]),
         objectives=tuple(
@@ -267,6 +290,8 @@ def _read(data: Mapping[str, Any]) -> Spec:
         plugins=tuple(_part(item) for item in data["plugins"]),
         judge=_part(data["judge"]) if data["judge"] else None,
         **parts,
+        time_limits=TimeLimits(**data.get("time_limits", {})),
+        cost_metric=str(data.get("cost_metric", SECONDS)),
     )
 
 

@@ -3,6 +3,8 @@
 import importlib.metadata
 import itertools
 import logging
+import math
+import os
 import re
 import shlex
 import shutil
@@ -24,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.candidate import Candidate, propose
 from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
 from automl.ledger.audits import Audits
-from automl.ledger.ledger import Ledger
+from automl.ledger.ledger import LEASE_SECONDS, Ledger
 from automl.ledger.transaction import explaining
 from automl.ledger.views import Views
 from automl.options import options_of, resolve
@@ -34,17 +36,19 @@ from automl.report import COSTS, Direction, Objective
 from automl.spec import (
     ATTRIBUTE,
     PART_KINDS,
+    SECONDS,
     Cache,
     PartSpec,
     Recipe,
     Spec,
+    TimeLimits,
     approved,
     load,
     load_plugins,
 )
 from automl.storage import Storage
 from automl.tasks import check_inputs
-from automl.trust import state_directory
+from automl.trust import artifacts_directory
 
 _log = logging.getLogger("automl")
 
@@ -58,6 +62,7 @@ DEFAULT_TRIALS = 20
 CACHE = "cache"
 JUDGE = "judge"
 """`-o trainer.judge=NAME` names the trainer that judges; its options are `-o judge.…`."""
+LEASE = "AUTOML_LEASE_SECONDS"
 DATA_DIR = "data_dir"
 """A task's option that `--data-dir` fills."""
 
@@ -69,14 +74,20 @@ class Limits:
     trials: int | None = None
     evaluations: int | None = None
     timeout: float | None = None
+    gpu_hours: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("trials", "evaluations", "timeout"):
-            value = getattr(self, name)
+        for name in ("trials", "evaluations", "timeout", "gpu_hours"):
+            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
             if not isinstance(value, int | float | None) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected a number, got {value!r}")
-            if value is not None and value <= 0:
-                raise UsageError(f"--{name}: expected more than 0, got {value}")
+            if value is not None and not value > 0:
+                raise UsageError(f"{option}: expected more than 0, got {value}")
+
+    @property
+    def device_seconds(self) -> float | None:
+        """The budget of time on devices, summed over all workers."""
+        return None if self.gpu_hours is None else self.gpu_hours * 3600
 
     def or_default(self) -> "Limits":
         """These limits; 20 trials where there is none at all."""
@@ -123,7 +134,8 @@ class Study:
     @cached_property
     def ledger(self) -> Ledger:
         metrics = tuple(objective.metric for objective in self.objectives)
-        return Ledger(self.storage.engine, self.spec.uuid, self.spec.cache, metrics)
+        uuid, cache = self.spec.uuid, self.spec.cache
+        return Ledger(self.storage.engine, uuid, cache, metrics, lease_seconds())
 
     @cached_property
     def views(self) -> Views:
@@ -139,8 +151,8 @@ class Study:
         return self.spec.objectives
 
     def directory(self, number: int) -> Path:
-        """Where a trial keeps its checkpoint on this machine; made of the study's UUID alone."""
-        return state_directory() / "checkpoints" / str(uuid.UUID(self.spec.uuid)) / str(number)
+        """Where a trial keeps its checkpoint; made of the study's UUID and the number alone."""
+        return artifacts_directory() / str(uuid.UUID(self.spec.uuid)) / str(number)
 
     def remove_checkpoint(self, number: int) -> None:
         """Remove what a trial that has ended kept to go on from."""
@@ -171,6 +183,10 @@ class Study:
     def command(self, verb: str, *options: str) -> str:
         """An `automl` line on this study, as a person types it; never with a password."""
         return command_line(self.storage, self.name, verb, *options)
+
+    def extend(self, limits: Limits) -> None:
+        """Allow so much more than the study has spent or may spend."""
+        self.ledger.extend(limits.trials, limits.evaluations, limits.timeout, limits.device_seconds)
 
     def load_parts(self, registry: Registry, data_dir: Path | None = None) -> Parts:
         """Build the parts from the spec alone; data_dir: where its data lies on this machine.
@@ -207,6 +223,22 @@ class Study:
         return _unbeaten(judged or done, self.objectives)
 
 
+def lease_seconds() -> float:
+    """How long a worker's lease lasts unless it is renewed (AUTOML_LEASE_SECONDS).
+
+    Raises:
+        UsageError: it is no number, or less than a second.
+    """
+    given = os.environ.get(LEASE, LEASE_SECONDS)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < math.inf:
+        raise UsageError(f"{LEASE}: expected a number of seconds, at least 1, got {given!r}")
+    return seconds
+
+
 def plan(
     registry: Registry,
     references: Mapping[Kind, str],
@@ -217,6 +249,8 @@ def plan(
     cache: bool = True,
     plugins: Sequence[str] = (),
     data_dir: Path | None = None,
+    time_limits: TimeLimits | None = None,
+    cost_metric: str = SECONDS,
 ) -> Plan:
     """Find every part of a search, resolve its options and look at its data.
 
@@ -239,15 +273,22 @@ def plan(
     parts = _parts(built, judge and approved(judge, Kind.TRAINER, registry), files, registry)
     with offers[Kind.TASK].blaming():
         check_inputs(offers[Kind.TASK].label, parts.task)
+    specs = {kind.value: PartSpec.of(part) for kind, part in built.items()}
     spec = Spec(
         uuid=str(uuid.uuid4()),
-        **{kind.value: PartSpec.of(part) for kind, part in built.items()},
+        space=specs["space"],
+        task=specs["task"],
+        trainer=specs["trainer"],
+        strategy=specs["strategy"],
+        pruner=specs["pruner"],
         objectives=_objectives(parts, objectives),
         seed=seed,
         data=parts.side_keys["data"],
         cache=_cache(cache, options.get(CACHE, {})),
         plugins=files,
         judge=PartSpec.of(judge) if judge else None,
+        time_limits=time_limits or TimeLimits(),
+        cost_metric=cost_metric,
     )
     return Plan(parts, spec)
 
@@ -265,7 +306,9 @@ def create(storage: Storage, plan: Plan, limits: Limits, name: str | None = None
         made = _create_named(storage, plan, name)
         study = Study(storage, made.study_name, plan.spec, made)
         limits = limits.or_default()
-        study.ledger.open_study(limits.trials, limits.evaluations, limits.timeout)
+        study.ledger.open_study(
+            limits.trials, limits.evaluations, limits.timeout, limits.device_seconds
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             made.set_metric_names([objective.metric for objective in plan.spec.objectives])

@@ -11,12 +11,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from automl.ledger.values import Lease, Settled
 from automl.protocols import Context
 from automl.registry import Kind
-from automl.report import Outcome, State
+from automl.report import State
 from automl.reseeding import ReseedingSampler
 from automl.spec import ATTRIBUTE
 from automl.studies import Parts, Study, trial_seed
 
-_TRIAL_STATE = {
+TRIAL_STATE = {
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
     State.FAILED: TrialState.FAIL,
@@ -81,13 +81,9 @@ class OptunaTrials:
 
     def tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
         """Tell Optuna how a trial ended; telling twice is harmless, it says the same."""
-        try:
-            self._tell(settled, trial)
-        except UpdateFinishedTrialError:
-            self.told.append(settled.id)
-            return
+        news = tell(self.study, settled, trial)
         self.told.append(settled.id)
-        if settled.reused_from is not None:
+        if news and settled.reused_from is not None:
             self.reused(settled)
 
     def end_orphans(self) -> None:
@@ -118,25 +114,28 @@ class OptunaTrials:
                 return trial
         return None
 
-    def _tell(self, settled: Settled, trial: optuna.Trial | None) -> None:
-        outcome, id = settled.outcome, self._id(settled.number)
-        self._storage.set_trial_user_attr(id, ATTRIBUTE, _attribute(settled))
-        if settled.reused_from is not None:
-            self._copy_last_report(id, outcome)
-        self.study.optuna.tell(
-            trial or settled.number,
-            list(outcome.values or ()) if outcome.state is State.COMPLETE else None,
-            _TRIAL_STATE[outcome.state],
-            skip_if_finished=True,
-        )
-
-    def _copy_last_report(self, id: int, outcome: Outcome) -> None:
-        """A pruned trial's value is its last report, so a reused one needs that, too."""
-        if outcome.state is State.PRUNED and outcome.step is not None and outcome.values:
-            self._storage.set_trial_intermediate_value(id, outcome.step, outcome.values[0])
-
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def tell(study: Study, settled: Settled, trial: optuna.Trial | None = None) -> bool:
+    """Tell Optuna how a trial ended; returns whether it did not know yet."""
+    storage, outcome = study.storage.trials, settled.outcome
+    study_id = storage.get_study_id_from_name(study.name)
+    id = storage.get_trial_id_from_study_id_trial_number(study_id, settled.number)
+    values = list(outcome.values or ()) if outcome.state is State.COMPLETE else None
+    try:
+        storage.set_trial_user_attr(id, ATTRIBUTE, _attribute(settled))
+        # A pruned trial's value is its last report, so a reused one needs that, too.
+        pruned = settled.reused_from is not None and outcome.state is State.PRUNED
+        if pruned and outcome.step is not None and outcome.values:
+            storage.set_trial_intermediate_value(id, outcome.step, outcome.values[0])
+        study.optuna.tell(
+            trial or settled.number, values, TRIAL_STATE[outcome.state], skip_if_finished=True
+        )
+    except UpdateFinishedTrialError:
+        return False
+    return True
 
 
 def _attribute(settled: Settled) -> dict[str, Any]:

@@ -227,8 +227,9 @@ class _Trainings:
         self.trial = optuna.create_study(sampler=sampler).ask()
         self.candidate = self.propose()
 
-    def run(self, name: str, attempt: int = 1) -> Run:
-        return Run("cpu", self.seed, 0, attempt, self.directory / name, self._count)
+    def run(self, name: str, attempt: int = 1, checkpoint: str | None = None) -> Run:
+        directory = self.directory / name
+        return Run("cpu", self.seed, 0, attempt, directory, self._count, checkpoint=checkpoint)
 
     def propose(self) -> Candidate:
         """The candidate, made anew: one that is a module has been trained after a training."""
@@ -296,9 +297,9 @@ def _check_resuming(training: _Trainings, expected: float) -> None:
     first = next(reports)
     if first.checkpoint is None:
         return
-    started.save(first.checkpoint())
+    digest = started.save(first.checkpoint())
     cast("Any", reports).close()
-    rest = list(training.start(training.run("resumed", attempt=2)))
+    rest = list(training.start(training.run("resumed", attempt=2, checkpoint=digest)))
     _expect(len(rest) > 0, "a resumed training must yield at least its last report again")
     value = training.objective(rest[-1])
     _expect(

@@ -18,6 +18,12 @@ def state_directory() -> Path:
     return Path(base) / "automl"
 
 
+def artifacts_directory() -> Path:
+    """Where checkpoints lie (AUTOML_ARTIFACTS): machines that share it go on from each other's."""
+    own = os.environ.get("AUTOML_ARTIFACTS")
+    return Path(own) if own else state_directory() / "checkpoints"
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -12,14 +12,17 @@ from automl.errors import UsageError
 from automl.ledger.values import Worker
 from automl.processes import this_worker
 from automl.registry import Registry
+from automl.stopping import Stop
 from automl.studies import Parts, Study
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+_GRACE: dict[int, float] = {signal.SIGINT: 2.0}
+"""A person waits; that is enough for short epochs."""
+_PREEMPTION_SECONDS = 20.0
+"""How long a trial may go on to its next checkpoint after SIGTERM; Slurm kills after 30 s."""
 
 
-def work(
-    study: Study, parts: Parts, registry: Registry, device: str, stop: threading.Event
-) -> None:
+def work(study: Study, parts: Parts, registry: Registry, device: str, stop: Stop) -> None:
     """Run the search loop in this process until nothing is left to do.
 
     Raises:
@@ -31,7 +34,7 @@ def work(
 
 
 @contextmanager
-def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+def stopping_on_signals(stop: Stop) -> Iterator[None]:
     """Set `stop` at the first Ctrl-C or SIGTERM; the second one ends at once.
 
     Does nothing outside the main thread, where Python takes no signals.
@@ -43,7 +46,7 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
-        stop.set()
+        stop.ask(_GRACE.get(number, _PREEMPTION_SECONDS))
 
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     before = {number: signal.signal(number, on_signal) for number in numbers}

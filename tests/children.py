@@ -1,6 +1,6 @@
 """Processes of a test's own, forked from one that has loaded everything already."""
 
-import multiprocessing
+import multiprocessing.context
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +8,16 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["automl.api", "automl.worker", "psycopg", "tiny"])
 _SECONDS = 90.0
+
+
+Process = multiprocessing.context.ForkServerProcess
+
+
+def started(function: Callable[..., Any], environment: Mapping[str, str], *args: Any) -> Process:
+    """A process that calls the function, under way."""
+    process = CONTEXT.Process(target=_call, args=({**_own(), **environment}, function, *args))
+    process.start()
+    return process
 
 
 def run(function: Callable[..., Any], *args: Any, **environment: str) -> int:

@@ -10,6 +10,7 @@ import click
 from automl.errors import UsageError
 
 if TYPE_CHECKING:
+    from automl.spec import TimeLimits
     from automl.storage import Storage
     from automl.studies import Limits
 
@@ -46,7 +47,13 @@ def limit_options(more: str = "") -> Callable[[F], F]:
 
     def add(function: F) -> F:
         for option in (
-            click.option("--timeout", metavar="TIME", help="Start no trial after 90s, 10m, 2h."),
+            click.option(
+                "--gpu-hours",
+                type=float,
+                metavar="H",
+                help=f"Train for at most H hours{more}, summed over all workers.",
+            ),
+            click.option("--timeout", metavar="TIME", help="Stop after 90s, 10m, 2h."),
             click.option(
                 "--evaluations", type=int, metavar="N", help=f"Pay for at most N trials{more}."
             ),
@@ -58,6 +65,24 @@ def limit_options(more: str = "") -> Callable[[F], F]:
         return function
 
     return add
+
+
+def training_options(function: F) -> F:
+    """What a trial may take, fixed with the study."""
+    for option in (
+        click.option(
+            "--cost-metric",
+            metavar="METRIC",
+            default="seconds",
+            help="What --gpu-hours counts: a metric in seconds, or as measured [seconds].",
+        ),
+        click.option(
+            "--epoch-timeout", metavar="TIME", help="Fail a trial without a report in TIME."
+        ),
+        click.option("--trial-timeout", metavar="TIME", help="Fail a trial that takes longer."),
+    ):
+        function = option(function)
+    return function
 
 
 def worker_options(function: F) -> F:
@@ -111,13 +136,25 @@ def existing_storage(url: str | None) -> "Storage":
     return storage
 
 
-def limits(trials: int | None, evaluations: int | None, timeout: str | None) -> "Limits":
+def limits(
+    trials: int | None, evaluations: int | None, timeout: str | None, gpu_hours: float | None
+) -> "Limits":
     from automl.studies import Limits
 
-    return Limits(trials, evaluations, None if timeout is None else seconds(timeout))
+    return Limits(trials, evaluations, _time("--timeout", timeout), gpu_hours)
 
 
-def seconds(text: str) -> float:
+def time_limits(trial: str | None, epoch: str | None) -> "TimeLimits":
+    from automl.spec import TimeLimits
+
+    return TimeLimits(_time("--trial-timeout", trial), _time("--epoch-timeout", epoch))
+
+
+def _time(option: str, text: str | None) -> float | None:
+    return None if text is None else seconds(text, option)
+
+
+def seconds(text: str, option: str = "--timeout") -> float:
     """`90`, `90s`, `10m`, `2h` or `1d` as seconds.
 
     Raises:
@@ -125,7 +162,7 @@ def seconds(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if match is None:
-        raise UsageError(f"--timeout: expected a time such as 90s, 10m or 2h, got {text!r}")
+        raise UsageError(f"{option}: expected a time such as 90s, 10m or 2h, got {text!r}")
     return float(match[1]) * _UNITS[match[2]]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from automl.ledger.views import Counts, TrialView
+from automl.ledger.views import Budget, Counts, TrialView
 from automl.studies import Study
 
 Event = dict[str, Any]
@@ -32,6 +32,7 @@ def study_event(study: Study) -> Event:
         ],
         "trials": budget.trials,
         "evaluations": budget.evaluations,
+        "gpu_hours": _hours(budget.device_seconds_limit),
         "seed": spec.seed,
     }
 
@@ -82,8 +83,21 @@ def summary_event(study: Study) -> Event:
         "reused": counts.reused,
         "best": _best(study),
         "seconds": round(counts.seconds, 3),
-        "stopped": budget.stopped_because,
+        "gpu_hours": _hours(budget.device_seconds),
+        "stopped": budget.stopped_because or _why_over(budget),
     }
+
+
+def _hours(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds / 3600, 6)
+
+
+def _why_over(budget: Budget) -> str | None:
+    """Why trials under way were stopped before their end."""
+    if not budget.over:
+        return None
+    late = budget.seconds_left is not None and budget.seconds_left <= 0
+    return "its time is over" if late else "its hours on devices are spent"
 
 
 def _best(study: Study) -> dict[str, Any] | None:

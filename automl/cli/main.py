@@ -22,6 +22,7 @@ COMMANDS = (
     "best",
     "cache",
     "fingerprint",
+    "doctor",
     "plugins",
 )
 

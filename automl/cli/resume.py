@@ -34,6 +34,7 @@ def command(
     trials: int | None,
     evaluations: int | None,
     timeout: str | None,
+    gpu_hours: float | None,
     workers: str,
     device: str,
     launcher: str,
@@ -62,8 +63,8 @@ def command(
         raise UsageError(
             f"-o {next(iter(given))}.…: a study's own options stand; only launcher.… can be given"
         )
-    count, more = worker_count(workers), limits(trials, evaluations, timeout)
+    count, more = worker_count(workers), limits(trials, evaluations, timeout, gpu_hours)
     resolve_device(device)
-    opened.ledger.extend(more.trials, more.evaluations, more.timeout)
+    opened.extend(more)
     session = Session(opened, parts, registry, starter, count, device)
     run_and_show(session, choose_output(opened, as_json))

@@ -26,7 +26,11 @@ def run_and_show(session: Session, output: Output) -> None:
     if not summary["complete"]:
         click.echo(_nothing_complete(study, summary), err=True)
         raise click.exceptions.Exit(1)
-    if summary["trials"] == ended_before:
+    if summary["open"]:
+        more = study.command("resume", "--timeout 10m")
+        said = f"{summary['open']} trials were under way and are saved; go on with: {more}"
+        click.echo(said, err=True)
+    elif summary["trials"] == ended_before:
         more = study.command("resume", "--trials 20")
         click.echo(f"nothing was left to do; search on with: {more}", err=True)
     if isinstance(output, PlainLines):

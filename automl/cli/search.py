@@ -12,6 +12,8 @@ from automl.cli.arguments import (
     open_storage,
     part_options,
     storage_option,
+    time_limits,
+    training_options,
     worker_options,
 )
 
@@ -29,6 +31,7 @@ from automl.cli.arguments import (
     "--objective", "objectives", multiple=True, metavar="METRIC", help="What to optimise."
 )
 @limit_options()
+@training_options
 @worker_options
 @storage_option
 @click.option("--study", metavar="NAME", help="The study's name [space-task-number].")
@@ -55,6 +58,10 @@ def command(
     trials: int | None,
     evaluations: int | None,
     timeout: str | None,
+    gpu_hours: float | None,
+    trial_timeout: str | None,
+    epoch_timeout: str | None,
+    cost_metric: str,
     workers: str,
     device: str,
     launcher: str,
@@ -97,10 +104,12 @@ def command(
         cache=cache,
         plugins=plugins,
         data_dir=data_dir,
+        time_limits=time_limits(trial_timeout, epoch_timeout),
+        cost_metric=cost_metric,
     )
     # Everything that can be wrong is looked at before the study is made.
     starter = registry.build(Kind.LAUNCHER, launcher, started_by).make()
-    count, budget = worker_count(workers), limits(trials, evaluations, timeout)
+    count, budget = worker_count(workers), limits(trials, evaluations, timeout, gpu_hours)
     resolve_device(device)
     created = create(open_storage(storage), made, budget, study)
     session = Session(created, made.parts, registry, starter, count, device)

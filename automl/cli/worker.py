@@ -1,7 +1,6 @@
 """`automl worker`: join a running study from any machine."""
 
 import os
-import threading
 from pathlib import Path
 
 import click
@@ -26,6 +25,7 @@ def command(
     """Take trials of STUDY until its budget is spent and nothing is open."""
     from automl.errors import Interrupted
     from automl.registry import Registry
+    from automl.stopping import Stop
     from automl.studies import open_study
     from automl.trust import trusting
     from automl.worker import resolve_device, stopping_on_signals, work
@@ -34,7 +34,7 @@ def command(
     opened = open_study(existing_storage(storage), study)
     parts = opened.load_parts(registry, data_dir)
     found = resolve_device(device)
-    stop = threading.Event()
+    stop = Stop()
     click.echo(f"worker {os.getpid()} joins study {study} on {found}")
     try:
         with stopping_on_signals(stop):

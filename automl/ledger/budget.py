@@ -1,4 +1,4 @@
-"""A study's budget: its slots, what was paid, and what ends it early."""
+"""A study's budget: its slots, what was paid, device time, and what ends it early."""
 
 from typing import Any
 
@@ -9,18 +9,28 @@ from automl.ledger.clock import now
 from automl.ledger.models import Phase, StopReason, StudyRow, TrialRow
 from automl.ledger.statements import changed, update_table
 
+_LARGEST_PURCHASE = 15.0
+_SMALLEST_PURCHASE = 0.25
+_SHARES = 16
+"""Device time is bought in parts of what is left, so that all workers have some until the end."""
 
-def take_slot(session: Session, study: str, paid_before: bool) -> bool:
+
+def take_slot(session: Session, study: str, paid_before: bool, seconds: float = 0.0) -> bool:
     """Count one more slot where the budget has one; exact however many workers ask at once.
 
     paid_before: the caller has just paid for a trial, so known ones no longer come in a row.
+    seconds: device time to charge, whether or not there is a slot.
     """
     counts: dict[str, Any] = {"slots": StudyRow.slots + 1, "payable": StudyRow.payable + 1}
     if paid_before:
         counts["repeats"] = 0
+    if seconds:
+        counts["device_seconds"] = StudyRow.device_seconds + seconds
     taken = changed(session, update_table(StudyRow).where(_free(study)).values(counts))
     if not taken and paid_before:
         count(session, study, repeats=None)
+    if not taken and seconds:
+        charge(session, study, seconds)
     return taken
 
 
@@ -46,6 +56,33 @@ def count(
             repeats=StudyRow.repeats + repeats,
         )
     )
+
+
+def buy_seconds(session: Session, study: str) -> float:
+    """Take some device time where the budget has any; returns how much, in seconds."""
+    row = session.execute(
+        select(StudyRow.device_seconds_limit, StudyRow.device_seconds)
+        .where(StudyRow.uuid == study)
+        .with_for_update()
+    ).one()
+    if row.device_seconds_limit is None:
+        return _LARGEST_PURCHASE
+    left: float = max(0.0, row.device_seconds_limit - row.device_seconds)
+    bought = min(left, max(_SMALLEST_PURCHASE, min(_LARGEST_PURCHASE, left / _SHARES)))
+    if bought:
+        charge(session, study, bought)
+    return bought
+
+
+def charge(session: Session, study: str, seconds: float) -> None:
+    """Count device time; what was bought and not used comes back as a negative number."""
+    changes = {"device_seconds": StudyRow.device_seconds + seconds}
+    session.execute(update_table(StudyRow).where(StudyRow.uuid == study).values(changes))
+
+
+def is_over(session: Session, study: str) -> bool:
+    """Whether no trial may train any more: time is over, or device time is spent."""
+    return not session.scalar(select(func.count()).where(StudyRow.uuid == study, _has_time()))
 
 
 def stop_if_exhausted(session: Session, study: str, after: int) -> None:
@@ -87,5 +124,14 @@ def _free(study: str) -> ColumnElement[bool]:
         StudyRow.stopped.is_(None),
         or_(trials.is_(None), StudyRow.slots < trials),
         or_(evaluations.is_(None), StudyRow.payable < evaluations),
+        _has_time(),
+    )
+
+
+def _has_time() -> ColumnElement[bool]:
+    limit, spent = StudyRow.device_seconds_limit, StudyRow.device_seconds
+    return and_(
         or_(StudyRow.deadline.is_(None), StudyRow.deadline > now()),
+        # What is less than the smallest purchase is for trials under way.
+        or_(limit.is_(None), spent <= limit - _SMALLEST_PURCHASE),
     )

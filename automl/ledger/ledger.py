@@ -36,6 +36,7 @@ from automl.ledger.values import (
     Parked,
     Settled,
     Settlement,
+    TimeLeft,
     Worker,
     result_columns,
     settled_of,
@@ -70,7 +71,12 @@ class Ledger:
     # Budget.
     @transactional
     def open_study(
-        self, session: Session, trials: int | None, evaluations: int | None, timeout: float | None
+        self,
+        session: Session,
+        trials: int | None,
+        evaluations: int | None,
+        timeout: float | None,
+        device_seconds: float | None = None,
     ) -> None:
         """Enter a new study with its budget."""
         session.add(
@@ -79,30 +85,63 @@ class Ledger:
                 trials_limit=trials,
                 evaluations_limit=evaluations,
                 deadline=None if timeout is None else now() + timeout,
+                device_seconds_limit=device_seconds,
                 created_at=now(),
             )
         )
 
     @transactional
     def extend(
-        self, session: Session, trials: int | None, evaluations: int | None, timeout: float | None
+        self,
+        session: Session,
+        trials: int | None,
+        evaluations: int | None,
+        timeout: float | None,
+        device_seconds: float | None = None,
     ) -> None:
-        """Allow so many trials or evaluations more, a new deadline, and lift an early stop.
+        """Allow so many trials, evaluations or device seconds more, and lift an early stop.
 
-        The old deadline falls where another limit is given; where none is, it may be the only
-        thing that ends the study, and stays.
+        timeout: a new deadline. The old one falls where another limit is given; where none is,
+        it may be the only thing that ends the study, and stays.
         """
         changes: dict[str, Any] = {"stopped": None, "stopped_because": None, "repeats": 0}
         if timeout is not None:
             changes["deadline"] = now() + timeout
-        elif trials is not None or evaluations is not None:
+        elif any(more is not None for more in (trials, evaluations, device_seconds)):
             changes["deadline"] = None
+        if device_seconds is not None:
+            spent = func.coalesce(StudyRow.device_seconds_limit, StudyRow.device_seconds)
+            changes["device_seconds_limit"] = spent + device_seconds
         if trials is not None:
             changes["trials_limit"] = func.coalesce(StudyRow.trials_limit, StudyRow.slots) + trials
         if evaluations is not None:
             limit = func.coalesce(StudyRow.evaluations_limit, StudyRow.payable)
             changes["evaluations_limit"] = limit + evaluations
         session.execute(update_table(StudyRow).where(self._mine()).values(changes))
+
+    @transactional
+    def buy_time(self, session: Session, lease: Lease) -> float:
+        """Take device time from the budget for a trial under way; returns the seconds, 0 if none.
+
+        Raises:
+            LeaseLostError: the trial was taken over.
+        """
+        bought = budget.buy_seconds(session, self.study)
+        self._change(session, lease, device_seconds=TrialRow.device_seconds + bought)
+        return bought
+
+    @reading
+    def time_left(self, session: Session) -> TimeLeft:
+        """How long trials may go on, and whether they have to buy device time."""
+        row = session.execute(
+            select(StudyRow.deadline - now(), StudyRow.device_seconds_limit).where(self._mine())
+        ).one()
+        return TimeLeft(seconds=row[0], metered=row[1] is not None)
+
+    @reading
+    def is_over(self, session: Session) -> bool:
+        """Whether no trial may train any more; those under way wait for more budget."""
+        return budget.is_over(session, self.study)
 
     # Leases.
     @transactional
@@ -116,6 +155,8 @@ class Ledger:
         self, session: Session, worker: Worker, dead: Collection[str] = ()
     ) -> Lease | None:
         """Take the oldest trial whose lease has expired, or whose holder is known to be dead."""
+        if budget.is_over(session, self.study):
+            return None
         row = session.scalars(
             select(TrialRow)
             .where(
@@ -134,21 +175,48 @@ class Ledger:
         row.worker, row.device = worker.id, worker.device
         row.expires_at = now() + self.lease_seconds
         names = (row.number, row.evaluation, row.fingerprint, row.level, row.given, row.judges)
-        return Lease(row.id, row.token, row.attempt, *names)
+        return Lease(
+            row.id,
+            row.token,
+            row.attempt,
+            *names,
+            device_seconds=row.device_seconds,
+            checkpoint=row.checkpoint,
+        )
 
     @transactional
-    def renew(self, session: Session, lease: Lease, reports: Sequence[Report] = ()) -> None:
+    def renew(
+        self,
+        session: Session,
+        lease: Lease,
+        reports: Sequence[Report] = (),
+        checkpoint: str | None = None,
+    ) -> None:
         """Hold on to a trial and store what it reported meanwhile.
+
+        checkpoint: the SHA-256 of what it can go on from now.
 
         Raises:
             LeaseLostError: it was taken over.
         """
-        self._change(session, lease, expires_at=now() + self.lease_seconds)
+        changes: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
+        self._change(session, lease, expires_at=now() + self.lease_seconds, **changes)
         self._add_reports(session, lease, reports)
 
     @transactional
-    def give_back(self, session: Session, lease: Lease, number: int | None) -> None:
-        """Let any worker go on with this trial at once; a slot with no trial yet is freed."""
+    def give_back(
+        self,
+        session: Session,
+        lease: Lease,
+        number: int | None,
+        seconds: float = 0.0,
+        counts: bool = False,
+    ) -> None:
+        """Let any worker go on with this trial at once; a slot with no trial yet is freed.
+
+        seconds: how long this attempt trained. counts: the attempt counts to those that a trial
+        has, since it is the trial that may have ended it.
+        """
         if number is None and lease.attempt == 1 and lease.given is None:
             gone = session.scalars(
                 delete(TrialRow).where(self._held(lease)).returning(TrialRow.id)
@@ -158,11 +226,12 @@ class Ledger:
         else:
             # With the token goes whatever the holder's heartbeat may still have under way.
             freed = {"expires_at": 0.0, "worker": None, "token": lease.token + 1}
-            session.execute(
-                update_table(TrialRow)
-                .where(self._held(lease))
-                .values(attempt=lease.attempt - 1, number=number, **freed)
-            )
+            freed["attempt"] = lease.attempt - (not counts)
+            owed = self._owed(session, lease, seconds)
+            total = lease.device_seconds + seconds
+            update = update_table(TrialRow).where(self._held(lease))
+            if changed(session, update.values(number=number, device_seconds=total, **freed)):
+                budget.charge(session, self.study, owed)
 
     # One function, one evaluation.
     @transactional
@@ -234,7 +303,11 @@ class Ledger:
         columns = _outcome_columns(outcome)
         if identity is not None:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()
-        self._change(session, lease, number=number, seconds=seconds, **columns)
+        owed = self._owed(session, lease, seconds)
+        total = lease.device_seconds + seconds
+        self._change(
+            session, lease, number=number, seconds=seconds, device_seconds=total, **columns
+        )
         self._add_reports(session, lease, reports)
         self._mark_told(session, told)
         names = (lease.fingerprint, lease.level, None, lease.attempt, seconds)
@@ -252,9 +325,11 @@ class Ledger:
             # study, too.
             budget.count(session, self.study, payable=0 if paid else -1, repeats=1)
             budget.stop_if_exhausted(session, self.study, self.cache.exhausted_after)
-        more = self._reserve(session, next_for, fresh) if next_for else None
-        if next_for is None and fresh:
-            budget.count(session, self.study, repeats=None)
+        more = self._reserve(session, next_for, fresh, owed) if next_for else None
+        if next_for is None:
+            budget.charge(session, self.study, owed)
+            if fresh:
+                budget.count(session, self.study, repeats=None)
         return Settlement(tuple(settled), more)
 
     # Telling.
@@ -320,6 +395,14 @@ class Ledger:
         return session.scalar(select(TrialRow.number).where(TrialRow.id == id))
 
     @reading
+    def unnumbered(self, session: Session) -> set[int]:
+        """The ids of open trials whose number in Optuna is not known yet."""
+        waiting = (TrialRow.number.is_(None), TrialRow.phase != Phase.SETTLED)
+        return set(
+            session.scalars(select(TrialRow.id).where(TrialRow.study == self.study, *waiting))
+        )
+
+    @reading
     def open_trials(self, session: Session) -> int:
         """How many trials have not ended yet."""
         return (
@@ -350,8 +433,19 @@ class Ledger:
         if not changed(session, update_table(TrialRow).where(self._held(lease)).values(changes)):
             raise LeaseLostError(f"trial {lease.number} was taken over by another worker")
 
-    def _reserve(self, session: Session, worker: Worker, paid_before: bool = False) -> Lease | None:
-        if not budget.take_slot(session, self.study, paid_before):
+    def _owed(self, session: Session, lease: Lease, seconds: float) -> float:
+        """What is still to charge for an attempt of so many seconds; below 0 for what it bought."""
+        charged = session.scalar(select(TrialRow.device_seconds).where(TrialRow.id == lease.id))
+        return lease.device_seconds + seconds - (charged or 0.0)
+
+    def _reserve(
+        self,
+        session: Session,
+        worker: Worker,
+        paid_before: bool = False,
+        seconds: float = 0.0,
+    ) -> Lease | None:
+        if not budget.take_slot(session, self.study, paid_before, seconds):
             return None
         row = {
             "study": self.study,

@@ -92,6 +92,9 @@ class StudyRow(Base):
     trials_limit: Mapped[int | None]
     evaluations_limit: Mapped[int | None]
     deadline: Mapped[float | None]
+    device_seconds_limit: Mapped[float | None]
+    device_seconds: Mapped[float] = mapped_column(default=0.0)
+    """Time on devices that trainers took, or have bought for trials under way."""
     slots: Mapped[int] = mapped_column(default=0)
     """Trials proposed so far, those under way included."""
     payable: Mapped[int] = mapped_column(default=0)
@@ -150,6 +153,11 @@ class TrialRow(Base):
     cause: Mapped[str | None] = mapped_column(String(255))
     told: Mapped[bool] = mapped_column(default=False)
     seconds: Mapped[float | None]
+    """How long its last attempt trained."""
+    device_seconds: Mapped[float] = mapped_column(default=0.0)
+    """What it took of the budget of device time so far, over all attempts."""
+    checkpoint: Mapped[str | None] = mapped_column(String(64))
+    """The SHA-256 of what it can go on from."""
     started_at: Mapped[float]
     settled_at: Mapped[float | None]
 

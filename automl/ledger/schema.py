@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 VERSION_TABLE = "automl_alembic_version"
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration; a test holds it equal to the scripts."""
 
 _LOCK_KEY = 0x6175746F6D6C  # "automl"

@@ -13,6 +13,10 @@ class LeaseLostError(AutoMLError):
     """Another worker has taken this trial over, so this one may no longer settle it."""
 
 
+class BudgetSpentError(AutoMLError):
+    """The study's time is over, so the trial under way is given back as it stands."""
+
+
 @dataclass(frozen=True)
 class Worker:
     """Who asks for a trial, and on which device it would train."""
@@ -28,6 +32,8 @@ class Lease:
     number: the trial's in Optuna, once known. evaluation, fingerprint, level: once claimed.
     given, judges: the decisions of a judging trial, and the number of the trial it judges.
     repeats_known: its function was known, and is evaluated again to check or to renew it.
+    device_seconds: what earlier attempts were charged. checkpoint: the SHA-256 of what the last
+    one left to go on from.
     """
 
     id: int
@@ -40,11 +46,21 @@ class Lease:
     given: Mapping[str, Any] | None = None
     judges: int | None = None
     repeats_known: bool = False
+    device_seconds: float = 0.0
+    checkpoint: str | None = None
 
     @property
     def fresh(self) -> bool:
         """Whether no earlier attempt can have made Optuna's trial yet."""
         return self.attempt == 1 and self.number is None
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds until the deadline, None without one; metered: device time has to be bought."""
+
+    seconds: float | None
+    metered: bool
 
 
 @dataclass(frozen=True)

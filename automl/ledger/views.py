@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
+from automl.ledger.budget import is_over
 from automl.ledger.clock import now
 from automl.ledger.evaluations import means
 from automl.ledger.models import (
@@ -30,12 +31,20 @@ _BATCH = 500
 
 @dataclass(frozen=True)
 class Budget:
-    """What a study may spend, what it has taken, and why it stopped early, if it did."""
+    """What a study may spend, what it has taken, and why it stopped early, if it did.
+
+    seconds_left: until the deadline. device_seconds, device_seconds_limit: time on devices, as
+    charged so far and as allowed. over: no trial may train any more.
+    """
 
     trials: int | None
     evaluations: int | None
     seconds_left: float | None
+    device_seconds: float
+    device_seconds_limit: float | None
     slots: int
+    payable: int
+    over: bool
     stopped: StopReason | None
     stopped_because: str | None
 
@@ -88,6 +97,8 @@ class TrialView:
     message: str | None
     traceback: str | None
     seconds: float | None
+    device_seconds: float
+    checkpoint: str | None
 
 
 @dataclass(frozen=True)
@@ -171,7 +182,11 @@ class Views:
             row.trials_limit,
             row.evaluations_limit,
             left,
+            row.device_seconds,
+            row.device_seconds_limit,
             row.slots,
+            row.payable,
+            is_over(session, self.study),
             row.stopped,
             row.stopped_because,
         )
@@ -401,4 +416,6 @@ def _trial(row: TrialRow) -> TrialView:
         message=row.message,
         traceback=row.traceback,
         seconds=row.seconds,
+        device_seconds=row.device_seconds,
+        checkpoint=row.checkpoint,
     )

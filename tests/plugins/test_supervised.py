@@ -41,11 +41,11 @@ def weights(report):
     return {k: v.clone() for k, v in report.checkpoint()["module"].items()}
 
 
-def trained(trainer, candidate, task, directory):
+def trained(trainer, candidate, task, directory, **rest):
     """The reports of a training, with a copy of the state that each would store."""
     return [
         (report, copy.deepcopy(report.checkpoint()))
-        for report in trainer.train(candidate, task, a_run(directory))
+        for report in trainer.train(candidate, task, a_run(directory, **rest))
     ]
 
 
@@ -221,7 +221,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, optimizer, precisi
     next(reports)  # an epoch that is lost
     reports.close()
     torch.rand(7)
-    rest = trained(trainer, candidate, task, tmp_path / "cut")
+    rest = trained(trainer, candidate, task, tmp_path / "cut", checkpoint=run.checkpoint)
     assert [report.step for report, _ in rest] == list(range(after + 1, 7))
     for (one, state), (other, again) in zip(whole[after:], rest, strict=True):
         assert one.metrics == other.metrics
@@ -283,10 +283,34 @@ def test_a_checkpoint_of_something_else_costs_time_alone(tmp_path, caplog, other
 
 def test_a_damaged_checkpoint_costs_time_alone(tmp_path, caplog):
     run = a_run(tmp_path)
-    run.save({"weights": torch.zeros(3)})
-    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:100])
+    digest = run.save({"weights": torch.zeros(3)})
+    (tmp_path / f"{digest}.pt").write_bytes((tmp_path / f"{digest}.pt").read_bytes()[:100])
+    assert run.restore() is None
+    assert "cannot be read: its content has changed" in caplog.text
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "../elsewhere", "/etc/passwd", ""])
+def test_a_digest_from_the_database_opens_nothing_else(tmp_path, caplog, digest):
+    (tmp_path / "elsewhere.pt").write_bytes(b"")
+    run = a_run(tmp_path / "own", checkpoint=digest)
     assert run.restore() is None
     assert "cannot be read" in caplog.text
+
+
+def test_micro_batches_make_the_same_step(tmp_path):
+    """Without batch statistics, eight parts of a batch give the gradient of the whole."""
+    task = Line(examples=50)
+    settings = {"epochs": 3, "batch_size": 20, "lr": 0.01, "clip_norm": 0.5}
+    ends = [
+        list(
+            Supervised(**settings).train(
+                linear(task), task, a_run(tmp_path / str(parts), micro_batches=parts)
+            )
+        )[-1].metrics
+        for parts in (1, 8)
+    ]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+    assert ends[0]["mse"] != task.evaluate(task.inputs.new_zeros(50, 1), task.targets)["mse"]
 
 
 # Settings.

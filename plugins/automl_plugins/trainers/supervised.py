@@ -258,16 +258,22 @@ class _Training:
         return learning_rate(self.settings, step, steps_per_epoch)
 
     def _step(self, rows: Tensor) -> Tensor:
-        inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
-        with self._autocast():
-            loss = self.task.loss(self.module(inputs), targets)
         self._forget_gradients()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        parts = rows.tensor_split(min(self.run.micro_batches, len(rows)))
+        loss = torch.stack([self._gradients(part, len(part) / len(rows)) for part in parts]).sum()
         if self.settings.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return loss
+
+    def _gradients(self, rows: Tensor, share: float) -> Tensor:
+        """Add a part's share of a batch's gradients; returns its share of the mean loss."""
+        inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
+        with self._autocast():
+            loss = self.task.loss(self.module(inputs), targets) * share
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _forget_gradients(self) -> None:
@@ -281,7 +287,7 @@ class _Training:
         """The outputs for all validation examples, in single precision at least."""
         self.module.eval()
         parts = []
-        size = max(self.settings.batch_size, _EVALUATION_BATCH)
+        size = max(self.settings.batch_size, _EVALUATION_BATCH) // self.run.micro_batches or 1
         for inputs in torch.split(self.validation[0], size):
             with self._autocast():
                 parts.append(self.module(inputs))

@@ -1,0 +1,56 @@
+"""`automl doctor`: whether a study is whole, and what to mend."""
+
+import click
+
+from automl.cli.arguments import existing_storage, json_option, storage_option
+
+
+@click.command("doctor")
+@click.argument("study")
+@click.option("--repair", is_flag=True, help="Mend what can be mended; no result is touched.")
+@storage_option
+@json_option
+def command(study: str, repair: bool, storage: str | None, as_json: bool) -> None:
+    """Check that STUDY is whole after crashes: exit code 0 if so, 1 if something is broken."""
+    from automl.cli.text import json_line
+    from automl.doctor import Doctor
+    from automl.studies import open_study
+
+    opened = open_study(existing_storage(storage), study)
+    doctor = Doctor(opened)
+    if repair:
+        doctor.repair()
+    found = doctor.findings()
+    for each in found:
+        where = "study" if each.number is None else f"trial {each.number}"
+        event = {
+            "event": "finding",
+            "rule": each.rule.value,
+            "number": each.number,
+            "broken": each.broken,
+            "message": each.message,
+        }
+        mark = "broken" if each.broken else "waits "
+        click.echo(json_line(event) if as_json else f"{mark}  {where}: {each.message}")
+    broken = sum(each.broken for each in found)
+    waiting = len(found) - broken
+    if as_json:
+        click.echo(json_line({"event": "doctor", "broken": broken, "waiting": waiting}))
+    else:
+        click.echo(
+            "\n".join(
+                _advice(
+                    opened.resume_command(), opened.command("doctor", "--repair"), broken, waiting
+                )
+            )
+        )
+    if broken:
+        raise click.exceptions.Exit(1)
+
+
+def _advice(resume: str, again: str, broken: int, waiting: int) -> list[str]:
+    if broken:
+        return [f"{broken} broken; mend with: {again}"]
+    if waiting:
+        return [f"nothing is broken, {waiting} to be done by the next worker: {resume}"]
+    return ["nothing is broken"]

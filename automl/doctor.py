@@ -1,0 +1,116 @@
+"""Checks that a study is whole, whatever happened to its workers, and mends what is not.
+
+What must hold: every trial has ended or is somebody's; Optuna was told each end once; no function
+is evaluated twice at once; what was served is what was found; checkpoints are there and as they
+were written; the budget was kept.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+from automl.ledger.checks import Checks, Finding, Rule
+from automl.ledger.evaluations import Terms
+from automl.ledger.models import Phase
+from automl.ledger.views import TrialView
+from automl.spec import ATTRIBUTE
+from automl.studies import Study
+from automl.telling import TRIAL_STATE, tell
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Looks through one study: the ledger, Optuna's trials, the checkpoints of this machine."""
+
+    study: Study
+
+    def findings(self) -> list[Finding]:
+        """All that is not as it must be, or that waits for a worker."""
+        views = {view.number: view for view in self.study.views.trials()}
+        untold = {settled.number for settled in self.study.ledger.untold()}
+        return [
+            *self._checks.findings(),
+            *self._of_telling(views, untold),
+            *self._of_checkpoints(views),
+        ]
+
+    def repair(self) -> None:
+        """Mend what can be mended while workers may be at it: no trial's result is touched."""
+        ledger, views = self.study.ledger, self.study.views
+        self._checks.repair()
+        for settled in ledger.untold():
+            tell(self.study, settled)
+            ledger.mark_told([settled.id])
+        known = {view.number for view in views.trials()}
+        waiting = ledger.unnumbered()
+        for trial in self._running():
+            if trial.number not in known and trial.user_attrs[ATTRIBUTE].get("row") not in waiting:
+                self.study.optuna.tell(trial.number, state=TrialState.FAIL)
+        for view in views.trials():
+            if view.phase is Phase.SETTLED:
+                self.study.remove_checkpoint(view.number)
+
+    @property
+    def _checks(self) -> Checks:
+        metrics = tuple(objective.metric for objective in self.study.objectives)
+        terms = Terms(self.study.spec.uuid, self.study.spec.cache, metrics)
+        return Checks(self.study.storage.engine, terms)
+
+    def _running(self) -> list[FrozenTrial]:
+        """Optuna's running trials that a worker of ours made."""
+        running = self.study.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [trial for trial in running if ATTRIBUTE in trial.user_attrs]
+
+    def _of_telling(self, views: dict[int, TrialView], untold: set[int]) -> Iterator[Finding]:
+        waiting = self.study.ledger.unnumbered()
+        for trial in self.study.optuna.get_trials(deepcopy=False):
+            view = views.get(trial.number)
+            if view is None:
+                if trial.state is TrialState.RUNNING and _row(trial) not in waiting:
+                    yield Finding(Rule.TOLD, trial.number, "Optuna has it, nobody runs it")
+            elif view.phase is not Phase.SETTLED:
+                if trial.state.is_finished():
+                    yield Finding(Rule.TOLD, trial.number, "another program ended it in Optuna")
+            elif trial.number in untold:
+                yield Finding(Rule.TOLD, trial.number, "Optuna is yet to be told", broken=False)
+            elif not _says_the_same(view, trial):
+                said = "Optuna and the ledger disagree on how it ended"
+                yield Finding(Rule.TOLD, trial.number, said)
+        numbers = {trial.number for trial in self.study.optuna.get_trials(deepcopy=False)}
+        for number in views.keys() - numbers:
+            yield Finding(Rule.TOLD, number, "Optuna does not have it")
+
+    def _of_checkpoints(self, views: dict[int, TrialView]) -> Iterator[Finding]:
+        for view in views.values():
+            directory = self.study.directory(view.number)
+            if view.phase is Phase.SETTLED:
+                if directory.exists():
+                    said = f"it has ended, and its checkpoint is left in {directory}"
+                    yield Finding(Rule.ARTIFACTS, view.number, said, broken=False)
+            elif view.checkpoint is not None:
+                file = directory / f"{view.checkpoint}.pt"
+                if not file.exists():
+                    said = f"its checkpoint is not on this machine ({file}); it starts over here"
+                    yield Finding(Rule.ARTIFACTS, view.number, said, broken=False)
+                elif _sha256(file) != view.checkpoint:
+                    said = f"its checkpoint has changed ({file}); it starts over"
+                    yield Finding(Rule.ARTIFACTS, view.number, said)
+
+
+def _says_the_same(view: TrialView, trial: FrozenTrial) -> bool:
+    if view.state is None or trial.state is not TRIAL_STATE[view.state]:
+        return False
+    return trial.state is not TrialState.COMPLETE or view.objectives == trial.values
+
+
+def _row(trial: FrozenTrial) -> int | None:
+    row: int | None = trial.user_attrs.get(ATTRIBUTE, {}).get("row")
+    return row
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,181 @@
+"""The doctor: finds each way in which a study can be broken, and mends what can be mended."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import children
+import pytest
+import tiny
+from optuna.trial import TrialState
+from sqlalchemy import text
+
+import automl
+from automl.doctor import Doctor
+from automl.ledger.checks import Finding, Rule
+from automl.ledger.values import Worker
+from automl.storage import Storage
+from automl.studies import Study, open_study
+
+FILE = str(Path(tiny.__file__))
+PARTS = {"task": f"{FILE}:Nothing", "trainer": f"{FILE}:Steps", "strategy": "random", "study": "s"}
+
+
+@pytest.fixture
+def searched(sqlite_url) -> Study:
+    """A whole study in which trials were reused."""
+    automl.search(f"{FILE}:corner", **PARTS, storage=sqlite_url, trials=8)
+    return open_study(Storage(sqlite_url), "s")
+
+
+def broken(study: Study) -> list[tuple[Rule, int | None]]:
+    return [(each.rule, each.number) for each in Doctor(study).findings() if each.broken]
+
+
+def change(study: Study, statement: str) -> None:
+    with study.storage.engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+@pytest.mark.parametrize("cache", [{}, {"repeats": 2}, {"forget": 0.5}, {"audit": 1.0}])
+@pytest.mark.parametrize("space", ["plane", "corner"])
+def test_a_search_leaves_a_whole_study(storage_url, cache, space):
+    options = {"cache": cache}
+    automl.search(f"{FILE}:{space}", **PARTS, options=options, storage=storage_url, trials=12)
+    assert Doctor(open_study(Storage(storage_url), "s")).findings() == []
+
+
+def kill_in(url: str, trial: int, place: str) -> None:
+    os.environ[tiny.KILL] = f"{trial}:{place}"
+    strategy = {**PARTS, "strategy": f"{FILE}:fatal"}
+    automl.search(f"{FILE}:plane", **strategy, storage=url, trials=5)
+
+
+@pytest.mark.parametrize("place", ["created", "space", "train", "settled"])
+def test_after_a_kill_nothing_is_broken_and_something_waits(sqlite_url, place):
+    assert children.run(kill_in, sqlite_url, 2, place) == -signal.SIGKILL
+    study = open_study(Storage(sqlite_url), "s")
+    change(study, "UPDATE automl_trials SET expires_at = 0 WHERE phase <> 'settled'")
+    findings = Doctor(study).findings()
+    assert [each for each in findings if each.broken] == []
+    assert findings != []
+    automl.resume("s", storage=sqlite_url)
+    assert Doctor(study).findings() == []
+
+
+REUSED = "SELECT MAX(number) FROM automl_trials WHERE reused_from IS NOT NULL"
+WRONG: dict[str, tuple[str, Rule, bool]] = {
+    "a slot too many": ("UPDATE automl_studies SET slots = slots + 1", Rule.BUDGET, True),
+    "a payment too many": ("UPDATE automl_studies SET payable = payable + 1", Rule.BUDGET, True),
+    "device time": ("UPDATE automl_studies SET device_seconds = 9e9", Rule.BUDGET, True),
+    "more trials than allowed": ("UPDATE automl_studies SET trials_limit = 7", Rule.BUDGET, False),
+    "another mean": (
+        """UPDATE automl_trials SET metrics = '{"score": 7.0, "cost": 0.0}'
+        WHERE reused_from IS NOT NULL""",
+        Rule.MEANS,
+        False,
+    ),
+    "another result": (
+        """UPDATE automl_evaluations SET metrics = '{"score": 7.0, "cost": 0.0}'""",
+        Rule.MEANS,
+        False,
+    ),
+    "an evaluation that nobody runs": (
+        "UPDATE automl_evaluations SET state = 'running' WHERE id = 1",
+        Rule.FLIGHT,
+        True,
+    ),
+    "who waits for what is over": (
+        "UPDATE automl_trials SET phase = 'parked', state = NULL, told = 0, reused_from = NULL "
+        f"WHERE number = ({REUSED})",
+        Rule.FLIGHT,
+        True,
+    ),
+    "two who train one function": (
+        "UPDATE automl_trials SET phase = 'training', expires_at = 9e9, state = NULL, "
+        f"reused_from = NULL WHERE number = ({REUSED})",
+        Rule.FLIGHT,
+        False,
+    ),
+    "no result": ("UPDATE automl_trials SET state = NULL WHERE number = 1", Rule.PHASE, False),
+    "an end that Optuna does not know": (
+        "UPDATE trials SET state = 'RUNNING' WHERE number = 1",
+        Rule.TOLD,
+        False,
+    ),
+    "another value in Optuna": ("UPDATE trial_values SET value = 7", Rule.TOLD, False),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_found_and_what_can_be_is_mended(searched, name):
+    statement, rule, mended = WRONG[name]
+    change(searched, statement)
+    study = open_study(Storage(searched.storage.url), "s")
+    assert rule in {found for found, _ in broken(study)}
+    Doctor(study).repair()
+    assert (rule in {found for found, _ in broken(study)}) is not mended
+
+
+def test_a_trial_that_optuna_has_and_nobody_runs_is_ended(searched):
+    lost = searched.optuna.ask()
+    lost.set_user_attr("automl", {"row": 10**6})
+    assert broken(searched) == [(Rule.TOLD, lost.number)]
+    Doctor(searched).repair()
+    assert broken(searched) == []
+    assert searched.optuna.trials[lost.number].state is TrialState.FAIL
+
+
+def test_a_trial_of_another_program_is_its_own_affair(searched):
+    searched.optuna.ask()
+    Doctor(searched).repair()
+    assert searched.optuna.trials[-1].state is TrialState.RUNNING
+
+
+def test_what_was_not_told_waits_and_is_told(searched):
+    change(searched, "UPDATE automl_trials SET told = 0 WHERE number = 3")
+    said = Finding(Rule.TOLD, 3, "Optuna is yet to be told", broken=False)
+    assert Doctor(searched).findings() == [said]
+    Doctor(searched).repair()
+    assert Doctor(searched).findings() == []
+
+
+@pytest.fixture
+def checkpointed(searched) -> Callable[[str], Path]:
+    """A trial under way with a checkpoint of this content; returns its file."""
+
+    def make(content: str) -> Path:
+        searched.ledger.extend(1, None, None)
+        lease = searched.ledger.reserve(Worker("w"))
+        trial = searched.optuna.ask()
+        digest = "a" * 64
+        searched.ledger.renew(lease, checkpoint=digest)
+        change(searched, f"UPDATE automl_trials SET number = {trial.number} WHERE id = {lease.id}")
+        directory = searched.directory(trial.number)
+        directory.mkdir(parents=True)
+        (file := directory / f"{digest}.pt").write_text(content)
+        return file
+
+    return make
+
+
+def test_a_checkpoint_that_changed_is_found(searched, checkpointed):
+    file = checkpointed("something else")
+    (found,) = Doctor(searched).findings()
+    assert (found.rule, found.broken) == (Rule.ARTIFACTS, True)
+    file.unlink()
+    (found,) = Doctor(searched).findings()
+    assert (found.rule, found.broken) == (Rule.ARTIFACTS, False)
+    assert "not on this machine" in found.message
+
+
+def test_what_an_ended_trial_left_is_removed(searched):
+    directory = searched.directory(0)
+    directory.mkdir(parents=True)
+    (found,) = Doctor(searched).findings()
+    assert dataclasses.astuple(found)[:2] == (Rule.ARTIFACTS, 0)
+    Doctor(searched).repair()
+    assert not directory.exists()
+    assert Doctor(searched).findings() == []

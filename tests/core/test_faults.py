@@ -1,0 +1,59 @@
+"""Whatever happens to workers and their database, a study ends whole."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import faults
+import pytest
+import servers
+from databases import database
+
+KINDS = ("sqlite", "postgresql")
+INJECTIONS = 200
+"""How many faults the long run injects, over all kinds and storages."""
+
+
+@contextmanager
+def scene(name: str, kind: str, directory: Path, seed: int) -> Iterator[faults.Scene]:
+    """A study on a storage of its own; on a server of its own where that is to go down."""
+    draw = random.Random(seed)
+    if name == "database restarted":
+        with servers.cluster(directory) as cluster:
+            yield faults.Scene(cluster.url, directory, draw, cluster)
+        return
+    with database(kind, directory) as url:
+        yield faults.Scene(url, directory, draw)
+
+
+@pytest.mark.parametrize(("name", "kind"), list(faults.cases(KINDS)))
+def test_a_study_survives(tmp_path, name, kind):
+    with scene(name, kind, tmp_path, seed=0) as made:
+        faults.inject(made, name)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_a_study_survives_many_faults_at_random_moments(tmp_path, capsys):
+    """Prints how many faults of each kind were injected on each storage, and how many broke it."""
+    injected: Counter[tuple[str, str]] = Counter()
+    wrong: list[str] = []
+    for seed, (name, kind) in enumerate(
+        itertools.islice(itertools.cycle(faults.cases(KINDS)), INJECTIONS)
+    ):
+        (directory := tmp_path / str(seed)).mkdir()
+        injected[name, kind] += 1
+        try:
+            with scene(name, kind, directory, seed) as made:
+                faults.inject(made, name)
+        except Exception as error:
+            wrong.append(f"{name} on {kind}, seed {seed}: {error!r}")
+    with capsys.disabled():
+        print(f"\n{'fault':<34}{'storage':<14}injected")
+        for (name, kind), number in sorted(injected.items()):
+            print(f"{name:<34}{kind:<14}{number:>8}")
+        print(f"{sum(injected.values())} injected, {len(wrong)} broke something")
+    assert wrong == []

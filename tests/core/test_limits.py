@@ -1,0 +1,344 @@
+"""What ends a trial before its end: deadlines, device time, time limits, memory, a lost device."""
+
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import children
+import pytest
+import tiny
+import torch
+from optuna.trial import TrialState
+
+from automl import Candidate, Report, Run, Task, Trainer
+from automl.doctor import Doctor
+from automl.engine import MICRO_BATCHES, Engine
+from automl.errors import DeviceLostError, Interrupted, UsageError
+from automl.heartbeat import Heartbeat
+from automl.ledger.ledger import Ledger
+from automl.ledger.values import Worker
+from automl.registry import Kind, Registry
+from automl.report import Reason, State
+from automl.spec import TimeLimits
+from automl.stopping import Stop
+from automl.storage import Storage
+from automl.studies import Limits, create, open_study, plan
+from automl.trust import trusting
+
+FILE = str(Path(__file__))
+
+
+@dataclass(frozen=True)
+class Counting(Trainer):
+    """Counts up, a report a step, and goes on from its checkpoint."""
+
+    steps: int = 20
+    seconds: float = 0.02
+    saves: bool = True
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        state = run.restore()
+        for step in range(1 if state is None else state["step"] + 1, self.steps + 1):
+            time.sleep(self.seconds)
+            run.tick()
+            saved = {"step": step}
+            yield Report(
+                step,
+                {"score": float(step), "cost": 0.0},
+                checkpoint=(lambda saved=saved: saved) if self.saves else None,
+            )
+
+
+def created(url: str, limits: Limits, trainer: object = Counting, **more: object) -> Engine:
+    """An engine on a new study."""
+    registry = Registry()
+    given = {Kind.SPACE: tiny.plane, Kind.TASK: tiny.Nothing, Kind.TRAINER: trainer}
+    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
+    references[Kind.STRATEGY] = "random"
+    options = more.pop("options", {})
+    made = plan(registry, references, options, **more)
+    study = create(Storage(url), made, limits, "s")
+    return Engine(study, made.parts, Worker("w"), registry.hooks)
+
+
+def again(engine: Engine, limits: Limits) -> Engine:
+    """Another engine on the same study, with more to spend."""
+    engine.study.extend(limits)
+    return Engine(engine.study, engine.parts, Worker("again"), engine.hooks)
+
+
+# Device time.
+def test_device_time_is_never_exceeded_and_what_is_stopped_goes_on(sqlite_url):
+    long = {"trainer": {"steps": 200}}
+    engine = created(sqlite_url, Limits(gpu_hours=2 / 3600), options=long)
+    engine.run()
+    views = engine.study.views
+    counts, budget = views.counts(), views.budget()
+    assert (counts.open, budget.over) == (1, True)
+    assert 1.0 < budget.device_seconds <= 2.05
+    stopped = next(t for t in engine.study.optuna.trials if t.state is TrialState.RUNNING)
+    engine = again(engine, Limits(gpu_hours=1.0, trials=1))
+    engine.run()
+    view = views.trial(stopped.number)
+    assert view.state is State.COMPLETE
+    assert (view.attempt, view.objectives) == (1, [200.0])
+    charged = sum(view.device_seconds for view in views.trials())
+    assert views.budget().device_seconds == pytest.approx(charged)
+
+
+def work(url: str) -> None:
+    study = open_study(Storage(url), "s")
+    registry = Registry(trusting(True, ()))
+    Engine(study, study.load_parts(registry), Worker(f"w{time.time()}"), registry.hooks).run()
+
+
+def test_device_time_holds_over_all_workers_together(storage_url):
+    """Four workers buy what they use beforehand: together they stay within, within a step."""
+    limit = 2.0
+    engine = created(storage_url, Limits(gpu_hours=limit / 3600), f"{FILE}:Counting")
+    codes = children.run_all(work, [(storage_url,)] * 4)
+    assert codes == [0, 0, 0, 0]
+    budget = engine.study.views.budget()
+    assert 0.5 * limit < budget.device_seconds <= limit + 0.1
+    charged = [view.device_seconds for view in engine.study.views.trials()]
+    assert sum(charged) == pytest.approx(budget.device_seconds)
+
+
+def test_reused_trials_cost_no_device_time(sqlite_url):
+    options = {"space": {"values": 2}}
+    registry = Registry()
+    given = {Kind.SPACE: tiny.corner, Kind.TASK: tiny.Nothing, Kind.TRAINER: Counting}
+    references = {k: registry.refer(k, v) for k, v in given.items()}
+    made = plan(registry, {**references, Kind.STRATEGY: "random"}, options)
+    study = create(Storage(sqlite_url), made, Limits(trials=8, gpu_hours=1), "s")
+    Engine(study, made.parts, Worker("w"), registry.hooks).run()
+    views = study.views
+    assert views.counts().reused == 6
+    assert views.budget().device_seconds == pytest.approx(views.counts().seconds, abs=0.01)
+
+
+@dataclass(frozen=True)
+class Simulating(Trainer):
+    """Reports what a training would have taken, as a table of a benchmark does."""
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        for step in range(1, 6):
+            run.tick()
+            yield Report(step, {"score": 0.0, "cost": 100.0 * step})
+
+
+def test_device_time_may_be_what_trainers_report(sqlite_url):
+    """Each trial says it takes 500 s: three of them fit into half an hour, not a fourth."""
+    engine = created(sqlite_url, Limits(gpu_hours=0.5), Simulating, cost_metric="cost")
+    engine.run()
+    views = engine.study.views
+    assert views.counts().complete == 3
+    assert [view.device_seconds for view in views.trials()][:3] == [500.0] * 3
+    assert 1500 <= views.budget().device_seconds <= 1800
+    assert Doctor(engine.study).findings() != []
+    assert not any(each.broken for each in Doctor(engine.study).findings())
+
+
+def test_a_trial_must_report_what_counts_as_its_cost(sqlite_url):
+    engine = created(sqlite_url, Limits(trials=1), cost_metric="euros")
+    engine.run()
+    assert "no report of the cost 'euros'; there are: score, cost" in (
+        engine.study.views.trial(0).message
+    )
+
+
+# Deadlines.
+def test_a_deadline_stops_what_is_under_way_and_a_new_one_lets_it_go_on(sqlite_url):
+    engine = created(sqlite_url, Limits(timeout=1.2), options={"trainer": {"steps": 10_000}})
+    began = time.monotonic()
+    engine.run()
+    assert time.monotonic() - began < 20
+    assert (engine.study.views.counts().open, engine.study.views.budget().over) == (1, True)
+    assert again(engine, Limits()).study.ledger.take_over(Worker("x"), {"w"}) is None
+    engine.study.extend(Limits(timeout=60.0))
+    lease = engine.study.ledger.take_over(Worker("x"))
+    assert (lease.attempt, lease.number) == (1, 0)
+    assert lease.checkpoint is not None
+
+
+@pytest.mark.parametrize("limits", [Limits(timeout=5.0), Limits(gpu_hours=1.0)])
+def test_a_study_with_time_left_ends_as_any(sqlite_url, limits):
+    engine = created(
+        sqlite_url,
+        Limits(trials=2, timeout=limits.timeout, gpu_hours=limits.gpu_hours),
+        options={"trainer": {"steps": 3}},
+    )
+    engine.run()
+    counts = engine.study.views.counts()
+    assert (counts.complete, counts.open) == (2, 0)
+
+
+@pytest.mark.parametrize("hours", [0, -1.0, float("nan")])
+def test_device_time_must_be_positive(hours):
+    with pytest.raises(UsageError, match="--gpu-hours: expected more than 0"):
+        Limits(gpu_hours=hours)
+
+
+# Time limits.
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (TimeLimits(trial=0.1), "longer than the 0.1 s it may take"),
+        (TimeLimits(epoch=0.01), "no report came within the 0.01 s"),
+    ],
+)
+def test_a_trial_that_takes_too_long_fails(sqlite_url, limits, message):
+    engine = created(sqlite_url, Limits(trials=1), time_limits=limits)
+    assert open_study(engine.study.storage, "s").spec.time_limits == limits
+    engine.run()
+    view = engine.study.views.trial(0)
+    assert (view.state, view.reason) == (State.FAILED, Reason.TIME_LIMIT)
+    assert message in view.message
+
+
+def test_short_steps_within_a_long_trial_are_no_failure(sqlite_url):
+    engine = created(sqlite_url, Limits(trials=1), time_limits=TimeLimits(trial=60, epoch=10))
+    engine.run()
+    assert engine.study.views.trial(0).state is State.COMPLETE
+
+
+@pytest.mark.parametrize("limits", [{"trial": 0}, {"epoch": -1.0}])
+def test_time_limits_must_be_positive(limits):
+    with pytest.raises(UsageError, match="-timeout: expected more than 0"):
+        TimeLimits(**limits)
+
+
+# Stopping.
+def test_within_the_grace_a_stopped_trial_reaches_its_next_checkpoint(sqlite_url):
+    engine = created(sqlite_url, Limits(trials=1), options={"trainer": {"seconds": 0.3}})
+    timer = threading.Timer(0.8, engine.stop.ask, [20.0])
+    timer.start()
+    with pytest.raises(Interrupted):
+        engine.run()
+    timer.join()
+    lease = engine.study.ledger.take_over(Worker("x"))
+    steps = [report.step for report in engine.study.views.reports(())]
+    assert steps == list(range(1, len(steps) + 1))
+    directory = engine.study.directory(0)
+    saved = torch.load(directory / f"{lease.checkpoint}.pt", weights_only=True)
+    assert saved == {"step": steps[-1]}
+
+
+@pytest.mark.parametrize(("grace", "saves"), [(0.0, True), (60.0, False)])
+def test_without_grace_or_checkpoints_it_stops_at_the_next_tick(sqlite_url, grace, saves):
+    trainer = {"steps": 10**6, "seconds": 0.01, "saves": saves}
+    engine = created(sqlite_url, Limits(trials=1), options={"trainer": trainer})
+    timer = threading.Timer(0.5, engine.stop.ask, [grace])
+    timer.start()
+    with pytest.raises(Interrupted):
+        engine.run()
+    timer.join()
+    assert engine.study.views.counts().open == 1
+
+
+def test_a_request_is_overdue_once_its_grace_has_passed():
+    stop = Stop()
+    assert not stop.overdue
+    stop.ask(60.0)
+    assert stop.is_set()
+    assert not stop.overdue
+    stop.ask(0.0)
+    assert stop.overdue
+
+
+# Memory and devices.
+@dataclass(frozen=True)
+class Hungry(Trainer):
+    """Allocates for real, for each example of its batch of 128 rows."""
+
+    gigabytes_each: int = 8
+    batch: int = 128
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        for rows in range(1, 3):
+            run.tick()
+            size = self.batch // run.micro_batches * self.gigabytes_each * 2**30
+            torch.empty(size, dtype=torch.uint8)
+            yield Report(rows, {"score": float(run.micro_batches), "cost": 0.0})
+
+
+def test_out_of_memory_is_tried_again_in_micro_batches(sqlite_url, caplog):
+    some = {"gigabytes_each": 2, "batch": 8}
+    engine = created(sqlite_url, Limits(trials=1), Hungry, options={"trainer": some})
+    _run_with_no_more_than(engine, gigabytes=8)
+    view = engine.study.views.trial(0)
+    assert (view.state, view.objectives) == (State.COMPLETE, [float(MICRO_BATCHES)])
+    assert "once more in 8 micro-batches" in caplog.text
+    assert [report.step for report in engine.study.views.reports(())] == [1, 2]
+
+
+def test_out_of_memory_in_micro_batches_too_is_a_failure_with_its_peak(sqlite_url):
+    much = {"gigabytes_each": 10**6}
+    engine = created(sqlite_url, Limits(trials=1), Hungry, options={"trainer": much})
+    engine.run()
+    view = engine.study.views.trial(0)
+    assert view.reason is Reason.OUT_OF_MEMORY
+    assert "(8 micro-batches, peak memory" in view.message
+
+
+def _run_with_no_more_than(engine: Engine, gigabytes: int) -> None:
+    """Run with so much more address space than there is in use, as on a small machine."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    used, before = pages * resource.getpagesize(), resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + gigabytes * 2**30, before[1]))
+    try:
+        engine.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@dataclass(frozen=True)
+class Asserting(Trainer):
+    """Raises what torch raises after a device-side assertion, in trial 1."""
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        if run.number == 1:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        yield Report(1, {"score": 0.0, "cost": 0.0})
+
+
+def test_a_lost_device_ends_the_worker_and_counts_to_the_trial(sqlite_url):
+    engine = created(sqlite_url, Limits(trials=3), Asserting)
+    for attempt in (1, 2, 3):
+        with pytest.raises(DeviceLostError, match="device-side assert") as raised:
+            engine.run()
+        assert raised.value.exit_code == 75
+        assert engine.study.views.trial(1).attempt == attempt
+        engine = again(engine, Limits())
+    engine.run()
+    view = engine.study.views.trial(1)
+    assert (view.state, view.reason) == (State.FAILED, Reason.WORKER_LOST)
+    assert engine.study.views.counts().complete == 2
+
+
+# Progress.
+def test_a_trial_that_says_so_may_be_quiet_for_longer(sqlite_url):
+    engine = created(sqlite_url, Limits(trials=1))
+    ledger = Ledger(engine.study.storage.engine, engine.study.spec.uuid, lease_seconds=0.4)
+    hung = threading.Event()
+    heartbeat = Heartbeat(ledger, Worker("w"), stall=0.2, hung=hung.set)
+    lease = ledger.reserve(Worker("w"))
+    heartbeat.start()
+    heartbeat.hold(lease)
+    heartbeat.quiet(3600.0)
+    time.sleep(1.0)
+    assert ledger.take_over(Worker("x")) is None
+    assert not hung.is_set()
+    heartbeat.tick()
+    assert hung.wait(30.0)
+    assert ledger.take_over(Worker("x")).id == lease.id
+    heartbeat.end()
+
+
+def test_a_run_announces_its_quiet_phase(tmp_path):
+    heard: list[float] = []
+    Run("cpu", 0, 0, 1, tmp_path, announce=heard.append).quiet(90.0)
+    assert heard == [90.0]

@@ -1,0 +1,311 @@
+"""Faults injected for real into a search of several processes, and what must hold afterwards."""
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import children
+import faulty
+import servers
+from optuna.trial import TrialState
+from sqlalchemy import create_engine, text
+
+import automl.cli
+from automl.doctor import Doctor
+from automl.report import State
+from automl.storage import Storage
+from automl.studies import open_study
+
+FILE = str(Path(faulty.__file__))
+TRIALS = 16
+LEASE = 2.0
+_SECONDS = 90.0
+_PARTS = ("--task", f"{FILE}:Nothing", "--trainer", f"{FILE}:Steps", "--strategy", "random")
+
+
+@dataclass
+class Scene:
+    """A study under way: a search and further workers, each a process of this test's own.
+
+    cluster: the PostgreSQL server of this scene alone, where it has one.
+    """
+
+    url: str
+    directory: Path
+    draw: random.Random
+    cluster: "servers.Cluster | None" = None
+    environment: dict[str, str] = field(default_factory=dict)
+    processes: "list[children.Process]" = field(default_factory=list)
+
+    def start(self, *arguments: str, skew: float = 0.0, url: str | None = None) -> children.Process:
+        environment = {
+            "AUTOML_STORAGE": url or self.url,
+            "AUTOML_STATE_DIR": str(self.directory / "state"),
+            "AUTOML_LEASE_SECONDS": str(LEASE),
+            faulty.LOG: str(faulty.log_file(self.directory)),
+            **self.environment,
+        }
+        log = self.directory / f"process-{len(self.processes)}.log"
+        process = children.started(_command, environment, arguments, skew, str(log))
+        self.processes.append(process)
+        return process
+
+    def search(self, *more: str, **rest: object) -> children.Process:
+        limits = ("--trials", str(TRIALS), "--study", "s", "--seed", str(self.draw.randrange(99)))
+        return self.start("search", f"{FILE}:grid", *_PARTS, *limits, *more, **rest)
+
+    def worker(self, **rest: object) -> children.Process:
+        return self.start("worker", "s", "--plugin", FILE, **rest)
+
+    def wait_for_steps(self, number: int) -> None:
+        """Until trials have made so many steps, or nobody is left to make any."""
+        log = faulty.log_file(self.directory)
+        self.wait(lambda: log.exists() and len(log.read_text().splitlines()) >= number)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + _SECONDS
+        while not condition() and any(process.is_alive() for process in self.processes):
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited in vain: {self.said()}")
+            time.sleep(0.02)
+
+    def end(self) -> None:
+        """Let all processes end by themselves, then do what they left undone."""
+        for process in self.processes:
+            process.join(_SECONDS)
+            if process.is_alive():
+                raise TimeoutError(f"a process does not end: {self.said()}")
+        self.environment.clear()
+        last = self.start("resume", "s", "--plugin", FILE)
+        last.join(_SECONDS)
+        assert last.exitcode == 0, self.said()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            process.join()
+
+    def said(self) -> str:
+        logs = sorted(self.directory.glob("process-*.log"))
+        return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
+
+
+def _command(arguments: tuple[str, ...], skew: float, log: str) -> None:
+    """The command line in a process whose clock is off."""
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    real = time.time
+    if skew:
+        time.time = lambda: real() + skew
+    automl.cli.main(list(arguments))
+
+
+# Faults: each is injected at a moment that the scene's generator draws.
+def kill_one(scene: Scene) -> None:
+    scene.search()
+    workers = [scene.worker() for _ in range(2)]
+    _at_a_moment(scene)
+    _signal(scene.draw.choice([*workers, scene.processes[0]]), signal.SIGKILL)
+
+
+def kill_all(scene: Scene) -> None:
+    scene.search()
+    scene.worker()
+    _at_a_moment(scene)
+    scene.kill()
+
+
+def preempt(scene: Scene) -> None:
+    """SIGTERM, as Slurm sends before it kills."""
+    scene.search()
+    worker = scene.worker()
+    _at_a_moment(scene)
+    _signal(worker, signal.SIGTERM)
+
+
+def freeze(scene: Scene) -> None:
+    """SIGSTOP for longer than a lease, then SIGCONT: what comes back must not settle."""
+    scene.search()
+    worker = scene.worker()
+    _at_a_moment(scene)
+    _signal(worker, signal.SIGSTOP)
+    time.sleep(LEASE + 1.5)
+    _signal(worker, signal.SIGCONT)
+
+
+def full_disk(scene: Scene) -> None:
+    """Checkpoints that do not fit, and a worker that dies without one."""
+    with _small_disk(scene.directory / "small") as disk:
+        scene.environment["AUTOML_ARTIFACTS"] = str(disk)
+        scene.search("-o", "trainer.size=300", "-o", "trainer.seconds=0.3")
+        worker = scene.worker()
+        _at_a_moment(scene)
+        _signal(worker, signal.SIGKILL)
+        _join_all(scene)
+
+
+def wrong_clock(scene: Scene) -> None:
+    """Workers whose clocks are hours ahead and behind."""
+    hours = scene.draw.uniform(2, 48) * 3600
+    scene.search(skew=hours)
+    worker = scene.worker(skew=-hours)
+    _at_a_moment(scene)
+    _signal(worker, signal.SIGKILL)
+
+
+def two_coordinators(scene: Scene) -> None:
+    """Two searches started at once under one name: one makes the study, the other is told."""
+    both = [scene.search(), scene.search()]
+    for process in both:
+        process.join(_SECONDS)
+    assert sorted(process.exitcode for process in both) == [0, 2], scene.said()
+    assert "exists" in scene.said()
+
+
+def locked(scene: Scene) -> None:
+    """Another program holds the database for a while, or its connections are cut."""
+    scene.search()
+    scene.worker()
+    for _ in range(3):
+        _at_a_moment(scene)
+        if scene.url.startswith("sqlite"):
+            _hold(scene.url, seconds=LEASE + 1)
+        else:
+            servers.cut_connections(scene.url)
+
+
+def restarted(scene: Scene) -> None:
+    """The database server goes down in mid-transaction and comes up again."""
+    assert scene.cluster is not None
+    scene.search()
+    scene.worker()
+    for _ in range(2):
+        _at_a_moment(scene)
+        scene.cluster.restart(scene.draw.choice(["immediate", "fast"]))
+
+
+def slow(scene: Scene) -> None:
+    """A database that is far away: each packet takes its time."""
+    with servers.relay(scene.url, latency=scene.draw.uniform(0.002, 0.02)) as far:
+        scene.search(url=far.url)
+        worker = scene.worker(url=far.url)
+        _at_a_moment(scene)
+        if scene.draw.random() < 0.5:
+            far.cut()
+        else:
+            _signal(worker, signal.SIGKILL)
+        _join_all(scene)
+
+
+FAULTS: dict[str, Callable[[Scene], None]] = {
+    "kill -9 of one": kill_one,
+    "kill -9 of all": kill_all,
+    "SIGTERM": preempt,
+    "SIGSTOP, SIGCONT": freeze,
+    "full disk": full_disk,
+    "two coordinators": two_coordinators,
+    "connections cut or locked out": locked,
+    "clocks hours off": wrong_clock,
+    "database restarted": restarted,
+    "slow database": slow,
+}
+ON_SERVERS = ("clocks hours off", "database restarted", "slow database")
+"""SQLite has no server; its clock is the machine's own."""
+
+
+def cases(kinds: tuple[str, ...] = ("sqlite", "postgresql")) -> Iterator[tuple[str, str]]:
+    """Every fault on every storage where it can happen."""
+    for name in FAULTS:
+        yield from ((name, kind) for kind in kinds if kind != "sqlite" or name not in ON_SERVERS)
+
+
+def inject(scene: Scene, name: str) -> None:
+    """Inject one fault, let the study end, and check what must hold."""
+    try:
+        FAULTS[name](scene)
+        scene.end()
+        check(scene)
+    finally:
+        scene.kill()
+
+
+def check(scene: Scene) -> None:
+    """The invariants, from the database alone and from what the trainers wrote."""
+    study = open_study(Storage(scene.url), "s")
+    try:
+        assert Doctor(study).findings() == [], scene.said()
+        counts, trials = study.views.counts(), study.optuna.trials
+        assert (counts.trials, counts.open, counts.failed) == (TRIALS, 0, 0), scene.said()
+        assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+        for view in study.views.trials():
+            assert view.state is State.COMPLETE
+            assert view.objectives == [faulty.score(study.decisions(view.number))]
+        _check_steps(scene)
+    finally:
+        study.storage.engine.dispose()
+
+
+def _check_steps(scene: Scene) -> None:
+    """No attempt at a trial was made by two processes, and none made a step twice."""
+    processes, steps = defaultdict(set), set()
+    for line in faulty.log_file(scene.directory).read_text().splitlines():
+        number, attempt, step, pid = line.split()
+        processes[number, attempt].add(pid)
+        assert (number, attempt, step, pid) not in steps, line
+        steps.add((number, attempt, step, pid))
+
+
+# Means.
+def _at_a_moment(scene: Scene) -> None:
+    scene.wait_for_steps(1)
+    time.sleep(scene.draw.uniform(0.0, 1.2))
+
+
+def _signal(process: children.Process, number: signal.Signals) -> None:
+    if process.is_alive():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
+def _join_all(scene: Scene) -> None:
+    for process in scene.processes:
+        process.join(_SECONDS)
+
+
+@contextmanager
+def _small_disk(directory: Path) -> Iterator[Path]:
+    """A file system of its own with room for nothing."""
+    directory.mkdir()
+    with ExitStack() as stack:
+        command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)]
+        mounted = os.geteuid() == 0 and subprocess.run(command, check=False).returncode == 0
+        if mounted:
+            stack.callback(subprocess.run, ["umount", "-l", str(directory)], check=True)
+        else:
+            # As full as can be had: a file where the directory should be.
+            directory.rmdir()
+            directory.write_text("")
+        yield directory
+
+
+def _hold(url: str, seconds: float) -> None:
+    """Lock everybody else out of an SQLite file."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        held = threading.Event()
+        connection.execute(text("PRAGMA busy_timeout = 60000"))
+        connection.commit()
+        connection.execute(text("BEGIN EXCLUSIVE"))
+        held.wait(seconds)
+        connection.rollback()
+    engine.dispose()
