@@ -69,6 +69,7 @@ ORDER = [
     "automl.ledger.ledger",
     "automl.ledger.views",
     "automl.ledger.audits",
+    "automl.databases",
     "automl.storage",
     "automl.studies",
     "automl.probing_process",

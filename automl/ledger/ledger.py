@@ -150,10 +150,7 @@ class Ledger:
     def give_back(self, session: Session, lease: Lease, number: int | None) -> None:
         """Let any worker go on with this trial at once; a slot with no trial yet is freed."""
         if number is None and lease.attempt == 1 and lease.given is None:
-            gone = session.scalars(
-                delete(TrialRow).where(self._held(lease)).returning(TrialRow.id)
-            ).first()
-            if gone is not None:
+            if changed(session, delete(table(TrialRow)).where(self._held(lease))):
                 budget.count(session, self.study, slots=-1, payable=-1)
         else:
             # With the token goes whatever the holder's heartbeat may still have under way.

@@ -112,8 +112,11 @@ _HINTS = {
 
 
 def _transient(error: DBAPIError) -> bool:
-    code = getattr(error.orig, "sqlstate", None) or (getattr(error.orig, "args", None) or [""])[0]
+    codes = {
+        str(getattr(error.orig, "sqlstate", "")),
+        str(((error.orig and error.orig.args) or [""])[0]),
+    }
     locked = isinstance(error, OperationalError) and "database is locked" in str(error.orig)
     # Trying again after a lost connection is safe even where the lost commit went through: a
     # claim finds itself the owner, a settled trial is told by whoever looks next.
-    return str(code) in _TRANSIENT or locked or error.connection_invalidated
+    return bool(codes & _TRANSIENT) or locked or error.connection_invalidated
