@@ -1,4 +1,4 @@
-"""Opens a database for Optuna and the ledger, and keeps its password out of sight."""
+"""Opens what a study lies in: Optuna's trials and the ledger, in one database or in two."""
 
 import os
 import shlex
@@ -6,100 +6,165 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.samplers import BaseSampler, CmaEsSampler
+from optuna.storages import BaseStorage
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
-from automl.databases import DEFAULT_URL, Database, mask, no_driver, parse
-from automl.errors import StorageError, UsageError
+from automl.backends import UNTRUSTED, Backend, backend
+from automl.databases import DEFAULT_URL, Database, mask
+from automl.errors import UsageError
 from automl.errors import redact_urls as redact_urls  # noqa: PLC0414 - the command line imports it here
-from automl.ledger.schema import alone, upgrade
-from automl.ledger.transaction import storage_error
+from automl.ledger.patience import OPTION, Patience
+from automl.ledger.schema import upgrade
+from automl.patient import PatientStorage
 
 VARIABLE = "AUTOML_STORAGE"
+LEDGER_VARIABLE = "AUTOML_LEDGER"
+TRUST_VARIABLE = "AUTOML_TRUST_STORAGE"
 
 
 @dataclass(frozen=True, repr=False)
 class Storage:
-    """A database: where Optuna's studies and the ledger lie together.
+    """Where Optuna's studies lie, and the ledger: there too, or in a database of its own.
+
+    ledger: the URL of that database. trusted: whether Optuna may unpickle what lies in there.
 
     Raises:
-        UsageError: the URL is none, or its driver is not installed.
-        StorageError: the database cannot be reached, or a newer version wrote it.
+        UsageError: a URL is none, its driver is not installed, or the ledger has no place.
+        StorageError: a database cannot be reached, or a newer version wrote it.
     """
 
     url: str
+    ledger: str | None = None
+    trusted: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "url", self._database.url)
+        found = backend(self.url)
+        object.__setattr__(self, "url", found.url)
+        if self.ledger is not None:
+            object.__setattr__(self, "ledger", Database(self.ledger).url)
+        elif not found.holds_ledger:
+            raise UsageError(
+                f"{found.shown} cannot hold the ledger: name a database for it by --ledger or "
+                f"{LEDGER_VARIABLE}, such as --ledger sqlite:///ledger.db"
+            )
+
+    @property
+    def _backend(self) -> Backend:
+        return backend(self.url)
 
     @property
     def _database(self) -> Database:
-        return Database(self.url)
+        return Database(self.ledger or self.url)
 
     @property
     def masked(self) -> str:
-        """The URL without its password."""
+        """The URL of the trials without its password."""
         return mask(self.url)
 
     def __repr__(self) -> str:
-        return f"Storage({self.masked!r})"
+        return f"Storage({', '.join(map(repr, map(mask, self._urls)))})"
+
+    @property
+    def _urls(self) -> list[str]:
+        return [self.url] if self.ledger is None else [self.url, self.ledger]
 
     @property
     def has_password(self) -> bool:
-        return self.masked != self.url
+        return any(mask(url) != url for url in self._urls)
 
     def exists(self) -> bool:
-        """Whether there is a database to read; a server is taken to have one."""
-        return self._database.exists()
+        """Whether there is something to read; a server is taken to have it."""
+        return self._backend.exists() and self._database.exists()
 
     def option(self) -> str:
         """How a person names this storage on the command line; never with a password."""
-        if self.has_password or self.url == DEFAULT_URL:
-            return ""
-        return f" --storage {shlex.quote(self.url)}"
+        options = {"--storage": self.url, "--ledger": self.ledger}
+        said = [
+            f" {option} {shlex.quote(url)}"
+            for option, url in options.items()
+            if url not in (None, DEFAULT_URL) and mask(url or "") == url
+        ]
+        return "".join([*said, " --trust-storage"] if self.trusted else said)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that must say what `option` leaves out."""
+        pairs = ((VARIABLE, self.url), (LEDGER_VARIABLE, self.ledger))
+        return tuple(name for name, url in pairs if url is not None and mask(url) != url)
+
+    def environment(self) -> dict[str, str]:
+        """What names this storage to a process started from here, passwords included."""
+        return {
+            VARIABLE: self.url,
+            LEDGER_VARIABLE: self.ledger or "",
+            TRUST_VARIABLE: "1" if self.trusted else "",
+        }
+
+    @cached_property
+    def patience(self) -> Patience:
+        """How long either database may be away."""
+        return Patience()
 
     @cached_property
     def engine(self) -> Engine:
         """The ledger's engine; its tables are made or migrated first."""
-        engine = self._database.connect({})
+        engine = self._database.connect({OPTION: self.patience})
         upgrade(engine)
         return engine
 
     @cached_property
     def trials(self) -> BaseStorage:
-        """Optuna's storage on the same database."""
+        """Optuna's storage."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            storage = self._open_optuna()
-        except DBAPIError as error:
-            raise storage_error(error, self.engine) from error
-        except ImportError as error:
-            raise UsageError(no_driver(parse(self.url).drivername)) from error
-        except RuntimeError as error:
-            raise StorageError(f"{self.masked}: {' '.join(str(error).split())}") from error
-        # Connections made so far lack the settings below.
-        storage.engine.dispose()
-        self._database.prepare(storage.engine)
-        return get_storage(storage)
+        # The ledger comes first: a database that cannot be used is told by it, without a trace.
+        _ = self.engine
+        found = self._backend
+        return PatientStorage(found.open(self.trusted), found, self.patience)
 
-    def _open_optuna(self) -> RDBStorage:
-        if not self._database.is_server:
-            with self.engine.begin():
-                pass
-            return self._make_optuna()
-        with alone(self.engine):
-            return self._make_optuna()
+    def vetted(self, sampler: BaseSampler) -> BaseSampler:
+        """A sampler, unless it would unpickle what others may have written.
 
-    def _make_optuna(self) -> RDBStorage:
-        for attempt in range(5):
-            try:
-                return RDBStorage(self.url, engine_kwargs=self._database.settings)
-            except DBAPIError:
-                # Optuna creates its tables without a lock; who comes second tries again.
-                if attempt == 4:
-                    raise
-        raise AssertionError("the last try returned or raised")
+        Raises:
+            UsageError: it is CMA-ES, or holds it, and the trials lie in no local file.
+        """
+        if not (self.trusted or self._backend.is_local_file) and _unpickles(sampler):
+            raise UsageError(
+                f"CMA-ES unpickles its state from trials in {self.masked}, {UNTRUSTED}"
+            )
+        return sampler
+
+
+def _unpickles(sampler: BaseSampler) -> bool:
+    """Whether a sampler is CMA-ES or holds it, be it in a list or dictionary."""
+    seen: set[int] = set()
+    waiting: list[object] = [sampler]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, CmaEsSampler):
+            return True
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, BaseSampler):
+            waiting.extend(getattr(found, "__dict__", {}).values())
+        elif isinstance(found, dict):
+            waiting.extend(found.values())
+        elif isinstance(found, list | tuple | set | frozenset):
+            waiting.extend(found)
+    return False
+
+
+def storage_from(url: str | None, ledger: str | None = None, trusted: bool = False) -> Storage:
+    """The storage asked for: by options, else by AUTOML_STORAGE and AUTOML_LEDGER, else a file.
+
+    AUTOML_LEDGER belongs to AUTOML_STORAGE: it does not count for another one that was given and
+    can hold the ledger itself.
+    """
+    asked = storage_url(url)
+    if not ledger and (not url or not backend(asked).holds_ledger):
+        ledger = os.environ.get(LEDGER_VARIABLE)
+    return Storage(asked, ledger or None, trusted)
 
 
 def storage_url(given: str | None) -> str:

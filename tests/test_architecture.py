@@ -57,6 +57,7 @@ ORDER = [
     "automl.ledger.clock",
     "automl.ledger.models",
     "automl.ledger.statements",
+    "automl.ledger.patience",
     "automl.ledger.transaction",
     "automl.ledger.schema",
     "automl.ledger.migrations",
@@ -70,6 +71,8 @@ ORDER = [
     "automl.ledger.views",
     "automl.ledger.audits",
     "automl.databases",
+    "automl.patient",
+    "automl.backends",
     "automl.storage",
     "automl.studies",
     "automl.probing_process",
@@ -95,9 +98,11 @@ ORDER = [
 
 HEAVY = {
     "alembic",
+    "grpc",
     "networkx",
     "numpy",
     "optuna",
+    "redis",
     "rich",
     "scipy",
     "sklearn",
