@@ -19,7 +19,7 @@ from automl.registry import TOP_LEVEL, Kind, Registry
 from automl.session import Session, worker_count
 from automl.sources import refuse_while_loading
 from automl.spec import ATTRIBUTE, SECONDS, TimeLimits
-from automl.storage import Storage, storage_url
+from automl.storage import storage_from
 from automl.studies import (
     CACHE,
     Limits,
@@ -71,6 +71,8 @@ def search(
     workers: int | str = 1,
     device: str = "auto",
     storage: str | None = None,
+    ledger: str | None = None,
+    trust_storage: bool = False,
     study: str | None = None,
     seed: int = 0,
     cache: bool = True,
@@ -122,7 +124,7 @@ def search(
         cost_metric=cost_metric,
     )
     limits = Limits(trials, evaluations, timeout, gpu_hours)
-    created = create(Storage(storage_url(storage)), made, limits, study)
+    created = create(storage_from(storage, ledger, trust_storage), made, limits, study)
     return _run(Session(created, made.parts, registry, *started))
 
 
@@ -130,6 +132,8 @@ def resume(
     study: str,
     *,
     storage: str | None = None,
+    ledger: str | None = None,
+    trust_storage: bool = False,
     trials: int | None = None,
     evaluations: int | None = None,
     timeout: float | None = None,
@@ -158,7 +162,7 @@ def resume(
             raise UnknownNameError("part in options of resume", part, [Kind.LAUNCHER.value])
     own = (options or {}).get(Kind.LAUNCHER.value, {})
     started = _starting(registry, launcher, own, workers, device)
-    opened = open_study(Storage(storage_url(storage)), study)
+    opened = open_study(storage_from(storage, ledger, trust_storage), study)
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
     limits = Limits(trials, evaluations, timeout, gpu_hours)
     opened.extend(limits)

@@ -79,7 +79,7 @@ class Engine:
     hung: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.ledger = self.study.ledger
+        self.ledger, self.patience = self.study.ledger, self.study.storage.patience
         self.meter = Meter(self.ledger, self.study.spec.cost_metric)
         self.heartbeat = Heartbeat(
             self.ledger, self.worker, beaten=self.meter.refresh, hung=self.hung
@@ -102,14 +102,15 @@ class Engine:
         self.ledger.enter(self.worker)
         self._warn_of_foreign_functions()
         self.meter.refresh()
-        self.heartbeat.start()
-        try:
-            with explaining(self.ledger.engine):
-                self._loop()
-        finally:
-            self.heartbeat.end()
-            self.identifier.close()
-            self._leave()
+        with self.patience.lasting(self.stop):
+            self.heartbeat.start()
+            try:
+                with explaining(self.ledger.engine):
+                    self._loop()
+            finally:
+                self.heartbeat.end()
+                self.identifier.close()
+                self._leave()
         self._event("search_finished", trials=self.study.views.counts().trials)
 
     def _loop(self) -> None:
@@ -149,6 +150,8 @@ class Engine:
             self.trials.tell_once(settled)
         if self.study.spec.cache.enabled:
             self.ledger.functions.prune(self.study.spec.cache.keep)
+        if self.patience.seconds_since_outage() < self.ledger.lease_seconds / 4:
+            return None  # what expired while nobody could renew it is not lost
         dead = {holder for holder in self.ledger.holders() if is_dead(holder)}
         return self.ledger.take_over(self.worker, dead)
 

@@ -17,9 +17,9 @@ class Heartbeat(threading.Thread):
     """A thread that renews the lease held, but only while `tick` moves.
 
     A trial that makes no progress for `stall` seconds (a hung kernel) lets its lease expire, and
-    another worker takes it over. A beat that fails is tried again at the next; it ends nothing.
-    beaten: called after each beat. hung: called once the lease of a trial that makes no progress
-    has expired, for a process that hangs does no more good.
+    another worker takes it over. A beat that fails is tried again after 1, 2, 4 … seconds; it ends
+    nothing. beaten: called after each beat. hung: called once the lease of a trial that makes no
+    progress has expired, for a process that hangs does no more good.
     """
 
     def __init__(
@@ -64,11 +64,16 @@ class Heartbeat(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while not self._ended.wait(self._ledger.lease_seconds / 4):
+        usual = self._ledger.lease_seconds / 4
+        pause = usual
+        failures = 0
+        while not self._ended.wait(pause):
             try:
                 self._beat()
+                pause, failures = usual, 0
             except StorageError as error:
                 _log.warning("cannot renew the lease now, will try again: %s", error)
+                pause, failures = min(2.0**failures, usual), failures + 1
 
     def _beat(self) -> None:
         self._ledger.enter(self._worker)

@@ -13,7 +13,6 @@ from automl.errors import Interrupted, StorageError, UsageError
 from automl.protocols import Launcher, WorkerHandle
 from automl.registry import Registry
 from automl.stopping import Stop
-from automl.storage import VARIABLE
 from automl.studies import Parts, Study
 from automl.trust import state_directory
 from automl.worker import device_count, resolve_device, stopping_on_signals, work
@@ -71,7 +70,7 @@ class Session:
         device = resolve_device(self.device, index)
         command = [sys.executable, "-P", "-m", "automl", "worker", "--device", device]
         log = self._log_file(index)
-        environment = {VARIABLE: self.study.storage.url, "OMP_NUM_THREADS": str(self._threads())}
+        environment = {**self.study.storage.environment(), "OMP_NUM_THREADS": str(self._threads())}
         handle = self.launcher.start([*command, "--", self.study.name], environment, log)
         return Started(handle, log)
 

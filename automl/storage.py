@@ -1,176 +1,172 @@
-"""Opens a database for Optuna and the ledger, and keeps its password out of sight."""
+"""Opens what a study lies in: Optuna's trials and the ledger, in one database or in two."""
 
 import os
-import re
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage, get_storage
-from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from optuna.samplers import BaseSampler, CmaEsSampler
+from optuna.storages import BaseStorage
+from sqlalchemy import Engine
 
-from automl.errors import StorageError, UsageError
+from automl.backends import UNTRUSTED, Backend, backend
+from automl.databases import DEFAULT_URL, Database, mask
+from automl.errors import UsageError
 from automl.errors import redact_urls as redact_urls  # noqa: PLC0414 - the command line imports it here
+from automl.ledger.patience import OPTION, Patience
 from automl.ledger.schema import upgrade
-from automl.ledger.transaction import storage_error
+from automl.patient import PatientStorage
 
-DEFAULT_URL = "sqlite:///automl.db"
 VARIABLE = "AUTOML_STORAGE"
-_BUSY_SECONDS = 60.0
+LEDGER_VARIABLE = "AUTOML_LEDGER"
+TRUST_VARIABLE = "AUTOML_TRUST_STORAGE"
 
 
 @dataclass(frozen=True, repr=False)
 class Storage:
-    """A database: where Optuna's studies and the ledger lie together.
+    """Where Optuna's studies lie, and the ledger: there too, or in a database of its own.
+
+    ledger: the URL of that database. trusted: whether Optuna may unpickle what lies in there.
 
     Raises:
-        UsageError: the URL is none, or its driver is not installed.
-        StorageError: the database cannot be reached, or a newer version wrote it.
+        UsageError: a URL is none, its driver is not installed, or the ledger has no place.
+        StorageError: a database cannot be reached, or a newer version wrote it.
     """
 
     url: str
+    ledger: str | None = None
+    trusted: bool = False
 
     def __post_init__(self) -> None:
-        parsed = _parse(self.url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        found = backend(self.url)
+        object.__setattr__(self, "url", found.url)
+        if self.ledger is not None:
+            object.__setattr__(self, "ledger", Database(self.ledger).url)
+        elif not found.holds_ledger:
             raise UsageError(
-                f"an SQLite storage needs a file, since other processes share it: {DEFAULT_URL}"
+                f"{found.shown} cannot hold the ledger: name a database for it by --ledger or "
+                f"{LEDGER_VARIABLE}, such as --ledger sqlite:///ledger.db"
             )
-        object.__setattr__(self, "url", _with_driver(parsed))
+
+    @property
+    def _backend(self) -> Backend:
+        return backend(self.url)
+
+    @property
+    def _database(self) -> Database:
+        return Database(self.ledger or self.url)
 
     @property
     def masked(self) -> str:
-        """The URL without its password."""
-        return redact_urls(_parse(self.url).render_as_string(hide_password=True))
+        """The URL of the trials without its password."""
+        return mask(self.url)
 
     def __repr__(self) -> str:
-        return f"Storage({self.masked!r})"
+        return f"Storage({', '.join(map(repr, map(mask, self._urls)))})"
+
+    @property
+    def _urls(self) -> list[str]:
+        return [self.url] if self.ledger is None else [self.url, self.ledger]
 
     @property
     def has_password(self) -> bool:
-        return self.masked != self.url
+        return any(mask(url) != url for url in self._urls)
 
     def exists(self) -> bool:
-        """Whether there is a database to read; a server is taken to have one."""
-        file = _parse(self.url).database
-        return self._is_server or file is None or file.startswith("file:") or Path(file).exists()
+        """Whether there is something to read; a server is taken to have it."""
+        return self._backend.exists() and self._database.exists()
 
     def option(self) -> str:
         """How a person names this storage on the command line; never with a password."""
-        if self.has_password or self.url == DEFAULT_URL:
-            return ""
-        return f" --storage {shlex.quote(self.url)}"
+        options = {"--storage": self.url, "--ledger": self.ledger}
+        said = [
+            f" {option} {shlex.quote(url)}"
+            for option, url in options.items()
+            if url not in (None, DEFAULT_URL) and mask(url or "") == url
+        ]
+        return "".join([*said, " --trust-storage"] if self.trusted else said)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that must say what `option` leaves out."""
+        pairs = ((VARIABLE, self.url), (LEDGER_VARIABLE, self.ledger))
+        return tuple(name for name, url in pairs if url is not None and mask(url) != url)
+
+    def environment(self) -> dict[str, str]:
+        """What names this storage to a process started from here, passwords included."""
+        return {
+            VARIABLE: self.url,
+            LEDGER_VARIABLE: self.ledger or "",
+            TRUST_VARIABLE: "1" if self.trusted else "",
+        }
+
+    @cached_property
+    def patience(self) -> Patience:
+        """How long either database may be away."""
+        return Patience()
 
     @cached_property
     def engine(self) -> Engine:
         """The ledger's engine; its tables are made or migrated first."""
-        engine = self._connect(create_engine(self.url, **self._settings))
+        engine = self._database.connect({OPTION: self.patience})
         upgrade(engine)
         return engine
 
     @cached_property
     def trials(self) -> BaseStorage:
-        """Optuna's storage on the same database."""
+        """Optuna's storage."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            storage = self._open_optuna()
-        except DBAPIError as error:
-            raise storage_error(error, self.engine) from error
-        except ImportError as error:
-            raise UsageError(_no_driver(_parse(self.url))) from error
-        except RuntimeError as error:
-            raise StorageError(f"{self.masked}: {' '.join(str(error).split())}") from error
-        # Connections made so far lack the settings below.
-        storage.engine.dispose()
-        self._connect(storage.engine, immediate=False)
-        return get_storage(storage)
+        # The ledger comes first: a database that cannot be used is told by it, without a trace.
+        _ = self.engine
+        found = self._backend
+        return PatientStorage(found.open(self.trusted), found, self.patience)
 
-    def _open_optuna(self) -> RDBStorage:
-        # The ledger comes first: its migration is locked, so that of two processes that start
-        # on an empty database only one makes tables at a time.
-        with self.engine.begin():
-            pass
-        for attempt in range(5):
-            try:
-                return RDBStorage(self.url, engine_kwargs=self._settings)
-            except DBAPIError:
-                # Optuna creates its tables without a lock; who comes second tries again.
-                if attempt == 4:
-                    raise
-        raise AssertionError("the last try returned or raised")
+    def vetted(self, sampler: BaseSampler) -> BaseSampler:
+        """A sampler, unless it would unpickle what others may have written.
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        wait: dict[str, Any] = {} if self._is_server else {"timeout": _BUSY_SECONDS}
-        return {"connect_args": wait, "pool_pre_ping": self._is_server}
+        Raises:
+            UsageError: it is CMA-ES, or holds it, and the trials lie in no local file.
+        """
+        if not (self.trusted or self._backend.is_local_file) and _unpickles(sampler):
+            raise UsageError(
+                f"CMA-ES unpickles its state from trials in {self.masked}, {UNTRUSTED}"
+            )
+        return sampler
 
-    @property
-    def _is_server(self) -> bool:
-        return _parse(self.url).get_backend_name() != "sqlite"
 
-    def _connect(self, engine: Engine, immediate: bool = True) -> Engine:
-        if not self._is_server:
-            event.listen(engine, "connect", _sqlite_settings)
-            if immediate:
-                event.listen(engine, "connect", _sqlite_manual_transactions)
-                event.listen(engine, "begin", _sqlite_begin)
-        return engine
+def _unpickles(sampler: BaseSampler) -> bool:
+    """Whether a sampler is CMA-ES or holds it, be it in a list or dictionary."""
+    seen: set[int] = set()
+    waiting: list[object] = [sampler]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, CmaEsSampler):
+            return True
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, BaseSampler):
+            waiting.extend(getattr(found, "__dict__", {}).values())
+        elif isinstance(found, dict):
+            waiting.extend(found.values())
+        elif isinstance(found, list | tuple | set | frozenset):
+            waiting.extend(found)
+    return False
+
+
+def storage_from(url: str | None, ledger: str | None = None, trusted: bool = False) -> Storage:
+    """The storage asked for: by options, else by AUTOML_STORAGE and AUTOML_LEDGER, else a file.
+
+    AUTOML_LEDGER belongs to AUTOML_STORAGE: it does not count for another one that was given and
+    can hold the ledger itself.
+    """
+    asked = storage_url(url)
+    if not ledger and (not url or not backend(asked).holds_ledger):
+        ledger = os.environ.get(LEDGER_VARIABLE)
+    return Storage(asked, ledger or None, trusted)
 
 
 def storage_url(given: str | None) -> str:
     """The storage asked for: the option, else AUTOML_STORAGE, else a file here."""
     return given or os.environ.get(VARIABLE) or DEFAULT_URL
-
-
-def _parse(url: str) -> URL:
-    try:
-        return make_url(url)
-    except (ArgumentError, ValueError):
-        # Without the cause: it quotes what it took for the port, maybe a part of the password.
-        shown = re.sub(r":(?!//).*@", ":***@", url, flags=re.DOTALL)
-        raise UsageError(
-            f"{redact_urls(shown)!r} is no storage URL: expected for example {DEFAULT_URL} or "
-            "postgresql://user@host/database"
-        ) from None
-
-
-def _with_driver(url: URL) -> str:
-    """The URL with psycopg as the driver of PostgreSQL, since that is what we install."""
-    if url.drivername in ("postgresql", "postgres"):
-        url = url.set(drivername="postgresql+psycopg")
-    try:
-        url.get_dialect()
-        url.get_dialect().import_dbapi()
-    except (NoSuchModuleError, ImportError) as error:
-        raise UsageError(_no_driver(url)) from error
-    return url.render_as_string(hide_password=False)
-
-
-def _no_driver(url: URL) -> str:
-    if url.get_backend_name() == "postgresql":
-        return f"no driver for {url.drivername}: pip install 'automl[postgresql]'"
-    return f"no driver for a database of kind {url.drivername!r}: use sqlite or postgresql"
-
-
-def _sqlite_settings(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = NORMAL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _sqlite_manual_transactions(connection: Any, _: Any) -> None:
-    connection.isolation_level = None
-
-
-def _sqlite_begin(connection: Any) -> None:
-    # A transaction that will write takes the lock at once: one that reads first and writes
-    # later would fail where another wrote in between.
-    reads = connection.get_execution_options().get("automl_read", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -24,6 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.candidate import Candidate, propose
+from automl.databases import mask
 from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
 from automl.ledger.audits import Audits
 from automl.ledger.ledger import LEASE_SECONDS, Ledger
@@ -210,6 +211,7 @@ class Study:
                 f"made (digest {digest[:12]}, the study has {self.spec.data[:12]}): put the old "
                 "data back, or start a new study"
             )
+        self.storage.vetted(parts.sampler(self.spec.seed))
         return parts
 
     def best_trials(self) -> list[FrozenTrial]:
@@ -302,6 +304,7 @@ def create(storage: Storage, plan: Plan, limits: Limits, name: str | None = None
     """
     if name is not None and not name.strip():
         raise UsageError("--study: expected a name, got none")
+    storage.vetted(plan.parts.sampler(plan.spec.seed))
     with explaining(storage.engine):
         made = _create_named(storage, plan, name)
         study = Study(storage, made.study_name, plan.spec, made)
@@ -339,7 +342,13 @@ def open_study(storage: Storage, name: str) -> Study:
         spec = Spec.from_json(found.user_attrs[ATTRIBUTE])
     except StorageError as error:
         raise StorageError(f"study {name!r}: {error}") from error
-    return Study(storage, name, spec, found)
+    study = Study(storage, name, spec, found)
+    if storage.ledger is not None and not study.ledger.has_study():
+        raise StorageError(
+            f"study {name!r} is not in the ledger {mask(storage.ledger)}: name the one it was "
+            "started with by --ledger or AUTOML_LEDGER"
+        )
+    return study
 
 
 def all_studies(storage: Storage) -> list[Study]:
@@ -364,7 +373,8 @@ def command_line(storage: Storage, study: str, verb: str, *options: str) -> str:
     given = [word for word in (storage.option().strip(), *options) if word]
     name = shlex.quote(study)
     words = [*given, "--", name] if study.startswith("-") else [name, *given]
-    note = "  (with AUTOML_STORAGE set as now)" if storage.has_password else ""
+    unsaid = " and ".join(storage.variables)
+    note = f"  (with {unsaid} set as now)" if unsaid else ""
     return " ".join(["automl", verb, *words]) + note
 
 

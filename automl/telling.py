@@ -43,7 +43,7 @@ class OptunaTrials:
         self._study_id = self._storage.get_study_id_from_name(self.study.name)
         self._sampler = ReseedingSampler(
             self.parts.names[Kind.STRATEGY],
-            lambda seed: self.parts.sampler(seed, self.context),
+            lambda seed: self.study.storage.vetted(self.parts.sampler(seed, self.context)),
             lambda number: trial_seed(self.study.spec, number, "strategy"),
         )
         self.study.optuna.pruner = self.parts.pruner

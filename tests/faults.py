@@ -16,7 +16,7 @@ import children
 import faulty
 import servers
 from optuna.trial import TrialState
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 import automl.cli
 from automl.doctor import Doctor
@@ -182,6 +182,7 @@ def locked(scene: Scene) -> None:
             _hold(scene.url, seconds=LEASE + 1)
         else:
             servers.cut_connections(scene.url)
+    _survived(scene)
 
 
 def restarted(scene: Scene) -> None:
@@ -191,20 +192,26 @@ def restarted(scene: Scene) -> None:
     scene.worker()
     for _ in range(2):
         _at_a_moment(scene)
-        scene.cluster.restart(scene.draw.choice(["immediate", "fast"]))
+        scene.cluster.restart(scene.draw.choice(["immediate", "fast"]), scene.draw.uniform(0, 3))
+    _survived(scene)
 
 
 def slow(scene: Scene) -> None:
     """A database that is far away: each packet takes its time."""
-    with servers.relay(scene.url, latency=scene.draw.uniform(0.002, 0.02)) as far:
-        scene.search(url=far.url)
-        worker = scene.worker(url=far.url)
+    real = make_url(scene.url)
+    with servers.relay(real.host or "127.0.0.1", real.port or 5432) as far:
+        far.seconds = scene.draw.uniform(0.002, 0.02)
+        near = real.set(host="127.0.0.1", port=far.own_port)
+        url = near.render_as_string(hide_password=False)
+        scene.search(url=url)
+        worker = scene.worker(url=url)
         _at_a_moment(scene)
         if scene.draw.random() < 0.5:
-            far.cut()
+            far.cut_all()
+            _survived(scene)
         else:
             _signal(worker, signal.SIGKILL)
-        _join_all(scene)
+            _join_all(scene)
 
 
 FAULTS: dict[str, Callable[[Scene], None]] = {
@@ -263,6 +270,12 @@ def _check_steps(scene: Scene) -> None:
         processes[number, attempt].add(pid)
         assert (number, attempt, step, pid) not in steps, line
         steps.add((number, attempt, step, pid))
+
+
+def _survived(scene: Scene) -> None:
+    """A database that is away for a while ends no worker."""
+    _join_all(scene)
+    assert {process.exitcode for process in scene.processes} == {0}, scene.said()
 
 
 # Means.

@@ -1,92 +1,105 @@
-"""Servers of a test's own: a PostgreSQL that can be restarted, and a relay that is far away."""
+"""Servers that a test may break: PostgreSQL, a relay that cuts, Optuna's gRPC proxy."""
 
-import contextlib
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import children
+import optuna
 import psycopg
 import pytest
 from sqlalchemy import make_url
 
-_USER = "postgres"
+from automl.storage import Storage
+
+_SECONDS = 60.0
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+# PostgreSQL.
 @dataclass(frozen=True)
 class Cluster:
-    """A PostgreSQL server on a port of its own."""
+    """A PostgreSQL server of a test's own."""
 
     programs: Path
-    data: Path
+    directory: Path
     port: int
 
     @property
     def url(self) -> str:
-        return f"postgresql+psycopg://{_USER}@127.0.0.1:{self.port}/postgres"
-
-    def restart(self, mode: str) -> None:
-        """Stop it, `fast` or `immediate` as in a crash, and start it again."""
-        self.control("stop", "-m", mode)
-        self.start()
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        options = (
-            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.data}"
-        )
-        self.control("start", "-o", options, "-l", str(self.data / "server.log"))
+        self._control("start", "-l", str(self.directory / "log"))
 
-    def control(self, verb: str, *more: str) -> None:
-        _as_postgres([str(self.programs / "pg_ctl"), "-w", "-D", str(self.data), verb, *more])
+    def stop(self, mode: str = "fast") -> None:
+        self._control("stop", "-m", mode)
+
+    def restart(self, mode: str = "fast", pause: float = 0.0) -> None:
+        """Restart as `pg_ctl restart -m MODE` does: fast asks, immediate is a crash."""
+        self.stop(mode)
+        time.sleep(pause)
+        self.start()
+
+    def _control(self, verb: str, *arguments: str) -> None:
+        as_postgres(
+            str(self.programs / "pg_ctl"),
+            verb,
+            "-D",
+            str(self.directory / "data"),
+            "-w",
+            *arguments,
+        )
+
+
+def as_postgres(*command: str) -> None:
+    """PostgreSQL refuses to run as root."""
+    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    done = subprocess.run(
+        [*user, *command], cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}"
 
 
 @contextmanager
-def cluster(directory: Path) -> Iterator[Cluster]:
-    """A new server, gone afterwards; skips where PostgreSQL's programs are not installed."""
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server under way; skips where its programs are not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    where = shutil.which("pg_ctl")
-    if not found and where is None:
-        pytest.skip("no pg_ctl here: install the PostgreSQL server to test a restart")
-    programs = found[-1].parent if found else Path(str(where)).parent
-    data = Path("/tmp") / f"automl-cluster-{os.getpid()}-{time.monotonic_ns()}"
-    data.mkdir(mode=0o700)
-    made = Cluster(programs, data, _free_port())
-    try:
-        if os.geteuid() == 0:
-            shutil.chown(data, _USER, _USER)
-        initdb = [str(programs / "initdb"), "-D", str(data), "-U", _USER, "-A", "trust", "-N"]
-        _as_postgres(initdb)
-        made.start()
-        yield made
-    finally:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            made.control("stop", "-m", "immediate")
-        shutil.rmtree(data, ignore_errors=True)
-
-
-def _as_postgres(command: list[str]) -> None:
-    # PostgreSQL refuses to run as root.
-    prefix = ["runuser", "-u", _USER, "--"] if os.geteuid() == 0 else []
-    subprocess.run(
-        [*prefix, *command],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    on_path = shutil.which("pg_ctl")
+    if not found and on_path is None:
+        pytest.skip("no PostgreSQL programs (pg_ctl) here")
+    programs = (found[-1] if found else Path(on_path or "")).parent
+    with tempfile.TemporaryDirectory(prefix="automl-cluster-") as name:
+        directory, port = Path(name), free_port()
+        if os.getuid() == 0:
+            shutil.chown(directory, "postgres")
+        as_postgres(
+            *(str(programs / "initdb"), "-D", str(directory / "data")),
+            *("-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"),
+        )
+        settings = f"port = {port}\nunix_socket_directories = '{directory}'\nfsync = off\n"
+        with (directory / "data" / "postgresql.conf").open("a") as file:
+            file.write(settings + "listen_addresses = '127.0.0.1'\n")
+        own = Cluster(programs, directory, port)
+        own.start()
+        try:
+            yield own
+        finally:
+            with suppress(AssertionError):  # it may be stopped
+                own.stop("immediate")
 
 
 def cut_connections(url: str) -> None:
@@ -101,57 +114,125 @@ def cut_connections(url: str) -> None:
         )
 
 
+# A relay.
 @dataclass
 class Relay:
-    """A way to a server on which each packet takes its time; url: the server behind it."""
+    """Passes bytes on between clients and a server, late or not at all, as a test says.
 
-    url: str
-    target: tuple[str, int]
-    latency: float
+    seconds: each piece waits so long. cut_after: looks at what a client sends; where it says True
+    that piece still reaches the server, but no answer comes back.
+    """
+
+    host: str
+    port: int
+    seconds: float = 0.0
+    cut_after: Callable[[bytes], bool] = lambda sent: False
+    cuts: int = 0
+    refuses: bool = False
     _pairs: list[tuple[socket.socket, socket.socket]] = field(default_factory=list)
 
-    def cut(self) -> None:
-        """Cut all connections that there are; new ones can be made."""
-        for pair in self._pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+    def __post_init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.own_port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    def serve(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                far = socket.create_connection(self.target)
-                for end in (near, far):
-                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._pairs.append((near, far))
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
+    def cut_all(self) -> None:
+        """Cut every connection there is."""
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            _shut(*pair)
 
-    def _pass(self, one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := one.recv(65536):
-                time.sleep(self.latency)
-                other.sendall(data)
-        for end in (one, other):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+    def close(self) -> None:
+        self._listener.close()
+        self.cut_all()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+                if self.refuses:
+                    client.close()
+                    continue
+                server = socket.create_connection((self.host, self.port))
+            except OSError:
+                return
+            self._pairs.append((client, server))
+            for source, target, looks in ((client, server, True), (server, client, False)):
+                threading.Thread(
+                    target=self._pass_on, args=(source, target, looks), daemon=True
+                ).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, looks: bool) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65536):
+                time.sleep(self.seconds)
+                cuts = looks and self.cut_after(piece)
+                if cuts:
+                    # First the client's side, so that it cannot hear the answer.
+                    self.cuts += 1
+                    _shut(source)
+                target.sendall(piece)
+                if cuts:
+                    time.sleep(0.1)  # the server has done it by then
+                    break
+        _shut(source, target)
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for one in sockets:
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            one.close()
 
 
 @contextmanager
-def relay(url: str, latency: float = 0.0) -> Iterator[Relay]:
-    """A relay to the server of this URL, closed afterwards."""
-    parsed = make_url(url)
-    listener = socket.create_server(("127.0.0.1", 0))
-    near = parsed.set(host="127.0.0.1", port=listener.getsockname()[1])
-    target = (parsed.host or "127.0.0.1", parsed.port or 5432)
-    made = Relay(near.render_as_string(hide_password=False), target, latency)
-    threading.Thread(target=made.serve, args=(listener,), daemon=True).start()
+def relay(host: str, port: int) -> Iterator[Relay]:
+    """A relay before a server."""
+    made = Relay(host, port)
     try:
         yield made
     finally:
-        # Closing alone would not wake who waits for the next connection.
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        made.cut()
+        made.close()
+
+
+# Optuna's gRPC proxy.
+def serve(url: str, port: int) -> None:
+    optuna.storages.run_grpc_proxy_server(Storage(url).trials, host="127.0.0.1", port=port)
+
+
+class Proxy:
+    """Optuna's gRPC proxy before a database, in a process of its own."""
+
+    def __init__(self, behind: str) -> None:
+        self._behind, self._port = behind, free_port()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"grpc://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._process = children.CONTEXT.Process(target=serve, args=(self._behind, self._port))
+        self._process.start()
+        end = time.monotonic() + _SECONDS
+        while time.monotonic() < end:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self._port)):
+                return
+            assert self._process.is_alive(), "the proxy has ended"
+            time.sleep(0.05)
+        raise AssertionError("the proxy does not start")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+@contextmanager
+def proxy(behind: str) -> Iterator[Proxy]:
+    """A proxy before a database."""
+    made = Proxy(behind)
+    try:
+        yield made
+    finally:
+        made.kill()

@@ -1,9 +1,11 @@
 """Options that several commands share, and how their text is read."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -18,13 +20,46 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where studies lie, as the options say it."""
+
+    storage: str | None
+    ledger: str | None
+    trusted: bool
+
+
 def storage_option(function: F) -> F:
-    return click.option(
-        "--storage",
-        metavar="URL",
-        help="Where studies lie [AUTOML_STORAGE, else sqlite:///automl.db]; set AUTOML_STORAGE "
-        "for a URL with a password, which others could see on the command line.",
-    )(function)
+    """Options that become the one argument `storage`, a Place."""
+
+    @functools.wraps(function)
+    def command(
+        *args: Any, storage: str | None, ledger: str | None, trust_storage: bool, **others: Any
+    ) -> Any:
+        return function(*args, storage=Place(storage, ledger, trust_storage), **others)
+
+    for option in (
+        click.option(
+            "--trust-storage",
+            is_flag=True,
+            envvar="AUTOML_TRUST_STORAGE",
+            help="Let Optuna unpickle what it keeps there: CMA-ES, a journal in Redis.",
+        ),
+        click.option(
+            "--ledger",
+            metavar="URL",
+            help="An SQL database for the ledger, where the storage cannot hold it "
+            "[AUTOML_LEDGER].",
+        ),
+        click.option(
+            "--storage",
+            metavar="URL",
+            help="Where studies lie [AUTOML_STORAGE, else sqlite:///automl.db]; set AUTOML_STORAGE "
+            "for a URL with a password, which others could see on the command line.",
+        ),
+    ):
+        command = option(command)
+    return cast(F, command)
 
 
 def json_option(function: F) -> F:
@@ -114,20 +149,20 @@ def trust_options(function: F) -> F:
     return function
 
 
-def open_storage(url: str | None) -> "Storage":
+def open_storage(place: Place) -> "Storage":
     """The storage asked for, made where there is none yet."""
-    from automl.storage import Storage, storage_url
+    from automl.storage import storage_from
 
-    return Storage(storage_url(url))
+    return storage_from(place.storage, place.ledger, place.trusted)
 
 
-def existing_storage(url: str | None) -> "Storage":
+def existing_storage(place: Place) -> "Storage":
     """The storage asked for, for commands that only make sense where studies lie.
 
     Raises:
         UsageError: there is no such file; none is made.
     """
-    storage = open_storage(url)
+    storage = open_storage(place)
     if not storage.exists():
         raise UsageError(
             f"no database {storage.masked} here: name another by --storage or AUTOML_STORAGE, or "

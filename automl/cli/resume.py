@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from automl.cli.arguments import (
+    Place,
     data_dir_option,
     existing_storage,
     json_option,
@@ -40,7 +41,7 @@ def command(
     launcher: str,
     trust_plugins: bool,
     named: tuple[str, ...],
-    storage: str | None,
+    storage: Place,
     data_dir: Path | None,
     options: tuple[str, ...],
     as_json: bool,

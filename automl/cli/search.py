@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from automl.cli.arguments import (
+    Place,
     data_dir_option,
     json_option,
     limit_options,
@@ -65,7 +66,7 @@ def command(
     workers: str,
     device: str,
     launcher: str,
-    storage: str | None,
+    storage: Place,
     study: str | None,
     seed: int,
     cache: bool,

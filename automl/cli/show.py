@@ -2,7 +2,7 @@
 
 import click
 
-from automl.cli.arguments import existing_storage, json_option, storage_option
+from automl.cli.arguments import Place, existing_storage, json_option, storage_option
 
 
 @click.command("show")
@@ -10,7 +10,7 @@ from automl.cli.arguments import existing_storage, json_option, storage_option
 @click.option("--trial", type=int, metavar="N", help="Only this trial, with reports and traceback.")
 @storage_option
 @json_option
-def command(study: str, trial: int | None, storage: str | None, as_json: bool) -> None:
+def command(study: str, trial: int | None, storage: Place, as_json: bool) -> None:
     """Show the trials of STUDY."""
     from automl.cli import text
     from automl.cli.events import study_event, summary_event, trial_event

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import click
 
-from automl.cli.arguments import data_dir_option, existing_storage, storage_option, trust_options
+from automl.cli.arguments import (
+    Place,
+    data_dir_option,
+    existing_storage,
+    storage_option,
+    trust_options,
+)
 
 
 @click.command("worker")
@@ -19,7 +25,7 @@ def command(
     device: str,
     trust_plugins: bool,
     named: tuple[str, ...],
-    storage: str | None,
+    storage: Place,
     data_dir: Path | None,
 ) -> None:
     """Take trials of STUDY until its budget is spent and nothing is open."""

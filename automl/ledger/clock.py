@@ -27,4 +27,5 @@ def _postgresql(element: now, compiler: Any, **_: Any) -> str:
 
 @compiles(now, "mysql", "mariadb")
 def _mysql(element: now, compiler: Any, **_: Any) -> str:
-    return "UNIX_TIMESTAMP(NOW(6))"
+    # Not UNIX_TIMESTAMP(NOW(6)), which goes by the time zone and so back an hour in autumn.
+    return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6)"

@@ -26,7 +26,7 @@ from automl.ledger.models import (
     WorkerRow,
 )
 from automl.ledger.statements import changed, insert_row, table, update_table
-from automl.ledger.transaction import reading, transactional
+from automl.ledger.transaction import again, reading, transactional, transactional_once
 from automl.ledger.values import (
     Answer,
     Claimed,
@@ -69,7 +69,7 @@ class Ledger:
         return Functions(self.engine, self.study, self.cache)
 
     # Budget.
-    @transactional
+    @transactional_once
     def open_study(
         self,
         session: Session,
@@ -90,7 +90,7 @@ class Ledger:
             )
         )
 
-    @transactional
+    @transactional_once
     def extend(
         self,
         session: Session,
@@ -143,11 +143,18 @@ class Ledger:
         """Whether no trial may train any more; those under way wait for more budget."""
         return budget.is_over(session, self.study)
 
+    @reading
+    def has_study(self, session: Session) -> bool:
+        """Whether the study was entered here."""
+        return session.scalar(select(StudyRow.uuid).where(self._mine())) is not None
+
     # Leases.
     @transactional
     def reserve(self, session: Session, worker: Worker, told: Collection[int] = ()) -> Lease | None:
         """Take a slot of the budget for a new trial; None where the budget is spent."""
         self._mark_told(session, told)
+        if again(session) and (taken := self._taken_unheard(session, worker)):
+            return taken
         return self._reserve(session, worker)
 
     @transactional
@@ -157,6 +164,8 @@ class Ledger:
         """Take the oldest trial whose lease has expired, or whose holder is known to be dead."""
         if budget.is_over(session, self.study):
             return None
+        if again(session) and (taken := self._taken_unheard(session, worker)):
+            return taken
         row = session.scalars(
             select(TrialRow)
             .where(
@@ -174,15 +183,7 @@ class Ledger:
         row.attempt += 1
         row.worker, row.device = worker.id, worker.device
         row.expires_at = now() + self.lease_seconds
-        names = (row.number, row.evaluation, row.fingerprint, row.level, row.given, row.judges)
-        return Lease(
-            row.id,
-            row.token,
-            row.attempt,
-            *names,
-            device_seconds=row.device_seconds,
-            checkpoint=row.checkpoint,
-        )
+        return _lease_of(row)
 
     @transactional
     def renew(
@@ -218,10 +219,7 @@ class Ledger:
         has, since it is the trial that may have ended it.
         """
         if number is None and lease.attempt == 1 and lease.given is None:
-            gone = session.scalars(
-                delete(TrialRow).where(self._held(lease)).returning(TrialRow.id)
-            ).first()
-            if gone is not None:
+            if changed(session, delete(table(TrialRow)).where(self._held(lease))):
                 budget.count(session, self.study, slots=-1, payable=-1)
         else:
             # With the token goes whatever the holder's heartbeat may still have under way.
@@ -252,6 +250,8 @@ class Ledger:
             LeaseLostError: the trial was taken over.
         """
         self._mark_told(session, told)
+        if again(session) and (answer := self._answered_unheard(session, lease)):
+            return answer
         function = self._function(session, identity)
         request = Request(lease, number, function, _finite_costs(costs))
         standing = evaluations.ask(session, self._terms, request)
@@ -300,6 +300,8 @@ class Ledger:
         Raises:
             LeaseLostError: the trial was taken over; nothing is changed.
         """
+        if again(session) and (done := self._settled_unheard(session, lease, next_for)):
+            return done
         columns = _outcome_columns(outcome)
         if identity is not None:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()
@@ -420,6 +422,54 @@ class Ledger:
         waiting = and_(TrialRow.id.in_(ids), TrialRow.phase == Phase.PARKED)
         return set(session.scalars(select(TrialRow.id).where(waiting)))
 
+    # What a transaction did whose answer was lost.
+    def _taken_unheard(self, session: Session, worker: Worker) -> Lease | None:
+        """The trial that a worker without one has taken unheard, if it has."""
+        # First the row that all who take a slot change: the lost transaction may be ending now.
+        session.execute(select(StudyRow.uuid).where(self._mine()).with_for_update())
+        row = session.scalars(
+            select(TrialRow)
+            .where(
+                TrialRow.study == self.study,
+                TrialRow.phase.in_(_OPEN),
+                TrialRow.worker == worker.id,
+            )
+            .order_by(TrialRow.id.desc())
+            .limit(1)
+            .with_for_update()
+        ).first()
+        return None if row is None else _lease_of(row)
+
+    def _answered_unheard(self, session: Session, lease: Lease) -> Answer | None:
+        """How a claim ended that need not be made again; one that gave the evaluation may be."""
+        row = self._own_row(session, lease)
+        if row is None:
+            return None
+        if row.phase is Phase.SETTLED:
+            return Hit(settled_of(row))
+        # Once parked, a trial has no worker, also where it has become the owner since.
+        return Parked(row.id) if row.phase is Phase.PARKED or row.worker is None else None
+
+    def _settled_unheard(
+        self, session: Session, lease: Lease, next_for: Worker | None
+    ) -> Settlement | None:
+        row = self._own_row(session, lease)
+        if row is None or row.phase is not Phase.SETTLED:
+            return None
+        settled = [settled_of(row)]
+        if lease.evaluation is not None:
+            with_it = (TrialRow.evaluation == lease.evaluation, TrialRow.id != lease.id)
+            untold = (TrialRow.phase == Phase.SETTLED, TrialRow.told.is_(False))
+            others = select(TrialRow).where(*with_it, *untold).order_by(TrialRow.id)
+            settled += [settled_of(other) for other in session.scalars(others)]
+        more = self._taken_unheard(session, next_for) if next_for else None
+        return Settlement(tuple(settled), more)
+
+    def _own_row(self, session: Session, lease: Lease) -> TrialRow | None:
+        """The row of a lease, unless another worker has it by now."""
+        own = (TrialRow.id == lease.id, TrialRow.token == lease.token)
+        return session.scalars(select(TrialRow).where(*own).with_for_update()).first()
+
     # Inside a transaction.
     def _mine(self) -> ColumnElement[bool]:
         return StudyRow.uuid == self.study
@@ -505,12 +555,29 @@ class Ledger:
             }
             for report in reports
         ]
+        if rows and again(session):
+            columns = table(ReportRow).c
+            own = (columns.trial == lease.id, columns.attempt == lease.attempt)
+            known = set(session.scalars(select(columns.step).where(*own)))
+            rows = [row for row in rows if row["step"] not in known]
         if rows:
             session.execute(insert(table(ReportRow)), rows)
 
     def _mark_told(self, session: Session, told: Collection[int]) -> None:
         if told:
             session.execute(update_table(TrialRow).where(TrialRow.id.in_(told)).values(told=True))
+
+
+def _lease_of(row: TrialRow) -> Lease:
+    names = (row.number, row.evaluation, row.fingerprint, row.level, row.given, row.judges)
+    return Lease(
+        row.id,
+        row.token,
+        row.attempt,
+        *names,
+        device_seconds=row.device_seconds,
+        checkpoint=row.checkpoint,
+    )
 
 
 def _finite_costs(costs: Mapping[str, float]) -> dict[str, float]:

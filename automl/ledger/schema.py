@@ -1,9 +1,11 @@
 """Brings a database's ledger tables to this version, and refuses what a newer one wrote."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, column, inspect, select, table, text
+from sqlalchemy import Connection, Engine, column, func, inspect, select, table, text
 from sqlalchemy.exc import DBAPIError
 
 from automl.errors import StorageError
@@ -17,6 +19,8 @@ HEAD = "0003"
 """The newest migration; a test holds it equal to the scripts."""
 
 _LOCK_KEY = 0x6175746F6D6C  # "automl"
+_LOCK_NAME = func.concat("automl ", func.md5(func.database()))
+_LOCK_SECONDS = 60
 
 
 def upgrade(engine: Engine) -> None:
@@ -28,8 +32,7 @@ def upgrade(engine: Engine) -> None:
     try:
         if _revision(engine) == HEAD:
             return
-        with engine.begin() as connection:
-            _lock(connection)
+        with alone(engine) as connection:
             _migrate(connection)
     except DBAPIError as error:
         raise storage_error(error, engine) from error
@@ -46,10 +49,32 @@ def _version(connection: Connection) -> str | None:
     return connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
 
 
-def _lock(connection: Connection) -> None:
-    """Let one process migrate at a time; SQLite's transaction is exclusive already."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+@contextmanager
+def alone(engine: Engine) -> Iterator[Connection]:
+    """A transaction that one process at a time can be in, for making tables.
+
+    SQLite's is so by itself; on MySQL, where tables are made outside of transactions, the lock
+    is the connection's.
+    """
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+        if connection.dialect.name not in ("mysql", "mariadb"):
+            yield connection
+            return
+        _wait_for_lock(connection)
+        try:
+            yield connection
+        finally:
+            connection.execute(select(func.release_lock(_LOCK_NAME)))
+
+
+def _wait_for_lock(connection: Connection) -> None:
+    if connection.scalar(select(func.get_lock(_LOCK_NAME, _LOCK_SECONDS))) != 1:
+        raise StorageError(
+            f"another process has been making the tables for {_LOCK_SECONDS} seconds: try again "
+            "when it has ended"
+        )
 
 
 def _migrate(connection: Connection) -> None:

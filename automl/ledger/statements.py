@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Table, Update, insert, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import CursorResult, Delete, Table, Update, func, insert, update
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,8 +20,8 @@ def update_table(row: type[Base]) -> Update:
     return update(table(row))
 
 
-def changed(session: Session, statement: Update) -> bool:
-    """Whether an update met a row."""
+def changed(session: Session, statement: Update | Delete) -> bool:
+    """Whether an update or a deletion met a row."""
     return cast("CursorResult[Any]", session.execute(statement)).rowcount > 0
 
 
@@ -54,8 +54,24 @@ def insert_absent(session: Session, row: type[Base], rows: Sequence[dict[str, An
 
 
 def _inserted(session: Session, row: type[Base], values: dict[str, Any]) -> Any | None:
+    counter = table(row).autoincrement_column
+    if counter is not None and session.get_bind().dialect.name in ("mysql", "mariadb"):
+        return _inserted_on_mysql(session, row, counter.name, values)
     try:
         with session.begin_nested():
             return insert_row(session, row, values)
     except IntegrityError:
         return None
+
+
+def _inserted_on_mysql(
+    session: Session, row: type[Base], counter: str, values: dict[str, Any]
+) -> int | None:
+    # A refused insert would leave a shared lock on the row that is there, and two workers that
+    # both hold one and both want the row would wait for each other; this takes the exclusive one.
+    # MySQL counts an unchanged row as it counts a new one, so that a row that was there is told
+    # by the id that the statement sets: none.
+    insertion = mysql.insert(table(row)).values(values)
+    unchanged = {counter: table(row).c[counter] + func.last_insert_id(0)}
+    result = session.execute(insertion.on_duplicate_key_update(unchanged))
+    return cast("CursorResult[Any]", result).lastrowid or None

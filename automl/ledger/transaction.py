@@ -1,4 +1,4 @@
-"""Transactions of the ledger: run whole, and again where the database asks for it."""
+"""Transactions of the ledger: run whole, and again where the database asks for it or was away."""
 
 import functools
 import random
@@ -13,12 +13,16 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from automl.errors import StorageError, redact_urls
+from automl.ledger.patience import error_codes, lost_connection, patience_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _TRIES = 8
 # Serialization failure, deadlock (PostgreSQL); deadlock, lock wait timeout (MySQL).
 _TRANSIENT = {"40001", "40P01", "1213", "1205"}
+_AGAIN = "automl_again"
+# Not the global generator, whose draws are those of the trial under way.
+_draw = random.Random()
 
 
 class HasEngine(Protocol):
@@ -32,12 +36,22 @@ L = TypeVar("L", bound=HasEngine)
 def transactional(
     method: Callable[Concatenate[L, Session, P], T],
 ) -> Callable[Concatenate[L, P], T]:
-    """Run a method in one transaction, retried on deadlocks; it gets the session.
+    """Run a method in one transaction, retried on deadlocks and outages; it gets the session.
+
+    A commit whose answer was lost may have gone through: where that matters the method asks
+    `again`.
 
     Raises:
         StorageError: the database refused; nothing was changed.
     """
-    return _in_session(method, read_only=False)
+    return _in_session(method)
+
+
+def transactional_once(
+    method: Callable[Concatenate[L, Session, P], T],
+) -> Callable[Concatenate[L, P], T]:
+    """Run a method in one transaction that is not repeated where its end is not known."""
+    return _in_session(method, repeatable=False)
 
 
 def reading(method: Callable[Concatenate[L, Session, P], T]) -> Callable[Concatenate[L, P], T]:
@@ -45,31 +59,64 @@ def reading(method: Callable[Concatenate[L, Session, P], T]) -> Callable[Concate
     return _in_session(method, read_only=True)
 
 
+def again(session: Session) -> bool:
+    """Whether this very transaction may have gone through already, its answer lost."""
+    return bool(session.info[_AGAIN])
+
+
 def _in_session(
-    method: Callable[Concatenate[L, Session, P], T], read_only: bool
+    method: Callable[Concatenate[L, Session, P], T],
+    read_only: bool = False,
+    repeatable: bool = True,
 ) -> Callable[Concatenate[L, P], T]:
     def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> T:
         engine = self.engine.execution_options(automl_read=read_only)
-        for attempt in range(_TRIES):
-            try:
-                with Session(engine, expire_on_commit=False) as session, session.begin():
-                    return method(self, session, *args, **kwargs)
-            except DBAPIError as error:
-                if not _transient(error) or attempt == _TRIES - 1:
-                    raise storage_error(error, self.engine) from error
-            time.sleep(random.uniform(0.5, 1) * 0.05 * 2**attempt)
-        raise AssertionError("the last try returned or raised")
+
+        def once(again: bool) -> T:
+            info = {_AGAIN: again}
+            with Session(engine, expire_on_commit=False, info=info) as session, session.begin():
+                return method(self, session, *args, **kwargs)
+
+        def is_outage(error: Exception) -> bool:
+            return repeatable and lost_connection(error)
+
+        try:
+            return patience_of(engine).insist(
+                shown(engine), lambda again: _past_deadlocks(once, again), is_outage
+            )
+        except DBAPIError as error:
+            raise storage_error(error, self.engine) from error
 
     functools.update_wrapper(run, method)
     return run
 
 
+def _past_deadlocks(once: Callable[[bool], T], again: bool) -> T:
+    for attempt in range(_TRIES):
+        try:
+            return once(again)
+        except DBAPIError as error:
+            if not _transient(error) or attempt == _TRIES - 1:
+                raise
+        time.sleep(_draw.uniform(0.5, 1) * 0.05 * 2**attempt)
+    raise AssertionError("the last try returned or raised")
+
+
+def shown(engine: Engine) -> str:
+    """A database's URL without its password."""
+    return redact_urls(engine.url.render_as_string(hide_password=True))
+
+
 def storage_error(error: DBAPIError, engine: Engine) -> StorageError:
     """What a database error means, in one line that names the database, not the statement."""
+    return StorageError(f"database {shown(engine)}: {explained(error)}")
+
+
+def explained(error: DBAPIError) -> str:
+    """What a database error means and what to do, in one line."""
     cause = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
     hint = next((hint for key, hint in _HINTS.items() if key in cause), "")
-    url = redact_urls(engine.url.render_as_string(hide_password=True))
-    return StorageError(f"database {url}: {cause}{hint}")
+    return f"{cause}{hint}"
 
 
 @contextmanager
@@ -112,8 +159,5 @@ _HINTS = {
 
 
 def _transient(error: DBAPIError) -> bool:
-    code = getattr(error.orig, "sqlstate", None) or (getattr(error.orig, "args", None) or [""])[0]
     locked = isinstance(error, OperationalError) and "database is locked" in str(error.orig)
-    # Trying again after a lost connection is safe even where the lost commit went through: a
-    # claim finds itself the owner, a settled trial is told by whoever looks next.
-    return str(code) in _TRANSIENT or locked or error.connection_invalidated
+    return locked or bool(error_codes(error) & _TRANSIENT)

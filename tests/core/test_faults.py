@@ -22,7 +22,7 @@ def scene(name: str, kind: str, directory: Path, seed: int) -> Iterator[faults.S
     """A study on a storage of its own; on a server of its own where that is to go down."""
     draw = random.Random(seed)
     if name == "database restarted":
-        with servers.cluster(directory) as cluster:
+        with servers.cluster() as cluster:
             yield faults.Scene(cluster.url, directory, draw, cluster)
         return
     with database(kind, directory) as url:

@@ -20,7 +20,7 @@ from automl.engine import Engine
 from automl.ledger.values import Worker
 from automl.registry import Registry
 from automl.storage import Storage
-from automl.studies import Limits, create, open_study, plan
+from automl.studies import Limits, Study, create, open_study, plan
 
 FILE = str(Path(tiny.__file__))
 TRIALS = 14
@@ -43,8 +43,11 @@ def resume(url: str) -> None:
 
 
 def results(url: str) -> dict[int, object]:
+    return results_of(open_study(Storage(url), "s"))
+
+
+def results_of(study: Study) -> dict[int, object]:
     """What each trial decided and gave; checks on the way that all is in order."""
-    study = open_study(Storage(url), "s")
     trials, views = study.optuna.trials, study.views
     counts = views.counts()
     assert counts.open == 0

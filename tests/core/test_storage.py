@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import children
@@ -13,11 +15,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from databases import database
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Engine, create_engine, event, inspect, make_url, select, text
 
 import automl
 from automl import AutoMLError, Outcome, State, StorageError, UsageError
 from automl.identity.fingerprint import Identity
+from automl.ledger.clock import now
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import Base
 from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config
@@ -61,6 +64,36 @@ def test_what_is_no_usable_url_is_a_usage_error(url):
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_postgresql_is_reached_by_psycopg(scheme):
     assert Storage(f"{scheme}://u@h/db").url == "postgresql+psycopg://u@h/db"
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mariadb+pymysql", "mysql+pymysql"])
+def test_mysql_and_mariadb_are_reached_by_pymysql(scheme):
+    assert Storage(f"{scheme}://u@h/db").url == "mysql+pymysql://u@h/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"),
+    [("postgres://u@h/d", "psycopg", "postgresql"), ("mariadb://u@h/d", "pymysql", "mysql")],
+)
+def test_a_driver_that_is_not_installed_is_told_with_the_command(monkeypatch, url, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError) as caught:
+        Storage(url)
+    assert f"pip install 'automl[{extra}]'" in one_line(caught.value)
+
+
+def test_the_databases_clock_is_no_time_zones(storage_url):
+    engine = Storage(storage_url).engine
+    if engine.dialect.name == "mysql":
+        event.listen(
+            engine, "connect", lambda dbapi, _: dbapi.cursor().execute("SET time_zone = '+05:30'")
+        )
+        engine.dispose()
+    with engine.connect() as connection:
+        found = [connection.scalar(select(now())) for _ in range(3)]
+    assert found[0] <= found[1] <= found[2]
+    assert abs(found[0] - time.time()) < 60
+    engine.dispose()
 
 
 def test_the_storage_comes_from_the_option_then_the_environment(monkeypatch):

@@ -192,14 +192,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_index(op.f("ix_automl_reports_trial_step"), table_name="automl_reports")
+    # Indexes go with their tables; MySQL lets none go before that a foreign key needs.
     op.drop_table("automl_reports")
-    op.drop_index(op.f("ix_automl_workers_study"), table_name="automl_workers")
     op.drop_table("automl_workers")
-    op.drop_index(op.f("ix_automl_trials_study_told"), table_name="automl_trials")
-    op.drop_index(op.f("ix_automl_trials_study_phase"), table_name="automl_trials")
-    op.drop_index(op.f("ix_automl_trials_evaluation_phase"), table_name="automl_trials")
     op.drop_table("automl_trials")
     op.drop_table("automl_studies")
-    op.drop_index(op.f("ix_automl_evaluations_fingerprint"), table_name="automl_evaluations")
     op.drop_table("automl_evaluations")

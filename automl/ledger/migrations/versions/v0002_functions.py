@@ -92,7 +92,5 @@ def downgrade() -> None:
     )
     for name in ("audits", "costs", "identification", "reused_study"):
         op.drop_column("automl_trials", name)
-    op.drop_index(op.f("ix_automl_keys_fingerprint"), table_name="automl_keys")
     op.drop_table("automl_keys")
-    op.drop_index(op.f("ix_automl_functions_used_at"), table_name="automl_functions")
     op.drop_table("automl_functions")

@@ -1,0 +1,160 @@
+"""SQL databases by URL: their drivers, their settings, and their passwords out of sight."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from automl.errors import UsageError, redact_urls
+
+DEFAULT_URL = "sqlite:///automl.db"
+_BUSY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """What we reach a kind of database with, and the extra of ours that installs it."""
+
+    name: str
+    extra: str
+
+
+_POSTGRESQL = _Driver("postgresql+psycopg", "postgresql")
+_MYSQL = _Driver("mysql+pymysql", "mysql")
+_DRIVERS = {
+    "postgres": _POSTGRESQL,
+    "postgresql": _POSTGRESQL,
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+    "mariadb+pymysql": _MYSQL,
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Database:
+    """A database by its URL; the driver is ours where the URL names none.
+
+    Raises:
+        UsageError: the URL is none, or its driver is not installed.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        parsed = parse(self.url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise UsageError(
+                f"an SQLite storage needs a file, since other processes share it: {DEFAULT_URL}"
+            )
+        object.__setattr__(self, "url", _with_driver(parsed))
+
+    def __repr__(self) -> str:
+        return f"Database({mask(self.url)!r})"
+
+    @property
+    def is_server(self) -> bool:
+        return parse(self.url).get_backend_name() != "sqlite"
+
+    @property
+    def is_local_file(self) -> bool:
+        return not self.is_server
+
+    def exists(self) -> bool:
+        """Whether there is a database to read; a server is taken to have one."""
+        file = parse(self.url).database
+        return self.is_server or file is None or file.startswith("file:") or Path(file).exists()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `create_engine` that ours and Optuna's engine share."""
+        wait: dict[str, Any] = {} if self.is_server else {"timeout": _BUSY_SECONDS}
+        return {"connect_args": wait, "pool_pre_ping": self.is_server}
+
+    def connect(self, options: Mapping[str, Any]) -> Engine:
+        """An engine for the ledger; options: of its executions."""
+        settings = {**self.settings, "execution_options": options}
+        if parse(self.url).get_backend_name() == "mysql":
+            # Above this, InnoDB locks the gaps between rows, and workers wait for each other.
+            settings["isolation_level"] = "READ COMMITTED"
+        engine = create_engine(self.url, **settings)
+        self.prepare(engine)
+        if not self.is_server:
+            event.listen(engine, "connect", _sqlite_manual_transactions)
+            event.listen(engine, "begin", _sqlite_begin)
+        return engine
+
+    def prepare(self, engine: Engine) -> None:
+        """Set what each connection to this database needs, whosever engine it is."""
+        if not self.is_server:
+            event.listen(engine, "connect", _sqlite_settings)
+
+
+def parse(url: str) -> URL:
+    """The parts of a storage URL of any kind.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        # Without the cause: it quotes what it took for the port, maybe a part of the password.
+        shown = re.sub(r":(?!//).*@", ":***@", url, flags=re.DOTALL)
+        raise UsageError(
+            f"{redact_urls(shown)!r} is no storage URL: expected for example {DEFAULT_URL} or "
+            "postgresql://user@host/database"
+        ) from None
+
+
+def mask(url: str) -> str:
+    """A URL without its password."""
+    return redact_urls(parse(url).render_as_string(hide_password=True))
+
+
+def from_environment(given: str | None, variable: str) -> str | None:
+    """What an option gave, else what the environment says; nothing counts as not given."""
+    return given or os.environ.get(variable) or None
+
+
+def _with_driver(url: URL) -> str:
+    driver = _DRIVERS.get(url.drivername)
+    if driver is not None:
+        url = url.set(drivername=driver.name)
+    try:
+        url.get_dialect().import_dbapi()
+    except (NoSuchModuleError, ImportError) as error:
+        raise UsageError(no_driver(url.drivername)) from error
+    return url.render_as_string(hide_password=False)
+
+
+def no_driver(name: str) -> str:
+    """What to do where a database's driver is missing."""
+    extra = next((d.extra for d in _DRIVERS.values() if d.name == name), None)
+    if extra is not None:
+        return f"no driver for {name}: pip install 'automl[{extra}]'"
+    return f"no driver for a database of kind {name!r}: use sqlite, postgresql or mysql"
+
+
+def _sqlite_settings(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _sqlite_manual_transactions(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+
+
+def _sqlite_begin(connection: Any) -> None:
+    # A transaction that will write takes the lock at once: one that reads first and writes
+    # later would fail where another wrote in between.
+    reads = connection.get_execution_options().get("automl_read", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

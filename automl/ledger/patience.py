@@ -1,0 +1,139 @@
+"""Waits for a database that fails for a while: restarted, out of reach, its connections cut."""
+
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+T = TypeVar("T")
+_log = logging.getLogger("automl")
+
+OUTAGE_SECONDS = 300.0
+"""How long a running search waits for its database."""
+OPTION = "automl_patience"
+"""The execution option by which an engine of the ledger carries its patience."""
+
+_STOPPING_SECONDS = 5.0
+_LONGEST_PAUSE = 2.0
+# Not the global generator, whose draws are those of the trial under way.
+_draw = random.Random()
+
+
+class Patience:
+    """How long a database may be away before that counts as a failure; not at all at first.
+
+    So a wrong URL fails at once, and a running search waits. Threads share one, and an outage
+    counts from the first call that failed.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._stop = threading.Event()
+        self._away: dict[str, float] = {}
+        self._back_at = float("-inf")
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lasting(self, stop: threading.Event, seconds: float = OUTAGE_SECONDS) -> Iterator[None]:
+        """Wait so long from now on; only for moments once `stop` is set."""
+        before = self._seconds, self._stop
+        self._seconds, self._stop = seconds, stop
+        try:
+            yield
+        finally:
+            self._seconds, self._stop = before
+
+    def insist(
+        self, database: str, call: Callable[[bool], T], is_outage: Callable[[Exception], bool]
+    ) -> T:
+        """Call until it does not fail by an outage, or patience is at its end; raises as it does.
+
+        call: is told whether an earlier call may have gone through unheard.
+        """
+        for attempt in itertools.count():
+            try:
+                found = call(attempt > 0)
+            except Exception as error:
+                if not is_outage(error) or not self._wait(database, attempt):
+                    raise
+            else:
+                if database in self._away:
+                    self._say_back(database)
+                return found
+        raise AssertionError("the loop ends by what it returns or raises")
+
+    def seconds_since_outage(self) -> float:
+        """How long the database has been back; infinite where it was never away."""
+        return time.monotonic() - self._back_at
+
+    def _wait(self, database: str, attempt: int) -> bool:
+        """Pause before the next try; False where there is to be none."""
+        if not self._seconds:
+            return False
+        with self._lock:
+            new = database not in self._away
+            began = self._away.setdefault(database, time.monotonic())
+        if new:
+            _log.warning(
+                "database %s does not answer, trying again for up to %.0f min",
+                database,
+                self._seconds / 60,
+            )
+        limit = min(self._seconds, _STOPPING_SECONDS) if self._stop.is_set() else self._seconds
+        if time.monotonic() - began >= limit:
+            return False
+        time.sleep(_draw.uniform(0.5, 1) * min(0.05 * 2 ** min(attempt, 10), _LONGEST_PAUSE))
+        return True
+
+    def _say_back(self, database: str) -> None:
+        with self._lock:
+            began = self._away.pop(database, None)
+        if began is not None:
+            self._back_at = time.monotonic()
+            seconds = self._back_at - began
+            _log.warning("database %s answers again after %.1f s", database, seconds)
+
+
+def patience_of(engine: Engine) -> Patience:
+    """The patience that an engine was made with; none where it has no such option."""
+    found = engine.get_execution_options().get(OPTION)
+    return found if isinstance(found, Patience) else Patience()
+
+
+def lost_connection(error: Exception) -> bool:
+    """Whether a database could not be reached, or went away, rather than refused."""
+    if not isinstance(error, DBAPIError):
+        return False
+    codes = error_codes(error)
+    if error.connection_invalidated or codes & _AWAY or any(c[:2] == "08" for c in codes):
+        return True
+    # libpq gives no code for what fails before there is a connection.
+    connecting = error.statement is None and isinstance(error, OperationalError | InterfaceError)
+    text = str(error.orig)
+    return connecting and "psycopg" in type(error.orig).__module__ and not _refused(text)
+
+
+def error_codes(error: DBAPIError) -> set[str]:
+    """The SQLSTATE and the database's own number of an error, as far as it has them."""
+    first = next(iter(getattr(error.orig, "args", ())), "")
+    return {str(getattr(error.orig, "sqlstate", "")), str(first)}
+
+
+# PostgreSQL: shut down, crashed, starting, idle for too long, too many connections.
+# MySQL: refused, gone, cut, closed, killed, shutting down, too many connections.
+_AWAY = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300"} | {
+    *("2002", "2003", "2006", "2013", "2014", "2055"),
+    *("1927", "1053", "1040", "1203"),
+}
+
+
+def _refused(text: str) -> bool:
+    words = ("authentication", "password", "does not exist", "permission denied", "pg_hba")
+    return any(word in text for word in words)
