@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +46,8 @@ class Engine:
     """One worker's search loop over one study.
 
     stop: when set, the trial under way is given back at its next tick and `run` raises
-    Interrupted. hooks: the event plugins to call.
+    Interrupted. hooks: the event plugins to call. device: what torch calls the worker's device
+    in this process, where that is not its name. prepare: called before each training.
     """
 
     study: Study
@@ -55,12 +56,14 @@ class Engine:
     hooks: PluginManager
     stop: threading.Event = field(default_factory=threading.Event)
     poll_seconds: float = 0.5
+    device: str = ""
+    prepare: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.ledger = self.study.ledger
         self.heartbeat = Heartbeat(self.ledger, self.worker)
-        device = self.worker.device
-        self.identifier = Identifier(self.study, self.parts, device, self._progress)
+        self.device = self.device or self.worker.device
+        self.identifier = Identifier(self.study, self.parts, self.device, self._progress)
         context = StrategyContext(self.identifier)
         self.trials = OptunaTrials(self.study, self.parts, self._tell_reused, context)
         self._parked: set[int] = set()
@@ -201,12 +204,14 @@ class Engine:
     def _evaluation(
         self, lease: Lease, trial: optuna.Trial, costs: Mapping[str, float], resumed: bool
     ) -> Evaluation:
-        device = self.worker.device
         parts = self._parts_for(lease)
-        return Evaluation(self.study, parts, lease, trial, device, costs, self._progress, resumed)
+        return Evaluation(
+            self.study, parts, lease, trial, self.device, costs, self._progress, resumed
+        )
 
     def _evaluate(self, evaluation: Evaluation, candidate: Candidate) -> Lease | None:
         lease, trial = evaluation.lease, evaluation.trial
+        self.prepare()
         started = time.monotonic()
         with seeded(trial_seed(self.study.spec, trial.number, "train")):
             try:

@@ -12,6 +12,7 @@ AutoMLError                 anything this package raises on purpose
 │   └── OpenDecisionError   an open decision was used as a value, or lost
 ├── TrialError              a trial failed for a reason its trainer could name
 │   └── NotFiniteError      an objective became NaN or infinite
+├── DeviceLostError         the device is lost to this process (exit code 75)
 └── Interrupted             a person or a signal asked the worker to stop
 """
 
@@ -87,6 +88,12 @@ class NotFiniteError(TrialError):
 
 class StrategyError(TrialError):
     """A strategy raised while it drew a trial's decisions."""
+
+
+class DeviceLostError(AutoMLError):
+    """The device was lost (a sticky CUDA error): this process must be started anew."""
+
+    exit_code = 75
 
 
 class Interrupted(AutoMLError):

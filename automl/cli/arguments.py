@@ -63,9 +63,23 @@ def limit_options(more: str = "") -> Callable[[F], F]:
 def worker_options(function: F) -> F:
     for option in (
         click.option(
+            "--dry-run", is_flag=True, help="Say what would be started, and start nothing."
+        ),
+        click.option(
             "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda:0 … [auto]"
         ),
-        click.option("--workers", default="1", metavar="N|auto", help="Processes to train in [1]."),
+        click.option(
+            "--per-device",
+            type=int,
+            metavar="K",
+            help="With --workers auto: K workers share each device [1].",
+        ),
+        click.option(
+            "--workers",
+            default="1",
+            metavar="N|auto",
+            help="Processes to train in; auto: one for each GPU, or for two cores [1].",
+        ),
         click.option("--launcher", default="local", help="What starts further workers [local]."),
     ):
         function = option(function)

@@ -31,6 +31,7 @@ def command(study: str, trial: int | None, storage: str | None, as_json: bool) -
             "fingerprint": views[0].fingerprint,
             "identification": views[0].identification,
             "attempt": views[0].attempt,
+            "device": views[0].device,
             "reports": [{"step": r.step, "metrics": r.metrics} for r in reports],
             "traceback": views[0].traceback,
         }
