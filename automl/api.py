@@ -14,9 +14,10 @@ from optuna.trial import FrozenTrial
 
 from automl.candidate import Candidate
 from automl.errors import UnknownNameError, UsageError
+from automl.placement import Place, arrange, starts_elsewhere
 from automl.protocols import Launcher
 from automl.registry import TOP_LEVEL, Kind, Registry
-from automl.session import Session, worker_count
+from automl.session import Session
 from automl.sources import refuse_while_loading
 from automl.spec import ATTRIBUTE, SECONDS, TimeLimits
 from automl.storage import storage_from
@@ -69,6 +70,7 @@ def search(
     timeout: float | None = None,
     gpu_hours: float | None = None,
     workers: int | str = 1,
+    per_device: int | None = None,
     device: str = "auto",
     storage: str | None = None,
     ledger: str | None = None,
@@ -110,7 +112,8 @@ def search(
     of_parts = dict(options or {})
     if cache_scope is not None:
         of_parts[CACHE] = {**of_parts.get(CACHE, {}), "scope": cache_scope}
-    started = _starting(registry, launcher, of_parts.pop(Kind.LAUNCHER.value, {}), workers, device)
+    own = of_parts.pop(Kind.LAUNCHER.value, {})
+    started = _starting(registry, launcher, own, workers, device, per_device)
     made = plan(
         registry,
         references,
@@ -139,6 +142,7 @@ def resume(
     timeout: float | None = None,
     gpu_hours: float | None = None,
     workers: int | str = 1,
+    per_device: int | None = None,
     device: str = "auto",
     launcher: str = "local",
     options: Mapping[str, Mapping[str, object]] | None = None,
@@ -161,7 +165,7 @@ def resume(
         if part != Kind.LAUNCHER.value:
             raise UnknownNameError("part in options of resume", part, [Kind.LAUNCHER.value])
     own = (options or {}).get(Kind.LAUNCHER.value, {})
-    started = _starting(registry, launcher, own, workers, device)
+    started = _starting(registry, launcher, own, workers, device, per_device)
     opened = open_study(storage_from(storage, ledger, trust_storage), study)
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
     limits = Limits(trials, evaluations, timeout, gpu_hours)
@@ -195,15 +199,20 @@ def _starting(
     options: Mapping[str, object],
     workers: int | str,
     device: str,
-) -> tuple[Launcher, int, str]:
-    """What starts how many workers on which device; looked at before a study is made."""
-    count = worker_count(str(workers))
-    if count > 1 and registry.homeless:
+    per_device: int | None,
+) -> tuple[Launcher, tuple[Place, ...]]:
+    """What starts workers, and where they work; looked at before a study is made.
+
+    This process is not bound to its device, for the rest of it is the caller's own.
+    """
+    starter = registry.build(Kind.LAUNCHER, launcher, options).make()
+    places = arrange(starter, str(workers), device, per_device)
+    if registry.homeless and (len(places) > 1 or starts_elsewhere(starter)):
         raise UsageError(
             f"{registry.homeless[0]} cannot be loaded by other workers: {TOP_LEVEL}, or use one "
             "worker"
         )
-    return registry.build(Kind.LAUNCHER, launcher, options).make(), count, device
+    return starter, places
 
 
 def _run(session: Session) -> Result:

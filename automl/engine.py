@@ -66,8 +66,9 @@ class Engine:
     """One worker's search loop over one study.
 
     stop: when asked, the trial under way is given back at its next checkpoint, or its next tick,
-    and `run` raises Interrupted. hooks: the event plugins to call. hung: called once a trial has
-    made no progress for so long that its lease is gone.
+    and `run` raises Interrupted. hooks: the event plugins to call. device: what torch calls the
+    worker's device in this process, where that is not its name. prepare: called before each
+    training. hung: called once a trial has made no progress for so long that its lease is gone.
     """
 
     study: Study
@@ -76,6 +77,8 @@ class Engine:
     hooks: PluginManager
     stop: Stop = field(default_factory=Stop)
     poll_seconds: float = 0.5
+    device: str = ""
+    prepare: Callable[[], None] = lambda: None
     hung: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -84,8 +87,8 @@ class Engine:
         self.heartbeat = Heartbeat(
             self.ledger, self.worker, beaten=self.meter.refresh, hung=self.hung
         )
-        device = self.worker.device
-        self.identifier = Identifier(self.study, self.parts, device, self._progress)
+        self.device = self.device or self.worker.device
+        self.identifier = Identifier(self.study, self.parts, self.device, self._progress)
         context = StrategyContext(self.identifier)
         self.trials = OptunaTrials(self.study, self.parts, self._tell_reused, context)
         self._parked: set[int] = set()
@@ -243,7 +246,7 @@ class Engine:
             self._parts_for(lease),
             lease,
             trial,
-            self.worker.device,
+            self.device,
             costs,
             self.stop,
             progress=self._train_on,
@@ -254,6 +257,7 @@ class Engine:
 
     def _evaluate(self, evaluation: Evaluation, candidate: Candidate) -> Lease | None:
         lease, trial = evaluation.lease, evaluation.trial
+        self.prepare()
         self.meter.begin(lease)
         outcome = self._train(evaluation, candidate)
         if outcome.reason is Reason.OUT_OF_MEMORY:

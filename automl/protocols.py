@@ -4,11 +4,12 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from automl.candidate import Candidate, Signature
 from automl.report import Direction, Report
@@ -202,7 +203,10 @@ class WorkerHandle(Protocol):
     """A worker that a launcher started."""
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
+        """Its exit code, or None while it runs or waits to; negative where it was killed or lost.
+
+        A worker that was killed or lost is started anew.
+        """
 
     def interrupt(self) -> None:
         """Ask it to stop at its next tick and give its trial back."""
@@ -212,12 +216,29 @@ class WorkerHandle(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts workers somewhere."""
+    """Starts workers somewhere; subclass it to inherit all but `start`.
+
+    elsewhere: whether it finds the machines. If so, it starts all workers, and the search's own
+    process only watches; else that process is the first worker.
+    """
+
+    elsewhere: ClassVar[bool] = False
 
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> WorkerHandle:
-        """Start one worker: a command line, the environment to add, a file for what it says."""
+        """Start one worker: a command line, the environment to add, a file for what it says.
+
+        The environment holds passwords: keep it from command lines, scripts and logs.
+
+        Raises:
+            UsageError: it cannot be started.
+        """
+
+    def preview(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
+        """What `start` would send, as text for `--dry-run`; the environment holds no password."""
+        settings = [f"{name}={value}" for name, value in environment.items()]
+        return shlex.join([*(["env"] if settings else []), *settings, *command])
 
 
 def derive_seed(*parts: object) -> int:

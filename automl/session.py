@@ -3,149 +3,152 @@
 import logging
 import os
 import sys
-import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from automl.errors import Interrupted, StorageError, UsageError
-from automl.protocols import Launcher, WorkerHandle
+from automl.errors import DeviceLostError, Interrupted, StorageError, UsageError
+from automl.placement import Place, starts_elsewhere
+from automl.protocols import Launcher
 from automl.registry import Registry
 from automl.stopping import Stop
 from automl.studies import Parts, Study
-from automl.trust import state_directory
-from automl.worker import device_count, resolve_device, stopping_on_signals, work
+from automl.supervision import Started, Supervisor
+from automl.trust import STATE, state_directory
+from automl.worker import stopping_on_signals, work
 
 _log = logging.getLogger("automl")
-_GRACE_SECONDS = 30.0
-_END_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Started:
-    """A worker that was started, and the file that holds what it said."""
-
-    handle: WorkerHandle
-    log: Path
+_PASSED_ON = (STATE, "AUTOML_DATA_DIR")
+"""Variables that a worker on another machine must be given."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """How many workers run a study from here, on which devices, started by what."""
+    """A study, what starts its workers, and where these work.
+
+    The first place is this process's own, unless the launcher starts workers elsewhere.
+    """
 
     study: Study
     parts: Parts
     registry: Registry
     launcher: Launcher
-    workers: int = 1
-    device: str = "auto"
+    places: Sequence[Place]
 
     def run(self) -> None:
-        """Work until the study has nothing left to do; the first Ctrl-C stops all workers.
+        """Work, or watch, until the study has nothing left to do; Ctrl-C stops all workers.
+
+        A worker that dies is started anew while the budget is not spent.
 
         Raises:
             Interrupted: a signal asked to stop; every trial under way has been given back.
             StorageError: the database failed here.
+            UsageError: the launcher cannot start workers, or all of them ended too early.
         """
         stop = Stop()
-        device = resolve_device(self.device)
-        self._share_cores()
+        supervisor = Supervisor(self._start, lambda: not stop.is_set() and self._unfinished())
         with stopping_on_signals(stop):
-            others: list[Started] = []
             try:
-                for index in range(1, self.workers):
-                    others.append(self._start(index))
-                work(self.study, self.parts, self.registry, device, stop)
-                _wait(others, stop)
+                done = self._run(supervisor, stop)
             except KeyboardInterrupt:
-                _end(others)
+                supervisor.end()
                 raise Interrupted("interrupted") from None
             except BaseException:
-                _interrupt(others)
+                supervisor.interrupt()
                 raise
-        _warn_of_crashes(others)
+            supervisor.close()
+        supervisor.warn_of_crashes()
+        if not done and not supervisor.completed():
+            raise UsageError(
+                f"no worker is left, and study {self.study.name!r} is not done: mend what the "
+                f"warnings name, then go on with: {self.study.resume_command()}"
+            )
+
+    def _run(self, supervisor: Supervisor, stop: Stop) -> bool:
+        """Whether this process itself saw that nothing is left to do."""
+        elsewhere = starts_elsewhere(self.launcher)
+        for index in range(0 if elsewhere else 1, len(self.places)):
+            supervisor.add(index)
+        supervisor.watch()
+        done = not elsewhere and self._work(supervisor, stop)
+        supervisor.wait(stop)
+        return done
+
+    def _work(self, supervisor: Supervisor, stop: Stop) -> bool:
+        try:
+            work(self.study, self.parts, self.registry, self.places[0], stop)
+        except DeviceLostError as error:
+            _log.warning("%s; a worker takes this process's place", error)
+            supervisor.add(0)
+            return False
+        return True
 
     def _start(self, index: int) -> Started:
-        device = resolve_device(self.device, index)
-        command = [sys.executable, "-P", "-m", "automl", "worker", "--device", device]
-        log = self._log_file(index)
-        environment = {**self.study.storage.environment(), "OMP_NUM_THREADS": str(self._threads())}
-        handle = self.launcher.start([*command, "--", self.study.name], environment, log)
-        return Started(handle, log)
+        place, log = self.places[index], self._log_file(index)
+        passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment = {**self.study.storage.environment(), **passed, **place.environment}
+        command = worker_command(self.study.name, place)
+        return Started(self.launcher.start(command, environment, log), log)
 
     def _log_file(self, index: int) -> Path:
-        folder = state_directory() / "logs" / str(uuid.UUID(self.study.spec.uuid))
+        folder = _logs(str(uuid.UUID(self.study.spec.uuid)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
                 f"cannot keep the workers' logs in {folder}: {error.strerror}; "
-                "set AUTOML_STATE_DIR to a directory you can write"
+                f"set {STATE} to a directory you can write"
             ) from error
         return folder / f"worker-{index}.log"
 
-    def _share_cores(self) -> None:
-        torch = sys.modules.get("torch")
-        if torch is not None and self.workers > 1:
-            torch.set_num_threads(self._threads())
+    def _unfinished(self) -> bool:
+        """Whether a new worker would find something to do, as far as can be told."""
+        try:
+            budget, counts = self.study.views.budget(), self.study.views.counts()
+        except StorageError:
+            return True
+        if budget.over or counts.open:
+            return not budget.over
+        spent = (
+            budget.stopped is not None,
+            budget.trials is not None and budget.slots >= budget.trials,
+            budget.evaluations is not None and counts.evaluated >= budget.evaluations,
+        )
+        return not any(spent)
 
-    def _threads(self) -> int:
-        return max(1, (os.cpu_count() or 1) // self.workers)
+
+def worker_command(study: str, place: Place) -> list[str]:
+    """The command line of a worker at a place; it holds no password."""
+    python = [sys.executable, "-P", "-m", "automl", "worker"]
+    return [*python, *place.arguments, "--", study]
 
 
-def worker_count(asked: str) -> int:
-    """How many workers `--workers` means: a number, or `auto` for one per GPU or two cores.
+@dataclass(frozen=True)
+class Preview:
+    """What would be started for one worker; text: None where it is this process itself."""
 
-    Raises:
-        UsageError: it is neither.
+    index: int
+    device: str
+    text: str | None
+
+
+def previews(
+    launcher: Launcher, places: Sequence[Place], study: str, folder: str = "STUDY"
+) -> Iterator[Preview]:
+    """What a session would start, worker by worker; nothing is started.
+
+    study: its name. folder: that of its logs, its UUID where it has one.
     """
-    if asked == "auto":
-        return device_count() or max(1, (os.cpu_count() or 1) // 2)
-    if not asked.isdigit() or int(asked) < 1:
-        raise UsageError(f"--workers: expected a number from 1 or auto, got {asked!r}")
-    return int(asked)
+    preview = getattr(launcher, "preview", None) or partial(Launcher.preview, launcher)
+    for index, place in enumerate(places):
+        text = None
+        if index or starts_elsewhere(launcher):
+            log = _logs(folder) / f"worker-{index}.log"
+            text = preview(worker_command(study, place), place.environment, log)
+        yield Preview(index, place.device.name, text)
 
 
-def _wait(others: Sequence[Started], stop: Stop) -> None:
-    while any(started.handle.poll() is None for started in others):
-        if stop.wait(0.1):
-            raise Interrupted("interrupted")
-
-
-def _interrupt(others: Sequence[Started]) -> None:
-    """Ask workers to stop at their next tick; end those that do not, or at a second Ctrl-C."""
-    for started in others:
-        started.handle.interrupt()
-    try:
-        slow = _running_after(others, _GRACE_SECONDS)
-    except KeyboardInterrupt:
-        slow = list(others)
-    _end(slow)
-
-
-def _end(others: list[Started]) -> None:
-    """Have workers end at once, as a second Ctrl-C does."""
-    end = time.monotonic() + _END_SECONDS
-    while time.monotonic() < end and (others := [o for o in others if o.handle.poll() is None]):
-        for started in others:
-            started.handle.interrupt()
-        others = _running_after(others, 0.5)
-    for started in others:
-        _log.warning("a worker does not stop; its trial will be taken over: %s", started.log)
-
-
-def _running_after(others: Sequence[Started], seconds: float) -> list[Started]:
-    end = time.monotonic() + seconds
-    while (running := [o for o in others if o.handle.poll() is None]) and time.monotonic() < end:
-        time.sleep(0.05)
-    return running
-
-
-def _warn_of_crashes(others: Sequence[Started]) -> None:
-    for started in others:
-        code = started.handle.poll()
-        if code:
-            said = started.log.read_text(errors="replace").strip() if started.log.exists() else ""
-            last = said.splitlines()[-1] if said else "it said nothing"
-            _log.warning("a worker ended with exit code %s: %s (%s)", code, last, started.log)
+def _logs(folder: str) -> Path:
+    return state_directory() / "logs" / folder

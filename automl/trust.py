@@ -9,10 +9,12 @@ from pathlib import Path
 
 from automl.errors import StorageError, UntrustedError
 
+STATE = "AUTOML_STATE_DIR"
+
 
 def state_directory() -> Path:
     """Where this user's approvals, checkpoints and worker logs lie (AUTOML_STATE_DIR)."""
-    if own := os.environ.get("AUTOML_STATE_DIR"):
+    if own := os.environ.get(STATE):
         return Path(own)
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "automl"
@@ -114,5 +116,5 @@ def _remember(claim: str) -> None:
     except OSError as error:
         raise StorageError(
             f"cannot remember approvals in {approval.parent}: {error.strerror}; "
-            "set AUTOML_STATE_DIR to a directory you can write"
+            f"set {STATE} to a directory you can write"
         ) from error

@@ -1,20 +1,23 @@
-"""A worker: this process, its device, its signals, and the search loop it runs."""
+"""A worker: this process, its share of its device, its signals, and the search loop it runs."""
 
+import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from automl.engine import Engine
-from automl.errors import UsageError
 from automl.ledger.values import Worker
+from automl.placement import Place
 from automl.processes import this_worker
 from automl.registry import Registry
 from automl.stopping import Stop
 from automl.studies import Parts, Study
 
+_log = logging.getLogger("automl")
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _GRACE: dict[int, float] = {signal.SIGINT: 2.0}
 """A person waits; that is enough for short epochs."""
@@ -22,30 +25,81 @@ _PREEMPTION_SECONDS = 20.0
 """How long a trial may go on to its next checkpoint after SIGTERM; Slurm kills after 30 s."""
 
 
-def work(study: Study, parts: Parts, registry: Registry, device: str, stop: Stop) -> None:
+def work(
+    study: Study,
+    parts: Parts,
+    registry: Registry,
+    place: Place,
+    stop: Stop,
+    hung: Callable[[], None] = lambda: None,
+) -> None:
     """Run the search loop in this process until nothing is left to do.
+
+    hung: called once a trial has made no progress for so long that its lease is gone.
 
     Raises:
         Interrupted: `stop` was set.
         StorageError: the database failed.
+        DeviceLostError: only another process can use the device again.
     """
     registry.add_events()
-    Engine(study, parts, Worker(this_worker(), device), registry.hooks, stop).run()
+    worker = Worker(this_worker(), place.device.name)
+    share = Share(place)
+    Engine(
+        study,
+        parts,
+        worker,
+        registry.hooks,
+        stop,
+        device=place.device.torch,
+        prepare=share.keep,
+        hung=hung,
+    ).run()
+
+
+@dataclass
+class Share:
+    """Holds this process to its place's share of the cores and of the device's memory."""
+
+    place: Place
+    kept: bool = False
+
+    def keep(self) -> None:
+        """Set the limits in torch, once it is loaded; a trainer without torch need not load it."""
+        torch = sys.modules.get("torch")
+        if torch is None or self.kept:
+            return
+        self.kept = True
+        if self.place.threads is not None:
+            torch.set_num_threads(self.place.threads)
+        if not self.place.device.is_gpu:
+            return
+        if not torch.cuda.is_available():
+            name = self.place.device.name
+            _log.warning("torch cannot use %s: install it with CUDA, or give --device cpu", name)
+        elif self.place.memory_fraction is not None:
+            device = torch.device(self.place.device.torch)
+            torch.cuda.set_per_process_memory_fraction(self.place.memory_fraction, device)
 
 
 @contextmanager
 def stopping_on_signals(stop: Stop) -> Iterator[None]:
-    """Set `stop` at the first Ctrl-C or SIGTERM; the second one ends at once.
+    """Set `stop` at the first Ctrl-C or SIGTERM; a second one of its kind ends at once.
 
-    Does nothing outside the main thread, where Python takes no signals.
+    Of its kind, for a scheduler may signal every process of a job, and so the worker as well as
+    who started it and passes the request on. Does nothing outside the main thread, where Python
+    takes no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    seen: set[int] = set()
+
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if number in seen:
             raise KeyboardInterrupt
+        seen.add(number)
         stop.ask(_GRACE.get(number, _PREEMPTION_SECONDS))
 
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
@@ -55,34 +109,3 @@ def stopping_on_signals(stop: Stop) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def resolve_device(asked: str, index: int = 0) -> str:
-    """The device of the worker of that index: `auto` deals the GPUs round, else takes the CPU.
-
-    Raises:
-        UsageError: there is no such device here.
-    """
-    there = _devices()
-    if asked == "auto":
-        gpus = [name for name in there if name != "cpu"]
-        return gpus[index % len(gpus)] if gpus else "cpu"
-    if asked in there or (asked == "cuda" and "cuda:0" in there):
-        return asked
-    raise UsageError(f"no device {asked!r} here: expected auto or {' or '.join(there)}")
-
-
-def device_count() -> int:
-    """How many accelerators this machine shows."""
-    return len([name for name in _devices() if name != "cpu"])
-
-
-def _devices() -> list[str]:
-    # A trainer that does not use torch should not pay for loading it.
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return ["cpu"]
-    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if not found and torch.backends.mps.is_available():
-        found = ["mps"]
-    return [*found, "cpu"]

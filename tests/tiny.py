@@ -6,6 +6,7 @@ should go wrong is said in the environment, so that the study's spec stays the s
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ INTERRUPT = "TINY_INTERRUPT"
 """Ctrl-C, once, in the trial of this number: `number:step`."""
 KILL = "TINY_KILL"
 """Death, as by `kill -9`, in the trial of this number: `number:place`."""
+
+EXIT = "TINY_EXIT"
+"""The end of a started worker in its first training, `file:code`: once, as the file then is
+there; where it is called `always`, each time."""
 
 
 class Nothing:
@@ -70,6 +75,7 @@ class Steps(Trainer):
             time.sleep(self.seconds / self.steps)
             _interrupt(run.number, step)
             _die(run.number, "train", step)
+            _exit()
             _log(run, step)
             run.tick()
             score = -(x**2) - 1 / step + run.seed_for(step) % 1000 * 1e-6
@@ -107,6 +113,14 @@ def _interrupt(number: int, step: int) -> None:
 def _die(number: int, place: str, step: int = 2) -> None:
     if step == 2 and os.environ.get(KILL) == f"{number}:{place}":
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _exit() -> None:
+    file, _, code = os.environ.get(EXIT, "").rpartition(":")
+    if file and "worker" in sys.argv and not Path(file).exists():
+        if file != "always":
+            Path(file).touch()
+        os._exit(int(code))
 
 
 def _log(run: Run, step: int) -> None:

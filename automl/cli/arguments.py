@@ -21,7 +21,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where studies lie, as the options say it."""
 
     storage: str | None
@@ -30,13 +30,13 @@ class Place:
 
 
 def storage_option(function: F) -> F:
-    """Options that become the one argument `storage`, a Place."""
+    """Options that become the one argument `storage`, a Location."""
 
     @functools.wraps(function)
     def command(
         *args: Any, storage: str | None, ledger: str | None, trust_storage: bool, **others: Any
     ) -> Any:
-        return function(*args, storage=Place(storage, ledger, trust_storage), **others)
+        return function(*args, storage=Location(storage, ledger, trust_storage), **others)
 
     for option in (
         click.option(
@@ -123,9 +123,23 @@ def training_options(function: F) -> F:
 def worker_options(function: F) -> F:
     for option in (
         click.option(
+            "--dry-run", is_flag=True, help="Say what would be started, and start nothing."
+        ),
+        click.option(
             "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda:0 … [auto]"
         ),
-        click.option("--workers", default="1", metavar="N|auto", help="Processes to train in [1]."),
+        click.option(
+            "--per-device",
+            type=int,
+            metavar="K",
+            help="With --workers auto: K workers share each device [1].",
+        ),
+        click.option(
+            "--workers",
+            default="1",
+            metavar="N|auto",
+            help="Processes to train in; auto: one for each GPU, or for two cores [1].",
+        ),
         click.option("--launcher", default="local", help="What starts further workers [local]."),
     ):
         function = option(function)
@@ -149,14 +163,14 @@ def trust_options(function: F) -> F:
     return function
 
 
-def open_storage(place: Place) -> "Storage":
+def open_storage(place: Location) -> "Storage":
     """The storage asked for, made where there is none yet."""
     from automl.storage import storage_from
 
     return storage_from(place.storage, place.ledger, place.trusted)
 
 
-def existing_storage(place: Place) -> "Storage":
+def existing_storage(place: Location) -> "Storage":
     """The storage asked for, for commands that only make sense where studies lie.
 
     Raises:

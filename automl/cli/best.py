@@ -2,14 +2,14 @@
 
 import click
 
-from automl.cli.arguments import Place, existing_storage, json_option, storage_option
+from automl.cli.arguments import Location, existing_storage, json_option, storage_option
 
 
 @click.command("best")
 @click.argument("study")
 @storage_option
 @json_option
-def command(study: str, storage: Place, as_json: bool) -> None:
+def command(study: str, storage: Location, as_json: bool) -> None:
     """Show the best trial of STUDY; with several objectives, all that no other beats."""
     from automl.cli import text
     from automl.cli.events import trial_event

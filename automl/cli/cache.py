@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from automl.cli.arguments import Place, existing_storage, json_option, storage_option
+from automl.cli.arguments import Location, existing_storage, json_option, storage_option
 
 if TYPE_CHECKING:
     from automl.studies import Study
@@ -29,7 +29,7 @@ def command() -> None:
 @click.argument("study", required=False)
 @storage_option
 @json_option
-def show(study: str | None, storage: Place, as_json: bool) -> None:
+def show(study: str | None, storage: Location, as_json: bool) -> None:
     """Show reuse by level, for STUDY or for every study of the storage."""
     from automl.cli.text import json_line
     from automl.studies import all_studies, open_study
@@ -45,7 +45,7 @@ def show(study: str | None, storage: Place, as_json: bool) -> None:
 @click.option("--keep", type=click.IntRange(min=0), default=100_000, help="How many stay [100000].")
 @storage_option
 @json_option
-def prune(keep: int, storage: Place, as_json: bool) -> None:
+def prune(keep: int, storage: Location, as_json: bool) -> None:
     """Drop the least recently used functions; studies and their results stay."""
     from automl.cli.text import json_line
     from automl.ledger.catalogue import Functions

@@ -2,7 +2,7 @@
 
 import click
 
-from automl.cli.arguments import Place, existing_storage, json_option, storage_option
+from automl.cli.arguments import Location, existing_storage, json_option, storage_option
 
 
 @click.command("doctor")
@@ -10,7 +10,7 @@ from automl.cli.arguments import Place, existing_storage, json_option, storage_o
 @click.option("--repair", is_flag=True, help="Mend what can be mended; no result is touched.")
 @storage_option
 @json_option
-def command(study: str, repair: bool, storage: Place, as_json: bool) -> None:
+def command(study: str, repair: bool, storage: Location, as_json: bool) -> None:
     """Check that STUDY is whole after crashes: exit code 0 if so, 1 if something is broken."""
     from automl.cli.text import json_line
     from automl.doctor import Doctor

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from automl.cli.arguments import (
-    Place,
+    Location,
     data_dir_option,
     existing_storage,
     json_option,
@@ -37,35 +37,45 @@ def command(
     timeout: str | None,
     gpu_hours: float | None,
     workers: str,
+    per_device: int | None,
     device: str,
+    dry_run: bool,
     launcher: str,
     trust_plugins: bool,
     named: tuple[str, ...],
-    storage: Place,
+    storage: Location,
     data_dir: Path | None,
     options: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Go on with STUDY where it stopped."""
-    from automl.cli.output import choose_output
-    from automl.cli.running import run_and_show
+    from automl.placement import arrange, pinned
     from automl.registry import Kind, Registry
-    from automl.session import Session, worker_count
-    from automl.studies import open_study
     from automl.trust import trusting
-    from automl.worker import resolve_device
 
     registry = Registry(trusting(trust_plugins, named))
-    opened = open_study(existing_storage(storage), study)
-    parts = opened.load_parts(registry, data_dir)
     given = part_options(options)
     starter = registry.build(Kind.LAUNCHER, launcher, given.pop(Kind.LAUNCHER.value, {})).make()
     if given:
         raise UsageError(
             f"-o {next(iter(given))}.…: a study's own options stand; only launcher.… can be given"
         )
-    count, more = worker_count(workers), limits(trials, evaluations, timeout, gpu_hours)
-    resolve_device(device)
+    places = arrange(starter, workers, device, per_device)
+    if not dry_run:
+        # Before anything loads torch, which must see this process's device alone.
+        places = pinned(places)
+
+    from automl.cli.output import choose_output
+    from automl.cli.running import run_and_show, show_previews
+    from automl.session import Session, previews
+    from automl.studies import open_study
+
+    opened = open_study(existing_storage(storage), study)
+    parts = opened.load_parts(registry, data_dir)
+    more = limits(trials, evaluations, timeout, gpu_hours)
+    if dry_run:
+        show_previews(previews(starter, places, opened.name, opened.spec.uuid), as_json)
+        return
     opened.extend(more)
-    session = Session(opened, parts, registry, starter, count, device)
+    session = Session(opened, parts, registry, starter, places)
     run_and_show(session, choose_output(opened, as_json))

@@ -1,12 +1,15 @@
 """What `search` and `resume` do alike: run a study, show it, and say how it ended."""
 
+from collections.abc import Iterable
+from dataclasses import asdict
+
 import click
 
 from automl.cli.events import Event, Follower, study_event, summary_event
 from automl.cli.output import Output, PlainLines
-from automl.cli.text import next_lines
+from automl.cli.text import json_line, next_lines
 from automl.errors import Interrupted, StorageError
-from automl.session import Session
+from automl.session import Preview, Session
 from automl.studies import Study
 
 
@@ -35,6 +38,22 @@ def run_and_show(session: Session, output: Output) -> None:
         click.echo(f"nothing was left to do; search on with: {more}", err=True)
     if isinstance(output, PlainLines):
         click.echo("\n".join(next_lines(study)))
+
+
+def show_previews(previews: Iterable[Preview], as_json: bool) -> None:
+    """Say what would be started; workers that are started alike are named together."""
+    if as_json:
+        for one in previews:
+            click.echo(json_line({"event": "worker", **asdict(one)}))
+        return
+    alike: dict[str, list[int]] = {}
+    for one in previews:
+        text = f"this process itself, on {one.device}" if one.text is None else one.text
+        alike.setdefault(text.rstrip(), []).append(one.index)
+    click.echo("nothing is started; without --dry-run it would be:")
+    for text, indices in alike.items():
+        names = f"workers {indices[0]} to {indices[-1]}" if indices[1:] else f"worker {indices[0]}"
+        click.echo(f"{names}:{chr(10) if chr(10) in text else ' '}{text}")
 
 
 def _follow(session: Session, output: Output) -> None:

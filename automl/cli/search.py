@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from automl.cli.arguments import (
-    Place,
+    Location,
     data_dir_option,
     json_option,
     limit_options,
@@ -64,9 +64,11 @@ def command(
     epoch_timeout: str | None,
     cost_metric: str,
     workers: str,
+    per_device: int | None,
     device: str,
+    dry_run: bool,
     launcher: str,
-    storage: Place,
+    storage: Location,
     study: str | None,
     seed: int,
     cache: bool,
@@ -79,17 +81,23 @@ def command(
 
     SPACE is a name (automl plugins list), file.py:function or module:function.
     """
-    from automl.cli.output import choose_output
-    from automl.cli.running import run_and_show
+    from automl.placement import arrange, pinned
     from automl.registry import Kind, Registry
-    from automl.session import Session, worker_count
-    from automl.studies import create, plan
-    from automl.worker import resolve_device
 
     registry = Registry()
     of_scope = [f"cache.scope={cache_scope}"] if cache_scope else []
     given = part_options([*options, *of_scope])
-    started_by = given.pop(Kind.LAUNCHER.value, {})
+    starter = registry.build(Kind.LAUNCHER, launcher, given.pop(Kind.LAUNCHER.value, {})).make()
+    places = arrange(starter, workers, device, per_device)
+    if not dry_run:
+        # Before anything loads torch, which must see this process's device alone.
+        places = pinned(places)
+
+    from automl.cli.output import choose_output
+    from automl.cli.running import run_and_show, show_previews
+    from automl.session import Session, previews
+    from automl.studies import create, plan
+
     made = plan(
         registry,
         {
@@ -109,9 +117,10 @@ def command(
         cost_metric=cost_metric,
     )
     # Everything that can be wrong is looked at before the study is made.
-    starter = registry.build(Kind.LAUNCHER, launcher, started_by).make()
-    count, budget = worker_count(workers), limits(trials, evaluations, timeout, gpu_hours)
-    resolve_device(device)
-    created = create(open_storage(storage), made, budget, study)
-    session = Session(created, made.parts, registry, starter, count, device)
+    budget, opened = limits(trials, evaluations, timeout, gpu_hours), open_storage(storage)
+    if dry_run:
+        show_previews(previews(starter, places, study or "STUDY"), as_json)
+        return
+    created = create(opened, made, budget, study)
+    session = Session(created, made.parts, registry, starter, places)
     run_and_show(session, choose_output(created, as_json))

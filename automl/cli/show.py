@@ -2,7 +2,7 @@
 
 import click
 
-from automl.cli.arguments import Place, existing_storage, json_option, storage_option
+from automl.cli.arguments import Location, existing_storage, json_option, storage_option
 
 
 @click.command("show")
@@ -10,7 +10,7 @@ from automl.cli.arguments import Place, existing_storage, json_option, storage_o
 @click.option("--trial", type=int, metavar="N", help="Only this trial, with reports and traceback.")
 @storage_option
 @json_option
-def command(study: str, trial: int | None, storage: Place, as_json: bool) -> None:
+def command(study: str, trial: int | None, storage: Location, as_json: bool) -> None:
     """Show the trials of STUDY."""
     from automl.cli import text
     from automl.cli.events import study_event, summary_event, trial_event
@@ -31,6 +31,7 @@ def command(study: str, trial: int | None, storage: Place, as_json: bool) -> Non
             "fingerprint": views[0].fingerprint,
             "identification": views[0].identification,
             "attempt": views[0].attempt,
+            "device": views[0].device,
             "reports": [{"step": r.step, "metrics": r.metrics} for r in reports],
             "traceback": views[0].traceback,
         }

@@ -2,13 +2,13 @@
 
 import click
 
-from automl.cli.arguments import Place, json_option, open_storage, storage_option
+from automl.cli.arguments import Location, json_option, open_storage, storage_option
 
 
 @click.command("studies")
 @storage_option
 @json_option
-def command(storage: Place, as_json: bool) -> None:
+def command(storage: Location, as_json: bool) -> None:
     """List the studies of a storage with their best values."""
     from automl.cli.events import summary_event
     from automl.cli.text import json_line, pairs

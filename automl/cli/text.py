@@ -112,7 +112,8 @@ def _probe_lines(known: Mapping[str, Any]) -> list[str]:
 
 def trial_details(event: Mapping[str, Any]) -> list[str]:
     lines = ["decisions:", *all_decision_lines(event)]
-    lines += [f"fingerprint: {event['fingerprint'] or '-'}, attempt {event['attempt']}"]
+    attempt = f"attempt {event['attempt']} on {event['device'] or 'no device'}"
+    lines += [f"fingerprint: {event['fingerprint'] or '-'}, {attempt}"]
     lines += _probe_lines(event["identification"])
     lines += [f"step {r['step']:>3}  {pairs(r['metrics'])}" for r in event["reports"]]
     return lines + ((event["traceback"] or "").rstrip().splitlines())

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from automl.cli.arguments import (
-    Place,
+    Location,
     data_dir_option,
     existing_storage,
     storage_option,
@@ -17,37 +17,58 @@ from automl.cli.arguments import (
 @click.command("worker")
 @click.argument("study")
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda:0 … [auto]")
+@click.option(
+    "--memory-fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    envvar="AUTOML_MEMORY_FRACTION",
+    metavar="SHARE",
+    help="Take at most this share of the GPU's memory, as 0.5 [AUTOML_MEMORY_FRACTION, else 1].",
+)
 @trust_options
 @storage_option
 @data_dir_option
 def command(
     study: str,
     device: str,
+    memory_fraction: float | None,
     trust_plugins: bool,
     named: tuple[str, ...],
-    storage: Place,
+    storage: Location,
     data_dir: Path | None,
 ) -> None:
     """Take trials of STUDY until its budget is spent and nothing is open."""
+    from automl.devices import pin, resolve_device
+    from automl.placement import Place, threads_given
+
+    # Before anything loads torch, which must see this device alone.
+    place = Place(pin(resolve_device(device)), memory_fraction, threads_given())
+
     from automl.errors import Interrupted
     from automl.registry import Registry
     from automl.stopping import Stop
     from automl.studies import open_study
     from automl.trust import trusting
-    from automl.worker import resolve_device, stopping_on_signals, work
+    from automl.worker import stopping_on_signals, work
 
     registry = Registry(trusting(trust_plugins, named))
     opened = open_study(existing_storage(storage), study)
     parts = opened.load_parts(registry, data_dir)
-    found = resolve_device(device)
     stop = Stop()
-    click.echo(f"worker {os.getpid()} joins study {study} on {found}")
+    click.echo(f"worker {os.getpid()} joins study {study} on {place.device.name}")
     try:
         with stopping_on_signals(stop):
-            work(opened, parts, registry, found, stop)
+            work(opened, parts, registry, place, stop, _leave)
     except Interrupted:
         raise Interrupted(f"interrupted; join again by: {opened.command('worker')}") from None
     except KeyboardInterrupt:
         again = opened.command("worker")
         raise Interrupted(f"ended; its trial will be taken over; join again by: {again}") from None
     click.echo(f"nothing is left to do in study {study}; see: {opened.command('best')}")
+
+
+def _leave() -> None:
+    """End a process whose trial hangs; who supervises it starts another."""
+    from automl.errors import DeviceLostError
+
+    click.echo("the trial makes no progress, and its lease is gone: this worker ends", err=True)
+    os._exit(DeviceLostError.exit_code)

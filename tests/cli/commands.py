@@ -48,7 +48,8 @@ class Command:
 
     def __init__(self, directory: Path, *arguments: str, tty: str = "", **environment: str) -> None:
         self._files = [directory / "out", directory / "err"]
-        environment |= {n: v for n, v in os.environ.items() if n.startswith(("AUTOML_", "TINY_"))}
+        ours = {n: v for n, v in os.environ.items() if n.startswith(("AUTOML_", "TINY_", "MINE"))}
+        environment = {**ours, **environment}
         call = (str(directory), environment, arguments, tty)
         self.process = children.CONTEXT.Process(target=_call, args=call)
         self.process.start()

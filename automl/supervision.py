@@ -1,0 +1,210 @@
+"""Keeps a search's workers at work: those that die are started anew."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from automl.errors import DeviceLostError, Interrupted
+from automl.protocols import WorkerHandle
+
+_log = logging.getLogger("automl")
+
+QUICK_SECONDS = 10.0
+"""A worker that dies sooner than this after its start may never have worked."""
+QUICK_DEATHS = 3
+"""After so many of these in a row, a worker is given up."""
+LOST = -1
+"""Stands for the exit code of a worker whose launcher can no longer tell it."""
+_LOOK_SECONDS = 0.2
+_GRACE_SECONDS = 30.0
+_END_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker that was started, and the file that holds what it said."""
+
+    handle: WorkerHandle
+    log: Path
+
+    def last_words(self) -> str:
+        """The last line it said."""
+        try:
+            said = self.log.read_text(errors="replace").strip()
+        except OSError:
+            said = ""
+        return said.splitlines()[-1] if said else "it said nothing"
+
+
+@dataclass
+class _Post:
+    """One worker's post, and who holds it now; code: how the last one ended, None while it runs."""
+
+    held: Started
+    since: float = field(default_factory=time.monotonic)
+    quick_deaths: int = 0
+    code: int | None = None
+    given_up: bool = False
+
+
+@dataclass
+class Supervisor:
+    """Watches the workers that this process started, in a thread of its own.
+
+    start: starts the worker of an index. wanted: whether there is work for a new one.
+    """
+
+    start: Callable[[int], Started]
+    wanted: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self._posts: dict[int, _Post] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    def watch(self) -> None:
+        self._thread.start()
+
+    def add(self, index: int) -> None:
+        """Start the worker of that index.
+
+        Raises:
+            UsageError: the launcher cannot.
+        """
+        with self._lock:
+            self._posts[index] = _Post(self.start(index))
+
+    def wait(self, stop: threading.Event) -> None:
+        """Wait until every worker has ended.
+
+        Raises:
+            Interrupted: `stop` was set.
+        """
+        while any(post.code is None for post in self._posts.values()):
+            if stop.wait(0.1):
+                raise Interrupted("interrupted")
+
+    def interrupt(self) -> None:
+        """Ask workers to stop at their next tick; end those that do not, or at a second Ctrl-C."""
+        others = self._running()
+        try:
+            self.close()
+            others = self._running()
+            for started in others:
+                started.handle.interrupt()
+            slow = _running_after(others, _GRACE_SECONDS)
+        except KeyboardInterrupt:
+            slow = others
+        _end(slow)
+
+    def end(self) -> None:
+        """Have workers end at once, as a second Ctrl-C does."""
+        self.close()
+        _end(self._running())
+
+    def close(self) -> None:
+        """Start nothing any more."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def completed(self) -> bool:
+        """Whether some worker left because nothing was left to do."""
+        return any(post.code == 0 for post in self._posts.values())
+
+    def warn_of_crashes(self) -> None:
+        """Say of each worker that ended badly and was not given up how it ended."""
+        for post in self._posts.values():
+            if post.code and not post.given_up:
+                log, words = post.held.log, post.held.last_words()
+                _log.warning("a worker ended with exit code %s: %s (%s)", post.code, words, log)
+
+    def _running(self) -> list[Started]:
+        return [post.held for post in self._posts.values() if post.code is None]
+
+    def _run(self) -> None:
+        while not self._closing.wait(_LOOK_SECONDS):
+            with self._lock:
+                for index, post in list(self._posts.items()):
+                    if post.code is None:
+                        self._look(index, post)
+
+    def _look(self, index: int, post: _Post) -> None:
+        code = _code(post.held)
+        if code is None:
+            return
+        quick = time.monotonic() - post.since < QUICK_SECONDS
+        post.quick_deaths = post.quick_deaths + 1 if quick else 0
+        if _died(code) and self.wanted():
+            self._replace(index, post, code)
+        else:
+            post.code = code
+
+    def _replace(self, index: int, post: _Post, code: int) -> None:
+        how, log = _told(code), post.held.log
+        if post.quick_deaths >= QUICK_DEATHS:
+            post.given_up, post.code = True, code
+            _log.warning(
+                "a worker is given up: %d times in a row it %s within %g s of its start: %s (%s)",
+                QUICK_DEATHS,
+                how,
+                QUICK_SECONDS,
+                post.held.last_words(),
+                log,
+            )
+            return
+        try:
+            post.held, post.since = self.start(index), time.monotonic()
+        except Exception as error:
+            post.given_up, post.code = True, code
+            _log.warning("a worker %s and cannot be started anew: %s", how, error)
+            return
+        _log.warning("a worker %s and is started anew (%s)", how, log)
+
+
+def _code(started: Started) -> int | None:
+    try:
+        return started.handle.poll()
+    except Exception as error:
+        # Whatever a launcher's own library raises: a worker nobody can ask about is lost.
+        _log.warning("a worker's launcher cannot say how it is: %s (%s)", error, started.log)
+        return LOST
+
+
+def _died(code: int) -> bool:
+    """Whether a worker ended against its will; a shell says 128 and the signal's number."""
+    signalled = code < 0 or (128 < code < 192 and code != Interrupted.exit_code)
+    return signalled or code == DeviceLostError.exit_code
+
+
+def _told(code: int) -> str:
+    if code == DeviceLostError.exit_code:
+        return "lost its device"
+    if code == LOST:
+        return "was lost"
+    return f"was killed by signal {-code if code < 0 else code - 128}"
+
+
+def _end(others: list[Started]) -> None:
+    end = time.monotonic() + _END_SECONDS
+    while time.monotonic() < end and (others := _alive(others)):
+        for started in others:
+            started.handle.interrupt()
+        others = _running_after(others, 0.5)
+    for started in others:
+        _log.warning("a worker does not stop; its trial will be taken over: %s", started.log)
+
+
+def _running_after(others: list[Started], seconds: float) -> list[Started]:
+    end = time.monotonic() + seconds
+    while (running := _alive(others)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return running
+
+
+def _alive(others: list[Started]) -> list[Started]:
+    return [started for started in others if started.handle.poll() is None]

@@ -1,0 +1,228 @@
+"""Workers that die are started anew: here small shell scripts, and below a real search's."""
+
+import os
+import signal
+import threading
+
+import pytest
+import tiny
+from automl_plugins.launchers.local import LocalLauncher
+from databases import database
+from searches import FILE, PARTS, pid_of, search_command, wait_for
+
+import automl
+from automl import Interrupted, StorageError, UsageError
+from automl.errors import DeviceLostError
+from automl.storage import Storage
+from automl.studies import open_study
+from automl.supervision import LOST, QUICK_DEATHS, Started, Supervisor
+
+
+@pytest.fixture
+def supervised(tmp_path):
+    """Supervises a shell script, which can count its starts in the file `starts`."""
+    made = []
+
+    def supervise(script, workers=1, wanted=lambda: True):
+        log = tmp_path / "log"
+
+        def start(index):
+            text = f"cd {tmp_path}; echo {index} >> starts; {script}"
+            return Started(LocalLauncher().start(["sh", "-c", text], {}, log), log)
+
+        supervisor = Supervisor(start, wanted)
+        made.append(supervisor)
+        for index in range(workers):
+            supervisor.add(index)
+        supervisor.watch()
+        return supervisor
+
+    yield supervise
+    for supervisor in made:
+        supervisor.end()
+
+
+def starts(tmp_path):
+    return (tmp_path / "starts").read_text().split()
+
+
+def ended(supervisor):
+    supervisor.wait(threading.Event())
+    supervisor.close()
+    supervisor.warn_of_crashes()
+
+
+ONCE = "[ $(wc -l < starts) -gt 1 ] || {}"
+
+
+@pytest.mark.parametrize(
+    ("death", "says"),
+    [
+        ("kill -9 $$", "was killed by signal 9"),
+        ("kill -11 $$", "was killed by signal 11"),
+        ("exit 137", "was killed by signal 9"),
+        ("exit 75", "lost its device"),
+    ],
+)
+def test_one_that_dies_is_started_anew(supervised, tmp_path, caplog, death, says):
+    supervisor = supervised(ONCE.format(death))
+    ended(supervisor)
+    assert starts(tmp_path) == ["0", "0"]
+    assert supervisor.completed()
+    assert f"a worker {says} and is started anew" in caplog.text
+    assert "ended with exit code" not in caplog.text
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 130])
+def test_one_that_ends_by_itself_is_not(supervised, tmp_path, caplog, code):
+    supervisor = supervised(f"echo why >&2; exit {code}")
+    ended(supervisor)
+    assert starts(tmp_path) == ["0"]
+    assert supervisor.completed() == (code == 0)
+    said = f"a worker ended with exit code {code}: why"
+    assert (said in caplog.text) == (code != 0)
+
+
+def test_one_that_cannot_start_is_given_up(supervised, tmp_path, caplog):
+    supervisor = supervised("echo no luck >&2; kill -9 $$")
+    ended(supervisor)
+    assert starts(tmp_path) == ["0"] * QUICK_DEATHS
+    assert not supervisor.completed()
+    assert "is given up: 3 times in a row it was killed by signal 9" in caplog.text
+    assert f"no luck ({tmp_path / 'log'})" in caplog.text
+    assert "ended with exit code" not in caplog.text
+
+
+def test_where_nothing_is_left_to_do_none_is_started(supervised, tmp_path, caplog):
+    ended(supervised("kill -9 $$", wanted=lambda: False))
+    assert starts(tmp_path) == ["0"]
+    assert "a worker ended with exit code -9: it said nothing" in caplog.text
+
+
+def test_each_of_several_is_watched(supervised, tmp_path):
+    ended(supervised(f"[ {'$'}(grep -c . starts) -gt 5 ] || kill -9 $$", workers=3))
+    assert set(starts(tmp_path)) == {"0", "1", "2"}
+
+
+def test_asked_to_stop_it_starts_nothing_anew(supervised, tmp_path):
+    supervisor = supervised("touch ready; exec sleep 60", workers=2)
+    wait_for((tmp_path / "ready").exists)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        supervisor.wait(stop)
+    supervisor.interrupt()
+    assert len(starts(tmp_path)) == 2
+    assert all(started.handle.poll() is not None for started in supervisor._running())
+
+
+class Silent:
+    """A worker whose launcher has lost touch with it."""
+
+    def poll(self):
+        raise ConnectionError("the cluster is gone")
+
+    def interrupt(self):
+        raise NotImplementedError
+
+    wait = interrupt
+
+
+def test_one_that_cannot_be_asked_about_is_lost(tmp_path, caplog):
+    supervisor = Supervisor(lambda index: Started(Silent(), tmp_path / "log"), lambda: True)
+    supervisor.add(0)
+    supervisor.watch()
+    ended(supervisor)
+    assert "the cluster is gone" in caplog.text
+    assert "3 times in a row it was lost" in caplog.text
+    assert LOST < 0
+
+
+def test_a_start_that_fails_gives_the_worker_up(tmp_path, caplog):
+    left = [["sh", "-c", "kill -9 $$"]]
+
+    def start(index):
+        if not left:
+            raise StorageError("the disk is full")
+        return Started(LocalLauncher().start(left.pop(), {}, tmp_path / "log"), tmp_path / "log")
+
+    supervisor = Supervisor(start, lambda: True)
+    supervisor.add(0)
+    supervisor.watch()
+    ended(supervisor)
+    assert "was killed by signal 9 and cannot be started anew: the disk is full" in caplog.text
+
+
+# Of a real search.
+def opened(url):
+    return open_study(Storage(url), "s")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_killed_workers_of_a_search_are_replaced_and_nothing_is_lost(kind, tmp_path):
+    with database(kind, tmp_path) as url:
+        process = search_command(url, "--trials", "16", "--workers", "3", "-o", "trainer.seconds=1")
+        try:
+            killed = wait_for(
+                lambda: len(found := _others(url, process.pid)) == 2 and found, process
+            )
+            for victim in killed:
+                os.kill(victim, signal.SIGKILL)
+            said = process.communicate(timeout=90)[1].decode()
+        finally:
+            process.kill()
+        assert process.returncode == 0, said
+        assert said.count("was killed by signal 9 and is started anew") == 2
+        study = opened(url)
+        assert study.views.counts().complete == 16
+        assert [t.number for t in study.optuna.trials] == list(range(16))
+        assert {pid_of(view.worker) for view in study.views.trials()} - killed - {process.pid}
+        assert not study.ledger.holders()
+
+
+def _others(url, own):
+    """The processes that train a trial now, but for the search's own."""
+    try:
+        workers = opened(url).views.workers()
+    except Exception:  # the study is not there yet
+        return set()
+    return {pid_of(w.id) for w in workers if w.trial is not None} - {own}
+
+
+def test_a_worker_whose_device_is_lost_is_started_anew(tmp_path, sqlite_url):
+    environment = {tiny.EXIT: f"{tmp_path / 'lost'}:75"}
+    options = ("--trials", "8", "--workers", "2", "-o", "trainer.seconds=0.5")
+    process = search_command(sqlite_url, *options, **environment)
+    said = process.communicate(timeout=90)[1].decode()
+    assert process.returncode == 0, said
+    assert "a worker lost its device and is started anew" in said
+    assert opened(sqlite_url).views.counts().complete == 8
+
+
+class LosesItsDevice:
+    """Stands for `work` on a GPU that is lost after one trial; there is none to lose here."""
+
+    def __call__(self, study, parts, registry, place, stop):
+        raise DeviceLostError("the device was lost: CUDA error: an illegal memory access")
+
+
+def test_where_the_search_itself_loses_its_device_a_worker_takes_its_place(
+    sqlite_url, monkeypatch, caplog
+):
+    monkeypatch.setattr("automl.session.work", LosesItsDevice())
+    found = automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=3)
+    assert "an illegal memory access; a worker takes this process's place" in caplog.text
+    assert found.study.views.counts().complete == 3
+    assert os.getpid() not in {pid_of(view.worker) for view in found.study.views.trials()}
+
+
+def test_where_no_worker_is_left_the_search_says_so(sqlite_url, monkeypatch, caplog):
+    monkeypatch.setattr("automl.session.work", LosesItsDevice())
+    monkeypatch.setenv(tiny.EXIT, "always:2")
+    with pytest.raises(UsageError, match=r"no worker is left.* go on with: automl resume s"):
+        automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=3)
+    assert "a worker ended with exit code 2" in caplog.text
+
+
+def test_the_exit_code_says_that_the_device_was_lost():
+    assert DeviceLostError.exit_code == 75

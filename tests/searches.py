@@ -1,0 +1,49 @@
+"""Real searches on the command line, without data or model, for tests that kill their workers."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiny
+
+FILE = str(Path(tiny.__file__))
+PARTS = {
+    "task": f"{FILE}:Nothing",
+    "trainer": f"{FILE}:Steps",
+    "strategy": "random",
+    "device": "cpu",
+    "study": "s",
+}
+
+
+def search_command(
+    url: str, *options: str, space: str = "plane", **environment: str
+) -> subprocess.Popen[bytes]:
+    """A search in a process and a session of its own; `s` is its study."""
+    parts = [word for name, value in PARTS.items() for word in (f"--{name}", value)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "automl", "search", f"{FILE}:{space}", *parts, *options],
+        env={**os.environ, "AUTOML_STORAGE": url, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes] | None = None) -> Any:
+    """What a condition gives, once it is true; fails where the process ends before."""
+    end = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return found
+
+
+def pid_of(worker: str) -> int:
+    """The process of a worker, by its name in the ledger."""
+    return int(worker.rsplit(":", 4)[2])
