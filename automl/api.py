@@ -103,7 +103,7 @@ def search(
     of_parts = dict(options or {})
     if cache_scope is not None:
         of_parts[CACHE] = {**of_parts.get(CACHE, {}), "scope": cache_scope}
-    started = _starting(registry, launcher, of_parts.pop(Kind.LAUNCHER.value, {}), workers, device)
+    of_launcher = of_parts.pop(Kind.LAUNCHER.value, {})
     made = plan(
         registry,
         references,
@@ -114,6 +114,8 @@ def search(
         plugins=plugins,
         data_dir=None if data_dir is None else Path(data_dir),
     )
+    # Once the parts are loaded, for without torch no GPU is seen.
+    started = _starting(registry, launcher, of_launcher, workers, device)
     limits = Limits(trials, evaluations, timeout)
     created = create(Storage(storage_url(storage)), made, limits, study)
     return _run(Session(created, made.parts, registry, *started))
@@ -149,9 +151,9 @@ def resume(
         if part != Kind.LAUNCHER.value:
             raise UnknownNameError("part in options of resume", part, [Kind.LAUNCHER.value])
     own = (options or {}).get(Kind.LAUNCHER.value, {})
-    started = _starting(registry, launcher, own, workers, device)
     opened = open_study(Storage(storage_url(storage)), study)
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
+    started = _starting(registry, launcher, own, workers, device)
     limits = Limits(trials, evaluations, timeout)
     opened.ledger.extend(limits.trials, limits.evaluations, limits.timeout)
     return _run(Session(opened, parts, registry, *started))

@@ -104,7 +104,7 @@ HEAVY = {
     "torch",
 }
 """Libraries that a function may import, so that who does not call it does not load them."""
-HEAVY_OWN = {"automl.nn", "automl.graph", "automl.operations"}
+HEAVY_OWN = {"automl.nn", "automl.graph", "automl.operations", "automl.identity.canonical"}
 """Modules of ours that load torch, and so may be imported late, too."""
 LIGHT = {"torch", "optuna", "sqlalchemy"}
 """What neither `import automl` nor `automl --help` may load."""
