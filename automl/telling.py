@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from automl.holding import HoldingStorage
 from automl.ledger.values import Lease, Settled
 from automl.protocols import Context
 from automl.registry import Kind
@@ -41,13 +43,18 @@ class OptunaTrials:
     def __post_init__(self) -> None:
         self._storage = self.study.storage.trials
         self._study_id = self._storage.get_study_id_from_name(self.study.name)
+        self._holding = HoldingStorage(self._storage)
         self._sampler = ReseedingSampler(
             self.parts.names[Kind.STRATEGY],
             lambda seed: self.parts.sampler(seed, self.context),
             lambda number: trial_seed(self.study.spec, number, "strategy"),
         )
-        self.study.optuna.pruner = self.parts.pruner
-        self.study.optuna.sampler = self._sampler
+        self._optuna = optuna.load_study(
+            study_name=self.study.name,
+            storage=cast(BaseStorage, self._holding),
+            sampler=self._sampler,
+            pruner=self.parts.pruner,
+        )
 
     def take_told(self) -> list[int]:
         """The ids to mark as told, handed over to whoever marks them."""
@@ -59,17 +66,17 @@ class OptunaTrials:
         self._sampler.given = lease.given or {}
         known = None if lease.fresh else self._find(lease)
         if known is not None:
-            return optuna.Trial(self.study.optuna, self._id(known.number))
+            return optuna.Trial(self._optuna, self._holding.hold(self._id(known.number)))
         template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})
         made = self._storage.create_new_trial(self._study_id, template)
-        return optuna.Trial(self.study.optuna, made)
+        return optuna.Trial(self._optuna, self._holding.hold(made))
 
     def draw_again(self, trial: optuna.Trial) -> None:
         """Draw what an earlier attempt decided, since the draws that follow depend on these."""
         known = self._storage.get_trial(self._id(trial.number))
         for name, distribution in known.distributions.items():
             if not distribution.single() and name not in trial.relative_params:
-                self._sampler.sample_independent(self.study.optuna, known, name, distribution)
+                self._sampler.sample_independent(self._optuna, known, name, distribution)
 
     def is_finished(self, number: int) -> bool:
         return self._storage.get_trial(self._id(number)).state.is_finished()
@@ -105,7 +112,7 @@ class OptunaTrials:
         if owned is None or number is None or owned == number:
             return
         if not self.is_finished(number):
-            self.study.optuna.tell(number, state=TrialState.FAIL)
+            self._optuna.tell(number, state=TrialState.FAIL)
 
     def _find(self, lease: Lease) -> FrozenTrial | None:
         # A worker can die between making Optuna's trial and writing its number to the ledger;
@@ -120,10 +127,10 @@ class OptunaTrials:
 
     def _tell(self, settled: Settled, trial: optuna.Trial | None) -> None:
         outcome, id = settled.outcome, self._id(settled.number)
-        self._storage.set_trial_user_attr(id, ATTRIBUTE, _attribute(settled))
+        self._holding.set_trial_user_attr(id, ATTRIBUTE, _attribute(settled))
         if settled.reused_from is not None:
             self._copy_last_report(id, outcome)
-        self.study.optuna.tell(
+        self._optuna.tell(
             trial or settled.number,
             list(outcome.values or ()) if outcome.state is State.COMPLETE else None,
             _TRIAL_STATE[outcome.state],
@@ -133,7 +140,7 @@ class OptunaTrials:
     def _copy_last_report(self, id: int, outcome: Outcome) -> None:
         """A pruned trial's value is its last report, so a reused one needs that, too."""
         if outcome.state is State.PRUNED and outcome.step is not None and outcome.values:
-            self._storage.set_trial_intermediate_value(id, outcome.step, outcome.values[0])
+            self._holding.set_trial_intermediate_value(id, outcome.step, outcome.values[0])
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

@@ -77,7 +77,9 @@ def make_plan(registry: Registry, seconds: float, strategy: str = "random") -> P
         Kind.TRAINER: registry.refer(Kind.TRAINER, _sleeping.Sleep),
         Kind.STRATEGY: strategy,
     }
-    return plan(registry, references, {"trainer": {"seconds": seconds}})
+    # There is no model to probe, and the process that probes would load torch.
+    options = {"trainer": {"seconds": seconds}, "cache": {"probe_share": 0.0}}
+    return plan(registry, references, options)
 
 
 def run_ours(where: Database, seconds: float, connected: Callable[[], Any]) -> None:

@@ -79,6 +79,7 @@ ORDER = [
     "automl.seeding",
     "automl.failures",
     "automl.reseeding",
+    "automl.holding",
     "automl.heartbeat",
     "automl.evaluation",
     "automl.telling",
