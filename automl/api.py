@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial
 
 from automl.candidate import Candidate
+from automl.decisions import plain_decisions
 from automl.errors import UnknownNameError, UsageError
 from automl.protocols import Launcher
 from automl.registry import TOP_LEVEL, Kind, Registry
@@ -77,13 +78,15 @@ def search(
     launcher: str = "local",
     plugins: Sequence[str] = (),
     data_dir: str | Path | None = None,
+    enqueue: Sequence[Mapping[str, Any]] = (),
 ) -> Result:
     """Search a space on a task and return the study with its best candidate.
 
     space, task, trainer, strategy, pruner: a name, `file.py:name`, `module:name`, or the function
     or class itself. options: by part, {"trainer": {"epochs": 5}}. timeout: seconds. launcher: what
-    starts further workers, with its options under "launcher". Other arguments are those of
-    `automl search`.
+    starts further workers, with its options under "launcher". enqueue: decisions of the first
+    trials, [{"lr": 0.01}, …]; the strategy draws what they leave out. Other arguments are those
+    of `automl search`.
 
     Raises:
         UsageError: a name, an option or a value is wrong.
@@ -116,8 +119,8 @@ def search(
     )
     # Once the parts are loaded, for without torch no GPU is seen.
     started = _starting(registry, launcher, of_launcher, workers, device)
-    limits = Limits(trials, evaluations, timeout)
-    created = create(Storage(storage_url(storage)), made, limits, study)
+    limits, queued = Limits(trials, evaluations, timeout), _queued(enqueue)
+    created = create(Storage(storage_url(storage)), made, limits, study, queued)
     return _run(Session(created, made.parts, registry, *started))
 
 
@@ -135,11 +138,13 @@ def resume(
     trust_plugins: bool = False,
     plugins: Sequence[str] = (),
     data_dir: str | Path | None = None,
+    enqueue: Sequence[Mapping[str, Any]] = (),
 ) -> Result:
     """Go on with a study from its database alone; `trials` and `evaluations` are so many more.
 
     options: those of the launcher, {"launcher": {…}}; the study has all others. plugins: files,
-    modules and paths of the study that you approve, or your copies of its files.
+    modules and paths of the study that you approve, or your copies of its files. enqueue: as
+    `search` has it.
 
     Raises:
         UnknownNameError: there is no such study.
@@ -154,8 +159,8 @@ def resume(
     opened = open_study(Storage(storage_url(storage)), study)
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
     started = _starting(registry, launcher, own, workers, device)
-    limits = Limits(trials, evaluations, timeout)
-    opened.ledger.extend(limits.trials, limits.evaluations, limits.timeout)
+    limits, queued = Limits(trials, evaluations, timeout), _queued(enqueue)
+    opened.ledger.extend(limits.trials, limits.evaluations, limits.timeout, queued)
     return _run(Session(opened, parts, registry, *started))
 
 
@@ -194,6 +199,12 @@ def _starting(
             "worker"
         )
     return registry.build(Kind.LAUNCHER, launcher, options).make(), count, device
+
+
+def _queued(enqueue: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(enqueue, Mapping | str):
+        raise UsageError(f'enqueue: expected a list such as [{{"lr": 0.01}}], got {enqueue!r}')
+    return [plain_decisions(given) for given in enqueue]
 
 
 def _run(session: Session) -> Result:

@@ -1,6 +1,7 @@
 """The search loop that every worker runs: propose, fingerprint, claim, train, settle, tell."""
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import optuna
 from pluggy import PluginManager
 
 from automl.candidate import Candidate, propose
+from automl.decisions import check_taken
 from automl.errors import (
     AutoMLError,
     CandidateError,
@@ -39,6 +41,7 @@ MAX_ATTEMPTS = 3
 """A trial whose worker was lost this often is not tried again."""
 
 _MAINTAIN_SECONDS = 10.0
+_LONGEST_POLL = 2.0
 
 
 @dataclass
@@ -46,7 +49,8 @@ class Engine:
     """One worker's search loop over one study.
 
     stop: when set, the trial under way is given back at its next tick and `run` raises
-    Interrupted. hooks: the event plugins to call.
+    Interrupted. hooks: the event plugins to call. poll_seconds: the first pause of a worker that
+    has nothing to do; each next one is twice as long, up to two seconds.
     """
 
     study: Study
@@ -54,7 +58,7 @@ class Engine:
     worker: Worker
     hooks: PluginManager
     stop: threading.Event = field(default_factory=threading.Event)
-    poll_seconds: float = 0.5
+    poll_seconds: float = 0.25
 
     def __post_init__(self) -> None:
         self.ledger = self.study.ledger
@@ -99,8 +103,7 @@ class Engine:
             elif self._finished():
                 return
             else:
-                self._maintained = float("-inf")
-                self.stop.wait(self.poll_seconds)
+                self._wait_for_work()
 
     # Where work comes from.
     def _next_lease(self) -> Lease | None:
@@ -110,6 +113,27 @@ class Engine:
         if len(self._parked) > 1:
             return None
         return self.ledger.reserve(self.worker, self.trials.take_told())
+
+    def _wait_for_work(self) -> None:
+        """Look now and then until there may be something to do.
+
+        A look only reads: those who train are not to wait for those who do not.
+        """
+        pause = self.poll_seconds
+        while not self.stop.wait(pause * random.uniform(0.5, 1.0)) and not self._may_go_on():
+            pause = min(2 * pause, _LONGEST_POLL)
+        self._maintained = float("-inf")
+
+    def _may_go_on(self) -> bool:
+        if self._maintenance_due() or not self.ledger.open_trials():
+            return True
+        waits = len(self._parked) > 1
+        if waits and self.ledger.still_parked(self._parked) != self._parked:
+            return True
+        return self.ledger.has_work(self._dead_holders(), slots=not waits)
+
+    def _dead_holders(self) -> set[str]:
+        return {holder for holder in self.ledger.holders() if is_dead(holder)}
 
     def _maintenance_due(self) -> bool:
         return time.monotonic() - self._maintained >= _MAINTAIN_SECONDS
@@ -122,7 +146,9 @@ class Engine:
             self.trials.tell_once(settled)
         if self.study.spec.cache.enabled:
             self.ledger.functions.prune(self.study.spec.cache.keep)
-        dead = {holder for holder in self.ledger.holders() if is_dead(holder)}
+        dead = self._dead_holders()
+        if not self.ledger.has_work(dead, slots=False):
+            return None
         return self.ledger.take_over(self.worker, dead)
 
     def _finished(self) -> bool:
@@ -167,7 +193,7 @@ class Engine:
                 if not lease.fresh:
                     self.trials.draw_again(trial)
                 parts = self._parts_for(lease)
-                candidate = self._propose(parts, trial)
+                candidate = self._propose(parts, trial, lease)
                 identity = self.identifier.identify(parts, candidate, trial.number)
                 self.identifier.check(identity)
                 costs = _costs(parts, candidate)
@@ -255,13 +281,13 @@ class Engine:
         return settlement.next
 
     def _parts_for(self, lease: Lease) -> Parts:
-        return self.parts.judge if lease.given is not None and self.parts.judge else self.parts
+        return self.parts.judge if lease.judges is not None and self.parts.judge else self.parts
 
     def _to_judge(
         self, lease: Lease, trial: optuna.Trial, outcome: Outcome
     ) -> dict[str, Any] | None:
         """The decisions that the judge should train from the start, if any were closed."""
-        if self.parts.judge is None or lease.given is not None or not outcome.closed:
+        if self.parts.judge is None or lease.judges is not None or not outcome.closed:
             return None
         return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
 
@@ -276,14 +302,18 @@ class Engine:
     def _space(self) -> str:
         return f"space {self.parts.names[Kind.SPACE]}"
 
-    def _propose(self, parts: Parts, trial: optuna.Trial) -> Candidate:
-        return propose(
+    def _propose(self, parts: Parts, trial: optuna.Trial, lease: Lease) -> Candidate:
+        given = lease.given or {}
+        candidate = propose(
             lambda deciding: parts.space.candidate(deciding, parts.task),
             trial,
-            parts.trainer.opens,
+            lambda name, among: name not in given and parts.trainer.opens(name, among),
             space=parts.names[Kind.SPACE],
             trainer=parts.names[Kind.TRAINER],
         )
+        if lease.judges is None:
+            check_taken(given, candidate.decisions)
+        return candidate
 
     # Ends.
     def _give_back(self, lease: Lease | None, number: int | None) -> None:

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.candidate import Candidate, propose
 from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
 from automl.ledger.audits import Audits
+from automl.ledger.budget import no_room
 from automl.ledger.ledger import Ledger
 from automl.ledger.transaction import explaining
 from automl.ledger.views import Views
@@ -77,6 +78,12 @@ class Limits:
                 raise UsageError(f"{name}: expected a number, got {value!r}")
             if value is not None and value <= 0:
                 raise UsageError(f"--{name}: expected more than 0, got {value}")
+
+    def require_room(self, trials: int) -> None:
+        """See that so many trials fit in; raises UsageError where they do not."""
+        limits = [limit for limit in (self.trials, self.evaluations) if limit is not None]
+        if trials > min(limits, default=trials):
+            raise no_room(trials, min(limits))
 
     def or_default(self) -> "Limits":
         """These limits; 20 trials where there is none at all."""
@@ -252,20 +259,30 @@ def plan(
     return Plan(parts, spec)
 
 
-def create(storage: Storage, plan: Plan, limits: Limits, name: str | None = None) -> Study:
+def create(
+    storage: Storage,
+    plan: Plan,
+    limits: Limits,
+    name: str | None = None,
+    enqueue: Sequence[Mapping[str, Any]] = (),
+) -> Study:
     """Enter a new study into the storage.
 
+    enqueue: decisions of trials that come first.
+
     Raises:
-        UsageError: a study of that name exists.
+        UsageError: a study of that name exists, or its budget is too small for what is queued.
         StorageError: the database cannot be written.
     """
     if name is not None and not name.strip():
         raise UsageError("--study: expected a name, got none")
+    limits = limits.or_default()
+    limits.require_room(len(enqueue))
     with explaining(storage.engine):
         made = _create_named(storage, plan, name)
         study = Study(storage, made.study_name, plan.spec, made)
-        limits = limits.or_default()
         study.ledger.open_study(limits.trials, limits.evaluations, limits.timeout)
+        study.ledger.enqueue(enqueue)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             made.set_metric_names([objective.metric for objective in plan.spec.objectives])

@@ -62,6 +62,7 @@ ORDER = [
     "automl.ledger.migrations",
     "automl.ledger.values",
     "automl.ledger.budget",
+    "automl.ledger.waiting",
     "automl.ledger.matching",
     "automl.ledger.functions",
     "automl.ledger.catalogue",

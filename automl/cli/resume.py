@@ -1,16 +1,19 @@
 """`automl resume`: go on with a study, from the database alone."""
 
 from pathlib import Path
+from typing import IO
 
 import click
 
 from automl.cli.arguments import (
     data_dir_option,
+    enqueue_option,
     existing_storage,
     json_option,
     limit_options,
     limits,
     part_options,
+    queued,
     storage_option,
     trust_options,
     worker_options,
@@ -21,6 +24,7 @@ from automl.errors import UsageError
 @click.command("resume")
 @click.argument("study")
 @limit_options(" more")
+@enqueue_option
 @worker_options
 @trust_options
 @storage_option
@@ -34,6 +38,7 @@ def command(
     trials: int | None,
     evaluations: int | None,
     timeout: str | None,
+    enqueue: IO[str] | None,
     workers: str,
     device: str,
     launcher: str,
@@ -63,7 +68,8 @@ def command(
             f"-o {next(iter(given))}.…: a study's own options stand; only launcher.… can be given"
         )
     count, more = worker_count(workers), limits(trials, evaluations, timeout)
+    given_trials = queued(enqueue)
     resolve_device(device)
-    opened.ledger.extend(more.trials, more.evaluations, more.timeout)
+    opened.ledger.extend(more.trials, more.evaluations, more.timeout, given_trials)
     session = Session(opened, parts, registry, starter, count, device)
     run_and_show(session, choose_output(opened, as_json))

@@ -1,16 +1,19 @@
 """`automl search`: start a study and run it."""
 
 from pathlib import Path
+from typing import IO
 
 import click
 
 from automl.cli.arguments import (
     data_dir_option,
+    enqueue_option,
     json_option,
     limit_options,
     limits,
     open_storage,
     part_options,
+    queued,
     storage_option,
     worker_options,
 )
@@ -42,6 +45,7 @@ from automl.cli.arguments import (
 @click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin file of yours."
 )
+@enqueue_option
 @data_dir_option
 @json_option
 def command(
@@ -64,6 +68,7 @@ def command(
     cache: bool,
     cache_scope: str | None,
     plugins: tuple[str, ...],
+    enqueue: IO[str] | None,
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -101,7 +106,8 @@ def command(
     # Everything that can be wrong is looked at before the study is made.
     starter = registry.build(Kind.LAUNCHER, launcher, started_by).make()
     count, budget = worker_count(workers), limits(trials, evaluations, timeout)
+    given_trials = queued(enqueue)
     resolve_device(device)
-    created = create(open_storage(storage), made, budget, study)
+    created = create(open_storage(storage), made, budget, study, given_trials)
     session = Session(created, made.parts, registry, starter, count, device)
     run_and_show(session, choose_output(created, as_json))

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, s
 from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import Identity
-from automl.ledger import budget, evaluations, functions
+from automl.ledger import budget, evaluations, functions, waiting
 from automl.ledger.catalogue import Functions
 from automl.ledger.clock import now
 from automl.ledger.evaluations import Owned, Request, Served, Terms
@@ -44,7 +44,6 @@ from automl.report import Outcome, Report, State, finite
 from automl.spec import Cache
 
 LEASE_SECONDS = 60.0
-_OPEN = (Phase.PROPOSING, Phase.TRAINING)
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,16 @@ class Ledger:
 
     @transactional
     def extend(
-        self, session: Session, trials: int | None, evaluations: int | None, timeout: float | None
+        self,
+        session: Session,
+        trials: int | None,
+        evaluations: int | None,
+        timeout: float | None,
+        enqueue: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Allow so many trials or evaluations more, a new deadline, and lift an early stop.
+
+        enqueue: decisions to queue, as `enqueue` does; where they do not fit, nothing changes.
 
         The old deadline falls where another limit is given; where none is, it may be the only
         thing that ends the study, and stays.
@@ -103,11 +109,23 @@ class Ledger:
             limit = func.coalesce(StudyRow.evaluations_limit, StudyRow.payable)
             changes["evaluations_limit"] = limit + evaluations
         session.execute(update_table(StudyRow).where(self._mine()).values(changes))
+        waiting.enqueue(session, self.study, enqueue)
+
+    @transactional
+    def enqueue(self, session: Session, decisions: Sequence[Mapping[str, Any]]) -> None:
+        """Queue trials with these decisions; workers take them up before they propose others.
+
+        What a trial is not given, the strategy draws. Each takes a slot of the budget now.
+
+        Raises:
+            UsageError: not so many slots are left; none is entered.
+        """
+        waiting.enqueue(session, self.study, decisions)
 
     # Leases.
     @transactional
     def reserve(self, session: Session, worker: Worker, told: Collection[int] = ()) -> Lease | None:
-        """Take a slot of the budget for a new trial; None where the budget is spent."""
+        """Take a trial that waits, else a slot of the budget; None where there is neither."""
         self._mark_told(session, told)
         return self._reserve(session, worker)
 
@@ -116,25 +134,15 @@ class Ledger:
         self, session: Session, worker: Worker, dead: Collection[str] = ()
     ) -> Lease | None:
         """Take the oldest trial whose lease has expired, or whose holder is known to be dead."""
-        row = session.scalars(
-            select(TrialRow)
-            .where(
-                TrialRow.study == self.study,
-                TrialRow.phase.in_(_OPEN),
-                or_(TrialRow.expires_at <= now(), TrialRow.worker.in_(dead)),
-            )
-            .order_by(TrialRow.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        ).first()
-        if row is None:
-            return None
-        row.token += 1
-        row.attempt += 1
-        row.worker, row.device = worker.id, worker.device
-        row.expires_at = now() + self.lease_seconds
-        names = (row.number, row.evaluation, row.fingerprint, row.level, row.given, row.judges)
-        return Lease(row.id, row.token, row.attempt, *names)
+        return self._take(session, worker, waiting.free(self.study, dead))
+
+    @reading
+    def has_work(self, session: Session, dead: Collection[str] = (), slots: bool = True) -> bool:
+        """Whether a trial could be taken over, or a slot taken; nothing is locked or changed."""
+        left = select(TrialRow.id).where(waiting.free(self.study, dead)).limit(1)
+        if session.scalar(left) is not None:
+            return True
+        return slots and budget.has_slot(session, self.study)
 
     @transactional
     def renew(self, session: Session, lease: Lease, reports: Sequence[Report] = ()) -> None:
@@ -157,7 +165,7 @@ class Ledger:
                 budget.count(session, self.study, slots=-1, payable=-1)
         else:
             # With the token goes whatever the holder's heartbeat may still have under way.
-            freed = {"expires_at": 0.0, "worker": None, "token": lease.token + 1}
+            freed = {"expires_at": waiting.AT_ONCE, "worker": None, "token": lease.token + 1}
             session.execute(
                 update_table(TrialRow)
                 .where(self._held(lease))
@@ -307,7 +315,7 @@ class Ledger:
                 select(TrialRow.worker)
                 .where(
                     TrialRow.study == self.study,
-                    TrialRow.phase.in_(_OPEN),
+                    TrialRow.phase.in_(waiting.OPEN),
                     TrialRow.worker.is_not(None),
                 )
                 .distinct()
@@ -321,15 +329,8 @@ class Ledger:
 
     @reading
     def open_trials(self, session: Session) -> int:
-        """How many trials have not ended yet."""
-        return (
-            session.scalar(
-                select(func.count()).where(
-                    TrialRow.study == self.study, TrialRow.phase != Phase.SETTLED
-                )
-            )
-            or 0
-        )
+        """How many trials have to end before the study has."""
+        return session.scalar(select(func.count()).where(waiting.unended(self.study))) or 0
 
     @reading
     def still_parked(self, session: Session, ids: Collection[int]) -> set[int]:
@@ -343,14 +344,30 @@ class Ledger:
 
     def _held(self, lease: Lease) -> ColumnElement[bool]:
         return and_(
-            TrialRow.id == lease.id, TrialRow.token == lease.token, TrialRow.phase.in_(_OPEN)
+            TrialRow.id == lease.id, TrialRow.token == lease.token, TrialRow.phase.in_(waiting.OPEN)
         )
 
     def _change(self, session: Session, lease: Lease, **changes: Any) -> None:
         if not changed(session, update_table(TrialRow).where(self._held(lease)).values(changes)):
             raise LeaseLostError(f"trial {lease.number} was taken over by another worker")
 
+    def _take(self, session: Session, worker: Worker, which: ColumnElement[bool]) -> Lease | None:
+        row = waiting.take(session, which)
+        if row is None:
+            return None
+        row.token += 1
+        row.attempt += 1
+        row.worker, row.device = worker.id, worker.device
+        row.expires_at = now() + self.lease_seconds
+        names = (row.number, row.evaluation, row.fingerprint, row.level, row.given, row.judges)
+        return Lease(row.id, row.token, row.attempt, *names)
+
     def _reserve(self, session: Session, worker: Worker, paid_before: bool = False) -> Lease | None:
+        waited = self._take(session, worker, waiting.at_once(self.study))
+        if waited is not None:
+            if paid_before:
+                budget.count(session, self.study, repeats=None)
+            return waited
         if not budget.take_slot(session, self.study, paid_before):
             return None
         row = {
@@ -367,7 +384,7 @@ class Ledger:
         return Lease(insert_row(session, TrialRow, row), token=1, attempt=1)
 
     def _add_judging_trial(self, session: Session, judges: int, given: Mapping[str, Any]) -> None:
-        """Enter a trial with given decisions; its lease has expired, so any worker takes it."""
+        """Enter a trial with given decisions, for any worker to take."""
         if not budget.take_payment(session, self.study):
             return
         row = {
@@ -377,7 +394,7 @@ class Ledger:
             "attempt": 0,
             "told": False,
             "started_at": now(),
-            "expires_at": 0.0,
+            "expires_at": waiting.AT_ONCE,
             "given": dict(given),
             "judges": judges,
         }
