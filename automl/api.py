@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial
 
 from automl.candidate import Candidate
+from automl.decisions import plain_decisions
 from automl.errors import UnknownNameError, UsageError
 from automl.placement import Place, arrange, starts_elsewhere
 from automl.protocols import Launcher
@@ -85,14 +86,15 @@ def search(
     trial_timeout: float | None = None,
     epoch_timeout: float | None = None,
     cost_metric: str = SECONDS,
+    enqueue: Sequence[Mapping[str, Any]] = (),
 ) -> Result:
     """Search a space on a task and return the study with its best candidate.
 
     space, task, trainer, strategy, pruner: a name, `file.py:name`, `module:name`, or the function
     or class itself. options: by part, {"trainer": {"epochs": 5}}. timeout, trial_timeout,
-    epoch_timeout: seconds. launcher: what
-    starts further workers, with its options under "launcher". Other arguments are those of
-    `automl search`.
+    epoch_timeout: seconds. launcher: what starts further workers, with its options under
+    "launcher". enqueue: decisions of the first trials, [{"lr": 0.01}, …]; the strategy draws what
+    they leave out. Other arguments are those of `automl search`.
 
     Raises:
         UsageError: a name, an option or a value is wrong.
@@ -126,8 +128,8 @@ def search(
         time_limits=TimeLimits(trial_timeout, epoch_timeout),
         cost_metric=cost_metric,
     )
-    limits = Limits(trials, evaluations, timeout, gpu_hours)
-    created = create(storage_from(storage, ledger, trust_storage), made, limits, study)
+    limits, queued = Limits(trials, evaluations, timeout, gpu_hours), _queued(enqueue)
+    created = create(storage_from(storage, ledger, trust_storage), made, limits, study, queued)
     return _run(Session(created, made.parts, registry, *started))
 
 
@@ -149,11 +151,13 @@ def resume(
     trust_plugins: bool = False,
     plugins: Sequence[str] = (),
     data_dir: str | Path | None = None,
+    enqueue: Sequence[Mapping[str, Any]] = (),
 ) -> Result:
     """Go on with a study from its database alone; `trials` and `evaluations` are so many more.
 
     options: those of the launcher, {"launcher": {…}}; the study has all others. plugins: files,
-    modules and paths of the study that you approve, or your copies of its files.
+    modules and paths of the study that you approve, or your copies of its files. enqueue: as
+    `search` has it.
 
     Raises:
         UnknownNameError: there is no such study.
@@ -168,8 +172,7 @@ def resume(
     started = _starting(registry, launcher, own, workers, device, per_device)
     opened = open_study(storage_from(storage, ledger, trust_storage), study)
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
-    limits = Limits(trials, evaluations, timeout, gpu_hours)
-    opened.extend(limits)
+    opened.extend(Limits(trials, evaluations, timeout, gpu_hours), _queued(enqueue))
     return _run(Session(opened, parts, registry, *started))
 
 
@@ -213,6 +216,12 @@ def _starting(
             "worker"
         )
     return starter, places
+
+
+def _queued(enqueue: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(enqueue, Mapping | str):
+        raise UsageError(f'enqueue: expected a list such as [{{"lr": 0.01}}], got {enqueue!r}')
+    return [plain_decisions(given) for given in enqueue]
 
 
 def _run(session: Session) -> Result:

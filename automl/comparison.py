@@ -13,9 +13,8 @@ from optuna.trial import FixedTrial
 from automl.candidate import Candidate, propose
 from automl.errors import UsageError
 from automl.identity.digest import Sketch
-from automl.identity.fingerprint import Identity, Level
+from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
-from automl.identity.probe import Verdict
 from automl.ledger.catalogue import Functions
 from automl.probing import Answer, Prober, identity_of
 from automl.registry import Kind

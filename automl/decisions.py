@@ -1,6 +1,7 @@
 """Decisions: named choices that a strategy closes with a value or leaves open for the trainer."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -12,7 +13,11 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from automl.errors import CandidateError, OpenDecisionError
+from automl.errors import CandidateError, OpenDecisionError, UsageError
+
+_PLAIN = str | int | float | None
+# Of a step, as Optuna has it: sums of steps are not exact.
+_STEP_TOLERANCE = 1e-8
 
 Opens = Callable[[str, BaseDistribution], bool]
 """Asks a trainer, decision by decision, whether it wants one left open."""
@@ -173,6 +178,76 @@ class DecidingTrial(optuna.trial.BaseTrial):
     @property
     def number(self) -> int:
         return self.trial.number
+
+
+def fits(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is in the range of a distribution, or among its choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    try:
+        whole = isinstance(distribution, FloatDistribution) or value == int(value)
+        return bool(whole and distribution.low <= value <= distribution.high)
+    except (TypeError, ValueError):
+        return False
+
+
+def given_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
+    """A given decision, as a strategy would have drawn it.
+
+    Raises:
+        CandidateError: it is not one of its distribution's values.
+    """
+    if not (fits(distribution, value) and _on_grid(distribution, value)):
+        raise CandidateError(f"decision {name!r} was given {value!r}, not of {distribution}")
+    return distribution.to_external_repr(distribution.to_internal_repr(value))
+
+
+def _on_grid(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return True
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if isinstance(value, bool):
+        return False
+    steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
+    return bool(abs(steps - round(steps)) < _STEP_TOLERANCE)
+
+
+def check_taken(given: Mapping[str, Any], decisions: Mapping[str, Any]) -> None:
+    """See that a space has asked for what was given, and taken it.
+
+    Raises:
+        CandidateError: it did not ask for one, or has only another value for it.
+    """
+    for name, value in given.items():
+        if name not in decisions:
+            asked = ", ".join(decisions) or "nothing"
+            raise CandidateError(
+                f"decision {name!r} was given, but the space does not ask for it; it asks for "
+                f"{asked}"
+            )
+        if decisions[name] != value:
+            raise CandidateError(
+                f"decision {name!r} was given {value!r}, but can only be {decisions[name]!r}"
+            )
+
+
+def plain_decisions(given: object) -> dict[str, Any]:
+    """Given decisions, as every database can hold them.
+
+    Raises:
+        UsageError: they are no mapping of names to text, finite numbers, booleans or none.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(f'expected decisions such as {{"lr": 0.01}}, got {given!r}')
+    for name, value in given.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (isinstance(name, str) and isinstance(value, _PLAIN) and finite):
+            raise UsageError(
+                f"decision {name!r}: expected text, a finite number, true, false or none, got "
+                f"{value!r}"
+            )
+    return dict(given)
 
 
 def find_open(value: object) -> Iterator[Open]:

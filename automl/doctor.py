@@ -42,7 +42,10 @@ class Doctor:
         ledger, views = self.study.ledger, self.study.views
         self._checks.repair()
         for settled in ledger.untold():
-            tell(self.study, settled)
+            storage = self.study.storage.trials
+            study_id = storage.get_study_id_from_name(self.study.name)
+            id = storage.get_trial_id_from_study_id_trial_number(study_id, settled.number)
+            tell(self.study.optuna, storage, id, settled)
             ledger.mark_told([settled.id])
         known = {view.number for view in views.trials()}
         waiting = ledger.unnumbered()

@@ -1,6 +1,7 @@
 """The search loop that every worker runs: propose, fingerprint, claim, train, settle, tell."""
 
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ import optuna
 from pluggy import PluginManager
 
 from automl.candidate import Candidate, propose
+from automl.decisions import check_taken
 from automl.errors import (
     AutoMLError,
     CandidateError,
@@ -59,6 +61,7 @@ MICRO_BATCHES = 8
 """In how many parts a batch is passed after it did not fit into memory."""
 
 _MAINTAIN_SECONDS = 10.0
+_LONGEST_POLL = 2.0
 
 
 @dataclass
@@ -66,9 +69,11 @@ class Engine:
     """One worker's search loop over one study.
 
     stop: when asked, the trial under way is given back at its next checkpoint, or its next tick,
-    and `run` raises Interrupted. hooks: the event plugins to call. device: what torch calls the
-    worker's device in this process, where that is not its name. prepare: called before each
-    training. hung: called once a trial has made no progress for so long that its lease is gone.
+    and `run` raises Interrupted. hooks: the event plugins to call. poll_seconds: the first pause
+    of a worker that has nothing to do; each next one is twice as long, up to two seconds. device:
+    what torch calls the worker's device in this process, where that is not its name. prepare:
+    called before each training. hung: called once a trial has made no progress for so long that
+    its lease is gone.
     """
 
     study: Study
@@ -76,7 +81,7 @@ class Engine:
     worker: Worker
     hooks: PluginManager
     stop: Stop = field(default_factory=Stop)
-    poll_seconds: float = 0.5
+    poll_seconds: float = 0.25
     device: str = ""
     prepare: Callable[[], None] = lambda: None
     hung: Callable[[], None] = lambda: None
@@ -130,8 +135,7 @@ class Engine:
             elif self._finished():
                 return
             else:
-                self._maintained = float("-inf")
-                self.stop.wait(self.poll_seconds)
+                self._wait_for_work()
 
     # Where work comes from.
     def _next_lease(self) -> Lease | None:
@@ -141,6 +145,27 @@ class Engine:
         if len(self._parked) > 1:
             return None
         return self.ledger.reserve(self.worker, self.trials.take_told())
+
+    def _wait_for_work(self) -> None:
+        """Look now and then until there may be something to do.
+
+        A look only reads: those who train are not to wait for those who do not.
+        """
+        pause = self.poll_seconds
+        while not self.stop.wait(pause * random.uniform(0.5, 1.0)) and not self._may_go_on():
+            pause = min(2 * pause, _LONGEST_POLL)
+        self._maintained = float("-inf")
+
+    def _may_go_on(self) -> bool:
+        if self._maintenance_due() or not self.ledger.open_trials():
+            return True
+        waits = len(self._parked) > 1
+        if waits and self.ledger.still_parked(self._parked) != self._parked:
+            return True
+        return self.ledger.has_work(self._dead_holders(), slots=not waits)
+
+    def _dead_holders(self) -> set[str]:
+        return {holder for holder in self.ledger.holders() if is_dead(holder)}
 
     def _maintenance_due(self) -> bool:
         return time.monotonic() - self._maintained >= _MAINTAIN_SECONDS
@@ -155,7 +180,9 @@ class Engine:
             self.ledger.functions.prune(self.study.spec.cache.keep)
         if self.patience.seconds_since_outage() < self.ledger.lease_seconds / 4:
             return None  # what expired while nobody could renew it is not lost
-        dead = {holder for holder in self.ledger.holders() if is_dead(holder)}
+        dead = self._dead_holders()
+        if not self.ledger.has_work(dead, slots=False):
+            return None
         return self.ledger.take_over(self.worker, dead)
 
     def _finished(self) -> bool:
@@ -207,7 +234,7 @@ class Engine:
                 if not lease.fresh:
                     self.trials.draw_again(trial)
                 parts = self._parts_for(lease)
-                candidate = self._propose(parts, trial)
+                candidate = self._propose(parts, trial, lease)
                 identity = self.identifier.identify(parts, candidate, trial.number)
                 self.identifier.check(identity)
                 costs = _costs(parts, candidate)
@@ -318,6 +345,7 @@ class Engine:
             None if pause else self.worker,
             self._to_judge(lease, trial, outcome),
             identity,
+            self.meter.metered,
         )
         for settled in settlement.settled:
             self.trials.tell(settled, trial if settled.id == lease.id else None)
@@ -325,13 +353,13 @@ class Engine:
         return settlement.next
 
     def _parts_for(self, lease: Lease) -> Parts:
-        return self.parts.judge if lease.given is not None and self.parts.judge else self.parts
+        return self.parts.judge if lease.judges is not None and self.parts.judge else self.parts
 
     def _to_judge(
         self, lease: Lease, trial: optuna.Trial, outcome: Outcome
     ) -> dict[str, Any] | None:
         """The decisions that the judge should train from the start, if any were closed."""
-        if self.parts.judge is None or lease.given is not None or not outcome.closed:
+        if self.parts.judge is None or lease.judges is not None or not outcome.closed:
             return None
         return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
 
@@ -346,20 +374,24 @@ class Engine:
     def _space(self) -> str:
         return f"space {self.parts.names[Kind.SPACE]}"
 
-    def _propose(self, parts: Parts, trial: optuna.Trial) -> Candidate:
-        return propose(
+    def _propose(self, parts: Parts, trial: optuna.Trial, lease: Lease) -> Candidate:
+        given = lease.given or {}
+        candidate = propose(
             lambda deciding: parts.space.candidate(deciding, parts.task),
             trial,
-            parts.trainer.opens,
+            lambda name, among: name not in given and parts.trainer.opens(name, among),
             space=parts.names[Kind.SPACE],
             trainer=parts.names[Kind.TRAINER],
         )
+        if lease.judges is None:
+            check_taken(given, candidate.decisions)
+        return candidate
 
     # Ends.
     def _give_back(self, lease: Lease | None, number: int | None, counts: bool = False) -> None:
         if lease is not None:
             known = lease.number if number is None else number
-            self.ledger.give_back(lease, known, self.meter.end(), counts)
+            self.ledger.give_back(lease, known, self.meter.end(), counts, self.meter.metered)
 
     def _warn_of_foreign_functions(self) -> None:
         if self.study.spec.cache.enabled and (foreign := self.ledger.functions.foreign()):

@@ -9,16 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.pruners import NopPruner
 
 from automl.candidate import Candidate
-from automl.decisions import Open
+from automl.decisions import Open, fits
 from automl.errors import Interrupted, TimeLimitError, TrialError
 from automl.ledger.values import Lease
 from automl.protocols import Run
@@ -216,21 +210,9 @@ def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
         raise TrialError(f"the trainer closed {name!r}, which is not open; open are: {known}")
     plain = value.item() if hasattr(value, "item") else value
     distribution = open_decisions[name].distribution
-    try:
-        fits = _fits(distribution, plain)
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
+    if not fits(distribution, plain):
         raise TrialError(f"the trainer closed {name!r} with {value!r}, not of {distribution}")
     return plain
-
-
-def _fits(distribution: BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    whole = isinstance(distribution, FloatDistribution) or value == int(value)
-    return bool(whole and distribution.low <= value <= distribution.high)
 
 
 def _close(reports: Iterator[Report]) -> None:

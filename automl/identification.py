@@ -13,9 +13,8 @@ from typing import Any
 
 from automl.candidate import Candidate
 from automl.errors import AutoMLError, DegenerateError
-from automl.identity.fingerprint import Identity, Level
+from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
-from automl.identity.probe import Verdict
 from automl.probing import Answer, Prober, ProberError, identity_of
 from automl.spec import Cache, Degenerate
 from automl.studies import Parts, Study, rebuild

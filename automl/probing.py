@@ -17,11 +17,9 @@ from typing import IO, Any
 
 from automl.errors import AutoMLError
 from automl.identity.digest import Sketch
-from automl.identity.fingerprint import Identity, Level, digest_of
+from automl.identity.fingerprint import Identity, Level, Verdict, digest_of
 from automl.identity.keys import Writing
-from automl.identity.probe import Verdict
-from automl.probing_process import START_SECONDS
-from automl.spec import Recipe
+from automl.spec import START_SECONDS, Recipe
 
 _POLL_SECONDS = 0.2
 _END_SECONDS = 5.0

@@ -25,11 +25,12 @@ import torch
 from optuna.trial import FixedTrial
 
 from automl.candidate import Candidate, propose
-from automl.identity.probe import Probe, Verdict, probe
+from automl.identity.fingerprint import Verdict
+from automl.identity.probe import Probe, probe
 from automl.protocols import Run, Split, Task, Trainer
 from automl.registry import Kind
 from automl.report import Report
-from automl.spec import Recipe
+from automl.spec import START_SECONDS, Recipe
 from automl.tasks import Classification
 
 try:
@@ -37,8 +38,6 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-START_SECONDS = 120.0
-"""How long the process may take until it is ready."""
 _FOLLOW_SECONDS = 0.5
 _SHORT_OF_MEMORY = ("memory", "alloc", "new thread")
 

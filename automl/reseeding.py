@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from automl.decisions import given_value
 from automl.errors import StrategyError
 from automl.failures import is_storage_failure
 
@@ -25,6 +26,7 @@ class ReseedingSampler(BaseSampler):
 
     Raises:
         StrategyError: the strategy raised while it drew; the trial fails, the search goes on.
+        CandidateError: a given decision is not of its distribution.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class ReseedingSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
+        if param_name in self.given:
+            return given_value(param_name, param_distribution, self.given[param_name])
         with self._naming():
             return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 

@@ -2,8 +2,13 @@
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 
 
 @contextmanager
@@ -20,11 +25,53 @@ def seeded(seed: int) -> Iterator[None]:
         numpy.random.seed(seed)
     if torch:
         torch.manual_seed(seed)
+    first = _FirstOfTorch(seed)
+    sys.meta_path.insert(0, first)
     try:
         yield
     finally:
+        sys.meta_path.remove(first)
         random.setstate(states[0])
         if numpy:
             numpy.random.set_state(states[1])
         if torch:
             torch.random.set_rng_state(states[2])
+
+
+@dataclass(eq=False)
+class _FirstOfTorch(MetaPathFinder):
+    """Seeds torch where a trial is the first to load it, as if it had been there before."""
+
+    seed: int
+    finding: bool = False
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "torch" or self.finding:
+            return None
+        self.finding = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self.finding = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Seeding(spec.loader, self.seed)
+        return spec
+
+
+@dataclass
+class _Seeding(Loader):
+    """Loads a module as another loader does, and seeds its generator."""
+
+    loader: Loader
+    seed: int
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        module.manual_seed(self.seed)

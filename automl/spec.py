@@ -177,6 +177,10 @@ class Spec:
         return {kind: getattr(self, kind.value) for kind in PART_KINDS}
 
 
+START_SECONDS = 120.0
+"""How long a process that makes parts from a recipe may take until it is ready."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What another process of this machine needs to make the same parts.

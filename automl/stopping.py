@@ -40,14 +40,14 @@ class Meter:
         self._ledger, self._cost = ledger, cost
         self._lease: Lease | None = None
         self._deadline = float("inf")
-        self._metered = False
+        self.metered = False
         self._began = self._before = self._reported = 0.0
         self._bought = 0.0
 
     def refresh(self) -> None:
         """Look how much time the study has; a resumed study may have more than it had."""
         left = self._ledger.time_left()
-        self._metered = left.metered
+        self.metered = left.metered
         self._deadline = (
             float("inf") if left.seconds is None else time.monotonic() + float(left.seconds)
         )
@@ -99,7 +99,7 @@ class Meter:
         # The next step will take about as long as the last one did.
         needed = 2 * used - self._before
         self._before = used
-        while self._metered and self._bought <= needed:
+        while self.metered and self._bought <= needed:
             bought = self._ledger.buy_time(self._lease)
             if not bought:
                 raise BudgetSpentError("the study's device time is spent")

@@ -27,6 +27,7 @@ from automl.candidate import Candidate, propose
 from automl.databases import mask
 from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
 from automl.ledger.audits import Audits
+from automl.ledger.budget import no_room
 from automl.ledger.ledger import LEASE_SECONDS, Ledger
 from automl.ledger.transaction import explaining
 from automl.ledger.views import Views
@@ -89,6 +90,12 @@ class Limits:
     def device_seconds(self) -> float | None:
         """The budget of time on devices, summed over all workers."""
         return None if self.gpu_hours is None else self.gpu_hours * 3600
+
+    def require_room(self, trials: int) -> None:
+        """See that so many trials fit in; raises UsageError where they do not."""
+        limits = [limit for limit in (self.trials, self.evaluations) if limit is not None]
+        if trials > min(limits, default=trials):
+            raise no_room(trials, min(limits))
 
     def or_default(self) -> "Limits":
         """These limits; 20 trials where there is none at all."""
@@ -185,9 +192,15 @@ class Study:
         """An `automl` line on this study, as a person types it; never with a password."""
         return command_line(self.storage, self.name, verb, *options)
 
-    def extend(self, limits: Limits) -> None:
-        """Allow so much more than the study has spent or may spend."""
-        self.ledger.extend(limits.trials, limits.evaluations, limits.timeout, limits.device_seconds)
+    def extend(self, limits: Limits, enqueue: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Allow so much more than the study has spent or may spend, and queue these decisions."""
+        self.ledger.extend(
+            limits.trials,
+            limits.evaluations,
+            limits.timeout,
+            limits.device_seconds,
+            enqueue,
+        )
 
     def load_parts(self, registry: Registry, data_dir: Path | None = None) -> Parts:
         """Build the parts from the spec alone; data_dir: where its data lies on this machine.
@@ -295,23 +308,33 @@ def plan(
     return Plan(parts, spec)
 
 
-def create(storage: Storage, plan: Plan, limits: Limits, name: str | None = None) -> Study:
+def create(
+    storage: Storage,
+    plan: Plan,
+    limits: Limits,
+    name: str | None = None,
+    enqueue: Sequence[Mapping[str, Any]] = (),
+) -> Study:
     """Enter a new study into the storage.
 
+    enqueue: decisions of trials that come first.
+
     Raises:
-        UsageError: a study of that name exists.
+        UsageError: a study of that name exists, or its budget is too small for what is queued.
         StorageError: the database cannot be written.
     """
     if name is not None and not name.strip():
         raise UsageError("--study: expected a name, got none")
     storage.vetted(plan.parts.sampler(plan.spec.seed))
+    limits = limits.or_default()
+    limits.require_room(len(enqueue))
     with explaining(storage.engine):
         made = _create_named(storage, plan, name)
         study = Study(storage, made.study_name, plan.spec, made)
-        limits = limits.or_default()
         study.ledger.open_study(
             limits.trials, limits.evaluations, limits.timeout, limits.device_seconds
         )
+        study.ledger.enqueue(enqueue)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             made.set_metric_names([objective.metric for objective in plan.spec.objectives])

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from automl.holding import HoldingStorage
 from automl.ledger.values import Lease, Settled
 from automl.protocols import Context
 from automl.registry import Kind
@@ -41,13 +43,18 @@ class OptunaTrials:
     def __post_init__(self) -> None:
         self._storage = self.study.storage.trials
         self._study_id = self._storage.get_study_id_from_name(self.study.name)
+        self._holding = HoldingStorage(self._storage)
         self._sampler = ReseedingSampler(
             self.parts.names[Kind.STRATEGY],
             lambda seed: self.study.storage.vetted(self.parts.sampler(seed, self.context)),
             lambda number: trial_seed(self.study.spec, number, "strategy"),
         )
-        self.study.optuna.pruner = self.parts.pruner
-        self.study.optuna.sampler = self._sampler
+        self._optuna = optuna.load_study(
+            study_name=self.study.name,
+            storage=cast(BaseStorage, self._holding),
+            sampler=self._sampler,
+            pruner=self.parts.pruner,
+        )
 
     def take_told(self) -> list[int]:
         """The ids to mark as told, handed over to whoever marks them."""
@@ -59,17 +66,17 @@ class OptunaTrials:
         self._sampler.given = lease.given or {}
         known = None if lease.fresh else self._find(lease)
         if known is not None:
-            return optuna.Trial(self.study.optuna, self._id(known.number))
+            return optuna.Trial(self._optuna, self._holding.hold(self._id(known.number)))
         template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})
         made = self._storage.create_new_trial(self._study_id, template)
-        return optuna.Trial(self.study.optuna, made)
+        return optuna.Trial(self._optuna, self._holding.hold(made))
 
     def draw_again(self, trial: optuna.Trial) -> None:
         """Draw what an earlier attempt decided, since the draws that follow depend on these."""
         known = self._storage.get_trial(self._id(trial.number))
         for name, distribution in known.distributions.items():
             if not distribution.single() and name not in trial.relative_params:
-                self._sampler.sample_independent(self.study.optuna, known, name, distribution)
+                self._sampler.sample_independent(self._optuna, known, name, distribution)
 
     def is_finished(self, number: int) -> bool:
         return self._storage.get_trial(self._id(number)).state.is_finished()
@@ -81,7 +88,8 @@ class OptunaTrials:
 
     def tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
         """Tell Optuna how a trial ended; telling twice is harmless, it says the same."""
-        news = tell(self.study, settled, trial)
+        id = self._id(settled.number)
+        news = tell(self._optuna, cast(BaseStorage, self._holding), id, settled, trial)
         self.told.append(settled.id)
         if news and settled.reused_from is not None:
             self.reused(settled)
@@ -101,7 +109,7 @@ class OptunaTrials:
         if owned is None or number is None or owned == number:
             return
         if not self.is_finished(number):
-            self.study.optuna.tell(number, state=TrialState.FAIL)
+            self._optuna.tell(number, state=TrialState.FAIL)
 
     def _find(self, lease: Lease) -> FrozenTrial | None:
         # A worker can die between making Optuna's trial and writing its number to the ledger;
@@ -118,11 +126,15 @@ class OptunaTrials:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
-def tell(study: Study, settled: Settled, trial: optuna.Trial | None = None) -> bool:
-    """Tell Optuna how a trial ended; returns whether it did not know yet."""
-    storage, outcome = study.storage.trials, settled.outcome
-    study_id = storage.get_study_id_from_name(study.name)
-    id = storage.get_trial_id_from_study_id_trial_number(study_id, settled.number)
+def tell(
+    study: optuna.Study,
+    storage: BaseStorage,
+    id: int,
+    settled: Settled,
+    trial: optuna.Trial | None = None,
+) -> bool:
+    """Tell Optuna how a trial, of this id there, ended; returns whether it did not know yet."""
+    outcome = settled.outcome
     values = list(outcome.values or ()) if outcome.state is State.COMPLETE else None
     try:
         storage.set_trial_user_attr(id, ATTRIBUTE, _attribute(settled))
@@ -130,7 +142,7 @@ def tell(study: Study, settled: Settled, trial: optuna.Trial | None = None) -> b
         pruned = settled.reused_from is not None and outcome.state is State.PRUNED
         if pruned and outcome.step is not None and outcome.values:
             storage.set_trial_intermediate_value(id, outcome.step, outcome.values[0])
-        study.optuna.tell(
+        study.tell(
             trial or settled.number, values, TRIAL_STATE[outcome.state], skip_if_finished=True
         )
     except UpdateFinishedTrialError:

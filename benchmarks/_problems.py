@@ -18,8 +18,8 @@ from optuna.trial import FixedTrial
 import automl
 from automl.candidate import propose
 from automl.identity.canonical import Canonical, canonical
-from automl.identity.fingerprint import Level
-from automl.identity.probe import Verdict, probe
+from automl.identity.fingerprint import Level, Verdict
+from automl.identity.probe import probe
 from automl.registry import Kind, Registry
 from automl.studies import Parts, plan, rebuild
 

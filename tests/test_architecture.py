@@ -63,6 +63,7 @@ ORDER = [
     "automl.ledger.migrations",
     "automl.ledger.values",
     "automl.ledger.budget",
+    "automl.ledger.waiting",
     "automl.ledger.matching",
     "automl.ledger.functions",
     "automl.ledger.catalogue",
@@ -86,6 +87,7 @@ ORDER = [
     "automl.seeding",
     "automl.failures",
     "automl.reseeding",
+    "automl.holding",
     "automl.heartbeat",
     "automl.stopping",
     "automl.evaluation",
@@ -116,7 +118,7 @@ HEAVY = {
     "torch",
 }
 """Libraries that a function may import, so that who does not call it does not load them."""
-HEAVY_OWN = {"automl.nn", "automl.graph", "automl.operations"}
+HEAVY_OWN = {"automl.nn", "automl.graph", "automl.operations", "automl.identity.canonical"}
 """Modules of ours that load torch, and so may be imported late, too."""
 LIGHT = {"torch", "optuna", "sqlalchemy"}
 """What neither `import automl` nor `automl --help` may load."""

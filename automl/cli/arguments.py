@@ -1,15 +1,17 @@
 """Options that several commands share, and how their text is read."""
 
 import functools
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from automl.errors import UsageError
+from automl.errors import AutoMLError, UsageError
 
 if TYPE_CHECKING:
     from automl.spec import TimeLimits
@@ -183,6 +185,67 @@ def existing_storage(place: Location) -> "Storage":
             "start a study by automl search"
         )
     return storage
+
+
+def enqueue_option(function: F) -> F:
+    return click.option(
+        "--enqueue",
+        type=click.File(encoding="utf-8"),
+        metavar="FILE",
+        help="Try these decisions first: one JSON object a line; - reads standard input.",
+    )(function)
+
+
+def queued(file: IO[str] | None) -> list[dict[str, Any]]:
+    """The decisions of `--enqueue`.
+
+    Raises:
+        UsageError: a line is none of decisions; the text names it.
+    """
+    from automl.decisions import plain_decisions
+
+    found = []
+    for where, decisions in decision_lines(file) if file else ():
+        with naming(where):
+            found.append(plain_decisions(decisions))
+    return found
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Say in which line of a file decisions cannot be used."""
+    try:
+        yield
+    except AutoMLError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def decision_lines(file: IO[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The decisions of each line that is not empty, with where it stands.
+
+    Raises:
+        UsageError: a line is no JSON object; the text names it.
+    """
+    for number, line in enumerate(_text(file), 1):
+        if not line.strip():
+            continue
+        where = f"{file.name}, line {number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{where}: no JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise UsageError(
+                f'{where}: expected an object such as {{"lr": 0.01}}, got {line.strip()[:60]}'
+            )
+        yield where, value
+
+
+def _text(file: IO[str]) -> Iterator[str]:
+    try:
+        yield from file
+    except UnicodeDecodeError:
+        raise UsageError(f"{file.name}: no text in UTF-8") from None
 
 
 def limits(

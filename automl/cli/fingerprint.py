@@ -1,15 +1,12 @@
 """`automl fingerprint`: which candidates of a space compute the same."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from automl.cli.arguments import data_dir_option, part_options
-from automl.errors import AutoMLError, UsageError
+from automl.cli.arguments import data_dir_option, decision_lines, naming, part_options
+from automl.errors import UsageError
 
 
 @click.command("fingerprint")
@@ -53,7 +50,7 @@ def command(
 
     references = {Kind.SPACE: space, Kind.TASK: task, Kind.TRAINER: trainer}
     made = plan(Registry(), references, part_options(options), plugins=plugins, data_dir=data_dir)
-    lines = _decisions(file)
+    lines = decision_lines(file)
     with comparing(made) as comparer:
         if explain:
             two = [decisions for _, decisions in lines]
@@ -63,35 +60,5 @@ def command(
                 click.echo(line)
             return
         for where, decisions in lines:
-            with _naming(where):
+            with naming(where):
                 click.echo(json_line(comparer.fingerprint(decisions)))
-
-
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Say in which line of the file decisions cannot be used."""
-    try:
-        yield
-    except AutoMLError as error:
-        raise UsageError(f"{where}: {error}") from error
-
-
-def _decisions(file: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The decisions of each line that is not empty, with where it stands.
-
-    Raises:
-        UsageError: a line is no JSON object; the text names it.
-    """
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        where = f"{file.name}, line {number}"
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{where}: no JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise UsageError(
-                f'{where}: expected an object such as {{"lr": 0.01}}, got {line.strip()[:60]}'
-            )
-        yield where, value

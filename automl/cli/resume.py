@@ -1,17 +1,20 @@
 """`automl resume`: go on with a study, from the database alone."""
 
 from pathlib import Path
+from typing import IO
 
 import click
 
 from automl.cli.arguments import (
     Location,
     data_dir_option,
+    enqueue_option,
     existing_storage,
     json_option,
     limit_options,
     limits,
     part_options,
+    queued,
     storage_option,
     trust_options,
     worker_options,
@@ -22,6 +25,7 @@ from automl.errors import UsageError
 @click.command("resume")
 @click.argument("study")
 @limit_options(" more")
+@enqueue_option
 @worker_options
 @trust_options
 @storage_option
@@ -36,6 +40,7 @@ def command(
     evaluations: int | None,
     timeout: str | None,
     gpu_hours: float | None,
+    enqueue: IO[str] | None,
     workers: str,
     per_device: int | None,
     device: str,
@@ -60,6 +65,7 @@ def command(
         raise UsageError(
             f"-o {next(iter(given))}.…: a study's own options stand; only launcher.… can be given"
         )
+    given_trials = queued(enqueue)
     places = arrange(starter, workers, device, per_device)
     if not dry_run:
         # Before anything loads torch, which must see this process's device alone.
@@ -76,6 +82,6 @@ def command(
     if dry_run:
         show_previews(previews(starter, places, opened.name, opened.spec.uuid), as_json)
         return
-    opened.extend(more)
+    opened.extend(more, given_trials)
     session = Session(opened, parts, registry, starter, places)
     run_and_show(session, choose_output(opened, as_json))

@@ -1,17 +1,20 @@
 """`automl search`: start a study and run it."""
 
 from pathlib import Path
+from typing import IO
 
 import click
 
 from automl.cli.arguments import (
     Location,
     data_dir_option,
+    enqueue_option,
     json_option,
     limit_options,
     limits,
     open_storage,
     part_options,
+    queued,
     storage_option,
     time_limits,
     training_options,
@@ -46,6 +49,7 @@ from automl.cli.arguments import (
 @click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin file of yours."
 )
+@enqueue_option
 @data_dir_option
 @json_option
 def command(
@@ -74,6 +78,7 @@ def command(
     cache: bool,
     cache_scope: str | None,
     plugins: tuple[str, ...],
+    enqueue: IO[str] | None,
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -118,9 +123,10 @@ def command(
     )
     # Everything that can be wrong is looked at before the study is made.
     budget, opened = limits(trials, evaluations, timeout, gpu_hours), open_storage(storage)
+    given_trials = queued(enqueue)
     if dry_run:
         show_previews(previews(starter, places, study or "STUDY"), as_json)
         return
-    created = create(opened, made, budget, study)
+    created = create(opened, made, budget, study, given_trials)
     session = Session(created, made.parts, registry, starter, places)
     run_and_show(session, choose_output(created, as_json))

@@ -24,6 +24,15 @@ class Level(Enum):
     L2 = "L2"
 
 
+class Verdict(Enum):
+    """What a probe says of a candidate's function; only a sound one is ever shared."""
+
+    SOUND = "sound"
+    DEGENERATE = "degenerate"
+    UNHASHABLE = "unhashable"
+    NONDETERMINISTIC = "non-deterministic"
+
+
 @dataclass(frozen=True)
 class Identity:
     """All that is known of what a candidate computes; every key holds the side keys, too.

@@ -4,16 +4,18 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import distribution_to_json
 
 from automl.candidate import Candidate
 from automl.decisions import Open
-from automl.graph import Graph, Node
-from automl.identity.canonical import Canonical, canonical
 from automl.identity.fingerprint import VERSION, Identity, Level, canonical_json, digest_of
 from automl.options import jsonable
+
+if TYPE_CHECKING:
+    from automl.graph import Graph, Node
+    from automl.identity.canonical import Canonical
 
 SPACE = "space"
 
@@ -44,7 +46,7 @@ class Writing:
     """
 
     identity: Identity
-    graph: Canonical | None
+    graph: "Canonical | None"
     shared: Mapping[str, Any] | None
 
 
@@ -88,9 +90,12 @@ def _by_graph(
     if shared is None:
         return Writing(Identity(""), None, None)
     architecture = candidate.architecture
-    if not isinstance(architecture, Graph):
+    if callable(architecture):
         parameters = {"parameters": _parameters_of_module(candidate)} if strict else {}
         return Writing(Identity(""), None, {**shared, **parameters})
+    # Who has a graph has loaded torch; a plain function may do without.
+    from automl.identity.canonical import canonical
+
     graph = canonical(architecture)
     if graph.own_operations:
         shared["code"] = side_keys.values[SPACE]["code"]
@@ -116,12 +121,12 @@ def _parameters_of_module(candidate: Candidate) -> list[Any]:
     return sorted(list(parameter.shape) for parameter in candidate.build().parameters())
 
 
-def _parameters_of_graph(graph: Graph, found: Canonical) -> list[Any]:
+def _parameters_of_graph(graph: "Graph", found: "Canonical") -> list[Any]:
     nodes = (graph.node(name) for name in found.parametric)
     return sorted(canonical_json(_weights(graph, node)) for node in nodes)
 
 
-def _weights(graph: Graph, node: Node) -> list[Any]:
+def _weights(graph: "Graph", node: "Node") -> list[Any]:
     """What the weights of a node follow from."""
     shapes = [list(graph.node(name).shape) for name in node.inputs]
     return [_plain(node.operation), _plain(node.attributes), shapes]

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from enum import Enum
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from automl.candidate import Candidate, Signature
 from automl.errors import Interrupted
 from automl.identity.ambient import isolated, jumping_clock, settle
 from automl.identity.digest import Sketch
+from automl.identity.fingerprint import Verdict
 from automl.identity.keyed import (
     Keys,
     Layout,
@@ -47,15 +47,6 @@ _SKETCHED = 512
 # Rows of outputs that differ by less than this share of the largest are the same row.
 _CONSTANT = 2.0**-30
 _REPEATED = 1
-
-
-class Verdict(Enum):
-    """What a probe says of a candidate's function; only a sound one is ever shared."""
-
-    SOUND = "sound"
-    DEGENERATE = "degenerate"
-    UNHASHABLE = "unhashable"
-    NONDETERMINISTIC = "non-deterministic"
 
 
 @dataclass(frozen=True)

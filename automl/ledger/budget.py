@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from automl.errors import UsageError
 from automl.ledger.clock import now
 from automl.ledger.models import Phase, StopReason, StudyRow, TrialRow
 from automl.ledger.statements import changed, update_table
@@ -32,6 +33,41 @@ def take_slot(session: Session, study: str, paid_before: bool, seconds: float = 
     if not taken and seconds:
         charge(session, study, seconds)
     return taken
+
+
+def take_slots(session: Session, study: str, number: int) -> None:
+    """Count so many more slots, all of them or none.
+
+    Raises:
+        UsageError: the budget has not so many, or the study has ended.
+    """
+    counts = {"slots": StudyRow.slots + number, "payable": StudyRow.payable + number}
+    if changed(session, update_table(StudyRow).where(_free(study, number)).values(counts)):
+        return
+    row = session.get_one(StudyRow, study)
+    pairs = ((row.trials_limit, row.slots), (row.evaluations_limit, row.payable))
+    left = [limit - taken for limit, taken in pairs if limit is not None]
+    raise no_room(number, min(left, default=number))
+
+
+def no_room(number: int, left: int) -> UsageError:
+    """What is wrong with queueing so many trials where so many slots are left."""
+    if number <= left:
+        return UsageError("no trial can be queued: the study was stopped, or its time is up")
+    return UsageError(
+        f"{number} trials to queue do not fit into the budget, which has room for {left}: raise "
+        "--trials or --evaluations, or queue fewer"
+    )
+
+
+def has_slot(session: Session, study: str) -> bool:
+    """Whether a slot could be taken now."""
+    return session.scalar(select(StudyRow.uuid).where(_free(study))) is not None
+
+
+def goes_on(study: str) -> ColumnElement[bool]:
+    """Whether a study has neither been stopped nor run out of time."""
+    return select(StudyRow.uuid).where(_in_time(study)).exists()
 
 
 def take_payment(session: Session, study: str) -> bool:
@@ -80,6 +116,11 @@ def charge(session: Session, study: str, seconds: float) -> None:
     session.execute(update_table(StudyRow).where(StudyRow.uuid == study).values(changes))
 
 
+def has_time(study: str) -> ColumnElement[bool]:
+    """Whether trials of a study may train."""
+    return select(StudyRow.uuid).where(StudyRow.uuid == study, _has_time()).exists()
+
+
 def is_over(session: Session, study: str) -> bool:
     """Whether no trial may train any more: time is over, or device time is spent."""
     return not session.scalar(select(func.count()).where(StudyRow.uuid == study, _has_time()))
@@ -117,13 +158,19 @@ def stop_on_one_cause(session: Session, study: str, first: int) -> None:
     )
 
 
-def _free(study: str) -> ColumnElement[bool]:
+def _free(study: str, number: int = 1) -> ColumnElement[bool]:
     evaluations, trials = StudyRow.evaluations_limit, StudyRow.trials_limit
+    return and_(
+        _in_time(study),
+        or_(trials.is_(None), StudyRow.slots + number <= trials),
+        or_(evaluations.is_(None), StudyRow.payable + number <= evaluations),
+    )
+
+
+def _in_time(study: str) -> ColumnElement[bool]:
     return and_(
         StudyRow.uuid == study,
         StudyRow.stopped.is_(None),
-        or_(trials.is_(None), StudyRow.slots < trials),
-        or_(evaluations.is_(None), StudyRow.payable < evaluations),
         _has_time(),
     )
 

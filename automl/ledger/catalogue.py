@@ -58,9 +58,15 @@ class Functions:
         Each batch is a transaction, so that no other writer waits for long.
         """
         dropped = 0
+        if not self._beyond(keep):
+            return 0
         while batch := self._prune(keep):
             dropped += batch
         return dropped
+
+    @reading
+    def _beyond(self, session: Session, keep: int) -> bool:
+        return functions.count(session) > keep
 
     @transactional
     def _prune(self, session: Session, keep: int) -> int:

@@ -186,7 +186,7 @@ def prune(session: Session, keep: int) -> int:
 
     Call it until it drops none: each call is short, for it may keep all other writers waiting.
     """
-    total = session.scalar(select(func.count()).select_from(FunctionRow)) or 0
+    total = count(session)
     if total <= keep:
         return 0
     running = select(EvaluationRow.fingerprint).where(
@@ -205,6 +205,11 @@ def prune(session: Session, keep: int) -> int:
         columns = table(row)
         session.execute(delete(columns).where(columns.c.fingerprint.in_(dropped)))
     return len(dropped)
+
+
+def count(session: Session) -> int:
+    """How many functions the database holds."""
+    return session.scalar(select(func.count()).select_from(FunctionRow)) or 0
 
 
 def foreign(session: Session) -> int:

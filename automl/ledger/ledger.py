@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, s
 from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import Identity
-from automl.ledger import budget, evaluations, functions
+from automl.ledger import budget, evaluations, functions, waiting
 from automl.ledger.catalogue import Functions
 from automl.ledger.clock import now
 from automl.ledger.evaluations import Owned, Request, Served, Terms
@@ -45,7 +45,6 @@ from automl.report import Outcome, Report, State, finite
 from automl.spec import Cache
 
 LEASE_SECONDS = 60.0
-_OPEN = (Phase.PROPOSING, Phase.TRAINING)
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,11 @@ class Ledger:
         evaluations: int | None,
         timeout: float | None,
         device_seconds: float | None = None,
+        enqueue: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Allow so many trials, evaluations or device seconds more, and lift an early stop.
 
+        enqueue: decisions to queue, as `enqueue` does; where they do not fit, nothing changes.
         timeout: a new deadline. The old one falls where another limit is given; where none is,
         it may be the only thing that ends the study, and stays.
         """
@@ -118,6 +119,18 @@ class Ledger:
             limit = func.coalesce(StudyRow.evaluations_limit, StudyRow.payable)
             changes["evaluations_limit"] = limit + evaluations
         session.execute(update_table(StudyRow).where(self._mine()).values(changes))
+        waiting.enqueue(session, self.study, enqueue)
+
+    @transactional_once
+    def enqueue(self, session: Session, decisions: Sequence[Mapping[str, Any]]) -> None:
+        """Queue trials with these decisions; workers take them up before they propose others.
+
+        What a trial is not given, the strategy draws. Each takes a slot of the budget now.
+
+        Raises:
+            UsageError: not so many slots are left; none is entered.
+        """
+        waiting.enqueue(session, self.study, decisions)
 
     @transactional
     def buy_time(self, session: Session, lease: Lease) -> float:
@@ -151,7 +164,7 @@ class Ledger:
     # Leases.
     @transactional
     def reserve(self, session: Session, worker: Worker, told: Collection[int] = ()) -> Lease | None:
-        """Take a slot of the budget for a new trial; None where the budget is spent."""
+        """Take a trial that waits, else a slot of the budget; None where there is neither."""
         self._mark_told(session, told)
         if again(session) and (taken := self._taken_unheard(session, worker)):
             return taken
@@ -162,28 +175,17 @@ class Ledger:
         self, session: Session, worker: Worker, dead: Collection[str] = ()
     ) -> Lease | None:
         """Take the oldest trial whose lease has expired, or whose holder is known to be dead."""
-        if budget.is_over(session, self.study):
-            return None
         if again(session) and (taken := self._taken_unheard(session, worker)):
             return taken
-        row = session.scalars(
-            select(TrialRow)
-            .where(
-                TrialRow.study == self.study,
-                TrialRow.phase.in_(_OPEN),
-                or_(TrialRow.expires_at <= now(), TrialRow.worker.in_(dead)),
-            )
-            .order_by(TrialRow.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        ).first()
-        if row is None:
-            return None
-        row.token += 1
-        row.attempt += 1
-        row.worker, row.device = worker.id, worker.device
-        row.expires_at = now() + self.lease_seconds
-        return _lease_of(row)
+        return self._take(session, worker, waiting.free(self.study, dead))
+
+    @reading
+    def has_work(self, session: Session, dead: Collection[str] = (), slots: bool = True) -> bool:
+        """Whether a trial could be taken over, or a slot taken; nothing is locked or changed."""
+        left = select(TrialRow.id).where(waiting.free(self.study, dead)).limit(1)
+        if session.scalar(left) is not None:
+            return True
+        return slots and budget.has_slot(session, self.study)
 
     @transactional
     def renew(
@@ -212,20 +214,21 @@ class Ledger:
         number: int | None,
         seconds: float = 0.0,
         counts: bool = False,
+        metered: bool = False,
     ) -> None:
         """Let any worker go on with this trial at once; a slot with no trial yet is freed.
 
         seconds: how long this attempt trained. counts: the attempt counts to those that a trial
-        has, since it is the trial that may have ended it.
+        has, since it is the trial that may have ended it. metered: it bought its time.
         """
         if number is None and lease.attempt == 1 and lease.given is None:
             if changed(session, delete(table(TrialRow)).where(self._held(lease))):
                 budget.count(session, self.study, slots=-1, payable=-1)
         else:
             # With the token goes whatever the holder's heartbeat may still have under way.
-            freed = {"expires_at": 0.0, "worker": None, "token": lease.token + 1}
+            freed = {"expires_at": waiting.AT_ONCE, "worker": None, "token": lease.token + 1}
             freed["attempt"] = lease.attempt - (not counts)
-            owed = self._owed(session, lease, seconds)
+            owed = self._owed(session, lease, seconds, metered)
             total = lease.device_seconds + seconds
             update = update_table(TrialRow).where(self._held(lease))
             if changed(session, update.values(number=number, device_seconds=total, **freed)):
@@ -290,12 +293,14 @@ class Ledger:
         next_for: Worker | None = None,
         judge: Mapping[str, Any] | None = None,
         identity: Identity | None = None,
+        metered: bool = False,
     ) -> Settlement:
         """End a trial, and with it those parked on its function; take the next slot if asked.
 
         A failure is not shared: the oldest parked trial becomes the owner instead.
         judge: decisions to train again, in a trial of their own that any worker takes up.
         identity: of a candidate that nobody claimed, to count how it was recognised.
+        metered: it bought its device time.
 
         Raises:
             LeaseLostError: the trial was taken over; nothing is changed.
@@ -305,7 +310,7 @@ class Ledger:
         columns = _outcome_columns(outcome)
         if identity is not None:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()
-        owed = self._owed(session, lease, seconds)
+        owed = self._owed(session, lease, seconds, metered)
         total = lease.device_seconds + seconds
         self._change(
             session, lease, number=number, seconds=seconds, device_seconds=total, **columns
@@ -384,7 +389,7 @@ class Ledger:
                 select(TrialRow.worker)
                 .where(
                     TrialRow.study == self.study,
-                    TrialRow.phase.in_(_OPEN),
+                    TrialRow.phase.in_(waiting.OPEN),
                     TrialRow.worker.is_not(None),
                 )
                 .distinct()
@@ -406,15 +411,8 @@ class Ledger:
 
     @reading
     def open_trials(self, session: Session) -> int:
-        """How many trials have not ended yet."""
-        return (
-            session.scalar(
-                select(func.count()).where(
-                    TrialRow.study == self.study, TrialRow.phase != Phase.SETTLED
-                )
-            )
-            or 0
-        )
+        """How many trials have to end before the study has."""
+        return session.scalar(select(func.count()).where(waiting.unended(self.study))) or 0
 
     @reading
     def still_parked(self, session: Session, ids: Collection[int]) -> set[int]:
@@ -431,7 +429,7 @@ class Ledger:
             select(TrialRow)
             .where(
                 TrialRow.study == self.study,
-                TrialRow.phase.in_(_OPEN),
+                TrialRow.phase.in_(waiting.OPEN),
                 TrialRow.worker == worker.id,
             )
             .order_by(TrialRow.id.desc())
@@ -476,17 +474,29 @@ class Ledger:
 
     def _held(self, lease: Lease) -> ColumnElement[bool]:
         return and_(
-            TrialRow.id == lease.id, TrialRow.token == lease.token, TrialRow.phase.in_(_OPEN)
+            TrialRow.id == lease.id, TrialRow.token == lease.token, TrialRow.phase.in_(waiting.OPEN)
         )
 
     def _change(self, session: Session, lease: Lease, **changes: Any) -> None:
         if not changed(session, update_table(TrialRow).where(self._held(lease)).values(changes)):
             raise LeaseLostError(f"trial {lease.number} was taken over by another worker")
 
-    def _owed(self, session: Session, lease: Lease, seconds: float) -> float:
+    def _owed(self, session: Session, lease: Lease, seconds: float, metered: bool) -> float:
         """What is still to charge for an attempt of so many seconds; below 0 for what it bought."""
+        if not metered:
+            return seconds
         charged = session.scalar(select(TrialRow.device_seconds).where(TrialRow.id == lease.id))
         return lease.device_seconds + seconds - (charged or 0.0)
+
+    def _take(self, session: Session, worker: Worker, which: ColumnElement[bool]) -> Lease | None:
+        row = waiting.take(session, which)
+        if row is None:
+            return None
+        row.token += 1
+        row.attempt += 1
+        row.worker, row.device = worker.id, worker.device
+        row.expires_at = now() + self.lease_seconds
+        return _lease_of(row)
 
     def _reserve(
         self,
@@ -495,6 +505,13 @@ class Ledger:
         paid_before: bool = False,
         seconds: float = 0.0,
     ) -> Lease | None:
+        waited = self._take(session, worker, waiting.at_once(self.study))
+        if waited is not None:
+            if paid_before:
+                budget.count(session, self.study, repeats=None)
+            if seconds:
+                budget.charge(session, self.study, seconds)
+            return waited
         if not budget.take_slot(session, self.study, paid_before, seconds):
             return None
         row = {
@@ -511,7 +528,7 @@ class Ledger:
         return Lease(insert_row(session, TrialRow, row), token=1, attempt=1)
 
     def _add_judging_trial(self, session: Session, judges: int, given: Mapping[str, Any]) -> None:
-        """Enter a trial with given decisions; its lease has expired, so any worker takes it."""
+        """Enter a trial with given decisions, for any worker to take."""
         if not budget.take_payment(session, self.study):
             return
         row = {
@@ -521,7 +538,7 @@ class Ledger:
             "attempt": 0,
             "told": False,
             "started_at": now(),
-            "expires_at": 0.0,
+            "expires_at": waiting.AT_ONCE,
             "given": dict(given),
             "judges": judges,
         }

@@ -7,6 +7,7 @@ from sqlalchemy import CursorResult, Delete, Table, Update, func, insert, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
 from automl.ledger.models import Base
 
@@ -44,13 +45,25 @@ def insert_absent(session: Session, row: type[Base], rows: Sequence[dict[str, An
     dialect, into = session.get_bind().dialect.name, table(row)
     (identifier,) = into.primary_key.columns
     if dialect == "sqlite":
-        quiet = sqlite.insert(into).values(rows).on_conflict_do_nothing()
-        return list(session.scalars(quiet.returning(identifier)))
+        quiet = sqlite.insert(into).on_conflict_do_nothing()
+        return _returned(session, quiet.returning(identifier), rows)
     if dialect == "postgresql":
-        silent = postgresql.insert(into).values(rows).on_conflict_do_nothing()
-        return list(session.scalars(silent.returning(identifier)))
+        silent = postgresql.insert(into).on_conflict_do_nothing()
+        return _returned(session, silent.returning(identifier), rows)
     made = [_inserted(session, row, values) for values in rows]
     return [key for key in made if key is not None]
+
+
+def _returned(
+    session: Session, statement: ReturningInsert[Any], rows: Sequence[dict[str, Any]]
+) -> list[Any]:
+    """The keys that an insertion gives; one row may hold expressions such as the time now.
+
+    SQLAlchemy compiles a statement of several rows anew each time, and one of one row once.
+    """
+    if len(rows) == 1:
+        return list(session.scalars(statement.values(rows[0])))
+    return list(session.scalars(statement, rows))
 
 
 def _inserted(session: Session, row: type[Base], values: dict[str, Any]) -> Any | None:

@@ -30,7 +30,8 @@ class Lease:
     """The right to settle one trial, until it expires and somebody takes it over.
 
     number: the trial's in Optuna, once known. evaluation, fingerprint, level: once claimed.
-    given, judges: the decisions of a judging trial, and the number of the trial it judges.
+    given: decisions that are not the strategy's to draw. judges: the number of the trial that it
+    judges.
     repeats_known: its function was known, and is evaluated again to check or to renew it.
     device_seconds: what earlier attempts were charged. checkpoint: the SHA-256 of what the last
     one left to go on from.

@@ -1,10 +1,12 @@
-"""Help is there at once: it loads no heavy library."""
+"""Help is there at once, and a search of what needs no torch loads none."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+TESTS = str(Path(__file__).parents[1])
 HEAVY = ("torch", "optuna", "sqlalchemy", "networkx", "sklearn", "numpy", "rich")
 AS_COMMAND = "from automl.cli import main"
 AS_MODULE = "import runpy; main = lambda: runpy.run_module('automl', run_name='__main__')"
@@ -30,3 +32,45 @@ assert not loaded, loaded
     assert "Usage: automl" in done.stdout
     for command in ("search", "resume", "worker", "studies", "show", "best", "cache", "plugins"):
         assert f"  {command} " in done.stdout
+
+
+def said(code, directory):
+    """What a process of its own prints, with the tests' files on its path."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.append({TESTS!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=directory,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_worker_loads_torch_only_where_its_parts_do(tmp_path):
+    code = """
+import automl, tiny
+study, best = automl.search(
+    tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy="random", trials=3
+)
+assert best
+print([name for name in ("torch", "scipy", "sklearn", "networkx") if name in sys.modules])
+"""
+    assert said(code, tmp_path) == "[]\n"
+
+
+def test_a_trial_that_loads_torch_is_seeded_as_any_other(tmp_path):
+    code = """
+import json
+from automl.seeding import seeded
+for _ in range(2):
+    with seeded(1):
+        import torch
+        drawn = torch.rand(2)
+    print(drawn)
+assert not any("automl" in type(finder).__module__ for finder in sys.meta_path)
+assert type(torch.__spec__.loader) is type(sys.modules["json"].__spec__.loader)
+"""
+    first, second = said(code, tmp_path).splitlines()
+    assert first == second

@@ -579,8 +579,8 @@ def test_a_judging_trial_that_is_given_back_is_not_freed(make):
     ledger.settle(claimed(ledger, 0, "f"), 0, GOOD, 1.0, judge={"x": 1})
     lease = ledger.take_over(A)
     ledger.give_back(lease, None)
-    assert ledger.reserve(A) is None
-    assert ledger.take_over(B).given == {"x": 1}
+    assert ledger.reserve(A).given == {"x": 1}
+    assert ledger.reserve(B) is None
 
 
 def test_how_an_unclaimed_candidate_was_recognized_is_counted_if_it_is_told(ledger):

@@ -19,7 +19,8 @@ from torch.nn.functional import dropout, linear
 from toys import Line, blobs
 
 from automl import Candidate, Graph, Interrupted, Report, Run, Split, Task, Trainer
-from automl.identity.probe import Probe, Verdict, probe
+from automl.identity.fingerprint import Verdict
+from automl.identity.probe import Probe, probe
 
 TASK = blobs()
 FEATURES, CLASSES = 4, 3

@@ -191,12 +191,13 @@ def _others(url, own):
 
 def test_a_worker_whose_device_is_lost_is_started_anew(tmp_path, sqlite_url):
     environment = {tiny.EXIT: f"{tmp_path / 'lost'}:75"}
-    options = ("--trials", "8", "--workers", "2", "-o", "trainer.seconds=0.5")
+    # Enough for the second worker to come to one, however slowly it starts.
+    options = ("--trials", "30", "--workers", "2", "-o", "trainer.seconds=0.6")
     process = search_command(sqlite_url, *options, **environment)
     said = process.communicate(timeout=90)[1].decode()
     assert process.returncode == 0, said
     assert "a worker lost its device and is started anew" in said
-    assert opened(sqlite_url).views.counts().complete == 8
+    assert opened(sqlite_url).views.counts().complete == 30
 
 
 class LosesItsDevice:

@@ -1,0 +1,81 @@
+"""Optuna's storage as the holder of a lease sees it: its own trial is read from memory.
+
+Optuna reads a trial from the database again before and after it is told, six statements each time.
+Who holds the lease has written all there is, and so knows it.
+"""
+
+import copy
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+
+class HoldingStorage:
+    """A storage that knows one trial, which nobody else writes to; all else is the storage's own.
+
+    It has every method of a BaseStorage: those that are not here are the inner storage's.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+        self._held: FrozenTrial | None = None
+        self._id = -1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def hold(self, trial_id: int) -> int:
+        """Read a trial once, and know it from now on instead of the one before."""
+        self._held, self._id = copy.deepcopy(self._storage.get_trial(trial_id)), trial_id
+        return trial_id
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        held = self._known(trial_id)
+        return self._storage.get_trial(trial_id) if held is None else copy.deepcopy(held)
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        self._storage.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        if (held := self._known(trial_id)) is not None:
+            value = distribution.to_external_repr(param_value_internal)
+            held.params = {**held.params, param_name: value}
+            held.distributions = {**held.distributions, param_name: distribution}
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        self._storage.set_trial_intermediate_value(trial_id, step, intermediate_value)
+        if (held := self._known(trial_id)) is not None:
+            held.intermediate_values[step] = intermediate_value
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(trial_id, key, value)
+        if (held := self._known(trial_id)) is not None:
+            held.set_user_attr(key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._storage.set_trial_system_attr(trial_id, key, value)
+        if (held := self._known(trial_id)) is not None:
+            held.system_attrs = {**held.system_attrs, key: value}
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        done = self._storage.set_trial_state_values(trial_id, state, values)
+        if (held := self._known(trial_id)) is not None and state.is_finished():
+            held.state = state
+            held.values = None if values is None else list(values)
+            held.datetime_complete = datetime.now()
+        return done
+
+    def _known(self, trial_id: int) -> FrozenTrial | None:
+        return self._held if trial_id == self._id else None

@@ -1,0 +1,406 @@
+"""How busy workers are: the share of their time that they train, beside bare Optuna's.
+
+Both sides: two float decisions, random sampling, a training that sleeps, one report, as many
+processes at once. Ours is the engine as `automl worker` runs it, bare is `study.optimize` in each
+process. Sides take turns on one machine, each time in a database of its own.
+
+The busy share is the time inside the trainer, summed over workers, divided by the number of workers
+times the window. The window begins when every worker has begun its first training and lasts as
+long on both sides; trainings that reach across its edges count with the part within. No process
+loads torch, which each one checks.
+
+Then how the time of one `ask` grows with the study: ours reserves a slot, makes Optuna's trial and
+has the space decide; bare asks and suggests. Medians with the range of the middle half; the study
+was read before.
+
+    python benchmarks/workers.py [--json] [--full] [--storages …] [--workers …] [--seconds …]
+                                 [--window SECONDS] [--turns N] [--ask …]
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _sleeping
+import optuna
+from _databases import KINDS, Database, SkippedError, database
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import insert
+
+from automl.candidate import propose
+from automl.engine import Engine
+from automl.ledger.models import Phase, TrialRow
+from automl.ledger.values import Worker
+from automl.processes import this_worker
+from automl.registry import Kind, Registry
+from automl.report import Outcome, State
+from automl.studies import Limits, Plan, create, open_study, plan
+
+CONTEXT = multiprocessing.get_context("forkserver")
+SIDES = ("ours", "bare")
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
+WINDOWS = {0.1: 6.0, 1.0: 15.0, 10.0: 40.0}
+"""Seconds of a window by those of a trial."""
+NAME = "benchmark"
+START_SECONDS = 120.0
+SLOTS = 10**9
+REPEATS = 15
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is measured on both sides: so many workers, trials of so many seconds."""
+
+    storage: str
+    workers: int
+    seconds: float
+    window: float
+
+
+# One worker.
+def make_plan(registry: Registry, seconds: float, strategy: str = "random") -> Plan:
+    references = {
+        Kind.SPACE: registry.refer(Kind.SPACE, _sleeping.plane),
+        Kind.TASK: registry.refer(Kind.TASK, _sleeping.Nothing),
+        Kind.TRAINER: registry.refer(Kind.TRAINER, _sleeping.Sleep),
+        Kind.STRATEGY: strategy,
+    }
+    # There is no model to probe, and the process that probes would load torch.
+    options = {"trainer": {"seconds": seconds}, "cache": {"probe_share": 0.0}}
+    return plan(registry, references, options)
+
+
+def run_ours(where: Database, seconds: float, connected: Callable[[], Any]) -> None:
+    registry = Registry()
+    make_plan(registry, seconds)  # so that the study's parts are found in this process
+    study = open_study(where.ours(), NAME)
+    parts = study.load_parts(registry)
+    connected()
+    Engine(study, parts, Worker(this_worker()), registry.hooks).run()
+
+
+def run_bare(where: Database, seconds: float, connected: Callable[[], Any]) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.load_study(
+        study_name=NAME, storage=where.bare(), sampler=optuna.samplers.RandomSampler()
+    )
+    connected()
+    study.optimize(_sleeping.bare(seconds))
+
+
+RUN = {"ours": run_ours, "bare": run_bare}
+
+
+def worker(side: str, where: Database, cell: Cell, up: Any, busy: Any, said: Any) -> None:
+    """Work until the window is over, say what was seen, and end at once."""
+    threading.Thread(target=watch, args=(cell, busy, said), daemon=True).start()
+    RUN[side](where, cell.seconds, up.wait)
+
+
+def watch(cell: Cell, busy: Any, said: Any) -> None:
+    while not _sleeping.trained:
+        time.sleep(0.01)
+    with busy.get_lock():
+        busy.value += 1
+    while busy.value < cell.workers:
+        time.sleep(0.01)
+    began, cpu = time.monotonic(), time.process_time()
+    time.sleep(cell.window)
+    ended, cpu = time.monotonic(), time.process_time() - cpu
+    assert "torch" not in sys.modules
+    spans = [(one[0], one[1] if len(one) > 1 else ended) for one in _sleeping.trained]
+    said.put(
+        {
+            "busy": sum(max(0.0, min(b, ended) - max(a, began)) for a, b in spans),
+            "wall": ended - began,
+            "trials": sum(began < one[1] <= ended for one in _sleeping.trained if len(one) > 1),
+            "cpu": cpu,
+            "megabytes": resident(),
+        }
+    )
+    os._exit(0)
+
+
+def resident() -> float:
+    """The resident memory of this process in MB, as `ps` shows it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+# All workers of one side.
+def measure(cell: Cell, side: str) -> dict[str, float]:
+    with database(cell.storage) as where:
+        prepare(where, side, cell)
+        up, busy = CONTEXT.Barrier(cell.workers), CONTEXT.Value("i", 0)
+        said = CONTEXT.SimpleQueue()
+        call = (side, where, cell, up, busy, said)
+        processes = [CONTEXT.Process(target=worker, args=call) for _ in range(cell.workers)]
+        for process in processes:
+            process.start()
+        try:
+            found = list(answers(said, processes, START_SECONDS + cell.window))
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+    trials = sum(one["trials"] for one in found)
+    return {
+        "busy": sum(one["busy"] for one in found) / sum(one["wall"] for one in found),
+        "trials_per_second": trials / statistics.fmean(one["wall"] for one in found),
+        "cpu_ms": sum(one["cpu"] for one in found) / max(trials, 1) * 1000,
+        "megabytes": statistics.median(one["megabytes"] for one in found),
+    }
+
+
+def answers(said: Any, processes: Sequence[Any], seconds: float) -> Iterator[dict[str, float]]:
+    """What each worker says at its end; raises where one ends without a word."""
+    latest = time.monotonic() + seconds
+    for _ in processes:
+        while said.empty():
+            broken = [p.exitcode for p in processes if p.exitcode]
+            if broken or time.monotonic() > latest:
+                raise RuntimeError(f"workers ended with {broken}, or said nothing in time")
+            time.sleep(0.1)
+        yield said.get()
+
+
+def prepare(where: Database, side: str, cell: Cell) -> None:
+    """Make the study that the workers open."""
+    if side == "ours":
+        storage = where.ours()
+        create(storage, make_plan(Registry(), cell.seconds), Limits(trials=SLOTS), NAME)
+        storage.engine.dispose()
+        storage.trials.remove_session()
+    else:
+        storage = where.bare()
+        optuna.create_study(storage=storage, study_name=NAME)
+        storage.remove_session()
+
+
+def compare(cell: Cell, turns: int) -> dict[str, Any]:
+    """Both sides in turn; medians over turns, and the range of the busy share."""
+    row: dict[str, Any] = {**vars(cell), "ours": None, "bare": None, "skipped": {}}
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for turn in range(turns):
+        for side in sorted(SIDES, reverse=bool(turn % 2)):
+            try:
+                found[side].append(measure(cell, side))
+            except SkippedError as error:
+                row["skipped"][side] = str(error)
+    for side, many in found.items():
+        if many:
+            shares = [one["busy"] for one in many]
+            row[side] = {key: statistics.median(one[key] for one in many) for key in many[0]}
+            row[side] |= {"busy_low": min(shares), "busy_high": max(shares)}
+    return row
+
+
+# How `ask` grows.
+def grow(storage: str, strategy: str, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The time of one ask in studies of so many trials, ours and bare."""
+    with database(storage) as where:
+        sides = {"ours": OurAsk(where, strategy), "bare": BareAsk(where, strategy)}
+        for size in sorted(sizes):
+            row: dict[str, Any] = {"storage": storage, "strategy": strategy, "trials": size}
+            for side in sides.values():
+                side.fill(size)
+                side.ask()
+            times: dict[str, list[float]] = {name: [] for name in sides}
+            for _, (name, side) in itertools.product(range(REPEATS), sides.items()):
+                times[name].append(side.ask() * 1000)
+            for name, values in times.items():
+                low, middle, high = statistics.quantiles(values, n=4)
+                row |= {f"{name}_ms": middle, f"{name}_low": low, f"{name}_high": high}
+            yield row
+
+
+def past_trial(number: int, attributes: dict[str, Any]) -> optuna.trial.FrozenTrial:
+    """A complete trial, spread evenly over the square."""
+    x, y = number * 0.754877 % 1, number * 0.569840 % 1
+    unit = optuna.distributions.FloatDistribution(0.0, 1.0)
+    return create_trial(
+        value=x + y,
+        params={"x": x, "y": y},
+        distributions={"x": unit, "y": unit},
+        intermediate_values={1: x + y},
+        user_attrs=attributes,
+    )
+
+
+class BareAsk:
+    """A study of plain Optuna: ask and suggest."""
+
+    def __init__(self, where: Database, strategy: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = {
+            "random": optuna.samplers.RandomSampler,
+            "tpe": optuna.samplers.TPESampler,
+        }[strategy](seed=0)
+        name = f"bare-{uuid.uuid4()}"
+        self.study = optuna.create_study(storage=where.bare(), study_name=name, sampler=sampler)
+        self.there = 0
+
+    def fill(self, size: int) -> None:
+        for number in range(self.there, size):
+            self.study.add_trial(past_trial(number, {}))
+        self.there = size
+
+    def ask(self) -> float:
+        began = time.perf_counter()
+        trial = self.study.ask()
+        for name in ("x", "y"):
+            trial.suggest_float(name, 0.0, 1.0)
+        seconds = time.perf_counter() - began
+        self.study.tell(trial, state=TrialState.FAIL)
+        self.there += 1
+        return seconds
+
+
+class OurAsk:
+    """A study of ours: what the engine does from no trial at all to a candidate."""
+
+    def __init__(self, where: Database, strategy: str) -> None:
+        registry = Registry()
+        made = make_plan(registry, 0.0, strategy)
+        self.study = create(where.ours(), made, Limits(trials=SLOTS), f"ours-{uuid.uuid4()}")
+        self.worker, self.parts = Worker(this_worker()), made.parts
+        self.trials = Engine(self.study, self.parts, self.worker, registry.hooks).trials
+        self.there = 0
+
+    def fill(self, size: int) -> None:
+        numbers = range(self.there, size)
+        for number in numbers:
+            self.study.optuna.add_trial(past_trial(number, {"automl": {"row": number}}))
+        settled = {"phase": Phase.SETTLED, "state": State.COMPLETE, "told": True}
+        rows = [
+            {"study": self.study.spec.uuid, "number": n, "started_at": 0.0, **settled}
+            for n in numbers
+        ]
+        with self.study.storage.engine.begin() as connection:
+            connection.execute(insert(TrialRow), rows)
+        self.there = size
+
+    def ask(self) -> float:
+        began = time.perf_counter()
+        lease = self.study.ledger.reserve(self.worker, self.trials.take_told())
+        assert lease is not None
+        trial = self.trials.open(lease)
+        opens, space = self.parts.trainer.opens, self.parts.space.candidate
+        propose(lambda deciding: space(deciding, self.parts.task), trial, opens)
+        seconds = time.perf_counter() - began
+        failed = Outcome(State.FAILED, message="only asked")
+        for settled in self.study.ledger.settle(lease, trial.number, failed, 0.0).settled:
+            self.trials.tell(settled, trial)
+        self.there += 1
+        return seconds
+
+
+# What is asked for.
+def cells(arguments: argparse.Namespace) -> list[Cell]:
+    """By default all storages at 0.1 s, and at 16 workers longer trials where they matter."""
+
+    def window(seconds: float) -> float:
+        return arguments.window or WINDOWS.get(seconds, max(6.0, 4 * seconds))
+
+    if arguments.full or arguments.seconds or arguments.workers:
+        grid = itertools.product(
+            arguments.storages, arguments.seconds or WINDOWS, arguments.workers or COUNTS
+        )
+    else:
+        grid = itertools.chain(
+            itertools.product(arguments.storages, [0.1], [1, 4, 16, 64]),
+            itertools.product(arguments.storages, [1.0], [16]),
+            itertools.product([s for s in arguments.storages if s == "postgresql"], [10.0], [16]),
+        )
+    return [Cell(storage, count, seconds, window(seconds)) for storage, seconds, count in grid]
+
+
+def asks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    kinds = [kind for kind in arguments.storages if kind in ("sqlite", "postgresql")]
+    sizes = [100, 1_000, *([10_000] if arguments.full else [])]
+    sizes = sizes if arguments.ask is None else arguments.ask
+    for storage, strategy in itertools.product(kinds if sizes else [], ("random", "tpe")):
+        try:
+            yield from grow(storage, strategy, sizes)
+        except SkippedError as error:
+            yield {"storage": storage, "strategy": strategy, "skipped": str(error)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--full", action="store_true", help="every cell, and asks to 10,000 trials")
+    parser.add_argument("--storages", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--workers", type=int, nargs="+")
+    parser.add_argument("--seconds", type=float, nargs="+", help="how long one trial trains")
+    parser.add_argument("--window", type=float, help="how long a cell is measured")
+    parser.add_argument("--turns", type=int, default=1, help="windows of each side in each cell")
+    parser.add_argument("--ask", type=int, nargs="*", help="sizes of studies; none to leave out")
+    arguments = parser.parse_args()
+    show = (lambda line: None) if arguments.as_json else print
+    CONTEXT.set_forkserver_preload(["_sleeping", "automl.engine", "psycopg", "pymysql"])
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["AUTOML_STATE_DIR"] = directory
+        show(HEADER)
+        rows = [told(compare(cell, arguments.turns), line, show) for cell in cells(arguments)]
+        show(ASK_HEADER)
+        asked = [told(row, ask_line, show) for row in asks(arguments)]
+    if arguments.as_json:
+        cores = os.cpu_count()
+        print(json.dumps({"benchmark": "workers", "cores": cores, "rows": rows, "asks": asked}))
+
+
+def told(
+    row: dict[str, Any], write: Callable[[dict[str, Any]], str], show: Callable[[str], Any]
+) -> dict[str, Any]:
+    show(write(row))
+    sys.stdout.flush()
+    return row
+
+
+HEADER = (
+    "                               busy share    trials a second   CPU ms a trial   MB a worker\n"
+    "storage     workers  seconds   ours    bare     ours    bare     ours    bare    ours   bare"
+)
+ASK_HEADER = "\nstorage     strategy  trials   ours ms (middle half)   bare ms (middle half)"
+
+
+def line(row: dict[str, Any]) -> str:
+    text = f"{row['storage']:<12}{row['workers']:>7}{row['seconds']:>9g}"
+    for key, shown in (
+        ("busy", "7.3f"),
+        ("trials_per_second", "8.1f"),
+        ("cpu_ms", "8.1f"),
+        ("megabytes", "7.0f"),
+    ):
+        sides = (row[side] for side in SIDES)
+        text += " " + "".join(
+            f"{side[key]:{shown}}" if side else "-".rjust(int(shown[0])) for side in sides
+        )
+    return text + "".join(f"\n  {side}: {why}" for side, why in row["skipped"].items())
+
+
+def ask_line(row: dict[str, Any]) -> str:
+    if "skipped" in row:
+        return f"{row['storage']:<12}{row['strategy']:<8}  {row['skipped']}"
+    sides = (
+        f"{row[f'{side}_ms']:8.1f} ({row[f'{side}_low']:.1f} to {row[f'{side}_high']:.1f})"
+        for side in SIDES
+    )
+    return f"{row['storage']:<12}{row['strategy']:<8}{row['trials']:>8}   {'   '.join(sides)}"
+
+
+if __name__ == "__main__":
+    main()

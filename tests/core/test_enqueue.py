@@ -1,0 +1,208 @@
+"""Given decisions: queued trials come first, take slots, and are trained as any other."""
+
+import re
+from dataclasses import dataclass
+
+import pytest
+import tiny
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from test_judge import judged
+from toys import Toy, blobs, small_space
+
+import automl
+from automl import CandidateError, UsageError
+from automl.decisions import given_value
+from automl.engine import Engine
+from automl.ledger.ledger import Ledger
+from automl.ledger.values import Worker
+from automl.ledger.views import Views
+from automl.registry import Kind, Registry
+from automl.report import Reason, State
+from automl.spec import ATTRIBUTE
+from automl.storage import Storage
+from automl.studies import Limits, all_studies, create, plan
+
+TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "device": "cpu"}
+
+
+@pytest.fixture
+def search(sqlite_url):
+    def search(space=tiny.plane, *, enqueue, **changes):
+        given = {**TINY, "strategy": "random", "storage": sqlite_url, "trials": 5, **changes}
+        return automl.search(space, enqueue=enqueue, **given).study
+
+    return search
+
+
+@pytest.mark.parametrize("strategy", ["random", "tpe", "evolution"])
+def test_they_come_first_and_the_strategy_draws_the_rest(search, strategy):
+    whole, part = {"x": 0.25, "y": 0.5, "z": 3}, {"z": 7}
+    study = search(enqueue=[whole, part], strategy=strategy)
+    first, second, *others = study.optuna.trials
+    assert first.params == whole
+    assert second.params["z"] == 7
+    assert set(second.params) == {"x", "y", "z"}
+    assert len(others) == 3
+    assert {t.state for t in study.optuna.trials} == {TrialState.COMPLETE}
+    assert study.views.budget().slots == 5
+
+
+def test_a_queued_trial_that_is_known_is_reused(search):
+    one = {"x": 0.5, "y": 0.5, "z": 1}
+    study = search(enqueue=[one, {**one, "z": 1.0}, {"x": 0, "y": 1, "z": 1}])
+    assert [study.views.trial(n).reused_from for n in range(3)] == [None, 0, None]
+    assert study.optuna.trials[2].params == {"x": 0.0, "y": 1.0, "z": 1}
+
+
+def one_choice(trial, task):
+    trial.suggest_float("tenths", 0.0, 1.0, step=0.1)
+    trial.suggest_int("one", 1, 1)
+    trial.suggest_categorical("c", ["a", True])
+    return tiny.plane(trial, task)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr": 0.1}, "decision 'lr' was given, but the space does not ask for it; it asks for te"),
+        ({"x": 1.5}, r"decision 'x' was given 1.5, not of FloatDistribution\(high=1.0"),
+        ({"x": "0.5"}, "decision 'x' was given '0.5', not of"),
+        ({"z": 1.5}, "decision 'z' was given 1.5, not of"),
+        ({"z": True}, "decision 'z' was given True, not of"),
+        ({"z": None}, "decision 'z' was given None, not of"),
+        ({"tenths": 0.25}, "decision 'tenths' was given 0.25, not of"),
+        ({"c": "b"}, "decision 'c' was given 'b', not of"),
+        ({"one": 2}, "decision 'one' was given 2, but can only be 1"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_fails_that_trial_alone(search, given, message):
+    study = search(one_choice, enqueue=[given], trials=2)
+    view = study.views.trial(0)
+    assert (view.state, view.reason) == (State.FAILED, Reason.INVALID)
+    assert re.search(message, view.message), view.message
+    assert study.views.trial(1).state is State.COMPLETE
+
+
+def test_a_value_is_what_the_strategy_would_have_drawn():
+    assert repr(given_value("x", FloatDistribution(0, 1), 1)) == "1.0"
+    assert repr(given_value("x", FloatDistribution(0, 1, step=0.1), 0.3)) == "0.3"
+    assert repr(given_value("n", IntDistribution(1, 9, step=2), 3.0)) == "3"
+    assert given_value("c", CategoricalDistribution(["a", None]), None) is None
+    with pytest.raises(CandidateError):
+        given_value("n", IntDistribution(1, 9, step=2), 4)
+
+
+# The budget.
+@pytest.mark.parametrize("limits", [{"trials": 2}, {"trials": None, "evaluations": 2}])
+def test_more_than_fit_are_refused_before_a_study_is_made(search, sqlite_url, limits):
+    with pytest.raises(UsageError, match=r"^3 trials to queue do not fit .* has room for 2: raise"):
+        search(enqueue=[{}] * 3, **limits)
+    assert all_studies(Storage(sqlite_url)) == []
+
+
+def test_a_ledger_enters_all_or_none(ledger):
+    ledger.open_study(3, None, None)
+    assert ledger.reserve(Worker("w")) is not None
+    with pytest.raises(UsageError, match="room for 2"):
+        ledger.enqueue([{"x": 1}] * 3)
+    assert ledger.open_trials() == 1
+    ledger.enqueue([{"x": 1}, {"x": 2}])
+    assert [ledger.reserve(Worker("w")).given for _ in range(2)] == [{"x": 1}, {"x": 2}]
+    assert ledger.reserve(Worker("w")) is None
+
+
+def test_a_resume_that_asks_for_too_many_changes_nothing(search, sqlite_url):
+    study = search(enqueue=[], trials=1, study="s")
+    before = study.views.budget()
+    with pytest.raises(UsageError, match=r"2 trials to queue do not fit .* room for 1"):
+        automl.resume("s", storage=sqlite_url, trials=1, enqueue=[{}] * 2)
+    assert study.views.budget() == before
+    automl.resume("s", storage=sqlite_url, trials=2, enqueue=[{"z": 4}])
+    assert [t.params["z"] for t in study.optuna.trials][1] == 4
+    assert len(study.optuna.trials) == 3
+
+
+@pytest.mark.parametrize(
+    "given", [[1], {"x": 1}, "x", [{1: 2}], [{"x": [1]}], [{"x": float("nan")}]]
+)
+def test_what_no_decisions_are_is_refused(search, given):
+    with pytest.raises(UsageError, match=r"expected"):
+        search(enqueue=given)
+
+
+def test_those_that_never_began_wait_for_a_resume_once_time_is_up(ledger):
+    ledger.open_study(5, None, None)
+    ledger.enqueue([{"x": 1}])
+    ledger.extend(None, None, 1e-9)
+    assert ledger.reserve(Worker("w")) is None
+    assert ledger.take_over(Worker("w")) is None
+    assert (ledger.open_trials(), ledger.has_work()) == (0, False)
+    with pytest.raises(UsageError, match="time is up"):
+        ledger.enqueue([{"x": 2}])
+    ledger.extend(1, None, None)
+    assert (ledger.open_trials(), ledger.has_work()) == (1, True)
+    assert ledger.reserve(Worker("w")).given == {"x": 1}
+
+
+def test_one_that_is_given_back_stays_in_its_slot(ledger):
+    ledger.open_study(2, None, None)
+    ledger.enqueue([{"x": 1}])
+    for _ in range(4):
+        lease = ledger.reserve(Worker("w"))
+        assert (lease.given, lease.attempt, lease.fresh) == ({"x": 1}, 1, True)
+        ledger.give_back(lease, None)
+    assert Views(ledger.engine, ledger.study).budget().slots == 1
+
+
+@pytest.fixture
+def ledger(storage_url) -> Ledger:
+    return Ledger(Storage(storage_url).engine, "11111111-1111-1111-1111-111111111111")
+
+
+# Who trains them.
+def test_a_decision_that_is_given_is_not_left_open(sqlite_url):
+    """The trainer closes the others, and the judge trains what it found."""
+    study = automl.search(
+        small_space,
+        task=blobs,
+        trainer=Toy,
+        strategy="random",
+        options={"trainer": {"judge": "supervised"}, "judge": {"epochs": 1}},
+        storage=sqlite_url,
+        trials=1,
+        enqueue=[{"rate": 0.25}],
+    ).study
+    first = study.optuna.trials[0]
+    assert first.params["rate"] == 0.25
+    assert "judges" not in first.user_attrs[ATTRIBUTE]
+    assert study.views.trial(0).closed.keys() == {"activation"}
+    (trial,) = judged(study)
+    assert trial.params["rate"] == 0.25
+    assert study.views.trial(trial.number).metrics.keys() >= {"train_loss"}
+
+
+@dataclass
+class Asks:
+    """Queues a trial at the end of the first one."""
+
+    ledger: Ledger
+
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        if number == 0:
+            self.ledger.enqueue([{"z": 9, "x": 0.125}])
+
+
+def test_who_looks_for_work_takes_what_waits_first(sqlite_url):
+    registry = Registry()
+    given = {Kind.SPACE: tiny.plane, Kind.TASK: tiny.Nothing, Kind.TRAINER: tiny.Steps}
+    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
+    made = plan(registry, {**references, Kind.STRATEGY: "random"}, {})
+    study = create(Storage(sqlite_url), made, Limits(trials=4))
+    engine = Engine(study, made.parts, Worker("w"), registry.hooks)
+    registry.hooks.register(Asks(study.ledger))
+    engine.run()
+    assert engine.study.optuna.trials[1].params["x"] == 0.125
+    assert engine.study.views.counts().complete == 4

@@ -1,0 +1,76 @@
+"""The storage that knows one trial: it says what the database would, and reads it once."""
+
+from typing import cast
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import TrialState, create_trial
+
+from automl.holding import HoldingStorage
+
+
+class Counting(InMemoryStorage):
+    """A storage that counts how often a trial was read."""
+
+    reads = 0
+
+    def get_trial(self, trial_id):
+        self.reads += 1
+        return super().get_trial(trial_id)
+
+
+def held_trial(storage: Counting):
+    """A trial that runs, held by a storage, and a study on it."""
+    optuna.create_study(storage=storage, study_name="s")
+    holding = HoldingStorage(storage)
+    study = optuna.load_study(study_name="s", storage=cast(BaseStorage, holding))
+    id = storage.create_new_trial(0, create_trial(state=TrialState.RUNNING))
+    storage.reads = 0
+    return holding, study, optuna.Trial(study, holding.hold(id))
+
+
+def test_it_knows_all_that_was_written_through_it():
+    storage = Counting()
+    holding, study, trial = held_trial(storage)
+    trial.suggest_float("x", 0.0, 1.0)
+    trial.suggest_categorical("c", ["a", "b"])
+    trial.report(0.5, 3)
+    trial.set_user_attr("u", [1])
+    trial.set_constraint("memory", 1.0)
+    known, stored = holding.get_trial(0), storage.get_trial(0)
+    assert known == stored
+    study.tell(trial, 0.25)
+    known, stored = holding.get_trial(0), storage.get_trial(0)
+    assert (
+        (known.state, known.values)
+        == (stored.state, stored.values)
+        == (TrialState.COMPLETE, [0.25])
+    )
+    assert known.datetime_complete is not None
+
+
+def test_it_reads_a_trial_once():
+    storage = Counting()
+    _, study, trial = held_trial(storage)
+    trial.suggest_float("x", 0.0, 1.0)
+    study.tell(trial, 0.25)
+    assert storage.reads == 1
+
+
+def test_what_it_gives_is_the_asker_s_own():
+    holding, _, trial = held_trial(Counting())
+    holding.get_trial(0).params["x"] = 1.0
+    holding.get_trial(0).user_attrs["u"] = 1
+    assert holding.get_trial(0).params == trial.user_attrs == {}
+
+
+def test_other_trials_are_read_from_the_storage():
+    storage = Counting()
+    holding, study, _ = held_trial(storage)
+    other = study.ask()
+    storage.set_trial_user_attr(1, "u", 2)
+    assert holding.get_trial(1).user_attrs == {"u": 2}
+    holding.hold(1)
+    storage.set_trial_user_attr(0, "u", 3)
+    assert holding.get_trial(0).user_attrs == {"u": 3}
+    assert other.number == 1
