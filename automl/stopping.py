@@ -42,7 +42,7 @@ class Meter:
         self._deadline = float("inf")
         self.metered = False
         self._began = self._before = self._reported = 0.0
-        self._bought = 0.0
+        self._bought = self._step = 0.0
 
     def refresh(self) -> None:
         """Look how much time the study has; a resumed study may have more than it had."""
@@ -96,9 +96,10 @@ class Meter:
         if time.monotonic() >= self._deadline:
             raise BudgetSpentError("the study's time is over")
         used = self._used()
-        # The next step will take about as long as the last one did.
-        needed = 2 * used - self._before
+        # The next step will take about as long as the last one did, of another trial perhaps.
+        self._step = used - self._before or self._step
         self._before = used
+        needed = used + self._step
         while self.metered and self._bought <= needed:
             bought = self._ledger.buy_time(self._lease)
             if not bought:
