@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from automl.databases import Database, mask, no_driver, parse
 from automl.errors import StorageError, UsageError
@@ -129,13 +129,15 @@ class SqlTrials(Backend):
 
     def is_outage(self, error: Exception) -> bool:
         found = _database_error(error)
-        return found is not None and lost_connection(found)
+        # Optuna's session of this thread may notice at its next statement only.
+        late = isinstance(error.__cause__, PendingRollbackError)
+        return late or (found is not None and lost_connection(found))
 
     def cause(self, error: Exception) -> str | None:
         found = _database_error(error)
         if found is not None:
             return explained(found)
-        return _line(error) if isinstance(error, StorageInternalError) else None
+        return _line(error.__cause__) if isinstance(error, StorageInternalError) else None
 
 
 class JournalFile(Backend):
@@ -229,7 +231,7 @@ class GrpcProxy(Backend):
         from grpc import RpcError, StatusCode
 
         if not isinstance(error, RpcError):
-            return False
+            return isinstance(error, ConnectionError)
         # The proxy does not say what its own storage failed for.
         failed = _STORAGE_FAILED in (error.details() or "")
         return error.code() is StatusCode.UNAVAILABLE or failed
@@ -240,7 +242,8 @@ class GrpcProxy(Backend):
         return _line(error.details() or error) if isinstance(error, RpcError) else None
 
 
-_GRPC_SECONDS = 10.0
+_OF_STORAGES = (StorageInternalError, DBAPIError)
+_GRPC_SECONDS = 5.0
 _STORAGE_FAILED = "An exception is raised during the commit"
 _KINDS: dict[str, type[Backend]] = {
     "journal": JournalFile,
@@ -263,8 +266,11 @@ def _require(module: str, extra: str) -> None:
 
 
 def _database_error(error: Exception) -> DBAPIError | None:
-    found = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return found if isinstance(found, DBAPIError) else None
+    """The database's error that one of Optuna's for its storage was raised for."""
+    found: BaseException | None = error if isinstance(error, _OF_STORAGES) else None
+    while found is not None and not isinstance(found, DBAPIError):
+        found = found.__cause__ or found.__context__
+    return found
 
 
 def _line(error: object) -> str:

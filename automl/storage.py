@@ -14,13 +14,15 @@ from automl.backends import UNTRUSTED, Backend, backend
 from automl.databases import DEFAULT_URL, Database, mask
 from automl.errors import UsageError
 from automl.errors import redact_urls as redact_urls  # noqa: PLC0414 - the command line imports it here
-from automl.ledger.patience import OPTION, Patience
+from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience, lost_connection
 from automl.ledger.schema import upgrade
 from automl.patient import PatientStorage
 
 VARIABLE = "AUTOML_STORAGE"
 LEDGER_VARIABLE = "AUTOML_LEDGER"
 TRUST_VARIABLE = "AUTOML_TRUST_STORAGE"
+PATIENT_VARIABLE = "AUTOML_PATIENT"
+"""Set for workers that a search starts: its storage was there, so that they wait for it, too."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,18 +101,20 @@ class Storage:
             VARIABLE: self.url,
             LEDGER_VARIABLE: self.ledger or "",
             TRUST_VARIABLE: "1" if self.trusted else "",
+            PATIENT_VARIABLE: "1",
         }
 
     @cached_property
     def patience(self) -> Patience:
         """How long either database may be away."""
-        return Patience()
+        return Patience(OUTAGE_SECONDS if os.environ.get(PATIENT_VARIABLE) else 0.0)
 
     @cached_property
     def engine(self) -> Engine:
         """The ledger's engine; its tables are made or migrated first."""
         engine = self._database.connect({OPTION: self.patience})
-        upgrade(engine)
+        shown = mask(self._database.url)
+        self.patience.insist(shown, lambda again: upgrade(engine), _could_not_connect)
         return engine
 
     @cached_property
@@ -120,7 +124,12 @@ class Storage:
         # The ledger comes first: a database that cannot be used is told by it, without a trace.
         _ = self.engine
         found = self._backend
-        return PatientStorage(found.open(self.trusted), found, self.patience)
+        opened = self.patience.insist(
+            found.shown,
+            lambda again: found.open(self.trusted),
+            lambda error: found.is_outage(_origin(error)),
+        )
+        return PatientStorage(opened, found, self.patience)
 
     def vetted(self, sampler: BaseSampler) -> BaseSampler:
         """A sampler, unless it would unpickle what others may have written.
@@ -133,6 +142,14 @@ class Storage:
                 f"CMA-ES unpickles its state from trials in {self.masked}, {UNTRUSTED}"
             )
         return sampler
+
+
+def _could_not_connect(error: Exception) -> bool:
+    return lost_connection(_origin(error))
+
+
+def _origin(error: Exception) -> Exception:
+    return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
 def _unpickles(sampler: BaseSampler) -> bool:

@@ -1,4 +1,4 @@
-"""Servers that a test may break: PostgreSQL, a relay that cuts, Optuna's gRPC proxy."""
+"""Servers that a test may break: a PostgreSQL of its own, a relay that cuts, a gRPC proxy."""
 
 import os
 import shutil

@@ -1,5 +1,6 @@
 """What `search` and `resume` do alike: run a study, show it, and say how it ended."""
 
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -12,9 +13,17 @@ from automl.errors import Interrupted, StorageError
 from automl.session import Preview, Session
 from automl.studies import Study
 
+_PATIENCE_SECONDS = 30.0
+"""How long the look at a search waits for its database before and after the search itself."""
+
 
 def run_and_show(session: Session, output: Output) -> None:
     """Run a session, show it, and exit 0, 1 (nothing completed) or 130 (interrupted)."""
+    with session.study.storage.patience.lasting(threading.Event(), _PATIENCE_SECONDS):
+        _run_and_show(session, output)
+
+
+def _run_and_show(session: Session, output: Output) -> None:
     study = session.study
     ended_before = study.views.counts().trials
     try:

@@ -30,13 +30,15 @@ class Patience:
     """How long a database may be away before that counts as a failure; not at all at first.
 
     So a wrong URL fails at once, and a running search waits. Threads share one, and an outage
-    counts from the first call that failed.
+    counts from the first call that failed. A connection that was cut and comes again at once is
+    no news.
     """
 
-    def __init__(self) -> None:
-        self._seconds = 0.0
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
         self._stop = threading.Event()
         self._away: dict[str, float] = {}
+        self._said: set[str] = set()
         self._back_at = float("-inf")
         self._lock = threading.Lock()
 
@@ -65,7 +67,7 @@ class Patience:
                     raise
             else:
                 if database in self._away:
-                    self._say_back(database)
+                    self._is_back(database)
                 return found
         raise AssertionError("the loop ends by what it returns or raises")
 
@@ -78,13 +80,13 @@ class Patience:
         if not self._seconds:
             return False
         with self._lock:
-            new = database not in self._away
             began = self._away.setdefault(database, time.monotonic())
-        if new:
+            says = attempt > 0 and database not in self._said
+            self._said |= {database} if says else set()
+        if says:
+            minutes = self._seconds / 60
             _log.warning(
-                "database %s does not answer, trying again for up to %.0f min",
-                database,
-                self._seconds / 60,
+                "database %s does not answer, trying again for up to %.3g min", database, minutes
             )
         limit = min(self._seconds, _STOPPING_SECONDS) if self._stop.is_set() else self._seconds
         if time.monotonic() - began >= limit:
@@ -92,10 +94,11 @@ class Patience:
         time.sleep(_draw.uniform(0.5, 1) * min(0.05 * 2 ** min(attempt, 10), _LONGEST_PAUSE))
         return True
 
-    def _say_back(self, database: str) -> None:
+    def _is_back(self, database: str) -> None:
         with self._lock:
-            began = self._away.pop(database, None)
-        if began is not None:
+            began, said = self._away.pop(database, None), database in self._said
+            self._said.discard(database)
+        if began is not None and said:
             self._back_at = time.monotonic()
             seconds = self._back_at - began
             _log.warning("database %s answers again after %.1f s", database, seconds)

@@ -166,7 +166,7 @@ def kill(process: subprocess.Popen[bytes]) -> int:
 def wait_for(log: Path, process: subprocess.Popen[bytes]) -> None:
     """Until the first trial is under way."""
     while not log.exists():
-        assert process.poll() is None, process.communicate()[1].decode()
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
 
 
