@@ -84,3 +84,8 @@ def test_a_real_search_reuses_what_the_truth_knows_to_be_equal():
     assert with_cache["reuse_rate"] == pytest.approx(with_cache["true_rate"])
     assert without["reuse_rate"] == 0
     assert with_cache["evaluated"] < without["evaluated"] == 25
+
+
+def test_gpu_says_that_there_is_none(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert said("gpu")["skipped"] == "this machine has no GPU"
