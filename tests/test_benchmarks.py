@@ -77,3 +77,31 @@ def test_reuse_runs_programs():
 def test_reuse_says_why_it_skips_the_table(tmp_path):
     found = said("reuse", "--problem", "nasbench201", "--data", tmp_path)["problems"]
     assert "nb201_12epochs.npz" in found["nasbench201"]["skipped"]
+
+
+def test_workers_measures_both_sides_and_how_ask_grows():
+    cut = ("--seconds", 0.02, "--workers", 2, "--window", 0.5, "--ask", 10, 20)
+    found = said("workers", "--storages", "sqlite", *cut)
+    (row,) = found["rows"]
+    for side in ("ours", "bare"):
+        assert 0 < row[side]["busy"] <= 1
+        assert row[side]["trials_per_second"] > 0
+        assert 0 < row[side]["megabytes"] < 200  # with torch it would be more
+    assert [(ask["strategy"], ask["trials"]) for ask in found["asks"]] == [
+        ("random", 10), ("random", 20), ("tpe", 10), ("tpe", 20),
+    ]  # fmt: skip
+    assert all(ask["ours_ms"] > 0 < ask["bare_ms"] for ask in found["asks"])
+
+
+def test_no_queued_trial_is_evaluated_twice():
+    cut = ("--trials", 100, "--processes", 4, "--sides", "ours")
+    for row in said("queued", "--storages", "sqlite", "postgresql", *cut)["rows"]:
+        if "skipped" not in row:
+            counted = row["evaluations"], row["duplicates"], row["missing"], row["failed_processes"]
+            assert counted == (100, 0, 0, 0)
+
+
+def test_queued_measures_both_sides():
+    rows = said("queued", "--trials", 8, "--processes", 2, "--storages", "sqlite")["rows"]
+    assert [row["side"] for row in rows] == ["ours", "bare"]
+    assert all(row["evaluations"] >= 8 and row["missing"] == 0 for row in rows)
