@@ -243,7 +243,6 @@ class BareAsk:
     """A study of plain Optuna: ask and suggest."""
 
     def __init__(self, where: Database, strategy: str) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = {
             "random": optuna.samplers.RandomSampler,
             "tpe": optuna.samplers.TPESampler,
@@ -255,7 +254,7 @@ class BareAsk:
     def fill(self, size: int) -> None:
         for number in range(self.there, size):
             self.study.add_trial(past_trial(number, {}))
-        self.there = size
+        self.there = max(self.there, size)
 
     def ask(self) -> float:
         began = time.perf_counter()
@@ -281,6 +280,8 @@ class OurAsk:
 
     def fill(self, size: int) -> None:
         numbers = range(self.there, size)
+        if not numbers:
+            return  # asks have made as many already
         for number in numbers:
             self.study.optuna.add_trial(past_trial(number, {"automl": {"row": number}}))
         settled = {"phase": Phase.SETTLED, "state": State.COMPLETE, "told": True}
@@ -290,7 +291,7 @@ class OurAsk:
         ]
         with self.study.storage.engine.begin() as connection:
             connection.execute(insert(TrialRow), rows)
-        self.there = size
+        self.there = max(self.there, size)
 
     def ask(self) -> float:
         began = time.perf_counter()
@@ -350,6 +351,7 @@ def main() -> None:
     parser.add_argument("--ask", type=int, nargs="*", help="sizes of studies; none to leave out")
     arguments = parser.parse_args()
     show = (lambda line: None) if arguments.as_json else print
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     CONTEXT.set_forkserver_preload(["_sleeping", "automl.engine", "psycopg", "pymysql"])
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AUTOML_STATE_DIR"] = directory

@@ -89,3 +89,31 @@ def test_a_real_search_reuses_what_the_truth_knows_to_be_equal():
 def test_gpu_says_that_there_is_none(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert said("gpu")["skipped"] == "this machine has no GPU"
+
+
+def test_workers_measures_both_sides_and_how_ask_grows():
+    cut = ("--seconds", 0.02, "--workers", 2, "--window", 0.5, "--ask", 10, 20)
+    found = said("workers", "--storages", "sqlite", *cut)
+    (row,) = found["rows"]
+    for side in ("ours", "bare"):
+        assert 0 < row[side]["busy"] <= 1
+        assert row[side]["trials_per_second"] > 0
+        assert 0 < row[side]["megabytes"] < 200  # with torch it would be more
+    assert [(ask["strategy"], ask["trials"]) for ask in found["asks"]] == [
+        ("random", 10), ("random", 20), ("tpe", 10), ("tpe", 20),
+    ]  # fmt: skip
+    assert all(ask["ours_ms"] > 0 < ask["bare_ms"] for ask in found["asks"])
+
+
+def test_no_queued_trial_is_evaluated_twice():
+    cut = ("--trials", 100, "--processes", 4, "--sides", "ours")
+    for row in said("queued", "--storages", "sqlite", "postgresql", *cut)["rows"]:
+        if "skipped" not in row:
+            counted = row["evaluations"], row["duplicates"], row["missing"], row["failed_processes"]
+            assert counted == (100, 0, 0, 0)
+
+
+def test_queued_measures_both_sides():
+    rows = said("queued", "--trials", 8, "--processes", 2, "--storages", "sqlite")["rows"]
+    assert [row["side"] for row in rows] == ["ours", "bare"]
+    assert all(row["evaluations"] >= 8 and row["missing"] == 0 for row in rows)

@@ -34,6 +34,10 @@ FILES = {
         "    def train(self, candidate, task, run):\n"
         "        yield Report(1, {'score': float('nan'), 'cost': 1.0})\n"
     ),
+    "queue.jsonl": '{"x": 0.5}\n\n{"x": }\n',
+    "list.jsonl": "[1]\n",
+    "nested.jsonl": '{"x": [1]}\n',
+    "three.jsonl": "{}\n{}\n{}\n",
     "corrupt.db": "this is no database " * 100,
 }
 PASSWORD = "s3same"
@@ -59,6 +63,10 @@ USAGE = {
     "pruner": (search("--pruner", "x"), "unknown pruner 'x'", "asha, none"),
     "launcher": (search("--launcher", "x"), "unknown launcher 'x'", "local"),
     "option": (search("-o", "trainer.stepz=3"), "'stepz'", "did you mean 'steps'", "seconds"),
+    "queue": (search("--enqueue", "queue.jsonl"), "queue.jsonl, line 3: no JSON"),
+    "queued list": (search("--enqueue", "list.jsonl"), "list.jsonl, line 1: expected an object"),
+    "queued nested": (search("--enqueue", "nested.jsonl"), "line 1: decision 'x': expected text"),
+    "long queue": (search("--enqueue", "three.jsonl"), "3 trials", "room for 2", "--trials"),
     "part": (search("-o", "trainr.steps=3"), "'trainr'", "did you mean 'trainer'"),
     "option form": (search("-o", "nonsense"), "'nonsense'", "part.option=value"),
     "option twice": (search(*["-o", "trainer.steps=3"] * 2), "trainer.steps is given twice"),

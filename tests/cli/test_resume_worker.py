@@ -42,6 +42,27 @@ def test_the_environment_names_the_storage(run, here, monkeypatch):
     assert study("s", "sqlite:///other.db").views.counts().complete == 1
 
 
+def test_queued_trials_come_first_and_say_why_they_fail(run, here):
+    (here / "first.jsonl").write_text('{"x": 0.5, "z": 3}\n\n{"lr": 1}\n')
+    (here / "more.jsonl").write_text('{"z": 8}\n')
+    queued = ("--enqueue", "first.jsonl", "--json")
+    ended = run("search", PLANE, *PARTS, "--trials", "3", "--study", "s", *queued)
+    first, second, third = ended.of("trial")
+    assert (first["decisions"]["x"], first["decisions"]["z"]) == (0.5, 3)
+    assert second["state"] == "failed"
+    assert second["error"] == (
+        "space tiny.py:plane: decision 'lr' was given, but the space does not ask for it; "
+        "it asks for x, y, z"
+    )
+    assert third["state"] == "complete"
+    again = run("resume", "s", "--trials", "2", "--enqueue", "more.jsonl", "--json")
+    assert [event["number"] for event in again.of("trial")] == [3, 4]
+    assert again.of("trial")[0]["decisions"]["z"] == 8
+    too_many = run("resume", "s", "--enqueue", "more.jsonl")
+    assert too_many.code == 2
+    assert "1 trials to queue do not fit into the budget, which has room for 0" in too_many.err
+
+
 def test_more_trials(run):
     run("search", PLANE, *PARTS, "--trials", "2", "--study", "s")
     again = run("resume", "s", "--json")

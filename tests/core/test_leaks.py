@@ -1,0 +1,104 @@
+"""A worker stays as it is: no memory, files, threads or connections gather while it works."""
+
+import gc
+import json
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import children
+import pytest
+import tiny
+from sqlalchemy import create_engine, text
+
+import automl
+from automl.engine import Engine
+from automl.ledger.values import Worker
+from automl.processes import this_worker
+from automl.registry import Kind, Registry
+from automl.storage import Storage
+from automl.studies import Limits, create, plan
+
+KILOBYTES = 10 * 1024
+"""How much a worker may grow from the first look to the last."""
+
+AT_MOST = {"files": 3, "connections": 1, "threads": 0}
+"""A heartbeat may open a connection of its own meanwhile; SQLite has up to three files for it."""
+
+
+@dataclass
+class Watch:
+    """Looks at its own process at the end of some trials."""
+
+    file: Path
+    at: tuple[int, ...]
+    url: str
+
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        if number in self.at:
+            gc.collect()
+            seen = {
+                "kilobytes": resident(),
+                "files": len(list(Path("/proc/self/fd").iterdir())),
+                "threads": threading.active_count(),
+                "connections": connections(self.url),
+            }
+            with self.file.open("a") as file:
+                file.write(json.dumps(seen) + "\n")
+
+
+def resident() -> int:
+    """This process's resident memory in kilobytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def connections(url: str) -> int:
+    """How many connections the server has to this database, this one included."""
+    if not url.startswith("postgresql"):
+        return 0
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            counted = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            return connection.execute(text(counted)).scalar_one()
+    finally:
+        engine.dispose()
+
+
+def work(url: str, file: Path, trials: int, strategy: str, cache: bool) -> None:
+    """A search in this process that is looked at after a fifth of its trials and at its end."""
+    registry = Registry()
+    given = {Kind.SPACE: tiny.plane, Kind.TASK: tiny.Nothing, Kind.TRAINER: tiny.Steps}
+    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
+    made = plan(registry, {**references, Kind.STRATEGY: strategy}, {}, cache=cache)
+    study = create(Storage(url), made, Limits(trials=trials))
+    registry.hooks.register(Watch(file, (trials // 5, trials - 1), url))
+    Engine(study, made.parts, Worker(this_worker()), registry.hooks).run()
+
+
+def stays_as_it_is(url: str, directory: Path, trials: int, strategy: str, cache: bool = True):
+    file = directory / "seen"
+    assert children.run(work, url, file, trials, strategy, cache) == 0
+    first, last = map(json.loads, file.read_text().splitlines())
+    grown = {name: last[name] - first[name] for name in first}
+    assert grown.pop("kilobytes") < KILOBYTES
+    assert all(grown[name] <= most for name, most in AT_MOST.items()), grown
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
+
+
+@needs_proc
+def test_nothing_gathers_over_150_trials(storage_url, tmp_path):
+    stays_as_it_is(storage_url, tmp_path, 150, "random")
+
+
+@needs_proc
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["random", "tpe"])
+@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
+def test_nothing_gathers_over_500_trials(storage_url, tmp_path, strategy, cache):
+    """With TPE, Optuna keeps all trials in memory: about nine kilobytes each."""
+    stays_as_it_is(storage_url, tmp_path, 500, strategy, cache)
