@@ -176,8 +176,7 @@ class Engine:
         self._maintained = time.monotonic()
         for settled in self.ledger.untold(older_than=fresh):
             self.trials.tell_once(settled)
-        if self.study.spec.cache.enabled:
-            self.ledger.functions.prune(self.study.spec.cache.keep)
+        self._prune()
         if self.patience.seconds_since_outage() < self.ledger.lease_seconds / 4:
             return None  # what expired while nobody could renew it is not lost
         dead = self._dead_holders()
@@ -400,10 +399,15 @@ class Engine:
                 foreign,
             )
 
+    def _prune(self) -> None:
+        if self.study.spec.cache.enabled:
+            self.ledger.functions.prune(self.study.spec.cache.keep)
+
     def _leave(self) -> None:
         try:
             if self.trials.told:
                 self.ledger.mark_told(self.trials.told)
+            self._prune()
             self.ledger.leave(self.worker)
         except StorageError as error:
             _log.warning("cannot sign off: %s", error)

@@ -1,5 +1,6 @@
 """`automl cache`: what was reused, at which level, what that took and saved; and what to forget."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -7,6 +8,7 @@ import click
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
 
 if TYPE_CHECKING:
+    from automl.ledger.views import FunctionView
     from automl.studies import Study
 
 
@@ -80,7 +82,24 @@ def _event(study: "Study") -> dict[str, Any]:
         "near_misses": known.near_misses,
         "refused": known.refused,
         "damaged": known.damaged,
+        "functions": [_function(each) for each in _repeated(study)],
         "audits": [_audit(study, o.metric) for o in study.objectives if study.spec.cache.audit],
+    }
+
+
+def _repeated(study: "Study") -> list["FunctionView"]:
+    """The functions that were evaluated several times, where the study asks for that."""
+    if study.spec.cache.repeats == 1:
+        return []
+    return [each for each in study.views.functions() if each.n > 1]
+
+
+def _function(view: "FunctionView") -> dict[str, Any]:
+    return {
+        "fingerprint": view.fingerprint,
+        "n": view.n,
+        "means": dict(view.means),
+        "variances": dict(view.variances),
     }
 
 
@@ -118,7 +137,22 @@ def _lines(said: dict[str, Any]) -> list[str]:
     rare = ("not_canonical", "collisions", "near_misses", "refused", "damaged")
     if any(said[name] for name in rare):
         lines.append("  " + _counted({n.replace("_", " "): said[n] for n in rare if said[n]}))
+    lines += _noise_lines(said["functions"])
     return [*lines, *map(_audit_line, said["audits"])]
+
+
+def _noise_lines(functions: list[dict[str, Any]]) -> list[str]:
+    """How far evaluations of one function lie apart, by metric: pooled standard deviations."""
+    lines = []
+    for metric in dict.fromkeys(name for each in functions for name in each["variances"]):
+        known = [f for f in functions if f["variances"].get(metric) is not None]
+        weight = sum(f["n"] - 1 for f in known)
+        if not weight:
+            continue
+        spread = math.sqrt(sum((f["n"] - 1) * f["variances"][metric] for f in known) / weight)
+        said = f"{len(known)} functions evaluated {sum(f['n'] for f in known)} times"
+        lines.append(f"  {metric}: standard deviation {spread:.4g} within a function ({said})")
+    return lines
 
 
 def _audit_line(audit: dict[str, Any]) -> str:

@@ -273,3 +273,23 @@ def test_resuming_what_has_ended_says_what_to_type(searched):
     ended = searched("resume", "s")
     assert ended.code == 0
     assert "nothing was left to do; search on with: automl resume s --trials 20" in ended.err
+
+
+def test_cache_says_how_far_evaluations_of_one_function_lie_apart(run):
+    repeated = ("-o", "cache.repeats=3", "--trials", "12", "--study", "s", "--seed", "1")
+    assert run("search", CORNER, *PARTS, *repeated).code == 0
+    (said,) = run("cache", "s", "--json").of("cache")
+    assert {each["n"] for each in said["functions"]} == {3}
+    for each in said["functions"]:
+        assert each["variances"]["score"] > 0 == each["variances"]["cost"]
+        assert each["means"].keys() == each["variances"].keys()
+    times = sum(each["n"] for each in said["functions"])
+    assert f"within a function ({len(said['functions'])} functions evaluated {times} times)" in (
+        run("cache", "s").out
+    )
+
+
+def test_no_more_functions_stay_than_are_to_be_kept(run):
+    kept = ("-o", "cache.keep=3", "--trials", "10", "--study", "s")
+    assert run("search", PLANE, *PARTS, *kept).code == 0
+    assert run("cache", "prune", "--keep", "3", "--json").events[0]["dropped"] == 0
