@@ -296,4 +296,7 @@ def spell(annotation: Any) -> str:
         return " or ".join(
             "none" if a is types.NoneType else spell(a) for a in typing.get_args(annotation)
         )
+    if typing.get_origin(annotation) is tuple:
+        kinds = dict.fromkeys(a for a in typing.get_args(annotation) if a is not Ellipsis)
+        return f"{' or '.join(map(spell, kinds))}, with commas between them"
     return getattr(annotation, "__name__", str(annotation))

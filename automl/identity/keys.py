@@ -1,5 +1,6 @@
 """The keys of a candidate at each level, from its writing and from what a probe of it found."""
 
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -136,7 +137,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Open):
         return {"open": value.name, "distribution": distribution_to_json(value.distribution)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        if all(isinstance(key, str) for key in value):
+            return {key: _plain(item) for key, item in value.items()}
+        # JSON knows no other keys, and the number 1 is not the text "1".
+        return {"\0mapping": [[_plain(key), _plain(item)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return {"\0set": sorted(canonical_json(_plain(item)) for item in value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"\0number": repr(value)}
     return jsonable(value)

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import automl
+from automl import Candidate
 from automl.identity.fingerprint import canonical_json, digest_of
+from automl.identity.keys import SideKeys, writing
 from automl.registry import Kind, Registry
 from automl.studies import plan
 
@@ -52,3 +54,15 @@ def test_what_cannot_be_part_of_an_identity_is_named(value, says):
 def test_our_own_version_counts():
     made = plan(Registry(), {Kind.SPACE: "mlp"}, {})
     assert made.parts.side_keys["automl"] == automl.__version__
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({1: "a"}, {"1": "a"}), ({1, 2}, [1, 2]), (float("inf"), "inf"), (float("nan"), "nan")],
+)
+def test_hyperparameters_that_json_would_write_alike_are_two(one, other):
+    def key(value):
+        module = Candidate(lambda: None, {"x": value})
+        return canonical_json(dict(writing(module, SideKeys({})).shared))
+
+    assert key(one) != key(other)
