@@ -64,16 +64,14 @@ class Heartbeat(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        usual = self._ledger.lease_seconds / 4
-        pause = usual
         failures = 0
-        while not self._ended.wait(pause):
+        while not self._ended.wait(pause(self._ledger.lease_seconds, failures)):
             try:
                 self._beat()
-                pause, failures = usual, 0
+                failures = 0
             except StorageError as error:
                 _log.warning("cannot renew the lease now, will try again: %s", error)
-                pause, failures = min(2.0**failures, usual), failures + 1
+                failures += 1
 
     def _beat(self) -> None:
         self._ledger.enter(self._worker)
@@ -89,3 +87,9 @@ class Heartbeat(threading.Thread):
         except LeaseLostError:
             # It may also have been settled just now; then nobody asks.
             self._lost = lease
+
+
+def pause(lease_seconds: float, failures: int) -> float:
+    """Seconds to the next beat: a quarter of the lease, or less after so many that failed."""
+    usual = lease_seconds / 4
+    return min(2.0 ** (failures - 1), usual) if failures else usual

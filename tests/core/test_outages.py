@@ -19,6 +19,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import Engine, func, make_url, select
 
 from automl import Outcome, Report, State, StorageError
+from automl.heartbeat import pause
 from automl.identity.fingerprint import Identity
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import EvaluationRow, TrialRow
@@ -27,7 +28,7 @@ from automl.ledger.statements import table
 from automl.ledger.values import Claimed, Hit, LeaseLostError, Parked, Worker
 from automl.ledger.views import Views
 from automl.patient import PatientStorage
-from automl.storage import Storage
+from automl.storage import Storage, storage_from
 from automl.studies import open_study
 
 A, B = Worker("a"), Worker("b")
@@ -302,6 +303,18 @@ def test_before_a_search_runs_nothing_is_waited_for(cut):
         cut.relay.refuses = False
 
 
+def test_a_worker_that_a_search_starts_waits_from_the_start(cut, monkeypatch):
+    for name, value in cut.storage.environment().items():
+        monkeypatch.setenv(name, value)
+    cut.relay.refuses = True
+    cut.relay.cut_all()
+    threading.Timer(0.5, lambda: setattr(cut.relay, "refuses", False)).start()
+    started = storage_from(None)
+    assert started == cut.storage
+    assert isinstance(started.trials.get_all_studies(), list)
+    started.engine.dispose()
+
+
 def test_an_outage_is_said_once_and_its_end(cut, caplog):
     ledger = cut.ledger()
     cut.relay.refuses = True
@@ -337,6 +350,11 @@ def test_patience_has_an_end(cut, stops, monkeypatch):
     finally:
         cut.relay.refuses = False
     assert ledger.reserve(A) is not None
+
+
+def test_a_beat_that_failed_is_tried_again_soon():
+    assert [pause(60.0, failures) for failures in range(7)] == [15, 1, 2, 4, 8, 15, 15]
+    assert pause(0.4, 3) == 0.1
 
 
 # A server that is restarted under a search.
@@ -387,7 +405,7 @@ def test_a_server_restarted_under_a_search_ends_no_worker(own_cluster, tmp_path,
     assert len(lines) == len(set(lines)) == 3 * test_kill.TRIALS
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.long)])
 def test_connections_cut_at_any_moment_end_no_worker(kind, tmp_path):
     with database(kind, tmp_path) as plain:
         behind = make_url(plain)

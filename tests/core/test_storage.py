@@ -14,7 +14,7 @@ import tiny
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from databases import database
+from databases import SERVERS, database, redis_journal
 from sqlalchemy import Engine, create_engine, event, inspect, make_url, select, text
 
 import automl
@@ -144,6 +144,19 @@ def test_a_study_with_a_password_shows_it_nowhere(tmp_path):
 def test_a_resume_line_names_a_storage_without_a_password(sqlite_url):
     study, _ = automl.search(tiny.plane, **TINY, storage=sqlite_url, trials=1, study="a b")
     assert study.resume_command() == f"automl resume 'a b' --storage {sqlite_url}"
+
+
+# The servers that the suite uses.
+@pytest.mark.parametrize("kind", ["postgresql", "mysql", "redis"])
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_server_that_is_not_there_skips_or_fails(kind, expected, monkeypatch, tmp_path):
+    variable, local = SERVERS[kind]
+    monkeypatch.setenv(variable, str(make_url(local).set(port=1)))
+    monkeypatch.setenv("AUTOML_TEST_EXPECT", f"other,{kind}" if expected else "other")
+    outcome = pytest.fail.Exception if expected else pytest.skip.Exception
+    made = redis_journal() if kind == "redis" else database(kind, tmp_path)
+    with pytest.raises(outcome, match=variable), made:
+        pass
 
 
 # Versions.

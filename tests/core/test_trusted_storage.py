@@ -1,5 +1,6 @@
 """Optuna's two unpicklers: code planted in a shared storage runs only for who trusts it."""
 
+import json
 import os
 import pickle
 import uuid
@@ -12,7 +13,7 @@ import redis
 import tiny
 from databases import database, redis_journal
 from optuna.samplers import CmaEsSampler, PartialFixedSampler, RandomSampler
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url, text
 
 import automl
 from automl import UsageError
@@ -69,20 +70,15 @@ def server(tmp_path) -> Iterator[str]:
 def plant(url: str, marker: Path) -> None:
     """As somebody who may write to the database: CMA-ES's state in a trial that has ended."""
     study = optuna.load_study(study_name="s", storage=url)
-    state = pickle.dumps(Payload(marker)).hex()
     trial = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))[-1]
-    study._storage.set_trial_system_attr  # noqa: B018 - the storage that Optuna's own sampler uses
-    from sqlalchemy import create_engine, text
-
+    statement = text(
+        "INSERT INTO trial_system_attributes (trial_id, key, value_json) "
+        "VALUES (:id, 'cma:optimizer:0', :value)"
+    )
+    state = json.dumps(pickle.dumps(Payload(marker)).hex())
     engine = create_engine(url)
     with engine.begin() as connection:
-        connection.execute(
-            text(
-                "INSERT INTO trial_system_attributes (trial_id, key, value_json) "
-                "VALUES (:id, 'cma:optimizer:0', :value)"
-            ),
-            {"id": trial._trial_id, "value": f'"{state}"'},
-        )
+        connection.execute(statement, {"id": trial._trial_id, "value": state})
     engine.dispose()
 
 
