@@ -28,7 +28,11 @@ FILE = str(Path(faulty.__file__))
 TRIALS = 16
 LEASE = 2.0
 _SECONDS = 90.0
-_PARTS = ("--task", f"{FILE}:Nothing", "--trainer", f"{FILE}:Steps", "--strategy", "random")
+_PARTS = (
+    *("--task", f"{FILE}:Nothing", "--trainer", f"{FILE}:Steps", "--strategy", "random"),
+    # There is nothing to probe.
+    *("-o", "cache.levels=L0,L1"),
+)
 
 
 @dataclass
@@ -63,6 +67,8 @@ class Scene:
         return self.start("search", f"{FILE}:grid", *_PARTS, *limits, *more, **rest)
 
     def worker(self, **rest: object) -> children.Process:
+        """One more, once the study is under way."""
+        self.wait_for_steps(1)
         return self.start("worker", "s", "--plugin", FILE, **rest)
 
     def wait_for_steps(self, number: int) -> None:
