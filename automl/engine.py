@@ -107,10 +107,10 @@ class Engine:
             DeviceLostError: the device fails for good; what was under way has been given back.
             StorageError: the database failed; what was under way will be taken over.
         """
-        self.ledger.enter(self.worker)
-        self._warn_of_foreign_functions()
-        self.meter.refresh()
         with self.patience.lasting(self.stop):
+            self.ledger.enter(self.worker)
+            self._warn_of_foreign_functions()
+            self.meter.refresh()
             self.heartbeat.start()
             try:
                 with explaining(self.ledger.engine):

@@ -54,7 +54,7 @@ class Scene:
             "AUTOML_STORAGE": url or self.url,
             "AUTOML_STATE_DIR": str(self.directory / "state"),
             "AUTOML_LEASE_SECONDS": str(LEASE),
-            faulty.LOG: str(faulty.log_file(self.directory)),
+            faulty.LOG: str(self.log),
             **self.environment,
         }
         log = self.directory / f"process-{len(self.processes)}.log"
@@ -67,13 +67,19 @@ class Scene:
         return self.start("search", f"{FILE}:grid", *_PARTS, *limits, *more, **rest)
 
     def worker(self, **rest: object) -> children.Process:
-        """One more, once the study is under way."""
+        """One more, once the study is under way; returns once it trains."""
         self.wait_for_steps(1)
-        return self.start("worker", "s", "--plugin", FILE, **rest)
+        process, log = self.start("worker", "s", "--plugin", FILE, **rest), self.log
+        self.wait(lambda: f" {process.pid}\n" in log.read_text() or not process.is_alive())
+        return process
+
+    @property
+    def log(self) -> Path:
+        return faulty.log_file(self.directory)
 
     def wait_for_steps(self, number: int) -> None:
         """Until trials have made so many steps, or nobody is left to make any."""
-        log = faulty.log_file(self.directory)
+        log = self.log
         self.wait(lambda: log.exists() and len(log.read_text().splitlines()) >= number)
 
     def wait(self, condition: Callable[[], object]) -> None:
@@ -271,7 +277,7 @@ def check(scene: Scene) -> None:
 def _check_steps(scene: Scene) -> None:
     """No attempt at a trial was made by two processes, and none made a step twice."""
     processes, steps = defaultdict(set), set()
-    for line in faulty.log_file(scene.directory).read_text().splitlines():
+    for line in scene.log.read_text().splitlines():
         number, attempt, step, pid = line.split()
         processes[number, attempt].add(pid)
         assert (number, attempt, step, pid) not in steps, line

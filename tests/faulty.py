@@ -50,7 +50,7 @@ class Steps(Trainer):
     """Adds up, a report and a checkpoint a step; size: kilobytes of a checkpoint."""
 
     steps: int = 6
-    seconds: float = 0.05
+    seconds: float = 0.1
     size: int = 1
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
