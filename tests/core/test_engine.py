@@ -501,6 +501,25 @@ def test_a_paid_trial_costs_two_ledger_transactions(make_engine):
     assert many[True] == few[True]
 
 
+def test_a_worker_that_waits_only_reads(make_engine):
+    """It is stopped at its fortieth read; the only trial is another worker's."""
+    engine = make_engine(trials=1)
+    engine.poll_seconds = 1e-4
+    engine.study.ledger.reserve(Worker("other"))
+    begun = {True: 0, False: 0}
+
+    @event.listens_for(engine.study.storage.engine, "begin")
+    def count(connection):
+        begun[connection.get_execution_options().get("automl_read", False)] += 1
+        if begun[True] == 40:
+            engine.stop.set()
+
+    with pytest.raises(automl.Interrupted):
+        engine.run()
+    # Its coming, one try to take a slot, its going.
+    assert begun[False] == 3
+
+
 def statements(engine: Engine) -> int:
     """How many statements the process runs in this search, Optuna's too."""
     seen: list[str] = []
