@@ -205,6 +205,8 @@ def _convert(value: Any, annotation: Any) -> Any:
         return _convert_many(value, origin, args)
     if origin in _MAPPINGS:
         keys, values = args or (Any, Any)
+        if isinstance(value, str):
+            value = _pairs(value)
         return {_convert(k, keys): _convert(v, values) for k, v in dict(value).items()}
     if annotation in (Any, object):
         return value
@@ -257,6 +259,14 @@ def _convert_many(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
     return _MANY[origin](_convert(item, kind) for item, kind in zip(items, kinds, strict=True))
 
 
+def _pairs(text: str) -> dict[str, str]:
+    """`a=1,b=2` as a mapping."""
+    parts = [item.partition("=") for item in text.split(",") if item.strip()]
+    if not all(equals for _, equals, _ in parts):
+        raise ValueError(text)
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
 def _convert_bool(value: Any) -> bool:
     text = str(value).lower()
     if text not in _TRUE | _FALSE:
@@ -299,4 +309,6 @@ def spell(annotation: Any) -> str:
     if typing.get_origin(annotation) is tuple:
         kinds = dict.fromkeys(a for a in typing.get_args(annotation) if a is not Ellipsis)
         return f"{' or '.join(map(spell, kinds))}, with commas between them"
+    if (typing.get_origin(annotation) or annotation) in _MAPPINGS:
+        return "NAME=VALUE,…"
     return getattr(annotation, "__name__", str(annotation))

@@ -10,6 +10,8 @@ Each raises an AssertionError of one line that says what is expected.
 
 import itertools
 import math
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +26,30 @@ from torch import Tensor
 from automl.candidate import Candidate, propose
 from automl.decisions import Opens
 from automl.errors import Interrupted, OpenDecisionError
-from automl.protocols import Run, SearchSpace, Split, Task, Trainer, derive_seed
+from automl.protocols import (
+    Launcher,
+    Run,
+    SearchSpace,
+    Split,
+    Task,
+    Trainer,
+    WorkerHandle,
+    derive_seed,
+)
 from automl.report import Report
 
-__all__ = ["check_pruner", "check_space", "check_strategy", "check_task", "check_trainer"]
+__all__ = [
+    "check_launcher",
+    "check_pruner",
+    "check_space",
+    "check_strategy",
+    "check_task",
+    "check_trainer",
+]
 
 Space = SearchSpace | Callable[[optuna.trial.BaseTrial, Task], object]
 _LARGEST_PROBE = 64
+_SECRET = "the-password-of-a-storage"
 
 
 def check_space(space: Space, task: Task, trials: int = 10, seed: int = 0) -> frozenset[str]:
@@ -124,6 +143,20 @@ def check_pruner(factory: Callable[[], optuna.pruners.BasePruner], trials: int =
         _expect(kinds <= {"bool", "bool_"}, f"prune() must return a bool, got {sorted(kinds)}")
         _expect(first == second, "one history must give the same verdicts")
         _expect(not first[0], "a trial without reports must go on")
+
+
+def check_launcher(launcher: Launcher, directory: Path, seconds: float = 60.0) -> None:
+    """A launcher starts, asks about, interrupts and tells the end of workers, and keeps secrets.
+
+    directory: an empty one that the workers can write, too. seconds: how long a worker may take
+    to start or to end.
+    """
+    checked = _Launched(launcher, directory, seconds)
+    _check_exit_code(checked)
+    _check_environment(checked)
+    _check_asking(checked)
+    _check_killed(checked)
+    _check_preview(checked)
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -375,3 +408,115 @@ def _verdicts(pruner: optuna.pruners.BasePruner, direction: Any, trials: int) ->
             found.append(trial.should_prune())
         study.tell(trial, float(number * 5 % trials))
     return found
+
+
+# Launchers.
+_ENDS = "import sys; print('said', file=sys.stderr); print('not said'); sys.exit(7)"
+_TELLS = """
+import os, pathlib
+lines, pid = [os.environ.get("AUTOML_CHECK", "")], os.getpid()
+while pid > 1 and os.path.exists(f"/proc/{pid}/cmdline"):
+    lines.append(pathlib.Path(f"/proc/{pid}/cmdline").read_text().replace("\\0", " "))
+    pid = int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+pathlib.Path(FILE).write_text("\\n".join(lines))
+"""
+_WAITS = """
+import pathlib, signal, sys, time
+def stop(number, frame):
+    pathlib.Path(FILE + ".stopped").touch()
+    sys.exit(130)
+for name in ("SIGINT", "SIGTERM"):
+    signal.signal(getattr(signal, name), stop)
+pathlib.Path(FILE).touch()
+time.sleep(300)
+"""
+_DIES = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """Starts small programs by a launcher."""
+
+    launcher: Launcher
+    directory: Path
+    seconds: float
+
+    def start(self, name: str, code: str) -> WorkerHandle:
+        """Start a program that may write a file of that name."""
+        code = f"FILE = {str(self.file(name))!r}\n{code}"
+        command = [sys.executable, "-c", code]
+        return self.launcher.start(command, {"AUTOML_CHECK": _SECRET}, self.log(name))
+
+    def file(self, name: str) -> Path:
+        return self.directory / name
+
+    def log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+    def end(self, worker: WorkerHandle) -> int:
+        """How a worker ends, which it must in time."""
+        try:
+            return worker.wait(self.seconds)
+        except TimeoutError:
+            raise AssertionError(f"a worker did not end within {self.seconds:g} s") from None
+
+    def see(self, file: Path, what: str) -> None:
+        end = time.monotonic() + self.seconds
+        while not file.exists():
+            _expect(time.monotonic() < end, f"{what} within {self.seconds:g} s")
+            time.sleep(0.05)
+
+
+def _check_exit_code(launched: _Launched) -> None:
+    worker = launched.start("ends", _ENDS)
+    _expect(isinstance(worker, WorkerHandle), f"start() must return a WorkerHandle, got {worker!r}")
+    code = launched.end(worker)
+    _expect(code == 7, f"wait() must return the exit code 7, got {code}")
+    _expect(worker.poll() == 7, f"poll() must return the exit code 7, got {worker.poll()}")
+    log = launched.log("ends")
+    _expect(log.exists(), "the log that start() is given must be made")
+    said = log.read_text()
+    _expect("not said" not in said, "a worker's standard output must not come into its log")
+
+
+def _check_environment(launched: _Launched) -> None:
+    launched.end(launched.start("tells", _TELLS))
+    launched.see(launched.file("tells"), "a worker must write a file in its directory")
+    given, *lines = launched.file("tells").read_text().splitlines()
+    _expect(given == _SECRET, "a worker must be given the environment of start()")
+    shown = [line for line in lines if _SECRET in line]
+    _expect(not shown, f"the environment must stand in no command line, but in: {shown}")
+
+
+def _check_asking(launched: _Launched) -> None:
+    worker = launched.start("waits", _WAITS)
+    launched.see(launched.file("waits"), "a worker must start")
+    _expect(worker.poll() is None, f"poll() must be None while it runs, got {worker.poll()}")
+    try:
+        worker.wait(0.1)
+        raise AssertionError("wait() must raise TimeoutError while the worker runs")
+    except TimeoutError:
+        pass
+    worker.interrupt()
+    code = launched.end(worker)
+    stopped = launched.file("waits.stopped").exists()
+    _expect(stopped, "interrupt() must reach the worker as SIGINT, so that it gives its trial back")
+    _expect(code != 0, "poll() must not be 0 for a worker that was interrupted")
+    worker.interrupt()
+    _expect(worker.poll() == code, "interrupting a worker that has ended must do nothing")
+
+
+def _check_killed(launched: _Launched) -> None:
+    code = launched.end(launched.start("dies", _DIES))
+    _expect(code < 0, f"poll() must be negative where the worker was killed, got {code}")
+
+
+def _check_preview(launched: _Launched) -> None:
+    preview = getattr(launched.launcher, "preview", None)
+    if preview is None:
+        return
+    files = sorted(launched.directory.rglob("*"))
+    text = preview(["python", "worker"], {}, launched.log("preview"))
+    _expect("worker" in text, f"preview() must show the worker's command line, got {text!r}")
+    same = sorted(launched.directory.rglob("*")) == files
+    _expect(same, "preview() must start and write nothing")

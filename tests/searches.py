@@ -10,6 +10,9 @@ from typing import Any
 
 import tiny
 
+from automl.storage import Storage
+from automl.studies import open_study
+
 FILE = str(Path(tiny.__file__))
 PARTS = {
     "task": f"{FILE}:Nothing",
@@ -47,3 +50,12 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes] | No
 def pid_of(worker: str) -> int:
     """The process of a worker, by its name in the ledger."""
     return int(worker.rsplit(":", 4)[2])
+
+
+def training(url: str) -> set[int]:
+    """The processes that hold a trial of the search now."""
+    try:
+        workers = open_study(Storage(url), "s").views.workers()
+    except Exception:  # the study is not there yet
+        return set()
+    return {pid_of(worker.id) for worker in workers if worker.trial is not None}

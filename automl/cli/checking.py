@@ -86,6 +86,9 @@ def _check(registry: Registry, offer: Offer) -> None:
         testing.check_task(part.make())
     elif offer.kind is Kind.SPACE:
         testing.check_space(part.make(), registry.build(Kind.TASK, "digits", {}).make())
+    elif offer.kind is Kind.LAUNCHER:
+        with tempfile.TemporaryDirectory() as directory:
+            testing.check_launcher(part.make(), Path(directory))
     elif offer.kind is Kind.TRAINER:
         space = registry.build(Kind.SPACE, "mlp", {}).make()
         task = registry.build(Kind.TASK, "digits", {}).make()

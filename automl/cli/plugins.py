@@ -76,4 +76,6 @@ def _as_typed(default: object) -> str:
     """A default as a person would type it."""
     if isinstance(default, bool) or default is None:
         return str(default).lower()
+    if isinstance(default, dict):
+        return ",".join(f"{name}={value}" for name, value in default.items())
     return ",".join(map(str, default)) if isinstance(default, list) else str(default)

@@ -2,16 +2,25 @@
 
 import itertools
 import random
+import shlex
 from dataclasses import dataclass
 
 import optuna
 import pytest
 import torch
+from automl_plugins.launchers.local import LocalLauncher, LocalWorker
 from torch import nn
 from toys import Line, Scripted, Toy, blobs, small_space
 
 from automl import Candidate, Direction, Interrupted, Report, Split, Trainer
-from automl.testing import check_pruner, check_space, check_strategy, check_task, check_trainer
+from automl.testing import (
+    check_launcher,
+    check_pruner,
+    check_space,
+    check_strategy,
+    check_task,
+    check_trainer,
+)
 
 
 # Spaces.
@@ -312,3 +321,63 @@ def test_sound_pruners_pass():
 def test_a_broken_pruner_is_named(factory, message):
     with pytest.raises(AssertionError, match=message):
         check_pruner(factory)
+
+
+def test_a_sound_launcher_passes(tmp_path):
+    check_launcher(LocalLauncher(), tmp_path)
+
+
+@dataclass(frozen=True)
+class Broken(LocalLauncher):
+    """A launcher with one fault."""
+
+    fault: str
+
+    def start(self, command, environment, log):
+        if self.fault == "environment":
+            environment = {}
+        if self.fault == "secret":
+            settings = shlex.join(["env", *(f"{n}={v}" for n, v in environment.items())])
+            command = ["sh", "-c", f"{settings} {shlex.join(command)}; exit $?"]
+        if self.fault == "output":
+            command = ["sh", "-c", f"{shlex.join(command)} >&2"]
+        worker = super().start(command, environment, log)
+        made = {"deaf": Deaf, "killed": Shell}.get(self.fault, LocalWorker)
+        return made(worker.process)
+
+    def preview(self, command, environment, log):
+        if self.fault == "preview writes":
+            log.touch()
+        return "" if self.fault == "preview" else super().preview(command, environment, log)
+
+
+class Deaf(LocalWorker):
+    """A worker that is ended instead of asked to stop."""
+
+    def interrupt(self):
+        self.process.kill()
+
+
+class Shell(LocalWorker):
+    """A worker whose end is told as a shell tells it."""
+
+    def wait(self, timeout=None):
+        code = super().wait(timeout)
+        return 128 - code if code < 0 else code
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("environment", "must be given the environment"),
+        ("secret", "must stand in no command line"),
+        ("output", "standard output must not come into its log"),
+        ("killed", "must be negative where the worker was killed, got 137"),
+        ("deaf", "must reach the worker as SIGINT"),
+        ("preview", "must show the worker's command line"),
+        ("preview writes", "must start and write nothing"),
+    ],
+)
+def test_a_broken_launcher_is_named(tmp_path, fault, message):
+    with pytest.raises(AssertionError, match=message):
+        check_launcher(Broken(fault), tmp_path, seconds=20)

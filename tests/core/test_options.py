@@ -2,7 +2,8 @@
 
 import json
 import string
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
 from pathlib import Path
@@ -248,3 +249,14 @@ def test_a_path_is_seen_at_any_depth(annotation, is_path):
 def test_every_path_in_a_value_is_found():
     value = [Path("a"), {"x": (Path("b"), 1)}, None]
     assert list(paths_in(value)) == [Path("a"), Path("b")]
+
+
+def test_a_mapping_is_given_as_text():
+    def factory(*, extra: Mapping[str, float] = types.MappingProxyType({})) -> None: ...
+
+    known = options_of(factory, frozenset())
+    assert resolve("launcher x", known, {"extra": "a=1, b=2.5"}) == {"extra": {"a": 1.0, "b": 2.5}}
+    assert resolve("launcher x", known, {"extra": ""}) == {"extra": {}}
+    for wrong in ("a", "a=1,b", "a=x"):
+        with pytest.raises(UsageError, match="expected NAME=VALUE"):
+            resolve("launcher x", known, {"extra": wrong})

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from automl_plugins.launchers.local import LocalLauncher
 from databases import database
-from searches import FILE, PARTS, pid_of, search_command, wait_for
+from searches import FILE, PARTS, pid_of, search_command, training, wait_for
 
 import automl
 from automl import Interrupted, StorageError, UsageError
@@ -164,7 +164,7 @@ def test_killed_workers_of_a_search_are_replaced_and_nothing_is_lost(kind, tmp_p
         process = search_command(url, "--trials", "16", "--workers", "3", "-o", "trainer.seconds=1")
         try:
             killed = wait_for(
-                lambda: len(found := _others(url, process.pid)) == 2 and found, process
+                lambda: len(found := training(url) - {process.pid}) == 2 and found, process
             )
             for victim in killed:
                 os.kill(victim, signal.SIGKILL)
@@ -178,15 +178,6 @@ def test_killed_workers_of_a_search_are_replaced_and_nothing_is_lost(kind, tmp_p
         assert [t.number for t in study.optuna.trials] == list(range(16))
         assert {pid_of(view.worker) for view in study.views.trials()} - killed - {process.pid}
         assert not study.ledger.holders()
-
-
-def _others(url, own):
-    """The processes that train a trial now, but for the search's own."""
-    try:
-        workers = opened(url).views.workers()
-    except Exception:  # the study is not there yet
-        return set()
-    return {pid_of(w.id) for w in workers if w.trial is not None} - {own}
 
 
 def test_a_worker_whose_device_is_lost_is_started_anew(tmp_path, sqlite_url):

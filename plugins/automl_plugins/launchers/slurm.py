@@ -1,0 +1,251 @@
+"""Slurm: each worker is a job, submitted by submitit (pip install 'automl[slurm]')."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+from automl import Launcher, UsageError, WorkerHandle, hookimpl
+from automl_plugins.launchers._child import make_log, note, open_child, thread_limits
+
+LOST = -1
+"""How a worker ended whose job was preempted, ran out of time, or vanished."""
+_STOPPED = 130
+_LOOK_SECONDS = 1.0
+_ASK_SECONDS = 30.0
+_RESULT_SECONDS = 5.0
+_PASSED_ON = {
+    signal.SIGINT: signal.SIGTERM,
+    signal.SIGTERM: signal.SIGINT,
+    signal.SIGUSR2: signal.SIGINT,
+}
+"""How a job's signals reach its worker. Slurm may send one to the worker as well, and the second
+of its kind would end it at once; so another is passed on."""
+
+
+class Executor(Enum):
+    """What runs the jobs; the local one is for tests."""
+
+    SLURM = "slurm"
+    LOCAL = "local"
+
+
+@dataclass
+class SlurmWorker:
+    """A job, asked about at most once a second."""
+
+    job: Any
+    log: Path
+    executor: Executor
+    code: int | None = None
+    _looked: float = float("-inf")
+    _done_since: float | None = None
+    _asked: ClassVar[float] = float("-inf")
+
+    def poll(self) -> int | None:
+        if self.code is None and time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self.code = self._look()
+            if self.code is not None:
+                # It holds the worker's environment, and so maybe a password.
+                self.job.paths.submitted_pickle.unlink(missing_ok=True)
+        return self.code
+
+    def interrupt(self) -> None:
+        if self.executor is Executor.LOCAL:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(self.job.job_id), signal.SIGTERM)
+            return
+        _cancel("--state=PENDING", self.job.job_id)
+        _cancel("--signal=INT", self.job.job_id)
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError(f"job {self.job.job_id} still runs after {timeout:g} s")
+            time.sleep(0.1)
+        return code
+
+    def _look(self) -> int | None:
+        done = self.job.done(force_check=self._due())
+        if self.job.paths.result_pickle.exists():
+            return self._result()
+        if not done:
+            self._done_since = None
+            return None
+        # A shared disk may show the result later than Slurm shows the job's end.
+        self._done_since = self._done_since or time.monotonic()
+        if time.monotonic() - self._done_since < _RESULT_SECONDS:
+            return None
+        state = str(self.job.state)
+        note(self.log, f"job {self.job.job_id} left no result, its state is {state}")
+        return _STOPPED if state.startswith("CANCELLED") else LOST
+
+    def _due(self) -> bool:
+        """Whether Slurm is to be asked now: one question, now and then, answers for all jobs."""
+        if time.monotonic() - SlurmWorker._asked < _ASK_SECONDS:
+            return False
+        SlurmWorker._asked = time.monotonic()
+        return True
+
+    def _result(self) -> int:
+        error = self.job.exception()
+        if error is None:
+            return int(self.job.result())
+        last = (str(self.job.stderr() or error).strip() or "no reason given").splitlines()[-1]
+        note(self.log, f"job {self.job.job_id} failed: {last} ({self.job.paths.stderr})")
+        return 1
+
+
+@dataclass(frozen=True)
+class SlurmLauncher(Launcher):
+    """Submits each worker as a job of one task; the search itself only watches.
+
+    partition: by default the cluster's own. time: minutes; a worker whose time ends gives its
+    trial back, and another job goes on. gpus, cpus: for each worker. memory: GB. folder: on a disk
+    that all nodes share; the jobs' files come into a folder within it, by default beside the
+    workers' logs. sbatch: further parameters of sbatch, as qos=high,account=me.
+
+    A job's environment may hold the storage's password. It stands in no script and no command
+    line: submitit keeps it, pickled, in the jobs' folder, which only its owner can read, until
+    the job has ended.
+    """
+
+    elsewhere: ClassVar[bool] = True
+
+    partition: str | None = None
+    time: int = 240
+    gpus: int = 0
+    cpus: int = 1
+    memory: float | None = None
+    folder: Path | None = None
+    executor: Executor = Executor.SLURM
+    sbatch: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.gpus not in (0, 1):
+            raise UsageError(f"a worker uses one GPU or none: gpus={self.gpus}")
+        for name in ("time", "cpus"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"launcher slurm: {name} must be 1 or more")
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> WorkerHandle:
+        """Submit one worker; what it writes to its standard error is added to `log`.
+
+        Raises:
+            UsageError: submitit is not installed, or Slurm is not there or refuses the job.
+        """
+        submitit = _submitit()
+        given = {**environment, **thread_limits(self.cpus, environment)}
+        try:
+            make_log(log)
+            executor = self._executor(submitit, _private(self._folder(log)))
+            job = executor.submit(run_worker, list(command), given, log, Path.cwd())
+        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UsageError(f"cannot submit a worker to Slurm: {lines[-1]}") from error
+        return SlurmWorker(job, log, self.executor)
+
+    def preview(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
+        """The script that submitit would hand to sbatch, and what the job then runs."""
+        runs = Launcher.preview(self, command, environment, log)
+        if self.executor is Executor.LOCAL:
+            return runs
+        return f"{_sbatch_text(_submitit(), self._folder(log), self._parameters())}\n# runs: {runs}"
+
+    def _folder(self, log: Path) -> Path:
+        return log.parent / "jobs" if self.folder is None else self.folder / log.parent.name
+
+    def _executor(self, submitit: Any, folder: Path) -> Any:
+        if self.executor is Executor.LOCAL:
+            executor = submitit.LocalExecutor(folder)
+            executor.update_parameters(timeout_min=self.time, gpus_per_node=self.gpus)
+        else:
+            executor = submitit.SlurmExecutor(folder)
+            executor.update_parameters(**self._parameters())
+        return executor
+
+    def _parameters(self) -> dict[str, Any]:
+        """What submitit makes the script of."""
+        given = {
+            "job_name": "automl",
+            "time": self.time,
+            "cpus_per_task": self.cpus,
+            "partition": self.partition,
+            "gpus_per_node": self.gpus or None,
+            "mem": None if self.memory is None else f"{int(self.memory * 1024)}M",
+            # The search starts a preempted worker anew; Slurm must not, too.
+            "additional_parameters": {"no-requeue": True, **self.sbatch},
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def run_worker(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
+) -> int:
+    """What a job does: run the worker, pass signals on, and give its exit code.
+
+    It is LOST where somebody but the search asked the worker to stop, as at a preemption.
+    """
+    seen: list[int] = []
+    child = open_child(command, environment, log, folder)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        child.send_signal(_PASSED_ON[signal.Signals(number)])
+
+    # submitit passes over SIGTERM, and would requeue the job at SIGUSR2.
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
+    code = child.wait()
+    return LOST if code == _STOPPED and seen and signal.SIGINT not in seen else code
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise UsageError("launcher slurm needs submitit: pip install 'automl[slurm]'") from None
+    return submitit
+
+
+def _sbatch_text(submitit: Any, folder: Path, parameters: Mapping[str, Any]) -> str:
+    """The text of the script; submitit has no public way to it, so these are its own methods."""
+
+    class Anywhere(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit may be absent
+        """An executor that can be made where there is no Slurm."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
+
+    executor = Anywhere(folder)
+    executor.update_parameters(**parameters)
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+    return text.rstrip()
+
+
+def _private(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def _cancel(option: str, job: str) -> None:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["scancel", option, job], capture_output=True, timeout=30, check=False)
+
+
+@hookimpl
+def register_launchers() -> Mapping[str, Callable[..., Launcher]]:
+    return {"slurm": SlurmLauncher}
