@@ -309,7 +309,7 @@ class Engine:
                 free_memory(error)
         if outcome.reason is not Reason.OUT_OF_MEMORY:
             return outcome
-        peak, parts = peak_memory(self.worker.device), evaluation.micro_batches
+        peak, parts = peak_memory(self.device), evaluation.micro_batches
         how = f"{parts} micro-batches" if parts > 1 else "whole batches"
         return replace(outcome, message=f"{outcome.message} ({how}, peak memory {peak})")
 
