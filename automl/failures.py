@@ -75,13 +75,12 @@ def _reason(error: Exception) -> Reason:
         return Reason.INVALID
     if isinstance(error, TimeLimitError):
         return Reason.TIME_LIMIT
-    if is_out_of_memory(error):
+    if _is_out_of_memory(error):
         return Reason.OUT_OF_MEMORY
     return Reason.ERROR
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or this machine, has no memory left for what was asked."""
+def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()

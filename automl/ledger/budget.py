@@ -123,7 +123,7 @@ def has_time(study: str) -> ColumnElement[bool]:
 
 def is_over(session: Session, study: str) -> bool:
     """Whether no trial may train any more: time is over, or device time is spent."""
-    return not session.scalar(select(func.count()).where(StudyRow.uuid == study, _has_time()))
+    return not session.scalar(select(has_time(study)))
 
 
 def stop_if_exhausted(session: Session, study: str, after: int) -> None:
