@@ -14,7 +14,21 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from automl.errors import UsageError, redact_urls
 
 DEFAULT_URL = "sqlite:///automl.db"
-_BUSY_SECONDS = 60.0
+_PATIENT: dict[str, dict[str, int]] = {
+    "sqlite": {"timeout": 60},
+    "postgresql": {
+        "connect_timeout": 10,
+        "tcp_user_timeout": 30_000,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 4,
+    },
+    # Its answers may take as long as InnoDB waits for a lock: 50 s.
+    "mysql": {"connect_timeout": 10, "read_timeout": 90, "write_timeout": 30},
+}
+"""How long a driver waits for another's lock, or for a server that may be gone without a word.
+
+Without a limit a worker hangs for a quarter of an hour where a network drops what it is given."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +87,13 @@ class Database:
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments of `create_engine` that ours and Optuna's engine share."""
-        wait: dict[str, Any] = {} if self.is_server else {"timeout": _BUSY_SECONDS}
-        return {"connect_args": wait, "pool_pre_ping": self.is_server}
+        url = parse(self.url)
+        waits = _PATIENT.get(url.get_backend_name(), {})
+        return {
+            # What the URL itself says comes first.
+            "connect_args": {k: v for k, v in waits.items() if k not in url.query},
+            "pool_pre_ping": self.is_server,
+        }
 
     def connect(self, options: Mapping[str, Any]) -> Engine:
         """An engine for the ledger; options: of its executions."""

@@ -47,11 +47,8 @@ class Doctor:
             id = storage.get_trial_id_from_study_id_trial_number(study_id, settled.number)
             tell(self.study.optuna, storage, id, settled)
             ledger.mark_told([settled.id])
-        known = {view.number for view in views.trials()}
-        waiting = ledger.unnumbered()
-        for trial in self._running():
-            if trial.number not in known and trial.user_attrs[ATTRIBUTE].get("row") not in waiting:
-                self.study.optuna.tell(trial.number, state=TrialState.FAIL)
+        for number in self._orphans():
+            self.study.optuna.tell(number, state=TrialState.FAIL)
         for view in views.trials():
             if view.phase is Phase.SETTLED:
                 self.study.remove_checkpoint(view.number)
@@ -62,19 +59,27 @@ class Doctor:
         terms = Terms(self.study.spec.uuid, self.study.spec.cache, metrics)
         return Checks(self.study.storage.engine, terms)
 
-    def _running(self) -> list[FrozenTrial]:
-        """Optuna's running trials that a worker of ours made."""
+    def _orphans(self) -> list[int]:
+        """Optuna's running trials that a worker of ours made and that nobody runs."""
+        # In this order: a trial has its row first, then is Optuna's, then its row has the number.
         running = self.study.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [trial for trial in running if ATTRIBUTE in trial.user_attrs]
+        waiting = self.study.ledger.unnumbered()
+        known = {view.number for view in self.study.views.trials()}
+        return [
+            trial.number
+            for trial in running
+            if trial.number not in known and _row(trial) not in {None, *waiting}
+        ]
 
     def _of_telling(self, views: dict[int, TrialView], untold: set[int]) -> Iterator[Finding]:
-        waiting = self.study.ledger.unnumbered()
-        for trial in self.study.optuna.get_trials(deepcopy=False):
+        for number in self._orphans():
+            yield Finding(Rule.TOLD, number, "Optuna has it, nobody runs it")
+        trials = self.study.optuna.get_trials(deepcopy=False)
+        for trial in trials:
             view = views.get(trial.number)
             if view is None:
-                if trial.state is TrialState.RUNNING and _row(trial) not in waiting:
-                    yield Finding(Rule.TOLD, trial.number, "Optuna has it, nobody runs it")
-            elif view.phase is not Phase.SETTLED:
+                continue  # another program's, or an orphan
+            if view.phase is not Phase.SETTLED:
                 if trial.state.is_finished():
                     yield Finding(Rule.TOLD, trial.number, "another program ended it in Optuna")
             elif trial.number in untold:
@@ -82,8 +87,7 @@ class Doctor:
             elif not _says_the_same(view, trial):
                 said = "Optuna and the ledger disagree on how it ended"
                 yield Finding(Rule.TOLD, trial.number, said)
-        numbers = {trial.number for trial in self.study.optuna.get_trials(deepcopy=False)}
-        for number in views.keys() - numbers:
+        for number in views.keys() - {trial.number for trial in trials}:
             yield Finding(Rule.TOLD, number, "Optuna does not have it")
 
     def _of_checkpoints(self, views: dict[int, TrialView]) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from automl.errors import (
     StorageError,
     StrategyError,
     TrialError,
+    going_on,
 )
 from automl.evaluation import Evaluation
 from automl.failures import (
@@ -230,13 +231,14 @@ class Engine:
         identity: Identity | None = None
         with seeded(trial_seed(self.study.spec, trial.number, "propose")):
             try:
-                if not lease.fresh:
-                    self.trials.draw_again(trial)
-                parts = self._parts_for(lease)
-                candidate = self._propose(parts, trial, lease)
-                identity = self.identifier.identify(parts, candidate, trial.number)
-                self.identifier.check(identity)
-                costs = _costs(parts, candidate)
+                with going_on():
+                    if not lease.fresh:
+                        self.trials.draw_again(trial)
+                    parts = self._parts_for(lease)
+                    candidate = self._propose(parts, trial, lease)
+                    identity = self.identifier.identify(parts, candidate, trial.number)
+                    self.identifier.check(identity)
+                    costs = _costs(parts, candidate)
             except Exception as error:
                 outcome = _outcome_of(error, self._space)
                 return self._settle(lease, trial, outcome, 0.0, identity=identity)
@@ -300,7 +302,8 @@ class Engine:
         """Train once; what the trial did wrong is its outcome, all else is raised."""
         with seeded(trial_seed(self.study.spec, evaluation.trial.number, "train")):
             try:
-                return evaluation.train(candidate)
+                with going_on():
+                    return evaluation.train(candidate)
             except (Interrupted, BudgetSpentError):
                 evaluation.flush()
                 raise

@@ -19,7 +19,8 @@ AutoMLError                 anything this package raises on purpose
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class AutoMLError(Exception):
@@ -105,6 +106,19 @@ class Interrupted(AutoMLError):
     """A person or a signal asked the worker to stop; its trial is given back, not failed."""
 
     exit_code = 130
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Let a trial's code end its trial, not the process: what it exits with is an error of its.
+
+    Raises:
+        TrialError: in place of a SystemExit.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise TrialError(f"SystemExit: its code asked the process to end ({error})") from error
 
 
 def redact_urls(text: str) -> str:

@@ -22,6 +22,10 @@ from automl.worker import stopping_on_signals, work
 _log = logging.getLogger("automl")
 _PASSED_ON = (STATE, "AUTOML_DATA_DIR")
 """Variables that a worker on another machine must be given."""
+_ONE_MACHINE = (
+    "a file serves the workers of one machine; for several, name a server, such as "
+    "--storage postgresql://user@host/database"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Session:
     def _run(self, supervisor: Supervisor, stop: Stop) -> bool:
         """Whether this process itself saw that nothing is left to do."""
         elsewhere = starts_elsewhere(self.launcher)
+        if elsewhere and (files := self.study.storage.sqlite_files):
+            _log.warning("%s: %s", " and ".join(files), _ONE_MACHINE)
         for index in range(0 if elsewhere else 1, len(self.places)):
             supervisor.add(index)
         supervisor.watch()

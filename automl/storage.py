@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from sqlalchemy import Engine
 
 from automl.backends import UNTRUSTED, Backend, backend
-from automl.databases import DEFAULT_URL, Database, mask
+from automl.databases import DEFAULT_URL, Database, mask, parse
 from automl.errors import UsageError
 from automl.errors import redact_urls as redact_urls  # noqa: PLC0414 - the command line imports it here
 from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience, lost_connection
@@ -70,6 +70,11 @@ class Storage:
     @property
     def _urls(self) -> list[str]:
         return [self.url] if self.ledger is None else [self.url, self.ledger]
+
+    @property
+    def sqlite_files(self) -> list[str]:
+        """The databases that are files, which workers of one machine alone can share."""
+        return [mask(url) for url in self._urls if parse(url).get_backend_name() == "sqlite"]
 
     @property
     def has_password(self) -> bool:

@@ -39,7 +39,7 @@ class Database:
         """
         try:
             if self.kind == "journal":
-                return Storage(f"journal://{self.url}", f"sqlite:///{self.url}.ledger.db")
+                return Storage(f"journal:///{self.url}", f"sqlite:///{self.url}.ledger.db")
             return Storage(self.url)
         except (AutoMLError, TypeError) as error:
             raise SkippedError(f"automl cannot open {self.kind}: {error}") from error

@@ -59,6 +59,10 @@ SLOTS = 10**9
 REPEATS = 15
 
 
+class WorkersEndedError(Exception):
+    """Workers of one side ended before the window was over, as where connections run out."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """What is measured on both sides: so many workers, trials of so many seconds."""
@@ -107,6 +111,7 @@ def worker(side: str, where: Database, cell: Cell, up: Any, busy: Any, said: Any
     """Work until the window is over, say what was seen, and end at once."""
     threading.Thread(target=watch, args=(cell, busy, said), daemon=True).start()
     RUN[side](where, cell.seconds, up.wait)
+    raise RuntimeError("a worker ended before its time: every trial failed")
 
 
 def watch(cell: Cell, busy: Any, said: Any) -> None:
@@ -171,7 +176,8 @@ def answers(said: Any, processes: Sequence[Any], seconds: float) -> Iterator[dic
         while said.empty():
             broken = [p.exitcode for p in processes if p.exitcode]
             if broken or time.monotonic() > latest:
-                raise RuntimeError(f"workers ended with {broken}, or said nothing in time")
+                said_so = f"{len(broken)} of {len(processes)} workers ended by an error"
+                raise WorkersEndedError(said_so if broken else "they said nothing in time")
             time.sleep(0.1)
         yield said.get()
 
@@ -197,7 +203,7 @@ def compare(cell: Cell, turns: int) -> dict[str, Any]:
         for side in sorted(SIDES, reverse=bool(turn % 2)):
             try:
                 found[side].append(measure(cell, side))
-            except SkippedError as error:
+            except (SkippedError, WorkersEndedError) as error:
                 row["skipped"][side] = str(error)
     for side, many in found.items():
         if many:

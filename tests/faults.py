@@ -14,6 +14,7 @@ from pathlib import Path
 
 import children
 import faulty
+import networks
 import servers
 from optuna.trial import TrialState
 from sqlalchemy import create_engine, make_url, text
@@ -49,7 +50,9 @@ class Scene:
     environment: dict[str, str] = field(default_factory=dict)
     processes: "list[children.Process]" = field(default_factory=list)
 
-    def start(self, *arguments: str, skew: float = 0.0, url: str | None = None) -> children.Process:
+    def start(
+        self, *arguments: str, skew: float = 0.0, url: str | None = None, network: str = ""
+    ) -> children.Process:
         environment = {
             "AUTOML_STORAGE": url or self.url,
             "AUTOML_STATE_DIR": str(self.directory / "state"),
@@ -58,7 +61,7 @@ class Scene:
             **self.environment,
         }
         log = self.directory / f"process-{len(self.processes)}.log"
-        process = children.started(_command, environment, arguments, skew, str(log))
+        process = children.started(_command, environment, arguments, skew, str(log), network)
         self.processes.append(process)
         return process
 
@@ -111,11 +114,13 @@ class Scene:
         return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
 
 
-def _command(arguments: tuple[str, ...], skew: float, log: str) -> None:
-    """The command line in a process whose clock is off."""
+def _command(arguments: tuple[str, ...], skew: float, log: str, network: str) -> None:
+    """The command line in a process whose clock may be off, in a network that may be its own."""
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    if network:
+        networks.enter(network)
     real = time.time
     if skew:
         time.time = lambda: real() + skew
@@ -211,10 +216,9 @@ def restarted(scene: Scene) -> None:
 def slow(scene: Scene) -> None:
     """A database that is far away: each packet takes its time."""
     real = make_url(scene.url)
-    with servers.relay(real.host or "127.0.0.1", real.port or 5432) as far:
+    with servers.relay(real) as far:
         far.seconds = scene.draw.uniform(0.002, 0.02)
-        near = real.set(host="127.0.0.1", port=far.own_port)
-        url = near.render_as_string(hide_password=False)
+        url = far.before(real)
         scene.search(url=url)
         worker = scene.worker(url=url)
         _at_a_moment(scene)
@@ -224,6 +228,19 @@ def slow(scene: Scene) -> None:
         else:
             _signal(worker, signal.SIGKILL)
             _join_all(scene)
+
+
+def partitioned(scene: Scene) -> None:
+    """A worker that can reach nobody for longer than its lease, and is told of nothing."""
+    real = make_url(scene.url)
+    with networks.apart() as network, servers.relay(real, network.host) as gate:
+        scene.search()
+        scene.worker(url=gate.before(real), network=network.name)
+        _at_a_moment(scene)
+        network.unplug()
+        time.sleep(LEASE + 1.5)
+        network.plug()
+        _survived(scene)
 
 
 FAULTS: dict[str, Callable[[Scene], None]] = {
@@ -237,8 +254,9 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "clocks hours off": wrong_clock,
     "database restarted": restarted,
     "slow database": slow,
+    "network partition": partitioned,
 }
-ON_SERVERS = ("clocks hours off", "database restarted", "slow database")
+ON_SERVERS = ("clocks hours off", "database restarted", "slow database", "network partition")
 """SQLite has no server; its clock is the machine's own."""
 
 

@@ -17,6 +17,7 @@ import optuna
 import psycopg
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy.engine import URL
 
 from automl.storage import Storage
 
@@ -125,6 +126,7 @@ class Relay:
 
     host: str
     port: int
+    own_host: str = "127.0.0.1"
     seconds: float = 0.0
     cut_after: Callable[[bytes], bool] = lambda sent: False
     cuts: int = 0
@@ -132,9 +134,14 @@ class Relay:
     _pairs: list[tuple[socket.socket, socket.socket]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((self.own_host, 0))
         self.own_port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def before(self, url: URL) -> str:
+        """A URL by way of this relay."""
+        own = url.set(host=self.own_host, port=self.own_port)
+        return own.render_as_string(hide_password=False)
 
     def cut_all(self) -> None:
         """Cut every connection there is."""
@@ -187,9 +194,9 @@ def _shut(*sockets: socket.socket) -> None:
 
 
 @contextmanager
-def relay(host: str, port: int) -> Iterator[Relay]:
-    """A relay before a server."""
-    made = Relay(host, port)
+def relay(url: URL, own_host: str = "127.0.0.1") -> Iterator[Relay]:
+    """A relay before the server of a URL."""
+    made = Relay(url.host or "127.0.0.1", url.port or 5432, own_host)
     try:
         yield made
     finally:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from automl.candidate import Candidate, Signature
-from automl.errors import Interrupted
+from automl.errors import Interrupted, going_on
 from automl.identity.ambient import isolated, jumping_clock, settle
 from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Verdict
@@ -101,7 +101,8 @@ class _Probing:
     def judge(self) -> Probe:
         watches: list[Watch] = []
         try:
-            self._watch_all(watches)
+            with going_on():
+                self._watch_all(watches)
             return self._verdict(watches)
         except Interrupted:
             raise

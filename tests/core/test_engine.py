@@ -177,6 +177,13 @@ def test_a_trial_that_raises_fails_with_its_reason(search, error, reason, messag
     assert study.optuna.trials[0].user_attrs[ATTRIBUTE]["error"] == view.message
 
 
+def test_a_trial_that_exits_fails_and_the_search_goes_on(search):
+    """A script that became a trainer may still end by `sys.exit`."""
+    study, _ = search(trainer=raising(SystemExit("usage: train.py")), trials=2)
+    assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
+    assert "asked the process to end (usage: train.py)" in study.views.trial(1).message
+
+
 def test_first_trials_that_fail_alike_stop_the_search(search):
     study, _ = search(trainer=raising(ValueError("always")), trials=50)
     assert study.views.counts().failed == 3

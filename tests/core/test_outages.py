@@ -69,9 +69,8 @@ def cut(request, tmp_path_factory) -> Iterator[Cut]:
     with ExitStack() as stack:
         directory = tmp_path_factory.mktemp("cut")
         behind = make_url(stack.enter_context(database(request.param, directory)))
-        relay = stack.enter_context(servers.relay(behind.host, behind.port))
-        url = behind.set(host="127.0.0.1", port=relay.own_port)
-        storage = Storage(url.render_as_string(hide_password=False))
+        relay = stack.enter_context(servers.relay(behind))
+        storage = Storage(relay.before(behind))
         _ = storage.trials
         yield Cut(request.param, relay, storage)
         storage.engine.dispose()
@@ -408,9 +407,8 @@ def test_a_server_restarted_under_a_search_ends_no_worker(own_cluster, tmp_path,
 def test_connections_cut_at_any_moment_end_no_worker(kind, tmp_path):
     with database(kind, tmp_path) as plain:
         behind = make_url(plain)
-        with servers.relay(behind.host, behind.port) as relay:
-            url = behind.set(host="127.0.0.1", port=relay.own_port)
-            storage = Storage(url.render_as_string(hide_password=False))
+        with servers.relay(behind) as relay:
+            storage = Storage(relay.before(behind))
             process = test_elsewhere.search(storage, log := tmp_path / "log", seconds=0.3)
             try:
                 test_kill.wait_for(log, process)

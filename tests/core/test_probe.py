@@ -404,9 +404,15 @@ class Raising(nn.Linear):
         return super().forward(x)
 
 
+class Exiting(nn.Linear):
+    def forward(self, x):
+        raise SystemExit(3)
+
+
 @pytest.mark.parametrize(
     ("architecture", "verdict", "reason"),
     [
+        (lambda: Exiting(4, 3), Verdict.UNHASHABLE, "TrialError: SystemExit: its code asked"),
         (lambda: Clock(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
         (lambda: Minute(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
         (lambda: ThreeSeconds(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),

@@ -19,6 +19,7 @@ from sqlalchemy import Engine, create_engine, event, inspect, make_url, select, 
 
 import automl
 from automl import AutoMLError, Outcome, State, StorageError, UsageError
+from automl.databases import Database
 from automl.identity.fingerprint import Identity
 from automl.ledger.clock import now
 from automl.ledger.ledger import Ledger
@@ -69,6 +70,21 @@ def test_postgresql_is_reached_by_psycopg(scheme):
 @pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mariadb+pymysql", "mysql+pymysql"])
 def test_mysql_and_mariadb_are_reached_by_pymysql(scheme):
     assert Storage(f"{scheme}://u@h/db").url == "mysql+pymysql://u@h/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "seconds"),
+    [
+        ("postgresql://h/d?connect_timeout=3", "connect_timeout", 3),
+        ("mysql://h/d?read_timeout=4", "read_timeout", 4),
+        ("postgresql://h/d", "connect_timeout", 10),
+        ("mysql://h/d", "read_timeout", 90),
+    ],
+)
+def test_a_driver_waits_no_longer_than_its_url_says_or_we_do(url, name, seconds):
+    engine = Database(url).connect({})
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+    assert int((arguments | Database(url).settings["connect_args"])[name]) == seconds
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ def test_a_search_by_jobs_alone(sqlite_url):
     assert process.returncode == 0, said
     study = open_study(Storage(sqlite_url), "s")
     assert study.views.counts().complete == 6
+    assert said.count(f"{sqlite_url}: a file serves the workers of one machine") == 1
     assert process.pid not in {int(v.worker.rsplit(":", 4)[2]) for v in study.views.trials()}
 
 

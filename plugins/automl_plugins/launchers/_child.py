@@ -4,7 +4,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # PR_SET_PDEATHSIG is 1: whoever starts a worker may be killed, and must not leave it behind.
@@ -22,6 +23,7 @@ except (AttributeError, ImportError, OSError):
 os.execvpe(sys.argv[1], sys.argv[1:], os.environ)
 """
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_POLL_SECONDS = 0.05
 
 
 def open_child(
@@ -50,6 +52,20 @@ def thread_limits(cpus: float, environment: Mapping[str, str]) -> dict[str, str]
     """The variables that keep a worker to its CPUs, but for those the user has set."""
     known = {**os.environ, **environment}
     return {name: str(max(1, int(cpus))) for name in _THREADS if not known.get(name)}
+
+
+def wait_by(poll: Callable[[], int | None], timeout: float | None, worker: str) -> int:
+    """Ask for a worker's exit code until there is one.
+
+    Raises:
+        TimeoutError: there is none after so many seconds.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    while (code := poll()) is None:
+        if end is not None and time.monotonic() >= end:
+            raise TimeoutError(f"{worker} still runs after {timeout:g} s")
+        time.sleep(_POLL_SECONDS)
+    return code
 
 
 def note(log: Path, line: str) -> None:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from automl import Launcher, UsageError, WorkerHandle, hookimpl
-from automl_plugins.launchers._child import make_log, note, open_child, thread_limits
+from automl_plugins.launchers._child import make_log, note, open_child, thread_limits, wait_by
 
 _log = logging.getLogger("automl")
 
@@ -83,12 +82,7 @@ class RayWorker:
             ray.kill(self.actor)
 
     def wait(self, timeout: float | None = None) -> int:
-        end = None if timeout is None else time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if end is not None and time.monotonic() >= end:
-                raise TimeoutError(f"a Ray worker still runs after {timeout:g} s")
-            time.sleep(0.05)
-        return code
+        return wait_by(self.poll, timeout, "a Ray worker")
 
     def _result(self) -> int:
         import ray

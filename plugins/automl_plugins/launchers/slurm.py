@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from automl import Launcher, UsageError, WorkerHandle, hookimpl
-from automl_plugins.launchers._child import make_log, note, open_child, thread_limits
+from automl_plugins.launchers._child import make_log, note, open_child, thread_limits, wait_by
 
 LOST = -1
 """How a worker ended whose job was preempted, ran out of time, or vanished."""
@@ -67,12 +67,7 @@ class SlurmWorker:
         _cancel("--signal=INT", self.job.job_id)
 
     def wait(self, timeout: float | None = None) -> int:
-        end = None if timeout is None else time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if end is not None and time.monotonic() >= end:
-                raise TimeoutError(f"job {self.job.job_id} still runs after {timeout:g} s")
-            time.sleep(0.1)
-        return code
+        return wait_by(self.poll, timeout, f"job {self.job.job_id}")
 
     def _look(self) -> int | None:
         done = self.job.done(force_check=self._due())
