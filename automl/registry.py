@@ -49,7 +49,7 @@ _HOOK = {
     Kind.PRUNER: "register_pruners",
     Kind.LAUNCHER: "register_launchers",
 }
-_RESERVED = {Kind.STRATEGY: frozenset({"seed", "context"})}
+_RESERVED = {Kind.STRATEGY: frozenset({"seed", "study_seed", "context"})}
 _MEMBERS = {
     Kind.SPACE: ("candidate",),
     Kind.TASK: ("signature", "metrics", "digest", "split", "probe", "loss", "evaluate"),

@@ -117,9 +117,12 @@ class Parts:
     judge: "Parts | None" = None
     """The same parts with the trainer that judges, where there is one."""
 
-    def sampler(self, seed: int, context: Context | None = None) -> BaseSampler:
-        """The strategy made anew under a seed of its own."""
-        return cast(BaseSampler, self.strategy.make(seed=seed, context=context))
+    def sampler(
+        self, seed: int, study_seed: int | None = None, context: Context | None = None
+    ) -> BaseSampler:
+        """The strategy made anew under a trial's seed; study_seed: by default the same."""
+        seeds = {"seed": seed, "study_seed": seed if study_seed is None else study_seed}
+        return cast(BaseSampler, self.strategy.make(**seeds, context=context))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -46,7 +47,7 @@ class OptunaTrials:
         self._holding = HoldingStorage(self._storage)
         self._sampler = ReseedingSampler(
             self.parts.names[Kind.STRATEGY],
-            lambda seed: self.study.storage.vetted(self.parts.sampler(seed, self.context)),
+            self._strategy,
             lambda number: trial_seed(self.study.spec, number, "strategy"),
         )
         self._optuna = optuna.load_study(
@@ -55,6 +56,8 @@ class OptunaTrials:
             sampler=self._sampler,
             pruner=self.parts.pruner,
         )
+        # Optuna's own is for `optimize` alone, and raises here.
+        self._optuna.stop = self._exhausted  # type: ignore[method-assign]
 
     def take_told(self) -> list[int]:
         """The ids to mark as told, handed over to whoever marks them."""
@@ -121,6 +124,14 @@ class OptunaTrials:
             if lease.number is None and row == lease.id and not trial.state.is_finished():
                 return trial
         return None
+
+    def _strategy(self, seed: int) -> BaseSampler:
+        made = self.parts.sampler(seed, self.study.spec.seed, self.context)
+        return self.study.storage.vetted(made)
+
+    def _exhausted(self) -> None:
+        name = self.parts.names[Kind.STRATEGY]
+        self.study.ledger.stop_exhausted(f"strategy {name} has nothing left to propose")
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

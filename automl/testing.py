@@ -398,7 +398,7 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
 
 def _verdicts(pruner: optuna.pruners.BasePruner, direction: Any, trials: int) -> list[bool]:
     """What a pruner says at each report of trials of different worth, none of them stopped."""
-    study = optuna.create_study(direction=direction, pruner=pruner)
+    study = optuna.create_study(study_name="pruner", direction=direction, pruner=pruner)
     found = []
     for number in range(trials):
         trial = study.ask()

@@ -126,6 +126,15 @@ def is_over(session: Session, study: str) -> bool:
     return not session.scalar(select(has_time(study)))
 
 
+def stop(session: Session, study: str, reason: StopReason, message: str) -> None:
+    """End a study that nothing has ended yet: no new trial is started."""
+    session.execute(
+        update_table(StudyRow)
+        .where(StudyRow.uuid == study, StudyRow.stopped.is_(None))
+        .values(stopped=reason, stopped_because=message)
+    )
+
+
 def stop_if_exhausted(session: Session, study: str, after: int) -> None:
     """End a study whose last `after` candidates were all known, or could not be made."""
     message = (
@@ -151,11 +160,7 @@ def stop_on_one_cause(session: Session, study: str, first: int) -> None:
     if len(kinds) > 1 or kinds[0][0] < first or kinds[0][2] is None:
         return
     message = f"the first {kinds[0][0]} trials failed alike: {kinds[0][1]}"
-    session.execute(
-        update_table(StudyRow)
-        .where(StudyRow.uuid == study)
-        .values(stopped=StopReason.SAME_FAILURE, stopped_because=message)
-    )
+    stop(session, study, StopReason.SAME_FAILURE, message)
 
 
 def _free(study: str, number: int = 1) -> ColumnElement[bool]:

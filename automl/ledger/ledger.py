@@ -21,6 +21,7 @@ from automl.ledger.functions import Resolved
 from automl.ledger.models import (
     Phase,
     ReportRow,
+    StopReason,
     StudyRow,
     TrialRow,
     WorkerRow,
@@ -360,6 +361,11 @@ class Ledger:
         """Remember that Optuna knows how these trials ended."""
         if told:
             self._mark_told(session, told)
+
+    @transactional
+    def stop_exhausted(self, session: Session, message: str) -> None:
+        """End the study, for its strategy has nothing left to propose."""
+        budget.stop(session, self.study, StopReason.EXHAUSTED, message)
 
     # Workers.
     @transactional

@@ -1,9 +1,14 @@
-"""The built-in pruners: one never stops, one halves."""
+"""The built-in pruners stop what they should, when they should."""
 
 import optuna
 import pytest
 from automl_plugins.pruners.asha import asha
+from automl_plugins.pruners.hyperband import hyperband
+from automl_plugins.pruners.median import median
 from automl_plugins.pruners.none import none
+from automl_plugins.pruners.patient import patient
+from automl_plugins.pruners.threshold import threshold
+from automl_plugins.pruners.wilcoxon import wilcoxon
 
 from automl.testing import check_pruner
 
@@ -26,7 +31,19 @@ def stopped_at(pruner, qualities, direction="maximize"):
     return steps
 
 
-@pytest.mark.parametrize("factory", [none, asha, lambda: asha(reduction_factor=2)])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        none,
+        asha,
+        lambda: asha(reduction_factor=2),
+        median,
+        hyperband,
+        patient,
+        wilcoxon,
+        lambda: threshold(lower=0.0),
+    ],
+)
 def test_it_is_a_sound_pruner(factory):
     check_pruner(factory)
 
@@ -52,3 +69,36 @@ def test_asha_waits_for_its_first_step():
 
 def test_asha_stops_the_first_ones_to_have_a_comparison():
     assert stopped_at(asha(reduction_factor=2, bootstrap_count=2), [1, 2, 3]) == [1, 1, 2]
+
+
+def test_median_stops_the_worse_half():
+    assert stopped_at(median(startup_trials=2), [1, 3, 2.5, 1.5, 4]) == [None, None, None, 1, None]
+    keen = median(startup_trials=2, percentile=25)
+    assert stopped_at(keen, [1, 3, 2.4, 4]) == [None, None, 1, None]
+
+
+def test_thresholds_stop_what_leaves_them():
+    assert stopped_at(threshold(lower=2, warmup_steps=3), [1, 2, 3]) == [3, None, None]
+    assert stopped_at(threshold(upper=2), [1, 2, 3]) == [None, None, 1]
+
+
+def test_patience_ends_with_a_trial_that_becomes_worse():
+    study = optuna.create_study(direction="maximize", pruner=patient(patience=3, min_delta=0.5))
+    trial, stopped = study.ask(), []
+    for step, value in enumerate([1.0, 2.0, 1.8, 1.8, 1.4, 1.4, 1.4, 1.4], 1):
+        trial.report(value, step)
+        stopped.append(trial.should_prune())
+    # The best of four reports in a row is below 2.0 by more than 0.5.
+    assert stopped.index(True) == 7
+
+
+def test_hyperband_stops_some_of_many():
+    steps = stopped_at(hyperband(max_resource=8, reduction_factor=2), [1] * 3 + [0] * 30)
+    assert None in steps
+    assert {step for step in steps if step} <= {1, 2, 4, 8}
+    assert any(steps)
+
+
+def test_wilcoxon_stops_what_is_worse_at_every_step():
+    worse = wilcoxon(p_threshold=0.1)
+    assert stopped_at(worse, [2, 1]) == [None, 4]

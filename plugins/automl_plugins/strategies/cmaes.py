@@ -1,0 +1,46 @@
+"""CMA-ES: a normal distribution that moves to where trials are good, for real numbers.
+
+Source: N. Hansen: The CMA Evolution Strategy: A Tutorial, arXiv 1604.00772; with margin: R. Hamano
+et al., arXiv 2205.13482; learning rate adaptation: M. Nomura et al., arXiv 2304.03473.
+"""
+
+from collections.abc import Callable, Mapping
+
+import optuna
+
+from automl import hookimpl
+
+
+def cmaes(
+    *,
+    startup_trials: int = 1,
+    population: int | None = None,
+    sigma0: float | None = None,
+    separable: bool = False,
+    with_margin: bool = False,
+    adapt_learning_rate: bool = False,
+    seed: int | None = None,
+) -> optuna.samplers.BaseSampler:
+    """Adapt a normal distribution over the numbers among the decisions; the others are random.
+
+    startup_trials: drawn at random before; population: trials a generation, by default from the
+    number of decisions; sigma0: the first spread, by default a sixth of the smallest range;
+    separable: for many decisions, without their correlations; with_margin: keeps whole numbers
+    from freezing; adapt_learning_rate: for noisy or many-peaked objectives. Its state lies pickled
+    in the storage: on a server it needs --trust-storage.
+    """
+    return optuna.samplers.CmaEsSampler(
+        n_startup_trials=startup_trials,
+        popsize=population,
+        sigma0=sigma0,
+        use_separable_cma=separable,
+        with_margin=with_margin,
+        lr_adapt=adapt_learning_rate,
+        warn_independent_sampling=False,
+        seed=seed,
+    )
+
+
+@hookimpl
+def register_strategies() -> Mapping[str, Callable[..., optuna.samplers.BaseSampler]]:
+    return {"cmaes": cmaes}
