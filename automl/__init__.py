@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from automl import nn
     from automl.api import Found, resume, search
     from automl.candidate import Candidate, Signature
+    from automl.columns import Categories, Columns, Numbers, Preparation
     from automl.decisions import Open
     from automl.errors import (
         AutoMLError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         derive_seed,
     )
     from automl.report import COSTS, Direction, Objective, Outcome, Report, State
+    from automl.tables import Goal, Reading, table_task
     from automl.tasks import Classification, Regression
 
 __version__ = "0.1.0"
@@ -54,6 +56,10 @@ _HOME = {
     "search": "api",
     "Candidate": "candidate",
     "Signature": "candidate",
+    "Categories": "columns",
+    "Columns": "columns",
+    "Numbers": "columns",
+    "Preparation": "columns",
     "Open": "decisions",
     "AutoMLError": "errors",
     "CandidateError": "errors",
@@ -91,6 +97,9 @@ _HOME = {
     "Outcome": "report",
     "Report": "report",
     "State": "report",
+    "Goal": "tables",
+    "Reading": "tables",
+    "table_task": "tables",
     "Classification": "tasks",
     "Regression": "tasks",
 }
@@ -102,6 +111,10 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Found",
     "Candidate",
     "Signature",
+    "Categories",
+    "Columns",
+    "Numbers",
+    "Preparation",
     "Open",
     "AutoMLError",
     "CandidateError",
@@ -138,6 +151,9 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Outcome",
     "Report",
     "State",
+    "Goal",
+    "Reading",
+    "table_task",
     "Classification",
     "Regression",
 ]

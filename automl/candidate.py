@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a task feeds a model and expects of it: shapes of one example, without the batch."""
+    """What a task feeds a model and expects of it: shapes of one example, without the batch.
+
+    blocks: where inputs that encode one category begin and end: of each such block one is 1, and
+    the others are 0.
+    """
 
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    blocks: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

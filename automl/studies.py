@@ -280,8 +280,12 @@ def plan(
     sources = [registry.add_file(path) for path in plugins]
     _reject_unknown_parts(options)
     chosen = {**DEFAULTS, **references}
-    offers = {kind: registry.find(kind, chosen[kind]) for kind in PART_KINDS}
-    given = {kind: dict(options.get(kind.value, {})) for kind in PART_KINDS}
+    split = {kind: registry.with_argument(kind, chosen[kind]) for kind in PART_KINDS}
+    offers = {kind: registry.find(kind, name) for kind, (name, _) in split.items()}
+    given = {
+        kind: _merged(kind, argument, options.get(kind.value, {}))
+        for kind, (_, argument) in split.items()
+    }
     if data_dir is not None and DATA_DIR in offers[Kind.TASK].options():
         given[Kind.TASK].setdefault(DATA_DIR, data_dir)
     judge = _judge(registry, given[Kind.TRAINER].pop(JUDGE, None), options.get(JUDGE, {}))
@@ -413,6 +417,14 @@ def rebuild(parts: Parts, decisions: Mapping[str, Any]) -> Candidate:
         space=parts.names[Kind.SPACE],
         trainer=parts.names[Kind.TRAINER],
     )
+
+
+def _merged(
+    kind: Kind, argument: Mapping[str, object], options: Mapping[str, object]
+) -> dict[str, object]:
+    for name in argument.keys() & options.keys():
+        raise UsageError(f"-o {kind.value}.{name} is given twice: after the colon, too")
+    return {**argument, **options}
 
 
 def _judge(registry: Registry, name: object, options: Mapping[str, object]) -> Part | None:

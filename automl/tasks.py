@@ -14,6 +14,8 @@ from automl.report import Direction
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from automl.columns import Preparation
+
 _PROBE = 10
 
 
@@ -25,6 +27,7 @@ class _Arrays:
     inputs: "Tensor"
     targets: "Tensor"
     splits: Mapping[Split, "Tensor"]
+    preparation: "Preparation | None" = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets):
@@ -56,6 +59,15 @@ class _Arrays:
     def _parts(self) -> dict[Split, "tuple[Tensor, Tensor]"]:
         return {s: (self.inputs[rows], self.targets[rows]) for s, rows in self.splits.items()}
 
+    @property
+    def signature(self) -> Signature:
+        blocks = self.preparation.columns.blocks if self.preparation else ()
+        return Signature(tuple(self.inputs.shape[1:]), self._output_shape, blocks)
+
+    @property
+    def _output_shape(self) -> tuple[int, ...]:
+        return tuple(self.targets.shape[1:])
+
     def split(self, split: Split) -> "tuple[Tensor, Tensor]":
         return self._parts[split]
 
@@ -80,7 +92,8 @@ class Classification(_Arrays):
     """Classes from inputs: cross-entropy, accuracy and loss.
 
     inputs: floats [n, *input_shape] of all examples; targets: class numbers [n].
-    splits: the row numbers of each split; they must not overlap.
+    splits: the row numbers of each split; they must not overlap. preparation: what made the inputs
+    from a table.
 
     Raises:
         UsageError: NaN or infinite inputs, targets that are no class numbers, overlapping or
@@ -109,12 +122,12 @@ class Classification(_Arrays):
         import torch
 
         labels = _class_numbers(name, np.asarray(targets))
-        splits = _random_splits(name, len(labels), validation, test, seed, labels)
+        splits = random_splits(name, len(labels), validation, test, seed, labels)
         return cls(name, _floats(inputs), torch.as_tensor(labels, dtype=torch.int64), splits)
 
     @property
-    def signature(self) -> Signature:
-        return Signature(tuple(self.inputs.shape[1:]), (self.classes,))
+    def _output_shape(self) -> tuple[int, ...]:
+        return (self.classes,)
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
@@ -167,7 +180,7 @@ class Regression(_Arrays):
         import numpy as np
 
         reals = _real_numbers(name, np.asarray(targets))
-        splits = _random_splits(name, len(reals), validation, test, seed)
+        splits = random_splits(name, len(reals), validation, test, seed)
         return cls(name, _floats(inputs), _floats(reals), splits)
 
     def standardized(self) -> "Regression":
@@ -179,10 +192,6 @@ class Regression(_Arrays):
         rows = self.splits[Split.TRAIN]
         inputs, targets = _standardized(self.inputs, rows), _standardized(self.targets, rows)
         return replace(self, inputs=inputs, targets=targets)
-
-    @property
-    def signature(self) -> Signature:
-        return Signature(tuple(self.inputs.shape[1:]), tuple(self.targets.shape[1:]))
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
@@ -248,10 +257,17 @@ def _floats(values: Any) -> "Tensor":
     return torch.as_tensor(np.asarray(values), dtype=torch.float32)
 
 
-def _random_splits(
-    name: str, examples: int, validation: float, test: float, seed: int, labels: Any = None
+def random_splits(
+    name: str,
+    examples: int,
+    validation: float,
+    test: float | None,
+    seed: int,
+    labels: Any = None,
 ) -> dict[Split, "Tensor"]:
     """Row numbers of each split, in order; with labels, each class in proportion.
+
+    test: None where the test split lies elsewhere.
 
     Raises:
         UsageError: shares that leave nothing to train on.
@@ -260,20 +276,26 @@ def _random_splits(
     import torch
     from sklearn.model_selection import train_test_split
 
-    if not (validation > 0 and test > 0 and validation + test < 1):
+    if not (validation > 0 and (test is None or test > 0) and validation + (test or 0) < 1):
         raise UsageError(
             f"task {name}: validation and test must be shares above 0 that leave some to "
-            f"train on, got {validation:g} and {test:g}"
+            f"train on, got {validation:g} and {test or 0:g}"
         )
 
     def part(rows: Any, share: float) -> Any:
         classes = None if labels is None else labels[rows]
-        return train_test_split(rows, test_size=share, stratify=classes, random_state=seed)
+        try:
+            return train_test_split(rows, test_size=share, stratify=classes, random_state=seed)
+        except ValueError as error:
+            text = f"task {name}: {examples} rows cannot be split, {str(error).split('. ')[0]}"
+            raise UsageError(f"{text}: give more rows, or other shares") from error
 
-    rest, tested = part(np.arange(examples), test)
-    train, valid = part(rest, validation / (1 - test))
+    rest, tested = (np.arange(examples), None) if test is None else part(np.arange(examples), test)
+    train, valid = part(rest, validation / (1 - (test or 0)))
     splits = {Split.TRAIN: train, Split.VALIDATION: valid, Split.TEST: tested}
-    return {split: torch.as_tensor(np.sort(rows)) for split, rows in splits.items()}
+    return {
+        split: torch.as_tensor(np.sort(rows)) for split, rows in splits.items() if rows is not None
+    }
 
 
 def _standardized(values: "Tensor", rows: "Tensor") -> "Tensor":

@@ -1,0 +1,34 @@
+"""Residual blocks of a perceptron, that several spaces share."""
+
+import optuna
+
+from automl import Graph
+
+_ACTIVATIONS = ["relu", "gelu", "silu"]
+_NORMALIZATIONS = ["batch_norm", "layer_norm"]
+
+
+def residual(
+    graph: Graph,
+    h: str,
+    trial: optuna.trial.BaseTrial,
+    *,
+    max_blocks: int,
+    min_width: int,
+    max_width: int,
+    max_dropout: float,
+) -> str:
+    """Blocks h + W₂ dropout(act(W₁ norm(h))), of one width, then norm and activation."""
+    width = trial.suggest_int("width", min_width, max_width, log=True)
+    expansion = trial.suggest_float("expansion", 1.0, 4.0, step=0.5)
+    activation = trial.suggest_categorical("activation", _ACTIVATIONS)
+    normalization = trial.suggest_categorical("normalization", _NORMALIZATIONS)
+    inner = trial.suggest_float("hidden_dropout", 0.0, max_dropout)
+    outer = trial.suggest_float("residual_dropout", 0.0, max_dropout)
+    h = graph.add("linear", h, features=width)
+    for _ in range(trial.suggest_int("blocks", 1, max_blocks)):
+        branch = graph.add("linear", graph.add(normalization, h), features=int(width * expansion))
+        branch = graph.add("dropout", graph.add(activation, branch), p=inner)
+        branch = graph.add("dropout", graph.add("linear", branch, features=width), p=outer)
+        h = graph.add("add", h, branch)
+    return graph.add(activation, graph.add(normalization, h))

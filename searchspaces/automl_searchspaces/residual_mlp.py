@@ -1,0 +1,47 @@
+"""Residual perceptrons: blocks that add to what they read, deeper than plain ones train.
+
+Source: Y. Gorishniy et al.: Revisiting Deep Learning Models for Tabular Data, arXiv 2106.11959.
+"""
+
+from collections.abc import Callable, Mapping
+
+import optuna
+
+from automl import Candidate, Graph, Task, hookimpl
+from automl_searchspaces._residual import residual
+from automl_searchspaces._training import gradient_descent
+
+
+def residual_mlp(
+    trial: optuna.trial.BaseTrial,
+    task: Task,
+    *,
+    max_blocks: int = 4,
+    min_width: int = 32,
+    max_width: int = 256,
+    max_dropout: float = 0.5,
+    min_lr: float = 1e-4,
+    max_lr: float = 1e-2,
+) -> Candidate:
+    """A residual perceptron on the flattened inputs of any task with vector outputs.
+
+    The activation, the normalization and both dropout rates may be left open.
+    """
+    graph = Graph()
+    h = graph.add("flatten", graph.input("x", task.signature.input_shape))
+    h = residual(
+        graph,
+        h,
+        trial,
+        max_blocks=max_blocks,
+        min_width=min_width,
+        max_width=max_width,
+        max_dropout=max_dropout,
+    )
+    graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
+    return Candidate(graph, gradient_descent(trial, min_lr, max_lr))
+
+
+@hookimpl
+def register_spaces() -> Mapping[str, Callable[..., Candidate]]:
+    return {"residual_mlp": residual_mlp}
