@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from automl import nn
     from automl.api import Found, resume, search
     from automl.candidate import Candidate, Signature
-    from automl.columns import Categories, Columns, Numbers, Preparation
     from automl.decisions import Open
     from automl.errors import (
         AutoMLError,
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from automl.hookspecs import hookimpl
     from automl.identity.function import functional_hash, same_function
     from automl.operations import Graph
+    from automl.portable.columns import Preparation
+    from automl.portable.csvfile import read_table
     from automl.protocols import (
         Context,
         Launcher,
@@ -56,10 +57,6 @@ _HOME = {
     "search": "api",
     "Candidate": "candidate",
     "Signature": "candidate",
-    "Categories": "columns",
-    "Columns": "columns",
-    "Numbers": "columns",
-    "Preparation": "columns",
     "Open": "decisions",
     "AutoMLError": "errors",
     "CandidateError": "errors",
@@ -82,6 +79,8 @@ _HOME = {
     "same_function": "identity.function",
     # Through operations, so that a graph always knows the standard ones.
     "Graph": "operations",
+    "Preparation": "portable.columns",
+    "read_table": "portable.csvfile",
     "Context": "protocols",
     "Launcher": "protocols",
     "Run": "protocols",
@@ -111,10 +110,6 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Found",
     "Candidate",
     "Signature",
-    "Categories",
-    "Columns",
-    "Numbers",
-    "Preparation",
     "Open",
     "AutoMLError",
     "CandidateError",
@@ -136,6 +131,8 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "hookimpl",
     "functional_hash",
     "same_function",
+    "Preparation",
+    "read_table",
     "Context",
     "Launcher",
     "Run",

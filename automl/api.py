@@ -87,6 +87,7 @@ def search(
     epoch_timeout: float | None = None,
     cost_metric: str = SECONDS,
     enqueue: Sequence[Mapping[str, Any]] = (),
+    keep_models: int = 1,
 ) -> Result:
     """Search a space on a task and return the study with its best candidate.
 
@@ -127,6 +128,7 @@ def search(
         data_dir=None if data_dir is None else Path(data_dir),
         time_limits=TimeLimits(trial_timeout, epoch_timeout),
         cost_metric=cost_metric,
+        models=keep_models,
     )
     limits, queued = Limits(trials, evaluations, timeout, gpu_hours), _queued(enqueue)
     created = create(storage_from(storage, ledger, trust_storage), made, limits, study, queued)

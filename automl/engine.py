@@ -45,6 +45,7 @@ from automl.ledger.values import (
     Settled,
     Worker,
 )
+from automl.models import Models
 from automl.processes import is_dead
 from automl.registry import Kind
 from automl.report import Outcome, Reason, Report, State
@@ -97,6 +98,7 @@ class Engine:
         self.identifier = Identifier(self.study, self.parts, self.device, self._progress)
         context = StrategyContext(self.identifier)
         self.trials = OptunaTrials(self.study, self.parts, self._tell_reused, context)
+        self.models = Models(self.study)
         self._parked: set[int] = set()
         self._maintained = float("-inf")
 
@@ -296,6 +298,8 @@ class Engine:
         seconds = self.meter.end()
         self.identifier.observe(seconds)
         self._event("trial_finished", number=trial.number, outcome=outcome)
+        if outcome.state is State.COMPLETE and evaluation.weights is not None:
+            self.models.keep(trial, outcome.values or (), evaluation.weights)
         return self._settle(lease, trial, outcome, seconds, evaluation.unwritten)
 
     def _train(self, evaluation: Evaluation, candidate: Candidate) -> Outcome:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.pruners import NopPruner
@@ -20,6 +20,9 @@ from automl.registry import Kind
 from automl.report import Outcome, Report, State, objective_values
 from automl.stopping import Stop
 from automl.studies import Parts, Study, trial_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _log = logging.getLogger("automl")
 
@@ -53,6 +56,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         self.open_decisions: Mapping[str, Open] = {}
+        self.weights: Callable[[], Mapping[str, Tensor]] | None = None
         self._began = self._reported_at = time.monotonic()
         self._written_at = self._saved_at = time.monotonic()
         self._save_seconds = 0.0
@@ -122,6 +126,7 @@ class Evaluation:
         if self._saves and (self.stop.is_set() or self._should_save()):
             self._save(report)
         self._reported_at = time.monotonic()
+        self.weights = report.weights
         return Outcome(State.COMPLETE, values, metrics, report.step, report.closed)
 
     def _tick(self) -> None:

@@ -57,7 +57,9 @@ class Report:
     step: counts from 1 and grows. metrics: plain numbers by name. outputs: one value or row per
     validation example, where the trainer offers them. closed: what the trainer decided for the
     decisions it left open. checkpoint: makes the state that `Run.restore` gives back; tensors,
-    numbers, strings, lists and dicts only. It is called at once or not at all.
+    numbers, strings, lists and dicts only. weights: the model's parameters and buffers as they
+    would be loaded to use it; asked for at the end of a trial that is among the best. Both are
+    called at once or not at all.
     """
 
     step: int
@@ -65,6 +67,7 @@ class Report:
     outputs: "Tensor | None" = None
     closed: Mapping[str, Any] | None = None
     checkpoint: Callable[[], Mapping[str, Any]] | None = None
+    weights: "Callable[[], Mapping[str, Tensor]] | None" = None
 
 
 @dataclass(frozen=True)

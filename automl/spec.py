@@ -149,6 +149,8 @@ class Spec:
     time_limits: TimeLimits = TimeLimits()
     cost_metric: str = SECONDS
     """What counts as a trial's device time: a metric that its trainer reports, or as measured."""
+    models: int = 1
+    """The weights of so many of the best trials are kept."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -296,6 +298,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         **parts,
         time_limits=TimeLimits(**data.get("time_limits", {})),
         cost_metric=str(data.get("cost_metric", SECONDS)),
+        models=int(data.get("models", 1)),
     )
 
 

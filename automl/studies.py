@@ -165,6 +165,10 @@ class Study:
         """Where a trial keeps its checkpoint; made of the study's UUID and the number alone."""
         return artifacts_directory() / str(uuid.UUID(self.spec.uuid)) / str(number)
 
+    def models_directory(self) -> Path:
+        """Where the weights of the best trials are kept."""
+        return self.directory(0).parent / "models"
+
     def remove_checkpoint(self, number: int) -> None:
         """Remove what a trial that has ended kept to go on from."""
         directory = self.directory(number)
@@ -269,10 +273,12 @@ def plan(
     data_dir: Path | None = None,
     time_limits: TimeLimits | None = None,
     cost_metric: str = SECONDS,
+    models: int = 1,
 ) -> Plan:
     """Find every part of a search, resolve its options and look at its data.
 
     references: by kind; those left out have the defaults. options: by kind's name, and "cache".
+    models: the weights of so many of the best trials are kept.
 
     Raises:
         UsageError: and its children, where a name or an option is wrong.
@@ -311,6 +317,7 @@ def plan(
         judge=PartSpec.of(judge) if judge else None,
         time_limits=time_limits or TimeLimits(),
         cost_metric=cost_metric,
+        models=_at_least_none(models),
     )
     return Plan(parts, spec)
 
@@ -417,6 +424,12 @@ def rebuild(parts: Parts, decisions: Mapping[str, Any]) -> Candidate:
         space=parts.names[Kind.SPACE],
         trainer=parts.names[Kind.TRAINER],
     )
+
+
+def _at_least_none(models: int) -> int:
+    if models < 0:
+        raise UsageError(f"--keep-models: expected 0 or more, got {models}")
+    return models
 
 
 def _merged(

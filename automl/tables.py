@@ -16,16 +16,14 @@ from automl.tasks import Classification, Regression, random_splits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from automl.columns import Categories, Columns, Numbers, Preparation
+    from automl.portable.columns import Categories, Columns, Numbers, Preparation
 
 _log = logging.getLogger("automl")
 
 Table = Mapping[str, Sequence[str]]
 """Cells by column; all columns have the same length."""
 _FEW = 20
-"""So many whole numbers in a target are taken for classes."""
-_MANY = 100
-"""A column of words of which more, and most, differ says nothing of new rows."""
+"""So many whole numbers in a target are taken for classes, and so many words for categories."""
 
 
 class Goal(Enum):
@@ -119,7 +117,7 @@ def area_under_curve(scores: "Tensor", targets: "Tensor") -> float:
     D. R. Whitney: On a Test of Whether One of Two Random Variables Is Stochastically Larger, 1947.
     """
     _, places, counts = scores.double().unique(return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum(0) - (counts - 1) / 2)[places]
+    ranks = (counts.cumsum(0) - (counts.double() - 1) / 2)[places]
     positive = int(targets.sum())
     negative = len(targets) - positive
     if not positive or not negative:
@@ -190,7 +188,7 @@ class _Maker:
     @cached_property
     def table(self) -> dict[str, list[str]]:
         """All rows whose target is known; those to test on come last."""
-        from automl.columns import is_missing
+        from automl.portable.columns import is_missing
 
         tables = [self.raw, *([self.extra] if self.extra is not None else [])]
         for name in self.raw:
@@ -209,7 +207,7 @@ class _Maker:
     @cached_property
     def tested(self) -> int:
         """How many of the last rows are the test file's."""
-        from automl.columns import is_missing
+        from automl.portable.columns import is_missing
 
         cells = self.extra[self.target_name] if self.extra is not None else ()
         return sum(not is_missing(cell) for cell in cells)
@@ -220,7 +218,7 @@ class _Maker:
 
     @cached_property
     def is_classification(self) -> bool:
-        from automl.columns import is_number
+        from automl.portable.columns import is_number
 
         goal, distinct = self.reading.goal, set(self.target)
         odd = [cell for cell in self.target if not is_number(cell)]
@@ -265,14 +263,14 @@ class _Maker:
 
     # The columns.
     def _preparation(self, splits: "Mapping[Split, Tensor]", **of_target: Any) -> "Preparation":
-        from automl.columns import Preparation
+        from automl.portable.columns import Preparation
 
         return Preparation(
             self._columns(splits[Split.TRAIN].tolist()), self.target_name, **of_target
         )
 
     def _columns(self, rows: Sequence[int]) -> "Columns":
-        from automl.columns import Columns
+        from automl.portable.columns import Columns
 
         reading = self.reading
         for name in (*reading.categorical, *reading.numeric, *reading.ignore):
@@ -291,7 +289,7 @@ class _Maker:
         self, name: str, cells: list[str], whole: Collection[str]
     ) -> "Numbers | Categories | None":
         """How one column is read, learned from training cells; None where it says nothing."""
-        from automl.columns import Categories, Numbers, is_missing, is_number
+        from automl.portable.columns import Categories, Numbers, is_missing, is_number
 
         reading, known = self.reading, [cell for cell in whole if not is_missing(cell)]
         distinct = set(known)
@@ -303,7 +301,7 @@ class _Maker:
             return self._left_out(name, "it says the same in every row")
         if numbers:
             return Numbers.fit(name, cells, reading.quantiles)
-        names = len(distinct) > max(_MANY, len(whole) / 2)
+        names = len(distinct) > max(_FEW, len(whole) / 2)
         if names and name not in reading.categorical:
             return self._left_out(name, "nearly every row has another text")
         return Categories.fit(name, cells, reading.categories)
@@ -314,7 +312,7 @@ class _Maker:
 
 def _natural(label: str) -> tuple[bool, float, str]:
     """Numbers by their size, before words."""
-    from automl.columns import is_number
+    from automl.portable.columns import is_number
 
     number = is_number(label)
     return not number, float(label) if number else 0.0, label

@@ -14,7 +14,7 @@ from automl.report import Direction
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from automl.columns import Preparation
+    from automl.portable.columns import Preparation
 
 _PROBE = 10
 

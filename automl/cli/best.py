@@ -1,22 +1,62 @@
 """`automl best`: the best trial, its decisions and metrics."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from automl.cli.arguments import Location, existing_storage, json_option, storage_option
+from automl.cli.arguments import (
+    Location,
+    data_dir_option,
+    existing_storage,
+    json_option,
+    storage_option,
+    trust_options,
+)
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from automl.studies import Study
 
 
 @click.command("best")
 @click.argument("study")
+@click.option(
+    "--export",
+    "directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write its model into a directory that predicts without automl.",
+)
+@click.option("--trial", "number", type=int, metavar="N", help="Export this trial, not the best.")
+@click.option(
+    "--refit", is_flag=True, help="Train it again, on training and validation data, to export."
+)
+@click.option("--force", is_flag=True, help="Replace an export that exists.")
 @storage_option
+@trust_options
+@data_dir_option
 @json_option
-def command(study: str, storage: Location, as_json: bool) -> None:
+def command(
+    study: str,
+    directory: Path | None,
+    number: int | None,
+    refit: bool,
+    force: bool,
+    storage: Location,
+    trust_plugins: bool,
+    named: tuple[str, ...],
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Show the best trial of STUDY; with several objectives, all that no other beats."""
     from automl.cli import text
     from automl.cli.events import trial_event
     from automl.studies import open_study
 
     opened = open_study(existing_storage(storage), study)
-    trials = opened.best_trials()
+    trials = opened.best_trials() if number is None else [_complete(opened, number)]
     for trial in trials:
         view = opened.views.trial(trial.number)
         if view is None:
@@ -37,3 +77,37 @@ def command(study: str, storage: Location, as_json: bool) -> None:
             err=True,
         )
         raise click.exceptions.Exit(1)
+    if directory is not None:
+        from automl.export import Export
+        from automl.registry import Registry
+        from automl.trust import trusting
+
+        registry = Registry(trusting(trust_plugins, named))
+        export = Export(opened, opened.load_parts(registry, data_dir), trials[0], refit=refit)
+        missing = export.write(directory, force)
+        for line in missing:
+            click.echo(line, err=True)
+        click.echo(
+            text.json_line({"event": "export", "directory": str(directory), **export.metrics})
+            if as_json
+            else _exported(directory, export.metrics["test"], bool(missing))
+        )
+
+
+def _complete(study: "Study", number: int) -> "FrozenTrial":
+    from optuna.trial import TrialState
+
+    from automl.errors import UsageError
+
+    trials = study.optuna.get_trials(deepcopy=False)
+    if not 0 <= number < len(trials) or trials[number].state is not TrialState.COMPLETE:
+        raise UsageError(f"study {study.name!r} has no complete trial {number}")
+    return trials[number]
+
+
+def _exported(directory: Path, test: dict[str, float], bare: bool) -> str:
+    from automl.cli import text
+
+    use = "" if bare else f"\npredict by: python {directory / 'predict.py'} FILE"
+    scores = "\n".join(text.decision_lines(test))
+    return f"exported to {directory}; on the test data:\n{scores}{use}"

@@ -20,6 +20,7 @@ COMMANDS = (
     "studies",
     "show",
     "best",
+    "predict",
     "cache",
     "fingerprint",
     "doctor",

@@ -49,6 +49,13 @@ from automl.cli.arguments import (
 @click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin file of yours."
 )
+@click.option(
+    "--keep-models",
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="Keep the weights of the K best trials.",
+)
 @enqueue_option
 @data_dir_option
 @json_option
@@ -67,6 +74,7 @@ def command(
     trial_timeout: str | None,
     epoch_timeout: str | None,
     cost_metric: str,
+    keep_models: int,
     workers: str,
     per_device: int | None,
     device: str,
@@ -120,6 +128,7 @@ def command(
         data_dir=data_dir,
         time_limits=time_limits(trial_timeout, epoch_timeout),
         cost_metric=cost_metric,
+        models=keep_models,
     )
     # Everything that can be wrong is looked at before the study is made.
     budget, opened = limits(trials, evaluations, timeout, gpu_hours), open_storage(storage)

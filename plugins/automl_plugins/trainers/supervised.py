@@ -211,7 +211,8 @@ class _Training:
         return self.stopped or self.epochs >= self.settings.epochs
 
     def report(self) -> Report:
-        return Report(self.epochs, self.metrics, checkpoint=self.state)
+        weights = self.module.state_dict
+        return Report(self.epochs, self.metrics, checkpoint=self.state, weights=weights)
 
     def epoch(self) -> None:
         """Train for one more epoch, then measure."""

@@ -1,7 +1,5 @@
 """Turns raw columns of text into a model's inputs, as fitted on training rows, and as JSON.
 
-An export holds a copy of this file, so it imports nothing but torch.
-
 Source of the quantile transformation: F. Pedregosa et al.: Scikit-learn, JMLR 12, 2011.
 """
 

@@ -1,0 +1,27 @@
+"""`automl predict`: ask an exported model."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("predict")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--separator", help="By default the most frequent of , ; tab | in the header.")
+@click.option("--encoding", default="utf-8", show_default=True, help="Of the CSV file.")
+def command(directory: Path, data: Path, separator: str | None, encoding: str) -> None:
+    """Predict with the export in DIRECTORY for each row of DATA, a CSV or .npy file.
+
+    Answers come as CSV on standard output.
+    """
+    import sys
+
+    from automl.errors import UsageError
+    from automl.portable.predict import predicted, write
+
+    try:
+        answers = predicted(directory, data, separator=separator, encoding=encoding)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    write(answers, sys.stdout)

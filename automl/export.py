@@ -1,0 +1,306 @@
+"""Takes a model out of a study: a directory that predicts without this package."""
+
+import importlib.metadata
+import importlib.resources
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from optuna.trial import FrozenTrial
+
+from automl.api import Found, found
+from automl.errors import UsageError
+from automl.models import Models
+from automl.portable.columns import Preparation
+from automl.protocols import Run, Split, Task
+from automl.registry import Kind
+from automl.seeding import seeded
+from automl.studies import Parts, Study, trial_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WEIGHTS = "model.safetensors"
+PROGRAM = "model.pt2"
+PREPARATION = "preparation.json"
+_PREDICT = '''"""Predicts with the model beside this file; needs Python and torch alone.
+
+    python predict.py data.csv > predictions.csv
+"""
+
+from pathlib import Path
+
+from portable.predict import main
+
+raise SystemExit(main(Path(__file__).parent))
+'''
+
+
+@dataclass(frozen=True)
+class Export:
+    """One trial of a study on its way into a directory.
+
+    refit: train its decisions again, on the training and the validation split, instead of taking
+    the weights that it ended with.
+    """
+
+    study: Study
+    parts: Parts
+    trial: FrozenTrial
+    device: str = "cpu"
+    refit: bool = False
+
+    def write(self, directory: Path, force: bool = False) -> list[str]:
+        """Write the export, whole or not at all; returns what could not be written, and why.
+
+        Raises:
+            UsageError: the directory exists, or the weights cannot be had.
+        """
+        with _new_directory(directory, force) as new:
+            return list(self._write(new))
+
+    def _write(self, new: Path) -> Iterator[str]:
+        from safetensors.torch import save_model
+
+        save_model(self.module, str(new / WEIGHTS))
+        _write_json(new / "candidate.json", self._candidate())
+        _write_json(new / "metrics.json", self.metrics)
+        if self.preparation is not None:
+            _write_json(new / PREPARATION, self.preparation.to_json())
+        why_not = self._write_program(new / PROGRAM)
+        if why_not is None:
+            (new / "predict.py").write_text(_PREDICT, encoding="utf-8")
+            _copy_portable(new / "portable")
+        else:
+            yield why_not
+        (new / "README.md").write_text(self._card(why_not), encoding="utf-8")
+
+    # The model.
+    @cached_property
+    def found(self) -> Found:
+        return found(self.study, self.parts, self.trial)
+
+    @cached_property
+    def module(self) -> "nn.Module":
+        task = self.parts.task
+        with seeded(trial_seed(self.study.spec, self.trial.number, "export")):
+            module = self.found.candidate.build(task.probe()[0], task.signature)
+        weights = self._refitted() if self.refit else Models(self.study).weights(self.trial.number)
+        try:
+            module.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            line = str(error).splitlines()[0]
+            raise UsageError(
+                f"the weights do not fit the candidate ({line}): use --refit"
+            ) from error
+        return module.eval()
+
+    def _refitted(self) -> "Mapping[str, Tensor]":
+        """The weights after training once more on all but the test split."""
+        spec, number = self.study.spec, self.trial.number
+        seed, last = trial_seed(spec, number, "train"), None
+        with tempfile.TemporaryDirectory() as directory, seeded(seed):
+            run = Run(self.device, seed, number, 1, Path(directory))
+            task = cast(Task, _All(self.parts.task))
+            for report in self.parts.trainer.train(self.found.candidate, task, run):
+                last = report
+        if last is None or last.weights is None:
+            name = self.parts.names[Kind.TRAINER]
+            raise UsageError(f"trainer {name} hands over no weights, so nothing can be exported")
+        return {key: tensor.detach().cpu() for key, tensor in last.weights().items()}
+
+    def _write_program(self, file: Path) -> str | None:
+        """Write the model as a program of tensors; where that cannot be, say why."""
+        import torch
+
+        example = self.parts.task.probe()[0]
+        try:
+            batch = torch.export.Dim("batch", min=1)
+            model = _of_one_input(self.module)
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            torch.export.save(program, str(file))
+            again = torch.export.load(str(file)).module()
+            for part in (example, example[:1]):
+                torch.testing.assert_close(again(part), self.module(part))
+        except Exception as error:
+            file.unlink(missing_ok=True)
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"no {PROGRAM} and no predict.py: torch.export cannot take this model: {line}"
+        return None
+
+    @cached_property
+    def preparation(self) -> Preparation | None:
+        return getattr(self.parts.task, "preparation", None)
+
+    # What is said of it.
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What the model scores on the test split, and what it scored in the search."""
+        return {
+            "test": self._scores(Split.TEST),
+            "validation": self._scores(Split.VALIDATION),
+            "search": dict(self.found.metrics),
+        }
+
+    def _scores(self, split: Split) -> dict[str, float]:
+        import torch
+
+        inputs, targets = self.parts.task.split(split)
+        with torch.no_grad():
+            outputs = torch.cat([self.module(part) for part in inputs.split(1024)])
+        return {k: float(v) for k, v in self.parts.task.evaluate(outputs, targets).items()}
+
+    def _candidate(self) -> dict[str, Any]:
+        spec = self.study.spec
+        return {
+            "study": self.study.name,
+            "trial": self.trial.number,
+            "decisions": dict(self.found.decisions),
+            "hyperparameters": dict(self.found.candidate.hyperparameters),
+            "seed": spec.seed,
+            "train_seed": trial_seed(spec, self.trial.number, "train"),
+            "refit": self.refit,
+            "data": spec.data,
+            "versions": {name: importlib.metadata.version(name) for name in ("automl", "torch")},
+            "spec": spec.to_json(),
+        }
+
+    def _card(self, why_not: str | None) -> str:
+        return card(self, why_not)
+
+
+@dataclass(frozen=True)
+class _All:
+    """A task whose training split is all that the search has seen."""
+
+    task: Any
+
+    def split(self, split: Split) -> "tuple[Tensor, Tensor]":
+        import torch
+
+        if split is not Split.TRAIN:
+            return self.task.split(split)  # type: ignore[no-any-return]  # the task's own
+        parts = [self.task.split(each) for each in (Split.TRAIN, Split.VALIDATION)]
+        inputs, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return inputs, targets
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+
+def card(export: Export, why_not: str | None) -> str:
+    """The model card: what it is, what it scores, where it comes from."""
+    study, spec, counts = export.study, export.study.spec, export.study.views.counts()
+    names = {kind.value: export.parts.names[kind] for kind in export.parts.names}
+    how = (
+        "trained again on training and validation data"
+        if export.refit
+        else ("as it was trained in the search")
+    )
+    lines = [
+        f"# Trial {export.trial.number} of study {study.name}",
+        "",
+        f"A model of space `{names['space']}` for task `{names['task']}`, {how}.",
+        "",
+        "| metric | test | validation |",
+        "| --- | --- | --- |",
+        *_score_rows(export.metrics),
+        "",
+        "The test data took no part in the search. " + _confidence(export),
+        "",
+        f"Found among {counts.trials} trials ({counts.evaluated} trained, the others reused) by "
+        f"strategy `{names['strategy']}` and trainer `{names['trainer']}`, seed {spec.seed}.",
+        f"Data digest `{spec.data}`; automl {importlib.metadata.version('automl')}, "
+        f"torch {importlib.metadata.version('torch')}.",
+        "",
+        "## Files",
+        "",
+        f"- `{WEIGHTS}`: the weights; `candidate.json`: the decisions that rebuild the model.",
+    ]
+    if why_not is None:
+        data = "data.csv" if export.preparation else "inputs.npy"
+        lines += [
+            f"- `{PROGRAM}`: the model as a program of tensors, for any batch.",
+            f"- `predict.py`: `python predict.py {data}`, with Python and torch alone.",
+        ]
+    else:
+        lines.append(f"- {why_not}")
+    if export.preparation is not None:
+        lines.append(f"- `{PREPARATION}`: how rows become inputs, learned from training rows.")
+    return "\n".join([*lines, ""])
+
+
+def _score_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    test, validation = metrics["test"], metrics["validation"]
+    return [f"| {name} | {test[name]:.4g} | {validation[name]:.4g} |" for name in test]
+
+
+def _confidence(export: Export) -> str:
+    """How sure the accuracy on the test data is, as a 95 % interval; nothing for other metrics.
+
+    Source: E. B. Wilson: Probable Inference, the Law of Succession, 1927.
+    """
+    accuracy = export.metrics["test"].get("accuracy")
+    if accuracy is None:
+        return ""
+    n, z = len(export.parts.task.split(Split.TEST)[1]), 1.96
+    middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (accuracy * (1 - accuracy) / n + z * z / (4 * n * n)) ** 0.5
+    low, high = middle - half, middle + half
+    return f"With {n} test examples its accuracy lies between {low:.3f} and {high:.3f} (95 %)."
+
+
+def _of_one_input(module: "nn.Module") -> "nn.Module":
+    """A module whose forward pass has one named input, as torch.export wants it."""
+    from torch import nn
+
+    class OneInput(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: "Tensor") -> Any:
+            return self.module(x)
+
+    return OneInput().eval()
+
+
+@contextmanager
+def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
+    """A directory that takes its place only when it is whole."""
+    if directory.exists() and not force:
+        raise UsageError(f"{directory} exists: choose another, or replace it by --force")
+    if directory.exists() and not (directory / "candidate.json").is_file():
+        raise UsageError(f"{directory} is no export, so it is not replaced: choose another")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise UsageError(f"cannot write {directory}: {error.strerror}") from error
+    try:
+        yield new
+        new.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        new.rename(directory)
+    except OSError as error:
+        raise UsageError(f"cannot write {directory}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_json(file: Path, data: Any) -> None:
+    file.write_text(json.dumps(data, indent=2, allow_nan=True) + "\n", encoding="utf-8")
+
+
+def _copy_portable(to: Path) -> None:
+    to.mkdir()
+    for file in importlib.resources.files("automl.portable").iterdir():
+        if file.name.endswith(".py"):
+            (to / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")

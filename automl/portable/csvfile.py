@@ -1,0 +1,91 @@
+"""Reads a CSV file into columns of text."""
+
+import csv
+import gzip
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+_SEPARATORS = ",;\t|"
+_MEGABYTE = 2**20
+
+
+def read_table(
+    path: Path, separator: str | None = None, encoding: str = "utf-8", max_megabytes: int = 500
+) -> dict[str, list[str]]:
+    """The cells of a CSV file, gzipped or not, by column.
+
+    separator: by default the most frequent of , ; tab | in the header. max_megabytes: of the
+    unpacked file, which is read into memory as a whole.
+
+    Raises:
+        ValueError: it cannot be read, is too large, or is no table; the text says where.
+    """
+    text = _text(path, encoding, max_megabytes)
+    header, _, _ = text.partition("\n")
+    separator = separator or max(_SEPARATORS, key=header.count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        _check_header(path, names)
+        body = list(_body(path, rows, len(names)))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num}: no CSV: {error}") from error
+    if not body:
+        raise ValueError(f"{path} has a header and no rows")
+    return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
+
+
+def _text(path: Path, encoding: str, max_megabytes: int) -> str:
+    content = _content(path, max_megabytes)
+    try:
+        return content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
+    except LookupError as error:
+        raise ValueError(f"no such encoding: {encoding}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: not in {encoding}: give its encoding, such as latin-1"
+        ) from error
+
+
+def _content(path: Path, max_megabytes: int) -> bytes:
+    limit = max_megabytes * _MEGABYTE
+    try:
+        with _opened(path) as file:
+            content = file.read(limit + 1)
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read {path}: {reason}") from error
+    if len(content) > limit:
+        raise ValueError(
+            f"{path} holds more than {max_megabytes} MB, and takes about ten times as much memory: "
+            "give a sample of its rows, or raise max_megabytes"
+        )
+    return content
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]  # gzip's file is one
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} has two columns {twice[0]!r}: rename one of them")
+    if len(names) < 2:
+        said = f"one column, {names[0][:60]!r}" if names else "nothing"
+        raise ValueError(
+            f"{path} holds {said}: expected a header and two columns or more; has it another "
+            "separator?"
+        )
+
+
+def _body(path: Path, rows: Iterator[list[str]], width: int) -> Iterator[list[str]]:
+    for number, row in enumerate(rows, 2):
+        if row and len(row) != width:
+            raise ValueError(f"{path}, row {number}: {len(row)} cells, the header has {width}")
+        if row:
+            yield row

@@ -1,0 +1,104 @@
+"""Predicts with an exported model: rows of a CSV file, or an array of inputs."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from .columns import Preparation
+from .csvfile import read_table
+
+MODEL = "model.pt2"
+PREPARATION = "preparation.json"
+_BATCH = 1024
+
+
+class Predictor:
+    """The model of an export, ready to be asked.
+
+    Raises:
+        ValueError: the directory holds no model that can be loaded.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        if not (directory / MODEL).is_file():
+            raise ValueError(f"{directory} holds no {MODEL}; its README.md says why")
+        self._module = torch.export.load(str(directory / MODEL)).module()
+        file = directory / PREPARATION
+        self.preparation = (
+            Preparation.from_json(json.loads(file.read_text(encoding="utf-8")))
+            if file.is_file()
+            else None
+        )
+
+    @torch.no_grad()
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """What the model makes of inputs [n, *input_shape]."""
+        return torch.cat([self._module(part) for part in inputs.split(_BATCH)])
+
+    def answers(self, table: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+        """Answers by column, for the rows of a table.
+
+        Raises:
+            ValueError: the model was not made from a table, or a column or cell does not fit.
+        """
+        if self.preparation is None:
+            raise ValueError("this model reads arrays, not tables: give it a .npy file")
+        return self.preparation.answers(self.outputs(self.preparation.columns.encode(table)))
+
+
+def predicted(directory: Path, data: Path, **reading: Any) -> dict[str, list[Any]]:
+    """Answers by column, for the rows of a CSV file or of an array in a .npy file.
+
+    Raises:
+        ValueError: one of them cannot be read, or they do not fit.
+    """
+    predictor = Predictor(directory)
+    if data.suffix != ".npy":
+        return predictor.answers(read_table(data, **reading))
+    outputs = predictor.outputs(_array(data)).flatten(1)
+    return {f"output {n}": column.tolist() for n, column in enumerate(outputs.unbind(1))}
+
+
+def write(answers: Mapping[str, Sequence[Any]], file: IO[str]) -> None:
+    """Write answers as CSV."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(answers)
+    writer.writerows(_rows(answers))
+
+
+def _rows(answers: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    yield from zip(*answers.values(), strict=True)
+
+
+def _array(path: Path) -> Tensor:
+    import numpy as np
+
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def main(directory: Path) -> int:
+    """The command line of `predict.py` in an export."""
+    parser = argparse.ArgumentParser(description="Predict with the model beside this file.")
+    parser.add_argument("data", type=Path, help="a CSV file with a header, or a .npy array")
+    parser.add_argument("--separator", help="by default the most frequent of , ; tab |")
+    parser.add_argument("--encoding", default="utf-8")
+    given = parser.parse_args()
+    try:
+        answers = predicted(
+            directory, given.data, separator=given.separator, encoding=given.encoding
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write(answers, sys.stdout)
+    return 0

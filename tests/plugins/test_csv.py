@@ -1,0 +1,234 @@
+"""Tasks made of CSV files: what is inferred, what is refused, and how rows become inputs."""
+
+import gzip
+import json
+import logging
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from automl_plugins.tasks.csv import csv
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.preprocessing import QuantileTransformer
+
+from automl import Goal, Preparation, Split, UsageError
+from automl.portable.columns import Categories, Columns, Numbers
+from automl.tables import area_under_curve
+from automl.testing import check_task
+
+HEADER = "age,city,income,constant,id,label"
+
+
+def rows(number=60, seed=0):
+    draw = random.Random(seed)
+    for n in range(number):
+        age = draw.choice([draw.randint(18, 80), "?"])
+        city = draw.choice(["Köln", "Bonn", " Bonn ", "NA"])
+        income = round(draw.lognormvariate(3, 1), 2)
+        yield f"{age},{city},{income},7,name {n},{draw.choice(['yes', 'no', 'no'])}"
+
+
+def written(path, lines, encoding="utf-8"):
+    path.write_bytes("\n".join(lines).encode(encoding) + b"\n")
+    return path
+
+
+@pytest.fixture
+def people(tmp_path):
+    return written(tmp_path / "people.csv", [HEADER, *rows()])
+
+
+def test_it_is_a_sound_task(people):
+    check_task(csv(file=people))
+    check_task(csv(file=people, target="income"))
+
+
+def test_columns_are_inferred(people, caplog):
+    with caplog.at_level(logging.WARNING):
+        task = csv(file=people)
+    kinds = [(type(c).__name__, c.name, c.width) for c in task.preparation.columns.columns]
+    # Age has missing cells, so a second input says which; a missing city is a city of its own.
+    assert kinds == [("Numbers", "age", 2), ("Categories", "city", 4), ("Numbers", "income", 1)]
+    assert task.signature.blocks == ((2, 6),)
+    assert "'constant' is left out: it says the same" in caplog.text
+    assert "'id' is left out: nearly every row has another text" in caplog.text
+    assert task.preparation.labels == ("no", "yes")
+    assert list(task.metrics) == ["accuracy", "balanced_accuracy", "auc", "loss"]
+
+
+def test_a_column_that_seems_to_say_nothing_can_be_kept(people):
+    kept = csv(file=people, categorical=("id",), categories=9)
+    assert kept.preparation.columns.columns[-1].width == 10
+
+
+def test_encodings_are_fitted_on_training_rows_alone(people):
+    task = csv(file=people, quantiles=False)
+    inputs, _ = task.split(Split.TRAIN)
+    age, missing, income = inputs[:, 0], inputs[:, 1], inputs[:, -1]
+    assert income.mean().abs() < 1e-5
+    assert income.std(correction=0) == pytest.approx(1, abs=1e-5)
+    assert age[missing == 0].mean().abs() < 1e-5
+    assert (inputs[:, 2:6].sum(1) == 1).all()
+    whole = torch.cat([task.split(split)[0] for split in Split])
+    assert whole[:, -1].mean().abs() > 1e-3
+
+
+def test_classes_keep_their_proportions_and_the_seed_decides(people):
+    task = csv(file=people)
+    shares = [task.split(split)[1].double().mean() for split in Split]
+    assert max(shares) - min(shares) < 0.1
+    assert csv(file=people).digest() == task.digest() != csv(file=people, seed=1).digest()
+
+
+def test_a_test_file_is_tested_on(people, tmp_path):
+    other = written(tmp_path / "test.csv", [HEADER, *rows(20, seed=1)])
+    task = csv(file=people, test_file=other)
+    assert {s: len(r) for s, r in task.splits.items()} == {
+        Split.TRAIN: 48,
+        Split.VALIDATION: 12,
+        Split.TEST: 20,
+    }
+
+
+def test_numbers_to_predict_are_in_their_own_unit(people):
+    task = csv(file=people, target="income")
+    _, targets = task.split(Split.VALIDATION)
+    scale = task.preparation.scale
+    found = task.evaluate(targets + 1, targets)
+    assert found["rmse"] == pytest.approx(scale)
+    assert found["mae"] == pytest.approx(scale)
+    answers = task.preparation.answers(targets)["income"]
+    raw = [float(line.split(",")[2]) for line in rows()]
+    assert answers == pytest.approx([raw[n] for n in task.splits[Split.VALIDATION]], rel=1e-5)
+
+
+def test_the_goal_follows_from_the_target(tmp_path):
+    few = written(tmp_path / "few.csv", ["x,y", *(f"{n},{n % 3}" for n in range(40))])
+    assert csv(file=few).preparation.labels == ("0", "1", "2")
+    assert csv(file=few, goal=Goal.REGRESSION).signature.output_shape == (1,)
+    many = written(tmp_path / "many.csv", ["x,y", *(f"{n},{n * 2}" for n in range(40))])
+    assert list(csv(file=many).metrics) == ["r2", "rmse", "mae"]
+
+
+def test_rare_classes_count_as_much_where_asked(tmp_path):
+    lines = [f"{n},{'rare' if n % 10 == 0 else 'often'}" for n in range(100)]
+    file = written(tmp_path / "rare.csv", ["x,y", *lines])
+    plain, weighted = csv(file=file), csv(file=file, weighted=True)
+    targets = torch.tensor([0] * 9 + [1])  # often, rare
+    always = torch.tensor([[4.0, 0.0]]).repeat(10, 1)
+    assert plain.loss(always, targets) < 0.5 < 1.5 < weighted.loss(always, targets)
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "said"),
+    [
+        ("a,b\n1,2\n", {"target": "c"}, r"unknown target column of task .*'c'.* a, b"),
+        ("a,b\n" + "1,x\n" * 30, {}, "holds only 'x': nothing to learn"),
+        ("a,b\n" + "?,x\n?,y\n" * 30, {}, "no column is left to learn from"),
+        ("a,a\n1,2\n", {}, "two columns 'a'"),
+        ("a,b\n1,2\n3,4\n", {}, "2 rows"),
+        ("a,b\n1,2,3\n", {}, "row 2: 3 cells, the header has 2"),
+        ("a,b\n", {}, "a header and no rows"),
+        ("", {}, "holds nothing"),
+        ("a\n1\n", {}, "one column, 'a'"),
+        ('a,b\n"1,2\n', {}, "line 2: no CSV"),
+        ("a,b\nx,1\n2,3\n" * 30, {"numeric": ("a",), "target": "b"}, "holds 'x', which is no num"),
+        ("a,b\n" + "1,x\n2,y\n" * 30, {"ignore": ("z",)}, "unknown column .*'z'"),
+        ("a,b\n" + "1,x\n2,y\n" * 30, {"goal": Goal.REGRESSION}, "'x', which is no number"),
+        ("a,b\n" + "".join(f"1,word {n}\n" for n in range(30)), {}, "30 classes in 30 rows"),
+        ("a,b\n" + "1,x\n2,y\n" * 30, {"validation": 0.9, "test": 0.2}, "must be shares"),
+        ("a,b\n" + "1,x\n2,y\n" * 30, {"encoding": "klingon"}, "no such encoding: klingon"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_line(tmp_path, text, given, said):
+    file = tmp_path / "bad.csv"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said) as caught:
+        csv(file=file, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UsageError, match="cannot read .*: No such file"):
+        csv(file=tmp_path / "none.csv")
+    latin = written(tmp_path / "latin.csv", [HEADER, *rows()], "latin-1")
+    with pytest.raises(UsageError, match=r"line \d+: not in utf-8: give its encoding"):
+        csv(file=latin)
+    assert csv(file=latin, encoding="latin-1").preparation.columns.columns[1].values[-1] == "Köln"
+    big = tmp_path / "big.csv.gz"
+    big.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 400_000))
+    with pytest.raises(UsageError, match="more than 1 MB"):
+        csv(file=big, max_megabytes=1)
+    broken = tmp_path / "broken.csv.gz"
+    broken.write_bytes(big.read_bytes()[:100])
+    with pytest.raises(UsageError, match="cannot read"):
+        csv(file=broken)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_separators_are_found(tmp_path, separator):
+    lines = [line.replace(",", separator) for line in (HEADER, *rows())]
+    assert csv(file=written(tmp_path / "x.csv", lines)).signature.input_shape == (7,)
+
+
+def test_quantiles_are_those_of_scikit_learn():
+    draw = np.random.default_rng(0)
+    values = np.where(draw.random(1000) < 0.6, 0.0, draw.lognormal(size=1000))
+    ours = Numbers.fit("x", [str(v) for v in values]).encode([str(v) for v in values])[:, 0]
+    theirs = QuantileTransformer(n_quantiles=257, output_distribution="normal", subsample=None)
+    expected = theirs.fit_transform(values[:, None])[:, 0]
+    within = np.abs(expected) < 3  # the ends are cut elsewhere
+    assert np.abs(ours.numpy() - expected)[within].max() < 1e-9
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.sampled_from(["", "NA"]), st.floats(-1e9, 1e9).map(str)),
+            st.text(max_size=3),
+        ),
+        min_size=2,
+        max_size=30,
+    ).filter(lambda cells: any(a not in ("", "NA") for a, _ in cells))
+)
+def test_columns_survive_json_and_encode_all_they_saw(cells):
+    numbers, words = ([row[column] for row in cells] for column in (0, 1))
+    made = Columns((Numbers.fit("a", numbers), Categories.fit("b", words, 5)))
+    again = Preparation.from_json(json.loads(json.dumps(Preparation(made, "t").to_json())))
+    assert again == Preparation(made, "t")
+    inputs = made.encode({"a": numbers, "b": words})
+    assert inputs.shape == (len(cells), sum(column.width for column in made.columns))
+    assert inputs.isfinite().all()
+
+
+def test_cells_of_new_rows_may_be_new():
+    made = Columns((Numbers.fit("a", ["1", "2"]), Categories.fit("b", ["x", "y"], 5)))
+    inputs = made.encode({"a": ["", "1e30"], "b": ["z", "x"]})
+    assert inputs[0].tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert inputs[1, 1:].tolist() == [1.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="column 'a': expected a number, got 'one'"):
+        made.encode({"a": ["one"], "b": ["x"]})
+    with pytest.raises(ValueError, match="no column 'b'; there are: a"):
+        made.encode({"a": ["1"]})
+
+
+def test_metrics_are_those_of_scikit_learn():
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 8, (200,), generator=draw)
+    targets = torch.randint(0, 2, (200,), generator=draw)
+    assert area_under_curve(scores, targets) == pytest.approx(roc_auc_score(targets, scores))
+    assert area_under_curve(scores, torch.zeros(200, dtype=torch.int64)) == 0.5
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn(people):
+    task = csv(file=people)
+    outputs = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
+    targets = torch.tensor([0] * 30 + [1] * 10)
+    expected = balanced_accuracy_score(targets, outputs.argmax(1))
+    found = task.evaluate(outputs, targets)
+    assert found["balanced_accuracy"] == pytest.approx(expected)
+    assert math.isclose(found["auc"], roc_auc_score(targets, outputs[:, 1] - outputs[:, 0]))
