@@ -14,7 +14,7 @@ from automl.databases import Database, mask, no_driver, parse
 from automl.errors import StorageError, UsageError
 from automl.ledger.patience import lost_connection
 from automl.ledger.schema import alone
-from automl.ledger.transaction import explained
+from automl.ledger.transaction import explained, transient
 
 UNTRUSTED = (
     "which whoever writes to it could use to run code here: pass --trust-storage "
@@ -68,6 +68,10 @@ class Backend(ABC):
 
     def is_outage(self, error: Exception) -> bool:
         """Whether the storage could not be reached, or went away."""
+        return False
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether the call may go through if it is made again at once."""
         return False
 
     @abstractmethod
@@ -132,6 +136,10 @@ class SqlTrials(Backend):
         # Optuna's session of this thread may notice at its next statement only.
         late = isinstance(error.__cause__, PendingRollbackError)
         return late or (found is not None and lost_connection(found))
+
+    def is_transient(self, error: Exception) -> bool:
+        found = _database_error(error)
+        return found is not None and transient(found)
 
     def cause(self, error: Exception) -> str | None:
         found = _database_error(error)

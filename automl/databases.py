@@ -1,9 +1,9 @@
 """SQL databases by URL: their drivers, their settings, and their passwords out of sight."""
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,17 @@ _PATIENT: dict[str, dict[str, int]] = {
 """How long a driver waits for another's lock, or for a server that may be gone without a word.
 
 Without a limit a worker hangs for a quarter of an hour where a network drops what it is given."""
+
+_NOT_WAITING = {
+    "postgresql": (
+        "SET idle_in_transaction_session_timeout = 60000",
+        "SET tcp_keepalives_idle = 10",
+        "SET tcp_keepalives_interval = 5",
+        "SET tcp_keepalives_count = 4",
+    ),
+    "mysql": ("SET SESSION idle_transaction_timeout = 60",),  # MariaDB's
+}
+"""What a server is asked, so that it lets go of the locks of a worker that is gone or asleep."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +86,6 @@ class Database:
     def is_server(self) -> bool:
         return parse(self.url).get_backend_name() != "sqlite"
 
-    @property
-    def is_local_file(self) -> bool:
-        return not self.is_server
-
     def exists(self) -> bool:
         """Whether there is a database to read; a server is taken to have one."""
         file = parse(self.url).database
@@ -89,19 +96,18 @@ class Database:
         """The arguments of `create_engine` that ours and Optuna's engine share."""
         url = parse(self.url)
         waits = _PATIENT.get(url.get_backend_name(), {})
+        # Above this, InnoDB locks the gaps between rows, and workers wait for each other.
+        mysql = url.get_backend_name() == "mysql"
         return {
             # What the URL itself says comes first.
             "connect_args": {k: v for k, v in waits.items() if k not in url.query},
             "pool_pre_ping": self.is_server,
+            **({"isolation_level": "READ COMMITTED"} if mysql else {}),
         }
 
     def connect(self, options: Mapping[str, Any]) -> Engine:
         """An engine for the ledger; options: of its executions."""
-        settings = {**self.settings, "execution_options": options}
-        if parse(self.url).get_backend_name() == "mysql":
-            # Above this, InnoDB locks the gaps between rows, and workers wait for each other.
-            settings["isolation_level"] = "READ COMMITTED"
-        engine = create_engine(self.url, **settings)
+        engine = create_engine(self.url, **self.settings, execution_options=options)
         self.prepare(engine)
         if not self.is_server:
             event.listen(engine, "connect", _sqlite_manual_transactions)
@@ -110,8 +116,11 @@ class Database:
 
     def prepare(self, engine: Engine) -> None:
         """Set what each connection to this database needs, whosever engine it is."""
-        if not self.is_server:
+        kind = parse(self.url).get_backend_name()
+        if kind == "sqlite":
             event.listen(engine, "connect", _sqlite_settings)
+        elif kind in _NOT_WAITING:
+            event.listen(engine, "connect", partial(_ask, _NOT_WAITING[kind]))
 
 
 def parse(url: str) -> URL:
@@ -131,14 +140,15 @@ def parse(url: str) -> URL:
         ) from None
 
 
+def has_password(url: str) -> bool:
+    """Whether a URL holds one, as its own part or as an option of its driver."""
+    parsed = parse(url)
+    return parsed.password is not None or not {"password", "passwd"}.isdisjoint(parsed.query)
+
+
 def mask(url: str) -> str:
     """A URL without its password."""
     return redact_urls(parse(url).render_as_string(hide_password=True))
-
-
-def from_environment(given: str | None, variable: str) -> str | None:
-    """What an option gave, else what the environment says; nothing counts as not given."""
-    return given or os.environ.get(variable) or None
 
 
 def _with_driver(url: URL) -> str:
@@ -158,6 +168,18 @@ def no_driver(name: str) -> str:
     if extra is not None:
         return f"no driver for {name}: pip install 'automl[{extra}]'"
     return f"no driver for a database of kind {name!r}: use sqlite, postgresql or mysql"
+
+
+def _ask(statements: Sequence[str], connection: Any, _: Any) -> None:
+    """Set what a server knows of; another make or version may not."""
+    cursor = connection.cursor()
+    for statement in statements:
+        try:
+            cursor.execute(statement)
+            connection.commit()
+        except Exception:
+            connection.rollback()
+    cursor.close()
 
 
 def _sqlite_settings(connection: Any, _: Any) -> None:

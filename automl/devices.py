@@ -56,11 +56,6 @@ def accelerators() -> list[Device]:
     return _asked_of_torch()
 
 
-def device_count() -> int:
-    """How many accelerators this process may train on."""
-    return len(accelerators())
-
-
 def choose_devices(asked: str) -> tuple[Device, ...]:
     """The devices that `--device` means: with `auto` every accelerator, or else the CPU.
 

@@ -6,6 +6,7 @@ were written; the budget was kept.
 """
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ from automl.ledger.checks import Checks, Finding, Rule
 from automl.ledger.evaluations import Terms
 from automl.ledger.models import Phase
 from automl.ledger.views import TrialView
+from automl.protocols import checkpoint_file
 from automl.spec import ATTRIBUTE
 from automl.studies import Study
 from automl.telling import TRIAL_STATE, tell
+
+_BETWEEN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,19 @@ class Doctor:
     study: Study
 
     def findings(self) -> list[Finding]:
-        """All that is not as it must be, or that waits for a worker."""
+        """All that is not as it must be, or that waits for a worker.
+
+        While workers are at it, a look may see the half of a change; so what is broken counts only
+        if another look finds it, too.
+        """
+        found = self._look()
+        if any(finding.broken for finding in found):
+            time.sleep(_BETWEEN_SECONDS)
+            again = self._look()
+            found = [finding for finding in found if not finding.broken or finding in again]
+        return found
+
+    def _look(self) -> list[Finding]:
         views = {view.number: view for view in self.study.views.trials()}
         untold = {settled.number for settled in self.study.ledger.untold()}
         return [
@@ -98,7 +114,11 @@ class Doctor:
                     said = f"it has ended, and its checkpoint is left in {directory}"
                     yield Finding(Rule.ARTIFACTS, view.number, said, broken=False)
             elif view.checkpoint is not None:
-                file = directory / f"{view.checkpoint}.pt"
+                try:
+                    file = checkpoint_file(directory, view.checkpoint)
+                except ValueError as error:
+                    yield Finding(Rule.ARTIFACTS, view.number, f"its checkpoint is none: {error}")
+                    continue
                 if not file.exists():
                     said = f"its checkpoint is not on this machine ({file}); it starts over here"
                     yield Finding(Rule.ARTIFACTS, view.number, said, broken=False)

@@ -25,6 +25,7 @@ from automl.errors import (
 from automl.evaluation import Evaluation
 from automl.failures import (
     failure,
+    forget_peak_memory,
     free_memory,
     is_device_loss,
     is_storage_failure,
@@ -234,6 +235,7 @@ class Engine:
         with seeded(trial_seed(self.study.spec, trial.number, "propose")):
             try:
                 with going_on():
+                    self.trials.raise_for_strategy()
                     if not lease.fresh:
                         self.trials.draw_again(trial)
                     parts = self._parts_for(lease)
@@ -304,6 +306,7 @@ class Engine:
 
     def _train(self, evaluation: Evaluation, candidate: Candidate) -> Outcome:
         """Train once; what the trial did wrong is its outcome, all else is raised."""
+        forget_peak_memory(self.device)
         with seeded(trial_seed(self.study.spec, evaluation.trial.number, "train")):
             try:
                 with going_on():

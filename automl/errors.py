@@ -124,4 +124,9 @@ def going_on() -> Iterator[None]:
 def redact_urls(text: str) -> str:
     """Text with the passwords of all URLs in it replaced."""
     text = re.sub(r"(://[^:/@\s]*:)\S+@", r"\1***@", text)
-    return re.sub(r"(password=)[^&\s]+", r"\1***", text)
+    return re.sub(r"((?:password|passwd)=)[^&\s]+", r"\1***", text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

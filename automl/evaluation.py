@@ -13,11 +13,12 @@ from optuna.pruners import NopPruner
 
 from automl.candidate import Candidate
 from automl.decisions import Open, fits
-from automl.errors import Interrupted, TimeLimitError, TrialError
+from automl.errors import Interrupted, TimeLimitError, TrialError, first_line
 from automl.ledger.values import Lease
 from automl.protocols import Run
 from automl.registry import Kind
 from automl.report import Outcome, Report, State, objective_values
+from automl.spec import SECONDS
 from automl.stopping import Stop
 from automl.studies import Parts, Study, trial_seed
 
@@ -57,7 +58,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         self.open_decisions: Mapping[str, Open] = {}
         self.weights: Callable[[], Mapping[str, Tensor]] | None = None
-        self._began = self._reported_at = time.monotonic()
+        self._reported_at = time.monotonic()
+        # What earlier attempts took counts, too; where something else is metered, it is unknown.
+        measured = self.study.spec.cost_metric == SECONDS
+        self._began = time.monotonic() - (self.lease.device_seconds if measured else 0.0)
         self._written_at = self._saved_at = time.monotonic()
         self._save_seconds = 0.0
         self._saves = True
@@ -159,8 +163,8 @@ class Evaluation:
         try:
             digest = self._run.save(report.checkpoint())
         except (OSError, RuntimeError) as error:
-            line = str(error).splitlines()[0]
-            _log.warning("no checkpoint saved in %s: %s", self._run.directory, line)
+            where = self._run.directory
+            _log.warning("no checkpoint saved in %s: %s", where, first_line(error))
         else:
             # With all reports, since what goes on from here will not report these steps again.
             self.flush(digest)

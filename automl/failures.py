@@ -13,6 +13,7 @@ from automl.errors import (
     NotFiniteError,
     StorageError,
     TimeLimitError,
+    redact_urls,
 )
 from automl.report import Outcome, Reason, State
 
@@ -95,6 +96,13 @@ def is_device_loss(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "cuda" in text and any(w in text for w in _STICKY)
 
 
+def forget_peak_memory(device: str) -> None:
+    """Count the most memory on a device anew; a CPU's is that of the whole process."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: str) -> str:
     """The most memory this process had on its device; on a CPU the process as a whole."""
     torch = sys.modules.get("torch")
@@ -118,8 +126,9 @@ def _cause(error: Exception) -> str | None:
 
 
 def _storable(text: str) -> str:
-    """Text that every database takes: no lone surrogates, no NUL."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    """Text that every database takes and anybody may read: no lone surrogates, NUL or password."""
+    plain = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    return redact_urls(plain)
 
 
 def is_storage_failure(error: Exception) -> bool:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from automl.errors import StorageError
+from automl.errors import first_line
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Lease, LeaseLostError, Worker
 
@@ -36,6 +36,7 @@ class Heartbeat(threading.Thread):
         self._quiet = 0.0
         self._lease: Lease | None = None
         self._lost: Lease | None = None
+        self._hangs: Lease | None = None
         self._ticked = time.monotonic()
         self._ended = threading.Event()
 
@@ -69,8 +70,9 @@ class Heartbeat(threading.Thread):
             try:
                 self._beat()
                 failures = 0
-            except StorageError as error:
-                _log.warning("cannot renew the lease now, will try again: %s", error)
+            except Exception as error:
+                # Of whatever kind: without its thread a healthy trial would lose its lease.
+                _log.warning("cannot renew the lease now, will try again: %s", first_line(error))
                 failures += 1
 
     def _beat(self) -> None:
@@ -78,7 +80,8 @@ class Heartbeat(threading.Thread):
         self._beaten()
         lease = self._lease
         late = time.monotonic() - self._ticked - max(self._stall, self._quiet)
-        if lease is not None and late > self._ledger.lease_seconds:
+        if lease is not None and late > self._ledger.lease_seconds and lease != self._hangs:
+            self._hangs = lease
             self._hung()
         if lease is None or late > 0:
             return

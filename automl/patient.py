@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from automl.errors import StorageError
 from automl.ledger.patience import Patience
+from automl.ledger.transaction import past_deadlocks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +27,10 @@ class Failures(Protocol):
 
     def is_outage(self, error: Exception) -> bool:
         """Whether the storage could not be reached, or went away."""
+        ...
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether the call may go through if it is made again at once."""
         ...
 
     def cause(self, error: Exception) -> str | None:
@@ -48,8 +53,12 @@ class PatientStorage(BaseStorage):
 
     def _insist(self, call: Callable[[bool], T]) -> T:
         failures = self._failures
+
+        def past(again: bool) -> T:
+            return past_deadlocks(call, again, failures.is_transient)
+
         try:
-            return self._patience.insist(failures.shown, call, failures.is_outage)
+            return self._patience.insist(failures.shown, past, failures.is_outage)
         except Exception as error:
             cause = failures.cause(error)
             if cause is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from automl.candidate import Candidate, Signature
+from automl.errors import first_line
 from automl.report import Direction, Report
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ class Run:
                 )
         except Exception as error:
             # Whatever a damaged file makes torch raise: its loss costs time, not the trial.
-            line = str(error).splitlines()[0]
-            _log.warning("starting over, checkpoint %s cannot be read: %s", self.checkpoint, line)
+            what = self.checkpoint
+            _log.warning("starting over, checkpoint %s cannot be read: %s", what, first_line(error))
             return None
         return state
 
@@ -152,10 +153,7 @@ class Run:
                 file.unlink(missing_ok=True)
 
     def _file(self, digest: str) -> Path:
-        # The ledger is data: a digest from there must not lead out of the directory.
-        if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise ValueError("it has no SHA-256")
-        return self.directory / f"{digest}.pt"
+        return checkpoint_file(self.directory, digest)
 
     def seed_for(self, *parts: object) -> int:
         """A seed of its own for each use (an epoch, a loader), derived from the trial's."""
@@ -239,6 +237,17 @@ class Launcher(Protocol):
         """What `start` would send, as text for `--dry-run`; the environment holds no password."""
         settings = [f"{name}={value}" for name, value in environment.items()]
         return shlex.join([*(["env"] if settings else []), *settings, *command])
+
+
+def checkpoint_file(directory: Path, digest: str) -> Path:
+    """Where a checkpoint of this SHA-256 lies.
+
+    Raises:
+        ValueError: it is none. The ledger is data, which must not lead out of the directory.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError("it has no SHA-256")
+    return directory / f"{digest}.pt"
 
 
 def derive_seed(*parts: object) -> int:

@@ -22,7 +22,8 @@ class ReseedingSampler(BaseSampler):
     """Makes its strategy anew for each trial, under a seed that follows from the trial's number.
 
     So a resumed search, or one of many workers, draws what an uninterrupted one would have drawn.
-    `given` holds the decisions of the next trial that are not the strategy's to draw.
+    `given` holds the decisions of the next trial that are not the strategy's to draw; `failed` is
+    what it raised while that trial was being made.
 
     Raises:
         StrategyError: the strategy raised while it drew; the trial fails, the search goes on.
@@ -33,11 +34,22 @@ class ReseedingSampler(BaseSampler):
         self, name: str, make: Callable[[int], BaseSampler], seed_of: Callable[[int], int]
     ) -> None:
         self.given: Mapping[str, Any] = {}
+        self.failed: StrategyError | None = None
+        self._making = False
         self._name, self._make, self._seed_of = name, make, seed_of
         self._sampler = make(seed_of(0))
 
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Keep what the strategy raises in here, so that there is a trial which can fail."""
+        self.failed, self._making = None, True
+        try:
+            yield
+        finally:
+            self._making = False
+
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        with self._naming():
+        with self._putting_off():
             # Made anew for each trial, it would warn anew for each trial.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -49,14 +61,18 @@ class ReseedingSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        with self._naming():
-            return self._sampler.infer_relative_search_space(study, trial)
+        found: dict[str, BaseDistribution] = {}
+        with self._putting_off():
+            found = self._sampler.infer_relative_search_space(study, trial)
+        return found
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        with self._naming():
-            return self._sampler.sample_relative(study, trial, search_space)
+        drawn: dict[str, Any] = {}
+        with self._putting_off():
+            drawn = self._sampler.sample_relative(study, trial, search_space)
+        return drawn
 
     def sample_independent(
         self,
@@ -86,6 +102,16 @@ class ReseedingSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """Nothing to do: each trial has a seed of its own."""
+
+    @contextmanager
+    def _putting_off(self) -> Iterator[None]:
+        try:
+            with self._naming():
+                yield
+        except StrategyError as error:
+            if not self._making:
+                raise
+            self.failed = self.failed or error
 
     @contextmanager
     def _naming(self) -> Iterator[None]:

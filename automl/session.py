@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,13 @@ from automl.placement import Place, starts_elsewhere
 from automl.protocols import Launcher
 from automl.registry import Registry
 from automl.stopping import Stop
-from automl.studies import Parts, Study
+from automl.studies import LEASE, Parts, Study
 from automl.supervision import Started, Supervisor
-from automl.trust import STATE, state_directory
+from automl.trust import ARTIFACTS, STATE, state_directory
 from automl.worker import stopping_on_signals, work
 
 _log = logging.getLogger("automl")
-_PASSED_ON = (STATE, "AUTOML_DATA_DIR")
+_PASSED_ON = (STATE, ARTIFACTS, LEASE, "AUTOML_DATA_DIR")
 """Variables that a worker on another machine must be given."""
 _ONE_MACHINE = (
     "a file serves the workers of one machine; for several, name a server, such as "
@@ -28,11 +28,16 @@ _ONE_MACHINE = (
 )
 
 
+def _warn_of_hang() -> None:
+    _log.warning("the trial here makes no progress, and its lease is gone: end this process")
+
+
 @dataclass(frozen=True)
 class Session:
     """A study, what starts its workers, and where these work.
 
-    The first place is this process's own, unless the launcher starts workers elsewhere.
+    The first place is this process's own, unless the launcher starts workers elsewhere. hung:
+    called where this process's own trial makes no progress, and its lease is gone.
     """
 
     study: Study
@@ -40,6 +45,7 @@ class Session:
     registry: Registry
     launcher: Launcher
     places: Sequence[Place]
+    hung: Callable[[], None] = _warn_of_hang
 
     def run(self) -> None:
         """Work, or watch, until the study has nothing left to do; Ctrl-C stops all workers.
@@ -52,7 +58,9 @@ class Session:
             UsageError: the launcher cannot start workers, or all of them ended too early.
         """
         stop = Stop()
-        supervisor = Supervisor(self._start, lambda: not stop.is_set() and self._unfinished())
+        supervisor = Supervisor(
+            self._start, lambda: not stop.is_set() and self._unfinished(), self._progress
+        )
         with stopping_on_signals(stop):
             try:
                 done = self._run(supervisor, stop)
@@ -84,7 +92,7 @@ class Session:
 
     def _work(self, supervisor: Supervisor, stop: Stop) -> bool:
         try:
-            work(self.study, self.parts, self.registry, self.places[0], stop)
+            work(self.study, self.parts, self.registry, self.places[0], stop, self.hung)
         except DeviceLostError as error:
             _log.warning("%s; a worker takes this process's place", error)
             supervisor.add(0)
@@ -108,6 +116,12 @@ class Session:
                 f"set {STATE} to a directory you can write"
             ) from error
         return folder / f"worker-{index}.log"
+
+    def _progress(self) -> int | None:
+        try:
+            return self.study.views.progress()
+        except StorageError:
+            return None
 
     def _unfinished(self) -> bool:
         """Whether a new worker would find something to do, as far as can be told."""

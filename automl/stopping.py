@@ -18,8 +18,8 @@ class Stop(threading.Event):
         self._until = 0.0
 
     def ask(self, grace: float = 0.0) -> None:
-        """Ask to stop within so many seconds."""
-        self._until = time.monotonic() + grace
+        """Ask to stop within so many seconds; who asked for longer before has that time still."""
+        self._until = max(self._until, time.monotonic() + grace)
         self.set()
 
     @property

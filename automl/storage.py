@@ -11,9 +11,8 @@ from optuna.storages import BaseStorage
 from sqlalchemy import Engine
 
 from automl.backends import UNTRUSTED, Backend, backend
-from automl.databases import DEFAULT_URL, Database, mask, parse
+from automl.databases import DEFAULT_URL, Database, has_password, mask, parse
 from automl.errors import UsageError
-from automl.errors import redact_urls as redact_urls  # noqa: PLC0414 - the command line imports it here
 from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience, lost_connection
 from automl.ledger.schema import upgrade
 from automl.patient import PatientStorage
@@ -76,10 +75,6 @@ class Storage:
         """The databases that are files, which workers of one machine alone can share."""
         return [mask(url) for url in self._urls if parse(url).get_backend_name() == "sqlite"]
 
-    @property
-    def has_password(self) -> bool:
-        return any(mask(url) != url for url in self._urls)
-
     def exists(self) -> bool:
         """Whether there is something to read; a server is taken to have it."""
         return self._backend.exists() and self._database.exists()
@@ -90,7 +85,7 @@ class Storage:
         said = [
             f" {option} {shlex.quote(url)}"
             for option, url in options.items()
-            if url not in (None, DEFAULT_URL) and mask(url or "") == url
+            if url is not None and url != DEFAULT_URL and not has_password(url)
         ]
         return "".join([*said, " --trust-storage"] if self.trusted else said)
 
@@ -98,7 +93,7 @@ class Storage:
     def variables(self) -> tuple[str, ...]:
         """The environment variables that must say what `option` leaves out."""
         pairs = ((VARIABLE, self.url), (LEDGER_VARIABLE, self.ledger))
-        return tuple(name for name, url in pairs if url is not None and mask(url) != url)
+        return tuple(name for name, url in pairs if url is not None and has_password(url))
 
     def environment(self) -> dict[str, str]:
         """What names this storage to a process started from here, passwords included."""
@@ -136,13 +131,18 @@ class Storage:
         )
         return PatientStorage(opened, found, self.patience)
 
+    @property
+    def _is_local(self) -> bool:
+        """Whether all lies in files of this machine; a ledger on a server says others join in."""
+        return self._backend.is_local_file and not self._database.is_server
+
     def vetted(self, sampler: BaseSampler) -> BaseSampler:
         """A sampler, unless it would unpickle what others may have written.
 
         Raises:
             UsageError: it is CMA-ES, or holds it, and the trials lie in no local file.
         """
-        if not (self.trusted or self._backend.is_local_file) and _unpickles(sampler):
+        if not (self.trusted or self._is_local) and _unpickles(sampler):
             raise UsageError(
                 f"CMA-ES unpickles its state from trials in {self.masked}, {UNTRUSTED}"
             )

@@ -4,6 +4,7 @@ import importlib.metadata
 import itertools
 import logging
 import math
+import operator
 import os
 import re
 import shlex
@@ -163,7 +164,9 @@ class Study:
 
     def directory(self, number: int) -> Path:
         """Where a trial keeps its checkpoint; made of the study's UUID and the number alone."""
-        return artifacts_directory() / str(uuid.UUID(self.spec.uuid)) / str(number)
+        # A database is data: SQLite gives back any text as a number.
+        name = str(operator.index(number))
+        return artifacts_directory() / str(uuid.UUID(self.spec.uuid)) / name
 
     def models_directory(self) -> Path:
         """Where the weights of the best trials are kept."""

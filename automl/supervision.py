@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from automl.errors import DeviceLostError, Interrupted
+from automl.errors import DeviceLostError, Interrupted, first_line
 from automl.protocols import WorkerHandle
 
 _log = logging.getLogger("automl")
 
 QUICK_SECONDS = 10.0
 """A worker that dies sooner than this after its start may never have worked."""
-QUICK_DEATHS = 3
-"""After so many of these in a row, a worker is given up."""
+VAIN_DEATHS = 3
+"""After so many in a row of workers that died quickly, or while the study made no progress, no
+other is started. A scheduler may let a job wait, so that time alone says little."""
 LOST = -1
 """Stands for the exit code of a worker whose launcher can no longer tell it."""
 _LOOK_SECONDS = 0.2
@@ -44,8 +45,9 @@ class _Post:
     """One worker's post, and who holds it now; code: how the last one ended, None while it runs."""
 
     held: Started
+    progress: int | None = None
     since: float = field(default_factory=time.monotonic)
-    quick_deaths: int = 0
+    vain_deaths: int = 0
     code: int | None = None
     given_up: bool = False
 
@@ -54,11 +56,13 @@ class _Post:
 class Supervisor:
     """Watches the workers that this process started, in a thread of its own.
 
-    start: starts the worker of an index. wanted: whether there is work for a new one.
+    start: starts the worker of an index. wanted: whether there is work for a new one. progress: a
+    number that grows while the study comes on; None where that cannot be told now.
     """
 
     start: Callable[[int], Started]
     wanted: Callable[[], bool]
+    progress: Callable[[], int | None] = lambda: None
 
     def __post_init__(self) -> None:
         self._posts: dict[int, _Post] = {}
@@ -76,7 +80,7 @@ class Supervisor:
             UsageError: the launcher cannot.
         """
         with self._lock:
-            self._posts[index] = _Post(self.start(index))
+            self._posts[index] = _Post(self.start(index), self.progress())
 
     def wait(self, stop: threading.Event) -> None:
         """Wait until every worker has ended.
@@ -131,14 +135,23 @@ class Supervisor:
             with self._lock:
                 for index, post in list(self._posts.items()):
                     if post.code is None:
-                        self._look(index, post)
+                        self._look_safely(index, post)
+
+    def _look_safely(self, index: int, post: _Post) -> None:
+        """Look after a post; whatever goes wrong, the other posts are looked after, too."""
+        try:
+            self._look(index, post)
+        except Exception as error:
+            post.given_up, post.code = True, LOST
+            _log.warning("a worker is given up: %s: %s", type(error).__name__, first_line(error))
 
     def _look(self, index: int, post: _Post) -> None:
         code = _code(post.held)
         if code is None:
             return
         quick = time.monotonic() - post.since < QUICK_SECONDS
-        post.quick_deaths = post.quick_deaths + 1 if quick else 0
+        in_vain = quick or (post.progress is not None and self.progress() == post.progress)
+        post.vain_deaths = post.vain_deaths + 1 if in_vain else 0
         if _died(code) and self.wanted():
             self._replace(index, post, code)
         else:
@@ -146,19 +159,19 @@ class Supervisor:
 
     def _replace(self, index: int, post: _Post, code: int) -> None:
         how, log = _told(code), post.held.log
-        if post.quick_deaths >= QUICK_DEATHS:
+        if post.vain_deaths >= VAIN_DEATHS:
             post.given_up, post.code = True, code
             _log.warning(
-                "a worker is given up: %d times in a row it %s within %g s of its start: %s (%s)",
-                QUICK_DEATHS,
+                "a worker is given up: %d times in a row it %s before anything came of it: %s (%s)",
+                VAIN_DEATHS,
                 how,
-                QUICK_SECONDS,
                 post.held.last_words(),
                 log,
             )
             return
         try:
             post.held, post.since = self.start(index), time.monotonic()
+            post.progress = self.progress()
         except Exception as error:
             post.given_up, post.code = True, code
             _log.warning("a worker %s and cannot be started anew: %s", how, error)

@@ -19,6 +19,8 @@ from automl.reseeding import ReseedingSampler
 from automl.spec import ATTRIBUTE
 from automl.studies import Parts, Study, trial_seed
 
+_LONGEST = 2000
+"""Characters of an error in Optuna's attribute, which MySQL limits; the ledger has all of them."""
 TRIAL_STATE = {
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
@@ -69,10 +71,19 @@ class OptunaTrials:
         self._sampler.given = lease.given or {}
         known = None if lease.fresh else self._find(lease)
         if known is not None:
-            return optuna.Trial(self._optuna, self._holding.hold(self._id(known.number)))
+            return self._trial(self._id(known.number))
         template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})
         made = self._storage.create_new_trial(self._study_id, template)
-        return optuna.Trial(self._optuna, self._holding.hold(made))
+        return self._trial(made)
+
+    def raise_for_strategy(self) -> None:
+        """Raise what the strategy raised while the last trial was opened.
+
+        Raises:
+            StrategyError: it did.
+        """
+        if self._sampler.failed is not None:
+            raise self._sampler.failed
 
     def draw_again(self, trial: optuna.Trial) -> None:
         """Draw what an earlier attempt decided, since the draws that follow depend on these."""
@@ -113,6 +124,10 @@ class OptunaTrials:
             return
         if not self.is_finished(number):
             self._optuna.tell(number, state=TrialState.FAIL)
+
+    def _trial(self, id: int) -> optuna.Trial:
+        with self._sampler.making():
+            return optuna.Trial(self._optuna, self._holding.hold(id))
 
     def _find(self, lease: Lease) -> FrozenTrial | None:
         # A worker can die between making Optuna's trial and writing its number to the ledger;
@@ -169,6 +184,6 @@ def _attribute(settled: Settled) -> dict[str, Any]:
         "attempt": settled.attempt,
         "judges": settled.judges,
         "seconds": settled.seconds,
-        "error": settled.outcome.message,
+        "error": (settled.outcome.message or "")[:_LONGEST] or None,
     }
     return {key: value for key, value in known.items() if value is not None}

@@ -425,7 +425,7 @@ import pathlib, signal, sys, time
 def stop(number, frame):
     pathlib.Path(FILE + ".stopped").touch()
     sys.exit(130)
-for name in ("SIGINT", "SIGTERM"):
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):
     signal.signal(getattr(signal, name), stop)
 pathlib.Path(FILE).touch()
 time.sleep(300)

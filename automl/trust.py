@@ -10,6 +10,7 @@ from pathlib import Path
 from automl.errors import StorageError, UntrustedError
 
 STATE = "AUTOML_STATE_DIR"
+ARTIFACTS = "AUTOML_ARTIFACTS"
 
 
 def state_directory() -> Path:
@@ -22,7 +23,7 @@ def state_directory() -> Path:
 
 def artifacts_directory() -> Path:
     """Where checkpoints lie (AUTOML_ARTIFACTS): machines that share it go on from each other's."""
-    own = os.environ.get("AUTOML_ARTIFACTS")
+    own = os.environ.get(ARTIFACTS)
     return Path(own) if own else state_directory() / "checkpoints"
 
 

@@ -48,6 +48,7 @@ class Scene:
     draw: random.Random
     cluster: "servers.Cluster | None" = None
     environment: dict[str, str] = field(default_factory=dict)
+    gives_back: bool = False
     processes: "list[children.Process]" = field(default_factory=list)
 
     def start(
@@ -143,7 +144,8 @@ def kill_all(scene: Scene) -> None:
 
 
 def preempt(scene: Scene) -> None:
-    """SIGTERM, as Slurm sends before it kills."""
+    """SIGTERM, as Slurm sends before it kills; a trial given back goes on as the same attempt."""
+    scene.gives_back = True
     scene.search()
     worker = scene.worker()
     _at_a_moment(scene)
@@ -293,13 +295,18 @@ def check(scene: Scene) -> None:
 
 
 def _check_steps(scene: Scene) -> None:
-    """No attempt at a trial was made by two processes, and none made a step twice."""
+    """No attempt at a trial was made by two processes, and none made a step twice.
+
+    But for one that was given back: what goes on from its checkpoint is the same attempt.
+    """
     processes, steps = defaultdict(set), set()
     for line in scene.log.read_text().splitlines():
         number, attempt, step, pid = line.split()
         processes[number, attempt].add(pid)
         assert (number, attempt, step, pid) not in steps, line
         steps.add((number, attempt, step, pid))
+    doubled = {key: pids for key, pids in processes.items() if len(pids) > 1}
+    assert scene.gives_back or not doubled, doubled
 
 
 def _survived(scene: Scene) -> None:

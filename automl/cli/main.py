@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import automl
-from automl.errors import AutoMLError, Interrupted
+from automl.errors import AutoMLError, Interrupted, redact_urls
 
 COMMANDS = (
     "search",
@@ -88,8 +88,6 @@ def _debug_first(arguments: list[str]) -> list[str]:
 
 def _explain(error: Exception, debug: bool) -> int:
     """Say an error in one line, after its traceback where asked for; returns the exit code."""
-    from automl.storage import redact_urls
-
     if debug:
         click.echo(redact_urls("".join(traceback.format_exception(error)).rstrip()), err=True)
     line = " ".join(str(error).split())
@@ -109,13 +107,15 @@ def _add_plugin_commands(group: click.Group) -> None:
             try:
                 point.load().register_commands(group)
             except Exception as error:
-                click.echo(f"warning: plugin {point.value} cannot be loaded: {error!r}", err=True)
+                said = redact_urls(repr(error))
+                click.echo(f"warning: plugin {point.value} cannot be loaded: {said}", err=True)
 
 
 def _log_to_stderr() -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+            text = redact_urls(record.getMessage())
+            click.echo(f"{record.levelname.lower()}: {text}", err=True)
 
     logger = logging.getLogger("automl")
     logger.handlers[:] = [Handler()]

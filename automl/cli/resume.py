@@ -72,7 +72,7 @@ def command(
         places = pinned(places)
 
     from automl.cli.output import choose_output
-    from automl.cli.running import run_and_show, show_previews
+    from automl.cli.running import leaving, run_and_show, show_previews
     from automl.session import Session, previews
     from automl.studies import open_study
 
@@ -83,5 +83,5 @@ def command(
         show_previews(previews(starter, places, opened.name, opened.spec.uuid), as_json)
         return
     opened.extend(more, given_trials)
-    session = Session(opened, parts, registry, starter, places)
+    session = Session(opened, parts, registry, starter, places, leaving(opened))
     run_and_show(session, choose_output(opened, as_json))

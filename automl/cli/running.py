@@ -1,7 +1,8 @@
 """What `search` and `resume` do alike: run a study, show it, and say how it ended."""
 
+import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 import click
@@ -9,7 +10,7 @@ import click
 from automl.cli.events import Event, Follower, study_event, summary_event
 from automl.cli.output import Output, PlainLines
 from automl.cli.text import json_line, next_lines
-from automl.errors import Interrupted, StorageError
+from automl.errors import DeviceLostError, Interrupted, StorageError
 from automl.session import Preview, Session
 from automl.studies import Study
 
@@ -47,6 +48,18 @@ def _run_and_show(session: Session, output: Output) -> None:
         click.echo(f"nothing was left to do; search on with: {more}", err=True)
     if isinstance(output, PlainLines):
         click.echo("\n".join(next_lines(study)))
+
+
+def leaving(study: Study) -> Callable[[], None]:
+    """What ends this process where its own trial hangs, since nothing else can."""
+
+    def leave() -> None:
+        again = study.resume_command()
+        said = "the trial makes no progress, and its lease is gone: this search ends; go on with:"
+        click.echo(f"{said} {again}", err=True)
+        os._exit(DeviceLostError.exit_code)
+
+    return leave
 
 
 def show_previews(previews: Iterable[Preview], as_json: bool) -> None:

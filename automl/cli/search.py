@@ -107,7 +107,7 @@ def command(
         places = pinned(places)
 
     from automl.cli.output import choose_output
-    from automl.cli.running import run_and_show, show_previews
+    from automl.cli.running import leaving, run_and_show, show_previews
     from automl.session import Session, previews
     from automl.studies import create, plan
 
@@ -137,5 +137,5 @@ def command(
         show_previews(previews(starter, places, study or "STUDY"), as_json)
         return
     created = create(opened, made, budget, study, given_trials)
-    session = Session(created, made.parts, registry, starter, places)
+    session = Session(created, made.parts, registry, starter, places, leaving(created))
     run_and_show(session, choose_output(created, as_json))

@@ -67,14 +67,20 @@ class Checks:
     @transactional
     def repair(self, session: Session) -> None:
         """End evaluations that nobody runs, let go on who waits for them, count anew."""
+        # Held throughout, so that no slot is taken meanwhile and counted neither here nor there.
+        session.execute(
+            select(StudyRow.uuid).where(StudyRow.uuid == self.terms.study).with_for_update()
+        )
+        mine = EvaluationRow.study == self.terms.study
+        # Before the trials: what a trial begins to evaluate after this look is none of them.
+        rows = session.scalars(select(EvaluationRow).where(mine).with_for_update()).all()
         trials = {
             row.id: row
             for row in session.scalars(
                 select(TrialRow).where(TrialRow.study == self.terms.study).with_for_update()
             )
         }
-        mine = EvaluationRow.study == self.terms.study
-        for row in session.scalars(select(EvaluationRow).where(mine).with_for_update()):
+        for row in rows:
             if _is_ownerless(row, trials):
                 row.state = EvaluationState.FAILED
         session.flush()

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from automl.errors import StorageError, redact_urls
+from automl.errors import StorageError, first_line, redact_urls
 from automl.ledger.patience import error_codes, lost_connection, patience_of
 
 P = ParamSpec("P")
@@ -82,7 +82,7 @@ def _in_session(
 
         try:
             return patience_of(engine).insist(
-                shown(engine), lambda again: _past_deadlocks(once, again), is_outage
+                shown(engine), lambda again: past_deadlocks(once, again), is_outage
             )
         except DBAPIError as error:
             raise storage_error(error, self.engine) from error
@@ -91,12 +91,19 @@ def _in_session(
     return run
 
 
-def _past_deadlocks(once: Callable[[bool], T], again: bool) -> T:
+def past_deadlocks(
+    once: Callable[[bool], T],
+    again: bool,
+    is_transient: Callable[[Exception], bool] = lambda e: (
+        isinstance(e, DBAPIError) and transient(e)
+    ),
+) -> T:
+    """Call, a few times if need be, until no deadlock is in the way."""
     for attempt in range(_TRIES):
         try:
             return once(again)
-        except DBAPIError as error:
-            if not _transient(error) or attempt == _TRIES - 1:
+        except Exception as error:
+            if not is_transient(error) or attempt == _TRIES - 1:
                 raise
         time.sleep(_draw.uniform(0.5, 1) * 0.05 * 2**attempt)
     raise AssertionError("the last try returned or raised")
@@ -114,7 +121,7 @@ def storage_error(error: DBAPIError, engine: Engine) -> StorageError:
 
 def explained(error: DBAPIError) -> str:
     """What a database error means and what to do, in one line."""
-    cause = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+    cause = first_line(error.orig or error)
     hint = next((hint for key, hint in _HINTS.items() if key in cause), "")
     return f"{cause}{hint}"
 
@@ -158,6 +165,7 @@ _HINTS = {
 }
 
 
-def _transient(error: DBAPIError) -> bool:
+def transient(error: DBAPIError) -> bool:
+    """Whether a transaction may go through if it is tried again at once: a deadlock, a lock."""
     locked = isinstance(error, OperationalError) and "database is locked" in str(error.orig)
     return locked or bool(error_codes(error) & _TRANSIENT)

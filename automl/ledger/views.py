@@ -213,6 +213,14 @@ class Views:
         )
 
     @reading
+    def progress(self, session: Session) -> int:
+        """A number that grows with each report and each trial that ends."""
+        mine = TrialRow.study == self.study
+        reports = select(func.count(ReportRow.step)).join(TrialRow, TrialRow.id == ReportRow.trial)
+        ended = select(func.count(TrialRow.id)).where(mine, TrialRow.phase == Phase.SETTLED)
+        return (session.scalar(reports.where(mine)) or 0) + (session.scalar(ended) or 0)
+
+    @reading
     def trial(self, session: Session, number: int) -> TrialView | None:
         row = session.scalars(
             select(TrialRow).where(TrialRow.study == self.study, TrialRow.number == number)

@@ -3,21 +3,23 @@
 import dataclasses
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import children
 import pytest
 import tiny
+from databases import database
 from optuna.trial import TrialState
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 import automl
 from automl.doctor import Doctor
 from automl.ledger.checks import Finding, Rule
 from automl.ledger.values import Worker
 from automl.storage import Storage
-from automl.studies import Study, open_study
+from automl.studies import Limits, Study, open_study
 
 FILE = str(Path(tiny.__file__))
 PARTS = {"task": f"{FILE}:Nothing", "trainer": f"{FILE}:Steps", "strategy": "random", "study": "s"}
@@ -63,6 +65,62 @@ def test_after_a_kill_nothing_is_broken_and_something_waits(sqlite_url, place):
     assert findings != []
     automl.resume("s", storage=sqlite_url)
     assert Doctor(study).findings() == []
+
+
+@pytest.mark.parametrize("column", ["number", "checkpoint"])
+def test_a_planted_row_leads_to_no_other_file(searched, tmp_path, column):
+    """SQLite gives back any text as a number."""
+    (victim := tmp_path / "victim").mkdir()
+    (victim / "precious.pt").touch()
+    planted = victim if column == "number" else victim / "precious"
+    phase = "phase = 'training', state = NULL, " if column == "checkpoint" else ""
+    change(searched, f"UPDATE automl_trials SET {phase}{column} = '{planted}' WHERE number = 1")
+    try:
+        findings = Doctor(searched).findings()
+        assert any("it has no SHA-256" in each.message for each in findings)
+        Doctor(searched).repair()
+    except TypeError as error:
+        assert column == "number", error
+    assert (victim / "precious.pt").exists()
+
+
+def slots_taken(study: Study) -> None:
+    """What a worker does while the doctor repairs."""
+    study.ledger.reserve(Worker("another"))
+
+
+def test_a_repair_holds_off_who_takes_a_slot_meanwhile(tmp_path):
+    """Else the slot would be counted neither by its worker nor by the doctor."""
+    with database("postgresql", tmp_path) as url:
+        automl.search(f"{FILE}:corner", **PARTS, storage=url, trials=4)
+        study = open_study(Storage(url), "s")
+        study.extend(Limits(trials=3))
+        late = threading.Thread(target=slots_taken, args=(open_study(Storage(url), "s"),))
+
+        def start(*_):
+            if late.ident is None:
+                late.start()
+                late.join(0.5)
+
+        event.listen(study.storage.engine, "after_cursor_execute", start)
+        Doctor(study).repair()
+        late.join()
+        event.remove(study.storage.engine, "after_cursor_execute", start)
+        assert broken(study) == []
+
+
+def test_a_search_under_way_is_not_broken(sqlite_url):
+    """A look may come between the ledger's part of a change and Optuna's."""
+    automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=1)
+    study = open_study(Storage(sqlite_url), "s")
+    study.extend(Limits(trials=60))
+    worker = threading.Thread(target=automl.resume, args=("s",), kwargs={"storage": sqlite_url})
+    worker.start()
+    looks = []
+    while worker.is_alive():
+        looks += broken(study)
+    worker.join()
+    assert looks == []
 
 
 REUSED = "SELECT MAX(number) FROM automl_trials WHERE reused_from IS NOT NULL"

@@ -123,7 +123,6 @@ def test_a_study_is_not_run_on_another_ledger(tmp_path):
 )
 def test_no_password_is_shown(url, ledger):
     storage = Storage(url, ledger)
-    assert storage.has_password
     for shown in (str(storage), repr(storage), storage.masked, storage.option()):
         assert SECRET not in shown
     assert storage.variables == tuple(

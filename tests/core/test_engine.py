@@ -184,6 +184,15 @@ def test_a_trial_that_exits_fails_and_the_search_goes_on(search):
     assert "asked the process to end (usage: train.py)" in study.views.trial(1).message
 
 
+def test_what_a_trial_says_shows_no_password(search):
+    url = "postgresql://me:s3cret@db/automl?passwd=s3cret"
+    study, _ = search(trainer=raising(ValueError(f"cannot reach {url}")), trials=1)
+    view = study.views.trial(0)
+    assert "me:***@db/automl" in view.message
+    for text in (view.message, view.traceback, str(study.optuna.trials[0].user_attrs)):
+        assert "s3cret" not in text
+
+
 def test_first_trials_that_fail_alike_stop_the_search(search):
     study, _ = search(trainer=raising(ValueError("always")), trials=50)
     assert study.views.counts().failed == 3
@@ -303,6 +312,15 @@ class Clumsy(optuna.samplers.RandomSampler):
             raise RuntimeError("no draw")
         return super().sample_independent(study, trial, param_name, param_distribution)
 
+    def before_trial(self, study, trial):
+        if self.place == "begin" and trial.number == 1:
+            raise RuntimeError("no draw")
+
+    def infer_relative_search_space(self, study, trial):
+        if self.place == "look" and trial.number == 1:
+            raise RuntimeError("no draw")
+        return super().infer_relative_search_space(study, trial)
+
     def after_trial(self, study, trial, state, values):
         if self.place == "note":
             raise RuntimeError("no note")
@@ -312,8 +330,9 @@ def clumsy(*, place: str, seed: int | None = None):
     return Clumsy(place, seed)
 
 
-def test_a_strategy_that_cannot_draw_fails_the_trial_and_is_named(search):
-    study, _ = search(strategy=clumsy, options={"strategy": {"place": "draw"}}, trials=3)
+@pytest.mark.parametrize("place", ["begin", "look", "draw"])
+def test_a_strategy_that_cannot_draw_fails_the_trial_and_is_named(search, place):
+    study, _ = search(strategy=clumsy, options={"strategy": {"place": place}}, trials=3)
     assert study.views.trial(1).message.endswith("clumsy: RuntimeError: no draw")
     assert study.views.trial(1).message.startswith("strategy ")
     assert study.views.counts().complete == 2

@@ -11,13 +11,15 @@ import pytest
 import servers
 import test_elsewhere
 import test_kill
+import tiny
 from databases import database
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import Engine, func, make_url, select
+from sqlalchemy import Engine, func, make_url, select, text
 
+import automl
 from automl import Outcome, Report, State, StorageError
 from automl.heartbeat import pause
 from automl.identity.fingerprint import Identity
@@ -41,7 +43,7 @@ class Cut:
     """A storage behind a relay that can cut a connection at the commit, once."""
 
     def __init__(self, kind: str, relay: servers.Relay, storage: Storage) -> None:
-        self.relay, self.storage, self._word = relay, storage, COMMIT[kind]
+        self.kind, self.relay, self.storage, self._word = kind, relay, storage, COMMIT[kind]
         self._armed = False
         relay.cut_after = self._cuts
 
@@ -247,6 +249,9 @@ class Deaf(InMemoryStorage):
     def is_outage(self, error: Exception) -> bool:
         return isinstance(error, ConnectionError)
 
+    def is_transient(self, error: Exception) -> bool:
+        return False
+
     def cause(self, error: Exception) -> str | None:
         return str(error) if self.is_outage(error) else None
 
@@ -401,6 +406,42 @@ def test_a_server_restarted_under_a_search_ends_no_worker(own_cluster, tmp_path,
     told_once(Storage(url))
     lines = log.read_text().splitlines()
     assert len(lines) == len(set(lines)) == 3 * test_kill.TRIALS
+
+
+def test_who_sleeps_in_a_transaction_loses_its_locks(cut):
+    """Else all others would wait until the network is sure that it is gone, which takes hours."""
+    shown = {
+        "postgresql": "SHOW idle_in_transaction_session_timeout",
+        "mysql": "SELECT @@idle_transaction_timeout",
+    }
+    with cut.storage.engine.connect() as connection:
+        assert str(connection.scalar(text(shown[cut.kind]))) in ("1min", "60")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+def test_a_long_error_is_told_whole_by_the_ledger_and_in_short_to_optuna(kind, tmp_path):
+    """MySQL takes 64 KB of an attribute; what it refuses would be told again and again."""
+    with database(kind, tmp_path) as url:
+        automl.search(
+            tiny.plane,
+            task=tiny.Nothing,
+            trainer=Wordy,
+            strategy="random",
+            storage=url,
+            study="s",
+            trials=2,
+        )
+        study = open_study(Storage(url), "s")
+        assert len(study.views.trial(1).message) > 80_000
+        assert len(study.optuna.trials[1].user_attrs["automl"]["error"]) == 2000
+        assert study.ledger.untold() == []
+
+
+class Wordy(automl.Trainer):
+    def train(self, candidate, task, run):
+        if run.number == 1:
+            raise ValueError("missing " * 10_000)
+        yield automl.Report(1, {"score": 1.0, "cost": 1.0})
 
 
 @pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.long)])

@@ -127,11 +127,12 @@ def test_the_storage_comes_from_the_option_then_the_environment(monkeypatch):
         f"postgresql://u:{SECRET}@127.0.0.1:1/db",
         f"postgresql://u@127.0.0.1:1/db?password={SECRET}",
         f"postgresql://u:{SECRET}%40x@127.0.0.1:1/db",
+        f"mysql://u@127.0.0.1:1/db?passwd={SECRET}",
     ],
 )
 def test_a_password_is_never_shown(url):
     storage = Storage(url)
-    assert storage.has_password
+    assert storage.variables == (VARIABLE,)
     assert storage.option() == ""
     for shown in (str(storage), repr(storage), storage.masked, f"{storage}"):
         assert SECRET not in shown

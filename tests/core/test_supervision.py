@@ -1,5 +1,6 @@
 """Workers that die are started anew: here small shell scripts, and below a real search's."""
 
+import itertools
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ from automl import Interrupted, StorageError, UsageError
 from automl.errors import DeviceLostError
 from automl.storage import Storage
 from automl.studies import open_study
-from automl.supervision import LOST, QUICK_DEATHS, Started, Supervisor
+from automl.supervision import LOST, VAIN_DEATHS, Started, Supervisor
 
 
 @pytest.fixture
@@ -23,14 +24,14 @@ def supervised(tmp_path):
     """Supervises a shell script, which can count its starts in the file `starts`."""
     made = []
 
-    def supervise(script, workers=1, wanted=lambda: True):
+    def supervise(script, workers=1, wanted=lambda: True, progress=lambda: None):
         log = tmp_path / "log"
 
         def start(index):
             text = f"cd {tmp_path}; echo {index} >> starts; {script}"
             return Started(LocalLauncher().start(["sh", "-c", text], {}, log), log)
 
-        supervisor = Supervisor(start, wanted)
+        supervisor = Supervisor(start, wanted, progress)
         made.append(supervisor)
         for index in range(workers):
             supervisor.add(index)
@@ -86,11 +87,36 @@ def test_one_that_ends_by_itself_is_not(supervised, tmp_path, caplog, code):
 def test_one_that_cannot_start_is_given_up(supervised, tmp_path, caplog):
     supervisor = supervised("echo no luck >&2; kill -9 $$")
     ended(supervisor)
-    assert starts(tmp_path) == ["0"] * QUICK_DEATHS
+    assert starts(tmp_path) == ["0"] * VAIN_DEATHS
     assert not supervisor.completed()
     assert "is given up: 3 times in a row it was killed by signal 9" in caplog.text
     assert f"no luck ({tmp_path / 'log'})" in caplog.text
     assert "ended with exit code" not in caplog.text
+
+
+def test_one_that_waits_long_and_dies_in_vain_is_given_up(supervised, tmp_path, monkeypatch):
+    """A job may have waited for its machine, so that its time says nothing."""
+    monkeypatch.setattr("automl.supervision.QUICK_SECONDS", 0.0)
+    ended(supervised("kill -9 $$", progress=lambda: 7))
+    assert starts(tmp_path) == ["0"] * VAIN_DEATHS
+
+
+def test_one_that_dies_again_and_again_while_the_study_comes_on_is_kept(
+    supervised, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("automl.supervision.QUICK_SECONDS", 0.0)
+    text = "[ $(wc -l < starts) -gt 5 ] || kill -9 $$"
+    supervisor = supervised(text, progress=itertools.count().__next__)
+    ended(supervisor)
+    assert supervisor.completed()
+
+
+def test_one_whose_post_cannot_be_looked_after_is_given_up(supervised, tmp_path, caplog):
+    def wanted():
+        raise LookupError("the study is gone")
+
+    ended(supervised("kill -9 $$", wanted=wanted))
+    assert "a worker is given up: LookupError: the study is gone" in caplog.text
 
 
 def test_where_nothing_is_left_to_do_none_is_started(supervised, tmp_path, caplog):
@@ -194,7 +220,7 @@ def test_a_worker_whose_device_is_lost_is_started_anew(tmp_path, sqlite_url):
 class LosesItsDevice:
     """Stands for `work` on a GPU that is lost after one trial; there is none to lose here."""
 
-    def __call__(self, study, parts, registry, place, stop):
+    def __call__(self, study, parts, registry, place, stop, hung):
         raise DeviceLostError("the device was lost: CUDA error: an illegal memory access")
 
 

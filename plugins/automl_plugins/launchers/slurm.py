@@ -23,11 +23,11 @@ _ASK_SECONDS = 30.0
 _RESULT_SECONDS = 5.0
 _PASSED_ON = {
     signal.SIGINT: signal.SIGTERM,
-    signal.SIGTERM: signal.SIGINT,
-    signal.SIGUSR2: signal.SIGINT,
+    signal.SIGTERM: signal.SIGHUP,
+    signal.SIGUSR2: signal.SIGHUP,
 }
 """How a job's signals reach its worker. Slurm may send one to the worker as well, and the second
-of its kind would end it at once; so another is passed on."""
+of its kind would end it at once; so another is passed on, one that leaves time for a checkpoint."""
 
 
 class Executor(Enum):
@@ -111,7 +111,7 @@ class SlurmLauncher(Launcher):
 
     A job's environment may hold the storage's password. It stands in no script and no command
     line: submitit keeps it, pickled, in the jobs' folder, which only its owner can read, until
-    the job has ended.
+    the job has begun.
     """
 
     elsewhere: ClassVar[bool] = True
@@ -194,6 +194,7 @@ def run_worker(
     """
     seen: list[int] = []
     child = open_child(command, environment, log, folder)
+    _forget_environment()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         seen.append(number)
@@ -204,6 +205,12 @@ def run_worker(
         signal.signal(number, pass_on)
     code = child.wait()
     return LOST if code == _STOPPED and seen and signal.SIGINT not in seen else code
+
+
+def _forget_environment() -> None:
+    """Remove what submitit keeps of this job's environment, also where the search has died."""
+    with contextlib.suppress(Exception):
+        _submitit().JobEnvironment().paths.submitted_pickle.unlink(missing_ok=True)
 
 
 def _submitit() -> Any:

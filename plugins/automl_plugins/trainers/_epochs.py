@@ -54,5 +54,6 @@ def loading(run: Run) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        what = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        first = (str(error).splitlines() or ["no message"])[0]
+        what = f"{type(error).__name__}: {first}"
         raise TrialError(f"checkpoint {run.checkpoint} does not fit this trial ({what})") from error
