@@ -28,8 +28,8 @@ class _Given(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        found = [t for t in self._given if states is None or t.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+        # Copies would be made for whoever changes a trial, and would take longest of all.
+        return [t for t in self._given if states is None or t.state in states]
 
 
 def excerpt(
@@ -49,7 +49,8 @@ def excerpt(
 
 def valued(trials: Sequence[FrozenTrial], place: int) -> list[FrozenTrial]:
     """The trials with one of their values alone, as if that were the only objective."""
-    return [with_changes(t, values=t.values and [t.values[place]]) for t in trials]
+    done = TrialState.COMPLETE
+    return [with_changes(t, values=[t.values[place]] if t.state is done else None) for t in trials]
 
 
 def with_changes(trial: FrozenTrial, **changes: Any) -> FrozenTrial:

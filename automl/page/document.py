@@ -1,10 +1,12 @@
 """A study as one page: a file that needs no other and no network."""
 
 import base64
+import gc
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -31,7 +33,8 @@ def write(study: Study, file: Path, force: bool = False) -> int:
     """
     _require_plotly()
     _require_room(file, force)
-    content = page(study).encode("utf-8", "replace")
+    with _uncollected():
+        content = page(study).encode("utf-8", "replace")
     _require_room(file, force)
     _replace(file, content)
     return len(content)
@@ -54,6 +57,18 @@ def _require_room(file: Path, force: bool) -> None:
             raise UsageError(f"{file} exists: name another file, or overwrite it by --force")
     except OSError as error:
         raise _unwritable(file, error) from error
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles, which takes as long as reading 10,000 trials does."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -117,10 +132,14 @@ def _sections(facts: Facts) -> Iterable[Markup]:
 def _slices(material: Material, place: int, of: str) -> Markup:
     drawn = figures.slices(material, place)
     every = len({name for trial in material.done for name in trial.params})
-    few = f" {len(drawn)} of {every} decisions shown: those that matter most."
-    said = f"Darker points are later trials.{few if every > len(drawn) else ''}"
+    said = ["The stronger its colour, the later the trial."]
+    if every > len(drawn):
+        said.append(f"{len(drawn)} of {every:,} decisions shown: those that matter most.")
+    if len(material.done) > figures.SLICE_POINTS:
+        said.append(f"At most {figures.SLICE_POINTS:,} trials each, evenly chosen.")
     columns = tag("div", *map(_drawing, drawn), class_="columns")
-    return section(f"Values by decision{of}", note(said), columns)
+    notes = [note(" ".join(said))] if drawn[:1] and drawn[0].drawn else []
+    return section(f"Values by decision{of}", *notes, columns)
 
 
 def _figures(title: str, drawn: Sequence[Figure], said: str = "") -> Markup:

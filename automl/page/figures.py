@@ -1,5 +1,7 @@
 """The figures of a page: Optuna's own, of as many trials as a phone can draw."""
 
+import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,7 +28,7 @@ WORKERS = 40
 PAIRS = 6
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-_AXIS = {"gridcolor": "#e3e7ec", "linecolor": "#c3cad3", "zeroline": False, "automargin": True}
+_AXIS = {"gridcolor": "rgba(125,138,155,0.25)", "zeroline": False, "automargin": True}
 _TEMPLATE = {
     "layout": {
         "font": {"family": _FONT, "size": 12, "color": "#1c2430"},
@@ -40,6 +42,7 @@ _TEMPLATE = {
 _BEST = {"color": "#1f5fbf", "width": 3}
 _PRUNED = {"color": "rgba(208,120,40,0.45)", "width": 1}
 _OTHER = {"color": "rgba(90,110,140,0.4)", "width": 1}
+_EDGE = {"width": 0.5, "color": "rgba(20,30,50,0.5)"}
 _STATES = {
     "complete": "#2f6fd0",
     "infeasible": "#9aa6b5",
@@ -103,7 +106,7 @@ def history(material: Material, place: int) -> Figure:
     study = excerpt(valued(material.trials, place), [material.objectives[place]])
     figure = visualization.plot_optimization_history(study, target_name=title)
     shown = _thin_history(figure)
-    notes = _left_out(shown, len(material.done), "trial", "and each that was a new best")
+    notes = _left_out(shown, len(material.done), "trial", "evenly chosen, and each new best")
     return _drawn(figure, title, 320, notes, legend=True)
 
 
@@ -142,10 +145,11 @@ def importance_bars(material: Material, place: int) -> Figure:
     bars, most = figure.data[0], min(20, len(known.shares))
     for name in ("x", "y", "text", "hovertemplate"):
         bars[name] = bars[name][-most:]
-    figure.update_xaxes(range=[0, max(bars.x) * 1.18], title="share")
+    figure.update_xaxes(range=[0, max(bars.x) * 1.25], title="share", nticks=5, tickangle=0)
     figure.update_yaxes(title=None)
     notes = _left_out(most, len(known.shares), "decision", "those that matter most")
-    notes += _left_out(known.trials, len(material.done), "trial", "evenly chosen")
+    if known.trials < len(material.done):
+        notes += (f"Computed from {known.trials:,} trials, evenly chosen.",)
     return _drawn(figure, title, 70 + 26 * most, notes)
 
 
@@ -189,13 +193,15 @@ def slices(material: Material, place: int) -> list[Figure]:
 
 def _slice(done: Sequence[FrozenTrial], objective: Objective, name: str) -> Figure:
     having = [trial for trial in done if name in trial.params]
-    shown = evenly(having, SLICE_POINTS)
-    study = excerpt(shown, [objective])
+    study = excerpt(evenly(having, SLICE_POINTS), [objective])
     figure = visualization.plot_slice(study, params=[name], target_name=objective.metric)
     figure.update_traces(marker_showscale=False)
-    figure.update_xaxes(title=None)
-    notes = _left_out(len(shown), len(having), "trial", "evenly chosen")
-    return _drawn(figure, name, 240, notes)
+    figure.update_xaxes(title=None, exponentformat="power")
+    choices = figure.layout.xaxis.categoryarray or ()
+    # Plotly would turn long choices this way and that until it gives up.
+    steep = sum(map(len, choices)) > 30
+    figure.update_xaxes(tickangle=40 if steep else 0)
+    return _drawn(figure, name, 240 + steep * 4 * max(map(len, choices), default=0))
 
 
 def parallel(material: Material) -> Figure:
@@ -212,14 +218,23 @@ def parallel(material: Material) -> Figure:
         excerpt(chosen, material.objectives), params, target_name=material.objectives[0].metric
     )
     # The bar of colours says nothing that the first axis does not, and takes a third of a phone.
-    figure.update_traces(marker_showscale=False)
-    figure.update_xaxes(tickangle=-25 if max(map(len, params)) > 12 else 0)
+    figure.update_traces(marker_showscale=False, opacity=0.5 if len(chosen) < 50 else 0.3)
+    names = [_cut(text) for text in figure.layout.xaxis.ticktext]
+    figure.update_xaxes(ticktext=names, tickangle=-25 if max(map(len, names)) > 12 else 0)
+    for label in figure.layout.annotations:
+        label.text = _cut(label.text)
     notes = _left_out(len(chosen), len(done), "trial", "the best and evenly chosen others")
     every = len({name for trial in done for name in trial.params})
     notes += _left_out(len(params), every, "decision", "those that matter most")
     width = 110 * (len(params) + len(material.objectives))
     # The values beside the first axis stand left of the plot.
     return _drawn(figure, "", 380, notes, width=width, left=56)
+
+
+def _cut(label: str) -> str:
+    """A label short enough for its place between two axes; Optuna cuts through escapes."""
+    whole = html.unescape(re.sub(r"&\w*\.\.\.$", "...", label))
+    return html.escape(whole if len(whole) <= 16 else f"{whole[:15]}…", quote=False)
 
 
 def learning(material: Material, place: int) -> Figure:
@@ -236,7 +251,7 @@ def learning(material: Material, place: int) -> Figure:
     figure = visualization.plot_intermediate_values(excerpt(curves, [material.objectives[place]]))
     _paint_curves(figure, curves, material.best)
     figure.update_yaxes(title=label)
-    notes = _left_out(len(curves), len(trained), "trained trial", "the best and others")
+    notes = _left_out(len(chosen), len(trained), "trained trial", "the best and others")
     return _drawn(figure, label, 340, notes)
 
 
@@ -271,7 +286,7 @@ def timeline(material: Material) -> Figure:
     for trace in figure.data:
         trace.y = [material.workers[number] for number in trace.y]
         trace.name = trace.name.lower()
-        trace.marker = {"color": _STATES[trace.name], "line": {"width": 0.5, "color": "#ffffff"}}
+        trace.marker = {"color": _STATES[trace.name], "line": _EDGE}
     workers = list(dict.fromkeys(material.workers.values()))
     # Bars of several states share a worker's line, instead of each state having its own.
     figure.update_layout(barmode="overlay", bargap=0.25)

@@ -13,7 +13,7 @@ from automl.excerpts import with_changes
 from automl.overview import Importances
 from automl.report import Objective
 
-_LONGEST = 40
+_LONGEST = 28
 
 
 @dataclass

@@ -125,10 +125,11 @@ def best(facts: Facts) -> Markup:
         return section("Best trial", *_trial(facts, trial))
     objectives = [o.metric for o in facts.study.objectives]
     rows = [[t.number, *t.values] for t in facts.best[:_BEST]]
-    opened = [details(f"trial {t.number}", *_trial(facts, t)) for t in facts.best[:_BEST]]
+    each = [block for trial in facts.best[:_BEST] for block in _trial(facts, trial)]
+    opened = details("Decisions and metrics of each", *each)
     said = paragraph(f"No other trial beats these {len(facts.best):,} in every objective at once.")
     more = _more(len(facts.best), _BEST, "trials")
-    return section("Best trials", said, table(["trial", *objectives], rows), *opened, *more)
+    return section("Best trials", said, table(["trial", *objectives], rows), opened, *more)
 
 
 def _trial(facts: Facts, trial: FrozenTrial) -> Iterable[Markup]:
@@ -143,7 +144,7 @@ def _trial(facts: Facts, trial: FrozenTrial) -> Iterable[Markup]:
         tag("div", tag("h3", "Decisions"), definitions({**trial.params, **found})),
     )
     lead = paragraph(f"Trial {trial.number}{judges}{reused}.")
-    return [lead, tag("div", *columns, class_="columns")]
+    return [lead, tag("div", *columns, class_="pair")]
 
 
 def workers(facts: Facts) -> Markup:

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from chromium import PROGRAM, chromium
 from commands import CORNER, PARTS, PLANE, study
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from sqlalchemy import MetaData, Table, insert, update
@@ -206,7 +207,7 @@ def test_several_objectives(run):
     assert "Trade-offs" in page.text
     assert "Values by decision for cost" in page.text
     for number in {t.number for t in study("m").optuna.best_trials}:
-        assert f"trial {number} " in page.text
+        assert f"Trial {number}." in page.text
     # Histories, the front, importances and slices of both, parallel, curves of both, timeline.
     assert len(page.figures) == 2 + 1 + 2 + 6 + 1 + 2 + 1
     assert "Not drawn" not in page.text
@@ -375,8 +376,55 @@ def large(run):
 def test_ten_thousand_trials_are_thinned_out(run, large):
     page = written(run, large)
     assert len(page.source) < 7e6
-    assert "2,000 of 9,000 trials shown" in page.text or "of 9,001 trials shown" in page.text
-    assert "200 of 9,000 trials shown" in page.text or "200 of 9,001 trials shown" in page.text
-    assert "1,000 of 10,000 trials shown: the last." in page.text
+    for said in (
+        "of 9,000 trials shown: evenly chosen, and each new best.",
+        "Computed from 2,000 trials, evenly chosen.",
+        "At most 1,000 trials each, evenly chosen.",
+        "200 of 9,000 trials shown: the best and evenly chosen others.",
+        "100 of 10,000 trained trials shown",
+        "1,000 of 10,000 trials shown: the last.",
+    ):
+        assert said in page.text
     best = study(large).optuna.best_trial
     assert f"Trial {best.number}." in page.text
+
+
+# In a browser.
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if PROGRAM is None:
+        pytest.skip("no Chromium is installed")
+    with chromium(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_it(run, evil, browser, width, dark):
+    """Drawn whole, without an error, a request, a script of the study, or a sideways scroll."""
+    written(run, evil)
+    browser.open(Path("page.html"), width, dark=dark)
+    figures = browser.value("document.querySelectorAll('.figure').length")
+    browser.value("dispatchEvent(new Event('beforeprint'))")
+    browser.until(f"document.querySelectorAll('.plot .main-svg').length >= {figures} * 2")
+    assert figures == 9
+    assert browser.trouble == []
+    assert browser.requests == [Path("page.html").resolve().as_uri()]
+    assert browser.value("document.documentElement.scrollWidth") == width
+    assert browser.value("document.querySelectorAll('img, iframe, svg a').length") == 0
+    assert EVIL in browser.value("document.querySelector('h1').textContent")
+    drawn = browser.value(
+        "Array.from(document.querySelectorAll('.plot text'), (text) => text.textContent)"
+    )
+    assert any("<a href='https:" in text for text in drawn)
+
+
+def test_figures_are_drawn_as_they_are_scrolled_to(searched, browser):
+    written(searched)
+    browser.open(Path("page.html"), 390, height=600)
+    count = "document.querySelectorAll('.figure[data-drawn]').length"
+    browser.until(f"{count} > 0")
+    assert browser.value(count) < 8
+    browser.value("document.querySelectorAll('.figure')[7].scrollIntoView()")
+    browser.until("document.querySelectorAll('.figure')[7].dataset.drawn")
+    assert browser.trouble == []
