@@ -3,6 +3,7 @@
 import base64
 import gc
 import hashlib
+import html
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -154,7 +155,8 @@ def _drawing(figure: Figure, named: bool = True) -> Markup:
     if figure.drawn is None:
         return tag("div", *heading, note(f"Not drawn: {figure.missing}."))
     size = f"height:{figure.height}px" + (f";width:{figure.width}px" if figure.width else "")
-    plot = tag("div", class_="plot", style=size)
+    said = {"role": "img", "aria-label": html.unescape(figure.title) or "figure"}
+    plot = tag("div", class_="plot", style=size, **said)
     data = tag("script", _inert(figure.drawn), type="application/json")
     box = tag("div", plot, data, class_="figure")
     return tag("div", *heading, box, *map(note, figure.notes))

@@ -34,6 +34,7 @@ _BEST = 50
 _WORKERS = 40
 _FAILURES = 20
 _NUMBERS = 20
+_LONG = 20_000
 
 
 @dataclass(frozen=True)
@@ -200,9 +201,10 @@ def _failure(each: Failures) -> Markup:
     numbers = ", ".join(map(str, each.numbers[:_NUMBERS]))
     more = ", …" if len(each.numbers) > _NUMBERS else ""
     which = f"{counted(len(each.numbers), 'trial')}: {numbers}{more}"
-    traceback = [details("Traceback", code(each.traceback))] if each.traceback else []
+    # The end of a traceback says most, the start of a message.
+    end = [details("Traceback", code(each.traceback[-_LONG:]))] if each.traceback else []
     heading = tag("h3", f"{each.reason} ({len(each.numbers):,})")
-    return tag("div", heading, paragraph(each.message), note(which), *traceback)
+    return tag("div", heading, paragraph(each.message[:_LONG]), note(which), *end)
 
 
 def spec(facts: Facts) -> Markup:

@@ -2,6 +2,7 @@
 
 import datetime
 import html.parser
+import itertools
 import json
 import re
 import sys
@@ -13,8 +14,9 @@ import optuna
 import pytest
 from chromium import PROGRAM, chromium
 from commands import CORNER, PARTS, PLANE, study
+from databases import database, unavailable
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from sqlalchemy import MetaData, Table, insert, update
+from sqlalchemy import MetaData, Table, insert, make_url, update
 
 from automl.ledger.models import Phase, ReportRow, TrialRow
 from automl.report import Reason, State
@@ -317,12 +319,21 @@ def test_choices_that_look_alike_stay_apart(run):
     assert all(len(label) < 50 for label in labels)
 
 
-def test_no_password_stands_on_the_page(searched, monkeypatch):
-    opened = study("s")
-    url = "postgresql://me:s3cret@db.example/automl"
-    monkeypatch.setattr(type(opened.storage), "masked", url.replace("s3cret", "***"))
-    monkeypatch.setattr(type(opened.storage), "option", lambda self: "")
-    assert "s3cret" not in written(searched).source
+def test_no_password_stands_on_the_page(run, here, monkeypatch):
+    with database("postgresql", here) as url:
+        secret = make_url(url).set(password="s3cret").render_as_string(hide_password=False)
+        monkeypatch.setenv("AUTOML_STORAGE", secret)
+        assert run("search", CORNER, *PARTS, "--trials", "2", "--study", "s").code == 0
+        page = written(run)
+    assert "s3cret" not in page.source
+    assert "automl resume s (with AUTOML_STORAGE set as now)" in page.text
+
+
+def test_a_study_under_way_has_a_page(searched):
+    study("s").optuna.ask()
+    page = written(searched)
+    assert len(page.figures) == 8
+    assert "Not drawn" not in page.text
 
 
 LARGE = 10_000
@@ -393,30 +404,27 @@ def test_ten_thousand_trials_are_thinned_out(run, large):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if PROGRAM is None:
-        pytest.skip("no Chromium is installed")
+        unavailable("chromium", "no Chromium is installed")
     with chromium(tmp_path_factory.mktemp("browser")) as opened:
         yield opened
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_it(run, evil, browser, width, dark):
+def test_a_browser_shows_it(run, evil, browser):
     """Drawn whole, without an error, a request, a script of the study, or a sideways scroll."""
-    written(run, evil)
-    browser.open(Path("page.html"), width, dark=dark)
-    figures = browser.value("document.querySelectorAll('.figure').length")
-    browser.value("dispatchEvent(new Event('beforeprint'))")
-    browser.until(f"document.querySelectorAll('.plot .main-svg').length >= {figures} * 2")
-    assert figures == 9
-    assert browser.trouble == []
-    assert browser.requests == [Path("page.html").resolve().as_uri()]
-    assert browser.value("document.documentElement.scrollWidth") == width
-    assert browser.value("document.querySelectorAll('img, iframe, svg a').length") == 0
-    assert EVIL in browser.value("document.querySelector('h1').textContent")
-    drawn = browser.value(
-        "Array.from(document.querySelectorAll('.plot text'), (text) => text.textContent)"
-    )
-    assert any("<a href='https:" in text for text in drawn)
+    assert len(written(run, evil).figures) == 9
+    for width, dark in itertools.product((1280, 390), (False, True)):
+        browser.open(Path("page.html"), width, dark=dark)
+        browser.value("dispatchEvent(new Event('beforeprint'))")
+        browser.until("document.querySelectorAll('.plot .main-svg').length >= 18")
+        assert browser.trouble == []
+        assert browser.requests == [Path("page.html").resolve().as_uri()]
+        assert browser.value("document.documentElement.scrollWidth") == width
+        assert browser.value("document.querySelectorAll('img, iframe, svg a').length") == 0
+        assert EVIL in browser.value("document.querySelector('h1').textContent")
+        drawn = browser.value(
+            "Array.from(document.querySelectorAll('.plot text'), (text) => text.textContent)"
+        )
+        assert any("<a href='https:" in text for text in drawn)
 
 
 def test_figures_are_drawn_as_they_are_scrolled_to(searched, browser):
