@@ -70,7 +70,7 @@ _MANY = 10
 def overview_lines(event: Mapping[str, Any]) -> list[str]:
     """What matters, what was reused, who trained and what failed, as far as there is any."""
     lines = [
-        f"importance for {metric}: {pairs(_rounded(shares))}"
+        f"importance for {metric}: {_shares(shares)}"
         for metric, shares in event["importances"].items()
         if shares
     ]
@@ -84,8 +84,12 @@ def overview_lines(event: Mapping[str, Any]) -> list[str]:
     return lines + _some("failures:", [_failure_line(each) for each in event["failures"]])
 
 
-def _rounded(shares: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{share:.0%}" for name, share in shares.items()}
+def _shares(shares: Mapping[str, float]) -> str:
+    """The decisions that matter, and how many others there are."""
+    large = {name: f"{share:.0%}" for name, share in shares.items() if share >= 0.01}
+    said = pairs(dict(list(large.items())[:_MANY]))
+    few = len(shares) - min(len(large), _MANY)
+    return f"{said}; {counted(few, 'other')} less" if few else said
 
 
 def _worker_line(event: Mapping[str, Any]) -> str:

@@ -13,10 +13,9 @@ from automl.studies import CACHE, JUDGE, Study
 
 def search_command(study: Study) -> str:
     """The search as one would type it to make the study anew, every option said."""
-    words = [shlex.quote(study.spec.space.reference), *_words(study.spec)]
-    words += _limits(study.views.budget())
-    words += [word.strip() for word in [study.storage.option()] if word]
-    return " \\\n    ".join(["automl search", *words])
+    words = [*_words(study.spec), *_limits(study.views.budget()), study.storage.option().strip()]
+    start = f"automl search {shlex.quote(study.spec.space.reference)}"
+    return " \\\n    ".join([start, *filter(None, words)])
 
 
 def _words(spec: Spec) -> Iterator[str]:

@@ -251,6 +251,8 @@ def learning(material: Material, place: int) -> Figure:
     figure = visualization.plot_intermediate_values(excerpt(curves, [material.objectives[place]]))
     _paint_curves(figure, curves, material.best)
     figure.update_yaxes(title=label)
+    if max(step for trial in curves for step in trial.intermediate_values) <= 10:
+        figure.update_xaxes(dtick=1)
     notes = _left_out(len(chosen), len(trained), "trained trial", "the best and others")
     return _drawn(figure, label, 340, notes)
 
@@ -294,7 +296,8 @@ def timeline(material: Material) -> Figure:
         title=None, type="category", categoryorder="array", categoryarray=workers[::-1]
     )
     figure.update_xaxes(title=None)
-    notes = _left_out(len(shown), len(trained), "trial", "the last")
+    said = "A bar is a trial from its proposal to its end."
+    notes = (said, *_left_out(len(shown), len(trained), "trial", "the last"))
     return _drawn(figure, "", 130 + 24 * len(workers), notes, legend=True)
 
 

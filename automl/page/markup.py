@@ -25,6 +25,9 @@ def shown(value: object) -> str:
     """A value as people read it."""
     if value is None:
         return "none"
+    if isinstance(value, float) and value.is_integer() and 1e3 <= abs(value) < 1e12:
+        # A count of parameters is exact, though metrics are floats.
+        return f"{value:,.0f}"
     return number(value) if isinstance(value, float) else str(value)
 
 

@@ -154,7 +154,7 @@ def workers(facts: Facts) -> Markup:
         [f"w{n}", w.name, w.device, f"{w.trials:,}", duration(w.seconds), _share(w.busy)]
         for n, w in enumerate(facts.workers[:_WORKERS], 1)
     ]
-    heads = ("", "worker", "device", "trials", "training", "of its time")
+    heads = ("", "worker", "device", "trials", "training", "busy")
     return joined([table(heads, rows), *_more(len(facts.workers), _WORKERS, "workers")])
 
 
@@ -182,7 +182,7 @@ def reuse(facts: Facts) -> Markup:
         ]
         for level in sorted({*found, *spent})
     ]
-    heads = ("level", "hits", "training saved", "spent on looking")
+    heads = ("level", "hits", "training saved", "spent")
     return section("Reuse", paragraph(said), *([table(heads, rows)] if rows else []))
 
 
@@ -216,7 +216,7 @@ def spec(facts: Facts) -> Markup:
     general = {
         "seed": known.seed,
         "objectives": ", ".join(f"{o.metric} ({_AIMS[o.direction]})" for o in known.objectives),
-        "data, SHA-256": known.data,
+        "data digest": known.data,
         "study": known.uuid,
         "storage": facts.study.storage.masked,
     }
