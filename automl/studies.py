@@ -457,7 +457,12 @@ def _unbeaten(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) ->
     points = [[s * v for s, v in zip(signs, t.values, strict=True)] for t in trials]
     if len(objectives) == 1:
         return [trials[points.index(max(points))]] if points else []
-    return [t for t, p in zip(trials, points, strict=True) if not any(_beats(q, p) for q in points)]
+    front: list[int] = []
+    # Whoever beats a point comes before it in this order, and is on the front or beaten by it.
+    for place in sorted(range(len(points)), key=points.__getitem__, reverse=True):
+        if not any(_beats(points[other], points[place]) for other in front):
+            front.append(place)
+    return [trials[place] for place in sorted(front)]
 
 
 def _beats(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -70,7 +70,11 @@ def redis_journal() -> Iterator[str]:
 def missing(kind: str, error: object) -> NoReturn:
     """Skip for want of a server; fail where one is expected."""
     variable, _ = SERVERS[kind]
-    reason = f"no {kind} at {make_url(server(kind))!r} ({variable}): {error}"
+    unavailable(kind, f"no {kind} at {make_url(server(kind))!r} ({variable}): {error}")
+
+
+def unavailable(kind: str, reason: str) -> NoReturn:
+    """Skip for want of something this machine may lack; fail where it is expected."""
     if kind in os.environ.get("AUTOML_TEST_EXPECT", "").split(","):
         pytest.fail(f"{reason}; AUTOML_TEST_EXPECT says there is one", pytrace=False)
     pytest.skip(reason)

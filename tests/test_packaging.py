@@ -41,6 +41,11 @@ def test_each_package_is_typed(built, package):
     assert f"{package}/py.typed" in wheel_names(built)
 
 
+def test_the_wheel_holds_what_a_page_is_made_of(built):
+    made_of = {f"automl/page/{name}" for name in ("style.css", "script.js")}
+    assert made_of <= wheel_names(built)
+
+
 def test_every_built_in_is_an_entry_point(built):
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     points = declared["project"]["entry-points"]["automl"]

@@ -119,7 +119,7 @@ def _audit(study: "Study", metric: str) -> dict[str, Any]:
 
 
 def _lines(said: dict[str, Any]) -> list[str]:
-    from automl.cli.text import duration
+    from automl.wording import duration
 
     share = said["reused"] / said["trials"] if said["trials"] else 0
     lines = [

@@ -2,11 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from automl.ledger.views import Budget, Counts, TrialView
+from automl.overview import failures, importances, worker_times
 from automl.studies import Study
 
 Event = dict[str, Any]
@@ -85,6 +88,35 @@ def summary_event(study: Study) -> Event:
         "seconds": round(counts.seconds, 3),
         "gpu_hours": _hours(budget.device_seconds),
         "stopped": budget.stopped_because or _why_over(budget),
+    }
+
+
+def overview(
+    study: Study, trials: Sequence[FrozenTrial], views: Sequence[TrialView]
+) -> dict[str, Any]:
+    """What `automl show` adds to the summary; importances are null where nothing can be said."""
+    return {
+        "importances": {
+            each.metric: dict(each.shares) or None for each in importances(trials, study.objectives)
+        },
+        "levels": {
+            hit.level: {"hits": hit.hits, "seconds_saved": hit.seconds_saved}
+            for hit in study.views.hits()
+        },
+        "workers": [
+            {
+                "worker": each.name,
+                "device": each.device,
+                "trials": each.trials,
+                "seconds": each.seconds,
+                "busy": each.busy,
+            }
+            for each in worker_times(views)
+        ],
+        "failures": [
+            {"reason": each.reason, "message": each.message, "trials": list(each.numbers)}
+            for each in failures(views)
+        ],
     }
 
 

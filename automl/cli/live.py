@@ -19,6 +19,7 @@ from automl.ledger.views import Budget, Counts, WorkerView
 from automl.processes import host_and_pid
 from automl.report import Direction
 from automl.studies import Study
+from automl.wording import duration, pairs
 
 
 class LiveView(PlainLines):
@@ -50,7 +51,7 @@ class LiveView(PlainLines):
         head = Table.grid(padding=(0, 2))
         head.add_row("trials", goal.bar(), Text(self._progress(counts, goal)))
         if self._best is not None:
-            values = text.pairs(self._best["values"])
+            values = pairs(self._best["values"])
             head.add_row("best", Text(f"trial {self._best['number']}"), Text(values))
         share = counts.reused / counts.trials if counts.trials else 0
         rest = [f"{counts.pruned} pruned"] * bool(counts.pruned)
@@ -72,9 +73,9 @@ class LiveView(PlainLines):
         done = f"{counts.trials}" if goal.unit else ""
         if goal.total is not None:
             done += f"{', ' if done else ''}{goal.done} of {goal.total} {goal.unit}".rstrip()
-        said = [done or str(counts.trials), text.duration(passed)]
+        said = [done or str(counts.trials), duration(passed)]
         left = goal.left(passed, goal.done - self._at_start)
-        return ", ".join([*said, f"about {text.duration(left)} left"] if left else said)
+        return ", ".join([*said, f"about {duration(left)} left"] if left else said)
 
     def _keep_best(self, event: Event) -> None:
         objective = self._study.objectives[0]

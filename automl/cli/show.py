@@ -1,50 +1,109 @@
-"""`automl show`: a study's trials, or one trial in full."""
+"""`automl show`: a study's trials, one trial in full, or the whole study as a page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
+from automl.errors import UsageError
+
+if TYPE_CHECKING:
+    from automl.ledger.views import TrialView
+    from automl.studies import Study
 
 
 @click.command("show")
 @click.argument("study")
 @click.option("--trial", type=int, metavar="N", help="Only this trial, with reports and traceback.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the study as a page with figures, which needs no network.",
+)
+@click.option("--force", is_flag=True, help="With --html: overwrite FILE.")
 @storage_option
 @json_option
-def command(study: str, trial: int | None, storage: Location, as_json: bool) -> None:
-    """Show the trials of STUDY."""
-    from automl.cli import text
-    from automl.cli.events import study_event, summary_event, trial_event
-    from automl.errors import UsageError
+def command(
+    study: str,
+    trial: int | None,
+    html: Path | None,
+    force: bool,
+    storage: Location,
+    as_json: bool,
+) -> None:
+    """Show the trials of STUDY, and what they come to."""
     from automl.studies import open_study
 
+    if html is None and force:
+        raise UsageError("--force says that --html may overwrite its file: name one by --html FILE")
+    if html is not None and trial is not None:
+        raise UsageError("--html shows the whole study: leave out --trial")
     opened = open_study(existing_storage(storage), study)
-    decisions = {t.number: t.params for t in opened.optuna.get_trials(deepcopy=False)}
-    views = [view for view in opened.views.trials() if trial in (None, view.number)]
-    if trial is not None and not views:
-        raise UsageError(f"study {study!r} has no trial {trial}: it has {len(decisions)} trials")
-    events = [trial_event(opened, view, decisions.get(view.number, {})) for view in views]
-    if trial is not None:
-        # What an interrupted attempt reported past its checkpoint was reported again.
-        reports = {r.step: r for r in opened.views.reports(set()) if r.number == trial}.values()
-        extra = {
-            "metrics": views[0].metrics,
-            "fingerprint": views[0].fingerprint,
-            "identification": views[0].identification,
-            "attempt": views[0].attempt,
-            "device": views[0].device,
-            "reports": [{"step": r.step, "metrics": r.metrics} for r in reports],
-            "traceback": views[0].traceback,
-        }
-        events = [{**events[0], **extra}]
+    if html is not None:
+        _write(opened, html, force, as_json)
+    elif trial is not None:
+        _show_trial(opened, trial, as_json)
+    else:
+        _show(opened, as_json)
+
+
+def _write(study: "Study", file: Path, force: bool, as_json: bool) -> None:
+    from automl.cli.text import json_line
+    from automl.page.document import write
+
+    size = write(study, file, force)
+    event = {"event": "page", "study": study.name, "file": str(file), "bytes": size}
+    click.echo(json_line(event) if as_json else f"wrote {file} ({size / 1e6:.1f} MB)")
+
+
+def _show_trial(study: "Study", number: int, as_json: bool) -> None:
+    from automl.cli import text
+    from automl.cli.events import study_event, summary_event, trial_event
+
+    view = study.views.trial(number)
+    if view is None:
+        there = len(study.optuna.get_trials(deepcopy=False))
+        raise UsageError(f"study {study.name!r} has no trial {number}: it has {there} trials")
+    event = {**trial_event(study, view, study.decisions(number)), **_details(study, view)}
     if as_json:
-        for event in [study_event(opened), *events, summary_event(opened)]:
+        for each in (study_event(study), event, summary_event(study)):
+            click.echo(text.json_line(each))
+        return
+    click.echo(text.study_line(study_event(study)))
+    click.echo(text.trial_line(event))
+    for line in text.trial_details(event):
+        click.echo(line)
+
+
+def _details(study: "Study", view: "TrialView") -> dict[str, Any]:
+    reports = study.views.curves({view.number}).get(view.number, {})
+    return {
+        "metrics": view.metrics,
+        "fingerprint": view.fingerprint,
+        "identification": view.identification,
+        "attempt": view.attempt,
+        "device": view.device,
+        "reports": [{"step": step, "metrics": metrics} for step, metrics in reports.items()],
+        "traceback": view.traceback,
+    }
+
+
+def _show(study: "Study", as_json: bool) -> None:
+    from automl.cli import text
+    from automl.cli.events import overview, study_event, summary_event, trial_event
+
+    trials, views = study.optuna.get_trials(deepcopy=False), study.views.trials()
+    decisions = {trial.number: trial.params for trial in trials}
+    events = [trial_event(study, view, decisions.get(view.number, {})) for view in views]
+    summary = {**summary_event(study), **overview(study, trials, views)}
+    if as_json:
+        for event in (study_event(study), *events, summary):
             click.echo(text.json_line(event))
         return
-    click.echo(text.study_line(study_event(opened)))
+    click.echo(text.study_line(study_event(study)))
     for event in events:
         click.echo(text.trial_line(event))
-    for line in text.trial_details(events[0]) if trial is not None else ():
+    for line in (*text.summary_lines(summary), *text.overview_lines(summary)):
         click.echo(line)
-    if trial is None:
-        for line in text.summary_lines(summary_event(opened)):
-            click.echo(line)

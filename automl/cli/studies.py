@@ -11,8 +11,9 @@ from automl.cli.arguments import Location, json_option, open_storage, storage_op
 def command(storage: Location, as_json: bool) -> None:
     """List the studies of a storage with their best values."""
     from automl.cli.events import summary_event
-    from automl.cli.text import json_line, pairs
+    from automl.cli.text import json_line
     from automl.studies import all_studies
+    from automl.wording import pairs
 
     opened = open_storage(storage)
     found = [summary_event(s) for s in all_studies(opened)] if opened.exists() else []

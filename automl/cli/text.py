@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from automl.wording import counted, duration, number, pairs
+
 if TYPE_CHECKING:
     from automl.studies import Study
 
@@ -23,24 +25,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def pairs(values: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{name} {number(value)}" for name, value in (values or {}).items())
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def study_line(event: Mapping[str, Any]) -> str:
@@ -77,6 +61,52 @@ def summary_lines(event: Mapping[str, Any]) -> list[str]:
         lines.append(f"best: trial {best['number']}, {pairs(best['values'])}")
         lines += all_decision_lines(best)
     return lines
+
+
+_MANY = 10
+"""As many lines of one subject are said; `--json` and `--html` say all."""
+
+
+def overview_lines(event: Mapping[str, Any]) -> list[str]:
+    """What matters, what was reused, who trained and what failed, as far as there is any."""
+    lines = [
+        f"importance for {metric}: {_shares(shares)}"
+        for metric, shares in event["importances"].items()
+        if shares
+    ]
+    if event["levels"]:
+        said = (
+            f"{level} {counted(each['hits'], 'hit')}, {duration(each['seconds_saved'])} saved"
+            for level, each in event["levels"].items()
+        )
+        lines.append(f"reuse: {'; '.join(said)}")
+    lines += _some("workers:", [_worker_line(each) for each in event["workers"]])
+    return lines + _some("failures:", [_failure_line(each) for each in event["failures"]])
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    """The decisions that matter, and how many others there are."""
+    large = {name: f"{share:.0%}" for name, share in shares.items() if share >= 0.01}
+    said = pairs(dict(list(large.items())[:_MANY]))
+    few = len(shares) - min(len(large), _MANY)
+    return f"{said}; {counted(few, 'other')} less" if few else said
+
+
+def _worker_line(event: Mapping[str, Any]) -> str:
+    busy = "" if event["busy"] is None else f", busy {event['busy']:.0%} of its time"
+    trained = f"{counted(event['trials'], 'trial')} in {duration(event['seconds'])}"
+    return f"  {event['worker']} on {event['device']}: {trained}{busy}"
+
+
+def _failure_line(event: Mapping[str, Any]) -> str:
+    numbers = ", ".join(map(str, event["trials"][:_MANY]))
+    more = ", …" if len(event["trials"]) > _MANY else ""
+    return f"  {event['reason']}: {event['message']} (trials {numbers}{more})"
+
+
+def _some(title: str, lines: list[str]) -> list[str]:
+    more = [f"  and {len(lines) - _MANY} more"] if len(lines) > _MANY else []
+    return [title, *lines[:_MANY], *more] if lines else []
 
 
 def next_lines(study: "Study") -> list[str]:

@@ -99,6 +99,8 @@ class TrialView:
     seconds: float | None
     device_seconds: float
     checkpoint: str | None
+    started_at: float
+    settled_at: float | None
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,29 @@ class Views:
         ]
 
     @reading
+    def curves(
+        self, session: Session, numbers: Collection[int]
+    ) -> dict[int, dict[int, dict[str, Any]]]:
+        """Metrics by step of the trials with these numbers.
+
+        Of a step that a later attempt reported again, the later one counts.
+        """
+        rows = [
+            row
+            for batch in _batches(sorted(numbers))
+            for row in session.execute(
+                select(TrialRow.number, ReportRow.step, ReportRow.metrics)
+                .join(TrialRow, TrialRow.id == ReportRow.trial)
+                .where(TrialRow.study == self.study, TrialRow.number.in_(batch))
+                .order_by(ReportRow.id)
+            )
+        ]
+        found: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+        for number, step, metrics in rows:
+            found[number][step] = metrics
+        return dict(found)
+
+    @reading
     def workers(self, session: Session) -> list[WorkerView]:
         """The workers at this study now, each with what it does."""
         last = (
@@ -426,4 +451,6 @@ def _trial(row: TrialRow) -> TrialView:
         seconds=row.seconds,
         device_seconds=row.device_seconds,
         checkpoint=row.checkpoint,
+        started_at=row.started_at,
+        settled_at=row.settled_at,
     )

@@ -81,6 +81,28 @@ def test_show(searched):
     assert [e["event"] for e in events] == ["study", *["trial"] * 6, "summary"]
 
 
+def test_show_says_what_the_trials_come_to(run, here):
+    (here / "mine.py").write_text(
+        "from automl import Candidate\n\n"
+        "def space(trial, task):\n"
+        "    x, y = trial.suggest_int('x', 0, 2), trial.suggest_int('y', 0, 1)\n"
+        "    if trial.number == 3:\n        raise ValueError('boom')\n"
+        "    return Candidate(lambda: None, {'x': x, 'y': y})\n"
+    )
+    run("search", "mine.py:space", *PARTS, "--trials", "9", "--study", "s")
+    summary = run("show", "s", "--json").of("summary")[0]
+    assert sum(summary["importances"]["score"].values()) == pytest.approx(1)
+    assert summary["failures"] == [
+        {"reason": "error", "message": "space mine.py:space: ValueError: boom", "trials": [3]}
+    ]
+    (worker,) = summary["workers"]
+    assert worker["trials"] == summary["evaluated"] + 1
+    assert summary["levels"]["L0"]["hits"] == summary["reused"]
+    out = run("show", "s").out
+    for line in ("importance for score: x ", "reuse: L0 ", "workers:\n", "failures:\n"):
+        assert line in out
+
+
 def test_show_one_trial(searched):
     ended = searched("show", "s", "--trial", "0")
     for word in ("decisions:", "fingerprint: ", "step   3", "score"):
