@@ -99,6 +99,7 @@ ORDER = [
     "automl.session",
     "automl.api",
     "automl.testing",
+    "automl.scaffold",
     "automl.cli",
     "automl.__main__",
 ]
