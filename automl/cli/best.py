@@ -3,10 +3,11 @@
 import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
+from automl.cli.completing import studies
 
 
 @click.command("best")
-@click.argument("study")
+@click.argument("study", shell_complete=studies)
 @storage_option
 @json_option
 def command(study: str, storage: Location, as_json: bool) -> None:

@@ -24,6 +24,7 @@ COMMANDS = (
     "fingerprint",
     "doctor",
     "plugins",
+    "completion",
 )
 
 

@@ -3,10 +3,11 @@
 import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
+from automl.cli.completing import studies
 
 
 @click.command("show")
-@click.argument("study")
+@click.argument("study", shell_complete=studies)
 @click.option("--trial", type=int, metavar="N", help="Only this trial, with reports and traceback.")
 @storage_option
 @json_option
