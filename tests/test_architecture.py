@@ -94,6 +94,7 @@ ORDER = [
     "automl.telling",
     "automl.doctor",
     "automl.engine",
+    "automl.rerunning",
     "automl.worker",
     "automl.supervision",
     "automl.session",

@@ -20,6 +20,7 @@ COMMANDS = (
     "studies",
     "show",
     "best",
+    "rerun",
     "cache",
     "fingerprint",
     "doctor",
