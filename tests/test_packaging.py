@@ -61,7 +61,9 @@ def test_every_built_in_is_an_entry_point(built):
 def test_the_source_distribution_holds_tests_docs_and_licence(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
+    example = "examples/automl-example-plugin/pyproject.toml"
     wanted = {
+        example,
         "LICENSE",
         "README.md",
         "Makefile",
