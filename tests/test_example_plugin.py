@@ -13,6 +13,7 @@ from automl.registry import Kind
 from automl.scaffold import Scaffold
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "automl-example-plugin"
+NEW = {"near-best": Kind.STRATEGY, "rank": Kind.COMMAND, "log": Kind.EVENT}
 PIP = [sys.executable, "-m", "pip"]
 
 
@@ -33,7 +34,7 @@ def site_packages(python: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> str:
-    """An environment that sees all that this one does, with the two plugins installed."""
+    """An environment that sees all that this one does, with the example and new plugins."""
     pytest.importorskip("pip")
     folder = tmp_path_factory.mktemp("scratch")
     venv.create(folder / "env", with_pip=False)
@@ -42,10 +43,11 @@ def python(tmp_path_factory) -> str:
     (site_packages(python) / "running.pth").write_text("\n".join(seen))
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     example = shutil.copytree(EXAMPLE, folder / "example", ignore=ignored)
-    new = folder / "new"
-    Scaffold(Kind.STRATEGY, "near-best").write(new)
+    for name, kind in NEW.items():
+        Scaffold(kind, name).write(folder / name)
+    sources = [str(example), *(str(folder / name) for name in NEW)]
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet")
-    ran(*PIP, "--python", str(python), "install", *options, str(example), str(new), folder=folder)
+    ran(*PIP, "--python", str(python), "install", *options, *sources, folder=folder)
     return str(python)
 
 
@@ -70,9 +72,15 @@ def test_a_search_takes_them_by_name(automl):
     assert "it agrees exactly" in automl("rerun", "convmixer-digits-1", "--trial", "1")
 
 
-def test_they_pass_their_check(automl):
-    assert automl("plugins", "check", "strategy.annealing") == "strategy annealing: ok\n"
-    assert automl("plugins", "check", "strategy.near-best") == "strategy near-best: ok\n"
+def test_new_ones_are_used_by_name(automl):
+    quick = ("--trials", "3", "-o", "trainer.epochs=1")
+    assert "3 trials ended" in automl("search", "mlp", "--strategy", "near-best", *quick)
+    assert "%  " in automl("rank", "mlp-digits-1")
+
+
+@pytest.mark.parametrize("name", ["strategy.annealing", "command.rank", "event.log"])
+def test_they_pass_their_check(automl, name):
+    assert automl("plugins", "check", name) == f"{name.replace('.', ' ')}: ok\n"
 
 
 def test_the_tests_of_the_example_pass(tmp_path):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="SHARE",
-    help="How far a metric may lie apart [0.0001 on CPUs, else 0.01].",
+    help="How far a metric may lie apart [0.001 on CPUs, else 0.01].",
 )
 @click.option(
     "--device", metavar="DEVICE", help="auto, cpu, cuda:0 … [as it was; auto where that is not]"

@@ -113,7 +113,7 @@ def test_the_tolerance(mine, monkeypatch):
     ended = mine("rerun", "m", "--trial", "0")
     assert ended.code == 0
     assert "within the tolerance" in ended.out
-    assert ended.out.endswith("it agrees within 0.0001\n")
+    assert ended.out.endswith("it agrees within 0.001\n")
     ended = mine("rerun", "m", "--trial", "0", "--tolerance", "0")
     assert ended.code == 1
     assert ended.out.endswith("it differs by more than 0: score\n")
