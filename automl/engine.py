@@ -22,7 +22,7 @@ from automl.errors import (
     TrialError,
     going_on,
 )
-from automl.evaluation import Evaluation
+from automl.evaluation import Evaluation, costs_of
 from automl.failures import (
     failure,
     forget_peak_memory,
@@ -242,7 +242,7 @@ class Engine:
                     candidate = self._propose(parts, trial, lease)
                     identity = self.identifier.identify(parts, candidate, trial.number)
                     self.identifier.check(identity)
-                    costs = _costs(parts, candidate)
+                    costs = costs_of(parts, candidate)
             except Exception as error:
                 outcome = _outcome_of(error, self._space)
                 return self._settle(lease, trial, outcome, 0.0, identity=identity)
@@ -436,13 +436,6 @@ class Engine:
             getattr(self.hooks.hook, name)(**arguments)
         except Exception:
             _log.warning("a plugin's %s raised; the search goes on", name, exc_info=True)
-
-
-def _costs(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
-    try:
-        return {name: float(v) for name, v in parts.trainer.costs(candidate, parts.task).items()}
-    except Exception:
-        return {}  # what is wrong with the candidate, training will say
 
 
 def _outcome_of(error: Exception, where: str) -> Outcome:

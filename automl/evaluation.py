@@ -17,7 +17,7 @@ from automl.errors import Interrupted, TimeLimitError, TrialError, first_line
 from automl.ledger.values import Lease
 from automl.protocols import Run
 from automl.registry import Kind
-from automl.report import Outcome, Report, State, objective_values
+from automl.report import Objective, Outcome, Report, State, objective_values
 from automl.spec import SECONDS
 from automl.stopping import Stop
 from automl.studies import Parts, Study, trial_seed
@@ -118,11 +118,8 @@ class Evaluation:
 
     def _take(self, report: Report, last: Outcome | None) -> Outcome:
         report = checked(report, self.open_decisions)
-        if last is not None and last.step is not None and report.step <= last.step:
-            raise TrialError(f"reports must count up: step {report.step} after {last.step}")
-        metrics = {**self.costs, **report.metrics}
-        values = objective_values(replace(report, metrics=metrics), self.study.objectives)
-        self.reported(metrics)
+        outcome = outcome_of(report, last, self.costs, self.study.objectives)
+        self.reported(outcome.metrics)
         self.unwritten.append(report)
         if time.monotonic() - self._written_at >= _REPORT_SECONDS:
             self.flush()
@@ -131,7 +128,7 @@ class Evaluation:
             self._save(report)
         self._reported_at = time.monotonic()
         self.weights = report.weights
-        return Outcome(State.COMPLETE, values, metrics, report.step, report.closed)
+        return outcome
 
     def _tick(self) -> None:
         self.progress()
@@ -185,6 +182,32 @@ class Evaluation:
         if not self.resumed:
             return set()
         return set(self.study.optuna.trials[self.trial.number].intermediate_values)
+
+
+def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
+    """The candidate's own costs; none where they cannot be had."""
+    try:
+        return {name: float(v) for name, v in parts.trainer.costs(candidate, parts.task).items()}
+    except Exception:
+        return {}  # what is wrong with the candidate, training will say
+
+
+def outcome_of(
+    report: Report,
+    last: Outcome | None,
+    costs: Mapping[str, float],
+    objectives: tuple[Objective, ...],
+) -> Outcome:
+    """What a trial has come to with a report; last: what it had come to before.
+
+    Raises:
+        TrialError: the report counts no further, or lacks an objective.
+    """
+    if last is not None and last.step is not None and report.step <= last.step:
+        raise TrialError(f"reports must count up: step {report.step} after {last.step}")
+    metrics = {**costs, **report.metrics}
+    values = objective_values(replace(report, metrics=metrics), objectives)
+    return Outcome(State.COMPLETE, values, metrics, report.step, report.closed)
 
 
 def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:

@@ -49,6 +49,11 @@ _HOOK = {
     Kind.PRUNER: "register_pruners",
     Kind.LAUNCHER: "register_launchers",
 }
+_LISTENS = {
+    Kind.COMMAND: frozenset({"register_commands"}),
+    Kind.EVENT: frozenset({"trial_proposed", "trial_reused", "trial_finished", "search_finished"}),
+}
+"""The hooks of the kinds that offer nothing by name."""
 _RESERVED = {Kind.STRATEGY: frozenset({"seed", "study_seed", "context"})}
 _MEMBERS = {
     Kind.SPACE: ("candidate",),
@@ -200,6 +205,38 @@ class Registry:
             self._files.append((module, source))
         return source
 
+    def offers_of(self, source: Source) -> list[Offer]:
+        """All that a plugin file offers, whoever else offers those names."""
+        module = self._file(source)
+        return [
+            Offer(kind, name, source.path, factory, source)
+            for kind in FACTORY_KINDS
+            for name, factory in self._offers(kind, module).items()
+        ]
+
+    def listeners_of(self, source: Source) -> dict[Kind, ModuleType]:
+        """The kinds that a plugin file is of by its hooks alone, `command` and `event`."""
+        module = self._file(source)
+        return {kind: module for kind in _LISTENS if self._listens(kind, module)}
+
+    def listener(self, kind: Kind, name: str) -> ModuleType:
+        """An installed plugin of kind `command` or `event`.
+
+        Raises:
+            UnknownNameError: none of that name is installed.
+            PluginError: it is broken, or has no hook of that kind.
+        """
+        points = [p for p in _entry_points(kind) if p.name == f"{kind.value}.{name}"]
+        if not points:
+            raise UnknownNameError(kind.value, name, self.names(kind))
+        module = self._module(points[0])
+        if not self._listens(kind, module):
+            raise PluginError(
+                f"{_owner(points[0])} declares {kind.value} {name!r}, but {points[0].value} has "
+                f"no hook of {', '.join(sorted(_LISTENS[kind]))}"
+            )
+        return module
+
     def add_events(self) -> None:
         """Load the plugins that listen to events."""
         for point in _entry_points(Kind.EVENT):
@@ -318,6 +355,13 @@ class Registry:
             raise PluginError(
                 f"plugin {module.__name__} is broken: its {_HOOK[kind]} raised {one_line(error)}"
             ) from error
+
+    def _file(self, source: Source) -> ModuleType:
+        return next(module for module, known in self._files if known == source)
+
+    def _listens(self, kind: Kind, module: ModuleType) -> bool:
+        callers = self.hooks.get_hookcallers(module) or ()
+        return any(caller.name in _LISTENS[kind] for caller in callers)
 
     def _module(self, point: importlib.metadata.EntryPoint) -> ModuleType:
         try:

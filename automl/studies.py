@@ -418,11 +418,11 @@ def command_line(storage: Storage, study: str, verb: str, *options: str) -> str:
     return " ".join(["automl", verb, *words]) + note
 
 
-def rebuild(parts: Parts, decisions: Mapping[str, Any]) -> Candidate:
-    """The candidate that these decisions make; those not given are left open."""
+def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Candidate:
+    """The candidate that these decisions make in a trial; those not given are left open."""
     return propose(
         lambda trial: parts.space.candidate(trial, parts.task),
-        optuna.trial.FixedTrial(dict(decisions)),
+        optuna.trial.FixedTrial(dict(decisions), number),
         lambda name, distribution: name not in decisions,
         space=parts.names[Kind.SPACE],
         trainer=parts.names[Kind.TRAINER],

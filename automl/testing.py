@@ -10,6 +10,7 @@ Each raises an AssertionError of one line that says what is expected.
 
 import itertools
 import math
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import optuna
+import pluggy
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
@@ -26,6 +29,7 @@ from torch import Tensor
 from automl.candidate import Candidate, propose
 from automl.decisions import Opens
 from automl.errors import Interrupted, OpenDecisionError
+from automl.hookspecs import Hooks
 from automl.protocols import (
     Launcher,
     Run,
@@ -36,9 +40,11 @@ from automl.protocols import (
     WorkerHandle,
     derive_seed,
 )
-from automl.report import Report
+from automl.report import Outcome, Report, State
 
 __all__ = [
+    "check_commands",
+    "check_events",
     "check_launcher",
     "check_pruner",
     "check_space",
@@ -159,9 +165,74 @@ def check_launcher(launcher: Launcher, directory: Path, seconds: float = 60.0) -
     _check_preview(checked)
 
 
+def check_commands(plugin: Any) -> None:
+    """A module adds commands, each with a help text, and is light to load.
+
+    plugin: the module that holds `register_commands`.
+    """
+    group = click.Group("automl")
+    plugin.register_commands(group)
+    _expect(len(group.commands) > 0, "register_commands(cli) must add a command to cli")
+    for name, command in group.commands.items():
+        _expect(bool(command.help), f"command {name!r} must have a help text")
+        command.get_help(click.Context(command, info_name=name))
+    heavy = _loaded_with(plugin)
+    _expect(not heavy, f"automl --help loads it, so import {heavy} in the command, not at the top")
+
+
+def check_events(plugin: Any) -> None:
+    """A module listens to at least one event, takes it as the engine tells it, raises nothing.
+
+    plugin: the module that holds the hooks.
+    """
+    manager = pluggy.PluginManager("automl")
+    manager.add_hookspecs(Hooks)
+    try:
+        manager.register(plugin)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise AssertionError(" ".join(str(error).split())) from error
+    heard = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
+    events = [(name, told) for name, told in _EVENTS if name in heard]
+    _expect(bool(events), f"at least one hook of {', '.join(dict(_EVENTS))} must be there")
+    for name, told in events:
+        try:
+            getattr(manager.hook, name)(**told)
+        except Exception as error:
+            raise AssertionError(f"{name} raised {type(error).__name__}: {error}") from error
+
+
 def _expect(condition: bool, message: str) -> None:
     if not condition:
         raise AssertionError(message)
+
+
+# Commands and events.
+_HEAVY = ("torch", "optuna", "sqlalchemy")
+_EVENTS: list[tuple[str, dict[str, Any]]] = [
+    (name, {"study": "mlp-digits-1", **told})
+    for name, told in (
+        ("trial_proposed", {"number": 0, "decisions": {"lr": 0.01, "activation": "relu"}}),
+        ("trial_reused", {"number": 1, "source": 0, "level": "L1"}),
+        ("trial_finished", {"number": 0, "outcome": Outcome(State.COMPLETE, (0.9,), step=3)}),
+        ("trial_finished", {"number": 2, "outcome": Outcome(State.FAILED, message="diverged")}),
+        ("search_finished", {"trials": 3}),
+    )
+]
+"""Every event, as the engine may tell it."""
+
+
+def _loaded_with(plugin: Any) -> str:
+    """The heavy libraries that a process loads with a module."""
+    own = getattr(plugin.__spec__, "loader", None) is None
+    load = f"runpy.run_path({plugin.__file__!r})" if own else f"__import__({plugin.__name__!r})"
+    code = (
+        f"import runpy, sys; sys.path[:] = {sys.path!r}; {load}; "
+        f"print(*[name for name in {_HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    _expect(done.returncode == 0, f"it must load on its own: {done.stderr.strip()[-200:]}")
+    return ", ".join(done.stdout.splitlines()[-1].split())
 
 
 # Spaces.

@@ -36,6 +36,13 @@ def test_the_wheel_holds_every_module_of_the_source_roots(built):
             assert file.relative_to(base).as_posix() in names
 
 
+def test_the_wheel_holds_the_templates_of_new_plugins(built):
+    names = wheel_names(built)
+    found = [file for file in (ROOT / "automl" / "templates").rglob("*") if file.is_file()]
+    assert found
+    assert {file.relative_to(ROOT).as_posix() for file in found} <= names
+
+
 @pytest.mark.parametrize("package", ["automl", "automl_plugins", "automl_searchspaces"])
 def test_each_package_is_typed(built, package):
     assert f"{package}/py.typed" in wheel_names(built)
@@ -59,7 +66,15 @@ def test_every_built_in_is_an_entry_point(built):
 def test_the_source_distribution_holds_tests_docs_and_licence(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    wanted = {"LICENSE", "README.md", "Makefile", "constraints.txt", "tests/test_packaging.py"}
+    example = "examples/automl-example-plugin/pyproject.toml"
+    wanted = {
+        example,
+        "LICENSE",
+        "README.md",
+        "Makefile",
+        "constraints.txt",
+        "tests/test_packaging.py",
+    }
     assert wanted <= names
 
 

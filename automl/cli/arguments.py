@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from automl.cli.completing import names
 from automl.errors import AutoMLError, UsageError
 
 if TYPE_CHECKING:
@@ -142,7 +143,12 @@ def worker_options(function: F) -> F:
             metavar="N|auto",
             help="Processes to train in; auto: one for each GPU, or for two cores [1].",
         ),
-        click.option("--launcher", default="local", help="What starts further workers [local]."),
+        click.option(
+            "--launcher",
+            default="local",
+            shell_complete=names("launcher"),
+            help="What starts further workers [local].",
+        ),
     ):
         function = option(function)
     return function

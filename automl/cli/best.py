@@ -13,6 +13,7 @@ from automl.cli.arguments import (
     storage_option,
     trust_options,
 )
+from automl.cli.completing import studies
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("best")
-@click.argument("study")
+@click.argument("study", shell_complete=studies)
 @click.option(
     "--export",
     "directory",

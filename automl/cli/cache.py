@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
+from automl.cli.completing import studies
 
 if TYPE_CHECKING:
     from automl.ledger.views import FunctionView
@@ -28,7 +29,7 @@ def command() -> None:
 
 
 @command.command("show")
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=studies)
 @storage_option
 @json_option
 def show(study: str | None, storage: Location, as_json: bool) -> None:

@@ -1,96 +1,166 @@
-"""Runs the conformance suites of `automl.testing` on what a plugin file offers."""
+"""Runs the conformance suites of `automl.testing` on a plugin file or on what is installed."""
 
+import contextlib
+import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import click
 import optuna
 
 from automl import testing
+from automl.cli.main import COMMANDS
 from automl.cli.text import json_line
-from automl.errors import AutoMLError, UsageError
-from automl.registry import FACTORY_KINDS, Kind, Offer, Registry
-
-Check = Callable[[], None]
+from automl.errors import AutoMLError, UnknownNameError, UsageError
+from automl.registry import FACTORY_KINDS, Kind, Offer, Part, Registry
 
 
-def check_file(file: str, as_json: bool = False) -> int:
-    """Check all that a file offers, saying how each went; returns how many failed.
+@dataclass(frozen=True)
+class Check:
+    """One plugin to be checked: what it is, and the suite of its kind."""
 
-    Raises:
-        UsageError: it offers nothing.
+    kind: Kind
+    name: str
+    run: Callable[[], None]
+
+    def problem(self) -> str | None:
+        """The promise that is broken, in one line."""
+        try:
+            self.run()
+        except Exception as error:
+            line = " ".join(str(error).split())
+            known = line and isinstance(error, AutoMLError | AssertionError)
+            return line if known else f"{type(error).__name__}: {line}"
+        return None
+
+
+@dataclass(frozen=True)
+class Checker:
+    """Finds what is to be checked, and what to check it with.
+
+    space, task: what trainers, and spaces, are tried on. options: by part.
     """
+
+    space: str = "mlp"
+    task: str = "digits"
+    options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    registry: Registry = field(default_factory=Registry)
+
+    def checks(self, what: str) -> list[Check]:
+        """What `file.py`, `file.py:name`, `module:name` or an installed `kind.name` means.
+
+        Raises:
+            UsageError: there is no such thing, or it offers nothing.
+        """
+        if ":" in what:
+            return [self._of(self._of_its_kind(what))]
+        if what.endswith(".py") or os.sep in what:
+            return list(self._of_file(what))
+        return [self._of_installed(what)]
+
+    def _of_file(self, file: str) -> Iterator[Check]:
+        source = self.registry.add_file(file)
+        offers = self.registry.offers_of(source)
+        listeners = self.registry.listeners_of(source)
+        if not offers and not listeners:
+            raise UsageError(
+                f"{file} offers nothing: it needs an @automl.hookimpl; a plain function is checked "
+                f"as {file}:FUNCTION"
+            )
+        yield from map(self._of, offers)
+        for kind, module in listeners.items():
+            yield _listening(kind, Path(file).name, module)
+
+    def _of_installed(self, what: str) -> Check:
+        kinds = {kind.value: kind for kind in Kind}
+        word, dot, name = what.partition(".")
+        if not dot:
+            raise UsageError(
+                f"expected FILE.py, FILE.py:NAME or KIND.NAME of what is installed, got {what!r}; "
+                "see: automl plugins"
+            )
+        if word not in kinds:
+            raise UnknownNameError("kind of plugin", word, kinds, "a file is named FILE.py")
+        kind = kinds[word]
+        if kind in FACTORY_KINDS:
+            return self._of(self.registry.find(kind, name))
+        return _listening(kind, name, self.registry.listener(kind, name))
+
+    def _of(self, offer: Offer) -> Check:
+        return Check(offer.kind, offer.name, lambda: self._run(offer))
+
+    def _of_its_kind(self, reference: str) -> Offer:
+        """What a function or class offers, by what it makes: a space where nothing else."""
+        for kind in FACTORY_KINDS:
+            offer = self.registry.find(kind, reference)
+            try:
+                self._part(offer).make(seed=0)
+            except AutoMLError:
+                continue
+            return offer
+        return self.registry.find(Kind.SPACE, reference)
+
+    def _part(self, offer: Offer) -> Part:
+        return offer.build(self.options.get(offer.kind.value, {}))
+
+    def _run(self, offer: Offer) -> None:
+        part = self._part(offer)
+        task = self.registry.find(Kind.TASK, self.task)
+        if offer.kind is Kind.STRATEGY:
+            # The study's seed stays while the trials' change, as in the engine.
+            testing.check_strategy(lambda seed: part.make(seed=seed, study_seed=0))
+        elif offer.kind is Kind.PRUNER:
+            testing.check_pruner(part.make)
+        elif offer.kind is Kind.TASK:
+            testing.check_task(part.make())
+        elif offer.kind is Kind.SPACE:
+            testing.check_space(part.make(), self._part(task).make())
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                self._run_in(part, task, Path(folder))
+
+    def _run_in(self, part: Part, task: Offer, folder: Path) -> None:
+        """The suites that write files."""
+        if part.offer.kind is Kind.LAUNCHER:
+            testing.check_launcher(part.make(), folder)
+            return
+        space = self._part(self.registry.find(Kind.SPACE, self.space)).make()
+        testing.check_trainer(part.make(), space, self._part(task).make(), folder)
+
+
+def report(checks: list[Check], as_json: bool = False) -> int:
+    """Run each check, saying how it went in a line; returns how many failed."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    registry = Registry()
     failed = 0
-    for offer in _offers(registry, file):
-        problem = _problem(registry, offer)
+    for check in checks:
+        problem = check.problem()
         failed += problem is not None
-        event = {"kind": offer.kind.value, "name": offer.name, "ok": not problem, "error": problem}
-        line = f"{offer.label}: {f'FAILED: {problem}' if problem else 'ok'}"
+        event = {"kind": check.kind.value, "name": check.name, "ok": not problem, "error": problem}
+        said = f"FAILED: {problem}" if problem else "ok"
+        line = f"{check.kind.value} {check.name}: {said}"
         click.echo(json_line(event) if as_json else line)
     return failed
 
 
-def _offers(registry: Registry, file: str) -> Iterator[Offer]:
-    if ":" in file:
-        yield _of_its_kind(registry, file)
-        return
-    source = registry.add_file(file)
-    found = [
-        registry.find(kind, name)
-        for kind in FACTORY_KINDS
-        for name, owners in registry.names(kind).items()
-        if source.path in owners
-    ]
-    if not found:
-        raise UsageError(
-            f"{file} offers nothing: it needs an @automl.hookimpl; a plain function is checked as "
-            f"{file}:FUNCTION"
-        )
-    yield from found
+def _listening(kind: Kind, name: str, module: ModuleType) -> Check:
+    checked = _check_commands if kind is Kind.COMMAND else _check_events
+    return Check(kind, name, lambda: checked(module))
 
 
-def _of_its_kind(registry: Registry, reference: str) -> Offer:
-    """What a function or class offers, by what it makes: a space where it makes nothing else."""
-    for kind in FACTORY_KINDS:
-        offer = registry.find(kind, reference)
-        try:
-            offer.build({}).make(seed=0)
-        except AutoMLError:
-            continue
-        return offer
-    return registry.find(Kind.SPACE, reference)
+def _check_commands(module: ModuleType) -> None:
+    testing.check_commands(module)
+    group = click.Group("automl")
+    module.register_commands(group)
+    if taken := sorted(set(group.commands) & set(COMMANDS)):
+        raise AssertionError(f"automl has a command {taken[0]!r} of its own: choose another name")
 
 
-def _problem(registry: Registry, offer: Offer) -> str | None:
-    try:
-        _check(registry, offer)
-    except Exception as error:
-        line = " ".join(str(error).split())
-        known = line and isinstance(error, AutoMLError | AssertionError)
-        return line if known else f"{type(error).__name__}: {line}"
-    return None
-
-
-def _check(registry: Registry, offer: Offer) -> None:
-    part = offer.build({})
-    if offer.kind is Kind.STRATEGY:
-        testing.check_strategy(lambda seed: part.make(seed=seed))
-    elif offer.kind is Kind.PRUNER:
-        testing.check_pruner(part.make)
-    elif offer.kind is Kind.TASK:
-        testing.check_task(part.make())
-    elif offer.kind is Kind.SPACE:
-        testing.check_space(part.make(), registry.build(Kind.TASK, "digits", {}).make())
-    elif offer.kind is Kind.LAUNCHER:
-        with tempfile.TemporaryDirectory() as directory:
-            testing.check_launcher(part.make(), Path(directory))
-    elif offer.kind is Kind.TRAINER:
-        space = registry.build(Kind.SPACE, "mlp", {}).make()
-        task = registry.build(Kind.TASK, "digits", {}).make()
-        with tempfile.TemporaryDirectory() as directory:
-            testing.check_trainer(part.make(), space, task, Path(directory))
+def _check_events(module: ModuleType) -> None:
+    """In a folder of its own, for what listens may write a log."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        testing.check_events(module)

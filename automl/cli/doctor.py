@@ -3,10 +3,11 @@
 import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
+from automl.cli.completing import studies
 
 
 @click.command("doctor")
-@click.argument("study")
+@click.argument("study", shell_complete=studies)
 @click.option("--repair", is_flag=True, help="Mend what can be mended; no result is touched.")
 @storage_option
 @json_option

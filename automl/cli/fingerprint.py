@@ -6,13 +6,24 @@ from typing import Any
 import click
 
 from automl.cli.arguments import data_dir_option, decision_lines, naming, part_options
+from automl.cli.completing import names
 from automl.errors import UsageError
 
 
 @click.command("fingerprint")
-@click.argument("space")
-@click.option("--task", default="digits", help="What candidates are probed on [digits].")
-@click.option("--trainer", default="supervised", help="What trains them in a probe [supervised].")
+@click.argument("space", shell_complete=names("space"))
+@click.option(
+    "--task",
+    default="digits",
+    shell_complete=names("task"),
+    help="What candidates are probed on [digits].",
+)
+@click.option(
+    "--trainer",
+    default="supervised",
+    shell_complete=names("trainer"),
+    help="What trains them in a probe [supervised].",
+)
 @click.option(
     "-o", "options", multiple=True, metavar="PART.OPTION=VALUE", help="Set an option of a part."
 )

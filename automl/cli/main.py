@@ -21,10 +21,12 @@ COMMANDS = (
     "show",
     "best",
     "predict",
+    "rerun",
     "cache",
     "fingerprint",
     "doctor",
     "plugins",
+    "completion",
 )
 
 

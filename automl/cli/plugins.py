@@ -1,14 +1,18 @@
-"""`automl plugins`: what is installed, and whether a plugin keeps its promises."""
+"""`automl plugins`: what is installed, whether a plugin keeps its promises, and a new one."""
+
+import shlex
+from pathlib import Path
 
 import click
 
-from automl.cli.arguments import json_option
+from automl.cli.arguments import json_option, part_options
+from automl.cli.completing import installed, kinds, names, names_of_kind
 
 
 @click.group("plugins", invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """List plugins, or check one of your own."""
+    """List plugins, write a new one, or check one of your own."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_plugins)
 
@@ -33,8 +37,8 @@ def list_plugins(plugins: tuple[str, ...] = (), as_json: bool = False) -> None:
 
 
 @command.command("options")
-@click.argument("kind")
-@click.argument("name")
+@click.argument("kind", shell_complete=kinds)
+@click.argument("name", shell_complete=names_of_kind)
 @click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Add a plugin file.")
 @json_option
 def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) -> None:
@@ -44,9 +48,9 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
     from automl.options import jsonable, spell
     from automl.registry import FACTORY_KINDS, Kind, Registry
 
-    kinds = {k.value: k for k in FACTORY_KINDS}
-    if kind not in kinds:
-        raise UnknownNameError("kind of plugin", kind, kinds)
+    known = {k.value: k for k in FACTORY_KINDS}
+    if kind not in known:
+        raise UnknownNameError("kind of plugin", kind, known)
     registry = Registry()
     for path in plugins:
         registry.add_file(path)
@@ -62,14 +66,65 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
 
 
 @command.command("check")
-@click.argument("file")
+@click.argument("what", metavar="FILE|KIND.NAME", shell_complete=installed)
+@click.option("--space", default="mlp", shell_complete=names("space"), help="For trainers [mlp].")
+@click.option(
+    "--task", default="digits", shell_complete=names("task"), help="For spaces, trainers [digits]."
+)
+@click.option(
+    "-o", "options", multiple=True, metavar="PART.OPTION=VALUE", help="Set an option of a part."
+)
 @json_option
-def check(file: str, as_json: bool) -> None:
-    """Run the conformance suite on every plugin that FILE offers, or on FILE:NAME's space."""
-    from automl.cli.checking import check_file
+def check(what: str, space: str, task: str, options: tuple[str, ...], as_json: bool) -> None:
+    """Run the conformance suite on a plugin: exit code 0 if it passes, 1 if not.
 
-    if check_file(file, as_json):
+    FILE.py: all that the file offers; FILE.py:NAME: a function or class of it; KIND.NAME: an
+    installed plugin, as strategy.tpe.
+    """
+    from automl.cli.checking import Checker, report
+
+    checker = Checker(space, task, part_options(options))
+    if report(checker.checks(what), as_json):
         raise click.exceptions.Exit(1)
+
+
+@command.command("new")
+@click.argument("name")
+@click.option(
+    "--kind",
+    required=True,
+    shell_complete=kinds,
+    help="space, task, trainer, strategy, pruner, launcher, command or event.",
+)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write it; must not exist yet [automl-NAME].",
+)
+def new(name: str, kind: str, folder: Path | None) -> None:
+    """Write an installable plugin that works, with its tests: change it to your own.
+
+    NAME is what it will be asked for by, as `--strategy NAME`.
+    """
+    from automl.cli.main import COMMANDS
+    from automl.errors import UnknownNameError
+    from automl.registry import Kind, Registry
+    from automl.scaffold import Scaffold
+
+    known = {k.value: k for k in Kind}
+    if kind not in known:
+        raise UnknownNameError("kind of plugin", kind, known)
+    scaffold = Scaffold(known[kind], name)
+    own = COMMANDS if known[kind] is Kind.COMMAND else ()
+    scaffold.refuse_taken([*own, *Registry().names(known[kind])])
+    folder = folder or Path(scaffold.distribution)
+    for file in scaffold.write(folder):
+        click.echo(file)
+    click.echo("next:")
+    for line in (f"cd {shlex.quote(str(folder))}", *scaffold.next_lines()):
+        click.echo(f"  {line}")
 
 
 def _as_typed(default: object) -> str:

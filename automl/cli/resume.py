@@ -19,11 +19,12 @@ from automl.cli.arguments import (
     trust_options,
     worker_options,
 )
+from automl.cli.completing import studies
 from automl.errors import UsageError
 
 
 @click.command("resume")
-@click.argument("study")
+@click.argument("study", shell_complete=studies)
 @limit_options(" more")
 @enqueue_option
 @worker_options

@@ -20,14 +20,32 @@ from automl.cli.arguments import (
     training_options,
     worker_options,
 )
+from automl.cli.completing import names
 
 
 @click.command("search")
-@click.argument("space")
-@click.option("--task", default="digits", help="What to train on: a name or file.py:Task [digits].")
-@click.option("--trainer", default="supervised", help="How to train [supervised].")
-@click.option("--strategy", default="tpe", help="How to propose [tpe].")
-@click.option("--pruner", default="none", help="What stops poor trials early [none].")
+@click.argument("space", shell_complete=names("space"))
+@click.option(
+    "--task",
+    default="digits",
+    shell_complete=names("task"),
+    help="What to train on: a name or file.py:Task [digits].",
+)
+@click.option(
+    "--trainer",
+    default="supervised",
+    shell_complete=names("trainer"),
+    help="How to train [supervised].",
+)
+@click.option(
+    "--strategy", default="tpe", shell_complete=names("strategy"), help="How to propose [tpe]."
+)
+@click.option(
+    "--pruner",
+    default="none",
+    shell_complete=names("pruner"),
+    help="What stops poor trials early [none].",
+)
 @click.option(
     "-o", "options", multiple=True, metavar="PART.OPTION=VALUE", help="Set an option of a part."
 )

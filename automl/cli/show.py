@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
+from automl.cli.completing import studies
 from automl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("study")
+@click.argument("study", shell_complete=studies)
 @click.option("--trial", type=int, metavar="N", help="Only this trial, with reports and traceback.")
 @click.option(
     "--html",

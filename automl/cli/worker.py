@@ -12,10 +12,11 @@ from automl.cli.arguments import (
     storage_option,
     trust_options,
 )
+from automl.cli.completing import studies
 
 
 @click.command("worker")
-@click.argument("study")
+@click.argument("study", shell_complete=studies)
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda:0 … [auto]")
 @click.option(
     "--memory-fraction",

@@ -4,6 +4,7 @@ import itertools
 import random
 import shlex
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -12,8 +13,9 @@ from automl_plugins.launchers.local import LocalLauncher, LocalWorker
 from torch import nn
 from toys import Line, Scripted, Toy, blobs, small_space
 
-from automl import Candidate, Direction, Interrupted, Report, Split, Trainer
+from automl import Candidate, Direction, Interrupted, Report, Split, Trainer, hookimpl
 from automl.testing import (
+    check_events,
     check_launcher,
     check_pruner,
     check_space,
@@ -381,3 +383,28 @@ class Shell(LocalWorker):
 def test_a_broken_launcher_is_named(tmp_path, fault, message):
     with pytest.raises(AssertionError, match=message):
         check_launcher(Broken(fault), tmp_path, seconds=20)
+
+
+# Events; commands are tried where `automl plugins check` is, for they need a module.
+def listening(name, function):
+    function.__name__ = name
+    return SimpleNamespace(**{name: hookimpl(function)})
+
+
+def test_sound_listeners_pass():
+    check_events(listening("search_finished", lambda study, trials: None))
+    check_events(listening("trial_proposed", lambda: None))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (SimpleNamespace(), "at least one hook of trial_proposed, trial_reused"),
+        (listening("trial_finishd", lambda study: None), "unknown hook 'trial_finishd'"),
+        (listening("trial_finished", lambda study, trial: None), "trial"),
+        (listening("trial_reused", lambda number: 1 / 0), "trial_reused raised ZeroDivisionError"),
+    ],
+)
+def test_a_broken_listener_is_named(plugin, message):
+    with pytest.raises(AssertionError, match=message):
+        check_events(plugin)

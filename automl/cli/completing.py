@@ -1,0 +1,75 @@
+"""What a shell completes: names from metadata and from an SQLite file; nothing heavy is loaded."""
+
+import contextlib
+import importlib.metadata
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from importlib.resources import files
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+_SECONDS = 0.2
+"""How long to wait for a database that is being written: a person is typing."""
+
+
+def names(kind: str) -> Complete:
+    """Completes the names that installed plugins of a kind declare; else files, as file.py:NAME."""
+    return lambda ctx, param, incomplete: _or_files(_names(kind), incomplete)
+
+
+def kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes the kinds of plugins."""
+    known = (each.name for each in (files("automl") / "templates").iterdir() if each.is_dir())
+    return _starting(known, incomplete)
+
+
+def names_of_kind(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Completes a plugin's name after its kind."""
+    return _or_files(_names(str(ctx.params.get("kind"))), incomplete)
+
+
+def installed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes an installed plugin as kind.name; else files."""
+    return _or_files((point.name for point in _points()), incomplete)
+
+
+def studies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes the studies of an SQLite file; what else a storage is would take too long."""
+    url = ctx.params.get("storage") or os.environ.get("AUTOML_STORAGE") or "sqlite:///automl.db"
+    scheme, _, path = str(url).partition(":///")
+    file = Path(path.partition("?")[0])
+    if not scheme.startswith("sqlite") or not file.is_file():
+        return []
+    # A shell has no place for an error: nothing is completed then.
+    with contextlib.suppress(sqlite3.Error):
+        return _starting(_studies(file), incomplete)
+    return []
+
+
+def _studies(file: Path) -> list[str]:
+    address = f"{file.resolve().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_SECONDS)) as database:
+        return [name for (name,) in database.execute("SELECT study_name FROM studies")]
+
+
+def _points() -> Iterable[importlib.metadata.EntryPoint]:
+    return importlib.metadata.entry_points(group="automl")
+
+
+def _names(kind: str) -> Iterable[str]:
+    pairs = (point.name.partition(".") for point in _points())
+    return (name for of, _, name in pairs if of == kind)
+
+
+def _starting(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(word) for word in sorted({*words}) if word.startswith(incomplete)]
+
+
+def _or_files(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return _starting(words, incomplete) or [CompletionItem(incomplete, type="file")]

@@ -1,0 +1,1 @@
+"""Simulated annealing and ConvMixers: a strategy and a search space for automl."""
