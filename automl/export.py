@@ -153,7 +153,7 @@ class Export:
 
         inputs, targets = self.parts.task.split(split)
         with torch.no_grad():
-            outputs = torch.cat([self.module(part) for part in inputs.split(1024)])
+            outputs = torch.cat([self.module(part) for part in torch.split(inputs, 1024)])
         return {k: float(v) for k, v in self.parts.task.evaluate(outputs, targets).items()}
 
     def _candidate(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class TableClassification(Classification):
     def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
         found = {**super().evaluate(outputs, targets)}
         right = (outputs.argmax(-1) == targets).double()
-        recalls = [right[targets == c].mean() for c in targets.unique()]
+        recalls = [right[targets == c].mean() for c in sorted(set(targets.tolist()))]
         found["balanced_accuracy"] = float(sum(recalls) / len(recalls))
         if self.classes == 2:
             found["auc"] = area_under_curve(outputs[:, 1] - outputs[:, 0], targets)
@@ -116,7 +116,9 @@ def area_under_curve(scores: "Tensor", targets: "Tensor") -> float:
     scores: [n]; targets: 0 or 1 [n]. 0.5 where one of the two is missing. Source: H. B. Mann,
     D. R. Whitney: On a Test of Whether One of Two Random Variables Is Stochastically Larger, 1947.
     """
-    _, places, counts = scores.double().unique(return_inverse=True, return_counts=True)
+    import torch
+
+    _, places, counts = torch.unique(scores.double(), return_inverse=True, return_counts=True)
     ranks = (counts.cumsum(0) - (counts.double() - 1) / 2)[places]
     positive = int(targets.sum())
     negative = len(targets) - positive
@@ -180,7 +182,7 @@ class _Maker:
     # The target.
     @cached_property
     def target_name(self) -> str:
-        name = self.reading.target or next(reversed(self.raw))
+        name = self.reading.target or list(self.raw)[-1]
         if name not in self.raw:
             raise UnknownNameError(f"target column of task {self.name}", name, self.raw)
         return name
@@ -298,16 +300,17 @@ class _Maker:
             odd = next(cell for cell in known if not is_number(cell))
             raise UsageError(f"task {self.name}: column {name!r} holds {odd!r}, which is no number")
         if all(map(is_missing, cells)) or len(set(cells)) < 2:
-            return self._left_out(name, "it says the same in every row")
+            return self._leave_out(name, "it says the same in every row")
         if numbers:
             return Numbers.fit(name, cells, reading.quantiles)
         names = len(distinct) > max(_FEW, len(whole) / 2)
         if names and name not in reading.categorical:
-            return self._left_out(name, "nearly every row has another text")
+            return self._leave_out(name, "nearly every row has another text")
         return Categories.fit(name, cells, reading.categories)
 
-    def _left_out(self, name: str, why: str) -> None:
+    def _leave_out(self, name: str, why: str) -> "Numbers | Categories | None":
         _log.warning("task %s: column %r is left out: %s", self.name, name, why)
+        return None
 
 
 def _natural(label: str) -> tuple[bool, float, str]:

@@ -126,13 +126,17 @@ HEAVY = {
     "plotly",
     "redis",
     "rich",
+    "safetensors",
     "scipy",
     "sklearn",
     "sqlalchemy",
     "torch",
 }
 """Libraries that a function may import, so that who does not call it does not load them."""
-HEAVY_OWN = {"automl.nn", "automl.graph", "automl.operations", "automl.identity.canonical"}
+HEAVY_OWN = {
+    *("automl.nn", "automl.graph", "automl.operations", "automl.identity.canonical"),
+    "automl.portable.columns",
+}
 """Modules of ours that load torch, and so may be imported late, too."""
 LIGHT = {"torch", "optuna", "sqlalchemy"}
 """What neither `import automl` nor `automl --help` may load."""

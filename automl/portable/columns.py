@@ -146,11 +146,11 @@ class Columns:
 
     @classmethod
     def from_json(cls, data: Sequence[Mapping[str, Any]]) -> "Columns":
-        kinds = {kind.__name__: kind for kind in (Numbers, Categories)}
+        kinds: dict[str, Any] = {kind.__name__: kind for kind in (Numbers, Categories)}
         made = []
         for item in data:
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
-            made.append(kinds[fields.pop("kind")](**fields))
+            given = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
+            made.append(kinds[item["kind"]](**{k: v for k, v in given.items() if k != "kind"}))
         return cls(tuple(made))
 
 
@@ -204,4 +204,5 @@ def _normal(values: Tensor, quantiles: Sequence[float]) -> Tensor:
     gap = table[high] - table[low]
     share = torch.where(gap > 0, (values - table[low]) / gap.where(gap > 0, 1.0), 0.5)
     level = (low + share * (high - low)) / (len(table) - 1)
-    return torch.special.ndtri(level.clamp(_TAIL, 1 - _TAIL))
+    normal: Tensor = torch.special.ndtri(level.clamp(_TAIL, 1 - _TAIL))
+    return normal

@@ -40,7 +40,7 @@ class Predictor:
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
         """What the model makes of inputs [n, *input_shape]."""
-        return torch.cat([self._module(part) for part in inputs.split(_BATCH)])
+        return torch.cat([self._module(part) for part in torch.split(inputs, _BATCH)])
 
     def answers(self, table: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
         """Answers by column, for the rows of a table.
@@ -48,9 +48,14 @@ class Predictor:
         Raises:
             ValueError: the model was not made from a table, or a column or cell does not fit.
         """
+        how = self.check_reads_tables()
+        return how.answers(self.outputs(how.columns.encode(table)))
+
+    def check_reads_tables(self) -> Preparation:
+        """How this model reads tables; raises ValueError where it does not."""
         if self.preparation is None:
             raise ValueError("this model reads arrays, not tables: give it a .npy file")
-        return self.preparation.answers(self.outputs(self.preparation.columns.encode(table)))
+        return self.preparation
 
 
 def predicted(directory: Path, data: Path, **reading: Any) -> dict[str, list[Any]]:
@@ -61,6 +66,7 @@ def predicted(directory: Path, data: Path, **reading: Any) -> dict[str, list[Any
     """
     predictor = Predictor(directory)
     if data.suffix != ".npy":
+        predictor.check_reads_tables()
         return predictor.answers(read_table(data, **reading))
     outputs = predictor.outputs(_array(data)).flatten(1)
     return {f"output {n}": column.tolist() for n, column in enumerate(outputs.unbind(1))}

@@ -1,0 +1,289 @@
+"""A model leaves its study: its weights are kept, its directory predicts with torch alone."""
+
+import csv
+import io
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from commands import Ended, in_process
+from safetensors.torch import load_file
+
+import automl
+from automl import Candidate, Report, Split, UsageError
+from automl.export import Export
+from automl.models import MODEL, Models
+from automl.registry import Registry
+from automl.storage import Storage
+from automl.studies import open_study
+from automl.trust import trusting
+
+SMALL = {
+    "space": {"max_blocks": 1, "max_width": 32},
+    "trainer": {"epochs": 2},
+}
+SHORT = {"trainer": {"epochs": 1}}
+# What the environment of an export need not have.
+ALONE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"automl", "automl_plugins", "optuna", "sqlalchemy"}:
+            raise ImportError(f"{name} is not installed here")
+sys.meta_path.insert(0, Absent())
+import runpy
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    draw = random.Random(0)
+    lines = ["age,city,income,label"]
+    for _ in range(200):
+        age, income = draw.choice(["?", draw.randint(18, 80)]), draw.lognormvariate(3, 1)
+        label = "rich" if income > 20 else "poor"
+        lines.append(f"{age},{draw.choice(['Köln', 'Bonn'])},{income:.2f},{label}")
+    file = tmp_path_factory.mktemp("table") / "people.csv"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def searched(table, prepared, tmp_path_factory):
+    """The URL of a study on a table, and its best trial."""
+    directory = tmp_path_factory.mktemp("searched")
+    url = f"sqlite:///{directory / 'automl.db'}"
+    options = {**SMALL, "task": {"target": "label"}}
+    found = automl.search(
+        "tabular_mlp", task=f"csv:{table}", options=options, storage=url, trials=3, study="s"
+    )
+    return url, found.best
+
+
+@pytest.fixture
+def exported(searched, tmp_path, call) -> Path:
+    url, _ = searched
+    said = call(0, "best", "s", "--storage", url, "--export", str(tmp_path / "out")).out
+    assert "on the test data:" in said
+    return tmp_path / "out"
+
+
+def alone(directory: Path, data: Path) -> list[dict[str, str]]:
+    """The answers of predict.py in a process that has torch and numpy alone."""
+    command = [sys.executable, "-I", "-c", ALONE, str(directory / "predict.py"), str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(csv.DictReader(io.StringIO(done.stdout)))
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command, and looks at its exit code."""
+
+    def called(code: int, *arguments: str) -> Ended:
+        ended = in_process(capsys, arguments)
+        assert ended.code == code, ended
+        return ended
+
+    return called
+
+
+def export_of(url: str, **more) -> Export:
+    study = open_study(Storage(url), "s")
+    parts = study.load_parts(Registry(trusting(True, ())))
+    return Export(study, parts, study.best_trials()[0], **more)
+
+
+def test_raw_rows_give_what_the_model_gave_in_the_search(searched, exported, table, tmp_path):
+    url, best = searched
+    export = export_of(url)
+    task = export.parts.task
+    inputs, targets = task.split(Split.VALIDATION)
+    with torch.no_grad():
+        expected = export.module(inputs).softmax(1)
+    lines = table.read_text(encoding="utf-8").splitlines()
+    rows = [lines[row + 1].rpartition(",")[0] for row in task.splits[Split.VALIDATION].tolist()]
+    data = tmp_path / "new.csv"
+    data.write_text("\n".join([lines[0].rpartition(",")[0], *rows]) + "\n", encoding="utf-8")
+    answers = alone(exported, data)
+    found = torch.tensor([[float(row["p(poor)"]), float(row["p(rich)"])] for row in answers])
+    assert torch.allclose(found, expected, atol=1e-5)
+    labels = [task.preparation.labels[n] for n in expected.argmax(1)]
+    assert [row["label"] for row in answers] == labels
+    right = [labels[n] == task.preparation.labels[t] for n, t in enumerate(targets.tolist())]
+    assert sum(right) / len(right) == pytest.approx(best.metrics["accuracy"])
+
+
+def test_the_command_predicts_the_same(exported, table, call):
+    said = call(0, "predict", str(exported), str(table)).out
+    assert list(csv.DictReader(io.StringIO(said))) == alone(exported, table)
+
+
+def test_the_directory_says_what_it_is(searched, exported):
+    url, best = searched
+    names = {path.name for path in exported.iterdir()}
+    assert names == {
+        *("model.safetensors", "model.pt2", "preparation.json", "predict.py", "portable"),
+        *("candidate.json", "metrics.json", "README.md"),
+    }
+    candidate = json.loads((exported / "candidate.json").read_text())
+    assert candidate["decisions"] == best.decisions
+    assert candidate["data"] == open_study(Storage(url), "s").spec.data
+    metrics = json.loads((exported / "metrics.json").read_text())
+    assert metrics["validation"]["accuracy"] == pytest.approx(best.metrics["accuracy"])
+    assert 0 <= metrics["test"]["accuracy"] <= 1
+    card = (exported / "README.md").read_text()
+    assert "took no part in the search" in card
+    assert "its accuracy lies between" in card
+    weights = load_file(exported / "model.safetensors")
+    assert weights.keys() == export_of(url).module.state_dict().keys()
+
+
+def test_an_export_that_exists_stays_unless_forced(searched, exported, call):
+    url, _ = searched
+    command = ("best", "s", "--storage", url, "--export", str(exported))
+    assert "exists" in call(2, *command).err
+    (exported / "mine.txt").touch()
+    call(0, *command, "--force")
+    assert not (exported / "mine.txt").exists()
+
+
+def test_what_is_no_export_is_never_replaced(searched, tmp_path, call):
+    url, _ = searched
+    (tmp_path / "precious").mkdir()
+    command = ("best", "s", "--storage", url, "--export", str(tmp_path / "precious"), "--force")
+    assert "is no export" in call(2, *command).err
+    assert (tmp_path / "precious").exists()
+    assert not list(tmp_path.glob(".precious*"))
+
+
+def test_refitted_on_all_but_the_test_data(searched, tmp_path):
+    url, _ = searched
+    seen = []
+    export = export_of(url, refit=True)
+    train = type(export.parts.trainer).train
+
+    def spied(self, candidate, task, run):
+        seen.append(len(task.split(Split.TRAIN)[0]))
+        yield from train(self, candidate, task, run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(export.parts.trainer), "train", spied)
+        assert export.write(tmp_path / "out") == []
+    assert seen == [160]
+    assert "trained again" in (tmp_path / "out" / "README.md").read_text()
+
+
+# What is kept.
+def scored(trial, task):
+    x = trial.suggest_float("x", 0.0, 1.0)
+    return Candidate(lambda: torch.nn.Linear(2, 1), {"x": x})
+
+
+class Scores(automl.Trainer):
+    def train(self, candidate, task, run):
+        value = candidate.hyperparameters["x"]
+        weights = {"weight": torch.full((1, 2), value), "bias": torch.zeros(1)}
+        yield Report(1, {"score": value, "cost": 1.0}, weights=lambda: weights)
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_the_weights_of_the_best_are_kept(sqlite_url, most):
+    study, _ = automl.search(
+        scored,
+        task=tiny.Nothing,
+        trainer=Scores,
+        strategy="random",
+        storage=sqlite_url,
+        trials=8,
+        keep_models=most,
+    )
+    models = Models(study)
+    files = list(models.directory.iterdir()) if models.directory.exists() else []
+    assert len(files) == most
+    ranked = sorted(study.optuna.trials, key=lambda trial: -trial.values[0])
+    for trial in ranked[:most]:
+        assert float(models.weights(trial.number)["weight"][0, 0]) == pytest.approx(trial.values[0])
+    with pytest.raises(UsageError, match=r"--refit"):
+        models.weights(ranked[-1].number)
+
+
+def test_weights_that_were_changed_or_are_elsewhere_are_not_loaded(sqlite_url):
+    study, best = automl.search(
+        scored, task=tiny.Nothing, trainer=Scores, strategy="random", storage=sqlite_url, trials=2
+    )
+    models = Models(study)
+    (file,) = models.directory.iterdir()
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(UsageError, match="has changed since trial"):
+        models.weights(best.number)
+    file.unlink()
+    with pytest.raises(UsageError, match="not on this machine"):
+        models.weights(best.number)
+    assert MODEL in study.optuna.trials[best.number].user_attrs
+
+
+# Models and data of other kinds.
+def branching(trial, task):
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(64, 10)
+
+        def forward(self, x):
+            out = self.layer(x.flatten(1))
+            return out * 2 if out.sum() > 0 else out
+
+    trial.suggest_float("lr", 1e-3, 1e-2)
+    return Candidate(Branching, {"lr": trial.params["lr"]})
+
+
+def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(sqlite_url, tmp_path, call):
+    automl.search(
+        branching,
+        options={"trainer": {"epochs": 1}, "cache": {"probe_share": 0.0}},
+        storage=sqlite_url,
+        trials=1,
+        study="s",
+    )
+    study = open_study(Storage(sqlite_url), "s")
+    parts = study.load_parts(Registry(trusting(True, ())))
+    (why,) = Export(study, parts, study.best_trials()[0]).write(tmp_path / "out")
+    assert why.startswith("no model.pt2 and no predict.py: torch.export cannot take this model")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert why in (tmp_path / "out" / "README.md").read_text()
+    assert "its README.md says why" in call(2, "predict", str(tmp_path / "out"), "x.npy").err
+
+
+def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
+    automl.search(
+        "cnn", options={"trainer": {"epochs": 1}}, storage=sqlite_url, trials=1, study="s"
+    )
+    call(0, "best", "s", "--storage", sqlite_url, "--export", str(tmp_path / "out"))
+    export = export_of(sqlite_url)
+    inputs, _ = export.parts.task.split(Split.TEST)
+    np.save(tmp_path / "x.npy", inputs[:5].numpy())
+    with torch.no_grad():
+        expected = export.module(inputs[:5])
+    answers = alone(tmp_path / "out", tmp_path / "x.npy")
+    found = torch.tensor([[float(row[f"output {n}"]) for n in range(10)] for row in answers])
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert "reads arrays, not tables" in call(2, "predict", str(tmp_path / "out"), __file__).err
+
+
+def test_trials_that_cannot_be_exported(sqlite_url, tmp_path, call):
+    automl.search(
+        "mlp", options={"trainer": {"epochs": 1}}, storage=sqlite_url, trials=1, study="s"
+    )
+    command = ("best", "s", "--storage", sqlite_url, "--export", str(tmp_path / "out"))
+    assert "no complete trial 7" in call(2, *command, "--trial", "7").err
+    assert not (tmp_path / "out").exists()
