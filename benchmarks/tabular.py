@@ -1,7 +1,7 @@
 """How good a search on a table is: beside scikit-learn's gradient boosting, on the same split.
 
 Ours: `automl search tabular_mlp --task csv:…` by the Python interface, the best trial by validation
-accuracy, its weights as they were trained. Peer: `HistGradientBoostingClassifier` with its defaults,
+accuracy, its weights as they were trained. Peer: `HistGradientBoostingClassifier` by its defaults,
 trained on the same training rows, categories as such. Both are judged on the same test rows.
 
     python benchmarks/tabular.py [--json] [--data DIR] [--tables adult letter] [--trials 15]
