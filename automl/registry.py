@@ -270,20 +270,21 @@ class Registry:
         return self._find_offered(kind, reference)
 
     def with_argument(self, kind: Kind, reference: str) -> tuple[str, dict[str, object]]:
-        """What `csv:data.csv` says: the offered name, and what its first option is.
+        """What `csv:data.csv` says: the offered name, and the option that it needs.
 
         Any other reference is returned as it is.
 
         Raises:
-            UsageError: what is offered by that name has no options.
+            UsageError: what is offered by that name needs none.
         """
         name, colon, argument = reference.partition(":")
         if not colon or name not in self.names(kind):
             return reference, {}
-        first = next(iter(self.find(kind, name).options()), None)
-        if first is None:
-            raise UsageError(f"{kind.value} {name} has no options: leave out {colon + argument!r}")
-        return name, {first: argument}
+        known = self.find(kind, name).options()
+        needed = next((option for option, what in known.items() if what.required), None)
+        if needed is None:
+            raise UsageError(f"{kind.value} {name} needs nothing: leave out {colon + argument!r}")
+        return name, {needed: argument}
 
     def refer(self, kind: Kind, value: Any) -> str:
         """A reference to a name, or to a Python object that is used as it is in this process.

@@ -546,3 +546,18 @@ def test_a_hook_that_raises_is_a_broken_plugin(tmp_path):
     registry.add_file(str(file))
     with pytest.raises(PluginError, match="is broken: its register_spaces raised KeyError"):
         registry.find(Kind.SPACE, "net")
+
+
+def test_a_name_may_bring_the_option_that_it_needs():
+    registry = Registry()
+    assert registry.with_argument(Kind.TASK, "csv:a:b.csv") == ("csv", {"file": "a:b.csv"})
+    for plain in ("digits", "my_task.py:iris", "package.tasks:iris"):
+        assert registry.with_argument(Kind.TASK, plain) == (plain, {})
+    with pytest.raises(UsageError, match="task digits needs nothing: leave out ':9'"):
+        registry.with_argument(Kind.TASK, "digits:9")
+
+
+def test_an_option_is_given_once(tmp_path):
+    given = {"task": {"file": "other.csv"}}
+    with pytest.raises(UsageError, match=r"-o task.file is given twice: after the colon, too"):
+        plan(Registry(), {Kind.SPACE: "mlp", Kind.TASK: "csv:data.csv"}, given)
