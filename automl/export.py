@@ -70,6 +70,8 @@ class Export:
 
         save_model(self.module, str(new / WEIGHTS))
         _write_json(new / "candidate.json", self._candidate())
+        # safetensors gives a file to its owner alone, whatever the umask says.
+        (new / WEIGHTS).chmod((new / "candidate.json").stat().st_mode & 0o777)
         _write_json(new / "metrics.json", self.metrics)
         if self.preparation is not None:
             _write_json(new / PREPARATION, self.preparation.to_json())
@@ -214,8 +216,8 @@ def card(export: Export, why_not: str | None) -> str:
         "",
         "The test data took no part in the search. " + _confidence(export),
         "",
-        f"Found among {counts.trials} trials ({counts.evaluated} trained, the others reused) by "
-        f"strategy `{names['strategy']}` and trainer `{names['trainer']}`, seed {spec.seed}.",
+        f"Found among {counts.trials} trials ({counts.evaluated} trained, {counts.reused} reused) "
+        f"by strategy `{names['strategy']}` and trainer `{names['trainer']}`, seed {spec.seed}.",
         f"Data digest `{spec.data}`; automl {importlib.metadata.version('automl')}, "
         f"torch {importlib.metadata.version('torch')}.",
         "",

@@ -43,7 +43,10 @@ def failure(error: Exception, where: str = "") -> Outcome:
         State.FAILED,
         reason=_reason(error),
         message=_storable(message),
-        traceback=_storable("".join(traceback.format_exception(error))),
+        # Where the limit was noticed says nothing of what took the time.
+        traceback=None
+        if isinstance(error, TimeLimitError)
+        else _storable("".join(traceback.format_exception(error))),
         cause=_cause(error),
     )
 

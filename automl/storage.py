@@ -75,9 +75,11 @@ class Storage:
         """The databases that are files, which workers of one machine alone can share."""
         return [mask(url) for url in self._urls if parse(url).get_backend_name() == "sqlite"]
 
-    def exists(self) -> bool:
-        """Whether there is something to read; a server is taken to have it."""
-        return self._backend.exists() and self._database.exists()
+    def missing(self) -> str | None:
+        """What is not there to read, without its password; a server is taken to be there."""
+        if not self._backend.exists():
+            return self.masked
+        return None if self._database.exists() else mask(self._database.url)
 
     def option(self) -> str:
         """How a person names this storage on the command line; never with a password."""

@@ -477,7 +477,8 @@ def _parts(
     registry: Registry,
 ) -> Parts:
     made = {k: part.make() for k, part in built.items() if k is not Kind.STRATEGY}
-    built[Kind.STRATEGY].make(seed=0)  # a wrong option shows here, not in the first trial
+    # A wrong option shows here, not in the first trial.
+    built[Kind.STRATEGY].make(seed=0, study_seed=0)
     task = made[Kind.TASK]
     probed = {kind: PartSpec.of(built[kind]) for kind in (Kind.SPACE, Kind.TASK, Kind.TRAINER)}
     parts = Parts(

@@ -223,6 +223,7 @@ class _Maker:
         from automl.portable.columns import is_number
 
         goal, distinct = self.reading.goal, set(self.target)
+        self._refuse_infinite(self.target_name, distinct)
         odd = [cell for cell in self.target if not is_number(cell)]
         if len(distinct) < 2:
             found = f"only {self.target[0]!r}" if self.target else "nothing"
@@ -235,6 +236,16 @@ class _Maker:
             said = f"has {len(distinct)} classes in {len(self.target)} rows"
             raise self._unusable(f"{said}: name another by -o task.target")
         return classes
+
+    def _refuse_infinite(self, name: str, distinct: Collection[str]) -> None:
+        """Raise UsageError where numbers are mixed with infinite ones, which nobody means."""
+        from automl.portable.columns import is_infinite, is_number
+
+        infinite = [cell for cell in distinct if is_infinite(cell)]
+        if infinite and all(is_number(cell) for cell in distinct if not is_infinite(cell)):
+            raise UsageError(
+                f"task {self.name}: column {name!r} holds {infinite[0]!r}: leave such cells empty"
+            )
 
     def _unusable(self, why: str) -> UsageError:
         return UsageError(f"task {self.name}: target {self.target_name!r} {why}")
@@ -295,6 +306,7 @@ class _Maker:
 
         reading, known = self.reading, [cell for cell in whole if not is_missing(cell)]
         distinct = set(known)
+        self._refuse_infinite(name, distinct)
         numbers = name not in reading.categorical and all(map(is_number, distinct))
         if name in reading.numeric and not numbers:
             odd = next(cell for cell in known if not is_number(cell))

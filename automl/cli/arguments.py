@@ -185,10 +185,12 @@ def existing_storage(place: Location) -> "Storage":
         UsageError: there is no such file; none is made.
     """
     storage = open_storage(place)
-    if not storage.exists():
+    if (missing := storage.missing()) is not None:
+        how = "--storage or AUTOML_STORAGE"
+        if missing != storage.masked:
+            how = "--ledger or AUTOML_LEDGER"
         raise UsageError(
-            f"no database {storage.masked} here: name another by --storage or AUTOML_STORAGE, or "
-            "start a study by automl search"
+            f"no database {missing} here: name another by {how}, or start a study by automl search"
         )
     return storage
 

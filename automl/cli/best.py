@@ -1,7 +1,7 @@
 """`automl best`: the best trial, its decisions and metrics."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,47 +52,50 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the best trial of STUDY; with several objectives, all that no other beats."""
-    from automl.cli import text
-    from automl.cli.events import trial_event
     from automl.studies import open_study
 
     opened = open_study(existing_storage(storage), study)
     trials = opened.best_trials() if number is None else [_complete(opened, number)]
-    for trial in trials:
-        view = opened.views.trial(trial.number)
-        if view is None:
-            continue
-        event = {**trial_event(opened, view, trial.params), "metrics": view.metrics}
-        if as_json:
-            click.echo(text.json_line(event))
-            continue
-        judges = f", which judges trial {event['judges']}" if "judges" in event else ""
-        click.echo(f"trial {trial.number} of {study}{judges}")
-        click.echo("metrics:")
-        click.echo("\n".join(text.decision_lines(view.metrics)))
-        click.echo("decisions:")
-        click.echo("\n".join(text.all_decision_lines(event)))
     if not trials:
         click.echo(
             f"error: no trial of study {study!r} has completed; look why: {opened.command('show')}",
             err=True,
         )
         raise click.exceptions.Exit(1)
-    if directory is not None:
-        from automl.export import Export
-        from automl.registry import Registry
-        from automl.trust import trusting
+    if directory is None:
+        for trial in trials:
+            _show(opened, trial, as_json)
+        return
 
-        registry = Registry(trusting(trust_plugins, named))
-        export = Export(opened, opened.load_parts(registry, data_dir), trials[0], refit=refit)
-        missing = export.write(directory, force)
-        for line in missing:
-            click.echo(line, err=True)
-        click.echo(
-            text.json_line({"event": "export", "directory": str(directory), **export.metrics})
-            if as_json
-            else _exported(directory, export.metrics["test"], bool(missing))
-        )
+    from automl.export import Export
+    from automl.registry import Registry
+    from automl.trust import trusting
+
+    registry = Registry(trusting(trust_plugins, named))
+    export = Export(opened, opened.load_parts(registry, data_dir), trials[0], refit=refit)
+    missing = export.write(directory, force)
+    for line in missing:
+        click.echo(line, err=True)
+    click.echo(_exported(directory, export.metrics, trials[0].number, bool(missing), as_json))
+
+
+def _show(study: "Study", trial: "FrozenTrial", as_json: bool) -> None:
+    from automl.cli import text
+    from automl.cli.events import trial_event
+
+    view = study.views.trial(trial.number)
+    if view is None:
+        return
+    event = {**trial_event(study, view, trial.params), "metrics": view.metrics}
+    if as_json:
+        click.echo(text.json_line(event))
+        return
+    judges = f", which judges trial {event['judges']}" if "judges" in event else ""
+    click.echo(f"trial {trial.number} of {study.name}{judges}")
+    click.echo("metrics:")
+    click.echo("\n".join(text.decision_lines(view.metrics)))
+    click.echo("decisions:")
+    click.echo("\n".join(text.all_decision_lines(event)))
 
 
 def _complete(study: "Study", number: int) -> "FrozenTrial":
@@ -106,9 +109,14 @@ def _complete(study: "Study", number: int) -> "FrozenTrial":
     return trials[number]
 
 
-def _exported(directory: Path, test: dict[str, float], bare: bool) -> str:
+def _exported(
+    directory: Path, metrics: dict[str, Any], number: int, bare: bool, as_json: bool
+) -> str:
     from automl.cli import text
 
+    if as_json:
+        event = {"event": "export", "directory": str(directory), "number": number}
+        return text.json_line({**event, **metrics})
     use = "" if bare else f"\npredict by: python {directory / 'predict.py'} FILE"
-    scores = "\n".join(text.decision_lines(test))
-    return f"exported to {directory}; on the test data:\n{scores}{use}"
+    scores = "\n".join(text.decision_lines(metrics["test"]))
+    return f"trial {number} is exported to {directory}; on the test data:\n{scores}{use}"

@@ -36,14 +36,13 @@ def _run_and_show(session: Session, output: Output) -> None:
         raise StorageError(f"{error}; then go on with: {study.resume_command()}") from error
     summary = summary_event(study)
     output.emit(summary)
-    if not summary["complete"]:
-        click.echo(_nothing_complete(study, summary), err=True)
-        raise click.exceptions.Exit(1)
     if summary["open"]:
-        more = study.command("resume", "--timeout 10m")
-        said = f"{summary['open']} trials were under way and are saved; go on with: {more}"
-        click.echo(said, err=True)
-    elif summary["trials"] == ended_before:
+        click.echo(_saved(study, summary["open"]), err=True)
+    if not summary["complete"]:
+        if not summary["open"] or summary["failed"]:
+            click.echo(_nothing_complete(study, summary), err=True)
+        raise click.exceptions.Exit(1)
+    if not summary["open"] and summary["trials"] == ended_before:
         more = study.command("resume", "--trials 20")
         click.echo(f"nothing was left to do; search on with: {more}", err=True)
     if isinstance(output, PlainLines):
@@ -84,6 +83,15 @@ def _follow(session: Session, output: Output) -> None:
     follower.skip_past()
     with output.showing(), follower:
         session.run()
+
+
+def _saved(study: Study, number: int) -> str:
+    """How to go on with trials that a budget stopped under way."""
+    budget = study.views.budget()
+    spent = budget.device_seconds_limit is not None and budget.device_seconds > 0
+    more = study.command("resume", "--gpu-hours 1" if spent else "--timeout 10m")
+    trials = "1 trial was" if number == 1 else f"{number} trials were"
+    return f"{trials} under way and saved; go on with: {more}"
 
 
 def _nothing_complete(study: Study, summary: Event) -> str:

@@ -16,7 +16,7 @@ def command(storage: Location, as_json: bool) -> None:
     from automl.wording import pairs
 
     opened = open_storage(storage)
-    found = [summary_event(s) for s in all_studies(opened)] if opened.exists() else []
+    found = [summary_event(s) for s in all_studies(opened)] if opened.missing() is None else []
     for summary in found:
         if as_json:
             click.echo(json_line(summary))

@@ -24,8 +24,17 @@ def is_missing(cell: str) -> bool:
 
 
 def is_number(cell: str) -> bool:
+    """Whether it is a finite number."""
     try:
         return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def is_infinite(cell: str) -> bool:
+    """Whether it is a number that is too large, or says that it is infinite."""
+    try:
+        return math.isinf(float(cell))
     except ValueError:
         return False
 

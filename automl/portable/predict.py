@@ -27,6 +27,8 @@ class Predictor:
     """
 
     def __init__(self, directory: Path) -> None:
+        if not directory.is_dir():
+            raise ValueError(f"no directory {directory}")
         if not (directory / MODEL).is_file():
             raise ValueError(f"{directory} holds no {MODEL}; its README.md says why")
         self._module = torch.export.load(str(directory / MODEL)).module()

@@ -138,6 +138,8 @@ def test_rare_classes_count_as_much_where_asked(tmp_path):
         ("a\n1\n", {}, "one column, 'a'"),
         ('a,b\n"1,2\n', {}, "line 2: no CSV"),
         ("a,b\nx,1\n2,3\n" * 30, {"numeric": ("a",), "target": "b"}, "holds 'x', which is no num"),
+        ("a,b\n" + "1,x\ninf,y\n" * 30, {}, "column 'a' holds 'inf'"),
+        ("a,b\n" + "1,1.5\n2,1e400\n3,2\n" * 30, {}, "column 'b' holds '1e400'"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"ignore": ("z",)}, "unknown column .*'z'"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"goal": Goal.REGRESSION}, "'x', which is no number"),
         ("a,b\n" + "".join(f"1,word {n}\n" for n in range(30)), {}, "30 classes in 30 rows"),
