@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from automl.ledger.models import Phase
 from automl.ledger.views import Budget, Counts, TrialView
 from automl.overview import failures, importances, worker_times
 from automl.studies import Study
@@ -51,7 +52,7 @@ def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> 
     return {
         "event": "trial",
         "number": view.number,
-        "state": view.state.value if view.state else view.phase.value,
+        "state": _state(view),
         "values": named_values(study, view),
         "decisions": dict(decisions),
         "reused_from": view.reused_from,
@@ -60,6 +61,13 @@ def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> 
         "error": view.message,
         **{key: value for key, value in more.items() if value is not None},
     }
+
+
+def _state(view: TrialView) -> str:
+    """How a trial ended, or what it does; one that was given back waits for a worker."""
+    if view.state is not None:
+        return view.state.value
+    return view.phase.value if view.worker is not None or view.phase is Phase.PARKED else "waiting"
 
 
 def named_values(study: Study, view: TrialView) -> dict[str, float] | None:

@@ -42,7 +42,8 @@ def trial_line(event: Mapping[str, Any]) -> str:
         other = f" of {event['reused_study']}" if "reused_study" in event else ""
         return f"{line}  reused from trial {event['reused_from']}{other} ({event['level']})"
     judges = f"  judges trial {event['judges']}" if "judges" in event else ""
-    return f"{line}  in {duration(event['seconds'] or 0)}{judges}"
+    took = f"  in {duration(event['seconds'])}" if event["seconds"] is not None else ""
+    return f"{line}{took}{judges}"
 
 
 def summary_lines(event: Mapping[str, Any]) -> list[str]:
