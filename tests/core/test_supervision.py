@@ -132,7 +132,7 @@ def test_each_of_several_is_watched(supervised, tmp_path):
 
 def test_asked_to_stop_it_starts_nothing_anew(supervised, tmp_path):
     supervisor = supervised("touch ready; exec sleep 60", workers=2)
-    wait_for((tmp_path / "ready").exists)
+    wait_for(lambda: (tmp_path / "ready").exists() and len(starts(tmp_path)) == 2)
     stop = threading.Event()
     stop.set()
     with pytest.raises(Interrupted):
