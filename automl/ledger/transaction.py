@@ -122,6 +122,9 @@ def storage_error(error: DBAPIError, engine: Engine) -> StorageError:
 def explained(error: DBAPIError) -> str:
     """What a database error means and what to do, in one line."""
     cause = first_line(error.orig or error)
+    match list(getattr(error.orig, "args", ())):
+        case [int(), str() as cause]:  # MySQL's: a number and a text
+            pass
     hint = next((hint for key, hint in _HINTS.items() if key in cause), "")
     return f"{cause}{hint}"
 
@@ -160,6 +163,8 @@ _HINTS = {
     "authentication failed": "; check the user and the password",
     "no password supplied": "; put user:password@ into AUTOML_STORAGE",
     'role "': "; check the user's name",
+    "Access denied": "; check the user and the password",
+    "Unknown database": "; check its name, or create it",
     "does not exist": "; check its name, or create it with createdb",
     "permission denied": "; ask for the right to create and write tables",
 }
