@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from optuna.trial import FrozenTrial
 
 from automl.api import Found, found
-from automl.errors import UsageError
+from automl.errors import UsageError, first_line
 from automl.models import Models
 from automl.portable.columns import Preparation
 from automl.protocols import Run, Split, Task
@@ -97,10 +97,8 @@ class Export:
         try:
             module.load_state_dict(dict(weights))
         except RuntimeError as error:
-            line = str(error).splitlines()[0]
-            raise UsageError(
-                f"the weights do not fit the candidate ({line}): use --refit"
-            ) from error
+            text = f"the weights do not fit the candidate ({first_line(error)}): use --refit"
+            raise UsageError(text) from error
         return module.eval()
 
     def _refitted(self) -> "Mapping[str, Tensor]":
@@ -132,8 +130,8 @@ class Export:
                 torch.testing.assert_close(again(part), self.module(part))
         except Exception as error:
             file.unlink(missing_ok=True)
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return f"no {PROGRAM} and no predict.py: torch.export cannot take this model: {line}"
+            why = f"torch.export cannot take this model: {first_line(error)}"
+            return f"no {PROGRAM} and no predict.py: {why}"
         return None
 
     @cached_property

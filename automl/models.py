@@ -14,7 +14,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 
-from automl.errors import UsageError
+from automl.errors import UsageError, first_line
 from automl.report import Direction
 from automl.spec import ATTRIBUTE
 from automl.studies import Study
@@ -45,14 +45,16 @@ class Models:
         weights: Callable[[], Mapping[str, "Tensor"]],
     ) -> None:
         """Keep a trial's weights if it is among the best so far; called before it is told."""
+        if not self.study.spec.models:
+            return
         best = self._best()
         if not self._is_among(best, values):
             return
         try:
             self._write(trial, weights())
         except (OSError, RuntimeError) as error:
-            line = str(error).splitlines()[0]
-            _log.warning("the weights of trial %d are not kept: %s", trial.number, line)
+            why = first_line(error)
+            _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
             return
         for old in best[self.study.spec.models - 1 :]:
             self._remove(old)
@@ -106,10 +108,11 @@ class Models:
     def _is_among(self, best: list[FrozenTrial], values: tuple[float, ...]) -> bool:
         most = self.study.spec.models
         if len(best) < most or len(values) > 1:
-            return most > 0
+            return True
         (objective,) = self.study.objectives
         sign = 1 if objective.direction is Direction.MAXIMIZE else -1
-        return most > 0 and sign * values[0] > sign * best[most - 1].values[0]
+        better: bool = sign * values[0] > sign * best[most - 1].values[0]
+        return better
 
     # The files.
     def _write(self, trial: optuna.Trial, weights: Mapping[str, "Tensor"]) -> None:
