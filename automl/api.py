@@ -5,6 +5,7 @@ study, best = automl.search("mlp", task="digits", trials=30)
 print(best.values, best.decisions, best.candidate.build())
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from automl.studies import (
     rebuild,
 )
 from automl.trust import trusting
+from automl.warm_start import best_decisions
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def search(
     pruner: str | Callable[..., Any] = "none",
     options: Mapping[str, Mapping[str, object]] | None = None,
     objectives: Sequence[str] = (),
+    requirements: Sequence[str] = (),
     trials: int | None = None,
     evaluations: int | None = None,
     timeout: float | None = None,
@@ -87,15 +90,18 @@ def search(
     epoch_timeout: float | None = None,
     cost_metric: str = SECONDS,
     enqueue: Sequence[Mapping[str, Any]] = (),
+    warm_start: str | None = None,
     keep_models: int = 1,
 ) -> Result:
     """Search a space on a task and return the study with its best candidate.
 
     space, task, trainer, strategy, pruner: a name, `file.py:name`, `module:name`, or the function
-    or class itself. options: by part, {"trainer": {"epochs": 5}}. timeout, trial_timeout,
+    or class itself. options: by part, {"trainer": {"epochs": 5}}. requirements: bounds that the
+    best has to keep to, ["parameters<=1e6"]. timeout, trial_timeout,
     epoch_timeout: seconds. launcher: what starts further workers, with its options under
     "launcher". enqueue: decisions of the first trials, [{"lr": 0.01}, …]; the strategy draws what
-    they leave out. Other arguments are those of `automl search`.
+    they leave out. warm_start: a study of this storage whose five best decisions come first, too.
+    Other arguments are those of `automl search`.
 
     Raises:
         UsageError: a name, an option or a value is wrong.
@@ -122,6 +128,7 @@ def search(
         references,
         of_parts,
         objectives=objectives,
+        requirements=requirements,
         seed=seed,
         cache=cache,
         plugins=plugins,
@@ -131,7 +138,11 @@ def search(
         models=keep_models,
     )
     limits, queued = Limits(trials, evaluations, timeout, gpu_hours), _queued(enqueue)
-    created = create(storage_from(storage, ledger, trust_storage), made, limits, study, queued)
+    opened = storage_from(storage, ledger, trust_storage)
+    if warm_start is not None:
+        room = limits.or_default().room(sys.maxsize) - len(queued)
+        queued += best_decisions(open_study(opened, warm_start), made.spec, room)
+    created = create(opened, made, limits, study, queued)
     return _run(Session(created, made.parts, registry, *started))
 
 

@@ -61,7 +61,7 @@ class Doctor:
             storage = self.study.storage.trials
             study_id = storage.get_study_id_from_name(self.study.name)
             id = storage.get_trial_id_from_study_id_trial_number(study_id, settled.number)
-            tell(self.study.optuna, storage, id, settled)
+            tell(self.study.optuna, storage, id, settled, self.study.spec.requirements)
             ledger.mark_told([settled.id])
         for number in self._orphans():
             self.study.optuna.tell(number, state=TrialState.FAIL)

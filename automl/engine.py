@@ -22,7 +22,7 @@ from automl.errors import (
     TrialError,
     going_on,
 )
-from automl.evaluation import Evaluation, costs_of
+from automl.evaluation import Evaluation, costs_of, refused
 from automl.failures import (
     failure,
     forget_peak_memory,
@@ -240,9 +240,11 @@ class Engine:
                         self.trials.draw_again(trial)
                     parts = self._parts_for(lease)
                     candidate = self._propose(parts, trial, lease)
+                    costs = costs_of(parts, candidate)
+                    if refusal := refused(costs, self.study.spec.requirements):
+                        return self._settle(lease, trial, refusal, 0.0)
                     identity = self.identifier.identify(parts, candidate, trial.number)
                     self.identifier.check(identity)
-                    costs = costs_of(parts, candidate)
             except Exception as error:
                 outcome = _outcome_of(error, self._space)
                 return self._settle(lease, trial, outcome, 0.0, identity=identity)
@@ -301,7 +303,7 @@ class Engine:
         self.identifier.observe(seconds)
         self._event("trial_finished", number=trial.number, outcome=outcome)
         if outcome.state is State.COMPLETE and evaluation.weights is not None:
-            self.models.keep(trial, outcome.values or (), evaluation.weights)
+            self.models.keep(trial, outcome, evaluation.weights)
         return self._settle(lease, trial, outcome, seconds, evaluation.unwritten)
 
     def _train(self, evaluation: Evaluation, candidate: Candidate) -> Outcome:

@@ -17,7 +17,16 @@ from automl.errors import Interrupted, TimeLimitError, TrialError, first_line
 from automl.ledger.values import Lease
 from automl.protocols import Run
 from automl.registry import Kind
-from automl.report import Objective, Outcome, Report, State, objective_values
+from automl.report import (
+    COSTS,
+    Objective,
+    Outcome,
+    Report,
+    Requirement,
+    State,
+    broken,
+    objective_values,
+)
 from automl.spec import SECONDS
 from automl.stopping import Stop
 from automl.studies import Parts, Study, trial_seed
@@ -111,9 +120,13 @@ class Evaluation:
                 self._tick()
         finally:
             _close(reports)
+        name = self.parts.names[Kind.TRAINER]
         if last is None:
-            name = self.parts.names[Kind.TRAINER]
             raise TrialError(f"trainer {name} reported nothing: yield a Report each step")
+        for each in self.study.spec.requirements:
+            if each.metric not in last.metrics:
+                known = ", ".join(last.metrics)
+                raise TrialError(f"trainer {name} reports no {each.metric!r}, only {known}")
         return last
 
     def _take(self, report: Report, last: Outcome | None) -> Outcome:
@@ -190,6 +203,16 @@ def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
         return {name: float(v) for name, v in parts.trainer.costs(candidate, parts.task).items()}
     except Exception:
         return {}  # what is wrong with the candidate, training will say
+
+
+def refused(costs: Mapping[str, float], requirements: tuple[Requirement, ...]) -> Outcome | None:
+    """How a candidate ends whose costs alone break what is required, for it is not trained."""
+    looked_at = [each for each in requirements if each.metric in COSTS and each.metric in costs]
+    too_much = broken(looked_at, costs)
+    if not too_much:
+        return None
+    said = " and ".join(f"{each} (it has {costs[each.metric]:.15g})" for each in too_much)
+    return Outcome(State.PRUNED, metrics=dict(costs), message=f"not trained, it breaks {said}")
 
 
 def outcome_of(

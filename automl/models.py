@@ -15,9 +15,10 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.errors import UsageError, first_line
-from automl.report import Direction
+from automl.front import beats, point_of
+from automl.report import Outcome, broken
 from automl.spec import ATTRIBUTE
-from automl.studies import Study
+from automl.studies import Study, keeps_to_requirements
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,14 +42,18 @@ class Models:
     def keep(
         self,
         trial: optuna.Trial,
-        values: tuple[float, ...],
+        outcome: Outcome,
         weights: Callable[[], Mapping[str, "Tensor"]],
     ) -> None:
-        """Keep a trial's weights if it is among the best so far; called before it is told."""
-        if not self.study.spec.models:
+        """Keep a trial's weights if it is among the best so far; called before it is told.
+
+        With several objectives all are kept that no other beats.
+        """
+        spec = self.study.spec
+        if not spec.models or broken(spec.requirements, outcome.metrics):
             return
-        best = self._best()
-        if not self._is_among(best, values):
+        leaving = self._leaving(outcome.values or ())
+        if leaving is None:
             return
         try:
             self._write(trial, weights())
@@ -56,7 +61,7 @@ class Models:
             why = first_line(error)
             _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
             return
-        for old in best[self.study.spec.models - 1 :]:
+        for old in leaving:
             self._remove(old)
 
     def weights(self, number: int) -> "Mapping[str, Tensor]":
@@ -96,23 +101,28 @@ class Models:
         return file
 
     # The best.
+    def _leaving(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
+        """The trials that make room for one of these values; None where it has to stay out."""
+        objectives, most = self.study.objectives, self.study.spec.models
+        point = point_of(values, objectives)
+        if len(objectives) > 1:
+            front = [(trial, point_of(trial.values, objectives)) for trial in self._best()]
+            if any(beats(other, point) for _, other in front):
+                return None
+            return [trial for trial, other in front if beats(point, other)]
+        best = self._best()
+        if len(best) >= most and point <= point_of(best[most - 1].values, objectives):
+            return None
+        return best[most - 1 :]
+
     def _best(self) -> list[FrozenTrial]:
         """Complete trials, the best first; with several objectives those that no other beats."""
-        if len(self.study.objectives) > 1:
+        objectives = self.study.objectives
+        if len(objectives) > 1:
             return self.study.best_trials()
-        (objective,) = self.study.objectives
         trials = self.study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        falls = objective.direction is Direction.MAXIMIZE
-        return sorted(trials, key=lambda trial: trial.values[0], reverse=falls)
-
-    def _is_among(self, best: list[FrozenTrial], values: tuple[float, ...]) -> bool:
-        most = self.study.spec.models
-        if len(best) < most or len(values) > 1:
-            return True
-        (objective,) = self.study.objectives
-        sign = 1 if objective.direction is Direction.MAXIMIZE else -1
-        better: bool = sign * values[0] > sign * best[most - 1].values[0]
-        return better
+        kept = [trial for trial in trials if keeps_to_requirements(trial)]
+        return sorted(kept, key=lambda t: point_of(t.values, objectives), reverse=True)
 
     # The files.
     def _write(self, trial: optuna.Trial, weights: Mapping[str, "Tensor"]) -> None:

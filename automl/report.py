@@ -1,12 +1,13 @@
 """What a trainer tells the engine while it trains, and what the engine makes of it."""
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from automl.errors import NotFiniteError, TrialError
+from automl.errors import NotFiniteError, TrialError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 COSTS = ("parameters", "flops", "latency", "memory")
 """Metrics that belong to one candidate alone; two that compute the same may differ in them."""
+SHORT = {"params": "parameters"}
+"""Metrics by a name that is shorter to type."""
 
 
 class Direction(Enum):
@@ -48,6 +51,51 @@ class Objective:
 
     metric: str
     direction: Direction
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A bound on a metric, kept to by all trials that may be best; at_least: from below.
+
+    A bound on one of COSTS is looked at before a candidate is trained.
+    """
+
+    metric: str
+    bound: float
+    at_least: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Requirement":
+        """Read `parameters<=1e6` or `accuracy>=0.9`.
+
+        Raises:
+            UsageError: it is none of these.
+        """
+        match = re.fullmatch(r"\s*([\w.-]+)\s*([<>]=)\s*(\S+)\s*", text)
+        try:
+            bound = float(match[3]) if match else math.nan
+        except ValueError:
+            bound = math.nan
+        if match is None or not math.isfinite(bound):
+            raise UsageError(f"--require: expected one such as 'parameters<=1e6', got {text!r}")
+        return cls(match[1], bound, match[2] == ">=")
+
+    def excess(self, metrics: Mapping[str, float | None]) -> float:
+        """By how much metrics break it; zero or less where they keep to it."""
+        value = metrics.get(self.metric)
+        if value is None or math.isnan(value):
+            return math.inf
+        return self.bound - value if self.at_least else value - self.bound
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>=' if self.at_least else '<='} {self.bound:.15g}"
+
+
+def broken(
+    requirements: Iterable[Requirement], metrics: Mapping[str, float | None]
+) -> list[Requirement]:
+    """The requirements that metrics do not keep to."""
+    return [each for each in requirements if each.excess(metrics) > 0]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from automl.errors import StorageError, UsageError
 from automl.identity.fingerprint import Level
 from automl.options import jsonable, options_of, resolve
 from automl.registry import Kind, Part, Registry
-from automl.report import Direction, Objective
+from automl.report import Direction, Objective, Requirement
 from automl.sources import NOWHERE
 from automl.trust import Code, Source, sha256, trusting
 
@@ -151,6 +151,7 @@ class Spec:
     """What counts as a trial's device time: a metric that its trainer reports, or as measured."""
     models: int = 1
     """The weights of so many of the best trials are kept."""
+    requirements: tuple[Requirement, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -299,7 +300,12 @@ def _read(data: Mapping[str, Any]) -> Spec:
         time_limits=TimeLimits(**data.get("time_limits", {})),
         cost_metric=str(data.get("cost_metric", SECONDS)),
         models=int(data.get("models", 1)),
+        requirements=tuple(_requirement(item) for item in data.get("requirements", ())),
     )
+
+
+def _requirement(data: Mapping[str, Any]) -> Requirement:
+    return Requirement(str(data["metric"]), float(data["bound"]), bool(data["at_least"]))
 
 
 def _part(data: Mapping[str, Any]) -> PartSpec:

@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.candidate import Candidate, propose
 from automl.databases import mask
 from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
+from automl.front import point_of, unbeaten
 from automl.ledger.audits import Audits
 from automl.ledger.budget import no_room
 from automl.ledger.ledger import LEASE_SECONDS, Ledger
@@ -35,7 +36,7 @@ from automl.ledger.views import Views
 from automl.options import options_of, resolve
 from automl.protocols import Context, SearchSpace, Task, Trainer, derive_seed
 from automl.registry import Kind, Part, Registry
-from automl.report import COSTS, Direction, Objective
+from automl.report import COSTS, SHORT, Direction, Objective, Requirement
 from automl.spec import (
     ATTRIBUTE,
     PART_KINDS,
@@ -92,11 +93,15 @@ class Limits:
         """The budget of time on devices, summed over all workers."""
         return None if self.gpu_hours is None else self.gpu_hours * 3600
 
+    def room(self, most: int) -> int:
+        """How many trials fit in, of so many at most."""
+        limits = [limit for limit in (self.trials, self.evaluations) if limit is not None]
+        return min([most, *limits])
+
     def require_room(self, trials: int) -> None:
         """See that so many trials fit in; raises UsageError where they do not."""
-        limits = [limit for limit in (self.trials, self.evaluations) if limit is not None]
-        if trials > min(limits, default=trials):
-            raise no_room(trials, min(limits))
+        if self.room(trials) < trials:
+            raise no_room(trials, self.room(trials))
 
     def or_default(self) -> "Limits":
         """These limits; 20 trials where there is none at all."""
@@ -240,12 +245,27 @@ class Study:
     def best_trials(self) -> list[FrozenTrial]:
         """The best complete trial, or with several objectives those that no other beats.
 
-        Only judged trials count where there are any: what a trainer reports of decisions it
-        tunes while it trains says little of what they give when trained from the start.
+        Only those count that keep to what the study requires, and only judged ones where there
+        are any: what a trainer reports of decisions it tunes while it trains says little of what
+        they give when trained from the start.
         """
         done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         judged = [t for t in done if t.user_attrs.get(ATTRIBUTE, {}).get("judges") is not None]
-        return _unbeaten(judged or done, self.objectives)
+        kept = [trial for trial in judged or done if keeps_to_requirements(trial)]
+        points = [point_of(trial.values, self.objectives) for trial in kept]
+        return [kept[place] for place in unbeaten(points)]
+
+    def without_best(self) -> str:
+        """Why no trial is the best, as a sentence without its end."""
+        if self.views.counts().complete:
+            required = " and ".join(map(str, self.spec.requirements))
+            return f"no trial of study {self.name!r} keeps to what it requires: {required}"
+        return f"no trial of study {self.name!r} has completed"
+
+
+def keeps_to_requirements(trial: FrozenTrial) -> bool:
+    """Whether a trial that has ended broke none of its study's requirements."""
+    return all(excess <= 0 for excess in trial.constraints.values())
 
 
 def lease_seconds() -> float:
@@ -270,6 +290,7 @@ def plan(
     options: Mapping[str, Mapping[str, object]],
     *,
     objectives: Sequence[str] = (),
+    requirements: Sequence[str] = (),
     seed: int = 0,
     cache: bool = True,
     plugins: Sequence[str] = (),
@@ -281,7 +302,8 @@ def plan(
     """Find every part of a search, resolve its options and look at its data.
 
     references: by kind; those left out have the defaults. options: by kind's name, and "cache".
-    models: the weights of so many of the best trials are kept.
+    requirements: such as `parameters<=1e6`. models: the weights of so many of the best trials are
+    kept.
 
     Raises:
         UsageError: and its children, where a name or an option is wrong.
@@ -313,6 +335,7 @@ def plan(
         strategy=specs["strategy"],
         pruner=specs["pruner"],
         objectives=_objectives(parts, objectives),
+        requirements=_requirements(parts, requirements),
         seed=seed,
         data=parts.side_keys["data"],
         cache=_cache(cache, options.get(CACHE, {})),
@@ -451,25 +474,6 @@ def _judge(registry: Registry, name: object, options: Mapping[str, object]) -> P
     return registry.build(Kind.TRAINER, str(name), options)
 
 
-def _unbeaten(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> list[FrozenTrial]:
-    """The trials that no other beats; of several equal in one objective the first."""
-    signs = [1 if o.direction is Direction.MAXIMIZE else -1 for o in objectives]
-    points = [[s * v for s, v in zip(signs, t.values, strict=True)] for t in trials]
-    if len(objectives) == 1:
-        return [trials[points.index(max(points))]] if points else []
-    front: list[int] = []
-    # Whoever beats a point comes before it in this order, and is on the front or beaten by it.
-    for place in sorted(range(len(points)), key=points.__getitem__, reverse=True):
-        if not any(_beats(points[other], points[place]) for other in front):
-            front.append(place)
-    return [trials[place] for place in sorted(front)]
-
-
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    pairs = list(zip(one, other, strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
 def _parts(
     built: Mapping[Kind, Part],
     judge: Part | None,
@@ -530,18 +534,33 @@ def _side_keys(
 
 
 def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:
-    costs = dict.fromkeys(COSTS, Direction.MINIMIZE)
-    metrics = {**parts.task.metrics, **{k: v for k, v in costs.items() if k in asked}}
-    for name in asked:
-        if name not in metrics:
-            raise UnknownNameError(f"objective of task {parts.names[Kind.TASK]}", name, metrics)
-    names = list(dict.fromkeys(asked)) or list(metrics)[:1]
+    known = _metrics(parts)
+    found = [_metric("objective", name, parts) for name in asked] or list(known)[:1]
+    names = list(dict.fromkeys(found))
     if len(names) > 1 and not isinstance(parts.pruner, NopPruner):
         raise UsageError(
             f"pruner {parts.names[Kind.PRUNER]} cannot compare several objectives: "
             "use --pruner none or one --objective"
         )
-    return tuple(Objective(name, metrics[name]) for name in names)
+    return tuple(Objective(name, known[name]) for name in names)
+
+
+def _requirements(parts: Parts, asked: Sequence[str]) -> tuple[Requirement, ...]:
+    read = [Requirement.parse(text) for text in asked]
+    return tuple(replace(each, metric=_metric("requirement", each.metric, parts)) for each in read)
+
+
+def _metric(what: str, name: str, parts: Parts) -> str:
+    """The metric that a name asks for."""
+    name, known = SHORT.get(name, name), _metrics(parts)
+    if name not in known:
+        raise UnknownNameError(f"{what} of task {parts.names[Kind.TASK]}", name, known)
+    return name
+
+
+def _metrics(parts: Parts) -> dict[str, Direction]:
+    """What can be optimised or required: the task's metrics, and a candidate's costs."""
+    return {**parts.task.metrics, **dict.fromkeys(COSTS, Direction.MINIMIZE)}
 
 
 def _cache(enabled: bool, given: Mapping[str, object]) -> Cache:

@@ -1,6 +1,6 @@
 """Optuna's side of a study: its trials are made, found again, and told how they ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from automl.holding import HoldingStorage
 from automl.ledger.values import Lease, Settled
 from automl.protocols import Context
 from automl.registry import Kind
-from automl.report import State
+from automl.report import COSTS, Outcome, Requirement, State
 from automl.reseeding import ReseedingSampler
 from automl.spec import ATTRIBUTE
 from automl.studies import Parts, Study, trial_seed
@@ -103,7 +103,8 @@ class OptunaTrials:
     def tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
         """Tell Optuna how a trial ended; telling twice is harmless, it says the same."""
         id = self._id(settled.number)
-        news = tell(self._optuna, cast(BaseStorage, self._holding), id, settled, trial)
+        storage, required = cast(BaseStorage, self._holding), self.study.spec.requirements
+        news = tell(self._optuna, storage, id, settled, required, trial)
         self.told.append(settled.id)
         if news and settled.reused_from is not None:
             self.reused(settled)
@@ -157,6 +158,7 @@ def tell(
     storage: BaseStorage,
     id: int,
     settled: Settled,
+    requirements: Sequence[Requirement] = (),
     trial: optuna.Trial | None = None,
 ) -> bool:
     """Tell Optuna how a trial, of this id there, ended; returns whether it did not know yet."""
@@ -168,12 +170,23 @@ def tell(
         pruned = settled.reused_from is not None and outcome.state is State.PRUNED
         if pruned and outcome.step is not None and outcome.values:
             storage.set_trial_intermediate_value(id, outcome.step, outcome.values[0])
+        for name, excess in _constraints(outcome, requirements).items():
+            # As Trial.set_constraint writes it, which needs a trial that is being sampled.
+            storage.set_trial_system_attr(id, f"constraints:{name}", excess)
         study.tell(
             trial or settled.number, values, TRIAL_STATE[outcome.state], skip_if_finished=True
         )
     except UpdateFinishedTrialError:
         return False
     return True
+
+
+def _constraints(outcome: Outcome, requirements: Sequence[Requirement]) -> dict[str, float]:
+    """By how much a trial breaks what is required; of one that was stopped its costs alone."""
+    whole = outcome.state is State.COMPLETE
+    ended = outcome.state is not State.FAILED
+    known = [each for each in requirements if ended and (whole or each.metric in COSTS)]
+    return {str(each): each.excess(outcome.metrics) for each in known}
 
 
 def _attribute(settled: Settled) -> dict[str, Any]:

@@ -82,8 +82,10 @@ ORDER = [
     "automl.patient",
     "automl.backends",
     "automl.storage",
+    "automl.front",
     "automl.studies",
     "automl.models",
+    "automl.warm_start",
     "automl.probing_process",
     "automl.probing",
     "automl.identification",
@@ -130,6 +132,7 @@ HEAVY = {
     "scipy",
     "sklearn",
     "sqlalchemy",
+    "tomli_w",
     "torch",
 }
 """Libraries that a function may import, so that who does not call it does not load them."""

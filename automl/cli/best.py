@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Write its model into a directory that predicts without automl.",
 )
+@click.option(
+    "--pareto",
+    is_flag=True,
+    help="With several objectives: the trials that no other beats, as one table.",
+)
 @click.option("--trial", "number", type=int, metavar="N", help="Export this trial, not the best.")
 @click.option(
     "--refit", is_flag=True, help="Train it again, on training and validation data, to export."
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 def command(
     study: str,
     directory: Path | None,
+    pareto: bool,
     number: int | None,
     refit: bool,
     force: bool,
@@ -57,12 +63,13 @@ def command(
     opened = open_study(existing_storage(storage), study)
     trials = opened.best_trials() if number is None else [_complete(opened, number)]
     if not trials:
-        click.echo(
-            f"error: no trial of study {study!r} has completed; look why: {opened.command('show')}",
-            err=True,
-        )
+        why = opened.without_best()
+        click.echo(f"error: {why}; look why: {opened.command('show')}", err=True)
         raise click.exceptions.Exit(1)
     if directory is None:
+        if pareto and not as_json:
+            click.echo("\n".join(_front(opened, trials)))
+            return
         for trial in trials:
             _show(opened, trial, as_json)
         return
@@ -96,6 +103,22 @@ def _show(study: "Study", trial: "FrozenTrial", as_json: bool) -> None:
     click.echo("\n".join(text.decision_lines(view.metrics)))
     click.echo("decisions:")
     click.echo("\n".join(text.all_decision_lines(event)))
+
+
+def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
+    """A table of the trials that no other beats, the best by the first objective first."""
+    from automl.front import point_of
+    from automl.wording import number
+
+    objectives = study.objectives
+    ordered = sorted(trials, key=lambda t: point_of(t.values, objectives), reverse=True)
+    rows = [["trial", *(o.metric for o in objectives)]]
+    rows += [[str(trial.number), *map(number, trial.values)] for trial in ordered]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aims = ", ".join(f"{o.direction.value} {o.metric}" for o in objectives)
+    said = f"{study.name}: {aims}; no other trial beats these {len(trials)}"
+    lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
+    return [said, *lines]
 
 
 def _complete(study: "Study", number: int) -> "FrozenTrial":

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from automl.ledger.models import Phase
 from automl.ledger.views import Budget, Counts, TrialView
 from automl.overview import failures, importances, worker_times
+from automl.report import State, broken
 from automl.studies import Study
 
 Event = dict[str, Any]
@@ -36,19 +37,27 @@ def study_event(study: Study) -> Event:
         ],
         "trials": budget.trials,
         "evaluations": budget.evaluations,
+        "requirements": [str(each) for each in spec.requirements],
         "gpu_hours": _hours(budget.device_seconds_limit),
         "seed": spec.seed,
     }
 
 
 def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> Event:
-    """How a trial ended; `closed`, `judges`, `reused_study` are there only where a trial has them.
+    """How a trial ended; `closed`, `judges`, `reused_study`, `breaks` are there only where a trial
+    has them.
 
     closed: what its trainer found for the decisions it left open. judges: the number of the trial
     whose found decisions it trained again. reused_study: where `reused_from` is of another study.
+    breaks: what the study requires and a complete trial does not keep to.
     """
     other = study.name_of(view.reused_study) if view.reused_study is not None else None
-    more = {"closed": view.closed, "judges": view.judges, "reused_study": other}
+    more = {
+        "closed": view.closed,
+        "judges": view.judges,
+        "reused_study": other,
+        "breaks": _breaks(study, view) or None,
+    }
     return {
         "event": "trial",
         "number": view.number,
@@ -61,6 +70,11 @@ def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> 
         "error": view.message,
         **{key: value for key, value in more.items() if value is not None},
     }
+
+
+def _breaks(study: Study, view: TrialView) -> list[str]:
+    complete = view.state is State.COMPLETE
+    return [str(e) for e in broken(study.spec.requirements, view.metrics)] if complete else []
 
 
 def _state(view: TrialView) -> str:

@@ -79,7 +79,7 @@ class LiveView(PlainLines):
 
     def _keep_best(self, event: Event) -> None:
         objective = self._study.objectives[0]
-        if event["state"] != "complete" or event["values"] is None:
+        if event["state"] != "complete" or event["values"] is None or "breaks" in event:
             return
         sign = 1 if objective.direction is Direction.MAXIMIZE else -1
         new = sign * event["values"][objective.metric]

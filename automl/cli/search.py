@@ -1,5 +1,6 @@
 """`automl search`: start a study and run it."""
 
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +14,6 @@ from automl.cli.arguments import (
     limit_options,
     limits,
     open_storage,
-    part_options,
     queued,
     storage_option,
     time_limits,
@@ -21,9 +21,11 @@ from automl.cli.arguments import (
     worker_options,
 )
 from automl.cli.completing import names
+from automl.cli.study_file import StudyFileCommand, write
+from automl.errors import UsageError
 
 
-@click.command("search")
+@click.command("search", cls=StudyFileCommand)
 @click.argument("space", shell_complete=names("space"))
 @click.option(
     "--task",
@@ -52,6 +54,13 @@ from automl.cli.completing import names
 @click.option(
     "--objective", "objectives", multiple=True, metavar="METRIC", help="What to optimise."
 )
+@click.option(
+    "--require",
+    "requirements",
+    multiple=True,
+    metavar="METRIC<=X",
+    help="Let no trial be the best that breaks this: 'parameters<=1e6', 'accuracy>=0.9'.",
+)
 @limit_options()
 @training_options
 @worker_options
@@ -75,6 +84,18 @@ from automl.cli.completing import names
     help="Keep the weights of the K best trials.",
 )
 @enqueue_option
+@click.option(
+    "--from",
+    "source",
+    metavar="STUDY",
+    help="Try the five best decisions of this study first.",
+)
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write all this to a study file, for automl search FILE.",
+)
 @data_dir_option
 @json_option
 def command(
@@ -83,8 +104,10 @@ def command(
     trainer: str,
     strategy: str,
     pruner: str,
-    options: tuple[str, ...],
+    options: dict[str, dict[str, object]],
+    given: dict[str, object],
     objectives: tuple[str, ...],
+    requirements: tuple[str, ...],
     trials: int | None,
     evaluations: int | None,
     timeout: str | None,
@@ -105,20 +128,22 @@ def command(
     cache_scope: str | None,
     plugins: tuple[str, ...],
     enqueue: IO[str] | None,
+    source: str | None,
+    save: Path | None,
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
     """Search SPACE for the candidate that does best on a task.
 
-    SPACE is a name (automl plugins list), file.py:function or module:function.
+    SPACE is a name (automl plugins list), file.py:function or module:function; or a study file,
+    such as --save writes, whose name ends in .toml.
     """
     from automl.placement import arrange, pinned
     from automl.registry import Kind, Registry
 
     registry = Registry()
-    of_scope = [f"cache.scope={cache_scope}"] if cache_scope else []
-    given = part_options([*options, *of_scope])
-    starter = registry.build(Kind.LAUNCHER, launcher, given.pop(Kind.LAUNCHER.value, {})).make()
+    of_parts = _with_scope(options, cache_scope)
+    starter = registry.build(Kind.LAUNCHER, launcher, of_parts.pop(Kind.LAUNCHER.value, {})).make()
     places = arrange(starter, workers, device, per_device)
     if not dry_run:
         # Before anything loads torch, which must see this process's device alone.
@@ -127,7 +152,8 @@ def command(
     from automl.cli.output import choose_output
     from automl.cli.running import leaving, run_and_show, show_previews
     from automl.session import Session, previews
-    from automl.studies import create, plan
+    from automl.studies import create, open_study, plan
+    from automl.warm_start import best_decisions
 
     made = plan(
         registry,
@@ -138,8 +164,9 @@ def command(
             Kind.STRATEGY: strategy,
             Kind.PRUNER: pruner,
         },
-        given,
+        of_parts,
         objectives=objectives,
+        requirements=requirements,
         seed=seed,
         cache=cache,
         plugins=plugins,
@@ -151,9 +178,25 @@ def command(
     # Everything that can be wrong is looked at before the study is made.
     budget, opened = limits(trials, evaluations, timeout, gpu_hours), open_storage(storage)
     given_trials = queued(enqueue)
+    if source is not None:
+        room = budget.or_default().room(sys.maxsize) - len(given_trials)
+        given_trials += best_decisions(open_study(opened, source), made.spec, room)
+    if save is not None:
+        write(save, given, storage, made.spec)
     if dry_run:
         show_previews(previews(starter, places, study or "STUDY"), as_json)
         return
     created = create(opened, made, budget, study, given_trials)
     session = Session(created, made.parts, registry, starter, places, leaving(created))
     run_and_show(session, choose_output(created, as_json))
+
+
+def _with_scope(
+    options: dict[str, dict[str, object]], scope: str | None
+) -> dict[str, dict[str, object]]:
+    """The options of the parts, `--cache-scope` among them."""
+    if scope is None:
+        return dict(options)
+    if "scope" in options.get("cache", {}):
+        raise UsageError("-o cache.scope is given twice: by --cache-scope, too")
+    return {**options, "cache": {**options.get("cache", {}), "scope": scope}}

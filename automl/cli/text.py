@@ -38,6 +38,8 @@ def trial_line(event: Mapping[str, Any]) -> str:
     if event["error"]:
         return f"{line}  {event['error']}"
     line += f"  {pairs(event['values'])}"
+    if "breaks" in event:
+        line += f"  breaks {' and '.join(event['breaks'])}"
     if event["reused_from"] is not None:
         other = f" of {event['reused_study']}" if "reused_study" in event else ""
         return f"{line}  reused from trial {event['reused_from']}{other} ({event['level']})"
@@ -61,6 +63,8 @@ def summary_lines(event: Mapping[str, Any]) -> list[str]:
         best = event["best"]
         lines.append(f"best: trial {best['number']}, {pairs(best['values'])}")
         lines += all_decision_lines(best)
+    elif event["complete"]:
+        lines.append("best: none of the complete trials keeps to what the study requires")
     return lines
 
 
@@ -112,8 +116,11 @@ def _some(title: str, lines: list[str]) -> list[str]:
 
 def next_lines(study: "Study") -> list[str]:
     """What a person may type next, with what each line shows."""
+    front = len(study.objectives) > 1
     lines = {
-        study.command("best"): "its metrics and decisions",
+        study.command("best", *["--pareto"] * front): "the trials that no other beats"
+        if front
+        else "its metrics and decisions",
         study.command("show"): "every trial",
         study.command("resume", "--trials 20"): "search on",
     }

@@ -27,6 +27,7 @@ def _words(spec: Spec) -> Iterator[str]:
         yield _option("trainer", JUDGE, spec.judge.reference)
         yield from _options(JUDGE, spec.judge.options)
     yield from (_word("--objective", objective.metric) for objective in spec.objectives)
+    yield from (_word("--require", str(each)) for each in spec.requirements)
     yield from (_word("--plugin", plugin.reference) for plugin in spec.plugins)
     yield from _cache(spec.cache)
     yield from _times(spec)

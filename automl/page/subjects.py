@@ -111,7 +111,7 @@ def _tiles(facts: Facts) -> Markup:
 
 def _warnings(facts: Facts) -> Iterable[Markup]:
     if not facts.best:
-        yield paragraph("No trial of this study has completed.", class_="warning")
+        yield paragraph(_sentence(facts.study.without_best()), class_="warning")
     because = facts.study.views.budget().stopped_because
     if because:
         yield paragraph(f"Stopped before its budget was spent: {because}", class_="warning")
@@ -120,7 +120,7 @@ def _warnings(facts: Facts) -> Iterable[Markup]:
 def best(facts: Facts) -> Markup:
     """The best trial, or all that no other beats, with decisions and metrics."""
     if not facts.best:
-        return section("Best trial", paragraph("No trial has completed, so none is best."))
+        return section("Best trial", paragraph(_sentence(facts.study.without_best())))
     if len(facts.best) == 1:
         trial = facts.best[0]
         return section("Best trial", *_trial(facts, trial))
@@ -131,6 +131,10 @@ def best(facts: Facts) -> Markup:
     said = paragraph(f"No other trial beats these {len(facts.best):,} in every objective at once.")
     more = _more(len(facts.best), _BEST, "trials")
     return section("Best trials", said, table(["trial", *objectives], rows), opened, *more)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _trial(facts: Facts, trial: FrozenTrial) -> Iterable[Markup]:
@@ -216,6 +220,7 @@ def spec(facts: Facts) -> Markup:
     general = {
         "seed": known.seed,
         "objectives": ", ".join(f"{o.metric} ({_AIMS[o.direction]})" for o in known.objectives),
+        **({"required": ", ".join(map(str, known.requirements))} if known.requirements else {}),
         "data digest": known.data,
         "study": known.uuid,
         "storage": facts.study.storage.masked,

@@ -77,7 +77,7 @@ USAGE = {
     "choice": (("search", "mlp", "-o", "trainer.optimizer=adamx"), "optimizer", "sgd or adamw"),
     "range": (("search", "mlp", "-o", "trainer.epochs=0"), "epochs", "at least 1"),
     "shares": (("search", "mlp", "-o", "task.validation=2"), "task digits", "validation", "2"),
-    "objective": (search("--objective", "scor"), "task tiny.py:Nothing 'scor'", "cost, score"),
+    "objective": (search("--objective", "scor"), "task tiny.py:Nothing 'scor'", "cost, flops,"),
     "pruner of several": (
         search("--objective", "score", "--objective", "cost", "--pruner", "asha"),
         "pruner asha", "several objectives", "--pruner none",
@@ -347,7 +347,7 @@ def _write(statement: str) -> None:
 
 def _command_lines() -> list[str]:
     found = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in (own / "cmdline" for own in Path("/proc").iterdir()):
         try:
             line = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:

@@ -217,6 +217,47 @@ def test_the_weights_of_the_best_are_kept(sqlite_url, most):
         models.weights(ranked[-1].number)
 
 
+class Trades(automl.Trainer):
+    """Reports a score and a cost that pull in two directions, and the score as a weight."""
+
+    def train(self, candidate, task, run):
+        value = candidate.hyperparameters["x"]
+        metrics = {"score": value, "cost": abs(2 * value - 1)}
+        yield Report(1, metrics, weights=lambda: {"weight": torch.full((1,), value)})
+
+
+def test_with_several_objectives_the_weights_of_the_front_are_kept(sqlite_url):
+    study, _ = automl.search(
+        scored,
+        task=tiny.Nothing,
+        trainer=Trades,
+        strategy="random",
+        storage=sqlite_url,
+        trials=12,
+        objectives=["score", "cost"],
+    )
+    models, front = Models(study), study.best_trials()
+    assert 1 < len(front) < 12
+    assert len(list(models.directory.iterdir())) == len(front)
+    for trial in front:
+        assert float(models.weights(trial.number)["weight"]) == pytest.approx(trial.values[0])
+
+
+def test_weights_that_break_what_is_required_are_not_kept(sqlite_url):
+    study, best = automl.search(
+        scored,
+        task=tiny.Nothing,
+        trainer=Trades,
+        strategy="random",
+        storage=sqlite_url,
+        trials=8,
+        requirements=["cost<=0.5"],
+    )
+    (file,) = Models(study).directory.iterdir()
+    assert file.name == study.optuna.trials[best.number].user_attrs[MODEL]["artifact"]
+    assert max(trial.values[0] for trial in study.optuna.trials) > best.values["score"]
+
+
 def test_weights_that_were_changed_or_are_elsewhere_are_not_loaded(sqlite_url):
     study, best = automl.search(
         scored, task=tiny.Nothing, trainer=Scores, strategy="random", storage=sqlite_url, trials=2

@@ -186,7 +186,7 @@ def test_no_complete_trial(run, here):
     (here / "mine.py").write_text("def space(trial, task):\n    raise ValueError('boom & <b>')\n")
     run("search", "mine.py:space", *PARTS, "--trials", "2", "--study", "f")
     page = written(run, "f")
-    assert "No trial of this study has completed." in page.text
+    assert "No trial of study 'f' has completed." in page.text
     assert "ValueError: boom & <b>" in page.text
     assert "Traceback (most recent call last)" in page.text
     assert "Not drawn: no trial has completed." in page.text

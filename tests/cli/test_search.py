@@ -115,7 +115,7 @@ def test_any_name_is_quoted_so_that_the_line_works(run, name):
 def test_budgets_end_a_search(run):
     paid = run("search", CORNER, *PARTS, "--evaluations", "2", "--json").events[-1]
     assert paid["evaluated"] == 2
-    timed = run("search", PLANE, *PARTS, "--timeout", "1s", "-o", "trainer.seconds=0.3", "--json")
+    timed = run("search", PLANE, *PARTS, "--timeout", "4s", "-o", "trainer.seconds=0.5", "--json")
     assert 1 <= timed.events[-1]["trials"] < 20
 
 

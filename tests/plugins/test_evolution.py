@@ -163,6 +163,23 @@ def test_all_non_dominated_trials_become_parents():
     assert parents == {"a", "b"}
 
 
+@pytest.mark.parametrize(
+    ("excesses", "winner"), [([1.0, 0.0, 2.0], "b"), ([3.0, 2.0, 1.0], "c"), ([0.0, 0.0, 1.0], "a")]
+)
+def test_who_breaks_constraints_least_wins_a_tournament(excesses, winner):
+    study = optuna.create_study(direction="maximize", sampler=Evolution(3, 3, seed=0))
+    for letter, value, excess in zip("abc", [3.0, 2.0, 9.0], excesses, strict=True):
+        study.add_trial(
+            create_trial(
+                params=letters(letter * 6),
+                distributions=LETTERS,
+                values=[value],
+                system_attrs={"constraints:x": excess},
+            )
+        )
+    assert len(differing(letters(winner * 6), propose(study))) == 1
+
+
 @pytest.mark.parametrize("values", [[1.0, 0.2, 0.7], [1.0]])
 def test_the_order_of_asking_does_not_matter(values):
     forward = propose(study_of(values, population=3, tournament=1))

@@ -49,7 +49,8 @@ class Evolution(optuna.samplers.BaseSampler):
 
     population: how many of the study's latest finished trials may become parents; until there
     are as many, decisions are drawn at random. tournament: how many of them are drawn to
-    compete. With several objectives, a non-dominated one of the drawn wins. new_function: mutate
+    compete. With several objectives, a non-dominated one of the drawn wins; with constraints, of
+    those that break them least. new_function: mutate
     the parent again, at most 100 times, until the child computes another function (arXiv
     2302.05433); plain Optuna, which cannot tell, takes the first. context: the engine's.
 
@@ -133,7 +134,7 @@ class Evolution(optuna.samplers.BaseSampler):
         rng = self._rng(trial, "")
         drawn = rng.choice(len(members), self.tournament, replace=False)
         means = self.context.means() if self.context else {}
-        winners = best([members[i] for i in sorted(drawn)], study.directions, means)
+        winners = best(allowed([members[i] for i in sorted(drawn)]), study.directions, means)
         parent = winners[rng.integers(len(winners))]
         # A decision of one value cannot change.
         free = [name for name, d in parent.distributions.items() if not d.single()]
@@ -164,6 +165,15 @@ class Evolution(optuna.samplers.BaseSampler):
 
     def _rng(self, trial: FrozenTrial, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self._entropy, trial.number, zlib.crc32(purpose.encode())])
+
+
+def allowed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that break their constraints least, which are those that break none if any.
+
+    Source: K. Deb: An Efficient Constraint Handling Method for Genetic Algorithms, 2000.
+    """
+    excess = [sum(max(0.0, value) for value in trial.constraints.values()) for trial in trials]
+    return [trial for trial, own in zip(trials, excess, strict=True) if own == min(excess)]
 
 
 def best(

@@ -1,0 +1,33 @@
+"""Which results no other beats, against the definition on all pairs."""
+
+from hypothesis import given
+from hypothesis import strategies as some
+
+from automl.front import beats, point_of, unbeaten
+from automl.report import Direction, Objective
+
+coordinates = some.integers(-3, 3).map(float)
+points = some.integers(2, 3).flatmap(
+    lambda n: some.lists(some.tuples(*[coordinates] * n), max_size=30)
+)
+
+
+@given(points)
+def test_the_front_is_all_that_no_other_beats(points):
+    expected = [
+        place for place, one in enumerate(points) if not any(beats(other, one) for other in points)
+    ]
+    assert unbeaten(points) == expected
+
+
+@given(some.lists(some.tuples(coordinates), min_size=1))
+def test_of_one_objective_it_is_the_first_best(points):
+    assert unbeaten(points) == [points.index(max(points))]
+
+
+def test_a_point_is_turned_so_that_more_is_better():
+    objectives = [Objective("a", Direction.MAXIMIZE), Objective("b", Direction.MINIMIZE)]
+    assert point_of([1.0, 2.0], objectives) == (1.0, -2.0)
+    assert beats((1.0, -1.0), (1.0, -2.0))
+    assert not beats((1.0, -1.0), (1.0, -1.0))
+    assert not beats((2.0, -2.0), (1.0, -1.0))

@@ -1,0 +1,173 @@
+"""What a study requires: candidates that cost too much are not trained, others are never best."""
+
+import math
+from collections.abc import Mapping
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as some
+from optuna.trial import TrialState
+from toys import Toy, blobs, small_space
+
+import automl
+from automl import Trainer, UsageError
+from automl.report import Requirement, State
+
+TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
+
+
+class Priced(tiny.Steps):
+    """Each candidate has as many parameters as its decision z is large; it trains none above 5."""
+
+    def costs(self, candidate, task) -> Mapping[str, float]:
+        return {"parameters": candidate.hyperparameters["z"]}
+
+    def train(self, candidate, task, run):
+        assert candidate.hyperparameters["z"] <= 5
+        yield from super().train(candidate, task, run)
+
+
+@pytest.fixture
+def search(sqlite_url):
+    def search(*requirements, space=tiny.plane, **changes):
+        given = {**TINY, "storage": sqlite_url, "trials": 30, **changes}
+        return automl.search(space, requirements=requirements, **given)
+
+    return search
+
+
+# One requirement.
+@pytest.mark.parametrize(
+    ("text", "metric", "bound", "at_least"),
+    [
+        ("parameters<=1e6", "parameters", 1e6, False),
+        (" accuracy >= 0.9 ", "accuracy", 0.9, True),
+        ("loss<=-2", "loss", -2.0, False),
+    ],
+)
+def test_its_text(text, metric, bound, at_least):
+    assert Requirement.parse(text) == Requirement(metric, bound, at_least)
+
+
+@pytest.mark.parametrize("text", ["", "x", "x<1", "x==1", "x<=", "x<=y", "x<=nan", "<=1", "x<=inf"])
+def test_other_text(text):
+    with pytest.raises(UsageError, match="expected one such as 'parameters<=1e6'"):
+        Requirement.parse(text)
+
+
+numbers = some.floats(-1e6, 1e6)
+
+
+@given(bound=numbers, value=numbers, at_least=some.booleans())
+def test_it_is_broken_on_one_side_of_its_bound(bound, value, at_least):
+    required = Requirement("m", bound, at_least)
+    kept = value >= bound if at_least else value <= bound
+    assert (required.excess({"m": value}) <= 0) is kept
+    assert Requirement.parse(str(required)).at_least is at_least
+    assert math.isclose(Requirement.parse(str(required)).bound, bound, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("metrics", [{}, {"m": None}, {"m": math.nan}])
+def test_what_is_not_known_breaks_it(metrics):
+    assert Requirement("m", 1.0).excess(metrics) == math.inf
+
+
+# In a search.
+def test_what_costs_too_much_is_not_trained(search):
+    study, best = search("params<=5", trainer=Priced)
+    counts = study.views.counts()
+    drawn = [trial.params["z"] for trial in study.optuna.trials]
+    assert counts.failed == 0
+    assert counts.complete == counts.evaluated == sum(z <= 5 for z in drawn)
+    assert counts.pruned == sum(z > 5 for z in drawn) > 0
+    assert best.metrics["parameters"] <= 5
+    dear = next(n for n, z in enumerate(drawn) if z > 5)
+    said = f"not trained, it breaks parameters <= 5 (it has {drawn[dear]})"
+    assert study.views.trial(dear).message == said
+
+
+def test_what_turns_out_to_break_it_is_never_best(search):
+    study, best = search("cost>=0.5")
+    kept = [t for t in study.optuna.trials if abs(t.params["x"]) >= 0.5]
+    assert best.number == max(kept, key=lambda t: t.value).number
+    assert study.views.counts().complete == 30
+    # Without it, another one had been.
+    assert max(t.value for t in study.optuna.trials) > best.values["score"]
+
+
+def test_optuna_knows_it_too(search):
+    study, best = search("cost>=0.5", "params<=5", trainer=Priced)
+    for trial in study.optuna.trials:
+        dear, complete = trial.params["z"] > 5, trial.state is TrialState.COMPLETE
+        cost, size = (trial.constraints.get(n) for n in ("cost >= 0.5", "parameters <= 5"))
+        assert complete is not dear
+        assert size == trial.params["z"] - 5
+        assert cost == (0.5 - abs(trial.params["x"]) if complete else None)
+    assert study.optuna.best_trial.number == best.number
+
+
+def test_a_reused_trial_is_held_to_it(search):
+    study, best = search("cost<=0.5", space=tiny.corner)
+    assert study.views.counts().reused > 0
+    for trial in study.optuna.trials:
+        assert trial.constraints == {"cost <= 0.5": trial.params["x"] - 0.5}
+    assert best.decisions == {"x": 0}
+
+
+def test_a_strategy_learns_what_breaks_it(search):
+    """TPE draws from where a third of the plane is allowed; random search from everywhere."""
+    tried = {}
+    for strategy in ("tpe", "random"):
+        study, _ = search("cost>=0.7", strategy=strategy, trials=60, study=strategy)
+        late = study.optuna.trials[30:]
+        tried[strategy] = sum(all(v <= 0 for v in t.constraints.values()) for t in late)
+    assert tried["tpe"] > 2 * tried["random"]
+
+
+def test_with_several_objectives_the_front_keeps_to_it(search):
+    study, _ = search("cost>=0.3", objectives=["score", "cost"])
+    assert study.best_trials()
+    assert all(abs(trial.params["x"]) >= 0.3 for trial in study.best_trials())
+    assert {t.number for t in study.best_trials()} == {t.number for t in study.optuna.best_trials}
+
+
+def test_where_none_keeps_to_it(search):
+    study, best = search("cost>=2", trials=3)
+    assert best is None
+    assert (
+        study.without_best()
+        == f"no trial of study {study.name!r} keeps to what it requires: " + ("cost >= 2")
+    )
+
+
+def test_a_resumed_study_requires_it_still(search, sqlite_url):
+    study, _ = search("params<=5", trainer=Priced, trials=5)
+    again, _ = automl.resume(study.name, storage=sqlite_url, trials=25, trust_plugins=True)
+    assert again.spec.requirements == (Requirement("parameters", 5.0),)
+    dear = [t.number for t in again.optuna.trials if t.params["z"] > 5]
+    assert all(again.views.trial(number).state is State.PRUNED for number in dear)
+    assert again.views.counts().trials == 30
+
+
+class Silent(Trainer):
+    """Reports the objective and no more."""
+
+    def train(self, candidate, task, run):
+        yield automl.Report(1, {"score": 1.0})
+
+
+def test_a_trainer_that_does_not_say_it(search):
+    study, best = search("cost>=0.5", trainer=Silent, trials=1)
+    assert best is None
+    assert "reports no 'cost', only score" in study.views.trial(0).message
+
+
+def test_models_have_costs_of_their_own(sqlite_url):
+    study, best = automl.search(
+        small_space, task=blobs, trainer=Toy, requirements=["params<=100"], trials=8,
+        storage=sqlite_url, strategy="random",
+    )  # fmt: skip
+    sizes = [study.views.trial(t.number).metrics["parameters"] for t in study.optuna.trials]
+    assert min(sizes) <= 100 < max(sizes)
+    assert best.metrics["parameters"] <= 100

@@ -1,0 +1,94 @@
+"""A search that starts from what an earlier study found."""
+
+import pytest
+import tiny
+from toys import Toy, blobs, small_space
+
+import automl
+from automl import UsageError
+from automl.storage import Storage
+from automl.studies import open_study
+from automl.warm_start import best_decisions
+
+TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
+
+
+@pytest.fixture
+def search(sqlite_url):
+    def search(name, space=tiny.plane, **changes):
+        given = {**TINY, "storage": sqlite_url, "trials": 12, "study": name, **changes}
+        return automl.search(space, **given).study
+
+    return search
+
+
+def decisions(study):
+    return [trial.params for trial in study.optuna.trials]
+
+
+def test_the_five_best_come_first(search):
+    old = search("old")
+    ranked = sorted(old.optuna.trials, key=lambda trial: -trial.value)
+    new = search("new", warm_start="old", seed=1)
+    assert decisions(new)[:5] == [trial.params for trial in ranked[:5]]
+    assert not any(drawn in decisions(old) for drawn in decisions(new)[5:])
+
+
+def test_no_two_of_them_are_alike(search):
+    search("old", tiny.corner)
+    assert decisions(search("new", tiny.corner, warm_start="old"))[:3] == [
+        {"x": 0}, {"x": 1}, {"x": 2},
+    ]  # fmt: skip
+
+
+def test_they_come_after_those_that_are_queued(search):
+    old = search("old")
+    new = search("new", warm_start="old", enqueue=[{"x": 0.5}])
+    assert new.optuna.trials[0].params["x"] == 0.5
+    assert new.optuna.trials[1].params == old.optuna.best_params
+
+
+def test_so_many_as_the_budget_has_room_for(search):
+    old = search("old")
+    assert decisions(search("new", warm_start="old", trials=2)) == [
+        trial.params for trial in sorted(old.optuna.trials, key=lambda trial: -trial.value)[:2]
+    ]
+
+
+def test_of_several_objectives_the_front_comes_first(search):
+    old = search("old", objectives=["score", "cost"])
+    new = search("new", warm_start="old", seed=1)
+    front = [trial.params for trial in old.best_trials()]
+    assert decisions(new)[: min(5, len(front))] == front[:5]
+
+
+def test_what_breaks_a_requirement_does_not_come(search):
+    old = search("old", requirements=["cost>=0.5"])
+    for drawn in decisions(search("new", warm_start="old", trials=3)):
+        assert abs(drawn["x"]) >= 0.5
+        assert drawn in decisions(old)
+
+
+def test_what_a_trainer_closed_is_decided(sqlite_url):
+    old, _ = automl.search(small_space, task=blobs, trainer=Toy, storage=sqlite_url, trials=2)
+    found = best_decisions(old, old.spec, room=9)
+    assert set(found[0]) == {"width", "activation", "lr"}
+
+
+def test_a_study_of_another_space(search):
+    search("old")
+    with pytest.raises(UsageError, match=r"--from old: it searched space .*tiny.py:plane, whose"):
+        search("new", tiny.corner, warm_start="old")
+
+
+def test_a_study_that_found_nothing(search):
+    search("old", requirements=["cost>=2"], trials=2)
+    with pytest.raises(UsageError, match="--from old: no trial of study 'old' keeps to"):
+        search("new", warm_start="old")
+
+
+def test_no_such_study(search, sqlite_url):
+    with pytest.raises(UsageError, match="unknown study 'old'"):
+        search("new", warm_start="old")
+    with pytest.raises(UsageError):
+        open_study(Storage(sqlite_url), "new")
