@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from automl.ledger.models import Phase
 from automl.ledger.views import Budget, Counts, TrialView
 from automl.overview import failures, importances, worker_times
+from automl.processes import host_and_pid
 from automl.report import State, broken
 from automl.studies import Study
 
@@ -134,6 +135,15 @@ def overview(
                 "busy": each.busy,
             }
             for each in worker_times(views)
+        ],
+        "at_work": [
+            {
+                "worker": host_and_pid(each.id),
+                "device": each.device,
+                "trial": each.trial,
+                "step": each.step,
+            }
+            for each in study.views.workers()
         ],
         "failures": [
             {"reason": each.reason, "message": each.message, "trials": list(each.numbers)}

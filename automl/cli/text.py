@@ -73,7 +73,7 @@ _MANY = 10
 
 
 def overview_lines(event: Mapping[str, Any]) -> list[str]:
-    """What matters, what was reused, who trained and what failed, as far as there is any."""
+    """What matters, what was reused, who trained, who works now and what failed, if any did."""
     lines = [
         f"importance for {metric}: {_shares(shares)}"
         for metric, shares in event["importances"].items()
@@ -86,6 +86,7 @@ def overview_lines(event: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"reuse: {'; '.join(said)}")
     lines += _some("workers:", [_worker_line(each) for each in event["workers"]])
+    lines += _some("at work:", [_at_work_line(each) for each in event["at_work"]])
     return lines + _some("failures:", [_failure_line(each) for each in event["failures"]])
 
 
@@ -103,6 +104,12 @@ def _worker_line(event: Mapping[str, Any]) -> str:
     return f"  {event['worker']} on {event['device']}: {trained}{busy}"
 
 
+def _at_work_line(event: Mapping[str, Any]) -> str:
+    doing = "waits" if event["trial"] is None else f"trial {event['trial']}"
+    step = f", step {event['step']}" if event["step"] else ""
+    return f"  {event['worker']} on {event['device']}: {doing}{step}"
+
+
 def _failure_line(event: Mapping[str, Any]) -> str:
     numbers = ", ".join(map(str, event["trials"][:_MANY]))
     more = ", …" if len(event["trials"]) > _MANY else ""
@@ -116,14 +123,17 @@ def _some(title: str, lines: list[str]) -> list[str]:
 
 def next_lines(study: "Study") -> list[str]:
     """What a person may type next, with what each line shows."""
+    from automl.ledger.models import StopReason
+
     front = len(study.objectives) > 1
     lines = {
         study.command("best", *["--pareto"] * front): "the trials that no other beats"
         if front
         else "its metrics and decisions",
         study.command("show"): "every trial",
-        study.command("resume", "--trials 20"): "search on",
     }
+    if study.views.budget().stopped is not StopReason.EXHAUSTED:
+        lines[study.command("resume", "--trials 20")] = "search on"
     width = max(map(len, lines))
     return ["next:", *(f"  {line:<{width}}   {shows}" for line, shows in lines.items())]
 

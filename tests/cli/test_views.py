@@ -3,10 +3,11 @@
 import io
 import os
 import pty
+import signal
 import threading
 
 import pytest
-from commands import CORNER, FILE, PARTS, PLANE, started, study
+from commands import CORNER, FILE, PARTS, PLANE, URL, started, study, training, wait_for
 from rich.console import Console
 
 from automl.cli.live import Goal, LiveView
@@ -101,6 +102,26 @@ def test_show_says_what_the_trials_come_to(run, here):
     out = run("show", "s").out
     for line in ("importance for score: x ", "reuse: L0 ", "workers:\n", "failures:\n"):
         assert line in out
+
+
+def test_show_says_who_works_now(run, here):
+    options = ("--trials", "1", "--study", "s", "-o", "trainer.seconds=20")
+    with started(here, "search", PLANE, *PARTS, *options) as command:
+        wait_for(lambda: training("s", URL))
+        summary = run("show", "s", "--json").of("summary")[0]
+        (worker,) = summary["at_work"]
+        assert (worker["device"], worker["trial"]) == ("cpu", 0)
+        assert f"at work:\n  {worker['worker']} on cpu: trial 0" in run("show", "s").out
+        command.send(signal.SIGINT)
+        assert command.wait().code == 130
+    assert run("show", "s", "--json").of("summary")[0]["at_work"] == []
+
+
+def test_an_exhausted_study_is_not_to_be_searched_on(run):
+    out = run("search", CORNER, *PARTS[:4], "--strategy", "grid", "--study", "s").out
+    assert "nothing left to propose" in out
+    assert "automl best s" in out
+    assert "automl resume" not in out
 
 
 def test_show_one_trial(searched):
