@@ -20,7 +20,7 @@ from automl.ledger.views import TrialView
 from automl.protocols import checkpoint_file
 from automl.spec import ATTRIBUTE
 from automl.studies import Study
-from automl.telling import TRIAL_STATE, tell
+from automl.telling import TRIAL_STATE, fail, tell
 
 _BETWEEN_SECONDS = 0.5
 
@@ -64,7 +64,7 @@ class Doctor:
             tell(self.study.optuna, storage, id, settled, self.study.spec.requirements)
             ledger.mark_told([settled.id])
         for number in self._orphans():
-            self.study.optuna.tell(number, state=TrialState.FAIL)
+            fail(self.study.optuna, number)
         for view in views.trials():
             if view.phase is Phase.SETTLED:
                 self.study.remove_checkpoint(view.number)

@@ -1,6 +1,7 @@
 """Optuna's side of a study: its trials are made, found again, and told how they ended."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -123,8 +124,7 @@ class OptunaTrials:
         owned = self.study.ledger.number_of(row)
         if owned is None or number is None or owned == number:
             return
-        if not self.is_finished(number):
-            self._optuna.tell(number, state=TrialState.FAIL)
+        fail(self._optuna, number)
 
     def _trial(self, id: int) -> optuna.Trial:
         with self._sampler.making():
@@ -179,6 +179,12 @@ def tell(
     except UpdateFinishedTrialError:
         return False
     return True
+
+
+def fail(study: optuna.Study, number: int) -> None:
+    """End a trial that nobody runs, unless somebody else does so at this moment."""
+    with suppress(UpdateFinishedTrialError):
+        study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _constraints(outcome: Outcome, requirements: Sequence[Requirement]) -> dict[str, float]:

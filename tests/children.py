@@ -20,16 +20,26 @@ def started(function: Callable[..., Any], environment: Mapping[str, str], *args:
     return process
 
 
-def run(function: Callable[..., Any], *args: Any, **environment: str) -> int:
+def run(
+    function: Callable[..., Any], *args: Any, within: float = _SECONDS, **environment: str
+) -> int:
     """The exit code of a process that calls the function; negative: the signal that killed it."""
-    (code,) = run_all(function, [args], **environment)
-    return code
+    codes = run_all(function, [args], within=within, **environment)
+    assert codes, f"it did not end within {within:g} s"
+    return codes[0]
 
 
 def run_all(
-    function: Callable[..., Any], calls: Sequence[Sequence[Any]], **environment: str
+    function: Callable[..., Any],
+    calls: Sequence[Sequence[Any]],
+    *,
+    within: float = _SECONDS,
+    **environment: str,
 ) -> list[int]:
-    """The exit codes of processes that each make one of the calls, all at once."""
+    """The exit codes of processes that each make one of the calls, all at once.
+
+    Those that have not ended within so many seconds are killed and left out.
+    """
     environment = {**_own(), **environment}
     processes = [
         CONTEXT.Process(target=_call, args=(environment, function, *call)) for call in calls
@@ -38,7 +48,7 @@ def run_all(
         process.start()
     try:
         for process in processes:
-            process.join(_SECONDS)
+            process.join(within)
         return [code for process in processes if (code := process.exitcode) is not None]
     finally:
         for process in processes:

@@ -7,6 +7,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from automl.holding import HoldingStorage
+from automl.telling import fail
 
 
 class Counting(InMemoryStorage):
@@ -74,3 +75,20 @@ def test_other_trials_are_read_from_the_storage():
     storage.set_trial_user_attr(0, "u", 3)
     assert holding.get_trial(0).user_attrs == {"u": 3}
     assert other.number == 1
+
+
+def test_a_trial_that_another_ended_meanwhile_stays_as_it_ended():
+    storage = Counting()
+    _, study, _ = held_trial(storage)
+    storage.set_trial_state_values(0, TrialState.COMPLETE, [0.25])
+    fail(study, 0)
+    assert storage.get_trial(0).state is TrialState.COMPLETE
+    fail(optuna.load_study(study_name="s", storage=storage), 0)
+    assert storage.get_trial(0).values == [0.25]
+
+
+def test_a_trial_that_nobody_runs_fails():
+    storage = Counting()
+    _, study, _ = held_trial(storage)
+    fail(study, 0)
+    assert storage.get_trial(0).state is TrialState.FAIL

@@ -80,7 +80,7 @@ def work(url: str, file: Path, trials: int, strategy: str, cache: bool) -> None:
 
 def stays_as_it_is(url: str, directory: Path, trials: int, strategy: str, cache: bool = True):
     file = directory / "seen"
-    assert children.run(work, url, file, trials, strategy, cache) == 0
+    assert children.run(work, url, file, trials, strategy, cache, within=trials) == 0
     first, last = map(json.loads, file.read_text().splitlines())
     grown = {name: last[name] - first[name] for name in first}
     assert grown.pop("kilobytes") < KILOBYTES
@@ -97,6 +97,7 @@ def test_nothing_gathers_over_150_trials(storage_url, tmp_path):
 
 @needs_proc
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", ["random", "tpe"])
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
 def test_nothing_gathers_over_500_trials(storage_url, tmp_path, strategy, cache):
