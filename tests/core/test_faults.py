@@ -53,6 +53,8 @@ def test_a_study_survives_many_faults_at_random_moments(tmp_path, capsys):
             injected[name, kind] -= 1
         except Exception as error:
             wrong.append(f"{name} on {kind}, seed {seed}: {error!r}")
+            with capsys.disabled():
+                print(f"\n{name} on {kind}, seed {seed}: {error}")
     with capsys.disabled():
         print(f"\n{'fault':<34}{'storage':<14}injected")
         for (name, kind), number in sorted(injected.items()):
