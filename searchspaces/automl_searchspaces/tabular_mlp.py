@@ -1,20 +1,20 @@
-"""Networks for tables: embeddings of categories, then a residual perceptron.
+"""Networks for tables: embeddings of categories and numbers, then a residual perceptron.
 
-Sources: C. Guo, F. Berkhahn: Entity Embeddings of Categorical Variables, arXiv 1604.06737;
-Y. Gorishniy et al.: Revisiting Deep Learning Models for Tabular Data, arXiv 2106.11959.
+Source: Y. Gorishniy et al.: Revisiting Deep Learning Models for Tabular Data, arXiv 2106.11959.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 
 import optuna
-import torch
-from torch import Tensor, nn
 
-from automl import Algebra, Candidate, Graph, Operation, Task, declare, hookimpl
+from automl import Candidate, Graph, Task, hookimpl
+from automl_searchspaces._embeddings import numbers_among
 from automl_searchspaces._residual import residual
 from automl_searchspaces._training import gradient_descent
 
-Blocks = Sequence[Sequence[int]]
+_OPTIMIZERS = ["adamw"]
+_BATCH_SIZES = [128, 256, 512]
 
 
 def tabular_mlp(
@@ -22,24 +22,41 @@ def tabular_mlp(
     task: Task,
     *,
     max_embedding: int = 32,
+    min_scale: float = 0.05,
+    max_scale: float = 5.0,
+    frequencies: int = 16,
+    number_size: int = 12,
     max_blocks: int = 4,
     min_width: int = 32,
     max_width: int = 256,
     max_dropout: float = 0.5,
-    min_lr: float = 1e-4,
+    min_lr: float = 3e-4,
     max_lr: float = 1e-2,
 ) -> Candidate:
-    """A residual perceptron on numbers and on an embedding of each category.
+    """A residual perceptron on numbers, and on embeddings of each number and each category.
 
-    For tasks made from tables; where no inputs encode categories it is `residual_mlp`.
-    max_embedding: the most numbers for one category. The activation, the normalization and both
-    dropout rates may be left open.
+    For tasks made from tables. max_embedding: the most numbers for one category. frequencies,
+    number_size: waves of a number, and numbers for its embedding; without either (0) numbers go
+    in as they are. min_scale, max_scale: of the frequencies. The activation, the normalization
+    and both dropout rates may be left open.
     """
     graph = Graph()
-    h = graph.add("flatten", graph.input("x", task.signature.input_shape))
-    if blocks := task.signature.blocks:
+    x = graph.add("flatten", graph.input("x", task.signature.input_shape))
+    h, blocks = x, task.signature.blocks
+    if blocks:
         size = trial.suggest_int("embedding", 2, max_embedding, log=True)
-        h = graph.add("embed_categories", h, blocks=blocks, size=size)
+        h = graph.add("embed_categories", x, blocks=blocks, size=size)
+    if frequencies and number_size and numbers_among(math.prod(task.signature.input_shape), blocks):
+        scale = trial.suggest_float("number_scale", min_scale, max_scale, log=True)
+        waves = graph.add(
+            "embed_numbers",
+            x,
+            blocks=blocks,
+            frequencies=frequencies,
+            scale=scale,
+            size=number_size,
+        )
+        h = graph.add("concat", h, waves)
     h = residual(
         graph,
         h,
@@ -50,51 +67,7 @@ def tabular_mlp(
         max_dropout=max_dropout,
     )
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
-    return Candidate(graph, gradient_descent(trial, min_lr, max_lr))
-
-
-class EmbedCategories(nn.Module):
-    """Puts an embedding in the place of each block of inputs that encodes one category.
-
-    Inputs [n, width]; outputs [n, numbers + blocks * size], the numbers first. A block of few
-    categories has an embedding no larger than itself.
-    """
-
-    def __init__(self, width: int, blocks: Blocks, size: int) -> None:
-        super().__init__()
-        inside = {column for start, stop in blocks for column in range(start, stop)}
-        numbers = [column for column in range(width) if column not in inside]
-        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64))
-        self.blocks = [(int(start), int(stop)) for start, stop in blocks]
-        self.tables = nn.ModuleList(
-            nn.Linear(stop - start, min(size, stop - start), bias=False)
-            for start, stop in self.blocks
-        )
-
-    numbers: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        pairs = zip(self.blocks, self.tables, strict=True)
-        parts = [table(x[:, start:stop]) for (start, stop), table in pairs]
-        return torch.cat([x[:, self.numbers], *parts], 1)
-
-
-def _embedded_shape(
-    shapes: Sequence[tuple[int, ...]], blocks: Blocks, size: int
-) -> tuple[int, ...]:
-    (width,) = shapes[0]
-    widths = [stop - start for start, stop in blocks]
-    return (width - sum(widths) + sum(min(size, each) for each in widths),)
-
-
-declare(
-    Operation(
-        "embed_categories",
-        lambda shapes, blocks, size: EmbedCategories(shapes[0][0], blocks, size),
-        _embedded_shape,
-        algebra=Algebra(parametric=True, linear=True, zero_preserving=True),
-    )
-)
+    return Candidate(graph, gradient_descent(trial, min_lr, max_lr, _OPTIMIZERS, _BATCH_SIZES))
 
 
 @hookimpl

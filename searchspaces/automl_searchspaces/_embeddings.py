@@ -1,0 +1,111 @@
+"""Embeddings of a table's columns, categories and numbers, that spaces for tables share.
+
+Sources: C. Guo, F. Berkhahn: Entity Embeddings of Categorical Variables, arXiv 1604.06737;
+Y. Gorishniy, I. Rubachev, A. Babenko: On Embeddings for Numerical Features in Tabular Deep
+Learning, arXiv 2203.05556 (periodic, linear, ReLU).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from automl import Algebra, Operation, declare
+
+Blocks = Sequence[Sequence[int]]
+"""Where the inputs that encode one category each begin and end; all others are numbers."""
+
+
+def numbers_among(width: int, blocks: Blocks) -> list[int]:
+    """The columns that encode no category."""
+    inside = {column for start, stop in blocks for column in range(start, stop)}
+    return [column for column in range(width) if column not in inside]
+
+
+class EmbedCategories(nn.Module):
+    """Puts an embedding in the place of each block of inputs that encodes one category.
+
+    Inputs [n, width]; outputs [n, numbers + blocks * size], the numbers first. A block of few
+    categories has an embedding no larger than itself.
+    """
+
+    def __init__(self, width: int, blocks: Blocks, size: int) -> None:
+        super().__init__()
+        numbers = numbers_among(width, blocks)
+        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64))
+        self.blocks = [(int(start), int(stop)) for start, stop in blocks]
+        self.tables = nn.ModuleList(
+            nn.Linear(stop - start, min(size, stop - start), bias=False)
+            for start, stop in self.blocks
+        )
+
+    numbers: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = zip(self.blocks, self.tables, strict=True)
+        parts = [table(x[:, start:stop]) for (start, stop), table in pairs]
+        return torch.cat([x[:, self.numbers], *parts], 1)
+
+
+class EmbedNumbers(nn.Module):
+    """Waves of trained frequencies of each number, then a linear layer of its own and ReLU.
+
+    Inputs [n, width]; outputs [n, numbers * size]. scale: the standard deviation of the
+    frequencies at the start: a large one lets neighbours differ, a small one is nearly linear.
+    """
+
+    def __init__(
+        self, width: int, blocks: Blocks, frequencies: int, scale: float, size: int
+    ) -> None:
+        super().__init__()
+        numbers = numbers_among(width, blocks)
+        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64))
+        # The scale stands outside, so that it shows in whatever weights the frequencies have.
+        self.scale = scale
+        self.frequencies = nn.Parameter(torch.randn(len(numbers), frequencies))
+        bound = 1 / math.sqrt(2 * frequencies)
+        self.weight = nn.Parameter(torch.empty(len(numbers), 2 * frequencies, size))
+        self.bias = nn.Parameter(torch.empty(len(numbers), size))
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -bound, bound)
+
+    numbers: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = 2 * math.pi * self.scale * self.frequencies * x[:, self.numbers, None]
+        waves = torch.cat([angles.cos(), angles.sin()], -1)
+        embedded = torch.einsum("bnf,nfs->bns", waves, self.weight) + self.bias
+        return embedded.relu().flatten(1)
+
+
+def _categories_shape(
+    shapes: Sequence[tuple[int, ...]], blocks: Blocks, size: int
+) -> tuple[int, ...]:
+    (width,) = shapes[0]
+    widths = [stop - start for start, stop in blocks]
+    return (width - sum(widths) + sum(min(size, each) for each in widths),)
+
+
+def _numbers_shape(
+    shapes: Sequence[tuple[int, ...]], blocks: Blocks, frequencies: int, scale: float, size: int
+) -> tuple[int, ...]:
+    return (len(numbers_among(shapes[0][0], blocks)) * size,)
+
+
+declare(
+    Operation(
+        "embed_categories",
+        lambda shapes, blocks, size: EmbedCategories(shapes[0][0], blocks, size),
+        _categories_shape,
+        algebra=Algebra(parametric=True, linear=True, zero_preserving=True),
+    )
+)
+declare(
+    Operation(
+        "embed_numbers",
+        lambda shapes, **options: EmbedNumbers(shapes[0][0], **options),
+        _numbers_shape,
+        algebra=Algebra(parametric=True),
+    )
+)
