@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from automl.identity.function import functional_hash, same_function
     from automl.operations import Graph
     from automl.portable.columns import Preparation
-    from automl.portable.csvfile import read_table
+    from automl.portable.csvfile import read_table, read_text
     from automl.protocols import (
         Context,
         Launcher,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         derive_seed,
     )
     from automl.report import COSTS, Direction, Objective, Outcome, Report, State
-    from automl.tables import Goal, Reading, table_task
+    from automl.tables import Goal, Reading, table_task, with_reading
     from automl.tasks import Classification, Regression
 
 __version__ = "0.1.0"
@@ -81,6 +81,7 @@ _HOME = {
     "Graph": "operations",
     "Preparation": "portable.columns",
     "read_table": "portable.csvfile",
+    "read_text": "portable.csvfile",
     "Context": "protocols",
     "Launcher": "protocols",
     "Run": "protocols",
@@ -99,6 +100,7 @@ _HOME = {
     "Goal": "tables",
     "Reading": "tables",
     "table_task": "tables",
+    "with_reading": "tables",
     "Classification": "tasks",
     "Regression": "tasks",
 }
@@ -133,6 +135,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "same_function",
     "Preparation",
     "read_table",
+    "read_text",
     "Context",
     "Launcher",
     "Run",
@@ -151,6 +154,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Goal",
     "Reading",
     "table_task",
+    "with_reading",
     "Classification",
     "Regression",
 ]

@@ -1,15 +1,17 @@
 """A table of text becomes a task: kinds of columns inferred, encodings fitted on training rows."""
 
+import functools
+import inspect
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from automl.errors import UnknownNameError, UsageError
-from automl.protocols import Split
+from automl.protocols import Split, Task
 from automl.report import Direction
 from automl.tasks import Classification, Regression, random_splits
 
@@ -56,6 +58,25 @@ class Reading:
     validation: float = 0.2
     test: float = 0.2
     seed: int = 0
+
+
+def with_reading(factory: Callable[..., Task]) -> Callable[..., Task]:
+    """Give a task's factory every field of a Reading as an option, so that all tables share them.
+
+    factory: a function of keyword-only parameters, one of which is `reading`; it gets the Reading
+    that the options make.
+    """
+    signature, fields = inspect.signature(factory), inspect.signature(Reading).parameters
+    own = [each for name, each in signature.parameters.items() if name != "reading"]
+    shared = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in fields.values()]
+
+    @functools.wraps(factory)
+    def made(**options: Any) -> Task:
+        reading = Reading(**{name: options.pop(name) for name in fields if name in options})
+        return factory(**options, reading=reading)
+
+    made.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    return made
 
 
 @dataclass(frozen=True, eq=False)

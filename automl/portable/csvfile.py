@@ -1,8 +1,9 @@
-"""Reads a CSV file into columns of text."""
+"""Reads text from a file, and a CSV file into columns of text."""
 
 import csv
 import gzip
 import io
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ def read_table(
     Raises:
         ValueError: it cannot be read, is too large, or is no table; the text says where.
     """
-    text = _text(path, encoding, max_megabytes)
+    text = read_text(path, encoding, max_megabytes)
     header, _, _ = text.partition("\n")
     separator = separator or max(_SEPARATORS, key=header.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -38,7 +39,12 @@ def read_table(
     return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
 
 
-def _text(path: Path, encoding: str, max_megabytes: int) -> str:
+def read_text(path: Path, encoding: str = "utf-8", max_megabytes: int = 500) -> str:
+    """The text in a file, gzipped or not; max_megabytes: of the unpacked file.
+
+    Raises:
+        ValueError: it cannot be read, is too large, or is in another encoding; the text says where.
+    """
     content = _content(path, max_megabytes)
     try:
         return content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
@@ -56,13 +62,13 @@ def _content(path: Path, max_megabytes: int) -> bytes:
     try:
         with _opened(path) as file:
             content = file.read(limit + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"cannot read {path}: {reason}") from error
     if len(content) > limit:
         raise ValueError(
-            f"{path} holds more than {max_megabytes} MB, and takes about ten times as much memory: "
-            "give a sample of its rows, or raise max_megabytes"
+            f"{path} holds more than {max_megabytes} MB, and takes several times as much memory: "
+            "give a part of it, or raise max_megabytes"
         )
     return content
 
