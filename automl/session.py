@@ -20,7 +20,7 @@ from automl.trust import ARTIFACTS, STATE, state_directory
 from automl.worker import stopping_on_signals, work
 
 _log = logging.getLogger("automl")
-_PASSED_ON = (STATE, ARTIFACTS, LEASE, "AUTOML_DATA_DIR")
+_PASSED_ON = (STATE, ARTIFACTS, LEASE, "AUTOML_DATA_DIR", "AUTOML_OPENML_SERVER")
 """Variables that a worker on another machine must be given."""
 _ONE_MACHINE = (
     "a file serves the workers of one machine; for several, name a server, such as "

@@ -1,0 +1,374 @@
+"""Data sets of OpenML: asked of a server on this machine that answers as OpenML does."""
+
+import gzip
+import hashlib
+import json
+import logging
+import random
+import shutil
+import threading
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from automl_plugins.tasks.csv import csv
+from automl_plugins.tasks.openml import openml
+
+from automl import Classification, Goal, Regression, Split, UsageError
+from automl.registry import Kind, Registry
+from automl.testing import check_task
+
+FARES = """@relation fares
+@attribute age numeric
+@attribute 'home town' {Bonn,'New York'}
+@attribute class {0,1,2}
+@attribute fare real
+@attribute row numeric
+@data
+"""
+
+
+def fares(rows=60, seed=0):
+    draw = random.Random(seed)
+    for n in range(rows):
+        age = draw.choice(["?", str(draw.randint(18, 80))])
+        town = draw.choice(["Bonn", "'New York'", "?"])
+        yield f"{age},{town},{draw.randint(0, 2)},{draw.lognormvariate(3, 1):.2f},{n}"
+
+
+@dataclass
+class Dataset:
+    """What OpenML holds under one number."""
+
+    did: int
+    name: str
+    version: int = 1
+    arff: str = FARES + "\n".join(fares()) + "\n"
+    target: str | None = "class"
+    status: str = "active"
+    format: str = "ARFF"
+    kinds: dict[str, str] = field(
+        default_factory=lambda: {
+            "age": "numeric",
+            "home town": "nominal",
+            "class": "nominal",
+            "fare": "numeric",
+            "row": "numeric",
+        }
+    )
+    row_number: str = "row"
+
+    @property
+    def path(self):
+        return f"/data/v1/download/{self.did}/{self.name}.arff"
+
+    def listed(self):
+        return {
+            "did": self.did,
+            "name": self.name,
+            "version": self.version,
+            "status": self.status,
+        }
+
+    def description(self):
+        said = {
+            "id": str(self.did),
+            "name": self.name,
+            "version": str(self.version),
+            "description": "fares",
+            "format": self.format,
+            "status": self.status,
+            "url": f"https://www.openml.org{self.path}",
+            "md5_checksum": hashlib.md5(self.arff.encode()).hexdigest(),
+        }
+        wanted = {"default_target_attribute": self.target} if self.target else {}
+        return {"data_set_description": said | wanted}
+
+    def features(self):
+        return {
+            "data_features": {
+                "feature": [
+                    {
+                        "index": str(index),
+                        "name": name,
+                        "data_type": kind,
+                        "is_target": str(name == self.target).lower(),
+                        "is_ignore": "false",
+                        "is_row_identifier": str(name == self.row_number).lower(),
+                        "number_of_missing_values": "0",
+                    }
+                    for index, (name, kind) in enumerate(self.kinds.items())
+                ]
+            }
+        }
+
+    def qualities(self):
+        rows = len(self.arff.partition("@data\n")[2].splitlines())
+        quality = [{"name": "NumberOfInstances", "value": str(float(rows))}]
+        return {"data_qualities": {"quality": quality}}
+
+
+class OpenML:
+    """Answers the questions that scikit-learn's client asks, and remembers them."""
+
+    def __init__(self, *datasets):
+        self.datasets, self.asked, self.broken = list(datasets), [], {}
+
+    def answer(self, path):
+        """A status and a body; 412 is what OpenML says where it knows nothing."""
+        self.asked.append(path)
+        if path in self.broken:
+            return self.broken[path]
+        known = {str(each.did): each for each in self.datasets}
+        parts = path.strip("/").split("/")
+        if parts[:4] == ["api", "v1", "json", "data"] and parts[4] == "list":
+            return self._listed(dict(zip(parts[5::2], parts[6::2], strict=True)))
+        found = known.get(parts[3] if parts[0] == "data" else parts[-1])
+        if found is None:
+            return 412, b'{"error": {"code": "111", "message": "Unknown dataset"}}'
+        if parts[0] == "data":
+            return 200, found.arff.encode()
+        kind = parts[4] if len(parts) > 5 else "description"
+        return 200, json.dumps(getattr(found, kind)()).encode()
+
+    def _listed(self, wanted):
+        status, version = wanted.get("status", "active"), wanted.get("data_version")
+        found = [
+            each.listed()
+            for each in self.datasets
+            if each.name == wanted["data_name"]
+            and each.status == status
+            and version in (None, str(each.version))
+        ]
+        if not found:
+            return 412, b'{"error": {"code": "372", "message": "No results"}}'
+        return 200, json.dumps({"data": {"dataset": found[: int(wanted["limit"])]}}).encode()
+
+
+@contextmanager
+def served(openml_server):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = openml_server.answer(self.path)
+            packed = gzip.compress(body)
+            self.send_response(status)
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(packed)))
+            self.end_headers()
+            self.wfile.write(packed)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """scikit-learn's client waits a second between its attempts."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """An OpenML of three data sets; every task is kept in a folder of the test's own."""
+    monkeypatch.setenv("AUTOML_DATA_DIR", str(tmp_path / "data"))
+    own = OpenML(Dataset(7, "fares"), Dataset(8, "twice"), Dataset(9, "twice", version=3))
+    with served(own) as url:
+        monkeypatch.setenv("AUTOML_OPENML_SERVER", url)
+        yield own
+
+
+def refused(said, **options):
+    with pytest.raises(UsageError, match=said) as caught:
+        openml(**options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_it_is_a_sound_task_of_the_columns_that_openml_declares(server):
+    task = openml(dataset="fares")
+    check_task(task)
+    assert isinstance(task, Classification)
+    assert task.name == "fares"
+    assert task.preparation.target == "class"
+    assert task.preparation.labels == ("0", "1", "2")
+    kinds = [(type(c).__name__, c.name, c.width) for c in task.preparation.columns.columns]
+    # A missing town is one of the towns; what numbers the rows is no column.
+    assert kinds == [("Numbers", "age", 2), ("Categories", "home town", 4), ("Numbers", "fare", 1)]
+    assert task.preparation.columns.columns[1].values == ("", "Bonn", "New York")
+
+
+def test_it_is_the_task_that_its_rows_as_csv_are(server, tmp_path):
+    file = tmp_path / "fares.csv"
+    rows = [line.replace("'", "").rpartition(",")[0] for line in fares()]
+    file.write_text("\n".join(["age,home town,class,fare", *rows]) + "\n")
+    given = {"target": "class", "categories": 2, "quantiles": False, "seed": 3}
+    assert openml(dataset="fares", **given).digest() == csv(file=file, **given).digest()
+
+
+def test_a_number_and_a_name_are_the_same_data(server):
+    assert openml(dataset="7").digest() == openml(dataset="Fares").digest()
+    assert openml(dataset="fares", version=1).digest() == openml(dataset="7").digest()
+
+
+def test_a_number_to_predict_is_no_class(server):
+    few = openml(dataset="fares", target="age")
+    assert isinstance(few, Regression)
+    missing = sum(line.startswith("?") for line in fares())
+    assert sum(len(few.split(split)[1]) for split in Split) == 60 - missing
+    assert isinstance(openml(dataset="fares", goal=Goal.REGRESSION), Regression)
+
+
+def test_options_are_those_of_a_csv_file():
+    registry = Registry()
+    options = {name: registry.find(Kind.TASK, name).options() for name in ("csv", "openml")}
+    own = {"dataset", "version", "data_dir", "file", "test_file", "separator", "encoding"}
+    shared = [{n: o for n, o in each.items() if n not in own} for each in options.values()]
+    assert shared[0] == shared[1]
+    assert {"target", "goal", "weighted", "validation", "seed"} <= shared[0].keys()
+    assert registry.with_argument(Kind.TASK, "openml:adult") == ("openml", {"dataset": "adult"})
+
+
+def test_what_was_fetched_needs_no_network(server, monkeypatch, tmp_path):
+    digest = openml(dataset="fares").digest()
+    asked = len(server.asked)
+    assert openml(dataset="fares").digest() == digest
+    assert len(server.asked) == asked
+    # Unless another folder is named, which is asked anew.
+    assert openml(dataset="fares", data_dir=tmp_path / "other").digest() == digest
+    assert len(server.asked) == 2 * asked
+
+
+def test_the_network_is_as_it_was_afterwards(server):
+    opener = urllib.request.build_opener()
+    urllib.request.install_opener(opener)
+    try:
+        openml(dataset="fares")
+        refused("knows no data set", dataset="nothing")
+        assert urllib.request._opener is opener
+    finally:
+        urllib.request.install_opener(None)
+
+
+def test_several_of_a_name_are_told_apart_by_version(server):
+    refused(r"several data sets 'twice', .* version 1, 3: .*task.version=1", dataset="twice")
+    assert openml(dataset="twice", version=3).name == "twice"
+    assert [path for path in server.asked if "download" in path] == [server.datasets[2].path]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dataset": "nothing"}, "knows no data set 'nothing'"),
+        ({"dataset": "12345"}, "knows no data set '12345'"),
+        ({"dataset": "fares", "version": 4}, "knows no data set 'fares': .*version"),
+        ({"dataset": "7", "version": 1}, "7 is a number, not a name: leave out version"),
+        ({"dataset": "fares", "version": 0}, "version must be at least 1, got 0"),
+        ({"dataset": " "}, "got nothing"),
+        ({"dataset": "../../a b?c#d"}, "knows no data set"),
+        ({"dataset": "fares", "target": "clas"}, "'clas': did you mean 'class'"),
+        ({"dataset": "fares", "max_megabytes": 0}, "holds 0 MB.*raise max_megabytes"),
+    ],
+)
+def test_what_cannot_be_had_is_told_in_one_line(server, options, said):
+    refused(said, **options)
+
+
+def test_a_name_stays_within_the_folder(server, tmp_path):
+    refused("knows no data set", dataset="../../../../../../escaped")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+    assert not list(tmp_path.rglob("*escaped*.gz"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target": None}, "OpenML names none: .*task.target=NAME; there are: age, home town"),
+        ({"target": "class,fare"}, "expected one target of fares, but .* 'class,fare'"),
+        ({"kinds": {"age": "string", "class": "nominal"}}, "columns of free text.*csv:FILE"),
+        ({"arff": "@relation x\nnonsense"}, "cannot be read .*remove .*openml"),
+        (
+            {
+                "format": "Sparse_ARFF",
+                "arff": FARES + "{0 1.5, 2 1}\n" * 20,
+            },
+            "fares is sparse",
+        ),
+    ],
+    ids=["no target", "two targets", "text", "no ARFF", "sparse"],
+)
+def test_data_that_is_no_table_is_refused(server, change, said):
+    server.datasets = [Dataset(7, "fares", **change)]
+    refused(said, dataset="fares")
+
+
+def test_a_withdrawn_version_is_warned_of(server, caplog):
+    server.datasets = [Dataset(7, "fares", version=2, status="deactivated")]
+    refused("knows no data set 'fares'", dataset="fares")
+    with caplog.at_level(logging.WARNING):
+        openml(dataset="fares", version=2)
+    assert "Version 2 of dataset fares is inactive" in caplog.text
+
+
+def test_a_server_that_is_out_of_order(server, tmp_path):
+    server.broken["/api/v1/json/data/7"] = (503, b"")
+    refused("answered 503 .* for '7': try again later", dataset="7")
+    server.broken["/api/v1/json/data/7"] = (200, b"<html>")
+    refused("says of '7' cannot be read", dataset="7")
+    server.broken["/api/v1/json/data/7"] = (200, b"{}")
+    refused("says of '7' cannot be read .KeyError", dataset="7")
+    shutil.rmtree(tmp_path / "data")  # as it said, for such an answer is kept
+    server.broken.clear()
+    server.broken[Dataset(7, "fares").path] = (200, b"cut off")
+    refused(r"cannot be read \(ValueError: The md5 checksum", dataset="fares")
+
+
+def kept(tmp_path, ending):
+    (found,) = (path for path in tmp_path.rglob("*.gz") if str(path).endswith(ending))
+    return found
+
+
+@pytest.mark.parametrize("ending", ["fares.arff.gz", "json/data/7.gz"])
+def test_a_damaged_copy_is_fetched_again(server, tmp_path, caplog, ending):
+    digest = openml(dataset="fares").digest()
+    kept(tmp_path, ending).write_bytes(b"\x1f\x8b cut off")
+    with caplog.at_level(logging.WARNING):
+        assert openml(dataset="fares").digest() == digest
+    assert "Invalid cache" in caplog.text
+
+
+def test_without_network_and_copy_it_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("AUTOML_DATA_DIR", str(tmp_path))
+    own = OpenML(Dataset(7, "fares"))
+    with served(own) as url:
+        monkeypatch.setenv("AUTOML_OPENML_SERVER", url)
+        digest = openml(dataset="7").digest()
+    assert openml(dataset="7").digest() == digest
+    refused("cannot reach OpenML for '8' .*it is not there: connect.*--data-dir", dataset="8")
+    kept(tmp_path, "7/fares.arff.gz").write_bytes(b"damaged")
+    refused("cannot reach OpenML for '7' .*holds is damaged", dataset="7")
+
+
+def test_a_folder_that_cannot_be_written(server, monkeypatch, tmp_path):
+    occupied = tmp_path / "file"
+    occupied.touch()
+    refused("cannot keep data in .*file", dataset="fares", data_dir=occupied)
+
+
+@pytest.mark.parametrize("value", ["openml.example", "http://", "file:///etc"])
+def test_a_mirror_is_an_address(server, monkeypatch, value):
+    monkeypatch.setenv("AUTOML_OPENML_SERVER", value)
+    refused("AUTOML_OPENML_SERVER must be like https://", dataset="fares")
+
+
+def test_missing_cells_are_missing_and_not_zero(server):
+    task = openml(dataset="fares", quantiles=False)
+    inputs = torch.cat([task.split(split)[0] for split in Split])
+    assert inputs[:, 1].sum() == sum(line.startswith("?") for line in fares())
