@@ -224,16 +224,22 @@ def card(export: Export, why_not: str | None) -> str:
         f"- `{WEIGHTS}`: the weights; `candidate.json`: the decisions that rebuild the model.",
     ]
     if why_not is None:
-        data = "data.csv" if export.preparation else "inputs.npy"
+        data = "data.csv" if _reads_tables(export) else "inputs.npy"
         lines += [
             f"- `{PROGRAM}`: the model as a program of tensors, for any batch.",
             f"- `predict.py`: `python predict.py {data}`, with Python and torch alone.",
         ]
     else:
         lines.append(f"- {why_not}")
-    if export.preparation is not None:
+    if _reads_tables(export):
         lines.append(f"- `{PREPARATION}`: how rows become inputs, learned from training rows.")
+    elif export.preparation is not None:
+        lines.append(f"- `{PREPARATION}`: the names of the classes, in the order of the outputs.")
     return "\n".join([*lines, ""])
+
+
+def _reads_tables(export: Export) -> bool:
+    return export.preparation is not None and export.preparation.reads_tables
 
 
 def _score_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:

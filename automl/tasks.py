@@ -1,7 +1,7 @@
 """Tasks from arrays, so that a data set becomes a task in a few lines: classes or real numbers."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ class Classification(_Arrays):
 
     inputs: floats [n, *input_shape] of all examples; targets: class numbers [n].
     splits: the row numbers of each split; they must not overlap. preparation: what made the inputs
-    from a table.
+    from a table, and the names of the classes, as an export says them.
 
     Raises:
         UsageError: NaN or infinite inputs, targets that are no class numbers, overlapping or
@@ -103,7 +103,8 @@ class Classification(_Arrays):
     classes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", int(self.targets.max()) + 1)
+        labels = self.preparation.labels if self.preparation else ()
+        object.__setattr__(self, "classes", len(labels) or int(self.targets.max()) + 1)
         super().__post_init__()
 
     @classmethod
@@ -116,14 +117,27 @@ class Classification(_Arrays):
         validation: float = 0.2,
         test: float = 0.2,
         seed: int = 0,
+        tested: int = 0,
+        labels: Sequence[str] = (),
     ) -> "Classification":
-        """Split arrays at random, each class in proportion; seed and shares fix the split."""
+        """Split arrays at random, each class in proportion; seed and shares fix the split.
+
+        tested: how many of the last examples are the test split, in place of a share of all.
+        labels: the names of the classes 0, 1, …, for exports.
+        """
         import numpy as np
         import torch
 
-        labels = _class_numbers(name, np.asarray(targets))
-        splits = random_splits(name, len(labels), validation, test, seed, labels)
-        return cls(name, _floats(inputs), torch.as_tensor(labels, dtype=torch.int64), splits)
+        from automl.portable.columns import Preparation
+
+        classes = _class_numbers(name, np.asarray(targets))
+        ours, share = len(classes) - tested, None if tested else test
+        splits = random_splits(name, ours, validation, share, seed, classes[:ours])
+        if tested:
+            splits[Split.TEST] = torch.arange(ours, len(classes))
+        numbers = torch.as_tensor(classes, dtype=torch.int64)
+        made = Preparation(labels=tuple(labels)) if labels else None
+        return cls(name, _floats(inputs), numbers, splits, preparation=made)
 
     @property
     def _output_shape(self) -> tuple[int, ...]:
@@ -147,6 +161,8 @@ class Classification(_Arrays):
             raise UsageError(
                 f"task {self.name}: targets must be class numbers 0, 1, … of two classes or more"
             )
+        if (most := int(self.targets.max())) >= self.classes:
+            raise UsageError(f"task {self.name}: {self.classes} labels, but a target is {most}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -167,15 +167,19 @@ class Columns:
 class Preparation:
     """What stands between raw rows and a model: its inputs, and what its outputs mean.
 
-    labels: the names of the classes; none where the target is a number, which is then the output
-    times `scale` plus `shift`.
+    columns: none where the inputs come from no table. labels: the names of the classes; none where
+    the target is a number, which is then the output times `scale` plus `shift`.
     """
 
-    columns: Columns
-    target: str
+    columns: Columns = Columns(())
+    target: str = "class"
     labels: tuple[str, ...] = ()
     shift: float = 0.0
     scale: float = 1.0
+
+    @property
+    def reads_tables(self) -> bool:
+        return bool(self.columns.columns)
 
     def answers(self, outputs: Tensor) -> dict[str, list[Any]]:
         """Columns of answers: the target, and the probability of each class."""

@@ -55,7 +55,7 @@ class Predictor:
 
     def check_reads_tables(self) -> Preparation:
         """How this model reads tables; raises ValueError where it does not."""
-        if self.preparation is None:
+        if self.preparation is None or not self.preparation.reads_tables:
             raise ValueError("this model reads arrays, not tables: give it a .npy file")
         return self.preparation
 
@@ -70,7 +70,13 @@ def predicted(directory: Path, data: Path, **reading: Any) -> dict[str, list[Any
     if data.suffix != ".npy":
         predictor.check_reads_tables()
         return predictor.answers(read_table(data, **reading))
-    outputs = predictor.outputs(_array(data)).flatten(1)
+    try:
+        outputs = predictor.outputs(_array(data)).flatten(1)
+    except (AssertionError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"the array in {data} does not fit this model: {said}") from error
+    if predictor.preparation is not None:
+        return predictor.preparation.answers(outputs)
     return {f"output {n}": column.tolist() for n, column in enumerate(outputs.unbind(1))}
 
 

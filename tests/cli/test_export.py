@@ -16,7 +16,7 @@ from commands import Ended, in_process
 from safetensors.torch import load_file
 
 import automl
-from automl import Candidate, Report, Split, UsageError
+from automl import Candidate, Classification, Report, Split, UsageError
 from automl.export import Export
 from automl.models import MODEL, Models
 from automl.registry import Registry
@@ -318,6 +318,34 @@ def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
     answers = alone(tmp_path / "out", tmp_path / "x.npy")
     found = torch.tensor([[float(row[f"output {n}"]) for n in range(10)] for row in answers])
     assert torch.allclose(found, expected, atol=1e-5)
+    assert "reads arrays, not tables" in call(2, "predict", str(tmp_path / "out"), __file__).err
+    np.save(tmp_path / "x.npy", inputs[:5, :, :4].numpy())
+    said = call(2, "predict", str(tmp_path / "out"), str(tmp_path / "x.npy")).err
+    assert "x.npy does not fit this model" in said
+
+
+def fruits():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 80)
+    inputs = draw.normal(size=(80, 3)) + 4 * labels[:, None]
+    return Classification.from_arrays("fruits", inputs, labels, labels=("apple", "pear"))
+
+
+def test_classes_that_have_names_are_predicted_by_name(sqlite_url, tmp_path, call):
+    automl.search("mlp", task=fruits, options=SHORT, storage=sqlite_url, trials=1, study="s")
+    export = export_of(sqlite_url)
+    assert export.write(tmp_path / "out") == []
+    inputs, _ = export.parts.task.split(Split.TEST)
+    np.save(tmp_path / "x.npy", inputs.numpy())
+    with torch.no_grad():
+        expected = export.module(inputs).softmax(1)
+    answers = alone(tmp_path / "out", tmp_path / "x.npy")
+    assert [row["class"] for row in answers] == [("apple", "pear")[n] for n in expected.argmax(1)]
+    found = torch.tensor([[float(row["p(apple)"]), float(row["p(pear)"])] for row in answers])
+    assert torch.allclose(found, expected, atol=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "the names of the classes" in card
+    assert "python predict.py inputs.npy" in card
     assert "reads arrays, not tables" in call(2, "predict", str(tmp_path / "out"), __file__).err
 
 

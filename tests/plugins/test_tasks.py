@@ -216,6 +216,25 @@ def test_targets_that_are_no_classes_are_told_so(targets, message):
         Classification.from_arrays("mine", np.zeros((30, 2)), targets)
 
 
+def test_the_last_examples_may_be_those_to_test_on():
+    classes = np.arange(30) % 3
+    task = Classification.from_arrays("mine", np.zeros((30, 2)), classes, tested=5, validation=0.2)
+    check_task(task)
+    assert sizes(task) == [20, 5, 5]
+    assert task.splits[Split.TEST].tolist() == [*range(25, 30)]
+
+
+def test_classes_may_have_names():
+    inputs, classes = np.zeros((30, 2)), [0, 1] * 15
+    task = Classification.from_arrays("mine", inputs, classes, labels=["a", "b", "never seen"])
+    assert task.signature.output_shape == (3,)
+    assert task.preparation.labels == ("a", "b", "never seen")
+    assert task.signature.blocks == ()
+    assert Classification.from_arrays("mine", inputs, classes).digest() == task.digest()
+    with pytest.raises(UsageError, match="2 labels, but a target is 2"):
+        Classification.from_arrays("mine", inputs, [0, 1, 2] * 10, labels=["a", "b"])
+
+
 # Regression.
 def test_diabetes_is_a_sound_task():
     task = diabetes()
