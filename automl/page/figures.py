@@ -143,8 +143,12 @@ def importance_bars(material: Material, place: int) -> Figure:
     study = excerpt(valued(list(having.values()), place), [material.objectives[place]])
     figure = visualization.plot_param_importances(study, evaluator=_Known(known.shares))
     bars, most = figure.data[0], min(20, len(known.shares))
-    for name in ("x", "y", "text", "hovertemplate"):
-        bars[name] = bars[name][-most:]
+    bars.update(
+        x=bars.x[-most:],
+        y=bars.y[-most:],
+        text=bars.text[-most:],
+        hovertemplate=bars.hovertemplate[-most:],
+    )
     figure.update_xaxes(range=[0, max(bars.x) * 1.25], title="share", nticks=5, tickangle=0)
     figure.update_yaxes(title=None)
     notes = _left_out(most, len(known.shares), "decision", "those that matter most")
