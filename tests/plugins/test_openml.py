@@ -351,9 +351,9 @@ def test_without_network_and_copy_it_says_what_to_do(monkeypatch, tmp_path):
         monkeypatch.setenv("AUTOML_OPENML_SERVER", url)
         digest = openml(dataset="7").digest()
     assert openml(dataset="7").digest() == digest
-    refused("cannot reach OpenML for '8' .*it is not there: connect.*--data-dir", dataset="8")
+    refused("cannot reach OpenML for '8' .*holds no copy: connect.*--data-dir", dataset="8")
     kept(tmp_path, "7/fares.arff.gz").write_bytes(b"damaged")
-    refused("cannot reach OpenML for '7' .*holds is damaged", dataset="7")
+    refused("cannot reach OpenML for '7' .*its copy in .* is damaged", dataset="7")
 
 
 def test_a_folder_that_cannot_be_written(server, monkeypatch, tmp_path):

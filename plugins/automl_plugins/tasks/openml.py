@@ -124,7 +124,7 @@ def _asking(mirror: str) -> Iterator[None]:
     try:
         yield
     finally:
-        urllib.request.install_opener(before)  # type: ignore[arg-type]  # None: the default one
+        urllib.request.install_opener(before)
 
 
 class _Asking(urllib.request.BaseHandler):
@@ -159,10 +159,10 @@ def _refusal(error: Exception, dataset: str, home: Path, damaged: bool) -> str:
     if isinstance(error, HTTPError):
         return f"OpenML answered {error.code} ({error.reason}) for {dataset}: try again later"
     if isinstance(error, URLError | TimeoutError | ConnectionError | HTTPException):
-        lacks = "what it holds is damaged" if damaged else "it is not there"
+        lacks = f"its copy in {home} is damaged" if damaged else f"{home} holds no copy"
         return (
-            f"cannot reach OpenML for {dataset} ({getattr(error, 'reason', said)}), and of the "
-            f"copy in {home} {lacks}: connect once, or name a folder that holds it by --data-dir"
+            f"cannot reach OpenML for {dataset} ({getattr(error, 'reason', said)}), and {lacks}: "
+            "connect once, or name a folder that holds it by --data-dir"
         )
     if isinstance(error, OSError) and error.errno:
         return f"cannot keep {dataset} in {home}: {error.strerror}: name another by --data-dir"

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +195,8 @@ def _task(
     taken = torch.from_numpy(windows[np.concatenate([*starts.values()])])
     before, targets = taken[:, :-1, None], taken[:, -1].contiguous()
     ones = torch.zeros(len(taken), context, len(labels)).scatter_(2, before, 1.0)
-    rows = torch.arange(len(taken)).split([len(each) for each in starts.values()])
+    ends = list(accumulate(map(len, starts.values())))
+    rows = torch.arange(len(taken)).tensor_split(ends[:-1])
     return NextCharacter(
         name,
         ones.flatten(1),
