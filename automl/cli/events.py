@@ -222,13 +222,16 @@ class Follower:
             _log.debug("the view failed", exc_info=True)
 
     def _fresh(self) -> list[Event]:
+        # Ends before reports: a trial that has ended by then has no report that the second read
+        # would miss, so that none comes after its end.
+        ended = self.study.views.settled(self._seen)
         reports = self.study.views.reports(self._reports, max(0, self._last - _WINDOW))
         self._mark(report.id for report in reports)
         events: list[Event] = [
             {"event": "report", "number": r.number, "step": r.step, "metrics": r.metrics}
             for r in reports
         ]
-        for view in self.study.views.settled(self._seen):
+        for view in ended:
             self._seen.add(view.id)
             events.append(trial_event(self.study, view, self._decisions(view.number)))
         return events

@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from commands import CORNER, FILE, PARTS, PLANE, started, study
+from commands import CORNER, FILE, PARTS, PLANE, URL, started, study
 
+import automl
 from automl import __version__
+from automl.cli.events import Follower
+from automl.ledger.views import Views
 
 TRIAL = {
     "event", "number", "state", "values", "decisions", "reused_from", "level", "seconds", "error",
@@ -59,6 +62,30 @@ def test_json_events_come_in_order_and_agree(run):
     best = max(ended.of("trial"), key=lambda event: event["values"]["score"])
     assert summary["best"]["values"] == best["values"]
     assert summary["best"]["decisions"] == best["decisions"]
+
+
+@pytest.mark.parametrize("read", ["settled", "reports"])
+def test_no_report_comes_after_the_end_of_its_trial(run, monkeypatch, read):
+    """Not even where a trial is trained between two reads of one look."""
+    run("search", PLANE, *PARTS, "--trials", "1", "--study", "s")
+    whole = getattr(Views, read)
+
+    def then_another_trial(*arguments):
+        found = whole(*arguments)
+        monkeypatch.setattr(Views, read, whole)
+        automl.resume("s", storage=URL, trials=1)
+        return found
+
+    monkeypatch.setattr(Views, read, then_another_trial)
+    events = []
+    with Follower(study("s"), events.append, interval=60):
+        pass
+    assert study("s").views.counts().complete == 2
+    for end, event in enumerate(events):
+        if event["event"] == "trial":
+            steps = [e["step"] for e in events[:end] if e["number"] == event["number"]]
+            assert steps == [1, 2, 3]
+    assert any(event["event"] == "trial" for event in events)
 
 
 def test_a_failed_trial_has_its_error_in_its_event(run, here):
