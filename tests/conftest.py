@@ -1,5 +1,6 @@
 """What every test relies on: one thread, a state directory of its own, quiet Optuna."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,3 +51,12 @@ def sqlite_url(prepared: Path, tmp_path: Path) -> str:
     """A database of a test's own with no study in it."""
     own = shutil.copy(prepared, tmp_path / "automl.db")
     return f"sqlite:///{own}"
+
+
+@pytest.fixture
+def same_logging() -> Iterator[None]:
+    """The loggers as they were, after a command in this process has set them up for itself."""
+    logger = logging.getLogger("automl")
+    before = logger.handlers[:], logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = before

@@ -1,8 +1,7 @@
 """Each command line test lies in a directory of its own, where the default storage is empty."""
 
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,16 @@ from commands import Ended, in_process
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, same_logging: None
+) -> Path:
     """The directory a person works in; his environment says nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for name in ("AUTOML_STORAGE", "AUTOML_DATA_DIR", "AUTOML_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     shutil.copy(prepared, tmp_path / "automl.db")
-    logger = logging.getLogger("automl")
-    before = logger.handlers[:], logger.propagate
-    yield tmp_path
-    logger.handlers[:], logger.propagate = before
+    return tmp_path
 
 
 @pytest.fixture

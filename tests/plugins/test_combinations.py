@@ -1,0 +1,129 @@
+"""Every strategy and every pruner finishes a study of two workers, which then goes on.
+
+Their names are those of the entry points, so that a new plugin is tried by being one.
+"""
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+import together
+from commands import Ended, in_process, started, study
+
+from automl.registry import Kind, Registry
+
+FILE = str(Path(together.__file__))
+FIRST, MORE = 8, 4
+SPACES = {"grid": f"{FILE}:finite_mlp"}
+"""Where a strategy cannot search `mlp`: a grid is finite."""
+OPTIONS = {
+    Kind.STRATEGY: {
+        # Past their random start within a dozen trials.
+        "evolution": ["population=4", "tournament=2"],
+        "gp": ["startup_trials=4"],
+        "nsga2": ["population=4"],
+        "nsga3": ["population=4"],
+        "tpe": ["startup_trials=4"],
+    },
+    Kind.PRUNER: {
+        "median": ["startup_trials=2"],
+        "patient": ["patience=1"],
+        "threshold": ["lower=0.3"],  # it needs a bound
+    },
+}
+
+
+def names(kind: Kind) -> list[str]:
+    return sorted(Registry().names(kind))
+
+
+def round_robin(strategies: list[str], pruners: list[str]) -> list[tuple[str, str]]:
+    """Pairs in which each strategy and each pruner occurs, as few as can be."""
+    pairs = zip(cycle(strategies), cycle(pruners), strict=False)
+    return list(islice(pairs, max(len(strategies), len(pruners))))
+
+
+def options(kind: Kind, name: str) -> list[str]:
+    given = OPTIONS[kind].get(name, [])
+    return [word for each in given for word in ("-o", f"{kind.value}.{each}")]
+
+
+@dataclass(frozen=True)
+class Here:
+    """Runs a command in this process, on a database of its own."""
+
+    directory: Path
+    capsys: pytest.CaptureFixture[str]
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.directory / 'automl.db'}"
+
+    def __call__(self, *arguments: str, **environment: str) -> Ended:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {"AUTOML_STORAGE": self.url, **environment}.items():
+                patch.setenv(name, value)
+            return in_process(self.capsys, arguments)
+
+
+class Apart(Here):
+    """Runs each command in a process of its own."""
+
+    def __call__(self, *arguments: str, **environment: str) -> Ended:
+        (folder := self.directory / arguments[0]).mkdir()
+        environment["AUTOML_STORAGE"] = self.url
+        with started(folder, *arguments, **environment) as command:
+            return command.wait(120)
+
+
+def search_and_resume(run: Here, strategy: str, pruner: str, *more: str) -> None:
+    """A search by two workers, and more trials by one, end as they should and leave no wreck."""
+    (meeting := run.directory / "meeting").mkdir()
+    parts = ["--task", "digits", "--strategy", strategy, "--pruner", pruner, "--plugin", FILE]
+    chosen = [*options(Kind.STRATEGY, strategy), *options(Kind.PRUNER, pruner), *more]
+    searched = run(
+        *("search", SPACES.get(strategy, "mlp"), *parts, *chosen),
+        *("--study", "s", "--trials", str(FIRST), "--workers", "2"),
+        **{together.TOGETHER: f"2:{meeting}"},
+    )
+    assert searched.code == 0, searched.out + searched.err
+    views = study("s", run.url).views.trials()
+    assert (len(views), len({view.worker for view in views})) == (FIRST, 2)
+
+    resumed = run("resume", "s", "--trials", str(MORE))
+    assert resumed.code == 0, resumed.out + resumed.err
+    opened = study("s", run.url)
+    assert [trial.number for trial in opened.optuna.trials] == list(range(FIRST + MORE))
+    assert all(trial.state.is_finished() for trial in opened.optuna.trials)
+    counts = opened.views.counts()
+    failures = [view.message for view in opened.views.trials() if view.message]
+    assert (counts.failed, counts.complete + counts.pruned) == (0, FIRST + MORE), failures
+
+    doctor = run("doctor", "s")
+    assert (doctor.code, doctor.out) == (0, "nothing is broken\n")
+
+
+def test_the_pairs_leave_nobody_out():
+    strategies, pruners = names(Kind.STRATEGY), names(Kind.PRUNER)
+    pairs = round_robin(strategies, pruners)
+    assert [sorted(set(each)) for each in zip(*pairs, strict=True)] == [strategies, pruners]
+    assert set(OPTIONS[Kind.STRATEGY]) | set(SPACES) <= set(strategies)
+    assert set(OPTIONS[Kind.PRUNER]) <= set(pruners)
+
+
+@pytest.mark.usefixtures("same_logging")
+@pytest.mark.parametrize(
+    ("strategy", "pruner"), round_robin(names(Kind.STRATEGY), names(Kind.PRUNER))
+)
+def test_a_pair_finishes_a_study_and_resumes(tmp_path, capsys, strategy, pruner):
+    """Without probes, which start a process in each worker."""
+    quick = ("-o", "trainer.epochs=2", "-o", "cache.levels=L0,L1")
+    search_and_resume(Here(tmp_path, capsys), strategy, pruner, *quick)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pruner", names(Kind.PRUNER))
+@pytest.mark.parametrize("strategy", names(Kind.STRATEGY))
+def test_every_pair_finishes_a_study_and_resumes(tmp_path, capsys, strategy, pruner):
+    search_and_resume(Apart(tmp_path, capsys), strategy, pruner, "-o", "trainer.epochs=4")

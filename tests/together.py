@@ -1,0 +1,38 @@
+"""A plugin of a user's own: the first trial of each worker waits until all workers have one.
+
+A small search is over before its second worker has started; this way both take part in it. With
+it comes a finite space, for the strategies that need one.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import optuna
+
+from automl import Candidate, Graph, Task, hookimpl
+
+TOGETHER = "AUTOML_TEST_TOGETHER"
+"""How many workers wait for each other, and an empty folder they all see: `2:folder`."""
+_SECONDS = 90.0
+
+
+@hookimpl
+def trial_proposed() -> None:
+    wanted, _, folder = os.environ.get(TOGETHER, "").partition(":")
+    if not folder:
+        return
+    (Path(folder) / str(os.getpid())).touch()
+    end = time.monotonic() + _SECONDS
+    while len(list(Path(folder).iterdir())) < int(wanted) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def finite_mlp(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
+    """Sixty networks of one hidden layer: each decision has a few values."""
+    graph = Graph()
+    h = graph.add("flatten", graph.input("x", task.signature.input_shape))
+    h = graph.add("linear", h, features=trial.suggest_int("width", 16, 32, step=4))
+    h = graph.add(trial.suggest_categorical("activation", ["relu", "gelu", "tanh"]), h)
+    graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
+    return Candidate(graph, {"lr": trial.suggest_categorical("lr", [3e-4, 1e-3, 3e-3, 1e-2])})
