@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Test files at a time; what a file's tests share is made once.
+JOBS ?= logical
 
 .PHONY: demo test long lint types check clean
 
@@ -9,7 +11,7 @@ demo: $(READY)  ## search mlp on digits, 20 trials
 	$(BIN)/automl search mlp --task digits --trials 20
 
 test: $(READY)  ## the whole suite but for the runs of many repetitions
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile
 
 long: $(READY)  ## the fault and statistics runs of many repetitions
 	$(BIN)/python -m pytest -m long

@@ -26,6 +26,8 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOML_STATE_DIR", str(state))
+        # In what the tests start, too: they share the machine with the next test.
+        patch.setenv("OMP_NUM_THREADS", "1")
         yield state
 
 
