@@ -19,11 +19,11 @@ def said(name, *options):
 
 
 def test_overhead_measures_both_sides():
-    rows = said("overhead", "--trials", 100, "--blocks", 1)["rows"]
+    rows = said("overhead", "--trials", 25, "--blocks", 1)["rows"]
     assert rows[0]["storage"] == "sqlite"
     assert all(row["ours_ms"] > 0 and row["bare_ms"] > 0 for row in rows)
     # Two a trial, and those of a worker that comes and goes.
-    assert all(row["ledger_transactions"] < 2.3 for row in rows)
+    assert all(row["ledger_transactions"] * 25 < 2 * 25 + 30 for row in rows)
 
 
 @pytest.mark.long
