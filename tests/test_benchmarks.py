@@ -80,10 +80,10 @@ def test_reuse_says_why_it_skips_the_table(tmp_path):
 
 
 def test_a_real_search_reuses_what_the_truth_knows_to_be_equal():
-    with_cache, without = said("real_search", "--trials", 25, "--epochs", 1, "--width", 2)["rows"]
+    with_cache, without = said("real_search", "--trials", 12, "--epochs", 1, "--width", 2)["rows"]
     assert with_cache["reuse_rate"] == pytest.approx(with_cache["true_rate"])
     assert without["reuse_rate"] == 0
-    assert with_cache["evaluated"] < without["evaluated"] == 25
+    assert with_cache["evaluated"] < without["evaluated"] == 12
 
 
 def test_gpu_says_that_there_is_none(monkeypatch):

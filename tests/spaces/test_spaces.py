@@ -100,4 +100,4 @@ def test_twenty_random_mlps_reach_95_percent_on_digits(task, tmp_path):
         *_, last = Supervised().train(ask(mlp, task, number), task, run)
         return last.metrics["accuracy"]
 
-    assert max(map(accuracy, range(20))) >= 0.95
+    assert any(accuracy(number) >= 0.95 for number in range(20))
