@@ -4,13 +4,13 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import children
 import pytest
 import tiny
-from databases import database
+from databases import KINDS, database
 from optuna.trial import TrialState
 from sqlalchemy import event, text
 
@@ -41,12 +41,22 @@ def change(study: Study, statement: str) -> None:
         connection.execute(text(statement))
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def shared_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A database for studies of many names: to make one takes longer than a search."""
+    with database(request.param, tmp_path_factory.mktemp("shared")) as url:
+        yield url
+
+
 @pytest.mark.parametrize("cache", [{}, {"repeats": 2}, {"forget": 0.5}, {"audit": 1.0}])
 @pytest.mark.parametrize("space", ["plane", "corner"])
-def test_a_search_leaves_a_whole_study(storage_url, cache, space):
-    options = {"cache": cache}
-    automl.search(f"{FILE}:{space}", **PARTS, options=options, storage=storage_url, trials=12)
-    assert Doctor(open_study(Storage(storage_url), "s")).findings() == []
+def test_a_search_leaves_a_whole_study(shared_url, cache, space):
+    name, options = f"{space} {cache}", {"cache": cache}
+    parts = {**PARTS, "study": name}
+    automl.search(f"{FILE}:{space}", **parts, options=options, storage=shared_url, trials=12)
+    assert Doctor(open_study(Storage(shared_url), name)).findings() == []
 
 
 def kill_in(url: str, trial: int, place: str) -> None:
