@@ -1,6 +1,7 @@
 """Transactions of the ledger: run whole, and again where the database asks for it or was away."""
 
 import functools
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,11 @@ from automl.ledger.patience import error_codes, lost_connection, patience_of
 P = ParamSpec("P")
 T = TypeVar("T")
 _TRIES = 8
+_SECONDS = 20.0
+"""Both must be spent before a deadlock is an error: on a busy machine the one that is sent back is
+always the one that has written least, and tries follow each other fast."""
+_PAUSE = 1.0
+"""The longest pause between two tries, in seconds."""
 # Serialization failure, deadlock (PostgreSQL); deadlock, lock wait timeout (MySQL).
 _TRANSIENT = {"40001", "40P01", "1213", "1205"}
 _AGAIN = "automl_again"
@@ -98,14 +104,16 @@ def past_deadlocks(
         isinstance(e, DBAPIError) and transient(e)
     ),
 ) -> T:
-    """Call, a few times if need be, until no deadlock is in the way."""
-    for attempt in range(_TRIES):
+    """Call, again and again if need be, until no deadlock is in the way."""
+    began = time.monotonic()
+    for attempt in itertools.count(1):
         try:
             return once(again)
         except Exception as error:
-            if not is_transient(error) or attempt == _TRIES - 1:
+            spent = attempt >= _TRIES and time.monotonic() - began >= _SECONDS
+            if spent or not is_transient(error):
                 raise
-        time.sleep(_draw.uniform(0.5, 1) * 0.05 * 2**attempt)
+        time.sleep(_draw.uniform(0.5, 1) * min(0.05 * 2 ** (attempt - 1), _PAUSE))
     raise AssertionError("the last try returned or raised")
 
 

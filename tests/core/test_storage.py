@@ -21,6 +21,7 @@ import automl
 from automl import AutoMLError, Outcome, State, StorageError, UsageError
 from automl.databases import Database
 from automl.identity.fingerprint import Identity
+from automl.ledger import transaction
 from automl.ledger.clock import now
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import Base
@@ -395,6 +396,31 @@ def test_a_full_disk_loses_nothing(sqlite_url):
     for old, new in zip(before, after, strict=False):
         assert old.params.items() <= new.params.items()
         assert old.values in (None, new.values)
+
+
+class SentBack(Exception):
+    """The database asks for the transaction again."""
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.0])
+def test_a_transaction_that_is_sent_back_is_tried_for_a_while(monkeypatch, patience):
+    monkeypatch.setattr(transaction, "_SECONDS", patience)
+    monkeypatch.setattr(transaction, "_PAUSE", 0.0)
+    tries = iter(range(30))
+
+    def once(again):
+        if (number := next(tries)) < 20:
+            raise SentBack
+        return number
+
+    def tried():
+        return transaction.past_deadlocks(once, False, lambda e: isinstance(e, SentBack))
+
+    if patience:
+        assert tried() == 20
+    else:
+        with pytest.raises(SentBack):
+            tried()
 
 
 # Deleting.
