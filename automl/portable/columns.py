@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,6 @@ class Numbers:
         """Learn from training cells, of which one at least is a number."""
         known = [float(cell) for cell in cells if not is_missing(cell)]
         values = torch.tensor(known, dtype=torch.float64)
-        levels = torch.linspace(0, 1, min(_LEVELS, len(known)), dtype=torch.float64)
         deviation = float(values.std(correction=0))
         return cls(
             name,
@@ -84,7 +84,7 @@ class Numbers:
             missing=len(known) < len(cells),
             mean=float(values.mean()),
             deviation=deviation or 1.0,
-            quantiles=tuple(values.quantile(levels).tolist()) if quantiles and deviation else (),
+            quantiles=_quantiles(values) if quantiles and deviation else (),
         )
 
     def _standard(self, values: Tensor) -> Tensor:
@@ -202,6 +202,19 @@ class Preparation:
 
 def _category(cell: str) -> str:
     return "" if is_missing(cell) else cell.strip()
+
+
+def _quantiles(values: Tensor) -> tuple[float, ...]:
+    """Values at evenly rising levels, from the least to the largest.
+
+    No value counts for more than one level, however many rows share it: the zeros of a column
+    that is mostly zero would leave few levels, and so little room, to tell the others apart.
+    """
+    distinct, counts = values.unique(return_counts=True)  # type: ignore[no-untyped-call]
+    weights = counts.double().clamp(max=len(values) / _LEVELS)
+    middles = (weights.cumsum(0) - weights / 2) / weights.sum()
+    levels = np.linspace(0, 1, _LEVELS)
+    return tuple(np.interp(levels, middles.numpy(), distinct.numpy()).tolist())
 
 
 def _normal(values: Tensor, quantiles: Sequence[float]) -> Tensor:

@@ -178,14 +178,41 @@ def test_separators_are_found(tmp_path, separator):
     assert csv(file=written(tmp_path / "x.csv", lines)).signature.input_shape == (7,)
 
 
-def test_quantiles_are_those_of_scikit_learn():
-    draw = np.random.default_rng(0)
-    values = np.where(draw.random(1000) < 0.6, 0.0, draw.lognormal(size=1000))
-    ours = Numbers.fit("x", [str(v) for v in values]).encode([str(v) for v in values])[:, 0]
+def encoded(values):
+    cells = [str(value) for value in values]
+    return Numbers.fit("x", cells).encode(cells)[:, 0].numpy()
+
+
+def test_quantiles_of_different_numbers_are_those_of_scikit_learn():
+    values = np.random.default_rng(0).lognormal(size=10_000)
     theirs = QuantileTransformer(n_quantiles=257, output_distribution="normal", subsample=None)
     expected = theirs.fit_transform(values[:, None])[:, 0]
-    within = np.abs(expected) < 3  # the ends are cut elsewhere
-    assert np.abs(ours.numpy() - expected)[within].max() < 1e-9
+    within = np.abs(expected) < 2  # the ends are cut elsewhere
+    assert np.abs(encoded(values) - expected)[within].max() < 1e-2
+
+
+def test_a_frequent_number_leaves_room_for_the_others():
+    draw = np.random.default_rng(0)
+    rare = draw.lognormal(size=1000)
+    mostly_zero = np.concatenate([np.zeros(9000), rare])
+    apart = encoded(mostly_zero)[9000:]
+    assert np.abs(apart - encoded(rare)).mean() < 0.1
+    assert apart.std() > 0.8
+
+
+@pytest.mark.parametrize("rows", [2, 10, 1000])
+def test_two_numbers_lie_on_either_side_of_zero(rows):
+    low, *_, high = encoded([0] * (rows // 2) + [1] * (rows // 2))
+    assert low == pytest.approx(-high)
+    assert 0.5 < high < 2
+
+
+@given(st.lists(st.integers(-5, 5) | st.floats(-1e9, 1e9), min_size=2, max_size=40, unique=True))
+def test_larger_numbers_are_never_encoded_as_smaller(values):
+    made = Numbers.fit("x", [str(v) for v in values])
+    asked = sorted([*values, *(v + 1 for v in values), -1e30, 1e30])
+    found = made.encode([str(v) for v in asked])[:, 0]
+    assert (found.diff() >= 0).all()
 
 
 @given(
