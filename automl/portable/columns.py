@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -210,6 +209,9 @@ def _quantiles(values: Tensor) -> tuple[float, ...]:
     No value counts for more than one level, however many rows share it: the zeros of a column
     that is mostly zero would leave few levels, and so little room, to tell the others apart.
     """
+    # Only where columns are learned: who predicts needs no numpy.
+    import numpy as np
+
     distinct, counts = values.unique(return_counts=True)  # type: ignore[no-untyped-call]
     weights = counts.double().clamp(max=len(values) / _LEVELS)
     middles = (weights.cumsum(0) - weights / 2) / weights.sum()
