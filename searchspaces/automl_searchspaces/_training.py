@@ -1,12 +1,25 @@
 """Decisions on how to train, that several spaces share."""
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import optuna
 
+from automl import Task
+
 _OPTIMIZERS = ("adamw", "sgd")
 _BATCH_SIZES = (32, 64, 128, 256)
+_MAX_SMOOTHING = 0.2
+# Less than the single epoch of the shortest training.
+_MAX_WARMUP = 0.9
+
+
+class Extent(Enum):
+    """How much of something is decided; FULL has further decisions after the basic ones."""
+
+    BASIC = "basic"
+    FULL = "full"
 
 
 def gradient_descent(
@@ -23,3 +36,19 @@ def gradient_descent(
         "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
         "batch_size": trial.suggest_categorical("batch_size", batch_sizes),
     }
+
+
+def refinements(trial: optuna.trial.BaseTrial, task: Task, extent: Extent) -> dict[str, Any]:
+    """Further hyperparameters of the full extent: warm-up, and label smoothing for classes."""
+    if extent is Extent.BASIC:
+        return {}
+    warmup = {"warmup_epochs": trial.suggest_float("warmup_epochs", 0.0, _MAX_WARMUP)}
+    if not _has_classes(task):
+        return warmup
+    return warmup | {"label_smoothing": trial.suggest_float("label_smoothing", 0.0, _MAX_SMOOTHING)}
+
+
+def _has_classes(task: Task) -> bool:
+    """Whether each example's target is the number of a class."""
+    targets = task.probe()[1]
+    return targets.dim() == 1 and not targets.is_floating_point()

@@ -1,16 +1,23 @@
 """Convolutional networks: stages of convolutions that halve the image, then a linear head."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import optuna
 
 from automl import Candidate, CandidateError, Graph, Open, Task, hookimpl
-from automl_searchspaces._training import gradient_descent
+from automl_searchspaces._convolutions import SEPARABLE, STRIDED
+from automl_searchspaces._skips import add_skip, skipping
+from automl_searchspaces._training import Extent, gradient_descent, refinements
 
 _ACTIVATIONS = ["relu", "gelu", "silu"]
 _NORMALIZATIONS = ["identity", "batch_norm"]
-_POOLINGS = ["max_pool2d", "avg_pool2d"]
+_POOLINGS = ("max_pool2d", "avg_pool2d")
+_DOWNSAMPLINGS = (*_POOLINGS, STRIDED.name)
+_CONVOLUTIONS = ["conv2d", SEPARABLE.name]
 _KERNELS = [3, 5]
+_GROWTHS = [1.0, 1.5, 2.0]
+_HEADS = ["average", "flatten"]
 
 
 def cnn(
@@ -24,26 +31,33 @@ def cnn(
     max_dropout: float = 0.5,
     min_lr: float = 1e-3,
     max_lr: float = 3e-2,
+    architecture: Extent = Extent.BASIC,
+    training: Extent = Extent.BASIC,
 ) -> Candidate:
     """A convolutional network for tasks of images; each stage doubles the channels.
 
-    min_channels, max_channels: of the first stage. The activation, the normalization, the
-    pooling and the dropout rate may be left open.
+    min_channels, max_channels: of the first stage. architecture: `full` also decides on skip
+    connections, depthwise-separable convolutions, strides in place of pooling, the growth of the
+    channels, and a head that reads each position. training: `full` decides on warm-up, and for
+    classes on label smoothing. The activation, the normalization, the pooling, the skips, the
+    kind of convolution and the dropout rate may be left open.
 
     Raises:
         CandidateError: the task's inputs are no images of at least 2x2.
     """
     stages = trial.suggest_int("stages", 1, min(max_stages, _halvings(task)))
     channels = trial.suggest_int("channels", min_channels, max_channels, log=True)
+    design = _Design.full(trial) if architecture is Extent.FULL else _Design()
     graph = Graph()
     h = graph.input("x", task.signature.input_shape)
     for stage in range(stages):
-        width = channels * 2**stage
-        h = _stage(graph, h, trial, stage, channels=width, max_blocks=max_blocks)
-    h = graph.add("global_avg_pool2d", h)
+        width = round(channels * design.growth**stage)
+        h = _Stage(graph, trial, design, stage, width).add(h, max_blocks)
+    h = graph.add("flatten" if design.flat else "global_avg_pool2d", h)
     h = graph.add("dropout", h, p=trial.suggest_float("dropout", 0.0, max_dropout))
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
-    return Candidate(graph, gradient_descent(trial, min_lr, max_lr))
+    hyperparameters = gradient_descent(trial, min_lr, max_lr) | refinements(trial, task, training)
+    return Candidate(graph, hyperparameters)
 
 
 def _halvings(task: Task) -> int:
@@ -56,22 +70,54 @@ def _halvings(task: Task) -> int:
     return min(shape[1:]).bit_length() - 1
 
 
-def _stage(
-    graph: Graph,
-    h: str,
-    trial: optuna.trial.BaseTrial,
-    stage: int,
-    *,
-    channels: int,
-    max_blocks: int,
-) -> str:
-    activation: str | Open = trial.suggest_categorical("activation", _ACTIVATIONS)
-    normalization: str | Open = trial.suggest_categorical("normalization", _NORMALIZATIONS)
-    kernel = trial.suggest_categorical(f"kernel_{stage}", _KERNELS)
-    for _ in range(trial.suggest_int(f"blocks_{stage}", 1, max_blocks)):
-        h = graph.add("conv2d", h, channels=channels, kernel=kernel)
-        h = graph.add(activation, graph.add(normalization, h))
-    return graph.add(trial.suggest_categorical("pooling", _POOLINGS), h)
+@dataclass(frozen=True)
+class _Design:
+    """What all stages have in common; by default as the basic extent has it."""
+
+    convolution: str | Open = "conv2d"
+    skip: str | Open = "zero"
+    growth: float = 2.0
+    flat: bool = False
+    poolings: Sequence[str] = _POOLINGS
+
+    @classmethod
+    def full(cls, trial: optuna.trial.BaseTrial) -> "_Design":
+        return cls(
+            trial.suggest_categorical("convolution", _CONVOLUTIONS),
+            skipping(trial, Extent.FULL),
+            trial.suggest_categorical("growth", _GROWTHS),
+            trial.suggest_categorical("head", _HEADS) == "flatten",
+            _DOWNSAMPLINGS,
+        )
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Blocks of one width, then half the sides."""
+
+    graph: Graph
+    trial: optuna.trial.BaseTrial
+    design: _Design
+    number: int
+    channels: int
+
+    def add(self, h: str, max_blocks: int) -> str:
+        activation = self.trial.suggest_categorical("activation", _ACTIVATIONS)
+        normalization = self.trial.suggest_categorical("normalization", _NORMALIZATIONS)
+        kernel = self.trial.suggest_categorical(f"kernel_{self.number}", _KERNELS)
+        for _ in range(self.trial.suggest_int(f"blocks_{self.number}", 1, max_blocks)):
+            block = self._convolved(self.design.convolution, h, kernel=kernel)
+            block = self.graph.add(normalization, block)
+            block = add_skip(self.graph, self.design.skip, h, block, self._projected)
+            h = self.graph.add(activation, block)
+        pooling = self.trial.suggest_categorical("pooling", self.design.poolings)
+        return self.graph.add(pooling, h)
+
+    def _convolved(self, kind: str | Open, h: str, kernel: int) -> str:
+        return self.graph.add(kind, h, channels=self.channels, kernel=kernel)
+
+    def _projected(self, h: str) -> str:
+        return self._convolved("conv2d", h, kernel=1)
 
 
 @hookimpl

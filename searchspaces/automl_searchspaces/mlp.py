@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import optuna
 
 from automl import Candidate, Graph, Task, hookimpl
-from automl_searchspaces._training import gradient_descent
+from automl_searchspaces._skips import add_skip, skipping
+from automl_searchspaces._training import Extent, gradient_descent, refinements
 
 _ACTIVATIONS = ["relu", "gelu", "silu", "tanh"]
 _NORMALIZATIONS = ["identity", "batch_norm", "layer_norm"]
@@ -21,22 +22,33 @@ def mlp(
     max_dropout: float = 0.5,
     min_lr: float = 3e-4,
     max_lr: float = 3e-2,
+    architecture: Extent = Extent.BASIC,
+    training: Extent = Extent.BASIC,
 ) -> Candidate:
     """A multilayer perceptron on the flattened inputs of any task with vector outputs.
 
-    The activation, the normalization and the dropout rate may be left open.
+    architecture: `full` decides on skip connections, too. training: `full` decides on warm-up,
+    and for classes on label smoothing. The activation, the normalization, the skips and the
+    dropout rate may be left open.
     """
     graph = Graph()
     h = graph.add("flatten", graph.input("x", task.signature.input_shape))
     activation = trial.suggest_categorical("activation", _ACTIVATIONS)
     normalization = trial.suggest_categorical("normalization", _NORMALIZATIONS)
     dropout = trial.suggest_float("dropout", 0.0, max_dropout)
+    skip = skipping(trial, architecture)
     for layer in range(trial.suggest_int("layers", 1, max_layers)):
-        width = trial.suggest_int(f"width_{layer}", min_width, max_width, log=True)
+        width, source = trial.suggest_int(f"width_{layer}", min_width, max_width, log=True), h
         h = graph.add(normalization, graph.add("linear", h, features=width))
         h = graph.add("dropout", graph.add(activation, h), p=dropout)
+        h = add_skip(graph, skip, source, h, _projection(graph, width))
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
-    return Candidate(graph, gradient_descent(trial, min_lr, max_lr))
+    hyperparameters = gradient_descent(trial, min_lr, max_lr) | refinements(trial, task, training)
+    return Candidate(graph, hyperparameters)
+
+
+def _projection(graph: Graph, width: int) -> Callable[[str], str]:
+    return lambda source: graph.add("linear", source, features=width, bias=False)
 
 
 @hookimpl

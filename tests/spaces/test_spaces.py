@@ -1,20 +1,28 @@
 """The built-in search spaces."""
 
+import functools
+
 import optuna
 import pytest
 import torch
 from automl_plugins.tasks.digits import digits
 from automl_plugins.trainers.supervised import Supervised
+from automl_searchspaces._training import Extent
 from automl_searchspaces.cnn import cnn
 from automl_searchspaces.mlp import mlp
+from automl_searchspaces.residual_mlp import residual_mlp
 from optuna.trial import FixedTrial
-from toys import a_run, blobs
+from proposals import ask, key, sketched, with_decisions
+from toys import Line, a_run, blobs
 
 from automl import CandidateError, Classification
-from automl.candidate import propose
 from automl.testing import check_space
 
 HYPERPARAMETERS = {"optimizer", "lr", "weight_decay", "batch_size"}
+REFINEMENTS = {"warmup_epochs", "label_smoothing"}
+RESIDUAL = {"activation", "normalization", "hidden_dropout", "residual_dropout"}
+FULL = {"architecture": Extent.FULL, "training": Extent.FULL}
+full_mlp, full_cnn = functools.partial(mlp, **FULL), functools.partial(cnn, **FULL)
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +30,54 @@ def task():
     return digits()
 
 
-def ask(space, task, seed=0, **options):
-    sampler = optuna.samplers.RandomSampler(seed=seed)
-    trial = optuna.create_study(sampler=sampler).ask()
-    return propose(lambda deciding: space(deciding, task, **options), trial)
-
-
 @pytest.mark.parametrize(
     ("space", "openable"),
     [
         (mlp, {"activation", "normalization", "dropout"}),
         (cnn, {"activation", "normalization", "dropout", "pooling"}),
+        (residual_mlp, RESIDUAL),
     ],
 )
 def test_it_is_a_sound_space_and_says_what_can_be_open(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("space", "openable"),
+    [
+        (full_mlp, {"activation", "normalization", "dropout", "skip"}),
+        (
+            full_cnn,
+            {"activation", "normalization", "dropout", "pooling", "skip", "convolution"},
+        ),
+    ],
+)
+def test_what_the_full_extent_adds_can_be_open_too(space, openable, task):
+    assert check_space(space, task) == openable | HYPERPARAMETERS | REFINEMENTS
+
+
+@pytest.mark.parametrize("space", [mlp, cnn, full_mlp, full_cnn])
+def test_each_proposal_trains(space, task, tmp_path):
+    few = Classification.from_arrays("few", task.inputs[:100], task.targets[:100])
+    for seed in range(12):
+        run = a_run(tmp_path / str(seed), probe=True)
+        first, *_ = Supervised().train(ask(space, few, seed), few, run)
+        assert 0 < first.metrics["train_loss"] < 20
+
+
+@pytest.mark.parametrize("space", [mlp, cnn])
+def test_basic_decisions_are_the_first_and_keep_their_draws(space, task):
+    for seed in range(10):
+        basic = ask(space, task, seed).decisions
+        trained = ask(space, task, seed, training=Extent.FULL).decisions
+        assert list(trained)[: len(basic)] == list(basic)
+        assert basic.items() <= trained.items()
+
+
+def test_only_classes_are_smoothed():
+    assert "label_smoothing" in ask(full_mlp, blobs()).hyperparameters
+    assert "label_smoothing" not in ask(full_mlp, Line()).hyperparameters
+    Supervised(epochs=1).configured(ask(full_mlp, Line()).hyperparameters)
 
 
 @pytest.mark.parametrize("space", [mlp, cnn])
@@ -101,3 +142,82 @@ def test_twenty_random_mlps_reach_95_percent_on_digits(task, tmp_path):
         return last.metrics["accuracy"]
 
     assert any(accuracy(number) >= 0.95 for number in range(20))
+
+
+# What further decisions compute, and that identity sees it.
+SMALL_CNN = {
+    "stages": 1,
+    "channels": 8,
+    "blocks_0": 1,
+    "kernel_0": 3,
+    "pooling": "max_pool2d",
+    "activation": "relu",
+    "normalization": "identity",
+    "dropout": 0.0,
+    "convolution": "conv2d",
+    "skip": "zero",
+    "growth": 1.5,
+    "head": "average",
+}
+
+
+def test_a_full_space_knows_the_networks_of_the_basic_one(task):
+    for space, whole in ((mlp, full_mlp), (cnn, full_cnn)):
+        for seed in range(5):
+            basic = ask(space, task, seed)
+            plain = {"skip": "zero", "convolution": "conv2d", "growth": 2.0, "head": "average"}
+            same = with_decisions(whole, task, **basic.decisions, **plain)
+            assert key(same) == key(basic)
+
+
+def test_decisions_that_change_nothing_make_one_network(task):
+    first, *others = (
+        with_decisions(full_cnn, task, **SMALL_CNN | {"growth": growth}) for growth in (1, 1.5, 2)
+    )
+    assert {key(other) for other in others} == {key(first)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"skip": "identity"},
+        {"convolution": "separable_conv2d"},
+        {"pooling": "strided_conv2d"},
+        {"head": "flatten"},
+        {"kernel_0": 5},
+    ],
+)
+def test_what_a_decision_changes_is_another_network(change, task):
+    plain = with_decisions(full_cnn, task, **SMALL_CNN)
+    other = with_decisions(full_cnn, task, **SMALL_CNN | change)
+    assert key(plain) != key(other)
+    assert not sketched(plain, task) & sketched(other, task)
+
+
+def test_heads_are_one_where_a_single_position_is_left():
+    task = Classification.from_arrays("dots", torch.rand(40, 1, 2, 2), [0, 1] * 20)
+    first, second = (
+        sketched(with_decisions(full_cnn, task, **SMALL_CNN | {"head": head}), task)
+        for head in ("average", "flatten")
+    )
+    assert first & second
+
+
+def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one(task):
+    separable, plain = (
+        with_decisions(full_cnn, task, **SMALL_CNN | {"convolution": kind, "blocks_0": 2}).build()
+        for kind in ("separable_conv2d", "conv2d")
+    )
+    first, second = (m for n, m in separable.layers.items() if n.startswith("separable"))
+    assert [p.numel() for p in first.parameters()] == [9, 8, 8]
+    assert [p.numel() for p in second.parameters()] == [8 * 9, 8 * 8, 8]
+    count = [sum(p.numel() for p in m.parameters()) for m in (separable, plain)]
+    assert count[0] < count[1]
+
+
+def test_networks_of_strides_and_of_pooling_fit_images_of_odd_sides():
+    task = Classification.from_arrays("odd", torch.rand(20, 1, 7, 9), [0, 1] * 10)
+    for pooling in ("strided_conv2d", "avg_pool2d"):
+        decisions = {"stages": 2, "kernel_1": 3, "blocks_1": 1, "pooling": pooling}
+        made = with_decisions(full_cnn, task, **SMALL_CNN | decisions)
+        made.build(task.probe()[0], task.signature)

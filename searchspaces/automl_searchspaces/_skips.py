@@ -1,0 +1,33 @@
+"""Skip connections that a decision may switch on, that several spaces share.
+
+Source: K. He et al.: Deep Residual Learning for Image Recognition, arXiv 1512.03385.
+"""
+
+from collections.abc import Callable
+
+import optuna
+
+from automl import Graph, Open
+from automl_searchspaces._training import Extent
+
+_NONE = "zero"
+_SKIPS = [_NONE, "identity"]
+
+
+def skipping(trial: optuna.trial.BaseTrial, extent: Extent) -> str | Open:
+    """What is added to a layer's output: nothing or, if the extent is full, perhaps its input."""
+    skip: str | Open = _NONE
+    if extent is Extent.FULL:
+        skip = trial.suggest_categorical("skip", _SKIPS)
+    return skip
+
+
+def add_skip(
+    graph: Graph, skip: str | Open, source: str, h: str, fitted: Callable[[str], str]
+) -> str:
+    """Add a source to node h, or the open choice whether to; fitted: gives it another width."""
+    if not isinstance(skip, Open) and skip == _NONE:
+        return h
+    if graph.node(source).shape != graph.node(h).shape:
+        source = fitted(source)
+    return graph.add("add", h, graph.add(skip, source))
