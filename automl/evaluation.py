@@ -1,6 +1,7 @@
 """One trial in training: runs the trainer's generator, stores its reports, asks the pruner."""
 
 import logging
+import math
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -121,6 +122,7 @@ class Evaluation:
         finally:
             _close(reports)
         name = self.parts.names[Kind.TRAINER]
+        last = last or self._as_it_was_left()
         if last is None:
             raise TrialError(f"trainer {name} reported nothing: yield a Report each step")
         for each in self.study.spec.requirements:
@@ -128,6 +130,21 @@ class Evaluation:
                 known = ", ".join(last.metrics)
                 raise TrialError(f"trainer {name} reports no {each.metric!r}, only {known}")
         return last
+
+    def _as_it_was_left(self) -> Outcome | None:
+        """What an earlier attempt came to that was stopped between its last report and its end.
+
+        From the checkpoint of its last step, a trainer may have nothing left to report.
+        """
+        number = self.trial.number
+        if self.lease.checkpoint is None or self.open_decisions:
+            return None
+        steps = self.study.views.curves({number}).get(number)
+        if not steps:
+            return None
+        step = max(steps)
+        metrics = {k: math.nan if v is None else v for k, v in steps[step].items()}
+        return outcome_of(Report(step, metrics), None, self.costs, self.study.objectives)
 
     def _take(self, report: Report, last: Outcome | None) -> Outcome:
         report = checked(report, self.open_decisions)

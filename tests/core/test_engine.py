@@ -610,6 +610,28 @@ def test_an_interrupted_trial_goes_on_and_nothing_is_lost(search, monkeypatch, s
     assert study.views.trial(2).attempt == 1
 
 
+class Continuing(Trainer):
+    """Goes on where its checkpoint left off, also where nothing is left; Ctrl-C at its end."""
+
+    def train(self, candidate, task, run):
+        state = run.restore() or {"step": 0}
+        for step in range(state["step"] + 1, 4):
+            if step == 3:
+                signal.raise_signal(signal.SIGINT)
+            metrics = {"score": step * candidate.hyperparameters["x"], "cost": 1.0}
+            yield Report(step, metrics, checkpoint=lambda step=step: {"step": step})
+
+
+def test_a_trial_that_was_stopped_at_its_end_ends_as_it_was_left(search, sqlite_url):
+    with pytest.raises(automl.Interrupted):
+        search(trainer=Continuing, study="s", trials=1)
+    study, best = automl.resume("s", storage=sqlite_url)
+    assert study.views.trial(0).state is State.COMPLETE
+    assert best.values == {"score": 3 * best.decisions["x"]}
+    assert best.metrics["cost"] == 1.0
+    assert list(study.optuna.trials[0].intermediate_values) == [1, 2, 3]
+
+
 @pytest.mark.filterwarnings("error")
 def test_an_interrupted_trial_keeps_what_it_reported(search, monkeypatch, sqlite_url):
     interrupted(search, monkeypatch, "2:3")
