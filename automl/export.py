@@ -221,14 +221,20 @@ def card(export: Export, why_not: str | None) -> str:
         "",
         "## Files",
         "",
-        f"- `{WEIGHTS}`: the weights; `candidate.json`: the decisions that rebuild the model.",
+        f"- `{WEIGHTS}`: the weights; `candidate.json`: the decisions that rebuild the model;",
+        "  `metrics.json`: what it scores.",
     ]
     if why_not is None:
         data = "data.csv" if _reads_tables(export) else "inputs.npy"
         lines += [
             f"- `{PROGRAM}`: the model as a program of tensors, for any batch.",
-            f"- `predict.py`: `python predict.py {data}`, with Python and torch alone.",
+            f"- `predict.py`, `portable/`: `python predict.py {data}`, by Python and torch alone.",
         ]
+        if not _reads_tables(export):
+            shape = ", ".join(map(str, ("n", *export.parts.task.signature.input_shape)))
+            lines.append(
+                f"  It reads an array of floats [{shape}], scaled as the task's inputs are."
+            )
     else:
         lines.append(f"- {why_not}")
     if _reads_tables(export):
@@ -280,10 +286,10 @@ def _of_one_input(module: "nn.Module") -> "nn.Module":
 @contextmanager
 def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
     """A directory that takes its place only when it is whole."""
+    if directory.exists() and not (directory / "candidate.json").is_file():
+        raise UsageError(f"{directory} exists and is no export: choose another")
     if directory.exists() and not force:
         raise UsageError(f"{directory} exists: choose another, or replace it by --force")
-    if directory.exists() and not (directory / "candidate.json").is_file():
-        raise UsageError(f"{directory} is no export, so it is not replaced: choose another")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))

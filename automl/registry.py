@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import inspect
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,15 @@ from automl.errors import AutoMLError, PluginError, UnknownNameError, UsageError
 from automl.hookspecs import Hooks
 from automl.options import Option, jsonable, options_of, paths_in, resolve
 from automl.protocols import Task
-from automl.sources import NOWHERE, definitions, home_of, homeless, load, one_line
+from automl.sources import (
+    NOWHERE,
+    content_of,
+    definitions,
+    home_of,
+    homeless,
+    load,
+    one_line,
+)
 from automl.trust import Code, Source, Trust
 
 _log = logging.getLogger("automl")
@@ -80,17 +89,28 @@ class FunctionSpace:
 
 @dataclass(frozen=True)
 class Offer:
-    """Something a plugin offers: its name, who owns it, and what makes it."""
+    """Something a plugin offers: its name, who owns it, and what makes it.
+
+    editable: the module that offers it, where its distribution is installed to be edited.
+    """
 
     kind: Kind
     name: str
     owner: str
     factory: Callable[..., Any]
     source: Source | None = None
+    editable: str | None = None
 
     @property
     def label(self) -> str:
         return f"{self.kind.value} {self.name}"
+
+    def code(self) -> str:
+        """What its code is known by: what it holds, or the version of an installed package."""
+        if self.source is not None:
+            return self.source.code.digest()
+        # A version says nothing of code that is edited where it lies.
+        return f"{self.owner} {content_of(self.editable)}" if self.editable else self.owner
 
     def options(self) -> dict[str, Option]:
         if not _is_factory(self.kind, self.factory):
@@ -163,11 +183,11 @@ class Part:
 
         A file among the options counts by what it holds; a task's not at all, its digest does.
         """
-        source, known = self.offer.source, self.offer.options()
+        known = self.offer.options()
         of_data = [n for n in self.options if self.offer.kind is Kind.TASK and known[n].is_path]
         return {
             "name": self.offer.name,
-            "code": source.code.digest() if source else self.offer.owner,
+            "code": self.offer.code(),
             "options": {
                 n: jsonable(v, self.files) for n, v in self.options.items() if n not in of_data
             },
@@ -260,7 +280,7 @@ class Registry:
         owners = self.names(kind).get(reference, [])
         if not owners:
             own = definitions(reference)
-            hint = "name one of the file's" if own else "your own: file.py:NAME"
+            hint = "name one of the file's" if own else _hint(kind, reference)
             raise UnknownNameError(kind.value, reference, own or self.names(kind), hint)
         if len(owners) > 1:
             raise PluginError(
@@ -323,7 +343,8 @@ class Registry:
                 f"{_owner(point)} declares {kind.value} {name!r}, but {point.value} offers "
                 f"{', '.join(offers) or 'none'}: mend its {_HOOK[kind]}"
             )
-        return Offer(kind, name, _owner(point), offers[name])
+        editable = point.module if _is_editable(point) else None
+        return Offer(kind, name, _owner(point), offers[name], editable=editable)
 
     def _find_own(self, kind: Kind, reference: str, expected: Code | None) -> Offer:
         place, _, name = reference.rpartition(":")
@@ -394,6 +415,22 @@ def _all_entry_points() -> tuple[importlib.metadata.EntryPoint, ...]:
 
 def _owner(point: importlib.metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _hint(kind: Kind, reference: str) -> str:
+    """What to type in place of a name that nobody offers."""
+    if kind is Kind.TASK and Path(reference).exists():
+        return f"put the one that reads it in front: TASK:{reference}"
+    return "your own: file.py:NAME"
+
+
+def _is_editable(point: importlib.metadata.EntryPoint) -> bool:
+    """Whether a distribution is installed from a directory whose files can be edited (PEP 610)."""
+    said = point.dist.read_text("direct_url.json") if point.dist else None
+    try:
+        return bool(json.loads(said or "{}").get("dir_info", {}).get("editable", False))
+    except (ValueError, AttributeError):
+        return False
 
 
 def _is_factory(kind: Kind, value: object) -> bool:

@@ -77,7 +77,9 @@ class Requirement:
         except ValueError:
             bound = math.nan
         if match is None or not math.isfinite(bound):
-            raise UsageError(f"--require: expected one such as 'parameters<=1e6', got {text!r}")
+            strict = re.fullmatch(r"\s*([\w.-]+)\s*([<>])\s*([\d.]\S*)\s*", text)
+            meant = "{}{}={}".format(*strict.groups()) if strict else "parameters<=1e6"
+            raise UsageError(f"--require: expected one such as {meant!r}, got {text!r}")
         return cls(match[1], bound, match[2] == ">=")
 
     def excess(self, metrics: Mapping[str, float | None]) -> float:

@@ -86,6 +86,15 @@ def source_of(reference: str, file: Path) -> Source:
     return Source(reference, str(file), Code(found.code.sha256, dict(sorted(beside.items()))))
 
 
+def content_of(module: str) -> str:
+    """One digest of a module and of what it imports from its own package.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return _module(module).code.digest()
+
+
 def home_of(value: object) -> tuple[Source, str] | None:
     """The file and the name under which another process finds this very object, if there is one."""
     made = value.func if isinstance(value, functools.partial) else value

@@ -116,7 +116,7 @@ def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
     rows += [[str(trial.number), *map(number, trial.values)] for trial in ordered]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aims = ", ".join(f"{o.direction.value} {o.metric}" for o in objectives)
-    said = f"{study.name}: {aims}; no other trial beats these {len(trials)}"
+    said = f"{study.name}: {aims}; no other trial beats {'these' if trials[1:] else 'this'}"
     lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
     return [said, *lines]
 

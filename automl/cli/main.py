@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import automl
-from automl.errors import AutoMLError, Interrupted, redact_urls
+from automl.errors import AutoMLError, Interrupted, UnknownNameError, redact_urls
 
 COMMANDS = (
     "search",
@@ -43,6 +43,14 @@ class LazyGroup(click.Group):
             return command
         _add_plugin_commands(self)
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        named = not args[0].startswith("-") and not ctx.resilient_parsing
+        if named and self.get_command(ctx, args[0]) is None:
+            raise UnknownNameError("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -64,7 +64,8 @@ def command(
     starter = registry.build(Kind.LAUNCHER, launcher, given.pop(Kind.LAUNCHER.value, {})).make()
     if given:
         raise UsageError(
-            f"-o {next(iter(given))}.…: a study's own options stand; only launcher.… can be given"
+            f"-o {next(iter(given))}.…: a study's own options stand, only launcher.… can be given; "
+            "another search may start from this one: automl search … --from STUDY"
         )
     given_trials = queued(enqueue)
     places = arrange(starter, workers, device, per_device)

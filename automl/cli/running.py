@@ -98,7 +98,8 @@ def _nothing_complete(study: Study, summary: Event) -> str:
     failed = [view for view in study.views.trials() if view.message]
     last = f", the last for: {failed[-1].message}" if failed else ""
     options = [f"--trial {failed[-1].number}"] if failed else []
+    pruned = f", {summary['pruned']} pruned" if summary["pruned"] else ""
     return (
-        f"error: no trial completed ({summary['failed']} failed{last}); "
+        f"error: no trial completed ({summary['failed']} failed{pruned}{last}); "
         f"look why: {study.command('show', *options)}"
     )

@@ -114,6 +114,7 @@ def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec")
         raise UsageError(f"--save: {file} exists: choose another") from None
     except OSError as error:
         raise UsageError(f"--save: cannot write {file}: {error.strerror}") from error
+    click.echo(f"wrote {file}", err=True)
     for name in secret:
         click.echo(
             f"{file} does not hold --{name}, which has a password: set it elsewhere", err=True

@@ -73,8 +73,10 @@ def predicted(directory: Path, data: Path, **reading: Any) -> dict[str, list[Any
     try:
         outputs = predictor.outputs(_array(data)).flatten(1)
     except (AssertionError, RuntimeError) as error:
-        said = str(error).splitlines()[0]
-        raise ValueError(f"the array in {data} does not fit this model: {said}") from error
+        raise ValueError(
+            f"the array in {data} does not fit this model: README.md beside the model says which "
+            f"shape it reads ({str(error).splitlines()[0]})"
+        ) from error
     if predictor.preparation is not None:
         return predictor.preparation.answers(outputs)
     return {f"output {n}": column.tolist() for n, column in enumerate(outputs.unbind(1))}
@@ -95,9 +97,15 @@ def _array(path: Path) -> Tensor:
     import numpy as np
 
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        found = torch.from_numpy(np.load(path, allow_pickle=False))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    if not found.is_floating_point():
+        raise ValueError(
+            f"{path} holds {found.dtype}, this model reads floats, scaled as its task had them: "
+            "pixels divided by 255, for one"
+        )
+    return found.float()
 
 
 def main(directory: Path) -> int:

@@ -56,6 +56,7 @@ def search(*more, space=PLANE):
 
 # The words that the one line must hold: the thing, what was expected, what to do.
 USAGE = {
+    "command": (("serch",), "unknown command 'serch'", "did you mean 'search'"),
     "space": (search(space="mpl"), "unknown space 'mpl'", "did you mean 'mlp'", "file.py:"),
     "task": (("search", PLANE, "--task", "digit"), "unknown task 'digit'", "digits"),
     "trainer": (search("--trainer", "x"), "unknown trainer 'x'", "supervised"),
@@ -150,7 +151,6 @@ def test_bad_input_is_one_line_and_exit_code_2(run, here, case):
     ("arguments", "words"),
     [
         (("search",), ("Usage: automl search", "Missing argument 'SPACE'")),
-        (("serch",), ("Usage: automl", "No such command 'serch'")),
         (("search", "mlp", "--trials", "x"), ("--trials", "'x' is not a valid integer")),
         (("search", "mlp", "--tirals", "3"), ("No such option '--tirals'", "--trials")),
         (("show", "s", "--trial", "x"), ("--trial", "'x' is not a valid integer")),

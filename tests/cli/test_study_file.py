@@ -135,7 +135,8 @@ def test_the_front_as_a_table(run):
     assert "automl best m --pareto" in said
     head, names, *rows = run("best", "m", "--pareto").out.splitlines()
     front = study("m").best_trials()
-    assert head == f"m: maximize score, minimize cost; no other trial beats these {len(front)}"
+    which = "these" if front[1:] else "this"
+    assert head == f"m: maximize score, minimize cost; no other trial beats {which}"
     assert names.split() == ["trial", "score", "cost"]
     assert sorted(int(row.split()[0]) for row in rows) == [trial.number for trial in front]
     scores = [float(row.split()[1]) for row in rows]

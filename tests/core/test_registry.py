@@ -2,6 +2,8 @@
 
 import functools
 import importlib
+import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import tiny
 
 import automl
 from automl import PluginError, UnknownNameError, UsageError, registry
-from automl.registry import Kind, Registry
+from automl.registry import Kind, Offer, Registry
 from automl.storage import Storage
 from automl.studies import open_study, plan
 from automl.trust import Code, Trust
@@ -561,3 +563,27 @@ def test_an_option_is_given_once(tmp_path):
     given = {"task": {"file": "other.csv"}}
     with pytest.raises(UsageError, match=r"-o task.file is given twice: after the colon, too"):
         plan(Registry(), {Kind.SPACE: "mlp", Kind.TASK: "csv:data.csv"}, given)
+
+
+def test_an_editable_plugin_is_known_by_what_it_holds(tmp_path, monkeypatch):
+    package = tmp_path / "edited_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("from edited_plugin import part\n")
+    (package / "part.py").write_text("WIDTH = 8\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def code(editable):
+        offer = Offer(Kind.SPACE, "s", "edited-plugin 1.0", lambda: None, editable=editable)
+        return offer.code()
+
+    before = code("edited_plugin")
+    assert before == code("edited_plugin")
+    (package / "part.py").write_text("WIDTH = 16\n")
+    assert code("edited_plugin") != before
+    assert code(None) == "edited-plugin 1.0"
+
+
+def test_what_is_installed_to_be_edited_is_known():
+    said = importlib.metadata.distribution("automl").read_text("direct_url.json") or "{}"
+    editable = json.loads(said).get("dir_info", {}).get("editable", False)
+    assert bool(Registry().find(Kind.SPACE, "mlp").editable) is editable
