@@ -126,8 +126,22 @@ class PatientStorage(BaseStorage):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        value = param_value_internal
-        self._call(self._storage.set_trial_param, trial_id, param_name, value, distribution)
+        given = (trial_id, param_name, param_value_internal, distribution)
+
+        def write(again: bool) -> None:
+            try:
+                self._storage.set_trial_param(*given)
+            except KeyError:
+                # Optuna's proxy, started anew, takes parameters only for trials that it has read.
+                self._read_all()
+                self._storage.set_trial_param(*given)
+
+        self._insist(write)
+
+    def _read_all(self) -> None:
+        for study in self._storage.get_all_studies():
+            id = self._storage.get_study_id_from_name(study.study_name)
+            self._storage.get_all_trials(id, deepcopy=False)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None

@@ -13,6 +13,7 @@ import test_elsewhere
 import test_kill
 import tiny
 from databases import database
+from optuna.distributions import FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
@@ -463,6 +464,21 @@ def test_connections_cut_at_any_moment_end_no_worker(kind, tmp_path):
             assert process.returncode == 0, said
             assert "ended with exit code" not in said
         told_once(Storage(plain))
+
+
+def test_a_proxy_that_was_started_anew_takes_parameters(tmp_path):
+    with (
+        database("postgresql", tmp_path) as behind,
+        servers.proxy(behind) as proxy,
+        database("postgresql", tmp_path) as ledger,
+    ):
+        trials = Storage(proxy.url, ledger).trials
+        study = trials.create_new_study([StudyDirection.MINIMIZE], "s")
+        id = trials.create_new_trial(study)
+        proxy.kill()
+        proxy.start()
+        trials.set_trial_param(id, "x", 0.5, FloatDistribution(0.0, 1.0))
+        assert trials.get_trial(id).params == {"x": 0.5}
 
 
 def test_a_proxy_that_is_killed_and_started_anew_ends_no_worker(tmp_path):
