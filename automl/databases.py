@@ -1,6 +1,9 @@
 """SQL databases by URL: their drivers, their settings, and their passwords out of sight."""
 
+import random
 import re
+import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +17,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from automl.errors import UsageError, redact_urls
 
 DEFAULT_URL = "sqlite:///automl.db"
+_WAL_SECONDS = 5.0
+"""How long a new SQLite file may be locked by who makes it."""
 _PATIENT: dict[str, dict[str, int]] = {
     "sqlite": {"timeout": 60},
     "postgresql": {
@@ -184,10 +189,24 @@ def _ask(statements: Sequence[str], connection: Any, _: Any) -> None:
 
 def _sqlite_settings(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _use_wal(cursor)
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _use_wal(cursor: Any) -> None:
+    # While another process makes the file, SQLite refuses this at once, however long it may wait.
+    end = time.monotonic() + _WAL_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(random.uniform(0.005, 0.05))
+        else:
+            return
 
 
 def _sqlite_manual_transactions(connection: Any, _: Any) -> None:

@@ -4,7 +4,9 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import children
@@ -431,3 +433,20 @@ def test_plain_optuna_deletes_a_study(storage_url):
     assert optuna.get_all_study_names(storage_url) == []
     study, _ = automl.search(tiny.plane, **given, trials=2)
     assert study.views.counts().trials == len(study.optuna.trials) == 2
+
+
+def test_a_new_file_may_be_opened_by_many_at_once(tmp_path):
+    """Each round a new file: its first moments are where SQLite would refuse."""
+    for number in range(30):
+        url, together = f"sqlite:///{tmp_path / f'{number}.db'}", threading.Barrier(4)
+
+        def connect(url=url, together=together):
+            engine = Database(url).connect({})
+            together.wait()
+            with engine.connect() as connection:
+                mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+            engine.dispose()
+            return mode
+
+        with ThreadPoolExecutor(4) as pool:
+            assert {done.result() for done in [pool.submit(connect) for _ in range(4)]} == {"wal"}
