@@ -18,7 +18,7 @@ VERSION_TABLE = "automl_alembic_version"
 HEAD = "0003"
 """The newest migration; a test holds it equal to the scripts."""
 
-_LOCK_KEY = 0x6175746F6D6C  # "automl"
+_LOCK_KEY = {"key": 0x6175746F6D6C}  # "automl"
 _LOCK_NAME = func.concat("automl ", func.md5(func.database()))
 _LOCK_SECONDS = 60
 
@@ -54,23 +54,27 @@ def alone(engine: Engine) -> Iterator[Connection]:
     """A transaction that one process at a time can be in, for making tables.
 
     SQLite's is so by itself; on MySQL, where tables are made outside of transactions, the lock
-    is the connection's.
+    is the connection's, and is kept until what was written can be read by the next.
     """
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+    with engine.connect() as connection:
         if connection.dialect.name not in ("mysql", "mariadb"):
-            yield connection
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), _LOCK_KEY)
+                yield connection
             return
         _wait_for_lock(connection)
         try:
-            yield connection
+            with connection.begin():
+                yield connection
         finally:
             connection.execute(select(func.release_lock(_LOCK_NAME)))
 
 
 def _wait_for_lock(connection: Connection) -> None:
-    if connection.scalar(select(func.get_lock(_LOCK_NAME, _LOCK_SECONDS))) != 1:
+    with connection.begin():
+        got = connection.scalar(select(func.get_lock(_LOCK_NAME, _LOCK_SECONDS)))
+    if got != 1:
         raise StorageError(
             f"another process has been making the tables for {_LOCK_SECONDS} seconds: try again "
             "when it has ended"

@@ -27,7 +27,7 @@ from automl.ledger import transaction
 from automl.ledger.clock import now
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import Base
-from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config
+from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config, alone
 from automl.ledger.values import Worker
 from automl.ledger.views import Views
 from automl.storage import DEFAULT_URL, VARIABLE, Storage, storage_url
@@ -325,6 +325,30 @@ def open_both(url: str) -> None:
 def test_processes_that_open_an_empty_database_at_once(storage_url):
     assert children.run_all(open_both, [(storage_url,)] * 4) == [0] * 4
     assert {VERSION_TABLE, "trials"} <= set(inspect(Storage(storage_url).engine).get_table_names())
+
+
+def test_who_makes_tables_next_reads_what_the_last_one_wrote(storage_url):
+    engines = [Database(storage_url).connect({}) for _ in range(2)]
+    event.listen(engines[0], "commit", lambda _: time.sleep(0.3))
+    first_is_in = threading.Event()
+
+    def first() -> None:
+        with alone(engines[0]) as connection:
+            first_is_in.set()
+            connection.execute(text("CREATE TABLE steps (number INTEGER)"))
+            connection.execute(text("INSERT INTO steps VALUES (1)"))
+
+    def second() -> list[int]:
+        first_is_in.wait()
+        with alone(engines[1]) as connection:
+            return list(connection.scalars(text("SELECT number FROM steps")))
+
+    with ThreadPoolExecutor(2) as threads:
+        writing, reading = threads.submit(first), threads.submit(second)
+        writing.result()
+        assert reading.result() == [1]
+    for engine in engines:
+        engine.dispose()
 
 
 def test_a_file_that_is_no_database(tmp_path):
