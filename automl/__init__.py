@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from automl.operations import Graph
     from automl.portable.columns import Preparation
     from automl.portable.csvfile import read_table, read_text
+    from automl.portable.pixels import Pixels, images_in, open_image
     from automl.protocols import (
         Context,
         Launcher,
@@ -82,6 +83,9 @@ _HOME = {
     "Preparation": "portable.columns",
     "read_table": "portable.csvfile",
     "read_text": "portable.csvfile",
+    "Pixels": "portable.pixels",
+    "images_in": "portable.pixels",
+    "open_image": "portable.pixels",
     "Context": "protocols",
     "Launcher": "protocols",
     "Run": "protocols",
@@ -136,6 +140,9 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Preparation",
     "read_table",
     "read_text",
+    "Pixels",
+    "images_in",
+    "open_image",
     "Context",
     "Launcher",
     "Run",

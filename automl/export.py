@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 
 from automl.api import Found, found
 from automl.errors import UsageError, first_line
+from automl.model_card import PREPARATION, PROGRAM, WEIGHTS, ModelCard
 from automl.models import Models
 from automl.portable.columns import Preparation
 from automl.protocols import Run, Split, Task
@@ -26,10 +27,7 @@ from automl.studies import Parts, Study, trial_seed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-WEIGHTS = "model.safetensors"
-PROGRAM = "model.pt2"
-PREPARATION = "preparation.json"
-_PREDICT = '''"""Predicts with the model beside this file; needs Python and torch alone.
+_PREDICT = '''"""Predicts with the model beside this file; README.md says from what.
 
     python predict.py data.csv > predictions.csv
 """
@@ -81,7 +79,7 @@ class Export:
             _copy_portable(new / "portable")
         else:
             yield why_not
-        (new / "README.md").write_text(self._card(why_not), encoding="utf-8")
+        (new / "README.md").write_text(self._card(why_not).text(), encoding="utf-8")
 
     # The model.
     @cached_property
@@ -171,8 +169,10 @@ class Export:
             "spec": spec.to_json(),
         }
 
-    def _card(self, why_not: str | None) -> str:
-        return card(self, why_not)
+    def _card(self, why_not: str | None) -> ModelCard:
+        return ModelCard(
+            self.study, self.parts, self.trial, self.refit, self.metrics, self.preparation, why_not
+        )
 
 
 @dataclass(frozen=True)
@@ -192,80 +192,6 @@ class _All:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
-
-
-def card(export: Export, why_not: str | None) -> str:
-    """The model card: what it is, what it scores, where it comes from."""
-    study, spec, counts = export.study, export.study.spec, export.study.views.counts()
-    names = {kind.value: export.parts.names[kind] for kind in export.parts.names}
-    how = (
-        "trained again on training and validation data"
-        if export.refit
-        else ("as it was trained in the search")
-    )
-    lines = [
-        f"# Trial {export.trial.number} of study {study.name}",
-        "",
-        f"A model of space `{names['space']}` for task `{names['task']}`, {how}.",
-        "",
-        "| metric | test | validation |",
-        "| --- | --- | --- |",
-        *_score_rows(export.metrics),
-        "",
-        "The test data took no part in the search. " + _confidence(export),
-        "",
-        f"Found among {counts.trials} trials ({counts.evaluated} trained, {counts.reused} reused) "
-        f"by strategy `{names['strategy']}` and trainer `{names['trainer']}`, seed {spec.seed}.",
-        f"Data digest `{spec.data}`; automl {importlib.metadata.version('automl')}, "
-        f"torch {importlib.metadata.version('torch')}.",
-        "",
-        "## Files",
-        "",
-        f"- `{WEIGHTS}`: the weights; `candidate.json`: the decisions that rebuild the model;",
-        "  `metrics.json`: what it scores.",
-    ]
-    if why_not is None:
-        data = "data.csv" if _reads_tables(export) else "inputs.npy"
-        lines += [
-            f"- `{PROGRAM}`: the model as a program of tensors, for any batch.",
-            f"- `predict.py`, `portable/`: `python predict.py {data}`, by Python and torch alone.",
-        ]
-        if not _reads_tables(export):
-            shape = ", ".join(map(str, ("n", *export.parts.task.signature.input_shape)))
-            lines.append(
-                f"  It reads an array of floats [{shape}], scaled as the task's inputs are."
-            )
-    else:
-        lines.append(f"- {why_not}")
-    if _reads_tables(export):
-        lines.append(f"- `{PREPARATION}`: how rows become inputs, learned from training rows.")
-    elif export.preparation is not None:
-        lines.append(f"- `{PREPARATION}`: the names of the classes, in the order of the outputs.")
-    return "\n".join([*lines, ""])
-
-
-def _reads_tables(export: Export) -> bool:
-    return export.preparation is not None and export.preparation.reads_tables
-
-
-def _score_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    test, validation = metrics["test"], metrics["validation"]
-    return [f"| {name} | {test[name]:.4g} | {validation[name]:.4g} |" for name in test]
-
-
-def _confidence(export: Export) -> str:
-    """How sure the accuracy on the test data is, as a 95 % interval; nothing for other metrics.
-
-    Source: E. B. Wilson: Probable Inference, the Law of Succession, 1927.
-    """
-    accuracy = export.metrics["test"].get("accuracy")
-    if accuracy is None:
-        return ""
-    n, z = len(export.parts.task.split(Split.TEST)[1]), 1.96
-    middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (accuracy * (1 - accuracy) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = middle - half, middle + half
-    return f"With {n} test examples its accuracy lies between {low:.3f} and {high:.3f} (95 %)."
 
 
 def _of_one_input(module: "nn.Module") -> "nn.Module":

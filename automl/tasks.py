@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from automl.portable.columns import Preparation
+    from automl.portable.pixels import Pixels
 
 _PROBE = 10
 
@@ -119,11 +120,13 @@ class Classification(_Arrays):
         seed: int = 0,
         tested: int = 0,
         labels: Sequence[str] = (),
+        pixels: "Pixels | None" = None,
     ) -> "Classification":
         """Split arrays at random, each class in proportion; seed and shares fix the split.
 
         tested: how many of the last examples are the test split, in place of a share of all.
-        labels: the names of the classes 0, 1, …, for exports.
+        labels: the names of the classes 0, 1, …, and pixels: how images became the inputs, both
+        for exports.
         """
         import numpy as np
         import torch
@@ -136,7 +139,7 @@ class Classification(_Arrays):
         if tested:
             splits[Split.TEST] = torch.arange(ours, len(classes))
         numbers = torch.as_tensor(classes, dtype=torch.int64)
-        made = Preparation(labels=tuple(labels)) if labels else None
+        made = Preparation(labels=tuple(labels), pixels=pixels) if labels else None
         return cls(name, _floats(inputs), numbers, splits, preparation=made)
 
     @property

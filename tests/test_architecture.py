@@ -33,6 +33,7 @@ ORDER = [
     "automl.report",
     "automl.protocols",
     "automl.portable",
+    "automl.portable.pixels",
     "automl.portable.columns",
     "automl.portable.csvfile",
     "automl.portable.predict",
@@ -111,6 +112,7 @@ ORDER = [
     "automl.supervision",
     "automl.session",
     "automl.api",
+    "automl.model_card",
     "automl.export",
     "automl.testing",
     "automl.scaffold",
@@ -120,6 +122,7 @@ ORDER = [
 """The core, line by line: imports point only upwards. A package stands for all inside it."""
 
 HEAVY = {
+    "PIL",
     "alembic",
     "grpc",
     "networkx",
@@ -138,7 +141,7 @@ HEAVY = {
 """Libraries that a function may import, so that who does not call it does not load them."""
 HEAVY_OWN = {
     *("automl.nn", "automl.graph", "automl.operations", "automl.identity.canonical"),
-    "automl.portable.columns",
+    *("automl.portable.columns", "automl.portable.pixels"),
 }
 """Modules of ours that load torch, and so may be imported late, too."""
 LIGHT = {"torch", "optuna", "sqlalchemy"}

@@ -11,7 +11,8 @@ import click
 @click.option("--separator", help="By default the most frequent of , ; tab | in the header.")
 @click.option("--encoding", default="utf-8", show_default=True, help="Of the CSV file.")
 def command(directory: Path, data: Path, separator: str | None, encoding: str) -> None:
-    """Predict with the export in DIRECTORY for each row of DATA, a CSV or .npy file.
+    """Predict with the export in DIRECTORY for DATA: a CSV file, an image, a folder of images or
+    an array in a .npy file, whatever its task was made of.
 
     Answers come as CSV on standard output.
     """

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .pixels import Pixels
+
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "#n/a"})
 """What stands for no value, in any case and with blanks around it."""
 _LEVELS = 257
@@ -166,8 +168,9 @@ class Columns:
 class Preparation:
     """What stands between raw rows and a model: its inputs, and what its outputs mean.
 
-    columns: none where the inputs come from no table. labels: the names of the classes; none where
-    the target is a number, which is then the output times `scale` plus `shift`.
+    columns: none where the inputs come from no table. pixels: how images become inputs, where they
+    do. labels: the names of the classes; none where the target is a number, which is then the
+    output times `scale` plus `shift`.
     """
 
     columns: Columns = Columns(())
@@ -175,6 +178,7 @@ class Preparation:
     labels: tuple[str, ...] = ()
     shift: float = 0.0
     scale: float = 1.0
+    pixels: Pixels | None = None
 
     @property
     def reads_tables(self) -> bool:
@@ -190,13 +194,14 @@ class Preparation:
         return {self.target: [self.labels[n] for n in likely.argmax(1).tolist()], **named}
 
     def to_json(self) -> dict[str, Any]:
-        rest = {k: v for k, v in vars(self).items() if k != "columns"}
-        return {**rest, "columns": self.columns.to_json()}
+        pixels = asdict(self.pixels) if self.pixels else None
+        return {**vars(self), "columns": self.columns.to_json(), "pixels": pixels}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Preparation":
-        columns = Columns.from_json(data["columns"])
-        return cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
+        made = {"columns": Columns.from_json(data["columns"]), "labels": tuple(data["labels"])}
+        pixels = data.get("pixels")
+        return cls(**{**data, **made, "pixels": Pixels(**pixels) if pixels else None})
 
 
 def _category(cell: str) -> str:

@@ -1,4 +1,4 @@
-"""Predicts with an exported model: rows of a CSV file, or an array of inputs."""
+"""Predicts with an exported model: rows of a CSV file, images, or an array of inputs."""
 
 import argparse
 import csv
@@ -13,6 +13,10 @@ from torch import Tensor
 
 from .columns import Preparation
 from .csvfile import read_table
+from .pixels import SUFFIXES, images_in, open_image
+
+Answers = dict[str, list[Any]]
+"""By column, a value for each example."""
 
 MODEL = "model.pt2"
 PREPARATION = "preparation.json"
@@ -44,7 +48,7 @@ class Predictor:
         """What the model makes of inputs [n, *input_shape]."""
         return torch.cat([self._module(part) for part in torch.split(inputs, _BATCH)])
 
-    def answers(self, table: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+    def answers(self, table: Mapping[str, Sequence[str]]) -> Answers:
         """Answers by column, for the rows of a table.
 
         Raises:
@@ -56,30 +60,73 @@ class Predictor:
     def check_reads_tables(self) -> Preparation:
         """How this model reads tables; raises ValueError where it does not."""
         if self.preparation is None or not self.preparation.reads_tables:
-            raise ValueError("this model reads arrays, not tables: give it a .npy file")
+            raise ValueError(f"this model reads {self._reads}")
         return self.preparation
 
+    def answers_of_images(self, path: Path) -> Answers:
+        """Answers by column, the first of them the file, for an image or a folder of images.
 
-def predicted(directory: Path, data: Path, **reading: Any) -> dict[str, list[Any]]:
-    """Answers by column, for the rows of a CSV file or of an array in a .npy file.
+        Raises:
+            ValueError: the model was not made from images, there are none, or one of them cannot
+                be decoded.
+        """
+        if self.preparation is None or self.preparation.pixels is None:
+            raise ValueError(f"this model reads {self._reads}")
+        pixels, files, outputs = self.preparation.pixels, _images(path), []
+        for start in range(0, len(files), _BATCH):
+            images = [open_image(file, pixels.of) for file in files[start : start + _BATCH]]
+            outputs.append(self.outputs(pixels.inputs(images)))
+        return {"file": list(map(str, files)), **self.preparation.answers(torch.cat(outputs))}
+
+    def answers_of_array(self, inputs: Tensor) -> Answers:
+        """Answers by column, for an array of inputs; outputs by number where none has a name.
+
+        Raises:
+            ValueError: its shape is not the one that the model reads.
+        """
+        try:
+            outputs = self.outputs(inputs).flatten(1)
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                "the array does not fit this model: README.md beside the model says which shape "
+                f"it reads ({str(error).splitlines()[0]})"
+            ) from error
+        if self.preparation is not None:
+            return self.preparation.answers(outputs)
+        return {f"output {n}": column.tolist() for n, column in enumerate(outputs.unbind(1))}
+
+    @property
+    def _reads(self) -> str:
+        if self.preparation is not None and self.preparation.reads_tables:
+            return "tables: give it a CSV file"
+        if self.preparation is not None and self.preparation.pixels is not None:
+            return "images: give it one, or a folder of them, or a .npy file"
+        return "arrays: give it a .npy file"
+
+
+def predicted(directory: Path, data: Path, **reading: Any) -> Answers:
+    """Answers by column, for a CSV file, an image, a folder of images or an array in a .npy file.
 
     Raises:
         ValueError: one of them cannot be read, or they do not fit.
     """
     predictor = Predictor(directory)
-    if data.suffix != ".npy":
-        predictor.check_reads_tables()
-        return predictor.answers(read_table(data, **reading))
+    if data.suffix == ".npy":
+        return predictor.answers_of_array(_array(data))
+    if data.is_dir() or data.suffix.lower() in SUFFIXES:
+        return predictor.answers_of_images(data)
+    predictor.check_reads_tables()
+    return predictor.answers(read_table(data, **reading))
+
+
+def _images(path: Path) -> list[Path]:
     try:
-        outputs = predictor.outputs(_array(data)).flatten(1)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"the array in {data} does not fit this model: README.md beside the model says which "
-            f"shape it reads ({str(error).splitlines()[0]})"
-        ) from error
-    if predictor.preparation is not None:
-        return predictor.preparation.answers(outputs)
-    return {f"output {n}": column.tolist() for n, column in enumerate(outputs.unbind(1))}
+        found = images_in(path) if path.is_dir() else [path]
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error
+    if not found:
+        raise ValueError(f"{path} holds no images, such as .png or .jpg")
+    return found
 
 
 def write(answers: Mapping[str, Sequence[Any]], file: IO[str]) -> None:
@@ -111,7 +158,9 @@ def _array(path: Path) -> Tensor:
 def main(directory: Path) -> int:
     """The command line of `predict.py` in an export."""
     parser = argparse.ArgumentParser(description="Predict with the model beside this file.")
-    parser.add_argument("data", type=Path, help="a CSV file with a header, or a .npy array")
+    parser.add_argument(
+        "data", type=Path, help="CSV file with a header, image, folder of images or .npy array"
+    )
     parser.add_argument("--separator", help="by default the most frequent of , ; tab |")
     parser.add_argument("--encoding", default="utf-8")
     given = parser.parse_args()

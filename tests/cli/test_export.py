@@ -318,10 +318,13 @@ def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
     answers = alone(tmp_path / "out", tmp_path / "x.npy")
     found = torch.tensor([[float(row[f"output {n}"]) for n in range(10)] for row in answers])
     assert torch.allclose(found, expected, atol=1e-5)
-    assert "reads arrays, not tables" in call(2, "predict", str(tmp_path / "out"), __file__).err
+    assert (
+        "this model reads arrays: give it a .npy file"
+        in call(2, "predict", str(tmp_path / "out"), __file__).err
+    )
     np.save(tmp_path / "x.npy", inputs[:5, :, :4].numpy())
     said = call(2, "predict", str(tmp_path / "out"), str(tmp_path / "x.npy")).err
-    assert "x.npy does not fit this model" in said
+    assert "the array does not fit this model" in said
 
 
 def fruits():
@@ -346,7 +349,43 @@ def test_classes_that_have_names_are_predicted_by_name(sqlite_url, tmp_path, cal
     card = (tmp_path / "out" / "README.md").read_text()
     assert "the names of the classes" in card
     assert "python predict.py inputs.npy" in card
-    assert "reads arrays, not tables" in call(2, "predict", str(tmp_path / "out"), __file__).err
+    assert (
+        "this model reads arrays: give it a .npy file"
+        in call(2, "predict", str(tmp_path / "out"), __file__).err
+    )
+
+
+def test_images_are_predicted_from_files(sqlite_url, tmp_path, call):
+    from PIL import Image
+
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for number in range(20):
+        colour = (250, number, 0) if number % 2 else (0, number, 250)
+        folder = photos / ("red" if number % 2 else "blue")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 7), colour).save(folder / f"{number:02}.png")
+    automl.search(
+        "mlp", task=f"images:{photos}", options=SHORT, storage=sqlite_url, study="s", trials=1
+    )
+    export = export_of(sqlite_url)
+    assert export.write(out) == []
+    task = export.parts.task
+    with torch.no_grad():
+        expected = export.module(task.inputs).softmax(1)[:, 1]
+    answers = alone(out, photos)
+    assert [row["file"] for row in answers] == [str(p) for p in sorted(photos.rglob("*.png"))]
+    assert [float(row["p(red)"]) for row in answers] == pytest.approx(expected.tolist(), abs=1e-5)
+    (one,) = alone(out, photos / "red" / "03.png")
+    assert float(one["p(red)"]) == pytest.approx(expected[11].item(), abs=1e-5)
+    assert (
+        "predict.py FOLDER_OF_IMAGES` needs Python, torch and Pillow"
+        in (out / "README.md").read_text()
+    )
+    (photos / "red" / "z.png").touch()
+    assert "z.png cannot be decoded" in call(2, "predict", str(out), str(photos)).err
+    assert "holds no images" in call(2, "predict", str(out), str(out)).err
+    assert "reads images: give it one" in call(2, "predict", str(out), __file__).err
+    assert "No such file" in call(2, "predict", str(out), str(photos / "none.png")).err
 
 
 def test_trials_that_cannot_be_exported(sqlite_url, tmp_path, call):

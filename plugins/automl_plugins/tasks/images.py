@@ -1,32 +1,32 @@
 """Images: a folder of pictures for each class (pip install 'automl[images]')."""
 
 import logging
-import warnings
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from automl import Classification, Task, UnknownNameError, UsageError, hookimpl
+from automl import (
+    Classification,
+    Pixels,
+    Task,
+    UnknownNameError,
+    UsageError,
+    hookimpl,
+    images_in,
+    open_image,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
-
-    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-    """One image, [channels, height, width]."""
 
 _log = logging.getLogger("automl")
 _T = TypeVar("_T")
 
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is decoded; for some of the other formats Pillow starts programs."""
-_SUFFIXES = frozenset(
-    ".bmp .gif .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
-)
 _GREY = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N"})
 """Pillow's names for images without colours."""
 _LONGEST = 64
@@ -82,20 +82,21 @@ def images(
     grey = channels is Channels.GREY or (
         channels is Channels.AUTO and all(header.grey for _, header in headers)
     )
-    shape = (1 if grey else 3, height, width)
-    _check_memory(len(headers), shape, max_megabytes)
-    decoded = reader.read([file for file, _ in headers], lambda image: _pixels(image, shape))
+    pixels = Pixels(1 if grey else 3, height, width)
+    _check_memory(len(headers), pixels, max_megabytes)
+    decoded = reader.read([file for file, _ in headers], pixels.of)
     kept = [file for file, _ in decoded]
     _check_classes(directory, labels, kept)
     return Classification.from_arrays(
         directory.name,
-        _inputs([pixels for _, pixels in decoded]),
+        pixels.inputs([image for _, image in decoded]),
         [file.number for file in kept],
         validation=validation,
         test=test,
         seed=seed,
         tested=sum(file.tested for file in kept),
         labels=labels,
+        pixels=pixels,
     )
 
 
@@ -120,7 +121,11 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
     Raises:
         UsageError: there are none, or a folder holds none.
     """
-    found = {folder.name: _images_in(folder) for folder in _entries(directory) if folder.is_dir()}
+    try:
+        folders = [path for path in sorted(directory.iterdir()) if path.is_dir()]
+        found = {path.name: images_in(path) for path in folders if path.name[0] != "."}
+    except OSError as error:
+        raise UsageError(f"task images: cannot read {error.filename}: {error.strerror}") from error
     if not found:
         raise UsageError(
             f"task images: {directory} holds no folders: expected one for each class, with its "
@@ -128,27 +133,10 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
         )
     empty = [name for name, files in found.items() if not files]
     if empty:
-        known = " ".join(sorted(_SUFFIXES))
-        raise UsageError(f"task images: {directory / empty[0]} holds no images ({known})")
+        raise UsageError(
+            f"task images: {directory / empty[0]} holds no images, such as .png or .jpg"
+        )
     return found
-
-
-def _images_in(folder: Path) -> list[Path]:
-    found = []
-    for path in _entries(folder):
-        if path.is_dir():
-            found += _images_in(path)
-        elif path.suffix.lower() in _SUFFIXES:
-            found.append(path)
-    return found
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is not hidden, in an order that is the same on every machine."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UsageError(f"task images: cannot read {folder}: {error.strerror}") from error
 
 
 def _tested(test_dir: Path | None, labels: Sequence[str]) -> dict[str, list[Path]]:
@@ -181,10 +169,9 @@ class _Reader:
         found = []
         for file in files:
             try:
-                found.append((file, _opened(file.path, use)))
-            except Exception as error:  # whatever a damaged file makes Pillow raise
-                why = " ".join(str(error).split()) or type(error).__name__
-                self._leave_out(f"{file.path} cannot be decoded: {why}", error)
+                found.append((file, open_image(file.path, use)))
+            except ValueError as error:
+                self._leave_out(str(error), error)
         return found
 
     def _leave_out(self, what: str, error: Exception) -> None:
@@ -192,19 +179,6 @@ class _Reader:
             hint = "mend or remove it, or leave out what is broken by -o task.skip_broken=yes"
             raise UsageError(f"task images: {what}; {hint}") from error
         _log.warning("task images: left out: %s", what)
-
-
-def _opened(path: Path, use: "Callable[[Image], _T]") -> _T:
-    from PIL import Image, UnidentifiedImageError
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=_FORMATS) as image:
-                return use(image)
-        except UnidentifiedImageError:
-            raise ValueError("it holds no image") from None
 
 
 @dataclass(frozen=True)
@@ -240,35 +214,12 @@ def _usual_size(headers: "Sequence[tuple[_File, _Header]]") -> tuple[int, int]:
     return chosen
 
 
-def _pixels(image: "Image", shape: tuple[int, int, int]) -> "Pixels":
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    channels, height, width = shape
-    image = _of_eight_bits(ImageOps.exif_transpose(image))
-    image = image.convert("L" if channels == 1 else "RGB")
-    values = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    return values.reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def _of_eight_bits(image: "Image") -> "Image":
-    """An image whose values Pillow would cut off at 255 with its upper eight bits of sixteen."""
-    import numpy as np
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits, of no known range; expected 8 or 16")
-    return image
-
-
-def _check_memory(count: int, shape: tuple[int, int, int], max_megabytes: int) -> None:
-    channels, height, width = shape
-    needed = count * channels * height * width * 4 / _MEGABYTE
+def _check_memory(count: int, pixels: Pixels, max_megabytes: int) -> None:
+    needed = count * math.prod(pixels.shape) * 4 / _MEGABYTE
     if needed > max_megabytes:
+        shape = "x".join(map(str, pixels.shape))
         raise UsageError(
-            f"task images: {count} images of {channels}x{height}x{width} take {needed:,.0f} MB: "
+            f"task images: {count} images of {shape} take {needed:,.0f} MB: "
             "make them smaller by -o task.size, or raise max_megabytes"
         )
 
@@ -278,12 +229,6 @@ def _check_classes(directory: Path, labels: Sequence[str], files: Sequence[_File
     for number, label in enumerate(labels):
         if number not in there:
             raise UsageError(f"task images: no image in {directory / label} can be decoded")
-
-
-def _inputs(pixels: "Sequence[Pixels]") -> "np.ndarray[Any, np.dtype[np.float32]]":
-    import numpy as np
-
-    return np.stack(pixels).astype(np.float32) / np.float32(255)
 
 
 @hookimpl
