@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import CellType, CodeType, ModuleType
@@ -140,21 +140,33 @@ def _file(place: str, expected: Code | None, trust: Trust) -> Source:
 
 
 def _module(name: str) -> Source:
-    found = list(_specs(name, [*sys.path, str(Path.cwd())]))
+    found = list(_specs(name, [*sys.path, str(Path.cwd())]) or _specs(name, _hooked(name)))
     if len(found) < len(name.split(".")) or not found[-1].origin:
         raise UsageError(f"no module named {name!r} here: check the spelling and the path")
     return source_of(name, Path(found[-1].origin).resolve())
 
 
-def _specs(name: str, path: Sequence[str]) -> Iterator[importlib.machinery.ModuleSpec]:
+def _specs(name: str, path: Sequence[str]) -> list[importlib.machinery.ModuleSpec]:
     """Where each part of a dotted name is found, as far as it is, without running any of them."""
+    found: list[importlib.machinery.ModuleSpec] = []
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
         spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:end]), path)
         if spec is None:
-            return
-        yield spec
+            break
+        found.append(spec)
         path = list(spec.submodule_search_locations or ())
+    return found
+
+
+def _hooked(name: str) -> list[str]:
+    """The folder of a package that an import hook finds, as one installed to be edited may be."""
+    with suppress(ValueError):  # it is loaded, and no file's
+        spec = importlib.util.find_spec(name.partition(".")[0])
+        if spec and spec.origin and spec.has_location:
+            file = Path(spec.origin)
+            return [str(file.parents[file.name == "__init__.py"])]
+    return []
 
 
 # The files beside it.

@@ -16,6 +16,40 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "automl-example-plugin"
 NEW = {"near-best": Kind.STRATEGY, "rank": Kind.COMMAND, "log": Kind.EVENT}
 PIP = [sys.executable, "-m", "pip"]
 
+# Setuptools finds a package beside its pyproject.toml by an import hook, once it is installed to
+# be edited; hatchling by a path.
+EDITED = {
+    "pyproject.toml": """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "automl-edited"
+version = "1.0"
+
+[project.entry-points.automl]
+"space.edited" = "automl_edited.spaces"
+""",
+    "automl_edited/__init__.py": "",
+    "automl_edited/widths.py": "WIDTH = 4\n",
+    "automl_edited/spaces.py": """
+from automl_edited.widths import WIDTH
+from torch import nn
+
+from automl import hookimpl
+
+
+def edited(trial, task):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10))
+
+
+@hookimpl
+def register_spaces():
+    return {"edited": edited}
+""",
+}
+
 
 def ran(*command: str, folder: Path) -> str:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("AUTOML_")}
@@ -47,7 +81,12 @@ def python(tmp_path_factory) -> str:
         Scaffold(kind, name).write(folder / name)
     sources = [str(example), *(str(folder / name) for name in NEW)]
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet")
-    ran(*PIP, "--python", str(python), "install", *options, *sources, folder=folder)
+    install = (*PIP, "--python", str(python), "install", *options)
+    ran(*install, *sources, folder=folder)
+    for name, text in EDITED.items():
+        (folder / "edited" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "edited" / name).write_text(text)
+    ran(*install, "--editable", str(folder / "edited"), folder=folder)
     return str(python)
 
 
@@ -76,6 +115,18 @@ def test_new_ones_are_used_by_name(automl):
     quick = ("--trials", "3", "-o", "trainer.epochs=1")
     assert "3 trials ended" in automl("search", "mlp", "--strategy", "near-best", *quick)
     assert "%  " in automl("rank", "mlp-digits-1")
+
+
+def test_one_installed_to_be_edited_is_known_by_what_it_holds(python, automl):
+    quick = ("--trials", "1", "-o", "trainer.epochs=1")
+    assert "best: trial" in automl("search", "edited", *quick)
+    assert "best: trial" in automl("search", "automl_edited.spaces:edited", *quick)
+    folder = Path(python).parents[2] / "edited"
+    find = "Registry().find(Kind.SPACE, 'edited')"
+    known = f"from automl.registry import Kind, Registry; print({find}.code())"
+    before = ran(python, "-c", known, folder=folder)
+    (folder / "automl_edited" / "widths.py").write_text("WIDTH = 8\n")
+    assert ran(python, "-c", known, folder=folder) != before
 
 
 @pytest.mark.parametrize("name", ["strategy.annealing", "command.rank", "event.log"])
