@@ -5,7 +5,6 @@ study, best = automl.search("mlp", task="digits", trials=30)
 print(best.values, best.decisions, best.candidate.build())
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from automl.sources import refuse_while_loading
 from automl.spec import ATTRIBUTE, SECONDS, TimeLimits
 from automl.storage import storage_from
 from automl.studies import (
-    CACHE,
     Limits,
     Parts,
     Study,
@@ -34,7 +32,7 @@ from automl.studies import (
     rebuild,
 )
 from automl.trust import trusting
-from automl.warm_start import best_decisions
+from automl.warm_start import first_decisions
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,6 @@ def search(
     }
     references = {kind: registry.refer(kind, value) for kind, value in given.items()}
     of_parts = dict(options or {})
-    if cache_scope is not None:
-        of_parts[CACHE] = {**of_parts.get(CACHE, {}), "scope": cache_scope}
     own = of_parts.pop(Kind.LAUNCHER.value, {})
     started = _starting(registry, launcher, own, workers, device, per_device)
     made = plan(
@@ -131,18 +127,18 @@ def search(
         requirements=requirements,
         seed=seed,
         cache=cache,
+        cache_scope=cache_scope,
         plugins=plugins,
         data_dir=None if data_dir is None else Path(data_dir),
         time_limits=TimeLimits(trial_timeout, epoch_timeout),
         cost_metric=cost_metric,
         models=keep_models,
     )
-    limits, queued = Limits(trials, evaluations, timeout, gpu_hours), _queued(enqueue)
+    limits = Limits(trials, evaluations, timeout, gpu_hours)
     opened = storage_from(storage, ledger, trust_storage)
-    if warm_start is not None:
-        room = limits.or_default().room(sys.maxsize) - len(queued)
-        queued += best_decisions(open_study(opened, warm_start), made.spec, room)
-    created = create(opened, made, limits, study, queued)
+    source = None if warm_start is None else open_study(opened, warm_start)
+    first = first_decisions(made, limits, _queued(enqueue), source)
+    created = create(opened, made, limits, study, first)
     return _run(Session(created, made.parts, registry, *started))
 
 

@@ -1,7 +1,6 @@
 """Some of a study's trials as an Optuna study in memory, for all that Optuna computes and draws."""
 
 import copy
-import warnings
 from collections.abc import Container, Sequence
 from typing import Any, TypeVar
 
@@ -41,9 +40,7 @@ def excerpt(
         study_name=name,
         directions=[StudyDirection[objective.direction.name] for objective in objectives],
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([objective.metric for objective in objectives])
+    study.set_metric_names([objective.metric for objective in objectives])
     return study
 
 

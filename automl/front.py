@@ -20,7 +20,10 @@ def beats(one: Point, other: Point) -> bool:
 
 
 def unbeaten(points: Sequence[Point]) -> list[int]:
-    """The places of the points that no other beats; of one objective the first best alone."""
+    """The places of the points that no other beats, the best by the first objective first.
+
+    Of one objective the first best alone.
+    """
     if points and len(points[0]) == 1:
         return [points.index(max(points))]
     front: list[int] = []
@@ -28,4 +31,4 @@ def unbeaten(points: Sequence[Point]) -> list[int]:
     for place in sorted(range(len(points)), key=points.__getitem__, reverse=True):
         if not any(beats(points[other], points[place]) for other in front):
             front.append(place)
-    return sorted(front)
+    return front

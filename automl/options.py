@@ -312,3 +312,14 @@ def spell(annotation: Any) -> str:
     if (typing.get_origin(annotation) or annotation) in _MAPPINGS:
         return "NAME=VALUE,…"
     return getattr(annotation, "__name__", str(annotation))
+
+
+def typed(value: Any) -> str:
+    """A value as a person types it after the equals sign."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={typed(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ",".join(map(typed, value))
+    return str(value)

@@ -67,10 +67,7 @@ def origin(study: Study, number: int) -> tuple[Study, TrialView]:
     Raises:
         UsageError: there is no such trial, it did not complete, or its origin is gone.
     """
-    view = study.views.trial(number)
-    if view is None:
-        there = len(study.views.trials())
-        raise UsageError(f"study {study.name!r} has no trial {number}: it has {there} trials")
+    view = study.trial(number)
     if view.state is not State.COMPLETE:
         state = view.state.value if view.state else "under way"
         raise UsageError(

@@ -1,7 +1,6 @@
 """The strategy as Optuna sees it: made anew and seeded for each trial, its errors named."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -50,12 +49,9 @@ class ReseedingSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         with self._putting_off():
-            # Made anew for each trial, it would warn anew for each trial.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._sampler = self._make(self._seed_of(trial.number))
-                if self.given:
-                    self._sampler = PartialFixedSampler(dict(self.given), self._sampler)
+            self._sampler = self._make(self._seed_of(trial.number))
+            if self.given:
+                self._sampler = PartialFixedSampler(dict(self.given), self._sampler)
             self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(

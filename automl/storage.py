@@ -5,7 +5,6 @@ import shlex
 from dataclasses import dataclass
 from functools import cached_property
 
-import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler
 from optuna.storages import BaseStorage
 from sqlalchemy import Engine
@@ -16,6 +15,7 @@ from automl.errors import UsageError
 from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience, lost_connection
 from automl.ledger.schema import upgrade
 from automl.patient import PatientStorage
+from automl.quiet import quieten_optuna
 
 VARIABLE = "AUTOML_STORAGE"
 LEDGER_VARIABLE = "AUTOML_LEDGER"
@@ -122,7 +122,7 @@ class Storage:
     @cached_property
     def trials(self) -> BaseStorage:
         """Optuna's storage."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        quieten_optuna()
         # The ledger comes first: a database that cannot be used is told by it, without a trace.
         _ = self.engine
         found = self._backend

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,15 +25,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from automl.candidate import Candidate, propose
 from automl.databases import mask
-from automl.errors import PluginError, StorageError, UnknownNameError, UsageError
+from automl.errors import PluginError, StorageError, UnknownNameError, UsageError, first_line
 from automl.front import point_of, unbeaten
 from automl.ledger.audits import Audits
 from automl.ledger.budget import no_room
 from automl.ledger.ledger import LEASE_SECONDS, Ledger
 from automl.ledger.transaction import explaining
-from automl.ledger.views import Views
+from automl.ledger.views import TrialView, Views
 from automl.options import options_of, resolve
 from automl.protocols import Context, SearchSpace, Task, Trainer, derive_seed
+from automl.quiet import quieten_optuna
 from automl.registry import Kind, Part, Registry
 from automl.report import COSTS, SHORT, Direction, Objective, Requirement
 from automl.spec import (
@@ -53,6 +53,7 @@ from automl.spec import (
 from automl.storage import Storage
 from automl.tasks import check_inputs
 from automl.trust import artifacts_directory
+from automl.wording import counted
 
 _log = logging.getLogger("automl")
 
@@ -193,6 +194,17 @@ class Study:
     def _names(self) -> dict[str, str]:
         return {}
 
+    def trial(self, number: int) -> TrialView:
+        """The ledger's trial of this number.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if (view := self.views.trial(number)) is None:
+            there = counted(len(self.optuna.get_trials(deepcopy=False)), "trial")
+            raise UsageError(f"study {self.name!r} has no trial {number}: it has {there}")
+        return view
+
     def decisions(self, number: int) -> dict[str, Any]:
         """The decisions of a trial, those of its trainer not included."""
         study_id = self.storage.trials.get_study_id_from_name(self.name)
@@ -245,6 +257,7 @@ class Study:
     def best_trials(self) -> list[FrozenTrial]:
         """The best complete trial, or with several objectives those that no other beats.
 
+        Of several, the best by the first objective comes first.
         Only those count that keep to what the study requires, and only judged ones where there
         are any: what a trainer reports of decisions it tunes while it trains says little of what
         they give when trained from the start.
@@ -293,6 +306,7 @@ def plan(
     requirements: Sequence[str] = (),
     seed: int = 0,
     cache: bool = True,
+    cache_scope: str | None = None,
     plugins: Sequence[str] = (),
     data_dir: Path | None = None,
     time_limits: TimeLimits | None = None,
@@ -302,8 +316,8 @@ def plan(
     """Find every part of a search, resolve its options and look at its data.
 
     references: by kind; those left out have the defaults. options: by kind's name, and "cache".
-    requirements: such as `parameters<=1e6`. models: the weights of so many of the best trials are
-    kept.
+    requirements: such as `parameters<=1e6`. cache_scope: short for the cache's option. models: the
+    weights of so many of the best trials are kept.
 
     Raises:
         UsageError: and its children, where a name or an option is wrong.
@@ -326,6 +340,8 @@ def plan(
     parts = _parts(built, judge and approved(judge, Kind.TRAINER, registry), files, registry)
     with offers[Kind.TASK].blaming():
         check_inputs(offers[Kind.TASK].label, parts.task)
+    aims = _objectives(parts, objectives)
+    _check_strategy(parts, aims)
     specs = {kind.value: PartSpec.of(part) for kind, part in built.items()}
     spec = Spec(
         uuid=str(uuid.uuid4()),
@@ -334,11 +350,11 @@ def plan(
         trainer=specs["trainer"],
         strategy=specs["strategy"],
         pruner=specs["pruner"],
-        objectives=_objectives(parts, objectives),
+        objectives=aims,
         requirements=_requirements(parts, requirements),
         seed=seed,
         data=parts.side_keys["data"],
-        cache=_cache(cache, options.get(CACHE, {})),
+        cache=_cache(cache, options.get(CACHE, {}), cache_scope),
         plugins=files,
         judge=PartSpec.of(judge) if judge else None,
         time_limits=time_limits or TimeLimits(),
@@ -375,9 +391,7 @@ def create(
             limits.trials, limits.evaluations, limits.timeout, limits.device_seconds
         )
         study.ledger.enqueue(enqueue)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            made.set_metric_names([objective.metric for objective in plan.spec.objectives])
+        made.set_metric_names([objective.metric for objective in plan.spec.objectives])
         # The spec comes last: a study that has one is whole.
         made.set_user_attr(ATTRIBUTE, plan.spec.to_json())
     return study
@@ -480,6 +494,7 @@ def _parts(
     plugins: tuple[PartSpec, ...],
     registry: Registry,
 ) -> Parts:
+    quieten_optuna()
     made = {k: part.make() for k, part in built.items() if k is not Kind.STRATEGY}
     # A wrong option shows here, not in the first trial.
     built[Kind.STRATEGY].make(seed=0, study_seed=0)
@@ -545,6 +560,21 @@ def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:
     return tuple(Objective(name, known[name]) for name in names)
 
 
+def _check_strategy(parts: Parts, objectives: Sequence[Objective]) -> None:
+    """See that the strategy takes several objectives; some say only in a trial that they do not."""
+    if len(objectives) == 1:
+        return
+    directions = [StudyDirection[objective.direction.name] for objective in objectives]
+    try:
+        trial = optuna.create_study(directions=directions, sampler=parts.sampler(0)).ask()
+        trial.suggest_float("x", 0.0, 1.0, step=0.5)
+    except ValueError as error:
+        raise UsageError(
+            f"strategy {parts.names[Kind.STRATEGY]}: {first_line(error)}: give it one --objective, "
+            "or choose another"
+        ) from error
+
+
 def _requirements(parts: Parts, asked: Sequence[str]) -> tuple[Requirement, ...]:
     read = [Requirement.parse(text) for text in asked]
     return tuple(replace(each, metric=_metric("requirement", each.metric, parts)) for each in read)
@@ -563,7 +593,11 @@ def _metrics(parts: Parts) -> dict[str, Direction]:
     return {**parts.task.metrics, **dict.fromkeys(COSTS, Direction.MINIMIZE)}
 
 
-def _cache(enabled: bool, given: Mapping[str, object]) -> Cache:
+def _cache(enabled: bool, given: Mapping[str, object], scope: str | None) -> Cache:
+    if scope is not None:
+        if "scope" in given:
+            raise UsageError("-o cache.scope is given twice: by --cache-scope, too")
+        given = {**given, "scope": scope}
     known = options_of(Cache, frozenset({"enabled"}))
     return replace(Cache(enabled), **resolve(CACHE, known, given))
 

@@ -25,6 +25,7 @@ ORDER = [
     "automl",
     "automl.errors",
     "automl.wording",
+    "automl.quiet",
     "automl.decisions",
     "automl.nn",
     "automl.graph",

@@ -71,9 +71,18 @@ def json_option(function: F) -> F:
     )(function)
 
 
+class _AfterFiles(click.Option):
+    """An option whose environment variable counts after a study file, as AUTOML_STORAGE does."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        in_file = (ctx.default_map or {}).get(self.name or "") is not None
+        return None if in_file else super().resolve_envvar_value(ctx)
+
+
 def data_dir_option(function: F) -> F:
     return click.option(
         "--data-dir",
+        cls=_AfterFiles,
         type=click.Path(path_type=Path, file_okay=False),
         envvar="AUTOML_DATA_DIR",
         help="Where data sets lie on this machine [AUTOML_DATA_DIR].",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With several objectives: the trials that no other beats, as one table.",
 )
-@click.option("--trial", "number", type=int, metavar="N", help="Export this trial, not the best.")
+@click.option("--trial", "number", type=int, metavar="N", help="Take this trial, not the best.")
 @click.option(
     "--refit", is_flag=True, help="Train it again, on training and validation data, to export."
 )
@@ -60,6 +60,7 @@ def command(
     """Show the best trial of STUDY; with several objectives, all that no other beats."""
     from automl.studies import open_study
 
+    _check_together(directory, pareto, number, refit, force)
     opened = open_study(existing_storage(storage), study)
     trials = opened.best_trials() if number is None else [_complete(opened, number)]
     if not trials:
@@ -79,11 +80,35 @@ def command(
     from automl.trust import trusting
 
     registry = Registry(trusting(trust_plugins, named))
+    if trials[1:]:
+        first, by = trials[0].number, opened.objectives[0].metric
+        click.echo(
+            f"no other trial beats these {len(trials)}: trial {first}, the best by {by}, is "
+            "exported; --trial N takes another",
+            err=True,
+        )
     export = Export(opened, opened.load_parts(registry, data_dir), trials[0], refit=refit)
     missing = export.write(directory, force)
     for line in missing:
         click.echo(line, err=True)
     click.echo(_exported(directory, export.metrics, trials[0].number, bool(missing), as_json))
+
+
+def _check_together(
+    directory: Path | None, pareto: bool, number: int | None, refit: bool, force: bool
+) -> None:
+    """Refuse options that would say nothing beside the others, or something false.
+
+    Raises:
+        UsageError: naming both.
+    """
+    from automl.errors import UsageError
+
+    if pareto and (directory is not None or number is not None):
+        other = "--export" if directory is not None else "--trial"
+        raise UsageError(f"--pareto shows a table of trials: leave it or {other} out")
+    if directory is None and (refit or force):
+        raise UsageError(f"{'--refit' if refit else '--force'} needs --export DIR")
 
 
 def _show(study: "Study", trial: "FrozenTrial", as_json: bool) -> None:
@@ -106,14 +131,12 @@ def _show(study: "Study", trial: "FrozenTrial", as_json: bool) -> None:
 
 
 def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
-    """A table of the trials that no other beats, the best by the first objective first."""
-    from automl.front import point_of
+    """A table of the trials that no other beats."""
     from automl.wording import number
 
     objectives = study.objectives
-    ordered = sorted(trials, key=lambda t: point_of(t.values, objectives), reverse=True)
     rows = [["trial", *(o.metric for o in objectives)]]
-    rows += [[str(trial.number), *map(number, trial.values)] for trial in ordered]
+    rows += [[str(trial.number), *map(number, trial.values)] for trial in trials]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aims = ", ".join(f"{o.direction.value} {o.metric}" for o in objectives)
     said = f"{study.name}: {aims}; no other trial beats {'these' if trials[1:] else 'this'}"

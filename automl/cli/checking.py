@@ -3,7 +3,6 @@
 import contextlib
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from automl import testing
 from automl.cli.main import COMMANDS
 from automl.cli.text import json_line
 from automl.errors import AutoMLError, UnknownNameError, UsageError
+from automl.quiet import quieten_optuna
 from automl.registry import FACTORY_KINDS, Kind, Offer, Part, Registry
 
 
@@ -134,8 +134,8 @@ class Checker:
 
 def report(checks: list[Check], as_json: bool = False) -> int:
     """Run each check, saying how it went in a line; returns how many failed."""
+    quieten_optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     failed = 0
     for check in checks:
         problem = check.problem()

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import os
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterable
 from importlib.resources import files
@@ -48,7 +49,8 @@ def studies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
         return []
     # A shell has no place for an error: nothing is completed then.
     with contextlib.suppress(sqlite3.Error):
-        return _starting(_studies(file), incomplete)
+        # A shell runs what it completes: a name that it would not read as one word is left out.
+        return _starting((n for n in _studies(file) if shlex.quote(n) == n), incomplete)
     return []
 
 

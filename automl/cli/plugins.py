@@ -45,7 +45,7 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
     """List the options of a plugin: automl plugins options trainer supervised."""
     from automl.cli.text import json_line
     from automl.errors import UnknownNameError
-    from automl.options import jsonable, spell
+    from automl.options import jsonable, spell, typed
     from automl.registry import FACTORY_KINDS, Kind, Registry
 
     known = {k.value: k for k in FACTORY_KINDS}
@@ -58,7 +58,7 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
     for option in options:
         default = None if option.required else jsonable(option.default)
         event = {"option": option.name, "default": default, "expected": spell(option.annotation)}
-        shown = "(required)" if option.required else _as_typed(default)
+        shown = "(required)" if option.required else typed(default)
         line = f"{f'-o {kind}.{option.name}={shown}':<32}  {event['expected']}"
         click.echo(json_line({**event, "required": option.required}) if as_json else line)
     if not options and not as_json:
@@ -125,12 +125,3 @@ def new(name: str, kind: str, folder: Path | None) -> None:
     click.echo("next:")
     for line in (f"cd {shlex.quote(str(folder))}", *scaffold.next_lines()):
         click.echo(f"  {line}")
-
-
-def _as_typed(default: object) -> str:
-    """A default as a person would type it."""
-    if isinstance(default, bool) or default is None:
-        return str(default).lower()
-    if isinstance(default, dict):
-        return ",".join(f"{name}={value}" for name, value in default.items())
-    return ",".join(map(str, default)) if isinstance(default, list) else str(default)

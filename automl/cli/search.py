@@ -1,6 +1,5 @@
 """`automl search`: start a study and run it."""
 
-import sys
 from pathlib import Path
 from typing import IO
 
@@ -21,8 +20,7 @@ from automl.cli.arguments import (
     worker_options,
 )
 from automl.cli.completing import names
-from automl.cli.study_file import StudyFileCommand, write
-from automl.errors import UsageError
+from automl.cli.study_file import StudyFileCommand, require_free, write
 
 
 @click.command("search", cls=StudyFileCommand)
@@ -142,7 +140,7 @@ def command(
     from automl.registry import Kind, Registry
 
     registry = Registry()
-    of_parts = _with_scope(options, cache_scope)
+    of_parts = dict(options)
     starter = registry.build(Kind.LAUNCHER, launcher, of_parts.pop(Kind.LAUNCHER.value, {})).make()
     places = arrange(starter, workers, device, per_device)
     if not dry_run:
@@ -153,7 +151,7 @@ def command(
     from automl.cli.running import leaving, run_and_show, show_previews
     from automl.session import Session, previews
     from automl.studies import create, open_study, plan
-    from automl.warm_start import best_decisions
+    from automl.warm_start import first_decisions
 
     made = plan(
         registry,
@@ -169,6 +167,7 @@ def command(
         requirements=requirements,
         seed=seed,
         cache=cache,
+        cache_scope=cache_scope,
         plugins=plugins,
         data_dir=data_dir,
         time_limits=time_limits(trial_timeout, epoch_timeout),
@@ -177,26 +176,15 @@ def command(
     )
     # Everything that can be wrong is looked at before the study is made.
     budget, opened = limits(trials, evaluations, timeout, gpu_hours), open_storage(storage)
-    given_trials = queued(enqueue)
-    if source is not None:
-        room = budget.or_default().room(sys.maxsize) - len(given_trials)
-        given_trials += best_decisions(open_study(opened, source), made.spec, room)
+    earlier = None if source is None else open_study(opened, source)
+    first = first_decisions(made, budget, queued(enqueue), earlier)
+    if save is not None:
+        require_free(save)
+    created = None if dry_run else create(opened, made, budget, study, first)
     if save is not None:
         write(save, given, storage, made.spec)
-    if dry_run:
+    if created is None:
         show_previews(previews(starter, places, study or "STUDY"), as_json)
         return
-    created = create(opened, made, budget, study, given_trials)
     session = Session(created, made.parts, registry, starter, places, leaving(created))
     run_and_show(session, choose_output(created, as_json))
-
-
-def _with_scope(
-    options: dict[str, dict[str, object]], scope: str | None
-) -> dict[str, dict[str, object]]:
-    """The options of the parts, `--cache-scope` among them."""
-    if scope is None:
-        return dict(options)
-    if "scope" in options.get("cache", {}):
-        raise UsageError("-o cache.scope is given twice: by --cache-scope, too")
-    return {**options, "cache": {**options.get("cache", {}), "scope": scope}}

@@ -63,10 +63,7 @@ def _show_trial(study: "Study", number: int, as_json: bool) -> None:
     from automl.cli import text
     from automl.cli.events import study_event, summary_event, trial_event
 
-    view = study.views.trial(number)
-    if view is None:
-        there = len(study.optuna.get_trials(deepcopy=False))
-        raise UsageError(f"study {study.name!r} has no trial {number}: it has {there} trials")
+    view = study.trial(number)
     event = {**trial_event(study, view, study.decisions(number)), **_details(study, view)}
     if as_json:
         for each in (study_event(study), event, summary_event(study)):

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from automl.spec import Spec
 
 SUFFIX = ".toml"
+_OTHERS = (".yaml", ".yml", ".json")
 _NOT_IN_FILES = frozenset({"help", "json", "dry-run", "save", "trust-storage"})
 """Said anew each time: what to do now, and whom to trust."""
+_QUEUE = "enqueue"
+_STANDARD_INPUT = "<stdin>"
 _ALWAYS = ("task", "trainer", "strategy", "pruner", "seed")
 """Written even where they have their defaults, which may change."""
 
@@ -42,7 +45,9 @@ class StudyFileCommand(click.Command):
             return super().parse_args(ctx, args)
         said, _, _ = self.make_parser(ctx).parse_args(list(args))
         space = str(said.get("space"))
-        file = read(Path(space), self) if space.endswith(SUFFIX) else {}
+        if space.lower().endswith(_OTHERS):
+            raise UsageError(f"{space}: study files are TOML, with names that end in {SUFFIX}")
+        file = read(Path(space), self) if space.lower().endswith(SUFFIX) else {}
         ctx.default_map = _defaults(file, space, self)
         rest = super().parse_args(ctx, args)
         ctx.params["space"] = file.get("space", ctx.params["space"])
@@ -58,7 +63,7 @@ class StudyFileCommand(click.Command):
         for key, option in _keys(self).items():
             name = str(option.name)
             if ctx.get_parameter_source(name) in said or key in _ALWAYS:
-                found[key] = _plain(ctx.params[name])
+                found[key] = _in_toml(ctx.params[name])
         return {**found, "options": ctx.params["options"]}
 
 
@@ -86,6 +91,18 @@ def read(file: Path, command: click.Command) -> dict[str, Any]:
     return found
 
 
+def require_free(file: Path) -> None:
+    """See that a study file can be written there.
+
+    Raises:
+        UsageError: there is such a file, or no folder for it.
+    """
+    if file.exists():
+        raise UsageError(f"--save: {file} exists: choose another")
+    if not file.parent.is_dir():
+        raise UsageError(f"--save: cannot write {file}: there is no folder {file.parent}")
+
+
 def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec") -> None:
     """Write a study file, which holds no password and, being for any study, no study's name.
 
@@ -96,17 +113,17 @@ def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec")
     """
     import tomli_w
 
-    from automl.databases import mask
-
-    urls = {"storage": storage.storage, "ledger": storage.ledger}
-    secret = [name for name, url in urls.items() if url is not None and mask(url) != url]
-    left_out = {"study", *secret}
-    kept = {k: value for k, value in given.items() if k not in left_out and value is not None}
-    read = {kind.value: part.options for kind, part in spec.parts().items()}
-    kept["options"] = {
-        part: {name: _typed(value, read.get(part, {}).get(name)) for name, value in own.items()}
+    unsaid = _unsaid(given, storage)
+    kept = {k: v for k, v in given.items() if k not in {"study", "options", *unsaid}}
+    kept = {k: v for k, v in kept.items() if v is not None}
+    resolved = {kind.value: part.options for kind, part in spec.parts().items()}
+    options = {
+        part: {name: _number(said, resolved.get(part, {}).get(name)) for name, said in own.items()}
         for part, own in given["options"].items()
+        if own
     }
+    if options:
+        kept["options"] = options
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(tomli_w.dumps(kept))
@@ -115,10 +132,21 @@ def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec")
     except OSError as error:
         raise UsageError(f"--save: cannot write {file}: {error.strerror}") from error
     click.echo(f"wrote {file}", err=True)
-    for name in secret:
-        click.echo(
-            f"{file} does not hold --{name}, which has a password: set it elsewhere", err=True
-        )
+    for name, why in unsaid.items():
+        click.echo(f"{file} does not hold --{name}, {why}", err=True)
+
+
+def _unsaid(given: Mapping[str, Any], storage: Location) -> dict[str, str]:
+    """What was said and no file can say, by its key, with why and what to do."""
+    from automl.databases import mask
+
+    found = {}
+    for name, url in {"storage": storage.storage, "ledger": storage.ledger}.items():
+        if url is not None and mask(url) != url:
+            found[name] = "which has a password: set it elsewhere"
+    if given.get(_QUEUE) == _STANDARD_INPUT:
+        found[_QUEUE] = "which was read from standard input: give it again"
+    return found
 
 
 def _keys(command: click.Command) -> dict[str, click.Option]:
@@ -135,13 +163,14 @@ def _defaults(file: Mapping[str, Any], name: str, command: click.Command) -> dic
     """A file's values by parameter, as the command line would give them."""
     keys = _keys(command)
     return {
-        str(keys[key].name): _as_typed(value, keys[key], f"study file {name}: {key}")
+        str(keys[key].name): _as_on_the_line(value, keys[key], f"study file {name}: {key}")
         for key, value in file.items()
         if key in keys
     }
 
 
-def _as_typed(value: Any, option: click.Option, what: str) -> Any:
+def _as_on_the_line(value: Any, option: click.Option, what: str) -> Any:
+    """A file's value as click reads it from the command line."""
     if option.is_flag:
         if not isinstance(value, bool):
             raise UsageError(f"{what}: expected true or false, got {value!r}")
@@ -160,14 +189,18 @@ def _joined(
     return {part: {**file.get(part, {}), **line.get(part, {})} for part in [*file, *line]}
 
 
-def _typed(said: object, read: object) -> object:
-    """An option as it was said, or the number that it was read as."""
-    return read if isinstance(read, bool | int | float) else said
+def _number(said: object, resolved: object) -> object:
+    """An option as it was said, or the number that it became."""
+    return resolved if isinstance(resolved, bool | int | float) else said
 
 
-def _plain(value: Any) -> Any:
+def _in_toml(value: Any) -> Any:
+    """A parameter of the command as a file says it, whole numbers as such."""
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [_in_toml(item) for item in value]
     if isinstance(value, io.IOBase):
         return str(getattr(value, "name", value))
-    return value if isinstance(value, bool | int | float | None) else str(value)
+    if isinstance(value, bool | int | float | None):
+        return value
+    text = str(value)
+    return int(text) if text.isdecimal() and str(int(text)) == text else text

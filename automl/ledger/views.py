@@ -215,6 +215,13 @@ class Views:
         )
 
     @reading
+    def queued(self, session: Session) -> int:
+        """How many trials were given their decisions beforehand, ended ones included."""
+        given = TrialRow.given.is_not(None) & TrialRow.judges.is_(None)
+        found = select(func.count(TrialRow.id)).where(TrialRow.study == self.study, given)
+        return session.scalar(found) or 0
+
+    @reading
     def progress(self, session: Session) -> int:
         """A number that grows with each report and each trial that ends."""
         mine = TrialRow.study == self.study

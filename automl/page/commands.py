@@ -6,16 +6,25 @@ from dataclasses import fields
 from typing import Any
 
 from automl.ledger.views import Budget
-from automl.options import jsonable
+from automl.options import jsonable, typed
 from automl.spec import SECONDS, Cache, PartSpec, Spec
 from automl.studies import CACHE, JUDGE, Study
+from automl.wording import counted
 
 
 def search_command(study: Study) -> str:
-    """The search as one would type it to make the study anew, every option said."""
+    """The search as one would type it to make the study anew, every option said.
+
+    A comment says what no line of the study's can: the decisions that came from elsewhere.
+    """
     words = [*_words(study.spec), *_limits(study.views.budget()), study.storage.option().strip()]
     start = f"automl search {shlex.quote(study.spec.space.reference)}"
-    return " \\\n    ".join([start, *filter(None, words)])
+    line = " \\\n    ".join([start, *filter(None, words)])
+    queued = study.views.queued()
+    if not queued:
+        return line
+    said = f"{counted(queued, 'trial')} had decisions by --enqueue or --from, which this lacks"
+    return f"# {said}\n{line}"
 
 
 def _words(spec: Spec) -> Iterator[str]:
@@ -32,6 +41,8 @@ def _words(spec: Spec) -> Iterator[str]:
     yield from _cache(spec.cache)
     yield from _times(spec)
     yield f"--seed {spec.seed}"
+    if spec.models != Spec.models:
+        yield f"--keep-models {spec.models}"
 
 
 def _cache(cache: Cache) -> Iterator[str]:
@@ -72,14 +83,3 @@ def _option(part: str, name: str, value: Any) -> str:
 
 def _word(option: str, value: str) -> str:
     return f"{option} {shlex.quote(value)}"
-
-
-def typed(value: Any) -> str:
-    """A stored option as a person types it after the equals sign."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}={typed(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ",".join(map(typed, value))
-    return str(value)

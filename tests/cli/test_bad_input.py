@@ -83,6 +83,16 @@ USAGE = {
         search("--objective", "score", "--objective", "cost", "--pruner", "asha"),
         "pruner asha", "several objectives", "--pruner none",
     ),
+    "cmaes of several": (
+        search("--objective", "score", "--objective", "cost", "--strategy", "cmaes"),
+        "strategy cmaes", "multi-objective", "one --objective",
+    ),
+    "threshold": (search("--pruner", "threshold"), "pruner threshold", "-o pruner.lower=X"),
+    "hyperband": (
+        search("--pruner", "hyperband", "-o", "pruner.reduction_factor=1"), "reduction_factor",
+    ),
+    "gp": (search("--strategy", "gp", "-o", "strategy.startup_trials=-1"), "startup_trials"),
+    "nsga3": (search("--strategy", "nsga3", "-o", "strategy.divisions=0"), "divisions"),
     "device": (search("--device", "cuda:99"), "'cuda:99'", "expected auto or", "cpu"),
     "workers": (search("--workers", "x"), "--workers", "a number from 1 or auto", "'x'"),
     "no workers": (search("--workers", "0"), "--workers", "a number from 1 or auto"),

@@ -58,7 +58,7 @@ def test_own_files_are_left_to_the_shell(run, monkeypatch):
 
 
 def test_studies_of_a_file_are_completed(run, completed, here):
-    for name in ("first", "fourth", "second"):
+    for name in ("first", "fourth", "second", "f$(touch planted)"):
         run("search", PLANE, *PARTS, "--trials", "1", "--study", name)
     for command in ("show", "best", "resume", "worker", "rerun", "doctor", "cache"):
         assert completed(command, "f") == ["first", "fourth"]

@@ -158,7 +158,7 @@ def test_what_cannot_be_rerun_is_a_usage_error(run, here):
     run("search", "mine.py:space", *PARTS, "--trials", "1", "--study", "f")
     for arguments, says in (
         (("f", "--trial", "0"), "trial 0 of study 'f' is failed: only complete trials"),
-        (("f", "--trial", "7"), "study 'f' has no trial 7: it has 1 trials"),
+        (("f", "--trial", "7"), "study 'f' has no trial 7: it has 1 trial"),
         (("g", "--trial", "0"), "unknown study 'g'"),
     ):
         ended = run("rerun", *arguments)

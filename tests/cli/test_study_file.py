@@ -1,5 +1,6 @@
 """Study files: what a search is told, saved and read again; and warm starts on the command line."""
 
+import io
 import tomllib
 
 import pytest
@@ -71,6 +72,42 @@ def test_a_dry_run_saves_and_starts_nothing(run, here):
     assert run("studies", "--json").out == ""
 
 
+class Piped(io.BytesIO):
+    name = "<stdin>"
+
+
+def test_what_came_from_standard_input_is_not_saved(run, here, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Piped(b'{"x": 0.5}'), encoding="utf-8"))
+    line = ("--enqueue", "-", "--workers", "2", "--dry-run", "--save", "a.toml")
+    ended = run("search", PLANE, *PARTS, *line)
+    assert ended.code == 0, ended.err
+    saved = tomllib.loads((here / "a.toml").read_text())
+    assert "enqueue" not in saved
+    assert saved["workers"] == 2
+    assert "options" not in saved
+    assert "a.toml does not hold --enqueue, which was read from standard input" in ended.err
+
+
+def test_a_file_counts_before_the_environment(run, here, monkeypatch):
+    (here / "d.toml").write_text('space = "mlp"\ndata-dir = "mine"')
+    monkeypatch.setenv("AUTOML_DATA_DIR", "theirs")
+    line = ("--task", "fashion-mnist", "--dry-run")
+    assert "mine" in run("search", "d.toml", *line).err
+    assert "theirs" in run("search", "mlp", *line).err
+
+
+def test_no_file_is_left_of_a_study_that_cannot_be(run, here):
+    run("search", PLANE, *PARTS, "--trials", "1", "--study", "s")
+    ended = run("search", PLANE, *PARTS, "--trials", "1", "--study", "s", "--save", "a.toml")
+    assert ended.code == 2
+    assert not (here / "a.toml").exists()
+    assert "there is no folder" in run("search", PLANE, *PARTS, "--save", "no/a.toml").err
+
+
+def test_other_formats(run):
+    assert "study files are TOML" in run("search", "study.yaml").err
+
+
 def test_a_password_is_not_saved(run, here):
     url = "postgresql://me:s3cret@127.0.0.1:1/x"
     line = ("--storage", url, "--dry-run", "--save", "a.toml")
@@ -138,6 +175,20 @@ def test_the_front_as_a_table(run):
     which = "these" if front[1:] else "this"
     assert head == f"m: maximize score, minimize cost; no other trial beats {which}"
     assert names.split() == ["trial", "score", "cost"]
-    assert sorted(int(row.split()[0]) for row in rows) == [trial.number for trial in front]
+    assert [int(row.split()[0]) for row in rows] == [trial.number for trial in front]
     scores = [float(row.split()[1]) for row in rows]
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--pareto", "--trial", "1"), "--pareto shows a table of trials: leave it or --trial out"),
+        (("--pareto", "--export", "d"), "leave it or --export out"),
+        (("--refit",), "--refit needs --export DIR"),
+        (("--force",), "--force needs --export DIR"),
+    ],
+)
+def test_options_of_best_that_do_not_go_together(run, options, said):
+    ended = run("best", "s", *options)
+    assert (ended.code, said in ended.err) == (2, True)

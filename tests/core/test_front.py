@@ -17,7 +17,10 @@ def test_the_front_is_all_that_no_other_beats(points):
     expected = [
         place for place, one in enumerate(points) if not any(beats(other, one) for other in points)
     ]
-    assert unbeaten(points) == expected
+    found = unbeaten(points)
+    assert sorted(found) == expected
+    ranked = [points[place] for place in found]
+    assert ranked == sorted(ranked, reverse=True)
 
 
 @given(some.lists(some.tuples(coordinates), min_size=1))

@@ -8,7 +8,6 @@ import automl
 from automl import UsageError
 from automl.storage import Storage
 from automl.studies import open_study
-from automl.warm_start import best_decisions
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
 
@@ -70,9 +69,27 @@ def test_what_breaks_a_requirement_does_not_come(search):
 
 
 def test_what_a_trainer_closed_is_decided(sqlite_url):
-    old, _ = automl.search(small_space, task=blobs, trainer=Toy, storage=sqlite_url, trials=2)
-    found = best_decisions(old, old.spec, room=9)
-    assert set(found[0]) == {"width", "activation", "lr"}
+    parts = {"task": blobs, "trainer": Toy, "storage": sqlite_url}
+    old, _ = automl.search(small_space, trials=2, **parts)
+    new, _ = automl.search(small_space, trials=1, warm_start=old.name, **parts)
+    assert set(decisions(new)[0]) == {"width", "activation", "lr"}
+
+
+def test_what_the_space_no_longer_allows_is_left_out(search, caplog):
+    old = search("old", tiny.corner, options={"space": {"values": 6}}, trials=20)
+    new = search("new", tiny.corner, options={"space": {"values": 2}}, warm_start="old")
+    assert {drawn["x"] for drawn in decisions(old)} > {0, 1, 2}
+    assert decisions(new)[:2] == [{"x": 0}, {"x": 1}]
+    assert new.views.counts().failed == 0
+    (said,) = [record.getMessage() for record in caplog.records if "--from" in record.msg]
+    assert "of its best trials are left out" in said
+    assert "decision 'x' was given" in said
+
+
+def test_where_the_space_allows_none(search):
+    search("old", tiny.corner, enqueue=[{"x": 2}], trials=1)
+    with pytest.raises(UsageError, match="none of its best fits this search: decision 'x' was"):
+        search("new", tiny.corner, options={"space": {"values": 1}}, warm_start="old")
 
 
 def test_a_study_of_another_space(search):

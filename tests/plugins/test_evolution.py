@@ -180,6 +180,20 @@ def test_who_breaks_constraints_least_wins_a_tournament(excesses, winner):
     assert len(differing(letters(winner * 6), propose(study))) == 1
 
 
+def test_one_that_was_stopped_before_a_constraint_was_known_does_not_win():
+    study = optuna.create_study(direction="maximize", sampler=Evolution(2, 2, seed=0))
+    for letter, constraints in (("a", {}), ("b", {"constraints:x": 5.0})):
+        study.add_trial(
+            create_trial(
+                params=letters(letter * 6),
+                distributions=LETTERS,
+                values=[1.0],
+                system_attrs=constraints,
+            )
+        )
+    assert len(differing(letters("bbbbbb"), propose(study))) == 1
+
+
 @pytest.mark.parametrize("values", [[1.0, 0.2, 0.7], [1.0]])
 def test_the_order_of_asking_does_not_matter(values):
     forward = propose(study_of(values, population=3, tournament=1))

@@ -22,7 +22,18 @@ def hyperband(
     min_resource: the first step at which the hastiest may stop a trial; max_resource: the last
     step of training, by default the largest that a complete trial reached; reduction_factor: one
     trial of so many goes on; bootstrap_count: trials to wait for at a step before any may go on.
+
+    Raises:
+        ValueError: one of them cannot be.
     """
+    # Optuna looks at most of them only once it prunes.
+    optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=min_resource,
+        reduction_factor=reduction_factor,
+        bootstrap_count=bootstrap_count,
+    )
+    if max_resource is not None and max_resource < min_resource:
+        raise ValueError(f"max_resource must be at least {min_resource}, got {max_resource}")
     return optuna.pruners.HyperbandPruner(
         min_resource=min_resource,
         max_resource="auto" if max_resource is None else max_resource,

@@ -18,7 +18,12 @@ def threshold(
 
     warmup_steps: no trial ends before that step; interval_steps: from one look to the next. One
     of the bounds is needed.
+
+    Raises:
+        ValueError: there is none.
     """
+    if lower is None and upper is None:
+        raise ValueError("give it a bound: -o pruner.lower=X or -o pruner.upper=X")
     return optuna.pruners.ThresholdPruner(
         lower=lower, upper=upper, n_warmup_steps=warmup_steps, interval_steps=interval_steps
     )

@@ -28,7 +28,14 @@ def cmaes(
     separable: for many decisions, without their correlations; with_margin: keeps whole numbers
     from freezing; adapt_learning_rate: for noisy or many-peaked objectives. Its state lies pickled
     in the storage: on a server it needs --trust-storage.
+
+    Raises:
+        ValueError: one of them cannot be.
     """
+    if population is not None and population < 2:
+        raise ValueError(f"population must be at least 2, got {population}")
+    if sigma0 is not None and sigma0 <= 0:
+        raise ValueError(f"sigma0 must be above 0, got {sigma0}")
     return optuna.samplers.CmaEsSampler(
         n_startup_trials=startup_trials,
         popsize=population,

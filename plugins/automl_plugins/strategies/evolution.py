@@ -170,9 +170,15 @@ class Evolution(optuna.samplers.BaseSampler):
 def allowed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that break their constraints least, which are those that break none if any.
 
+    A constraint that only others have a value for, as of a trial that was stopped early, is
+    broken more than any.
+
     Source: K. Deb: An Efficient Constraint Handling Method for Genetic Algorithms, 2000.
     """
-    excess = [sum(max(0.0, value) for value in trial.constraints.values()) for trial in trials]
+    names = {name for trial in trials for name in trial.constraints}
+    excess = [
+        sum(max(0.0, trial.constraints.get(name, math.inf)) for name in names) for trial in trials
+    ]
     return [trial for trial, own in zip(trials, excess, strict=True) if own == min(excess)]
 
 

@@ -7,8 +7,35 @@ with the kernels and the acquisition of Optuna's GPSampler.
 from collections.abc import Callable, Mapping
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from automl import hookimpl
+
+_REFUSALS = 3
+"""After so many candidates in a row that were refused, the next ones are drawn at random."""
+
+
+class GaussianProcess(optuna.samplers.GPSampler):
+    """Optuna's sampler, which does not insist on candidates that a study refuses.
+
+    One that costs more than the study allows is not trained and so has no value to model: the
+    model stays as it was, and proposes much the same again.
+    """
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        finished = (TrialState.COMPLETE, TrialState.PRUNED)
+        last = study.get_trials(deepcopy=False, states=finished)[-_REFUSALS:]
+        if len(last) == _REFUSALS and all(_was_refused(each) for each in last):
+            return {}
+        return super().infer_relative_search_space(study, trial)
+
+
+def _was_refused(trial: FrozenTrial) -> bool:
+    broken = any(excess > 0 for excess in trial.constraints.values())
+    return broken and trial.state is TrialState.PRUNED and not trial.intermediate_values
 
 
 def gp(
@@ -22,8 +49,13 @@ def gp(
     startup_trials: drawn at random before the model is used; deterministic: whether the same
     decisions always give the same value, so that no noise is modelled. A trial costs time that
     grows with the cube of their number: for hundreds of trials, not thousands.
+
+    Raises:
+        ValueError: the number of trials is negative.
     """
-    return optuna.samplers.GPSampler(
+    if startup_trials < 0:
+        raise ValueError(f"startup_trials must not be negative, got {startup_trials}")
+    return GaussianProcess(
         n_startup_trials=startup_trials,
         deterministic_objective=deterministic,
         # Decisions of conditional spaces are drawn at random; that is no news in each trial.

@@ -3,7 +3,6 @@
 Source: exhaustive search over a define-by-run space, as Optuna's BruteForceSampler does it.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 
 import optuna
@@ -16,10 +15,7 @@ def grid(*, seed: int | None = None) -> optuna.samplers.BaseSampler:
 
     Every decision must have finitely many values: whole numbers, choices, floats with a step.
     """
-    with warnings.catch_warnings():
-        # Optuna says of it in each process that it may change some day.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.BruteForceSampler(seed=seed)
+    return optuna.samplers.BruteForceSampler(seed=seed)
 
 
 @hookimpl

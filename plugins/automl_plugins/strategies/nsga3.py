@@ -26,7 +26,12 @@ def nsga3(
     of two parents instead of one; swapping_prob: of each decision to come from the second;
     mutation_prob: of each decision to be drawn anew, by default one in a trial.
     divisions: of each objective, which make the reference directions.
+
+    Raises:
+        ValueError: one of them cannot be.
     """
+    if divisions < 1:
+        raise ValueError(f"divisions must be at least 1, got {divisions}")
     return optuna.samplers.NSGAIIISampler(
         population_size=population,
         crossover_prob=crossover_prob,

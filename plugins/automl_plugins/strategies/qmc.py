@@ -4,7 +4,6 @@ Source: J. Bergstra, Y. Bengio: Random Search for Hyper-Parameter Optimization, 
 I. M. Sobol', 1967, and J. H. Halton, 1960, as SciPy draws them.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -24,16 +23,13 @@ def qmc(
     scramble: shuffle the sequence by the study's seed. The first trial is drawn at random, since
     it says which decisions there are; so are categorical ones and those of conditional spaces.
     """
-    with warnings.catch_warnings():
-        # Optuna says of it in each process that it may change some day.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.QMCSampler(
-            qmc_type=sequence,
-            scramble=scramble,
-            seed=study_seed,
-            warn_asynchronous_seeding=False,
-            warn_independent_sampling=False,
-        )
+    return optuna.samplers.QMCSampler(
+        qmc_type=sequence,
+        scramble=scramble,
+        seed=study_seed,
+        warn_asynchronous_seeding=False,
+        warn_independent_sampling=False,
+    )
 
 
 @hookimpl
