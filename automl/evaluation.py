@@ -4,7 +4,7 @@ import logging
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from optuna.pruners import NopPruner
 from automl.candidate import Candidate
 from automl.decisions import Open, fits
 from automl.errors import Interrupted, TimeLimitError, TrialError, first_line
+from automl.failures import is_storage_failure
 from automl.ledger.values import Lease
 from automl.protocols import Run
 from automl.registry import Kind
@@ -125,11 +126,15 @@ class Evaluation:
         last = last or self._as_it_was_left()
         if last is None:
             raise TrialError(f"trainer {name} reported nothing: yield a Report each step")
-        for each in self.study.spec.requirements:
-            if each.metric not in last.metrics:
-                known = ", ".join(last.metrics)
-                raise TrialError(f"trainer {name} reports no {each.metric!r}, only {known}")
+        self._require(last, self.study.spec.requirements)
         return last
+
+    def _require(self, outcome: Outcome, requirements: Iterable[Requirement]) -> None:
+        """See that what is required is known; costs are from the first report on."""
+        for each in requirements:
+            if each.metric not in outcome.metrics:
+                name, known = self.parts.names[Kind.TRAINER], ", ".join(outcome.metrics)
+                raise TrialError(f"trainer {name} reports no {each.metric!r}, only {known}")
 
     def _as_it_was_left(self) -> Outcome | None:
         """What an earlier attempt came to that was stopped between its last report and its end.
@@ -149,6 +154,8 @@ class Evaluation:
     def _take(self, report: Report, last: Outcome | None) -> Outcome:
         report = checked(report, self.open_decisions)
         outcome = outcome_of(report, last, self.costs, self.study.objectives)
+        if last is None:
+            self._require(outcome, [r for r in self.study.spec.requirements if r.metric in COSTS])
         self.reported(outcome.metrics)
         self.unwritten.append(report)
         if time.monotonic() - self._written_at >= _REPORT_SECONDS:
@@ -204,7 +211,15 @@ class Evaluation:
             return False
         if last.step not in self._reported_before:
             self.trial.report(last.values[0], last.step)
-        return not isinstance(self.parts.pruner, NopPruner) and self.trial.should_prune()
+        if isinstance(self.parts.pruner, NopPruner):
+            return False
+        try:
+            return self.trial.should_prune()
+        except Exception as error:
+            if is_storage_failure(error):
+                raise
+            name, text = self.parts.names[Kind.PRUNER], first_line(error)
+            raise TrialError(f"pruner {name}: {type(error).__name__}: {text}") from error
 
     @cached_property
     def _reported_before(self) -> set[int]:

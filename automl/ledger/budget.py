@@ -136,10 +136,11 @@ def stop(session: Session, study: str, reason: StopReason, message: str) -> None
 
 
 def stop_if_exhausted(session: Session, study: str, after: int) -> None:
-    """End a study whose last `after` candidates were all known, or could not be made."""
+    """End a study whose last `after` candidates were all known, or not to be trained."""
     message = (
-        f"the last {after} candidates were all known or invalid: the space is exhausted, "
-        "or the strategy no longer leaves what it has found"
+        f"the last {after} candidates were all known, invalid or dearer than required: the space "
+        "is exhausted, or the strategy no longer leaves what it has found; "
+        "-o cache.exhausted_after=N waits longer"
     )
     session.execute(
         update_table(StudyRow)

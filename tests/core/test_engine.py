@@ -429,6 +429,18 @@ def test_several_objectives_give_a_front(search):
     assert study.optuna.metric_names == ["score", "cost"]
 
 
+def test_what_a_pruner_raises_is_the_pruners(search):
+    study, best = search(pruner=BrokenPruner, trials=2)
+    assert best is None
+    said = "pruner test_engine.py:BrokenPruner: ZeroDivisionError: division by zero"
+    assert study.views.trial(0).message == said
+
+
+class BrokenPruner(optuna.pruners.BasePruner):
+    def prune(self, study, trial):
+        return 1 / 0
+
+
 def test_a_pruner_cannot_compare_several_objectives(search):
     with pytest.raises(UsageError, match="pruner asha cannot compare several objectives"):
         search(objectives=["score", "cost"], pruner="asha")

@@ -130,6 +130,19 @@ def test_a_strategy_learns_what_breaks_it(search):
     assert tried["tpe"] > 2 * tried["random"]
 
 
+def test_a_cost_that_nobody_reports_ends_a_trial_at_its_first_report(search):
+    study, _ = search("latency<=1", trials=3)
+    assert study.views.counts().failed == 3
+    assert "reports no 'latency'" in study.views.trial(0).message
+    assert not study.views.curves({0})
+
+
+@pytest.mark.parametrize("strategy", ["tpe", "evolution", "gp", "nsga2", "nsga3", "cmaes", "qmc"])
+def test_no_strategy_insists_on_what_costs_too_much(search, strategy):
+    study, _ = search("params<=4", trainer=Priced, strategy=strategy, trials=None, evaluations=16)
+    assert study.views.counts().complete == 16
+
+
 def test_with_several_objectives_the_front_keeps_to_it(search):
     study, _ = search("cost>=0.3", objectives=["score", "cost"])
     assert study.best_trials()
