@@ -338,7 +338,9 @@ class _Maker:
             return Numbers.fit(name, cells, reading.quantiles)
         names = len(distinct) > max(_FEW, len(whole) / 2)
         if names and name not in reading.categorical:
-            return self._leave_out(name, "nearly every row has another text")
+            pointed = all(is_number(cell.replace(",", ".", 1)) for cell in distinct)
+            hint = "; write decimals with a point, not a comma" * pointed
+            return self._leave_out(name, f"nearly every row has another text{hint}")
         return Categories.fit(name, cells, reading.categories)
 
     def _leave_out(self, name: str, why: str) -> "Numbers | Categories | None":

@@ -163,6 +163,8 @@ def fronts(material: Material) -> list[Figure]:
         return []
     if not material.done:
         return [Figure(missing="no trial has completed")]
+    if not material.best:
+        return [Figure(missing="no trial keeps to what is required")]
     beaten = [trial for trial in material.done if trial.number not in material.best]
     front = [trial for trial in material.done if trial.number in material.best]
     chosen = evenly(front, SLICE_POINTS) + evenly(beaten, SLICE_POINTS)

@@ -131,13 +131,15 @@ def test_the_commands_hold_what_was_asked_for(run):
     asked = (
         *("--objective", "cost", "--objective", "score", "-o", "cache.repeats=2", "--seed", "7"),
         *("-o", "trainer.steps=2", "--trial-timeout", "2h", "-o", "cache.levels=L0,L1"),
+        *("--keep-models", "3", "--enqueue", "queue.jsonl"),
     )
+    Path("queue.jsonl").write_text('{"x": 1}')
     run("search", CORNER, *PARTS, *asked, "--trials", "4", "--study", "s")
     text = written(run).text
     for word in (
         "--objective cost", "--objective score", "-o cache.repeats=2", "-o trainer.steps=2",
         "--seed 7", "--trial-timeout 7200s", "-o cache.levels=L0,L1", "--trials 4",
-        "-o space.values=3",
+        "-o space.values=3", "--keep-models 3", "# 1 trial had decisions by --enqueue or --from",
     ):  # fmt: skip
         assert word in text
 
@@ -213,6 +215,12 @@ def test_several_objectives(run):
     # Histories, the front, importances and slices of both, parallel, curves of both, timeline.
     assert len(page.figures) == 2 + 1 + 2 + 6 + 1 + 2 + 1
     assert "Not drawn" not in page.text
+
+
+def test_several_objectives_and_no_trial_that_keeps_to_what_is_required(run):
+    objectives = ("--objective", "score", "--objective", "cost", "--require", "cost>=9")
+    run("search", PLANE, *PARTS, *objectives, "--trials", "3", "--study", "m")
+    assert "no trial keeps to what is required" in written(run, "m").text
 
 
 def test_reuse_is_told_by_level(run):

@@ -60,6 +60,13 @@ def test_columns_are_inferred(people, caplog):
     assert list(task.metrics) == ["accuracy", "balanced_accuracy", "auc", "loss"]
 
 
+def test_decimal_commas_are_told_of(tmp_path, caplog):
+    lines = ["size;label", *(f"{n},{n % 10};{'ab'[n % 2]}" for n in range(60)), "1,25;a"]
+    with caplog.at_level(logging.WARNING), pytest.raises(UsageError):
+        csv(file=written(tmp_path / "c.csv", lines), separator=";")
+    assert "'size' is left out: nearly every row has another text; write decimals" in caplog.text
+
+
 def test_a_column_that_seems_to_say_nothing_can_be_kept(people):
     kept = csv(file=people, categorical=("id",), categories=9)
     assert kept.preparation.columns.columns[-1].width == 10
