@@ -7,7 +7,6 @@ from the text, not watched, so that all is known before anything runs.
 import ast
 import functools
 import importlib
-import importlib.machinery
 import importlib.util
 import inspect
 import os
@@ -16,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import CellType, CodeType, ModuleType
 from typing import Any
@@ -140,18 +140,22 @@ def _file(place: str, expected: Code | None, trust: Trust) -> Source:
 
 
 def _module(name: str) -> Source:
-    found = list(_specs(name, [*sys.path, str(Path.cwd())]) or _specs(name, _hooked(name)))
-    if len(found) < len(name.split(".")) or not found[-1].origin:
-        raise UsageError(f"no module named {name!r} here: check the spelling and the path")
-    return source_of(name, Path(found[-1].origin).resolve())
+    on_path, hooked = _specs(name, [*sys.path, str(Path.cwd())]), _specs(name, [], _hooked(name))
+    for found in (on_path, hooked):
+        if len(found) == len(name.split(".")) and found[-1].origin:
+            return source_of(name, Path(found[-1].origin).resolve())
+    raise UsageError(f"no module named {name!r} here: check the spelling and the path")
 
 
-def _specs(name: str, path: Sequence[str]) -> list[importlib.machinery.ModuleSpec]:
-    """Where each part of a dotted name is found, as far as it is, without running any of them."""
-    found: list[importlib.machinery.ModuleSpec] = []
+def _specs(name: str, path: Sequence[str], top: ModuleSpec | None = None) -> list[ModuleSpec]:
+    """Where each part of a dotted name is found, as far as it is, without running any of them.
+
+    top: where the first part is, if that is known.
+    """
+    found: list[ModuleSpec] = []
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:end]), path)
+        spec = PathFinder.find_spec(".".join(parts[:end]), path) if found or not top else top
         if spec is None:
             break
         found.append(spec)
@@ -159,14 +163,12 @@ def _specs(name: str, path: Sequence[str]) -> list[importlib.machinery.ModuleSpe
     return found
 
 
-def _hooked(name: str) -> list[str]:
-    """The folder of a package that an import hook finds, as one installed to be edited may be."""
+def _hooked(name: str) -> ModuleSpec | None:
+    """Where an import hook finds a package, as it does some that are installed to be edited."""
     with suppress(ValueError):  # it is loaded, and no file's
         spec = importlib.util.find_spec(name.partition(".")[0])
-        if spec and spec.origin and spec.has_location:
-            file = Path(spec.origin)
-            return [str(file.parents[file.name == "__init__.py"])]
-    return []
+        return spec if spec and spec.has_location else None
+    return None
 
 
 # The files beside it.
@@ -262,9 +264,7 @@ def _execute(source: Source) -> ModuleType:
     name = f"automl_user_{sha256(f'{file} {source.code.digest()}'.encode())[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    module = importlib.util.module_from_spec(
-        importlib.machinery.ModuleSpec(name, loader=None, origin=str(file))
-    )
+    module = importlib.util.module_from_spec(ModuleSpec(name, loader=None, origin=str(file)))
     module.__file__ = str(file)
     _see(str(file.parent))
     sys.modules[name] = module

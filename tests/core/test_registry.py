@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -581,6 +582,33 @@ def test_an_editable_plugin_is_known_by_what_it_holds(tmp_path, monkeypatch):
     (package / "part.py").write_text("WIDTH = 16\n")
     assert code("edited_plugin") != before
     assert code(None) == "edited-plugin 1.0"
+
+
+class Hook:
+    """An import hook that finds one package, under another name than its folder's."""
+
+    def __init__(self, name, folder):
+        self.name, self.folder = name, folder
+
+    def find_spec(self, name, path=None, target=None):
+        file = self.folder / "__init__.py"
+        found = [str(self.folder)]
+        spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=found)
+        return spec if name == self.name else None
+
+
+def test_so_is_one_whose_folder_has_another_name(tmp_path, monkeypatch):
+    for name in ("__init__", "part"):
+        (tmp_path / f"{name}.py").write_text("WIDTH = 8\n")
+    monkeypatch.setattr("sys.meta_path", [*sys.meta_path, Hook("hooked_plugin", tmp_path)])
+
+    def code():
+        place = "hooked_plugin.part"
+        return Offer(Kind.SPACE, "s", "hooked 1.0", lambda: None, editable=place).code()
+
+    before = code()
+    (tmp_path / "part.py").write_text("WIDTH = 16\n")
+    assert code() != before
 
 
 def test_what_is_installed_to_be_edited_is_known():
