@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.errors import UsageError, first_line
 from automl.front import beats, point_of
 from automl.report import Outcome, broken
-from automl.spec import ATTRIBUTE
 from automl.studies import Study, keeps_to_requirements
 
 if TYPE_CHECKING:
@@ -73,9 +72,10 @@ class Models:
         import torch
 
         trial = self.study.optuna.get_trials(deepcopy=False)[number]
-        source = trial.user_attrs.get(ATTRIBUTE, {}).get("reused_from")
-        if MODEL not in trial.user_attrs and source is not None:
-            return self.weights(source)
+        view = self.study.trial(number)
+        if MODEL not in trial.user_attrs and view.reused_from is not None:
+            # The trial may be another study's, and so the number, too.
+            return Models(self.study.with_uuid(view.reused_study)).weights(view.reused_from)
         file = self._file(trial)
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()

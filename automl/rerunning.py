@@ -17,7 +17,7 @@ from automl.protocols import Run
 from automl.registry import Kind
 from automl.report import Outcome, Reason, State
 from automl.seeding import seeded
-from automl.studies import Parts, Study, all_studies, rebuild, trial_seed
+from automl.studies import Parts, Study, rebuild, trial_seed
 
 _MEASURED = frozenset({"latency", "memory"})
 """Costs that differ from run to run."""
@@ -75,7 +75,7 @@ def origin(study: Study, number: int) -> tuple[Study, TrialView]:
         )
     if view.reused_from is None:
         return study, view
-    return origin(_study_of(study, view.reused_study), view.reused_from)
+    return origin(study.with_uuid(view.reused_study), view.reused_from)
 
 
 def tolerance_for(*devices: str | None) -> float:
@@ -153,15 +153,6 @@ class _Training:
 
     def _seed(self, use: str) -> int:
         return trial_seed(self.study.spec, self.number, use)
-
-
-def _study_of(study: Study, uuid: str | None) -> Study:
-    if uuid is None:
-        return study
-    found = next((s for s in all_studies(study.storage) if s.spec.uuid == uuid), None)
-    if found is None:
-        raise UsageError(f"the trial was reused from a study that is gone ({uuid})")
-    return found
 
 
 def _compared(

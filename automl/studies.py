@@ -205,6 +205,19 @@ class Study:
             raise UsageError(f"study {self.name!r} has no trial {number}: it has {there}")
         return view
 
+    def with_uuid(self, uuid: str | None) -> "Study":
+        """The study of this storage that has the UUID; this one where it is None.
+
+        Raises:
+            UsageError: there is none any more.
+        """
+        if uuid is None:
+            return self
+        found = next((s for s in all_studies(self.storage) if s.spec.uuid == uuid), None)
+        if found is None:
+            raise UsageError(f"the trial was reused from a study that is gone ({uuid})")
+        return found
+
     def decisions(self, number: int) -> dict[str, Any]:
         """The decisions of a trial, those of its trainer not included."""
         study_id = self.storage.trials.get_study_id_from_name(self.name)

@@ -275,6 +275,11 @@ class _Maker:
     def _splits(self, classes: Any) -> "dict[Split, Tensor]":
         import torch
 
+        if self.extra is not None and not self.tested:
+            raise UsageError(
+                f"task {self.name}: no row of the test file has a target {self.target_name!r}: "
+                "leave the file out, and predict it once a model is exported"
+            )
         rows, reading = len(self.target), self.reading
         ours = rows - self.tested
         if ours < 5:

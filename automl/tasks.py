@@ -1,6 +1,7 @@
 """Tasks from arrays, so that a data set becomes a task in a few lines: classes or real numbers."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -49,6 +50,9 @@ class _Arrays:
     @cached_property
     def _digest(self) -> str:
         hashed = hashlib.blake2b(digest_size=16)
+        if self.preparation is not None:
+            # What tensors do not say: the classes' names, the unit that errors are measured in.
+            hashed.update(json.dumps(self.preparation.to_json(), sort_keys=True).encode())
         parts = {"inputs": self.inputs, "targets": self.targets}
         parts |= {split.value: rows for split, rows in self.splits.items()}
         for name, tensor in parts.items():

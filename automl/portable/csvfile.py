@@ -14,12 +14,16 @@ _MEGABYTE = 2**20
 
 
 def read_table(
-    path: Path, separator: str | None = None, encoding: str = "utf-8", max_megabytes: int = 500
+    path: Path,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    max_megabytes: int = 500,
+    least: int = 2,
 ) -> dict[str, list[str]]:
     """The cells of a CSV file, gzipped or not, by column.
 
     separator: by default the most frequent of , ; tab | in the header. max_megabytes: of the
-    unpacked file, which is read into memory as a whole.
+    unpacked file, which is read into memory as a whole. least: so many columns it must have.
 
     Raises:
         ValueError: it cannot be read, is too large, or is no table; the text says where.
@@ -30,7 +34,7 @@ def read_table(
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         names = [name.strip() for name in next(rows, [])]
-        _check_header(path, names)
+        _check_header(path, names, least)
         body = list(_body(path, rows, len(names)))
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: no CSV: {error}") from error
@@ -77,11 +81,11 @@ def _opened(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]  # gzip's file is one
 
 
-def _check_header(path: Path, names: Sequence[str]) -> None:
+def _check_header(path: Path, names: Sequence[str], least: int) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one of them")
-    if len(names) < 2:
+    if len(names) < least:
         said = f"one column, {names[0][:60]!r}" if names else "nothing"
         raise ValueError(
             f"{path} holds {said}: expected a header and two columns or more; has it another "

@@ -116,7 +116,7 @@ def predicted(directory: Path, data: Path, **reading: Any) -> Answers:
     if data.is_dir() or data.suffix.lower() in SUFFIXES:
         return predictor.answers_of_images(data)
     predictor.check_reads_tables()
-    return predictor.answers(read_table(data, **reading))
+    return predictor.answers(read_table(data, least=1, **reading))
 
 
 def _images(path: Path) -> list[Path]:

@@ -14,6 +14,7 @@ import tiny
 import torch
 from commands import Ended, in_process
 from safetensors.torch import load_file
+from torch import nn
 
 import automl
 from automl import Candidate, Classification, Report, Split, UsageError
@@ -395,3 +396,33 @@ def test_trials_that_cannot_be_exported(sqlite_url, tmp_path, call):
     command = ("best", "s", "--storage", sqlite_url, "--export", str(tmp_path / "out"))
     assert "no complete trial 7" in call(2, *command, "--trial", "7").err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_one_column_predicts_a_file_of_one(sqlite_url, tmp_path, call):
+    data = tmp_path / "one.csv"
+    data.write_text("x,y\n" + "".join(f"{n},{'ab'[n > 20]}\n" for n in range(40)))
+    options = {"trainer": {"epochs": 1}}
+    automl.search("mlp", task=f"csv:{data}", options=options, storage=sqlite_url, trials=1)
+    out = tmp_path / "out"
+    call(0, "best", "mlp-csv-1", "--storage", sqlite_url, "--export", str(out))
+    (tmp_path / "new.csv").write_text("x\n3\n30\n")
+    assert len(call(0, "predict", str(out), str(tmp_path / "new.csv")).out.splitlines()) == 3
+
+
+def test_weights_of_a_trial_that_another_study_trained(sqlite_url):
+    given = {"storage": sqlite_url, "cache_scope": "storage", "options": {"trainer": {"epochs": 1}}}
+    fast, slow = ({"lr": lr} for lr in (0.05, 1e-4))
+    automl.search(one_decision, study="a", trials=1, enqueue=[fast], **given)
+    both, _ = automl.search(one_decision, study="b", trials=2, enqueue=[slow, fast], **given)
+    assert both.views.trial(1).reused_study is not None
+    own, others = (Models(open_study(Storage(sqlite_url), name)).weights(0) for name in "ba")
+    found = Models(both).weights(1)
+    assert all(torch.equal(found[name], others[name]) for name in others)
+    assert any(not torch.equal(found[name], own[name]) for name in own)
+    again, _ = automl.search(one_decision, study="c", trials=1, enqueue=[fast], **given)
+    assert Models(again).weights(0).keys() == others.keys()
+
+
+def one_decision(trial, task):
+    trial_lr = trial.suggest_float("lr", 1e-5, 0.1)
+    return Candidate(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {"lr": trial_lr})

@@ -91,6 +91,23 @@ def test_classes_keep_their_proportions_and_the_seed_decides(people):
     assert csv(file=people).digest() == task.digest() != csv(file=people, seed=1).digest()
 
 
+def test_the_unit_and_the_names_of_classes_are_part_of_the_data(tmp_path):
+    def digest(name, targets):
+        lines = ["a,y", *(f"{n % 7},{target}" for n, target in enumerate(targets))]
+        return csv(file=written(tmp_path / name, lines)).digest()
+
+    metres = [n * 1.5 for n in range(40)]
+    assert digest("m.csv", metres) != digest("km.csv", [each / 1000 for each in metres])
+    assert digest("a.csv", ["no", "yes"] * 20) != digest("b.csv", ["bad", "good"] * 20)
+
+
+def test_a_test_file_without_targets_is_refused(people, tmp_path):
+    lines = (line.rpartition(",")[0] + "," for line in rows(20, seed=1))
+    other = written(tmp_path / "test.csv", [HEADER, *lines])
+    with pytest.raises(UsageError, match="no row of the test file has a target 'label'"):
+        csv(file=people, test_file=other)
+
+
 def test_a_test_file_is_tested_on(people, tmp_path):
     other = written(tmp_path / "test.csv", [HEADER, *rows(20, seed=1)])
     task = csv(file=people, test_file=other)
