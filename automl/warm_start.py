@@ -57,24 +57,24 @@ def best_decisions(source: Study, plan: Plan, room: int) -> list[dict[str, Any]]
             f"--from {source.name}: it searched space {theirs}, whose decisions space {ours} "
             "does not ask for"
         )
-    best = list(islice(_different(source), _LOOKED_AT))
-    if not best:
-        raise UsageError(f"--from {source.name}: {source.without_best()}")
+    most = max(0, min(room, _MOST))
     found, misfits = list[dict[str, Any]](), list[str]()
-    for decisions in best:
-        if len(found) >= min(room, _MOST):
-            break
+    for decisions in islice(_different(source), _LOOKED_AT):
         try:
             _check(plan.parts, decisions)
             found.append(decisions)
         except Exception as error:  # a space may raise anything where it meets what it never drew
             misfits.append(first_line(error))
-    if misfits and not found:
+        if len(found) >= most:
+            break
+    if not found and not misfits:
+        raise UsageError(f"--from {source.name}: {source.without_best()}")
+    if not found and most:
         raise UsageError(f"--from {source.name}: none of its best fits this search: {misfits[0]}")
-    if misfits:
+    if misfits and most:
         said = "%d of its best trials are left out, which this search does not allow: %s"
         _log.warning(f"--from %s: {said}", source.name, len(misfits), misfits[0])
-    return found
+    return found[:most]
 
 
 def _check(parts: Parts, decisions: Mapping[str, Any]) -> None:
