@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from automl.hookspecs import hookimpl
     from automl.identity.function import functional_hash, same_function
     from automl.operations import Graph
-    from automl.portable.columns import Preparation
+    from automl.portable.columns import Preparation, Scaling
     from automl.portable.csvfile import read_table, read_text
     from automl.portable.pixels import Pixels, images_in, open_image
     from automl.protocols import (
@@ -81,6 +81,7 @@ _HOME = {
     # Through operations, so that a graph always knows the standard ones.
     "Graph": "operations",
     "Preparation": "portable.columns",
+    "Scaling": "portable.columns",
     "read_table": "portable.csvfile",
     "read_text": "portable.csvfile",
     "Pixels": "portable.pixels",
@@ -138,6 +139,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "functional_hash",
     "same_function",
     "Preparation",
+    "Scaling",
     "read_table",
     "read_text",
     "Pixels",

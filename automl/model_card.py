@@ -93,7 +93,7 @@ class ModelCard:
         yield f"`python predict.py {data}` needs Python, {needs} alone."
         if not self._reads_tables:
             shape = ", ".join(map(str, ("n", *self.parts.task.signature.input_shape)))
-            yield f"An array of floats [{shape}] is read as inputs, scaled as the task's are."
+            yield f"An array [{shape}] is read as it is, and prepared as the task reads it."
 
     @property
     def _reads_tables(self) -> bool:

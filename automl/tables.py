@@ -3,17 +3,28 @@
 import functools
 import inspect
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import compress
+from typing import TYPE_CHECKING, Any, cast
 
 from automl.errors import UnknownNameError, UsageError
+from automl.portable.cells import (
+    MISSING,
+    Cells,
+    category,
+    cleaned,
+    has_decimal_comma,
+    is_infinite,
+    is_number,
+)
 from automl.protocols import Split, Task
 from automl.report import Direction
-from automl.tasks import Classification, Regression, random_splits
+from automl.tasks import Classification, Regression, random_splits, standardizing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +33,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("automl")
 
-Table = Mapping[str, Sequence[str]]
-"""Cells by column; all columns have the same length."""
+Table = Mapping[str, Cells]
+"""Cells by column, None for those without a value; all columns have the same length."""
+_LEAST = 5
+"""So few rows still leave some to each split."""
 _FEW = 20
 """So many whole numbers in a target are taken for classes, and so many words for categories."""
 
@@ -41,10 +54,14 @@ class Reading:
     """How a table is read.
 
     target: the column to predict, by default the last. categorical, numeric: columns whose kind is
-    not to be inferred. ignore: columns to leave out. quantiles: map numbers to a normal
-    distribution by their rank, else only shift and scale them. categories: the most that one
-    column may have, rarer ones are one. weighted: count rare classes as much as frequent ones in
-    the loss. validation, test: shares of the rows; seed: of the split.
+    not to be inferred. ignore: columns to leave out. missing: words that say no value, in any
+    case, as an empty cell does. quantiles: map numbers to a normal distribution by their rank,
+    else only shift and scale them. categories: the most that one column may have, rarer ones are
+    one. weighted: count rare classes as much as frequent ones in the loss. validation, test:
+    shares of the rows; seed: of the split.
+
+    Raises:
+        UsageError: less than one category.
     """
 
     target: str | None = None
@@ -52,12 +69,17 @@ class Reading:
     categorical: tuple[str, ...] = ()
     numeric: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    missing: tuple[str, ...] = MISSING
     quantiles: bool = True
     categories: int = 64
     weighted: bool = False
     validation: float = 0.2
     test: float = 0.2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.categories < 1:
+            raise UsageError(f"categories must be at least 1, got {self.categories}")
 
 
 def with_reading(factory: Callable[..., Task]) -> Callable[..., Task]:
@@ -115,29 +137,17 @@ class TableClassification(Classification):
         return weights
 
 
-@dataclass(frozen=True, eq=False)
-class TableRegression(Regression):
-    """Numbers from the rows of a table; `rmse` and `mae` are in the target's own unit."""
-
-    @property
-    def metrics(self) -> Mapping[str, Direction]:
-        return {"r2": Direction.MAXIMIZE, **dict.fromkeys(("rmse", "mae"), Direction.MINIMIZE)}
-
-    def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
-        unit = self.preparation.scale if self.preparation else 1.0
-        errors = (outputs.double() - targets.double()) * unit
-        rmse, mae = errors.square().mean().sqrt(), errors.abs().mean()
-        r2 = super().evaluate(outputs, targets)["r2"]
-        return {"r2": r2, "rmse": float(rmse), "mae": float(mae)}
-
-
 def area_under_curve(scores: "Tensor", targets: "Tensor") -> float:
     """The chance that a positive example has the higher score, ties counting half.
 
-    scores: [n]; targets: 0 or 1 [n]. 0.5 where one of the two is missing. Source: H. B. Mann,
-    D. R. Whitney: On a Test of Whether One of Two Random Variables Is Stochastically Larger, 1947.
+    scores: [n]; targets: 0 or 1 [n]. 0.5 where one of the two is missing, NaN where a score is.
+    Source: H. B. Mann, D. R. Whitney: On a Test of Whether One of Two Random Variables Is
+    Stochastically Larger, 1947.
     """
     import torch
+
+    if scores.isnan().any():
+        return math.nan
 
     _, places, counts = torch.unique(scores.double(), return_inverse=True, return_counts=True)
     ranks = (counts.cumsum(0) - (counts.double() - 1) / 2)[places]
@@ -154,7 +164,8 @@ def table_task(
 ) -> Classification | Regression:
     """The task of predicting one column of a table from the others.
 
-    test: rows of their own to test on; else a share of the table is.
+    Cells are text, or None where there is no value. test: rows of their own to test on; else a
+    share of the table is.
 
     Raises:
         UsageError: no such column, a target that cannot be learned, or columns without anything to
@@ -178,9 +189,11 @@ class _Maker:
     def _classification(self) -> TableClassification:
         import torch
 
-        labels = tuple(sorted(set(self.target), key=_natural))
-        numbers = {label: number for number, label in enumerate(labels)}
-        classes = torch.tensor([numbers[cell] for cell in self.target])
+        spelled = self._spelled()
+        known = sorted(spelled, key=_natural)
+        numbers = {label: number for number, label in enumerate(known)}
+        classes = torch.tensor([numbers[category(cell)] for cell in self.target])
+        labels = tuple(spelled[label] for label in known)
         splits = self._splits(classes.numpy())
         made = self._preparation(splits, labels=labels)
         inputs, weighted = made.columns.encode(self.table), self.reading.weighted
@@ -188,19 +201,36 @@ class _Maker:
             self.name, inputs, classes, splits, preparation=made, weighted=weighted
         )
 
-    def _regression(self) -> TableRegression:
+    def _regression(self) -> Regression:
         import torch
 
-        values = torch.tensor([float(cell) for cell in self.target], dtype=torch.float64)
+        self._check_numbers(self.target_name, self.target)
+        values = torch.tensor([[float(cell)] for cell in self.target], dtype=torch.float64)
         splits = self._splits(None)
-        known = values[splits[Split.TRAIN]]
-        shift, scale = float(known.mean()), float(known.std(correction=0)) or 1.0
-        made = self._preparation(splits, shift=shift, scale=scale)
-        scaled = ((values - shift) / scale).float().unsqueeze(1)
+        unit = standardizing(values[splits[Split.TRAIN]])
+        made = self._preparation(splits, targets=unit)
         inputs = made.columns.encode(self.table)
-        return TableRegression(self.name, inputs, scaled, splits, preparation=made)
+        return Regression(self.name, inputs, unit.apply(values), splits, preparation=made)
 
     # The target.
+    def _spelled(self) -> dict[str, str]:
+        """The classes that there are, and how each is mostly written."""
+        found: dict[str, str] = {}
+        for cell, _ in Counter(self.target).most_common():
+            found.setdefault(category(cell), cell)
+        self._refuse_untrained({category(cell) for cell in self.target[: self.ours]}, found)
+        return found
+
+    def _refuse_untrained(self, trained: Collection[str], spelled: Mapping[str, str]) -> None:
+        """Raise UsageError where the test file has a class that no row to learn from has."""
+        new = [cell for label, cell in spelled.items() if label not in trained]
+        if new:
+            known = ", ".join(sorted({spelled[label] for label in trained}, key=_natural)[:5])
+            raise self._unusable(
+                f"is {new[0]!r} in the test file alone; the other file has: {known}: "
+                "write them alike, or leave such rows out"
+            )
+
     @cached_property
     def target_name(self) -> str:
         name = self.reading.target or list(self.raw)[-1]
@@ -209,63 +239,82 @@ class _Maker:
         return name
 
     @cached_property
-    def table(self) -> dict[str, list[str]]:
+    def table(self) -> dict[str, list[str | None]]:
         """All rows whose target is known; those to test on come last."""
-        from automl.portable.columns import is_missing
-
         tables = [self.raw, *([self.extra] if self.extra is not None else [])]
         for name in self.raw:
             if any(name not in each for each in tables):
                 raise UsageError(f"task {self.name}: the test file has no column {name!r}")
-        whole = {name: [cell for each in tables for cell in each[name]] for name in self.raw}
-        known = [not is_missing(cell) for cell in whole[self.target_name]]
-        if not all(known):
-            left_out = len(known) - sum(known)
-            _log.warning("task %s: %d rows without a target are left out", self.name, left_out)
-        return {
-            name: [cell.strip() for cell, keep in zip(cells, known, strict=True) if keep]
-            for name, cells in whole.items()
+        whole = {
+            name: self._cleaned([cell for each in tables for cell in each[name]])
+            for name in self.raw
         }
+        known = [cell is not None for cell in whole[self.target_name]]
+        if not all(known):
+            self._tell_left_out([cell for each in tables for cell in each[self.target_name]])
+        return {name: list(compress(cells, known)) for name, cells in whole.items()}
+
+    def _cleaned(self, cells: Cells) -> list[str | None]:
+        return cleaned(cells, self.reading.missing)
+
+    def _tell_left_out(self, targets: Cells) -> None:
+        """Say how many rows have no target, and which words say so."""
+        kept = zip(targets, self._cleaned(targets), strict=True)
+        gone = [(raw or "").strip() for raw, cell in kept if cell is None]
+        words = sorted(set(gone) - {""})
+        said = f", those that say {' or '.join(map(repr, words))} among them" if words else ""
+        hint = "; if that is a class, -o task.missing=… says what is missing" if words else ""
+        self._warn(f"{len(gone)} rows without a target are left out{said}{hint}")
 
     @cached_property
     def tested(self) -> int:
         """How many of the last rows are the test file's."""
-        from automl.portable.columns import is_missing
-
         cells = self.extra[self.target_name] if self.extra is not None else ()
-        return sum(not is_missing(cell) for cell in cells)
+        return sum(cell is not None for cell in self._cleaned(cells))
+
+    @property
+    def ours(self) -> int:
+        """How many of the first rows are there to learn from."""
+        return len(self.target) - self.tested
 
     @property
     def target(self) -> list[str]:
-        return self.table[self.target_name]
+        return cast(list[str], self.table[self.target_name])
 
     @cached_property
     def is_classification(self) -> bool:
-        from automl.portable.columns import is_number
-
-        goal, distinct = self.reading.goal, set(self.target)
-        self._refuse_infinite(self.target_name, distinct)
-        odd = [cell for cell in self.target if not is_number(cell)]
-        if len(distinct) < 2:
-            found = f"only {self.target[0]!r}" if self.target else "nothing"
+        goal, own = self.reading.goal, self.target[: self.ours]
+        distinct = set(own)
+        self._refuse_infinite(self.target_name, set(self.target))
+        odd = [cell for cell in own if not is_number(cell)]
+        if len(set(map(category, distinct))) < 2:
+            found = f"only {own[0]!r}" if own else "nothing"
             raise self._unusable(f"holds {found}: nothing to learn")
+        if goal is not Goal.CLASSIFICATION and odd:
+            self._refuse_commas(distinct)
         if goal is Goal.REGRESSION and odd:
             raise self._unusable(f"holds {odd[0]!r}, which is no number to predict")
         few = len(distinct) <= _FEW and all(float(c).is_integer() for c in distinct if not odd)
         classes = goal is Goal.CLASSIFICATION or (goal is Goal.AUTO and (bool(odd) or few))
-        if classes and len(distinct) > len(self.target) / 2:
-            said = f"has {len(distinct)} classes in {len(self.target)} rows"
+        if classes and len(distinct) > len(own) / 2:
+            said = f"has {len(distinct)} classes in {len(own)} rows"
             raise self._unusable(f"{said}: name another by -o task.target")
         return classes
 
     def _refuse_infinite(self, name: str, distinct: Collection[str]) -> None:
         """Raise UsageError where numbers are mixed with infinite ones, which nobody means."""
-        from automl.portable.columns import is_infinite, is_number
-
         infinite = [cell for cell in distinct if is_infinite(cell)]
         if infinite and all(is_number(cell) for cell in distinct if not is_infinite(cell)):
             raise UsageError(
                 f"task {self.name}: column {name!r} holds {infinite[0]!r}: leave such cells empty"
+            )
+
+    def _refuse_commas(self, distinct: Collection[str]) -> None:
+        """Raise UsageError where a target of words is one of numbers with decimal commas."""
+        if pointed := _with_comma(distinct):
+            raise self._unusable(
+                f"holds {pointed!r}: read decimal commas by -o task.decimal=, or say "
+                "-o task.goal=classification"
             )
 
     def _unusable(self, why: str) -> UsageError:
@@ -280,10 +329,12 @@ class _Maker:
                 f"task {self.name}: no row of the test file has a target {self.target_name!r}: "
                 "leave the file out, and predict it once a model is exported"
             )
-        rows, reading = len(self.target), self.reading
-        ours = rows - self.tested
-        if ours < 5:
-            raise UsageError(f"task {self.name}: {ours} rows are too few to train and choose by")
+        rows, ours, reading = len(self.target), self.ours, self.reading
+        if ours < _LEAST:
+            raise UsageError(
+                f"task {self.name}: {ours} rows with a target are too few to train, choose and "
+                f"test by: expected {_LEAST} or more"
+            )
         classes = self._without_rare(classes, ours)
         share = None if self.tested else reading.test
         splits = random_splits(self.name, ours, reading.validation, share, reading.seed, classes)
@@ -304,9 +355,8 @@ class _Maker:
     def _preparation(self, splits: "Mapping[Split, Tensor]", **of_target: Any) -> "Preparation":
         from automl.portable.columns import Preparation
 
-        return Preparation(
-            self._columns(splits[Split.TRAIN].tolist()), self.target_name, **of_target
-        )
+        columns = self._columns(splits[Split.TRAIN].tolist())
+        return Preparation(columns, self.target_name, **of_target)
 
     def _columns(self, rows: Sequence[int]) -> "Columns":
         from automl.portable.columns import Columns
@@ -322,40 +372,70 @@ class _Maker:
                 found += [column] if column else []
         if not found:
             raise UsageError(f"task {self.name}: no column is left to learn from")
-        return Columns(tuple(found))
+        return Columns(tuple(found), reading.missing)
 
-    def _column(
-        self, name: str, cells: list[str], whole: Collection[str]
-    ) -> "Numbers | Categories | None":
-        """How one column is read, learned from training cells; None where it says nothing."""
-        from automl.portable.columns import Categories, Numbers, is_missing, is_number
+    def _column(self, name: str, cells: Cells, whole: Cells) -> "Numbers | Categories | None":
+        """How one column is read, learned from training cells; None where it says nothing.
 
-        reading, known = self.reading, [cell for cell in whole if not is_missing(cell)]
-        distinct = set(known)
-        self._refuse_infinite(name, distinct)
-        numbers = name not in reading.categorical and all(map(is_number, distinct))
-        if name in reading.numeric and not numbers:
-            odd = next(cell for cell in known if not is_number(cell))
-            raise UsageError(f"task {self.name}: column {name!r} holds {odd!r}, which is no number")
-        if all(map(is_missing, cells)) or len(set(cells)) < 2:
-            return self._leave_out(name, "it says the same in every row")
+        Its kind follows from the rows to learn from: what one of the test file cannot be read as
+        that kind is refused.
+        """
+        from automl.portable.columns import Categories, Numbers
+
+        reading = self.reading
+        distinct = {cell for cell in whole[: self.ours] if cell is not None}
+        numbers = name not in reading.categorical and self._is_numeric(name, distinct)
+        if numbers:
+            self._check_numbers(name, whole)
+        if len({cell if cell is None else category(cell) for cell in cells}) < 2:
+            self._warn(f"column {name!r} is left out: it says the same in every row")
+            return None
         if numbers:
             return Numbers.fit(name, cells, reading.quantiles)
-        names = len(distinct) > max(_FEW, len(whole) / 2)
-        if names and name not in reading.categorical:
-            pointed = all(is_number(cell.replace(",", ".", 1)) for cell in distinct)
-            hint = "; write decimals with a point, not a comma" * pointed
-            return self._leave_out(name, f"nearly every row has another text{hint}")
+        if name not in reading.categorical:
+            if pointed := _with_comma(distinct):
+                self._warn(f"column {name!r} holds {pointed!r}: read it by -o task.decimal=,")
+            if len(distinct) > max(_FEW, self.ours / 2):
+                self._warn(f"column {name!r} is left out: nearly every row has another text")
+                return None
         return Categories.fit(name, cells, reading.categories)
 
-    def _leave_out(self, name: str, why: str) -> "Numbers | Categories | None":
-        _log.warning("task %s: column %r is left out: %s", self.name, name, why)
-        return None
+    def _is_numeric(self, name: str, distinct: Collection[str]) -> bool:
+        """Whether a column holds numbers alone.
+
+        Raises:
+            UsageError: it holds infinite ones, or has to be numeric and is not.
+        """
+        self._refuse_infinite(name, distinct)
+        odd = sorted(cell for cell in distinct if not is_number(cell))
+        if odd and name in self.reading.numeric:
+            raise UsageError(
+                f"task {self.name}: column {name!r} holds {odd[0]!r}, which is no number"
+            )
+        return not odd
+
+    def _check_numbers(self, name: str, whole: Cells) -> None:
+        """Raise UsageError where the test file has no number in a column of numbers."""
+        odd = [cell for cell in whole[self.ours :] if cell is not None and not is_number(cell)]
+        kind = "goal=classification" if name == self.target_name else f"categorical={name}"
+        if odd:
+            raise UsageError(
+                f"task {self.name}: column {name!r} of the test file holds {odd[0]!r}, and the "
+                f"other file numbers alone: mend the cell, or say -o task.{kind}"
+            )
+
+    def _warn(self, what: str) -> None:
+        _log.warning("task %s: %s", self.name, what)
+
+
+def _with_comma(distinct: Collection[str]) -> str | None:
+    """One of the cells where all are numbers but for decimal commas; else None."""
+    commas = [cell for cell in distinct if has_decimal_comma(cell)]
+    alike = len(commas) + sum(map(is_number, distinct)) == len(distinct)
+    return min(commas) if commas and alike else None
 
 
 def _natural(label: str) -> tuple[bool, float, str]:
     """Numbers by their size, before words."""
-    from automl.portable.columns import is_number
-
     number = is_number(label)
     return not number, float(label) if number else 0.0, label

@@ -15,7 +15,7 @@ from automl.report import Direction
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from automl.portable.columns import Preparation
+    from automl.portable.columns import Preparation, Scaling
     from automl.portable.pixels import Pixels
 
 _PROBE = 10
@@ -98,7 +98,7 @@ class Classification(_Arrays):
 
     inputs: floats [n, *input_shape] of all examples; targets: class numbers [n].
     splits: the row numbers of each split; they must not overlap. preparation: what made the inputs
-    from a table, and the names of the classes, as an export says them.
+    from raw data, and the names of the classes, so that exports do and say the same.
 
     Raises:
         UsageError: NaN or infinite inputs, targets that are no class numbers, overlapping or
@@ -125,12 +125,13 @@ class Classification(_Arrays):
         tested: int = 0,
         labels: Sequence[str] = (),
         pixels: "Pixels | None" = None,
+        scaling: "Scaling | None" = None,
     ) -> "Classification":
         """Split arrays at random, each class in proportion; seed and shares fix the split.
 
         tested: how many of the last examples are the test split, in place of a share of all.
-        labels: the names of the classes 0, 1, …, and pixels: how images became the inputs, both
-        for exports.
+        labels: the names of the classes 0, 1, …, by default their numbers. pixels: how images
+        became the arrays. scaling: how arrays become inputs. Exports do and say all this, too.
         """
         import numpy as np
         import torch
@@ -143,8 +144,10 @@ class Classification(_Arrays):
         if tested:
             splits[Split.TEST] = torch.arange(ours, len(classes))
         numbers = torch.as_tensor(classes, dtype=torch.int64)
-        made = Preparation(labels=tuple(labels), pixels=pixels) if labels else None
-        return cls(name, _floats(inputs), numbers, splits, preparation=made)
+        names = tuple(labels) or tuple(map(str, range(int(classes.max()) + 1)))
+        made = Preparation(labels=names, pixels=pixels, inputs=scaling)
+        arrays = _floats(inputs) if scaling is None else scaling.apply(torch.as_tensor(inputs))
+        return cls(name, arrays, numbers, splits, preparation=made)
 
     @property
     def _output_shape(self) -> tuple[int, ...]:
@@ -178,10 +181,12 @@ class Regression(_Arrays):
 
     R², the share of the variance that is explained (1 minus the squared error over that of the
     mean; the average over outputs), comes first because it reads the same whatever the targets'
-    unit: 1 is perfect, 0 is the mean. `mse` orders one output's candidates alike.
+    unit: 1 is perfect, 0 is the mean. `rmse` and `mae` are in the targets' own unit, of several
+    the mean; `mse` is the loss, in the unit that is learned.
 
     inputs: floats [n, *input_shape] of all examples; targets: floats [n, outputs].
-    splits: the row numbers of each split; they must not overlap.
+    splits: the row numbers of each split; they must not overlap. preparation: what made inputs and
+    targets from raw data, so that exports do the same.
 
     Raises:
         UsageError: NaN or infinite inputs or targets, targets that are not [n, outputs] or never
@@ -202,23 +207,40 @@ class Regression(_Arrays):
         """Split arrays at random; targets may be [n] for one output. Seed and shares fix it."""
         import numpy as np
 
+        from automl.portable.columns import Preparation
+
         reals = _real_numbers(name, np.asarray(targets))
         splits = random_splits(name, len(reals), validation, test, seed)
-        return cls(name, _floats(inputs), _floats(reals), splits)
+        made = Preparation(target="target")
+        return cls(name, _floats(inputs), _floats(reals), splits, preparation=made)
 
     def standardized(self) -> "Regression":
         """This task with every feature and target at mean 0, deviation 1 over the training part.
 
         One that does not vary there is shifted alone. `mse` is then in units of the variance of
         the training targets.
+
+        Raises:
+            UsageError: it is so already.
         """
+        from automl.portable.columns import Preparation
+
+        made = self.preparation or Preparation(target="target")
+        if made.reads_tables or made.inputs or made.targets:
+            raise UsageError(f"task {self.name}: its inputs and targets are standardised already")
         rows = self.splits[Split.TRAIN]
-        inputs, targets = _standardized(self.inputs, rows), _standardized(self.targets, rows)
-        return replace(self, inputs=inputs, targets=targets)
+        inputs, targets = standardizing(self.inputs[rows]), standardizing(self.targets[rows])
+        return replace(
+            self,
+            inputs=inputs.apply(self.inputs),
+            targets=targets.apply(self.targets),
+            preparation=replace(made, inputs=inputs, targets=targets),
+        )
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
-        return {"r2": Direction.MAXIMIZE, "mse": Direction.MINIMIZE}
+        errors = dict.fromkeys(("mse", "rmse", "mae"), Direction.MINIMIZE)
+        return {"r2": Direction.MAXIMIZE, **errors}
 
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         from torch.nn.functional import mse_loss
@@ -232,7 +254,21 @@ class Regression(_Arrays):
         total = (targets - targets.mean(0)).square().sum(0)
         # Targets that do not vary are explained wholly or not at all, as scikit-learn has it.
         explained = (1 - error / total).where(total > 0, (error == 0).double())
-        return {"r2": float(explained.mean()), "mse": float(error.mean()) / len(targets)}
+        unit = self._unit.to(targets)
+        return {
+            "r2": float(explained.mean()),
+            "mse": float(error.mean()) / len(targets),
+            "rmse": float(((error / len(targets)).sqrt() * unit).mean()),
+            "mae": float(((outputs - targets).abs() * unit).mean()),
+        }
+
+    @cached_property
+    def _unit(self) -> "Tensor":
+        """How much of each target's own unit is 1 here [outputs], or [1] for all."""
+        import torch
+
+        scaling = self.preparation.targets if self.preparation else None
+        return torch.tensor(scaling.deviation if scaling else (1.0,), dtype=torch.float64)
 
     def _check_targets(self) -> None:
         if self.targets.dim() != 2 or not self.targets.is_floating_point():
@@ -310,7 +346,8 @@ def random_splits(
         try:
             return train_test_split(rows, test_size=share, stratify=classes, random_state=seed)
         except ValueError as error:
-            text = f"task {name}: {examples} rows cannot be split, {str(error).split('. ')[0]}"
+            kept = "" if classes is None else " with each class in every part"
+            text = f"task {name}: {examples} rows cannot be split{kept}"
             raise UsageError(f"{text}: give more rows, or other shares") from error
 
     rest, tested = (np.arange(examples), None) if test is None else part(np.arange(examples), test)
@@ -321,11 +358,14 @@ def random_splits(
     }
 
 
-def _standardized(values: "Tensor", rows: "Tensor") -> "Tensor":
-    """Values [n, ...] shifted and scaled by the mean and the deviation of some rows."""
+def standardizing(values: "Tensor") -> "Scaling":
+    """What brings each place of these values [n, ...] to mean 0 and deviation 1 among them."""
+    from automl.portable.columns import Scaling
+
     values = values.double()
-    mean, deviation = values[rows].mean(0), values[rows].std(0, correction=0)
-    return ((values - mean) / deviation.where(deviation > 0, 1.0)).float()
+    mean, deviation = values.mean(0), values.std(0, correction=0)
+    deviation = deviation.where(deviation > 0, 1.0)
+    return Scaling(tuple(mean.flatten().tolist()), tuple(deviation.flatten().tolist()))
 
 
 def _class_numbers(name: str, targets: Any) -> Any:

@@ -35,6 +35,7 @@ ORDER = [
     "automl.protocols",
     "automl.portable",
     "automl.portable.pixels",
+    "automl.portable.cells",
     "automl.portable.columns",
     "automl.portable.csvfile",
     "automl.portable.predict",

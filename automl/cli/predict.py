@@ -1,6 +1,7 @@
 """`automl predict`: ask an exported model."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -8,9 +9,19 @@ import click
 @click.command("predict")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--separator", help="By default the most frequent of , ; tab | in the header.")
+@click.option(
+    "--separator",
+    help="One character, or tab; by default the most frequent of , ; tab | in the header.",
+)
+@click.option("--decimal", default=".", show_default=True, help="Point or comma in numbers.")
 @click.option("--encoding", default="utf-8", show_default=True, help="Of the CSV file.")
-def command(directory: Path, data: Path, separator: str | None, encoding: str) -> None:
+@click.option(
+    "--max-megabytes",
+    default=500,
+    show_default=True,
+    help="Of the CSV file, which is read as a whole.",
+)
+def command(directory: Path, data: Path, **reading: Any) -> None:
     """Predict with the export in DIRECTORY for DATA: a CSV file, an image, a folder of images or
     an array in a .npy file, whatever its task was made of.
 
@@ -22,7 +33,7 @@ def command(directory: Path, data: Path, separator: str | None, encoding: str) -
     from automl.portable.predict import predicted, write
 
     try:
-        answers = predicted(directory, data, separator=separator, encoding=encoding)
+        answers = predicted(directory, data, **reading)
     except ValueError as error:
         raise UsageError(str(error)) from error
     write(answers, sys.stdout)

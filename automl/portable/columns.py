@@ -12,33 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .cells import MISSING, Cells, category, cleaned, is_number
 from .pixels import Pixels
 
-MISSING = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "#n/a"})
-"""What stands for no value, in any case and with blanks around it."""
 _LEVELS = 257
 _TAIL = 1e-3
-Cells = Sequence[str]
-
-
-def is_missing(cell: str) -> bool:
-    return cell.strip().lower() in MISSING
-
-
-def is_number(cell: str) -> bool:
-    """Whether it is a finite number."""
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
-
-
-def is_infinite(cell: str) -> bool:
-    """Whether it is a number that is too large, or says that it is infinite."""
-    try:
-        return math.isinf(float(cell))
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -76,12 +54,12 @@ class Numbers:
     @classmethod
     def fit(cls, name: str, cells: Cells, quantiles: bool = True) -> "Numbers":
         """Learn from training cells, of which one at least is a number."""
-        known = [float(cell) for cell in cells if not is_missing(cell)]
+        known = [float(cell) for cell in cells if cell is not None]
         values = torch.tensor(known, dtype=torch.float64)
         deviation = float(values.std(correction=0))
         return cls(
             name,
-            filler=float(values.quantile(0.5)),
+            filler=_median(values),
             missing=len(known) < len(cells),
             mean=float(values.mean()),
             deviation=deviation or 1.0,
@@ -91,8 +69,8 @@ class Numbers:
     def _standard(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.deviation
 
-    def _number(self, cell: str) -> float:
-        if is_missing(cell):
+    def _number(self, cell: str | None) -> float:
+        if cell is None:
             return math.nan
         if not is_number(cell):
             raise ValueError(f"column {self.name!r}: expected a number, got {cell!r}")
@@ -126,9 +104,13 @@ class Categories:
 
 @dataclass(frozen=True)
 class Columns:
-    """How the columns of a table become inputs, in this order."""
+    """How the columns of a table become inputs, in this order.
+
+    missing: the words that say no value, as an empty cell does.
+    """
 
     columns: tuple[Numbers | Categories, ...]
+    missing: tuple[str, ...] = MISSING
 
     def encode(self, table: Mapping[str, Cells]) -> Tensor:
         """Inputs [n, width] of a table, by columns.
@@ -139,7 +121,8 @@ class Columns:
         for column in self.columns:
             if column.name not in table:
                 raise ValueError(f"no column {column.name!r}; there are: {', '.join(table)}")
-        return torch.cat([c.encode(table[c.name]) for c in self.columns], 1).float()
+        cells = ((c, cleaned(table[c.name], self.missing)) for c in self.columns)
+        return torch.cat([column.encode(own) for column, own in cells], 1).float()
 
     @property
     def blocks(self) -> tuple[tuple[int, int], ...]:
@@ -151,61 +134,110 @@ class Columns:
             start += column.width
         return tuple(found)
 
-    def to_json(self) -> list[dict[str, Any]]:
-        return [{"kind": type(column).__name__, **asdict(column)} for column in self.columns]
+    def to_json(self) -> dict[str, Any]:
+        columns = [{"kind": type(column).__name__, **asdict(column)} for column in self.columns]
+        return {"columns": columns, "missing": self.missing}
 
     @classmethod
-    def from_json(cls, data: Sequence[Mapping[str, Any]]) -> "Columns":
+    def from_json(cls, data: Mapping[str, Any]) -> "Columns":
         kinds: dict[str, Any] = {kind.__name__: kind for kind in (Numbers, Categories)}
-        made = []
-        for item in data:
-            given = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
-            made.append(kinds[item["kind"]](**{k: v for k, v in given.items() if k != "kind"}))
-        return cls(tuple(made))
+        made = [kinds[item["kind"]](**_fields(item, "kind")) for item in data["columns"]]
+        return cls(tuple(made), tuple(data["missing"]))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Brings numbers to another unit and back, as to mean 0 and deviation 1.
+
+    mean, deviation: one number, or one for each that an example has.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Values [n, ...] less the mean, divided by the deviation."""
+        mean, deviation = self._shaped(values)
+        return (values.double() - mean).div_(deviation).float()
+
+    def undo(self, values: Tensor) -> Tensor:
+        """What these values [n, ...] were before, in double precision."""
+        mean, deviation = self._shaped(values)
+        return values.double() * deviation + mean
+
+    def _shaped(self, values: Tensor) -> list[Tensor]:
+        shape = values.shape[1:] if len(self.mean) > 1 else (1,)
+        made = (torch.tensor(numbers, dtype=torch.float64) for numbers in vars(self).values())
+        return [numbers.view(shape).to(values.device) for numbers in made]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What stands between raw rows and a model: its inputs, and what its outputs mean.
+    """What stands between raw data and a model: its inputs, and what its outputs mean.
 
-    columns: none where the inputs come from no table. pixels: how images become inputs, where they
-    do. labels: the names of the classes; none where the target is a number, which is then the
-    output times `scale` plus `shift`.
+    columns: none where the inputs come from no table. pixels: how images become arrays, where they
+    do. inputs: how arrays become inputs; None where they are. labels: the names of the classes;
+    none where the target is a number, or several. targets: the unit of those; None is their own.
     """
 
     columns: Columns = Columns(())
     target: str = "class"
     labels: tuple[str, ...] = ()
-    shift: float = 0.0
-    scale: float = 1.0
+    targets: Scaling | None = None
     pixels: Pixels | None = None
+    inputs: Scaling | None = None
 
     @property
     def reads_tables(self) -> bool:
         return bool(self.columns.columns)
 
+    def of_arrays(self, arrays: Tensor) -> Tensor:
+        """Inputs [n, ...] of raw arrays [n, ...]: images are bytes, or floats in [0, 1].
+
+        Raises:
+            ValueError: images that are neither.
+            RuntimeError: arrays of another shape.
+        """
+        if self.pixels is not None:
+            arrays = Pixels.scaled(arrays)
+        return arrays.float() if self.inputs is None else self.inputs.apply(arrays)
+
     def answers(self, outputs: Tensor) -> dict[str, list[Any]]:
-        """Columns of answers: the target, and the probability of each class."""
-        outputs = outputs.double()
+        """Columns of answers to outputs [n, k]: the target, and the probability of each class."""
         if not self.labels:
-            return {self.target: (outputs[:, 0] * self.scale + self.shift).tolist()}
-        likely = outputs.softmax(1)
+            values = outputs.double() if self.targets is None else self.targets.undo(outputs)
+            several = values.shape[1] > 1
+            names = (f"{self.target} {n}" if several else self.target for n in range(len(values.T)))
+            return dict(zip(names, values.T.tolist(), strict=True))
+        likely = outputs.double().softmax(1)
         named = {f"p({label})": likely[:, n].tolist() for n, label in enumerate(self.labels)}
         return {self.target: [self.labels[n] for n in likely.argmax(1).tolist()], **named}
 
     def to_json(self) -> dict[str, Any]:
-        pixels = asdict(self.pixels) if self.pixels else None
-        return {**vars(self), "columns": self.columns.to_json(), "pixels": pixels}
+        parts = {"targets": self.targets, "pixels": self.pixels, "inputs": self.inputs}
+        made = {name: asdict(part) if part else None for name, part in parts.items()}
+        return {**vars(self), **made, "columns": self.columns.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Preparation":
-        made = {"columns": Columns.from_json(data["columns"]), "labels": tuple(data["labels"])}
-        pixels = data.get("pixels")
-        return cls(**{**data, **made, "pixels": Pixels(**pixels) if pixels else None})
+        kinds = {"targets": Scaling, "pixels": Pixels, "inputs": Scaling}
+        made = {name: kind(**_fields(data[name])) for name, kind in kinds.items() if data[name]}
+        return cls(**{**_fields(data), **made, "columns": Columns.from_json(data["columns"])})
 
 
-def _category(cell: str) -> str:
-    return "" if is_missing(cell) else cell.strip()
+def _fields(data: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """What JSON says of a dataclass, whose lists are tuples."""
+    kept = {name: value for name, value in data.items() if name not in others}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+
+
+def _category(cell: str | None) -> str:
+    return "" if cell is None else category(cell)
+
+
+def _median(values: Tensor) -> float:
+    ordered = values.sort().values
+    return float((ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2)
 
 
 def _quantiles(values: Tensor) -> tuple[float, ...]:

@@ -3,14 +3,20 @@
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from .cells import has_decimal_comma
+
 _SEPARATORS = ",;\t|"
+_NAMED = {"tab": "\t", "\\t": "\t"}
 _MEGABYTE = 2**20
+_HEADER = re.compile(r'(?:"[^"]*"|[^"\n])*')
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 def read_table(
@@ -18,20 +24,25 @@ def read_table(
     separator: str | None = None,
     encoding: str = "utf-8",
     max_megabytes: int = 500,
+    decimal: str = ".",
     least: int = 2,
 ) -> dict[str, list[str]]:
     """The cells of a CSV file, gzipped or not, by column.
 
-    separator: by default the most frequent of , ; tab | in the header. max_megabytes: of the
-    unpacked file, which is read into memory as a whole. least: so many columns it must have.
+    separator: one character, or tab; by default the most frequent of , ; tab | in the header.
+    max_megabytes: of the unpacked file, which is read into memory as a whole. decimal: the point
+    or comma in its numbers, which have a point in the cells. least: so many columns it must have.
 
     Raises:
         ValueError: it cannot be read, is too large, or is no table; the text says where.
     """
+    if decimal not in (".", ","):
+        raise ValueError(f"decimal must be a point or a comma, got {decimal!r}")
+    separator = None if separator is None else _separator(separator)
     text = read_text(path, encoding, max_megabytes)
-    header, _, _ = text.partition("\n")
-    separator = separator or max(_SEPARATORS, key=header.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator or _likeliest(text), strict=True
+    )
     try:
         names = [name.strip() for name in next(rows, [])]
         _check_header(path, names, least)
@@ -40,7 +51,26 @@ def read_table(
         raise ValueError(f"{path}, line {rows.line_num}: no CSV: {error}") from error
     if not body:
         raise ValueError(f"{path} has a header and no rows")
-    return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
+    columns = zip(names, zip(*body, strict=True), strict=True)
+    return {name: _pointed(cells) if decimal == "," else list(cells) for name, cells in columns}
+
+
+def _pointed(cells: Iterable[str]) -> list[str]:
+    return [c.replace(",", ".") if has_decimal_comma(c.strip()) else c for c in cells]
+
+
+def _separator(given: str) -> str:
+    separator = _NAMED.get(given.lower(), given)
+    if len(separator) != 1 or separator in '"\r\n':
+        raise ValueError(f"separator must be one character or tab, got {given!r}")
+    return separator
+
+
+def _likeliest(text: str) -> str:
+    """The separator that a header has most often, outside of quotes."""
+    found = _HEADER.match(text)
+    header = _QUOTED.sub("", found[0] if found else "")
+    return max(_SEPARATORS, key=header.count)
 
 
 def read_text(path: Path, encoding: str = "utf-8", max_megabytes: int = 500) -> str:
@@ -56,8 +86,9 @@ def read_text(path: Path, encoding: str = "utf-8", max_megabytes: int = 500) -> 
         raise ValueError(f"no such encoding: {encoding}") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        likely = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
         raise ValueError(
-            f"{path}, line {line}: not in {encoding}: give its encoding, such as latin-1"
+            f"{path}, line {line}: not in {encoding}: give its encoding, such as {likely}"
         ) from error
 
 

@@ -93,8 +93,21 @@ class Pixels:
 
     @staticmethod
     def inputs(images: Sequence[Tensor]) -> Tensor:
-        """Inputs [n, channels, height, width] in [0, 1] of images as bytes."""
-        return torch.stack(list(images)).float() / 255
+        """Arrays [n, channels, height, width] in [0, 1] of images as bytes."""
+        return Pixels.scaled(torch.stack(list(images)))
+
+    @staticmethod
+    def scaled(arrays: Tensor) -> Tensor:
+        """Arrays in [0, 1], of bytes or of what is so already.
+
+        Raises:
+            ValueError: they are neither.
+        """
+        if arrays.dtype == torch.uint8:
+            return arrays.float() / 255
+        if len(arrays) and (arrays.min() < 0 or arrays.max() > 1):
+            raise ValueError(f"expected images as bytes or as floats in [0, 1], got {arrays.dtype}")
+        return arrays
 
 
 def _of_eight_bits(image: "Image") -> "Image":

@@ -3,7 +3,9 @@
 import argparse
 import csv
 import json
+import os
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +29,7 @@ class Predictor:
     """The model of an export, ready to be asked.
 
     Raises:
-        ValueError: the directory holds no model that can be loaded.
+        ValueError: the directory holds no model that can be loaded; the text names the file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -35,13 +37,9 @@ class Predictor:
             raise ValueError(f"no directory {directory}")
         if not (directory / MODEL).is_file():
             raise ValueError(f"{directory} holds no {MODEL}; its README.md says why")
-        self._module = torch.export.load(str(directory / MODEL)).module()
+        self._module = _loaded(directory / MODEL)
         file = directory / PREPARATION
-        self.preparation = (
-            Preparation.from_json(json.loads(file.read_text(encoding="utf-8")))
-            if file.is_file()
-            else None
-        )
+        self.preparation = _preparation(file) if file.exists() else None
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
@@ -75,24 +73,29 @@ class Predictor:
         pixels, files, outputs = self.preparation.pixels, _images(path), []
         for start in range(0, len(files), _BATCH):
             images = [open_image(file, pixels.of) for file in files[start : start + _BATCH]]
-            outputs.append(self.outputs(pixels.inputs(images)))
+            outputs.append(self.outputs(self.preparation.of_arrays(torch.stack(images))))
         return {"file": list(map(str, files)), **self.preparation.answers(torch.cat(outputs))}
 
-    def answers_of_array(self, inputs: Tensor) -> Answers:
-        """Answers by column, for an array of inputs; outputs by number where none has a name.
+    def answers_of_array(self, array: Tensor) -> Answers:
+        """Answers by column, for raw examples [n, ...]; outputs by number where none has a name.
 
         Raises:
-            ValueError: its shape is not the one that the model reads.
+            ValueError: its shape or its range is not the one that the model reads.
         """
+        how = self.preparation
+        bad = (~array.isfinite()).nonzero()
+        if len(bad):
+            raise ValueError(f"example {int(bad[0, 0])} of the array holds NaN or infinity")
         try:
+            inputs = array.float() if how is None else how.of_arrays(array)
             outputs = self.outputs(inputs).flatten(1)
-        except (AssertionError, RuntimeError) as error:
+        except (AssertionError, RuntimeError, IndexError) as error:
             raise ValueError(
                 "the array does not fit this model: README.md beside the model says which shape "
                 f"it reads ({str(error).splitlines()[0]})"
             ) from error
-        if self.preparation is not None:
-            return self.preparation.answers(outputs)
+        if how is not None:
+            return how.answers(outputs)
         return {f"output {n}": column.tolist() for n, column in enumerate(outputs.unbind(1))}
 
     @property
@@ -119,6 +122,22 @@ def predicted(directory: Path, data: Path, **reading: Any) -> Answers:
     return predictor.answers(read_table(data, least=1, **reading))
 
 
+def _loaded(file: Path) -> torch.nn.Module:
+    try:
+        return torch.export.load(str(file)).module()
+    except Exception as error:  # whatever a damaged file makes torch raise
+        why = str(error).split("\n", 1)[0] or type(error).__name__
+        raise ValueError(f"{file} cannot be loaded ({why}): export the model again") from error
+
+
+def _preparation(file: Path) -> Preparation:
+    try:
+        return Preparation.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file} cannot be read ({why}): export the model again") from error
+
+
 def _images(path: Path) -> list[Path]:
     try:
         found = images_in(path) if path.is_dir() else [path]
@@ -130,10 +149,15 @@ def _images(path: Path) -> list[Path]:
 
 
 def write(answers: Mapping[str, Sequence[Any]], file: IO[str]) -> None:
-    """Write answers as CSV."""
+    """Write answers as CSV, up to where the reader stops, as `head` does."""
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(answers)
-    writer.writerows(_rows(answers))
+    try:
+        writer.writerow(answers)
+        writer.writerows(_rows(answers))
+        file.flush()
+    except BrokenPipeError:
+        # What Python still wants to write at its end goes nowhere, and so raises nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 def _rows(answers: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
@@ -144,15 +168,15 @@ def _array(path: Path) -> Tensor:
     import numpy as np
 
     try:
-        found = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if not found.is_floating_point():
-        raise ValueError(
-            f"{path} holds {found.dtype}, this model reads floats, scaled as its task had them: "
-            "pixels divided by 255, for one"
-        )
-    return found.float()
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        why = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+        raise ValueError(f"cannot read {path}: {why}") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iufb":
+        kind = getattr(found, "dtype", "several arrays")
+        raise ValueError(f"{path} holds {kind}: expected one array of numbers")
+    # numpy has kinds of numbers that torch has not; bytes stay, for they may be pixels.
+    return torch.from_numpy(found if found.dtype == np.uint8 else found.astype(np.float64))
 
 
 def main(directory: Path) -> int:
@@ -161,13 +185,15 @@ def main(directory: Path) -> int:
     parser.add_argument(
         "data", type=Path, help="CSV file with a header, image, folder of images or .npy array"
     )
-    parser.add_argument("--separator", help="by default the most frequent of , ; tab |")
-    parser.add_argument("--encoding", default="utf-8")
-    given = parser.parse_args()
+    parser.add_argument("--separator", help="one character, or tab")
+    parser.add_argument("--decimal", default=".", help="point or comma in numbers")
+    parser.add_argument("--encoding", default="utf-8", help="of the CSV file")
+    parser.add_argument(
+        "--max-megabytes", type=int, default=500, help="of the CSV file, which is read as a whole"
+    )
+    given = vars(parser.parse_args())
     try:
-        answers = predicted(
-            directory, given.data, separator=given.separator, encoding=given.encoding
-        )
+        answers = predicted(directory, given.pop("data"), **given)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

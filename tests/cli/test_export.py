@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -313,11 +314,11 @@ def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
     call(0, "best", "s", "--storage", sqlite_url, "--export", str(tmp_path / "out"))
     export = export_of(sqlite_url)
     inputs, _ = export.parts.task.split(Split.TEST)
-    np.save(tmp_path / "x.npy", inputs[:5].numpy())
+    np.save(tmp_path / "x.npy", (inputs[:5] * 16).numpy().astype(np.uint8))
     with torch.no_grad():
-        expected = export.module(inputs[:5])
+        expected = export.module(inputs[:5]).softmax(1)
     answers = alone(tmp_path / "out", tmp_path / "x.npy")
-    found = torch.tensor([[float(row[f"output {n}"]) for n in range(10)] for row in answers])
+    found = torch.tensor([[float(row[f"p({n})"]) for n in range(10)] for row in answers])
     assert torch.allclose(found, expected, atol=1e-5)
     assert (
         "this model reads arrays: give it a .npy file"
@@ -326,6 +327,72 @@ def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
     np.save(tmp_path / "x.npy", inputs[:5, :, :4].numpy())
     said = call(2, "predict", str(tmp_path / "out"), str(tmp_path / "x.npy")).err
     assert "the array does not fit this model" in said
+
+
+def test_numbers_are_predicted_from_raw_arrays_in_their_own_unit(sqlite_url, tmp_path, call):
+    draw = np.random.default_rng(0)
+    x = draw.normal([2000, -3], [30, 0.1], (80, 2)).astype(np.float32)
+    y = np.stack([x[:, 0] * 2, x[:, 1] / 9], 1)
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    task = f"npz:{tmp_path / 'a.npz'}"
+    automl.search("mlp", task=task, options=SHORT, storage=sqlite_url, trials=1, study="s")
+    export = export_of(sqlite_url)
+    assert export.write(tmp_path / "out") == []
+    np.save(tmp_path / "x.npy", x)
+    answers = alone(tmp_path / "out", tmp_path / "x.npy")
+    found = torch.tensor([[float(row[f"target {n}"]) for n in range(2)] for row in answers])
+    with torch.no_grad():
+        outputs = export.module(export.parts.task.inputs).numpy()
+    rows = export.parts.task.splits[Split.TRAIN].numpy()
+    expected = outputs * y[rows].std(0) + y[rows].mean(0)
+    assert torch.allclose(found, torch.from_numpy(expected).float(), rtol=1e-5)
+    assert "as the task reads it" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros(5), "the array does not fit this model"),
+        (np.zeros((2, 3), complex), "holds complex128: expected one array of numbers"),
+        (np.array(["a"]), "holds <U1: expected one array of numbers"),
+        (np.array([[0, np.nan, 0]]), "example 0 of the array holds NaN or infinity"),
+        (b"", "cannot read"),
+        (b"nothing", "cannot read"),
+        ({"x": np.zeros(3)}, "holds several arrays: expected one"),
+    ],
+)
+def test_arrays_that_cannot_be_predicted(fruits_export, tmp_path, call, array, said):
+    file = tmp_path / "x.npy"
+    if isinstance(array, bytes):
+        file.write_bytes(array)
+    elif isinstance(array, dict):
+        with file.open("wb") as opened:
+            np.savez(opened, **array)
+    else:
+        np.save(file, array)
+    assert said in call(2, "predict", str(fruits_export), str(file)).err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("model.pt2", b"x"), ("preparation.json", b"{}"), ("preparation.json", b"\xff")],
+)
+def test_damaged_exports_are_told(fruits_export, tmp_path, call, name, content):
+    out = tmp_path / "out"
+    shutil.copytree(fruits_export, out)
+    (out / name).write_bytes(content)
+    said = call(2, "predict", str(out), "x.npy").err
+    assert f"{out / name} cannot be" in said
+    assert said.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def fruits_export(prepared, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("fruits")
+    url = f"sqlite:///{directory / 'automl.db'}"
+    automl.search("mlp", task=fruits, options=SHORT, storage=url, trials=1, study="s")
+    assert export_of(url).write(directory / "out") == []
+    return directory / "out"
 
 
 def fruits():

@@ -16,7 +16,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import QuantileTransformer
 
 from automl import Goal, Preparation, Split, UsageError
+from automl.portable.cells import category, cleaned, is_number
 from automl.portable.columns import Categories, Columns, Numbers
+from automl.portable.csvfile import read_table
 from automl.tables import area_under_curve
 from automl.testing import check_task
 
@@ -60,11 +62,19 @@ def test_columns_are_inferred(people, caplog):
     assert list(task.metrics) == ["accuracy", "balanced_accuracy", "auc", "loss"]
 
 
-def test_decimal_commas_are_told_of(tmp_path, caplog):
-    lines = ["size;label", *(f"{n},{n % 10};{'ab'[n % 2]}" for n in range(60)), "1,25;a"]
-    with caplog.at_level(logging.WARNING), pytest.raises(UsageError):
-        csv(file=written(tmp_path / "c.csv", lines), separator=";")
-    assert "'size' is left out: nearly every row has another text; write decimals" in caplog.text
+def test_decimal_commas_are_told_of_and_read_where_asked(tmp_path, caplog):
+    lines = ["size;price;label", *(f"{n},{n % 10};{n}.5;{'ab'[n % 2]}" for n in range(60))]
+    file = written(tmp_path / "c.csv", lines)
+    with caplog.at_level(logging.WARNING):
+        csv(file=file, separator=";")
+    assert "column 'size' holds '0,0': read it by -o task.decimal=," in caplog.text
+    with pytest.raises(UsageError, match="'size' holds '0,0': read decimal commas by"):
+        csv(file=file, target="size")
+    read = csv(file=file, target="size", decimal=",")
+    pointed = written(tmp_path / "p.csv", [line.replace(",", ".") for line in lines])
+    assert read.digest() == csv(file=pointed, target="size").digest()
+    with pytest.raises(UsageError, match="decimal must be a point or a comma, got ';'"):
+        csv(file=file, decimal=";")
 
 
 def test_a_column_that_seems_to_say_nothing_can_be_kept(people):
@@ -121,7 +131,7 @@ def test_a_test_file_is_tested_on(people, tmp_path):
 def test_numbers_to_predict_are_in_their_own_unit(people):
     task = csv(file=people, target="income")
     _, targets = task.split(Split.VALIDATION)
-    scale = task.preparation.scale
+    (scale,) = task.preparation.targets.deviation
     found = task.evaluate(targets + 1, targets)
     assert found["rmse"] == pytest.approx(scale)
     assert found["mae"] == pytest.approx(scale)
@@ -135,7 +145,7 @@ def test_the_goal_follows_from_the_target(tmp_path):
     assert csv(file=few).preparation.labels == ("0", "1", "2")
     assert csv(file=few, goal=Goal.REGRESSION).signature.output_shape == (1,)
     many = written(tmp_path / "many.csv", ["x,y", *(f"{n},{n * 2}" for n in range(40))])
-    assert list(csv(file=many).metrics) == ["r2", "rmse", "mae"]
+    assert list(csv(file=many).metrics) == ["r2", "mse", "rmse", "mae"]
 
 
 def test_rare_classes_count_as_much_where_asked(tmp_path):
@@ -161,7 +171,7 @@ def test_rare_classes_count_as_much_where_asked(tmp_path):
         ("", {}, "holds nothing"),
         ("a\n1\n", {}, "one column, 'a'"),
         ('a,b\n"1,2\n', {}, "line 2: no CSV"),
-        ("a,b\nx,1\n2,3\n" * 30, {"numeric": ("a",), "target": "b"}, "holds 'x', which is no num"),
+        ("a,b\nx,1\n2,3\n" * 30, {"numeric": ("a",)}, "'a' holds '[ax]', which is no num"),
         ("a,b\n" + "1,x\ninf,y\n" * 30, {}, "column 'a' holds 'inf'"),
         ("a,b\n" + "1,1.5\n2,1e400\n3,2\n" * 30, {}, "column 'b' holds '1e400'"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"ignore": ("z",)}, "unknown column .*'z'"),
@@ -169,6 +179,10 @@ def test_rare_classes_count_as_much_where_asked(tmp_path):
         ("a,b\n" + "".join(f"1,word {n}\n" for n in range(30)), {}, "30 classes in 30 rows"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"validation": 0.9, "test": 0.2}, "must be shares"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"encoding": "klingon"}, "no such encoding: klingon"),
+        ("a,b\n" + "1,x\n2,y\n" * 2, {}, "4 rows with a target are too few"),
+        ("a,b\n" + "1,x\n2,y\n" * 3, {}, "6 rows cannot be split with each class in every part"),
+        ("a,b\n1,2\n", {"separator": ";;"}, "separator must be one character or tab, got ';;'"),
+        ("a,b\n" + "1,1\n2,1.0\n" * 30, {}, "holds only '1': nothing to learn"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(tmp_path, text, given, said):
@@ -199,7 +213,74 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_separators_are_found(tmp_path, separator):
     lines = [line.replace(",", separator) for line in (HEADER, *rows())]
-    assert csv(file=written(tmp_path / "x.csv", lines)).signature.input_shape == (7,)
+    file = written(tmp_path / "x.csv", lines)
+    assert csv(file=file).signature.input_shape == (7,)
+    assert csv(file=file, separator=separator).signature.input_shape == (7,)
+
+
+def test_tabs_have_a_name_and_what_is_in_quotes_separates_nothing(tmp_path):
+    file = written(tmp_path / "x.csv", ['a\t"b, c, d\n""e"", f"', "1\t2"])
+    expected = {"a": ["1"], 'b, c, d\n"e", f': ["2"]}
+    for separator in (None, "\t", "\\t", "tab"):
+        assert read_table(file, separator) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        *((cell, True) for cell in ("1", "-1.5", "+.5", "2.", "1e-3", "1E5", "007")),
+        *((cell, False) for cell in ("1_000", "٣", "0x10", "1,5", "1e400", "nan", "inf", ".", "")),
+    ],
+)
+def test_numbers_are_plain_digits_with_a_point(cell, number):
+    assert is_number(cell) == number
+
+
+def test_whole_numbers_are_the_same_however_programs_write_them():
+    assert [*map(category, ("3", "3.0", "3.00", "3.10", "03", "3.0.0", "v3.0"))] == [
+        *("3", "3", "3", "3.10", "03", "3.0.0", "v3.0")
+    ]
+    made = Categories.fit("a", ["1", "2.0", "2", "x"], 5)
+    assert made.values == ("1", "2", "x")
+    assert made.encode(["1.0", "2", "3"]).argmax(1).tolist() == [0, 1, 3]
+
+
+def test_classes_are_the_same_in_both_files_however_they_are_written(tmp_path):
+    own = written(tmp_path / "own.csv", ["x,y", *(f"{n},{n % 2}.0" for n in range(40))])
+    other = written(tmp_path / "other.csv", ["x,y", *(f"{n},{n % 2}" for n in range(9))])
+    task = csv(file=own, test_file=other)
+    assert task.preparation.labels == ("0.0", "1.0")
+    assert task.split(Split.TEST)[1].tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+
+
+def test_what_only_the_test_file_holds_is_refused(people, tmp_path):
+    def tested(target, line):
+        file = written(tmp_path / "test.csv", [HEADER, *rows(20, seed=1), line])
+        with pytest.raises(UsageError) as caught:
+            csv(file=people, test_file=file, target=target)
+        return str(caught.value)
+
+    dotted = tested("label", "30,Bonn,2.5,7,name,yes.")
+    assert "'label' is 'yes.' in the test file alone; the other file has: no, yes" in dotted
+    assert "column 'income' of the test file holds 'much'" in tested("city", "30,Bonn,much,7,n,no")
+    spoiled = tested("income", "30,Bonn,much,7,n,no")
+    assert "column 'income' of the test file holds 'much'" in spoiled
+
+
+def test_words_that_are_missing_are_told_of_and_can_be_others(tmp_path, caplog):
+    lines = ["x,y", *(f"{n},{('none', 'some', '')[n % 3]}" for n in range(60))]
+    file = written(tmp_path / "x.csv", lines)
+    with pytest.raises(UsageError, match="holds only 'some'"), caplog.at_level(logging.WARNING):
+        csv(file=file)
+    assert "40 rows without a target are left out, those that say 'none' among them" in caplog.text
+    assert csv(file=file, missing=("?",)).preparation.labels == ("none", "some")
+    assert csv(file=file, missing=("?",)).preparation.columns.missing == ("?",)
+    marked = written(
+        tmp_path / "m.csv", ["x,y", *(f"{n if n % 5 else -9},{n}.5" for n in range(60))]
+    )
+    (column,) = csv(file=marked, missing=("-9",)).preparation.columns.columns
+    assert column.missing
+    assert column.mean > 25
 
 
 def encoded(values):
@@ -250,7 +331,7 @@ def test_larger_numbers_are_never_encoded_as_smaller(values):
     ).filter(lambda cells: any(a not in ("", "NA") for a, _ in cells))
 )
 def test_columns_survive_json_and_encode_all_they_saw(cells):
-    numbers, words = ([row[column] for row in cells] for column in (0, 1))
+    numbers, words = (cleaned([row[column] for row in cells]) for column in (0, 1))
     made = Columns((Numbers.fit("a", numbers), Categories.fit("b", words, 5)))
     again = Preparation.from_json(json.loads(json.dumps(Preparation(made, "t").to_json())))
     assert again == Preparation(made, "t")
@@ -276,6 +357,7 @@ def test_metrics_are_those_of_scikit_learn():
     targets = torch.randint(0, 2, (200,), generator=draw)
     assert area_under_curve(scores, targets) == pytest.approx(roc_auc_score(targets, scores))
     assert area_under_curve(scores, torch.zeros(200, dtype=torch.int64)) == 0.5
+    assert math.isnan(area_under_curve(torch.tensor([0.0, math.nan]), torch.tensor([0, 1])))
 
 
 def test_balanced_accuracy_is_that_of_scikit_learn(people):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from automl_plugins.tasks.npz import npz
 
-from automl import Classification, Goal, Regression, UsageError
+from automl import Classification, Goal, Regression, Split, UsageError
 from automl.testing import check_task
 
 DRAW = np.random.default_rng(0)
@@ -27,6 +27,42 @@ def test_whole_numbers_are_classes_and_others_are_predicted(tmp_path):
     assert counted.signature.output_shape == (1,)
 
 
+@pytest.mark.parametrize(
+    ("targets", "labels"),
+    [
+        (np.arange(60) % 2 == 1, ("False", "True")),
+        ((np.arange(60) % 3)[:, None], ("0", "1", "2")),
+        ((np.arange(60) % 2) * 2 - 1, ("-1", "1")),
+        (np.arange(60) % 3 + 7, ("7", "8", "9")),
+        (np.array(["a", "b"])[np.arange(60) % 2], ("a", "b")),
+    ],
+)
+def test_classes_keep_their_names(tmp_path, targets, labels):
+    task = npz(file=saved(tmp_path / "a.npz", x=X, y=targets))
+    check_task(task)
+    assert task.preparation.labels == labels
+    rows = task.splits[Split.TEST].numpy()
+    named = [labels[n] for n in task.split(Split.TEST)[1].tolist()]
+    assert named == [*map(str, targets[rows].reshape(-1).tolist())]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "given", "said"),
+    [
+        ({"x": X, "y": np.arange(60)}, {}, "60 classes in 60 rows: to predict numbers, say -o"),
+        ({"x": X, "y": X[:, 0, 0]}, {"goal": Goal.CLASSIFICATION}, "expected classes"),
+        ({"x": X.astype(complex), "y": X[:, 0, 0]}, {}, "'x' holds complex128 of shape"),
+        ({"x": X.astype(str), "y": X[:, 0, 0]}, {}, "expected numbers"),
+        ({"x": np.array(3.0), "y": np.arange(60) % 2}, {}, r"of shape \(\); expected numbers"),
+        ({"x": X, "y": np.zeros((60, 2, 2))}, {}, r"expected real numbers \[n\] or"),
+        ({}, {}, "there are: none"),
+    ],
+)
+def test_arrays_that_cannot_be_learned(tmp_path, arrays, given, said):
+    with pytest.raises(UsageError, match=said):
+        npz(file=saved(tmp_path / "a.npz", **arrays), **given)
+
+
 def test_arrays_have_the_names_that_are_said(tmp_path):
     file = saved(tmp_path / "a.npz", images=X, labels=np.arange(60) % 3)
     with pytest.raises(UsageError, match="no array 'x'; there are: images, labels"):
@@ -40,6 +76,7 @@ def test_arrays_have_the_names_that_are_said(tmp_path):
         (None, "No such file"),
         (b"nothing", "cannot read .* as .npz"),
         (b"PK\x03\x04", "cannot read"),
+        (b"", "cannot read"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, content, said):
@@ -48,6 +85,12 @@ def test_files_that_cannot_be_read(tmp_path, content, said):
         file.write_bytes(content)
     with pytest.raises(UsageError, match=said):
         npz(file=file)
+
+
+def test_one_array_is_told_from_several(tmp_path):
+    np.save(tmp_path / "a.npy", X)
+    with pytest.raises(UsageError, match="holds one array; expected two by name"):
+        npz(file=tmp_path / "a.npy")
 
 
 def test_nothing_is_unpickled(tmp_path):

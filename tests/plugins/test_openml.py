@@ -213,6 +213,22 @@ def test_it_is_the_task_that_its_rows_as_csv_are(server, tmp_path):
     assert openml(dataset="fares", **given).digest() == csv(file=file, **given).digest()
 
 
+def test_categories_may_be_words_that_elsewhere_say_no_value(server):
+    lines = (f"{n},{('NA', 'x', '?')[n % 3]},{('none', 'some')[n % 2]}" for n in range(60))
+    head = "@relation w\n@attribute a numeric\n@attribute b {NA,x}\n@attribute c {none,some}\n"
+    kinds = {"a": "numeric", "b": "nominal", "c": "nominal"}
+    arff = head + "@data\n" + "\n".join(lines) + "\n"
+    server.datasets.append(Dataset(5, "words", arff=arff, target="c", kinds=kinds))
+    task = openml(dataset="words")
+    assert task.preparation.labels == ("none", "some")
+    assert sum(len(task.split(split)[1]) for split in Split) == 60
+    columns = task.preparation.columns
+    assert columns.columns[1].values == ("", "NA", "x")
+    assert not {"na", "none"} & set(columns.missing)
+    assert "?" in columns.missing
+    refused("holds only 'some'", dataset="words", missing=("none",))
+
+
 def test_a_number_and_a_name_are_the_same_data(server):
     assert openml(dataset="7").digest() == openml(dataset="Fares").digest()
     assert openml(dataset="fares", version=1).digest() == openml(dataset="7").digest()
@@ -229,7 +245,16 @@ def test_a_number_to_predict_is_no_class(server):
 def test_options_are_those_of_a_csv_file():
     registry = Registry()
     options = {name: registry.find(Kind.TASK, name).options() for name in ("csv", "openml")}
-    own = {"dataset", "version", "data_dir", "file", "test_file", "separator", "encoding"}
+    own = {
+        "dataset",
+        "version",
+        "data_dir",
+        "file",
+        "test_file",
+        "separator",
+        "encoding",
+        "decimal",
+    }
     shared = [{n: o for n, o in each.items() if n not in own} for each in options.values()]
     assert shared[0] == shared[1]
     assert {"target", "goal", "weighted", "validation", "seed"} <= shared[0].keys()

@@ -280,6 +280,35 @@ def test_a_regression_is_measured_as_scikit_learn_does(pair):
     assert measured["mse"] == pytest.approx(loss.item())
 
 
+def test_errors_are_in_the_own_unit_of_targets_that_are_standardized():
+    draw = np.random.default_rng(0)
+    targets = draw.normal([5, -3], [2, 100], (30, 2))
+    task = Regression.from_arrays("mine", draw.normal(size=(30, 2)), targets).standardized()
+    rows = task.splits[Split.TEST]
+    guess = torch.from_numpy(targets)[rows] + torch.tensor([1.0, 10.0])
+    unit = task.preparation.targets
+    measured = task.evaluate(unit.apply(guess), task.split(Split.TEST)[1])
+    assert measured["mae"] == pytest.approx(5.5, rel=1e-4)
+    assert measured["rmse"] == pytest.approx(5.5, rel=1e-4)
+    answers = task.preparation.answers(unit.apply(guess))
+    assert answers.keys() == {"target 0", "target 1"}
+    assert answers["target 1"] == pytest.approx(guess[:, 1].tolist(), rel=1e-5)
+    with pytest.raises(UsageError, match="standardised already"):
+        task.standardized()
+
+
+@pytest.mark.parametrize("make", [diabetes, digits])
+def test_raw_examples_become_inputs_as_an_export_makes_them(make):
+    from sklearn.datasets import load_diabetes, load_digits
+
+    task = make()
+    raw = load_diabetes(scaled=False).data if make is diabetes else load_digits().images[:, None]
+    assert (
+        torch.equal(task.preparation.of_arrays(torch.from_numpy(raw)), task.inputs)
+        or (task.preparation.of_arrays(torch.from_numpy(raw)) - task.inputs).abs().max() < 1e-5
+    )
+
+
 def test_outputs_that_nearly_diverged_are_measured():
     task = diabetes()
     targets = task.split(Split.VALIDATION)[1]

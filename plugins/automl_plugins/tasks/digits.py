@@ -5,9 +5,9 @@ Source: E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI, 
 
 from collections.abc import Callable, Mapping
 
-from automl import Classification, Task, hookimpl
+from automl import Classification, Scaling, Task, hookimpl
 
-_BRIGHTEST = 16
+_BRIGHTEST = 16.0
 
 
 def digits(*, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Classification:
@@ -19,9 +19,14 @@ def digits(*, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Clas
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    inputs = images.reshape(-1, 1, 8, 8) / _BRIGHTEST
     return Classification.from_arrays(
-        "digits", inputs, labels, validation=validation, test=test, seed=seed
+        "digits",
+        images.reshape(-1, 1, 8, 8),
+        labels,
+        validation=validation,
+        test=test,
+        seed=seed,
+        scaling=Scaling((0.0,), (_BRIGHTEST,)),
     )
 
 

@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from automl import Classification, Split, Task, UsageError, hookimpl
+from automl import (
+    Classification,
+    Pixels,
+    Preparation,
+    Scaling,
+    Split,
+    Task,
+    UsageError,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +32,10 @@ _SIDE = 28
 _TRAINING = 60_000
 _VALIDATION_SHARE = 1 / 6
 _PARTS = {"train": "training", "t10k": "test"}
+_LABELS = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 def fashion_mnist(
@@ -155,14 +168,20 @@ def _task(training: "Images", test: "Images", limit: int | None, seed: int) -> C
         Split.VALIDATION: np.sort(validation),
         Split.TEST: np.arange(own, len(labels)),
     }
-    pixels = torch.from_numpy(images)[:, None] / 255
+    pixels = torch.from_numpy(images)[:, None]
     # By training images alone, the same whatever the limit.
-    spread, mean = torch.std_mean(pixels[torch.from_numpy(train)])
+    spread, mean = torch.std_mean(pixels[torch.from_numpy(train)] / 255)
+    preparation = Preparation(
+        labels=_LABELS,
+        pixels=Pixels(1, _SIDE, _SIDE),
+        inputs=Scaling((float(mean),), (float(spread),)),
+    )
     return Classification(
         "fashion-mnist",
-        (pixels - mean) / spread,
+        preparation.of_arrays(pixels),
         torch.from_numpy(labels).long(),
         {split: torch.from_numpy(rows) for split, rows in parts.items()},
+        preparation=preparation,
     )
 
 

@@ -1,6 +1,7 @@
 """NPZ: arrays in a file of numpy's, inputs and targets by name."""
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ def npz(
 ) -> Task:
     """Inputs [n, ...] and targets [n] of a .npz file, split at random.
 
-    goal: whole numbers are classes, others are to be predicted, standardised, unless it says
+    goal: whole numbers, truth values and words [n] or [n, 1] are classes, other numbers, also
+    several a row, are to be predicted, and inputs and targets standardised, unless it says
     otherwise. inputs, targets: the arrays' names.
 
     Raises:
@@ -35,21 +37,62 @@ def npz(
         known = ", ".join(arrays) or "none"
         raise UsageError(f"{file} has no array {missing[0]!r}; there are: {known}")
     x, y = arrays[inputs], arrays[targets]
-    shares = {"validation": validation, "test": test, "seed": seed}
-    classes = y.dtype.kind in "iu" and y.ndim == 1
+    _check(file, inputs, x)
+    shares: dict[str, Any] = {"validation": validation, "test": test, "seed": seed}
+    single = y.reshape(-1) if y.shape[1:] == (1,) else y
+    classes = single.dtype.kind in "iubU" and single.ndim == 1
     if goal is Goal.CLASSIFICATION or (goal is Goal.AUTO and classes):
-        return Classification.from_arrays(file.name, x, y, **shares)  # type: ignore[arg-type]
-    return Regression.from_arrays(file.name, x, y, **shares).standardized()  # type: ignore[arg-type]
+        labels, numbers = _classes(file, targets, single)
+        return Classification.from_arrays(file.name, x, numbers, labels=labels, **shares)
+    return Regression.from_arrays(file.name, x, y, **shares).standardized()
+
+
+def _check(file: Path, name: str, array: "np.ndarray[Any, Any]") -> None:
+    if array.dtype.kind not in "iufb" or not array.ndim:
+        raise UsageError(
+            f"{file}: array {name!r} holds {array.dtype} of shape {array.shape}; expected numbers "
+            "[n, ...]"
+        )
+
+
+def _classes(
+    file: Path, name: str, targets: "np.ndarray[Any, Any]"
+) -> "tuple[list[str], np.ndarray[Any, Any]]":
+    """The names of the classes, and the number of each target's.
+
+    Raises:
+        UsageError: they are no classes, or nearly every row has another one.
+    """
+    import numpy as np
+
+    what = f"{file}: array {name!r}"
+    fraction = targets.dtype.kind == "f" and not (targets == np.floor(targets)).all()
+    if targets.ndim != 1 or targets.dtype.kind not in "iufbU" or fraction:
+        raise UsageError(
+            f"{what} holds {targets.dtype} of shape {targets.shape}; expected classes [n], whole "
+            "numbers or words"
+        )
+    plain = targets.astype(np.int64) if targets.dtype.kind == "f" else targets
+    found, numbers = np.unique(plain, return_inverse=True)
+    if len(found) > len(targets) / 2:
+        raise UsageError(
+            f"{what} has {len(found)} classes in {len(targets)} rows: to predict numbers, say "
+            "-o task.goal=regression"
+        )
+    return list(map(str, found.tolist())), numbers
 
 
 def _read(file: Path) -> "dict[str, np.ndarray[Any, Any]]":
     import numpy as np
 
     try:
-        with np.load(file, allow_pickle=False) as opened:
+        opened = np.load(file, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            raise UsageError(f"{file} holds one array; expected two by name, as numpy.savez writes")
+        with opened:
             return {name: opened[name] for name in opened.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
         raise UsageError(f"cannot read {file} as .npz: {reason}") from error
 
 

@@ -45,8 +45,9 @@ def openml(
     dataset: its name or its number. version: of a name that several data sets have. data_dir:
     keeps it (or AUTOML_DATA_DIR, else scikit-learn's own folder) in its folder `openml`; what lies
     there needs no network. max_megabytes: of its cells as numbers, for all are read into memory.
-    target: by default OpenML's own; it is classes where OpenML says so, else a number. All other
-    options are those of `automl.Reading`.
+    target: by default OpenML's own; it is classes where OpenML says so, else a number. missing:
+    by default but for words that are categories here. All other options are those of
+    `automl.Reading`.
 
     Raises:
         UsageError: OpenML cannot be reached, knows none of that name or several; it is no table,
@@ -198,7 +199,11 @@ def _as_declared(name: str, found: Any, reading: Reading) -> Reading:
     taken = {target, *reading.categorical, *reading.numeric, *reading.ignore}
     nominal = [column for column in found.feature_names if column in found.categories]
     categorical = (*reading.categorical, *(column for column in nominal if column not in taken))
-    return replace(reading, target=target, goal=goal, categorical=categorical)
+    missing = reading.missing
+    if missing == Reading.missing:
+        known = {str(word).lower() for words in found.categories.values() for word in words}
+        missing = tuple(word for word in missing if word not in known)
+    return replace(reading, target=target, goal=goal, categorical=categorical, missing=missing)
 
 
 def _target(name: str, found: Any) -> str:
@@ -213,13 +218,13 @@ def _target(name: str, found: Any) -> str:
     )
 
 
-def _table(found: Any) -> dict[str, list[str]]:
+def _table(found: Any) -> dict[str, list[str | None]]:
     columns = zip(found.feature_names, found.data.T, strict=True)
     return {name: _cells(column, found.categories.get(name)) for name, column in columns}
 
 
-def _cells(column: Any, categories: Sequence[str] | None) -> list[str]:
-    """Numbers [n], NaN where missing, as the text of a table's cells; equal ones are one object."""
+def _cells(column: Any, categories: Sequence[str] | None) -> list[str | None]:
+    """Numbers [n], NaN where missing, as a table's cells; equal ones are one object."""
     import numpy as np
 
     values, places = np.unique(column, return_inverse=True)
@@ -227,9 +232,9 @@ def _cells(column: Any, categories: Sequence[str] | None) -> list[str]:
     return [texts[place] for place in places.tolist()]
 
 
-def _text(value: float, categories: Sequence[str] | None) -> str:
+def _text(value: float, categories: Sequence[str] | None) -> str | None:
     if math.isnan(value):
-        return ""
+        return None
     return repr(value).removesuffix(".0") if categories is None else str(categories[int(value)])
 
 

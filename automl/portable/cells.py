@@ -1,0 +1,44 @@
+"""What a cell of text says: nothing, a number or a category."""
+
+import math
+import re
+from collections.abc import Collection, Sequence
+
+Cells = Sequence[str | None]
+"""Text without blanks around it; None where there is no value."""
+MISSING = ("?", "na", "n/a", "nan", "null", "none", "#n/a")
+"""Words that say no value, in any case, as an empty cell does."""
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
+_INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
+_WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
+
+
+def cleaned(cells: Cells, missing: Collection[str] = MISSING) -> list[str | None]:
+    """Cells without blanks around them, and None for empty ones and words that say no value."""
+    words = {"", *(word.lower() for word in missing)}
+    stripped = (None if cell is None else cell.strip() for cell in cells)
+    return [None if cell is None or cell.lower() in words else cell for cell in stripped]
+
+
+def is_number(cell: str) -> bool:
+    """Whether it is a finite number, in plain digits with a point."""
+    return _NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
+
+
+def is_infinite(cell: str) -> bool:
+    """Whether it is a number that is too large, or says that it is infinite."""
+    if _INFINITE.fullmatch(cell):
+        return True
+    return _NUMBER.fullmatch(cell) is not None and math.isinf(float(cell))
+
+
+def has_decimal_comma(cell: str) -> bool:
+    """Whether it is a number but for a comma in the place of its point."""
+    return _DECIMAL_COMMA.fullmatch(cell) is not None
+
+
+def category(cell: str) -> str:
+    """What a category is known by: 3 and 3.0, as programs write whole numbers, are the same."""
+    whole = _WHOLE.fullmatch(cell)
+    return whole[1] if whole else cell
