@@ -2,11 +2,15 @@
 
 import importlib.metadata
 import importlib.resources
+import io
 import json
+import logging
+import math
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 from optuna.trial import FrozenTrial
 
 from automl.api import Found, found
+from automl.confidence import intervals
 from automl.errors import UsageError, first_line
-from automl.model_card import PREPARATION, PROGRAM, WEIGHTS, ModelCard
+from automl.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, ModelCard, versions
 from automl.models import Models
 from automl.portable.columns import Preparation
 from automl.protocols import Run, Split, Task
@@ -27,6 +32,15 @@ from automl.studies import Parts, Study, trial_seed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_FILES = frozenset(
+    {
+        *(WEIGHTS, PROGRAM, PREPARATION, CANDIDATE, "metrics.json", "README.md"),
+        *("predict.py", "portable"),
+    }
+)
+"""All that an export may hold."""
+BEST_EPOCH = "best_epoch"
+"""The metric by which a trainer says that it ended with the weights of that step."""
 _PREDICT = '''"""Predicts with the model beside this file; README.md says from what.
 
     python predict.py data.csv > predictions.csv
@@ -67,9 +81,9 @@ class Export:
         from safetensors.torch import save_model
 
         save_model(self.module, str(new / WEIGHTS))
-        _write_json(new / "candidate.json", self._candidate())
+        _write_json(new / CANDIDATE, self._candidate())
         # safetensors gives a file to its owner alone, whatever the umask says.
-        (new / WEIGHTS).chmod((new / "candidate.json").stat().st_mode & 0o777)
+        (new / WEIGHTS).chmod((new / CANDIDATE).stat().st_mode & 0o777)
         _write_json(new / "metrics.json", self.metrics)
         if self.preparation is not None:
             _write_json(new / PREPARATION, self.preparation.to_json())
@@ -100,14 +114,21 @@ class Export:
         return module.eval()
 
     def _refitted(self) -> "Mapping[str, Tensor]":
-        """The weights after training once more on all but the test split."""
+        """The weights after training once more on all but the test split.
+
+        A trainer that chose an epoch by the validation split trains up to that one: the rows to
+        choose by are now among those that it learns.
+        """
         spec, number = self.study.spec, self.trial.number
         seed, last = trial_seed(spec, number, "train"), None
+        best = self.found.metrics.get(BEST_EPOCH, math.inf)
         with tempfile.TemporaryDirectory() as directory, seeded(seed):
-            run = Run(self.device, seed, number, 1, Path(directory))
+            run = Run(self.device, seed, number, 1, Path(directory), refit=True)
             task = cast(Task, _All(self.parts.task))
             for report in self.parts.trainer.train(self.found.candidate, task, run):
                 last = report
+                if report.step >= best:
+                    break
         if last is None or last.weights is None:
             name = self.parts.names[Kind.TRAINER]
             raise UsageError(f"trainer {name} hands over no weights, so nothing can be exported")
@@ -119,11 +140,12 @@ class Export:
 
         example = self.parts.task.probe()[0]
         try:
-            batch = torch.export.Dim("batch", min=1)
-            model = _of_one_input(self.module)
-            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-            torch.export.save(program, str(file))
-            again = torch.export.load(str(file)).module()
+            with _silent():
+                batch = torch.export.Dim("batch", min=1)
+                model = _of_one_input(self.module)
+                program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+                torch.export.save(program, str(file))
+                again = torch.export.load(str(file)).module()
             for part in (example, example[:1]):
                 torch.testing.assert_close(again(part), self.module(part))
         except Exception as error:
@@ -139,20 +161,27 @@ class Export:
     # What is said of it.
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What the model scores on the test split, and what it scored in the search."""
-        return {
-            "test": self._scores(Split.TEST),
-            "validation": self._scores(Split.VALIDATION),
-            "search": dict(self.found.metrics),
-        }
+        """What the model scores on the splits that it did not learn, and what the search said.
 
-    def _scores(self, split: Split) -> dict[str, float]:
+        interval: where 95 in 100 such test splits would have the test scores.
+        """
+        evaluate = self.parts.task.evaluate
+        splits = (Split.TEST,) if self.refit else (Split.TEST, Split.VALIDATION)
+        answers = {split.value: self._answers(split) for split in splits}
+        scores = {
+            split: {name: float(value) for name, value in evaluate(*pair).items()}
+            for split, pair in answers.items()
+        }
+        sure = intervals(evaluate, *answers[Split.TEST.value])
+        return {**scores, "interval": sure, "search": dict(self.found.metrics)}
+
+    def _answers(self, split: Split) -> "tuple[Tensor, Tensor]":
+        """The model's outputs for a split, and its targets."""
         import torch
 
         inputs, targets = self.parts.task.split(split)
         with torch.no_grad():
-            outputs = torch.cat([self.module(part) for part in torch.split(inputs, 1024)])
-        return {k: float(v) for k, v in self.parts.task.evaluate(outputs, targets).items()}
+            return torch.cat([self.module(part) for part in torch.split(inputs, 1024)]), targets
 
     def _candidate(self) -> dict[str, Any]:
         spec = self.study.spec
@@ -165,7 +194,7 @@ class Export:
             "train_seed": trial_seed(spec, self.trial.number, "train"),
             "refit": self.refit,
             "data": spec.data,
-            "versions": {name: importlib.metadata.version(name) for name in ("automl", "torch")},
+            "versions": versions(),
             "spec": spec.to_json(),
         }
 
@@ -210,27 +239,60 @@ def _of_one_input(module: "nn.Module") -> "nn.Module":
 
 
 @contextmanager
+def _silent() -> Iterator[None]:
+    """Say nothing of what torch prints, logs and warns of; what it raises says enough."""
+    before, nowhere = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(nowhere), redirect_stderr(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
     """A directory that takes its place only when it is whole."""
-    if directory.exists() and not (directory / "candidate.json").is_file():
-        raise UsageError(f"{directory} exists and is no export: choose another")
-    if directory.exists() and not force:
-        raise UsageError(f"{directory} exists: choose another, or replace it by --force")
     try:
+        _check_replaceable(directory, force)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     except OSError as error:
         raise UsageError(f"cannot write {directory}: {error.strerror}") from error
+    new, old = beside / "new", beside / "old"
     try:
+        new.mkdir()  # open to whom the umask says, as a temporary directory is not
         yield new
-        new.chmod(0o755)
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.rename(old)
         new.rename(directory)
     except OSError as error:
+        if old.exists() and not directory.exists():
+            old.rename(directory)
         raise UsageError(f"cannot write {directory}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_replaceable(directory: Path, force: bool) -> None:
+    """Raise UsageError where there is anything but an export, or one and it may not be replaced."""
+    if not directory.exists() and not directory.is_symlink():
+        return
+    if directory.is_symlink() or not directory.is_dir():
+        raise UsageError(f"{directory} exists and is no directory: choose another")
+    names = {path.name for path in directory.iterdir()}
+    if not names:
+        return
+    if CANDIDATE not in names:
+        raise UsageError(f"{directory} exists and is no export: choose another")
+    if foreign := sorted(names - _FILES):
+        raise UsageError(
+            f"{directory} holds {foreign[0]}, which no export writes: move it, or choose another "
+            "directory"
+        )
+    if not force:
+        raise UsageError(f"{directory} exists: choose another, or replace it by --force")
 
 
 def _write_json(file: Path, data: Any) -> None:

@@ -1,35 +1,39 @@
 """The page beside an exported model: what it is, what it scores, how it is used and was found."""
 
 import importlib.metadata
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from automl.page.commands import search_command
 from automl.portable.columns import Preparation
 from automl.protocols import Split
-from automl.studies import Parts, Study
-from automl.wording import duration
+from automl.studies import Parts, Study, trial_seed
+from automl.wording import counted, duration
 
 WEIGHTS = "model.safetensors"
 PROGRAM = "model.pt2"
 PREPARATION = "preparation.json"
+CANDIDATE = "candidate.json"
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """What is said of one trial's model.
 
-    refit: whether it was trained again. metrics: by split and name. why_not: why there is no
-    program of it, where there is none.
+    refit: whether it was trained again. metrics: by split and name, and by "interval" their ends.
+    why_not: why there is no program of it,
+    where there is none.
     """
 
     study: Study
     parts: Parts
     trial: FrozenTrial
     refit: bool
-    metrics: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, Any]]
     preparation: Preparation | None
     why_not: str | None
 
@@ -51,25 +55,17 @@ class ModelCard:
         )
 
     def _scores(self) -> str:
-        test, validation = self.metrics["test"], self.metrics["validation"]
-        rows = [f"| {name} | {test[name]:.4g} | {validation[name]:.4g} |" for name in test]
-        said = "The test data took no part in the search. " + self._confidence()
-        table = ["| metric | test | validation |", "| --- | --- | --- |", *rows]
-        return "\n".join([*table, "", said.strip()])
-
-    def _confidence(self) -> str:
-        """How sure the accuracy on the test data is, as a 95 % interval; nothing for other metrics.
-
-        Source: E. B. Wilson: Probable Inference, the Law of Succession, 1927.
-        """
-        accuracy = self.metrics["test"].get("accuracy")
-        if accuracy is None:
-            return ""
-        n, z = len(self.parts.task.split(Split.TEST)[1]), 1.96
-        middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * (accuracy * (1 - accuracy) / n + z * z / (4 * n * n)) ** 0.5
-        low, high = middle - half, middle + half
-        return f"With {n} test examples its accuracy lies between {low:.3f} and {high:.3f} (95 %)."
+        test, validation = self.metrics["test"], self.metrics.get("validation")
+        head, rows = ["metric", "test", "95 % of such test data"], []
+        for name, value in test.items():
+            low, high = self.metrics["interval"][name]
+            rows.append([name, f"{value:.4g}", f"{low:.4g} to {high:.4g}"])
+            rows[-1] += [f"{validation[name]:.4g}"] if validation else []
+        head += ["validation"] if validation else []
+        table = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
+        n = len(self.parts.task.split(Split.TEST)[1])
+        said = f"The {n} test examples took no part in the search."
+        return "\n".join([*(f"| {line} |" for line in table), "", said])
 
     def _use(self) -> Iterator[str]:
         if self.why_not is None:
@@ -78,8 +74,7 @@ class ModelCard:
             [
                 *([f"- {self.why_not}"] if self.why_not else self._program_files()),
                 *self._preparation_file(),
-                f"- `{WEIGHTS}`: the weights; `candidate.json`: the decisions that rebuild the "
-                "model;",
+                f"- `{WEIGHTS}`: the weights; `{CANDIDATE}`: the decisions that rebuild the model;",
                 "  `metrics.json`: what it scores.",
             ]
         )
@@ -122,9 +117,16 @@ class ModelCard:
     def _origin(self) -> Iterator[str]:
         counts, spec = self.study.views.counts(), self.study.spec
         yield (
-            f"Found among {counts.trials} trials ({counts.evaluated} trained, {counts.reused} "
-            f"reused, {duration(counts.seconds)} of training), by"
+            f"Found among {counted(counts.trials, 'trial')} ({counts.evaluated} trained, "
+            f"{counts.reused} reused, {duration(counts.seconds)} of training), by"
         )
         yield "\n".join(["```sh", search_command(self.study), "```"])
-        versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("automl", "torch"))
-        yield f"Data digest `{spec.data}`; {versions}."
+        made = ", ".join(f"{name} {version}" for name, version in versions().items())
+        seed = trial_seed(spec, self.trial.number, "train")
+        yield f"Data digest `{spec.data}`; seed {spec.seed}, of the training {seed}; {made}."
+
+
+def versions() -> dict[str, str]:
+    """What the model was made with."""
+    found = {name: importlib.metadata.version(name) for name in ("automl", "torch", "optuna")}
+    return {"python": platform.python_version(), **found}

@@ -67,7 +67,7 @@ class Models:
         """The weights that a trial ended with; a reused one has those of the trial that it reused.
 
         Raises:
-            UsageError: they were not kept, lie on another machine, or have changed since.
+            UsageError: they were not kept, are not there any more, or have changed since.
         """
         import torch
 
@@ -95,8 +95,9 @@ class Models:
         file = self.directory / Path(str(known["artifact"])).name
         if not file.is_file():
             raise UsageError(
-                f"the weights of trial {trial.number} are not on this machine ({file}): export "
-                "where it was trained, or use --refit"
+                f"the weights of trial {trial.number} are not there ({file}): they made room for "
+                "better ones (--keep-models keeps more), or lie on another machine; --refit "
+                "trains it again"
             )
         return file
 

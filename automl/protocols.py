@@ -74,6 +74,7 @@ class Run:
     the highest learning rate of the schedule, for three steps or more. micro_batches: in how many
     parts to pass each batch, with one optimizer step for all of them; more than one where the
     trial ran out of memory before. checkpoint: the SHA-256 of what an earlier attempt left.
+    refit: the validation examples are among those to train on: do not stop or choose by them.
     """
 
     device: str
@@ -86,6 +87,7 @@ class Run:
     probe: bool = False
     micro_batches: int = 1
     checkpoint: str | None = None
+    refit: bool = False
 
     def tick(self) -> None:
         """Say that work goes on; call it once a batch. The trial's lease lives on it.

@@ -114,6 +114,7 @@ ORDER = [
     "automl.supervision",
     "automl.session",
     "automl.api",
+    "automl.confidence",
     "automl.model_card",
     "automl.export",
     "automl.testing",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import random
 import shutil
 import subprocess
@@ -130,6 +131,18 @@ def test_the_command_predicts_the_same(exported, table, call):
     assert list(csv.DictReader(io.StringIO(said))) == alone(exported, table)
 
 
+def test_a_reader_may_stop_reading(exported, table):
+    command = f"{sys.executable} {exported / 'predict.py'} {table}"
+    many = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert many.stdout == "label,p(poor),p(rich)\n"
+    assert many.stderr == ""
+
+
 def test_the_directory_says_what_it_is(searched, exported):
     url, best = searched
     names = {path.name for path in exported.iterdir()}
@@ -143,9 +156,12 @@ def test_the_directory_says_what_it_is(searched, exported):
     metrics = json.loads((exported / "metrics.json").read_text())
     assert metrics["validation"]["accuracy"] == pytest.approx(best.metrics["accuracy"])
     assert 0 <= metrics["test"]["accuracy"] <= 1
+    low, high = metrics["interval"]["accuracy"]
+    assert 0 <= low < metrics["test"]["accuracy"] <= high <= 1
+    assert metrics["interval"].keys() == metrics["test"].keys()
     card = (exported / "README.md").read_text()
-    assert "took no part in the search" in card
-    assert "its accuracy lies between" in card
+    assert "The 40 test examples took no part in the search" in card
+    assert "| metric | test | 95 % of such test data | validation |" in card
     weights = load_file(exported / "model.safetensors")
     assert weights.keys() == export_of(url).module.state_dict().keys()
 
@@ -154,18 +170,40 @@ def test_an_export_that_exists_stays_unless_forced(searched, exported, call):
     url, _ = searched
     command = ("best", "s", "--storage", url, "--export", str(exported))
     assert "exists" in call(2, *command).err
-    (exported / "mine.txt").touch()
+    (exported / "metrics.json").unlink()
     call(0, *command, "--force")
-    assert not (exported / "mine.txt").exists()
+    assert (exported / "metrics.json").exists()
+    assert not list(exported.parent.glob(".out*"))
 
 
-def test_what_is_no_export_is_never_replaced(searched, tmp_path, call):
+def test_what_is_no_export_is_never_replaced(searched, exported, tmp_path, call):
     url, _ = searched
-    (tmp_path / "precious").mkdir()
-    command = ("best", "s", "--storage", url, "--export", str(tmp_path / "precious"), "--force")
-    assert "is no export" in call(2, *command).err
-    assert (tmp_path / "precious").exists()
-    assert not list(tmp_path.glob(".precious*"))
+    mine, precious = exported / "mine.txt", tmp_path / "precious"
+    mine.touch()
+    precious.mkdir()
+    (precious / "a").touch()
+    (tmp_path / "link").symlink_to(exported, target_is_directory=True)
+    for name, said in (
+        ("out", "holds mine.txt, which no export writes"),
+        ("precious", "is no export"),
+        ("precious/a", "is no directory"),
+        ("link", "is no directory"),
+    ):
+        command = ("best", "s", "--storage", url, "--export", str(tmp_path / name), "--force")
+        assert said in call(2, *command).err
+    assert mine.exists()
+    assert (precious / "a").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_empty_directory_is_filled_and_open_to_whom_the_umask_says(searched, tmp_path, call):
+    url, _ = searched
+    (tmp_path / "out").mkdir()
+    call(0, "best", "s", "--storage", url, "--export", str(tmp_path / "out"))
+    (tmp_path / "other").mkdir()
+    mode = (tmp_path / "other").stat().st_mode
+    assert (tmp_path / "out").stat().st_mode == mode
+    assert {(tmp_path / "out" / n).stat().st_mode & 0o111 for n in ("portable",)} == {mode & 0o111}
 
 
 def test_refitted_on_all_but_the_test_data(searched, tmp_path):
@@ -182,7 +220,38 @@ def test_refitted_on_all_but_the_test_data(searched, tmp_path):
         patch.setattr(type(export.parts.trainer), "train", spied)
         assert export.write(tmp_path / "out") == []
     assert seen == [160]
-    assert "trained again" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "trained again" in card
+    # It has learned the validation rows: what it scores there would flatter it.
+    assert "| metric | test | 95 % of such test data |" in card
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()).keys() == {
+        *("test", "interval", "search")
+    }
+
+
+def test_refitted_up_to_the_epoch_that_the_search_chose(sqlite_url):
+    options = {"trainer": {"epochs": 12, "patience": 3, "lr": 0.5}}
+    _, best = automl.search(fixed, options=options, storage=sqlite_url, trials=1, study="s")
+    chosen = best.metrics["best_epoch"]
+    assert chosen < 12
+    export = export_of(sqlite_url, refit=True)
+    seen = []
+    train = type(export.parts.trainer).train
+
+    def spied(self, candidate, task, run):
+        for report in train(self, candidate, task, run):
+            seen.append(report)
+            yield report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(export.parts.trainer), "train", spied)
+        assert len(export.module.state_dict()) == 2
+    assert len(seen) == chosen
+    assert not any("best_epoch" in report.metrics for report in seen)
+
+
+def fixed(trial, task):
+    return Candidate(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {})
 
 
 # What is kept.
@@ -270,7 +339,7 @@ def test_weights_that_were_changed_or_are_elsewhere_are_not_loaded(sqlite_url):
     with pytest.raises(UsageError, match="has changed since trial"):
         models.weights(best.number)
     file.unlink()
-    with pytest.raises(UsageError, match="not on this machine"):
+    with pytest.raises(UsageError, match="are not there"):
         models.weights(best.number)
     assert MODEL in study.optuna.trials[best.number].user_attrs
 
@@ -290,7 +359,9 @@ def branching(trial, task):
     return Candidate(Branching, {"lr": trial.params["lr"]})
 
 
-def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(sqlite_url, tmp_path, call):
+def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(
+    sqlite_url, tmp_path, call, caplog
+):
     automl.search(
         branching,
         options={"trainer": {"epochs": 1}, "cache": {"probe_share": 0.0}},
@@ -300,7 +371,9 @@ def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(sqlite_url, tm
     )
     study = open_study(Storage(sqlite_url), "s")
     parts = study.load_parts(Registry(trusting(True, ())))
+    caplog.clear()
     (why,) = Export(study, parts, study.best_trials()[0]).write(tmp_path / "out")
+    assert not [each for each in caplog.records if each.levelno > logging.DEBUG]
     assert why.startswith("no model.pt2 and no predict.py: torch.export cannot take this model")
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert why in (tmp_path / "out" / "README.md").read_text()

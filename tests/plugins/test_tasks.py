@@ -303,10 +303,18 @@ def test_raw_examples_become_inputs_as_an_export_makes_them(make):
 
     task = make()
     raw = load_diabetes(scaled=False).data if make is diabetes else load_digits().images[:, None]
-    assert (
-        torch.equal(task.preparation.of_arrays(torch.from_numpy(raw)), task.inputs)
-        or (task.preparation.of_arrays(torch.from_numpy(raw)) - task.inputs).abs().max() < 1e-5
-    )
+    torch.testing.assert_close(task.preparation.of_arrays(torch.from_numpy(raw)), task.inputs)
+
+
+def test_images_of_clothes_become_inputs_as_an_export_makes_them(data_dir):
+    task = fashion_mnist(data_dir=data_dir)
+    raw = read_idx(data_dir / "fashion-mnist" / "train-images-idx3-ubyte.gz").copy()[:, None]
+    bytes_, floats = torch.from_numpy(raw), torch.from_numpy(raw) / 255
+    assert torch.equal(task.preparation.of_arrays(bytes_), task.inputs[:60])
+    assert torch.equal(task.preparation.of_arrays(floats), task.inputs[:60])
+    assert task.preparation.labels[9] == "Ankle boot"
+    with pytest.raises(ValueError, match=r"expected images as bytes or as floats in \[0, 1\]"):
+        task.preparation.of_arrays(task.inputs)
 
 
 def test_outputs_that_nearly_diverged_are_measured():

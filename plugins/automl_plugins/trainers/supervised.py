@@ -132,6 +132,7 @@ class Supervised(Trainer):
         """
         settings = self.configured(candidate.hyperparameters)
         settings = _probing(settings) if run.probe else settings
+        settings = replace(settings, patience=None) if run.refit else settings
         yield from by_epochs(lambda: _Training(settings, candidate, task, run), run)
 
     def unread(self, candidate: Candidate) -> frozenset[str]:
