@@ -20,7 +20,8 @@ from automl.trust import ARTIFACTS, STATE, state_directory
 from automl.worker import stopping_on_signals, work
 
 _log = logging.getLogger("automl")
-_PASSED_ON = (STATE, ARTIFACTS, LEASE, "AUTOML_DATA_DIR", "AUTOML_OPENML_SERVER")
+_DATA_DIR = "AUTOML_DATA_DIR"
+_PASSED_ON = (STATE, ARTIFACTS, LEASE, _DATA_DIR, "AUTOML_OPENML_SERVER")
 """Variables that a worker on another machine must be given."""
 _ONE_MACHINE = (
     "a file serves the workers of one machine; for several, name a server, such as "
@@ -102,6 +103,8 @@ class Session:
     def _start(self, index: int) -> Started:
         place, log = self.places[index], self._log_file(index)
         passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        if self.parts.data_dir is not None:
+            passed[_DATA_DIR] = str(self.parts.data_dir.resolve())
         environment = {**self.study.storage.environment(), **passed, **place.environment}
         command = worker_command(self.study.name, place)
         return Started(self.launcher.start(command, environment, log), log)

@@ -8,7 +8,7 @@ from typing import Any
 
 from automl.errors import StorageError, UsageError
 from automl.identity.fingerprint import Level
-from automl.options import jsonable, options_of, resolve
+from automl.options import Option, jsonable, options_of, resolve
 from automl.registry import Kind, Part, Registry
 from automl.report import Direction, Objective, Requirement
 from automl.sources import NOWHERE
@@ -43,6 +43,11 @@ class PartSpec:
         options = {key: jsonable(value) for key, value in part.options.items()}
         code = offer.source.code if offer.source else None
         return cls(reference, options, code, dict(part.files))
+
+    def absent(self, options: Mapping[str, Option]) -> dict[str, Path]:
+        """The paths among these options that are not on this machine."""
+        named = {n: Path(v) for n, v in self.options.items() if isinstance(v, str)}
+        return {n: p for n, p in named.items() if options[n].is_path and not p.exists()}
 
     @classmethod
     def of_file(cls, source: Source) -> "PartSpec":

@@ -10,7 +10,8 @@ import re
 import shlex
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +124,8 @@ class Parts:
     recipe: Recipe
     judge: "Parts | None" = None
     """The same parts with the trainer that judges, where there is one."""
+    data_dir: Path | None = None
+    """Where the study's data is sought on this machine."""
 
     def sampler(
         self, seed: int, study_seed: int | None = None, context: Context | None = None
@@ -243,20 +246,24 @@ class Study:
         )
 
     def load_parts(self, registry: Registry, data_dir: Path | None = None) -> Parts:
-        """Build the parts from the spec alone; data_dir: where its data lies on this machine.
+        """Build the parts from the spec alone.
+
+        data_dir: where its data lies on this machine; a file or folder of the task's that is not
+        where it was is sought there, by its name.
 
         Raises:
             UntrustedError: they name code or paths this user has not approved.
-            UsageError: a file or the data changed since the study was made.
+            UsageError: a file is not there, or it or the data changed since the study was made.
         """
         load_plugins(self.spec, registry)
         specs = self.spec.parts()
-        if data_dir is not None and DATA_DIR in specs[Kind.TASK].options:
-            options = {**specs[Kind.TASK].options, DATA_DIR: str(data_dir.resolve())}
-            specs[Kind.TASK] = replace(specs[Kind.TASK], options=options)
+        if data_dir is not None:
+            specs[Kind.TASK] = _found_in(data_dir.resolve(), specs[Kind.TASK], registry)
         judge = load(self.spec.judge, Kind.TRAINER, registry) if self.spec.judge else None
         built = {k: load(s, k, registry) for k, s in specs.items()}
-        parts = _parts(built, judge, self.spec.plugins, registry)
+        with _hinting(specs[Kind.TASK], registry):
+            parts = _parts(built, judge, self.spec.plugins, registry)
+        parts = replace(parts, data_dir=data_dir)
         digest = parts.side_keys["data"]
         if digest != self.spec.data:
             raise UsageError(
@@ -287,6 +294,31 @@ class Study:
             required = " and ".join(map(str, self.spec.requirements))
             return f"no trial of study {self.name!r} keeps to what it requires: {required}"
         return f"no trial of study {self.name!r} has completed"
+
+
+def _found_in(folder: Path, task: PartSpec, registry: Registry) -> PartSpec:
+    """The task with its data in a folder that the user has named, and so approved."""
+    options = registry.find(Kind.TASK, task.reference, task.code).options()
+    sought = {name: folder / path.name for name, path in task.absent(options).items()}
+    moved = {name: str(path) for name, path in sought.items() if path.exists()}
+    if DATA_DIR in options:
+        moved[DATA_DIR] = str(folder)
+    registry.trust = registry.trust.approving(moved.values())
+    return replace(task, options={**task.options, **moved})
+
+
+@contextmanager
+def _hinting(task: PartSpec, registry: Registry) -> Iterator[None]:
+    """Say how to find data that lies elsewhere where a task fails for want of it."""
+    try:
+        yield
+    except UsageError as error:
+        absent = task.absent(registry.find(Kind.TASK, task.reference, task.code).options())
+        absent.pop(DATA_DIR, None)
+        if not absent:
+            raise
+        hint = f"if {next(iter(absent.values())).name} was moved, name its folder by --data-dir"
+        raise UsageError(f"{error}; {hint}") from error
 
 
 def keeps_to_requirements(trial: FrozenTrial) -> bool:

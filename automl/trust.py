@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from automl.errors import StorageError, UntrustedError
@@ -77,6 +77,10 @@ class Trust:
         files = sorted(path for name in self.named if (path := Path(name)).is_file())
         same = (path.resolve() for path in files if sha256(path.read_bytes()) == digest)
         return next(same, None)
+
+    def approving(self, paths: Iterable[str]) -> "Trust":
+        """This trust, and that of paths which the user has named, if by their folder."""
+        return replace(self, named=self.named | frozenset(paths))
 
     def require(self, claim: str, what: str, name: str) -> None:
         """Pass if approved; remember it where the user has just named it.

@@ -549,6 +549,26 @@ def test_a_model_of_one_column_predicts_a_file_of_one(sqlite_url, tmp_path, call
     assert len(call(0, "predict", str(out), str(tmp_path / "new.csv")).out.splitlines()) == 3
 
 
+def test_data_that_moved_are_found_by_their_name(table, sqlite_url, tmp_path, call):
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(table.parent, old)
+    options = {**SHORT, "task": {"target": "label"}}
+    task = f"csv:{old / table.name}"
+    automl.search("mlp", task=task, options=options, storage=sqlite_url, trials=1, study="s")
+    old.rename(new)
+    command = ("best", "s", "--storage", sqlite_url, "--export", str(tmp_path / "out"))
+    said = call(2, *command).err
+    assert f"cannot read {old / table.name}: No such file" in said
+    assert "if people.csv was moved, name its folder by --data-dir" in said
+    call(0, *command, "--data-dir", str(new))
+    more = ("resume", "s", "--storage", sqlite_url, "--trials", "4", "--workers", "2")
+    call(0, *more, "--data-dir", str(new))
+    study = open_study(Storage(sqlite_url), "s")
+    assert study.views.counts().complete == 5
+    (new / table.name).write_text(table.read_text().replace("rich", "wealthy"))
+    assert "the data of task csv changed" in call(2, *command, "--data-dir", str(new)).err
+
+
 def test_weights_of_a_trial_that_another_study_trained(sqlite_url):
     given = {"storage": sqlite_url, "cache_scope": "storage", "options": {"trainer": {"epochs": 1}}}
     fast, slow = ({"lr": lr} for lr in (0.05, 1e-4))
