@@ -46,9 +46,13 @@ _PREDICT = '''"""Predicts with the model beside this file; README.md says from w
     python predict.py data.csv > predictions.csv
 """
 
+import warnings
 from pathlib import Path
 
-from portable.predict import main
+# torch tells of a numpy that is not there, and that only arrays in files need.
+warnings.filterwarnings("ignore", "Failed to initialize NumPy")
+
+from portable.predict import main  # noqa: E402
 
 raise SystemExit(main(Path(__file__).parent))
 '''

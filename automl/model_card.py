@@ -56,7 +56,7 @@ class ModelCard:
 
     def _scores(self) -> str:
         test, validation = self.metrics["test"], self.metrics.get("validation")
-        head, rows = ["metric", "test", "95 % of such test data"], []
+        head, rows = ["metric", "test", "95 % interval"], []
         for name, value in test.items():
             low, high = self.metrics["interval"][name]
             rows.append([name, f"{value:.4g}", f"{low:.4g} to {high:.4g}"])

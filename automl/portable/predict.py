@@ -172,9 +172,9 @@ def _array(path: Path) -> Tensor:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         why = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
         raise ValueError(f"cannot read {path}: {why}") from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iufb":
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iufb" or not found.ndim:
         kind = getattr(found, "dtype", "several arrays")
-        raise ValueError(f"{path} holds {kind}: expected one array of numbers")
+        raise ValueError(f"{path} holds {kind}: expected one array of numbers [n, ...]")
     # numpy has kinds of numbers that torch has not; bytes stay, for they may be pixels.
     return torch.from_numpy(found if found.dtype == np.uint8 else found.astype(np.float64))
 

@@ -161,7 +161,7 @@ def test_the_directory_says_what_it_is(searched, exported):
     assert metrics["interval"].keys() == metrics["test"].keys()
     card = (exported / "README.md").read_text()
     assert "The 40 test examples took no part in the search" in card
-    assert "| metric | test | 95 % of such test data | validation |" in card
+    assert "| metric | test | 95 % interval | validation |" in card
     weights = load_file(exported / "model.safetensors")
     assert weights.keys() == export_of(url).module.state_dict().keys()
 
@@ -223,7 +223,7 @@ def test_refitted_on_all_but_the_test_data(searched, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "trained again" in card
     # It has learned the validation rows: what it scores there would flatter it.
-    assert "| metric | test | 95 % of such test data |" in card
+    assert "| metric | test | 95 % interval |" in card
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()).keys() == {
         *("test", "interval", "search")
     }
@@ -429,6 +429,7 @@ def test_numbers_are_predicted_from_raw_arrays_in_their_own_unit(sqlite_url, tmp
         (np.zeros((2, 3), complex), "holds complex128: expected one array of numbers"),
         (np.array(["a"]), "holds <U1: expected one array of numbers"),
         (np.array([[0, np.nan, 0]]), "example 0 of the array holds NaN or infinity"),
+        (np.array(3.0), "holds float64: expected one array of numbers [n, ...]"),
         (b"", "cannot read"),
         (b"nothing", "cannot read"),
         ({"x": np.zeros(3)}, "holds several arrays: expected one"),
