@@ -88,7 +88,7 @@ class ModelCard:
         yield f"`python predict.py {data}` needs Python, {needs} alone."
         if not self._reads_tables:
             shape = ", ".join(map(str, ("n", *self.parts.task.signature.input_shape)))
-            yield f"An array [{shape}] is read as it is, and prepared as the task reads it."
+            yield f"An array [{shape}] holds raw examples, as the task's data had them."
 
     @property
     def _reads_tables(self) -> bool:
@@ -107,11 +107,15 @@ class ModelCard:
     def _preparation_file(self) -> list[str]:
         if self.preparation is None:
             return []
-        said = "the names of the classes, in the order of the outputs"
+        said = "the unit of the numbers that are predicted"
+        if self.preparation.labels:
+            said = "the names of the classes, in the order of the outputs"
         if self._reads_tables:
-            said = "how rows become inputs, learned from training rows"
+            said = f"how rows become inputs, learned from training rows, and {said}"
         elif self._reads_images:
             said = f"how images become inputs, and {said}"
+        elif self.preparation.inputs:
+            said = f"how arrays become inputs, and {said}"
         return [f"- `{PREPARATION}`: {said}."]
 
     def _origin(self) -> Iterator[str]:

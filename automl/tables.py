@@ -313,8 +313,8 @@ class _Maker:
         """Raise UsageError where a target of words is one of numbers with decimal commas."""
         if pointed := _with_comma(distinct):
             raise self._unusable(
-                f"holds {pointed!r}: read decimal commas by -o task.decimal=, or say "
-                "-o task.goal=classification"
+                f"holds {pointed!r}: say '-o task.decimal=,' if its commas are decimal, and "
+                "'-o task.goal=classification' if not"
             )
 
     def _unusable(self, why: str) -> UsageError:
@@ -394,7 +394,8 @@ class _Maker:
             return Numbers.fit(name, cells, reading.quantiles)
         if name not in reading.categorical:
             if pointed := _with_comma(distinct):
-                self._warn(f"column {name!r} holds {pointed!r}: read it by -o task.decimal=,")
+                hint = "are its commas decimal? (-o task.decimal=,)"
+                self._warn(f"column {name!r} holds {pointed!r}: {hint}")
             if len(distinct) > max(_FEW, self.ours / 2):
                 self._warn(f"column {name!r} is left out: nearly every row has another text")
                 return None

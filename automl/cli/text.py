@@ -54,7 +54,8 @@ def summary_lines(event: Mapping[str, Any]) -> list[str]:
         f"{event[s]} {s}" for s in ("complete", "pruned", "failed", "open") if event[s]
     )
     lines = [
-        f"{event['trials']} trials ended ({states or 'none'}): {event['evaluated']} evaluated, "
+        f"{counted(event['trials'], 'trial')} ended ({states or 'none'}): "
+        f"{event['evaluated']} evaluated, "
         f"{event['reused']} reused ({share:.0%}), {duration(event['seconds'])} of training"
     ]
     if event["stopped"]:

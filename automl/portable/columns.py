@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cells import MISSING, Cells, category, cleaned, is_number
+from .cells import MISSING, Cells, category, cleaned, has_decimal_comma, is_number
 from .pixels import Pixels
 
 _LEVELS = 257
@@ -73,7 +73,8 @@ class Numbers:
         if cell is None:
             return math.nan
         if not is_number(cell):
-            raise ValueError(f"column {self.name!r}: expected a number, got {cell!r}")
+            hint = "; are its commas decimal? (--decimal ,)" if has_decimal_comma(cell) else ""
+            raise ValueError(f"column {self.name!r}: expected a number, got {cell!r}{hint}")
         return float(cell)
 
 

@@ -419,7 +419,9 @@ def test_numbers_are_predicted_from_raw_arrays_in_their_own_unit(sqlite_url, tmp
     rows = export.parts.task.splits[Split.TRAIN].numpy()
     expected = outputs * y[rows].std(0) + y[rows].mean(0)
     assert torch.allclose(found, torch.from_numpy(expected).float(), rtol=1e-5)
-    assert "as the task reads it" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "An array [n, 2] holds raw examples, as the task's data had them" in card
+    assert "how arrays become inputs, and the unit of the numbers" in card
 
 
 @pytest.mark.parametrize(

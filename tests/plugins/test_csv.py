@@ -67,8 +67,8 @@ def test_decimal_commas_are_told_of_and_read_where_asked(tmp_path, caplog):
     file = written(tmp_path / "c.csv", lines)
     with caplog.at_level(logging.WARNING):
         csv(file=file, separator=";")
-    assert "column 'size' holds '0,0': read it by -o task.decimal=," in caplog.text
-    with pytest.raises(UsageError, match="'size' holds '0,0': read decimal commas by"):
+    assert "column 'size' holds '0,0': are its commas decimal?" in caplog.text
+    with pytest.raises(UsageError, match=r"'size' holds '0,0': say '-o task\.decimal=,' if"):
         csv(file=file, target="size")
     read = csv(file=file, target="size", decimal=",")
     pointed = written(tmp_path / "p.csv", [line.replace(",", ".") for line in lines])
