@@ -25,6 +25,7 @@ from automl.portable.cells import (
 from automl.protocols import Split, Task
 from automl.report import Direction
 from automl.tasks import Classification, Regression, random_splits, standardizing
+from automl.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,6 +185,7 @@ class _Maker:
     extra: Table | None
 
     def task(self) -> Classification | Regression:
+        self._check_rows()
         return self._classification() if self.is_classification else self._regression()
 
     def _classification(self) -> TableClassification:
@@ -321,20 +323,23 @@ class _Maker:
         return UsageError(f"task {self.name}: target {self.target_name!r} {why}")
 
     # The rows.
-    def _splits(self, classes: Any) -> "dict[Split, Tensor]":
-        import torch
-
+    def _check_rows(self) -> None:
+        """Raise UsageError where there are too few, in either file."""
         if self.extra is not None and not self.tested:
             raise UsageError(
                 f"task {self.name}: no row of the test file has a target {self.target_name!r}: "
                 "leave the file out, and predict it once a model is exported"
             )
-        rows, ours, reading = len(self.target), self.ours, self.reading
-        if ours < _LEAST:
+        if self.ours < _LEAST:
             raise UsageError(
-                f"task {self.name}: {ours} rows with a target are too few to train, choose and "
-                f"test by: expected {_LEAST} or more"
+                f"task {self.name}: {counted(self.ours, 'row')} with a target: too few to train, "
+                f"choose and test by, which needs {_LEAST} or more"
             )
+
+    def _splits(self, classes: Any) -> "dict[Split, Tensor]":
+        import torch
+
+        rows, ours, reading = len(self.target), self.ours, self.reading
         classes = self._without_rare(classes, ours)
         share = None if self.tested else reading.test
         splits = random_splits(self.name, ours, reading.validation, share, reading.seed, classes)

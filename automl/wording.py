@@ -3,11 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+_EXACT = 2**53
+"""Below it a whole number in floating point is exactly that."""
+
 
 def number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    whole = value.is_integer() and abs(value) < _EXACT
+    return f"{value:.0f}" if whole else f"{value:.4g}"
 
 
 def pairs(values: Mapping[str, Any] | None) -> str:

@@ -179,7 +179,7 @@ def test_rare_classes_count_as_much_where_asked(tmp_path):
         ("a,b\n" + "".join(f"1,word {n}\n" for n in range(30)), {}, "30 classes in 30 rows"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"validation": 0.9, "test": 0.2}, "must be shares"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"encoding": "klingon"}, "no such encoding: klingon"),
-        ("a,b\n" + "1,x\n2,y\n" * 2, {}, "4 rows with a target are too few"),
+        ("a,b\n" + "1,x\n2,y\n" * 2, {}, "4 rows with a target: too few"),
         ("a,b\n" + "1,x\n2,y\n" * 3, {}, "6 rows cannot be split with each class in every part"),
         ("a,b\n1,2\n", {"separator": ";;"}, "separator must be one character or tab, got ';;'"),
         ("a,b\n" + "1,1\n2,1.0\n" * 30, {}, "holds only '1': nothing to learn"),
