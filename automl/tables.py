@@ -392,7 +392,7 @@ class _Maker:
         numbers = name not in reading.categorical and self._is_numeric(name, distinct)
         if numbers:
             self._check_numbers(name, whole)
-        if len({cell if cell is None else category(cell) for cell in cells}) < 2:
+        if len({cell if cell is None else category(cell) for cell in set(cells)}) < 2:
             self._warn(f"column {name!r} is left out: it says the same in every row")
             return None
         if numbers:

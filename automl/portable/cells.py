@@ -17,8 +17,10 @@ _WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 def cleaned(cells: Cells, missing: Collection[str] = MISSING) -> list[str | None]:
     """Cells without blanks around them, and None for empty ones and words that say no value."""
     words = {"", *(word.lower() for word in missing)}
-    stripped = (None if cell is None else cell.strip() for cell in cells)
-    return [None if cell is None or cell.lower() in words else cell for cell in stripped]
+    # Cells repeat, and so are looked at once each.
+    known = {cell: None if cell is None else cell.strip() for cell in set(cells)}
+    known = {k: None if v is None or v.lower() in words else v for k, v in known.items()}
+    return [known[cell] for cell in cells]
 
 
 def is_number(cell: str) -> bool:

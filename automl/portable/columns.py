@@ -88,7 +88,9 @@ class Categories:
     @classmethod
     def fit(cls, name: str, cells: Cells, most: int) -> "Categories":
         """Learn the `most` frequent categories of training cells; a missing cell is one, too."""
-        counts = Counter(map(_category, cells))
+        counts: Counter[str] = Counter()
+        for cell, count in Counter(cells).items():
+            counts[_category(cell)] += count
         frequent = sorted(counts, key=lambda value: (-counts[value], value))[:most]
         return cls(name, tuple(sorted(frequent)))
 
@@ -98,8 +100,9 @@ class Categories:
 
     def encode(self, cells: Cells) -> Tensor:
         """Inputs [n, width], a single one in each row."""
-        known = {value: number for number, value in enumerate(self.values)}
-        numbers = torch.tensor([known.get(_category(cell), len(known)) for cell in cells])
+        places = {value: number for number, value in enumerate(self.values)}
+        known = {cell: places.get(_category(cell), len(places)) for cell in set(cells)}
+        numbers = torch.tensor([known[cell] for cell in cells])
         return torch.nn.functional.one_hot(numbers.long(), self.width).double()
 
 
