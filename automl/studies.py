@@ -299,7 +299,9 @@ class Study:
 def _found_in(folder: Path, task: PartSpec, registry: Registry) -> PartSpec:
     """The task with its data in a folder that the user has named, and so approved."""
     options = registry.find(Kind.TASK, task.reference, task.code).options()
-    sought = {name: folder / path.name for name, path in task.absent(options).items()}
+    absent = task.absent(options).items()
+    # A stored path is data: it must not lead out of the folder.
+    sought = {name: folder / path.name for name, path in absent if path.name not in ("", "..")}
     moved = {name: str(path) for name, path in sought.items() if path.exists()}
     if DATA_DIR in options:
         moved[DATA_DIR] = str(folder)

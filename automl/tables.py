@@ -241,19 +241,25 @@ class _Maker:
         return name
 
     @cached_property
+    def tables(self) -> list[Table]:
+        """The table to learn from, and that of the test file, which has all its columns."""
+        if self.extra is None:
+            return [self.raw]
+        for name in self.raw:
+            if name not in self.extra:
+                raise UsageError(f"task {self.name}: the test file has no column {name!r}")
+        return [self.raw, self.extra]
+
+    @cached_property
     def table(self) -> dict[str, list[str | None]]:
         """All rows whose target is known; those to test on come last."""
-        tables = [self.raw, *([self.extra] if self.extra is not None else [])]
-        for name in self.raw:
-            if any(name not in each for each in tables):
-                raise UsageError(f"task {self.name}: the test file has no column {name!r}")
         whole = {
-            name: self._cleaned([cell for each in tables for cell in each[name]])
+            name: self._cleaned([cell for each in self.tables for cell in each[name]])
             for name in self.raw
         }
         known = [cell is not None for cell in whole[self.target_name]]
         if not all(known):
-            self._tell_left_out([cell for each in tables for cell in each[self.target_name]])
+            self._tell_left_out([cell for each in self.tables for cell in each[self.target_name]])
         return {name: list(compress(cells, known)) for name, cells in whole.items()}
 
     def _cleaned(self, cells: Cells) -> list[str | None]:
@@ -271,7 +277,7 @@ class _Maker:
     @cached_property
     def tested(self) -> int:
         """How many of the last rows are the test file's."""
-        cells = self.extra[self.target_name] if self.extra is not None else ()
+        cells = [cell for each in self.tables[1:] for cell in each[self.target_name]]
         return sum(cell is not None for cell in self._cleaned(cells))
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from automl_plugins.tasks.csv import csv
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import QuantileTransformer
@@ -191,6 +191,38 @@ def test_what_cannot_be_used_is_told_in_one_line(tmp_path, text, given, said):
     with pytest.raises(UsageError, match=said) as caught:
         csv(file=file, **given)
     assert "\n" not in str(caught.value)
+
+
+CELLS = st.sampled_from(
+    ["", " ", "?", "none", "0", "1", "1.0", "2.5", "2,5", "-3", "inf", "1e999", "x", "y", '"', "\0"]
+)
+LINES = st.lists(st.lists(CELLS, min_size=3, max_size=3).map(",".join), max_size=24)
+
+
+@given(own=LINES, other=st.none() | LINES, head=st.sampled_from(["a,b,c", "a,b,a", "a,b", "c,b,a"]))
+@settings(max_examples=200, deadline=None)
+def test_whatever_files_hold_they_are_a_task_or_refused_in_one_line(
+    tmp_path_factory, own, other, head
+):
+    folder = tmp_path_factory.mktemp("any")
+    file = written(folder / "own.csv", ["a,b,c", *own, *own[:3] * 4])
+    test_file = written(folder / "other.csv", [head, *other]) if other is not None else None
+    try:
+        task = csv(file=file, test_file=test_file)
+    except UsageError as error:
+        assert "\n" not in str(error)
+        return
+    assert task.inputs.isfinite().all()
+    assert task.targets.isfinite().all()
+    again = Preparation.from_json(json.loads(json.dumps(task.preparation.to_json())))
+    table = read_table(file)
+    assert torch.equal(again.columns.encode(table), task.preparation.columns.encode(table))
+
+
+def test_a_test_file_has_all_columns(people, tmp_path):
+    other = written(tmp_path / "test.csv", [HEADER.replace("label", "class"), *rows(9)])
+    with pytest.raises(UsageError, match="the test file has no column 'label'"):
+        csv(file=people, test_file=other)
 
 
 def test_files_that_cannot_be_read(tmp_path):
