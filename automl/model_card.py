@@ -88,11 +88,19 @@ class ModelCard:
         yield f"`python predict.py {data}` needs Python, {needs} alone."
         if not self._reads_tables:
             shape = ", ".join(map(str, ("n", *self.parts.task.signature.input_shape)))
-            yield f"An array [{shape}] holds raw examples, as the task's data had them."
+            yield f"An array [{shape}] holds {self._of_arrays}."
 
     @property
     def _reads_tables(self) -> bool:
         return self.preparation is not None and self.preparation.reads_tables
+
+    @property
+    def _of_arrays(self) -> str:
+        if self._reads_images:
+            return "images, as bytes or as floats in [0, 1]"
+        if self.preparation is not None and self.preparation.inputs:
+            return "raw examples, as the task's data had them"
+        return "inputs, as the task has them"
 
     @property
     def _reads_images(self) -> bool:

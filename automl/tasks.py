@@ -313,7 +313,8 @@ def _floats(values: Any) -> "Tensor":
     import numpy as np
     import torch
 
-    return torch.as_tensor(np.asarray(values), dtype=torch.float32)
+    with np.errstate(over="ignore"):  # what overflows is refused with its row
+        return torch.as_tensor(np.asarray(values).astype(np.float32, copy=False))
 
 
 def random_splits(
@@ -377,7 +378,9 @@ def _class_numbers(name: str, targets: Any) -> Any:
     import numpy as np
 
     what, mend = "", ""
-    if targets.ndim != 1:
+    if not targets.size:
+        what, mend = "are none", "one for each example"
+    elif targets.ndim != 1:
         what, mend = f"have shape {targets.shape}", "give one class number a row, as by argmax(1)"
     elif targets.dtype.kind not in "iufb":
         what, mend = f"are {targets.dtype}", "number them: np.unique(targets, return_inverse=True)"
@@ -394,7 +397,7 @@ def _real_numbers(name: str, targets: Any) -> Any:
     Raises:
         UsageError: they are no numbers, or of another shape.
     """
-    if targets.dtype.kind not in "iufb" or targets.ndim not in (1, 2):
+    if targets.dtype.kind not in "iufb" or targets.ndim not in (1, 2) or not targets.size:
         raise UsageError(
             f"task {name}: targets are {targets.dtype} of shape {targets.shape}; expected real "
             "numbers [n] or [n, outputs]"

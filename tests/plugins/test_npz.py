@@ -55,6 +55,10 @@ def test_classes_keep_their_names(tmp_path, targets, labels):
         ({"x": X.astype(str), "y": X[:, 0, 0]}, {}, "expected numbers"),
         ({"x": np.array(3.0), "y": np.arange(60) % 2}, {}, r"of shape \(\); expected numbers"),
         ({"x": X, "y": np.zeros((60, 2, 2))}, {}, r"expected real numbers \[n\] or"),
+        ({"x": X, "y": np.zeros(0)}, {}, "expected real numbers"),
+        ({"x": X, "y": np.zeros(0, int)}, {}, "targets are none"),
+        ({"x": X[:, :0], "y": X[:, 0, 0]}, {}, r"of shape \(60, 0, 3\); expected numbers"),
+        ({"x": X * np.longdouble("1e4000"), "y": X[:, 0, 0]}, {}, "holds NaN or infinity"),
         ({}, {}, "there are: none"),
     ],
 )
