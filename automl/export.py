@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import platform
 import shutil
 import tempfile
 import warnings
@@ -21,7 +22,7 @@ from optuna.trial import FrozenTrial
 from automl.api import Found, found
 from automl.confidence import intervals
 from automl.errors import UsageError, first_line
-from automl.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, ModelCard, versions
+from automl.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, ModelCard
 from automl.models import Models
 from automl.portable.columns import Preparation
 from automl.protocols import Run, Split, Task
@@ -85,7 +86,7 @@ class Export:
         from safetensors.torch import save_model
 
         save_model(self.module, str(new / WEIGHTS))
-        _write_json(new / CANDIDATE, self._candidate())
+        _write_json(new / CANDIDATE, self.candidate)
         # safetensors gives a file to its owner alone, whatever the umask says.
         (new / WEIGHTS).chmod((new / CANDIDATE).stat().st_mode & 0o777)
         _write_json(new / "metrics.json", self.metrics)
@@ -187,7 +188,9 @@ class Export:
         with torch.no_grad():
             return torch.cat([self.module(part) for part in torch.split(inputs, 1024)]), targets
 
-    def _candidate(self) -> dict[str, Any]:
+    @cached_property
+    def candidate(self) -> dict[str, Any]:
+        """What makes the model again, and where it came from."""
         spec = self.study.spec
         return {
             "study": self.study.name,
@@ -195,17 +198,30 @@ class Export:
             "decisions": dict(self.found.decisions),
             "hyperparameters": dict(self.found.candidate.hyperparameters),
             "seed": spec.seed,
-            "train_seed": trial_seed(spec, self.trial.number, "train"),
+            **self._training(),
             "refit": self.refit,
             "data": spec.data,
-            "versions": versions(),
+            "versions": _versions(),
             "spec": spec.to_json(),
         }
 
+    def _training(self) -> dict[str, Any]:
+        """Which trial was trained, and under which seed."""
+        study, number = self.study, self.trial.number
+        if not self.refit:
+            study, number = Models(study).trained(number)
+        seed = trial_seed(study.spec, number, "train")
+        return {"trained": {"study": study.name, "trial": number}, "train_seed": seed}
+
     def _card(self, why_not: str | None) -> ModelCard:
         return ModelCard(
-            self.study, self.parts, self.trial, self.refit, self.metrics, self.preparation, why_not
+            self.study, self.parts, self.candidate, self.metrics, self.preparation, why_not
         )
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in ("automl", "torch", "optuna")}
+    return {"python": platform.python_version(), **found}
 
 
 @dataclass(frozen=True)

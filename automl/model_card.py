@@ -1,17 +1,13 @@
 """The page beside an exported model: what it is, what it scores, how it is used and was found."""
 
-import importlib.metadata
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
 from automl.page.commands import search_command
 from automl.portable.columns import Preparation
 from automl.protocols import Split
-from automl.studies import Parts, Study, trial_seed
+from automl.studies import Parts, Study
 from automl.wording import counted, duration
 
 WEIGHTS = "model.safetensors"
@@ -24,15 +20,13 @@ CANDIDATE = "candidate.json"
 class ModelCard:
     """What is said of one trial's model.
 
-    refit: whether it was trained again. metrics: by split and name, and by "interval" their ends.
-    why_not: why there is no program of it,
-    where there is none.
+    candidate: what makes it again, as the export's file has it. metrics: by split and name, and by
+    "interval" their ends. why_not: why there is no program of it, where there is none.
     """
 
     study: Study
     parts: Parts
-    trial: FrozenTrial
-    refit: bool
+    candidate: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Any]]
     preparation: Preparation | None
     why_not: str | None
@@ -44,15 +38,20 @@ class ModelCard:
 
     def _lead(self) -> str:
         spec = self.study.spec
-        how = (
-            "trained again on training and validation data"
-            if self.refit
-            else "as it was trained in the search"
-        )
         return (
-            f"# Trial {self.trial.number} of study {self.study.name}\n\n"
-            f"A model of space `{spec.space.reference}` for task `{spec.task.reference}`, {how}."
+            f"# Trial {self.candidate['trial']} of study {self.study.name}\n\n"
+            f"A model of space `{spec.space.reference}` for task `{spec.task.reference}`, "
+            f"{self._how_trained()}."
         )
+
+    def _how_trained(self) -> str:
+        if self.candidate["refit"]:
+            return "trained again on training and validation data"
+        trained, own = self.candidate["trained"], self.candidate
+        if (trained["study"], trained["trial"]) == (own["study"], own["trial"]):
+            return "as it was trained in the search"
+        of = f" of study {trained['study']}" if trained["study"] != own["study"] else ""
+        return f"as trial {trained['trial']}{of} was trained, which computes the same"
 
     def _scores(self) -> str:
         test, validation = self.metrics["test"], self.metrics.get("validation")
@@ -133,12 +132,6 @@ class ModelCard:
             f"{counts.reused} reused, {duration(counts.seconds)} of training), by"
         )
         yield "\n".join(["```sh", search_command(self.study), "```"])
-        made = ", ".join(f"{name} {version}" for name, version in versions().items())
-        seed = trial_seed(spec, self.trial.number, "train")
-        yield f"Data digest `{spec.data}`; seed {spec.seed}, of the training {seed}; {made}."
-
-
-def versions() -> dict[str, str]:
-    """What the model was made with."""
-    found = {name: importlib.metadata.version(name) for name in ("automl", "torch", "optuna")}
-    return {"python": platform.python_version(), **found}
+        made = ", ".join(f"{n} {version}" for n, version in self.candidate["versions"].items())
+        seeds = f"seed {spec.seed}, of the training {self.candidate['train_seed']}"
+        yield f"Data digest `{spec.data}`; {seeds}; {made}."

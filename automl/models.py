@@ -71,12 +71,9 @@ class Models:
         """
         import torch
 
-        trial = self.study.optuna.get_trials(deepcopy=False)[number]
-        view = self.study.trial(number)
-        if MODEL not in trial.user_attrs and view.reused_from is not None:
-            # The trial may be another study's, and so the number, too.
-            return Models(self.study.with_uuid(view.reused_study)).weights(view.reused_from)
-        file = self._file(trial)
+        study, number = self.trained(number)
+        trial = study.optuna.get_trials(deepcopy=False)[number]
+        file = Models(study)._file(trial)
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
             if digest != trial.user_attrs[MODEL]["sha256"]:
@@ -84,6 +81,17 @@ class Models:
             opened.seek(0)
             found: Mapping[str, Tensor] = torch.load(opened, map_location="cpu", weights_only=True)
         return found
+
+    def trained(self, number: int) -> tuple[Study, int]:
+        """The study and the number of the trial that was trained: its own, or the one it reused.
+
+        Raises:
+            UsageError: it was another study's, which is gone.
+        """
+        view = self.study.trial(number)
+        if view.reused_from is None:
+            return self.study, number
+        return Models(self.study.with_uuid(view.reused_study)).trained(view.reused_from)
 
     def _file(self, trial: FrozenTrial) -> Path:
         known = trial.user_attrs.get(MODEL)

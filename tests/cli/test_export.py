@@ -24,7 +24,7 @@ from automl.export import Export
 from automl.models import MODEL, Models
 from automl.registry import Registry
 from automl.storage import Storage
-from automl.studies import open_study
+from automl.studies import open_study, trial_seed
 from automl.trust import trusting
 
 SMALL = {
@@ -572,7 +572,7 @@ def test_data_that_moved_are_found_by_their_name(table, sqlite_url, tmp_path, ca
     assert "the data of task csv changed" in call(2, *command, "--data-dir", str(new)).err
 
 
-def test_weights_of_a_trial_that_another_study_trained(sqlite_url):
+def test_weights_of_a_trial_that_another_study_trained(sqlite_url, tmp_path):
     given = {"storage": sqlite_url, "cache_scope": "storage", "options": {"trainer": {"epochs": 1}}}
     fast, slow = ({"lr": lr} for lr in (0.05, 1e-4))
     automl.search(one_decision, study="a", trials=1, enqueue=[fast], **given)
@@ -584,6 +584,14 @@ def test_weights_of_a_trial_that_another_study_trained(sqlite_url):
     assert any(not torch.equal(found[name], own[name]) for name in own)
     again, _ = automl.search(one_decision, study="c", trials=1, enqueue=[fast], **given)
     assert Models(again).weights(0).keys() == others.keys()
+    parts = again.load_parts(Registry(trusting(True, ())))
+    assert Export(again, parts, again.best_trials()[0]).write(tmp_path / "out") == []
+    made = json.loads((tmp_path / "out" / "candidate.json").read_text())
+    assert made["trained"] == {"study": "a", "trial": 0}
+    source = open_study(Storage(sqlite_url), "a")
+    assert made["train_seed"] == trial_seed(source.spec, 0, "train")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "as trial 0 of study a was trained, which computes the same" in card
 
 
 def one_decision(trial, task):
