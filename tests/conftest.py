@@ -18,6 +18,19 @@ settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 
 
+LONGEST = (
+    *("test_faults.py", "test_docs.py", "test_combinations.py", "test_benchmarks.py"),
+    *("test_supervision.py", "test_export.py", "test_example_plugin.py", "test_outages.py"),
+)
+"""Files that take a minute or more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: one that came last would be waited for by the other workers."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep the tests away from the user's own state, and each process to one thread."""
