@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[["Tensor", "Tensor"], Mapping[str, float]]
 _RESAMPLES = 400
+_LEAST_RESAMPLES = 50
+_DRAWN = 20_000_000
+"""Of so many examples at most, in all, metrics are measured: of many a few tell as much."""
 _ENDS = (0.025, 0.975)
 _SHARE = "accuracy"
 """The metric that is a share of the examples, of which Wilson's interval holds at its ends, too."""
@@ -30,7 +33,7 @@ def intervals(
 
     draw, n = torch.Generator().manual_seed(seed), len(targets)
     drawn: dict[str, list[float]] = {}
-    for _ in range(_RESAMPLES):
+    for _ in range(max(_LEAST_RESAMPLES, min(_RESAMPLES, _DRAWN // n))):
         rows = torch.randint(n, (n,), generator=draw)
         for name, value in evaluate(outputs[rows], targets[rows]).items():
             drawn.setdefault(name, []).append(float(value))
