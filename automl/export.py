@@ -288,10 +288,11 @@ def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
             directory.rename(old)
         new.rename(directory)
     except OSError as error:
-        if old.exists() and not directory.exists():
-            old.rename(directory)
         raise UsageError(f"cannot write {directory}: {error.strerror or error}") from error
     finally:
+        # Whatever came between, Ctrl-C too, the old one is not lost.
+        if old.exists() and not directory.exists():
+            old.rename(directory)
         shutil.rmtree(beside, ignore_errors=True)
 
 

@@ -57,8 +57,9 @@ class ModelCard:
         test, validation = self.metrics["test"], self.metrics.get("validation")
         head, rows = ["metric", "test", "95 % interval"], []
         for name, value in test.items():
-            low, high = self.metrics["interval"][name]
-            rows.append([name, f"{value:.4g}", f"{low:.4g} to {high:.4g}"])
+            ends = self.metrics["interval"].get(name)
+            between = f"{ends[0]:.4g} to {ends[1]:.4g}" if ends else "-"
+            rows.append([name, f"{value:.4g}", between])
             rows[-1] += [f"{validation[name]:.4g}"] if validation else []
         head += ["validation"] if validation else []
         table = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]

@@ -47,7 +47,8 @@ class PartSpec:
     def absent(self, options: Mapping[str, Option]) -> dict[str, Path]:
         """The paths among these options that are not on this machine."""
         named = {n: Path(v) for n, v in self.options.items() if isinstance(v, str)}
-        return {n: p for n, p in named.items() if options[n].is_path and not p.exists()}
+        paths = {n for n, option in options.items() if option.is_path}
+        return {n: p for n, p in named.items() if n in paths and not p.exists()}
 
     @classmethod
     def of_file(cls, source: Source) -> "PartSpec":
@@ -249,6 +250,11 @@ def load(spec: PartSpec, kind: Kind, registry: Registry) -> Part:
     return replace(part, files=spec.files)
 
 
+def path_claim(kind: Kind, option: str, path: str) -> str:
+    """What is approved of a path: that this option reads it, and nothing else."""
+    return f"path {kind.value}.{option} {path}"
+
+
 def approved(part: Part, kind: Kind, registry: Registry) -> Part:
     """The part with what its files hold, once this user has approved its paths.
 
@@ -256,7 +262,7 @@ def approved(part: Part, kind: Kind, registry: Registry) -> Part:
         UntrustedError: this user has not.
     """
     for name, path in part.paths():
-        claim = f"path {kind.value}.{name} {path}"
+        claim = path_claim(kind, name, path)
         registry.trust.require(claim, f"the path {path} (option {kind.value}.{name})", path)
     if kind is Kind.TASK:
         return part

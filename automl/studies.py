@@ -50,6 +50,7 @@ from automl.spec import (
     approved,
     load,
     load_plugins,
+    path_claim,
 )
 from automl.storage import Storage
 from automl.tasks import check_inputs
@@ -268,8 +269,8 @@ class Study:
         if digest != self.spec.data:
             raise UsageError(
                 f"the data of task {parts.names[Kind.TASK]} changed since study {self.name!r} was "
-                f"made (digest {digest[:12]}, the study has {self.spec.data[:12]}): put the old "
-                "data back, or start a new study"
+                f"made, or this version of automl reads it otherwise (digest {digest[:12]}, the "
+                f"study has {self.spec.data[:12]}): put the old back, or start a new study"
             )
         self.storage.vetted(parts.sampler(self.spec.seed))
         return parts
@@ -303,9 +304,10 @@ def _found_in(folder: Path, task: PartSpec, registry: Registry) -> PartSpec:
     # A stored path is data: it must not lead out of the folder.
     sought = {name: folder / path.name for name, path in absent if path.name not in ("", "..")}
     moved = {name: str(path) for name, path in sought.items() if path.exists()}
-    if DATA_DIR in options:
+    if DATA_DIR in task.options:
         moved[DATA_DIR] = str(folder)
-    registry.trust = registry.trust.approving(moved.values())
+    claims = (path_claim(Kind.TASK, name, path) for name, path in moved.items())
+    registry.trust = registry.trust.approving(claims)
     return replace(task, options={**task.options, **moved})
 
 

@@ -5,7 +5,7 @@ import inspect
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -21,6 +21,8 @@ from automl.portable.cells import (
     has_decimal_comma,
     is_infinite,
     is_number,
+    pointed,
+    with_point,
 )
 from automl.protocols import Split, Task
 from automl.report import Direction
@@ -30,7 +32,7 @@ from automl.wording import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from automl.portable.columns import Categories, Columns, Numbers, Preparation
+    from automl.portable.columns import Categories, Numbers, Preparation
 
 _log = logging.getLogger("automl")
 
@@ -56,13 +58,13 @@ class Reading:
 
     target: the column to predict, by default the last. categorical, numeric: columns whose kind is
     not to be inferred. ignore: columns to leave out. missing: words that say no value, in any
-    case, as an empty cell does. quantiles: map numbers to a normal distribution by their rank,
-    else only shift and scale them. categories: the most that one column may have, rarer ones are
-    one. weighted: count rare classes as much as frequent ones in the loss. validation, test:
-    shares of the rows; seed: of the split.
+    case, as an empty cell does. decimal: the point or comma in numbers. quantiles: map numbers to
+    a normal distribution by their rank, else only shift and scale them. categories: the most that
+    one column may have, rarer ones are one. weighted: count rare classes as much as frequent ones
+    in the loss. validation, test: shares of the rows; seed: of the split.
 
     Raises:
-        UsageError: less than one category.
+        UsageError: less than one category, or another decimal sign.
     """
 
     target: str | None = None
@@ -71,6 +73,7 @@ class Reading:
     numeric: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     missing: tuple[str, ...] = MISSING
+    decimal: str = "."
     quantiles: bool = True
     categories: int = 64
     weighted: bool = False
@@ -80,7 +83,9 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.categories < 1:
-            raise UsageError(f"categories must be at least 1, got {self.categories}")
+            raise UsageError(f"task.categories must be at least 1, got {self.categories}")
+        if self.decimal not in (".", ","):
+            raise UsageError(f"task.decimal must be a point or a comma, got {self.decimal!r}")
 
 
 def with_reading(factory: Callable[..., Task]) -> Callable[..., Task]:
@@ -197,10 +202,9 @@ class _Maker:
         classes = torch.tensor([numbers[category(cell)] for cell in self.target])
         labels = tuple(spelled[label] for label in known)
         splits = self._splits(classes.numpy())
-        made = self._preparation(splits, labels=labels)
-        inputs, weighted = made.columns.encode(self.table), self.reading.weighted
+        made, inputs = self._prepared(splits, labels=labels)
         return TableClassification(
-            self.name, inputs, classes, splits, preparation=made, weighted=weighted
+            self.name, inputs, classes, splits, preparation=made, weighted=self.reading.weighted
         )
 
     def _regression(self) -> Regression:
@@ -210,8 +214,7 @@ class _Maker:
         values = torch.tensor([[float(cell)] for cell in self.target], dtype=torch.float64)
         splits = self._splits(None)
         unit = standardizing(values[splits[Split.TRAIN]])
-        made = self._preparation(splits, targets=unit)
-        inputs = made.columns.encode(self.table)
+        made, inputs = self._prepared(splits, targets=unit)
         return Regression(self.name, inputs, unit.apply(values), splits, preparation=made)
 
     # The target.
@@ -228,9 +231,11 @@ class _Maker:
         new = [cell for label, cell in spelled.items() if label not in trained]
         if new:
             known = ", ".join(sorted({spelled[label] for label in trained}, key=_natural)[:5])
+            numbers = all(map(is_number, spelled))
+            hint = "; to predict numbers, say -o task.goal=regression" if numbers else ""
             raise self._unusable(
                 f"is {new[0]!r} in the test file alone; the other file has: {known}: "
-                "write them alike, or leave such rows out"
+                f"write them alike, or leave such rows out{hint}"
             )
 
     @cached_property
@@ -260,7 +265,23 @@ class _Maker:
         known = [cell is not None for cell in whole[self.target_name]]
         if not all(known):
             self._tell_left_out([cell for each in self.tables for cell in each[self.target_name]])
-        return {name: list(compress(cells, known)) for name, cells in whole.items()}
+        kept = {name: list(compress(cells, known)) for name, cells in whole.items()}
+        return {**kept, self.target_name: self._pointed(self.target_name, kept[self.target_name])}
+
+    def _pointed(self, name: str, cells: Cells) -> list[str | None]:
+        """Numbers with a point, as all else here has them, where the file has commas.
+
+        Only where all are numbers: words, and categories, stay as they are.
+        """
+        if self.reading.decimal == ".":
+            return list(cells)
+        own = {cell for cell in cells[: len(cells) - self.tested] if cell is not None}
+        if not all(is_number(with_point(cell)) for cell in own):
+            return list(cells)
+        try:
+            return pointed(cells)
+        except ValueError as error:
+            raise UsageError(f"task {self.name}: column {name!r} {error}") from error
 
     def _cleaned(self, cells: Cells) -> list[str | None]:
         return cleaned(cells, self.reading.missing)
@@ -295,17 +316,18 @@ class _Maker:
         distinct = set(own)
         self._refuse_infinite(self.target_name, set(self.target))
         odd = [cell for cell in own if not is_number(cell)]
-        if len(set(map(category, distinct))) < 2:
+        known = set(map(category, distinct))
+        if len(known) < 2:
             found = f"only {own[0]!r}" if own else "nothing"
             raise self._unusable(f"holds {found}: nothing to learn")
         if goal is not Goal.CLASSIFICATION and odd:
             self._refuse_commas(distinct)
         if goal is Goal.REGRESSION and odd:
             raise self._unusable(f"holds {odd[0]!r}, which is no number to predict")
-        few = len(distinct) <= _FEW and all(float(c).is_integer() for c in distinct if not odd)
+        few = not odd and len(known) <= _FEW and all(float(c).is_integer() for c in own)
         classes = goal is Goal.CLASSIFICATION or (goal is Goal.AUTO and (bool(odd) or few))
-        if classes and len(distinct) > len(own) / 2:
-            said = f"has {len(distinct)} classes in {len(own)} rows"
+        if classes and len(known) > len(own) / 2:
+            said = f"has {len(known)} classes in {len(own)} rows"
             raise self._unusable(f"{said}: name another by -o task.target")
         return classes
 
@@ -363,30 +385,37 @@ class _Maker:
         return None if few else classes
 
     # The columns.
-    def _preparation(self, splits: "Mapping[Split, Tensor]", **of_target: Any) -> "Preparation":
-        from automl.portable.columns import Preparation
+    def _prepared(
+        self, splits: "Mapping[Split, Tensor]", **of_target: Any
+    ) -> "tuple[Preparation, Tensor]":
+        """How the columns become inputs, and these inputs."""
+        from automl.portable.columns import Columns, Preparation
 
-        columns = self._columns(splits[Split.TRAIN].tolist())
-        return Preparation(columns, self.target_name, **of_target)
+        found = list(self._columns(splits[Split.TRAIN].tolist()))
+        if not found:
+            raise UsageError(f"task {self.name}: no column is left to learn from")
+        kept = tuple(column for column, _ in found)
+        columns = Columns(kept, self.reading.missing, self.reading.decimal)
+        inputs = columns.inputs({column.name: cells for column, cells in found})
+        return Preparation(columns, self.target_name, **of_target), inputs
 
-    def _columns(self, rows: Sequence[int]) -> "Columns":
-        from automl.portable.columns import Columns
+    def _columns(self, rows: Sequence[int]) -> "Iterator[tuple[Numbers | Categories, Cells]]":
+        """The columns that say anything, learned from training rows, and their cells."""
 
         reading = self.reading
         for name in (*reading.categorical, *reading.numeric, *reading.ignore):
             if name not in self.table:
                 raise UnknownNameError(f"column of task {self.name}", name, self.table)
-        found = []
         for name, cells in self.table.items():
             if name != self.target_name and name not in reading.ignore:
-                column = self._column(name, [cells[row] for row in rows], cells)
-                found += [column] if column else []
-        if not found:
-            raise UsageError(f"task {self.name}: no column is left to learn from")
-        return Columns(tuple(found), reading.missing)
+                read = cells if name in reading.categorical else self._pointed(name, cells)
+                if column := self._column(name, rows, read):
+                    yield column, read
 
-    def _column(self, name: str, cells: Cells, whole: Cells) -> "Numbers | Categories | None":
-        """How one column is read, learned from training cells; None where it says nothing.
+    def _column(
+        self, name: str, rows: Sequence[int], whole: Cells
+    ) -> "Numbers | Categories | None":
+        """How one column is read, learned from training rows; None where it says nothing.
 
         Its kind follows from the rows to learn from: what one of the test file cannot be read as
         that kind is refused.
@@ -394,6 +423,7 @@ class _Maker:
         from automl.portable.columns import Categories, Numbers
 
         reading = self.reading
+        cells = [whole[row] for row in rows]
         distinct = {cell for cell in whole[: self.ours] if cell is not None}
         numbers = name not in reading.categorical and self._is_numeric(name, distinct)
         if numbers:

@@ -131,7 +131,8 @@ class Classification(_Arrays):
 
         tested: how many of the last examples are the test split, in place of a share of all.
         labels: the names of the classes 0, 1, …, by default their numbers. pixels: how images
-        became the arrays. scaling: how arrays become inputs. Exports do and say all this, too.
+        became the arrays, which are bytes or in [0, 1]. scaling: how arrays become inputs. Exports
+        do and say all this, too.
         """
         import numpy as np
         import torch
@@ -146,8 +147,7 @@ class Classification(_Arrays):
         numbers = torch.as_tensor(classes, dtype=torch.int64)
         names = tuple(labels) or tuple(map(str, range(int(classes.max()) + 1)))
         made = Preparation(labels=names, pixels=pixels, inputs=scaling)
-        arrays = _floats(inputs) if scaling is None else scaling.apply(torch.as_tensor(inputs))
-        return cls(name, arrays, numbers, splits, preparation=made)
+        return cls(name, _prepared(name, made, inputs), numbers, splits, preparation=made)
 
     @property
     def _output_shape(self) -> tuple[int, ...]:
@@ -203,39 +203,29 @@ class Regression(_Arrays):
         validation: float = 0.2,
         test: float = 0.2,
         seed: int = 0,
+        standardize: bool = False,
     ) -> "Regression":
-        """Split arrays at random; targets may be [n] for one output. Seed and shares fix it."""
+        """Split arrays at random; targets may be [n] for one output. Seed and shares fix it.
+
+        standardize: bring every feature and target to mean 0, deviation 1 over the training part;
+        one that does not vary there is shifted alone. `mse` is then in units of the variance of
+        the training targets, and exports do the same to what they are asked.
+        """
         import numpy as np
 
         from automl.portable.columns import Preparation
 
         reals = _real_numbers(name, np.asarray(targets))
         splits = random_splits(name, len(reals), validation, test, seed)
-        made = Preparation(target="target")
-        return cls(name, _floats(inputs), _floats(reals), splits, preparation=made)
-
-    def standardized(self) -> "Regression":
-        """This task with every feature and target at mean 0, deviation 1 over the training part.
-
-        One that does not vary there is shifted alone. `mse` is then in units of the variance of
-        the training targets.
-
-        Raises:
-            UsageError: it is so already.
-        """
-        from automl.portable.columns import Preparation
-
-        made = self.preparation or Preparation(target="target")
-        if made.reads_tables or made.inputs or made.targets:
-            raise UsageError(f"task {self.name}: its inputs and targets are standardised already")
-        rows = self.splits[Split.TRAIN]
-        inputs, targets = standardizing(self.inputs[rows]), standardizing(self.targets[rows])
-        return replace(
-            self,
-            inputs=inputs.apply(self.inputs),
-            targets=targets.apply(self.targets),
-            preparation=replace(made, inputs=inputs, targets=targets),
-        )
+        made, x, y = Preparation(target="target"), _array(inputs), _array(reals)
+        if len(x) != len(y):
+            raise UsageError(f"task {name}: {len(x)} inputs but {len(y)} targets")
+        if standardize:
+            rows = splits[Split.TRAIN]
+            scaling, unit = standardizing(x[rows]), standardizing(y[rows])
+            made = replace(made, inputs=scaling, targets=unit)
+            y = unit.apply(y)
+        return cls(name, _prepared(name, made, x), y.float(), splits, preparation=made)
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
@@ -309,12 +299,27 @@ def _not_finite(label: str, row: int, split: Split) -> str:
     )
 
 
-def _floats(values: Any) -> "Tensor":
+def _array(values: Any) -> "Tensor":
+    """Numbers as they are, or in double precision where torch has no such kind."""
     import numpy as np
     import torch
 
+    found = np.ascontiguousarray(values)
+    kept = found.dtype.kind in "iufb" and found.dtype.itemsize <= np.dtype(np.float64).itemsize
     with np.errstate(over="ignore"):  # what overflows is refused with its row
-        return torch.as_tensor(np.asarray(values).astype(np.float32, copy=False))
+        return torch.as_tensor(found if kept and found.dtype.isnative else found.astype(float))
+
+
+def _prepared(name: str, preparation: "Preparation", arrays: Any) -> "Tensor":
+    """Inputs as an export makes them of the same arrays.
+
+    Raises:
+        UsageError: images of another range, or arrays of another shape.
+    """
+    try:
+        return preparation.of_arrays(_array(arrays))
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"task {name}: {str(error).splitlines()[0]}") from error
 
 
 def random_splits(

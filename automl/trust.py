@@ -63,12 +63,14 @@ class Trust:
     """Decides what may be loaded or opened; what the user typed in this command is approved.
 
     everything: the user said --trust-plugins. typed: the user names all of it himself, as in
-    `automl search`. named: paths and modules given again on the command line.
+    `automl search`. named: paths and modules given again on the command line. claims: what is
+    approved by other words of the user's.
     """
 
     everything: bool = False
     typed: bool = False
     named: frozenset[str] = field(default_factory=frozenset)
+    claims: frozenset[str] = field(default_factory=frozenset)
 
     def copy_of(self, digest: str | None) -> Path | None:
         """The file the user has named that holds the code of this digest, wherever it lies."""
@@ -78,9 +80,9 @@ class Trust:
         same = (path.resolve() for path in files if sha256(path.read_bytes()) == digest)
         return next(same, None)
 
-    def approving(self, paths: Iterable[str]) -> "Trust":
-        """This trust, and that of paths which the user has named, if by their folder."""
-        return replace(self, named=self.named | frozenset(paths))
+    def approving(self, claims: Iterable[str]) -> "Trust":
+        """This trust, and these claims, each of one use alone."""
+        return replace(self, claims=self.claims | frozenset(claims))
 
     def require(self, claim: str, what: str, name: str) -> None:
         """Pass if approved; remember it where the user has just named it.
@@ -88,7 +90,8 @@ class Trust:
         Raises:
             UntrustedError: a study asks for it and this user never approved it.
         """
-        if self.typed or self.everything or name in self.named or _resolved(name) in self.named:
+        named = name in self.named or _resolved(name) in self.named
+        if self.typed or self.everything or named or claim in self.claims:
             _remember(claim)
         elif not _approval(claim).exists():
             raise UntrustedError(

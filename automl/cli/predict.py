@@ -11,9 +11,8 @@ import click
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "--separator",
-    help="One character, or tab; by default the most frequent of , ; tab | in the header.",
+    help="One character, or tab; by default the most frequent of ; tab | , in the header.",
 )
-@click.option("--decimal", default=".", show_default=True, help="Point or comma in numbers.")
 @click.option("--encoding", default="utf-8", show_default=True, help="Of the CSV file.")
 @click.option(
     "--max-megabytes",

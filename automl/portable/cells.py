@@ -35,6 +35,23 @@ def is_infinite(cell: str) -> bool:
     return _NUMBER.fullmatch(cell) is not None and math.isinf(float(cell))
 
 
+def pointed(cells: Cells) -> list[str | None]:
+    """Cells whose decimal comma is a point.
+
+    Raises:
+        ValueError: a number has a point, which would then part its thousands, or a date.
+    """
+    for cell in set(cells):
+        if cell is not None and "." in cell and is_number(cell):
+            raise ValueError(f"holds {cell!r}, and decimals have a comma: write it without a point")
+    return [with_point(cell) if cell is not None else None for cell in cells]
+
+
+def with_point(cell: str) -> str:
+    """A number with a decimal comma as one with a point; all else as it is."""
+    return cell.replace(",", ".") if has_decimal_comma(cell) else cell
+
+
 def has_decimal_comma(cell: str) -> bool:
     """Whether it is a number but for a comma in the place of its point."""
     return _DECIMAL_COMMA.fullmatch(cell) is not None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cells import MISSING, Cells, category, cleaned, has_decimal_comma, is_number
+from .cells import MISSING, Cells, category, cleaned, is_number, pointed
 from .pixels import Pixels
 
 _LEVELS = 257
@@ -73,8 +73,7 @@ class Numbers:
         if cell is None:
             return math.nan
         if not is_number(cell):
-            hint = "; are its commas decimal? (--decimal ,)" if has_decimal_comma(cell) else ""
-            raise ValueError(f"column {self.name!r}: expected a number, got {cell!r}{hint}")
+            raise ValueError(f"column {self.name!r}: expected a number, got {cell[:60]!r}")
         return float(cell)
 
 
@@ -110,11 +109,12 @@ class Categories:
 class Columns:
     """How the columns of a table become inputs, in this order.
 
-    missing: the words that say no value, as an empty cell does.
+    missing: the words that say no value, as an empty cell does. decimal: point or comma in numbers.
     """
 
     columns: tuple[Numbers | Categories, ...]
     missing: tuple[str, ...] = MISSING
+    decimal: str = "."
 
     def encode(self, table: Mapping[str, Cells]) -> Tensor:
         """Inputs [n, width] of a table, by columns.
@@ -125,8 +125,20 @@ class Columns:
         for column in self.columns:
             if column.name not in table:
                 raise ValueError(f"no column {column.name!r}; there are: {', '.join(table)}")
-        cells = ((c, cleaned(table[c.name], self.missing)) for c in self.columns)
-        return torch.cat([column.encode(own) for column, own in cells], 1).float()
+        return self.inputs({c.name: self._cells(c, table[c.name]) for c in self.columns})
+
+    def inputs(self, cells: Mapping[str, Cells]) -> Tensor:
+        """Inputs [n, width] of cells by column that are cleaned, and whose decimals have points."""
+        return torch.cat([c.encode(cells[c.name]) for c in self.columns], 1).float()
+
+    def _cells(self, column: Numbers | Categories, cells: Cells) -> Cells:
+        found = cleaned(cells, self.missing)
+        if self.decimal == "." or isinstance(column, Categories):
+            return found
+        try:
+            return pointed(found)
+        except ValueError as error:
+            raise ValueError(f"column {column.name!r} {error}") from error
 
     @property
     def blocks(self) -> tuple[tuple[int, int], ...]:
@@ -140,13 +152,13 @@ class Columns:
 
     def to_json(self) -> dict[str, Any]:
         columns = [{"kind": type(column).__name__, **asdict(column)} for column in self.columns]
-        return {"columns": columns, "missing": self.missing}
+        return {"columns": columns, "missing": self.missing, "decimal": self.decimal}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Columns":
         kinds: dict[str, Any] = {kind.__name__: kind for kind in (Numbers, Categories)}
         made = [kinds[item["kind"]](**_fields(item, "kind")) for item in data["columns"]]
-        return cls(tuple(made), tuple(data["missing"]))
+        return cls(tuple(made), tuple(data["missing"]), data["decimal"])
 
 
 @dataclass(frozen=True)
@@ -213,6 +225,8 @@ class Preparation:
             several = values.shape[1] > 1
             names = (f"{self.target} {n}" if several else self.target for n in range(len(values.T)))
             return dict(zip(names, values.T.tolist(), strict=True))
+        if outputs.shape[1] != len(self.labels):
+            raise ValueError(f"{outputs.shape[1]} outputs, but names of {len(self.labels)} classes")
         likely = outputs.double().softmax(1)
         named = {f"p({label})": likely[:, n].tolist() for n, label in enumerate(self.labels)}
         return {self.target: [self.labels[n] for n in likely.argmax(1).tolist()], **named}

@@ -185,7 +185,6 @@ def main(directory: Path) -> int:
         "data", type=Path, help="CSV file with a header, image, folder of images or .npy array"
     )
     parser.add_argument("--separator", help="one character, or tab")
-    parser.add_argument("--decimal", default=".", help="point or comma in numbers")
     parser.add_argument("--encoding", default="utf-8", help="of the CSV file")
     parser.add_argument(
         "--max-megabytes", type=int, default=500, help="of the CSV file, which is read as a whole"
@@ -193,8 +192,8 @@ def main(directory: Path) -> int:
     given = vars(parser.parse_args())
     try:
         answers = predicted(directory, given.pop("data"), **given)
-    except ValueError as error:
+        write(answers, sys.stdout)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write(answers, sys.stdout)
     return 0

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import automl
-from automl import Candidate, Classification, Report, Split, UsageError
+from automl import Candidate, Classification, Report, Split, UntrustedError, UsageError
 from automl.export import Export
 from automl.models import MODEL, Models
 from automl.registry import Registry
 from automl.storage import Storage
-from automl.studies import open_study, trial_seed
+from automl.studies import Study, open_study, trial_seed
 from automl.trust import trusting
 
 SMALL = {
@@ -570,6 +571,50 @@ def test_data_that_moved_are_found_by_their_name(table, sqlite_url, tmp_path, ca
     assert study.views.counts().complete == 5
     (new / table.name).write_text(table.read_text().replace("rich", "wealthy"))
     assert "the data of task csv changed" in call(2, *command, "--data-dir", str(new)).err
+
+
+def test_a_folder_of_data_approves_paths_to_read_and_no_code(
+    table, sqlite_url, tmp_path, monkeypatch
+):
+    code = tmp_path / "space.py"
+    code.write_text(
+        "from pathlib import Path\nfrom torch import nn\nPath(__file__ + '.ran').touch()\n"
+        "def space(trial, task):\n"
+        "    return nn.Linear(*task.signature.input_shape, *task.signature.output_shape)\n"
+    )
+    options = {**SHORT, "task": {"target": "label"}}
+    given = {"options": options, "storage": sqlite_url, "trials": 1, "study": "s"}
+    study, _ = automl.search(f"{code}:space", task=f"csv:{table}", **given)
+    (tmp_path / "space.py.ran").unlink()
+    monkeypatch.setenv("AUTOML_STATE_DIR", str(tmp_path / "of another user"))
+    # A study is data: this one says that its table was a file of this name.
+    named = {**study.spec.task.options, "file": "/nowhere/space.py"}
+    spec = replace(study.spec, task=replace(study.spec.task, options=named))
+    forged = Study(study.storage, study.name, spec, study.optuna)
+    with pytest.raises(UntrustedError, match=r"space\.py"):
+        forged.load_parts(Registry(trusting(False, ())), tmp_path)
+    assert not (tmp_path / "space.py.ran").exists()
+    up = replace(spec, task=replace(spec.task, options={**named, "file": "/nowhere/.."}))
+    registry = Registry(trusting(False, ()))
+    with pytest.raises(UntrustedError):
+        Study(study.storage, study.name, up, study.optuna).load_parts(registry, tmp_path)
+    assert registry.trust.claims == frozenset()
+
+
+def test_an_interrupted_export_leaves_the_old_one(searched, exported, monkeypatch):
+    before = sorted(path.name for path in exported.iterdir())
+    rename = Path.rename
+
+    def interrupted(path, target):
+        if path.name == "new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_of(searched[0]).write(exported, force=True)
+    assert sorted(path.name for path in exported.iterdir()) == before
+    assert not list(exported.parent.glob(".out*"))
 
 
 def test_weights_of_a_trial_that_another_study_trained(sqlite_url, tmp_path):

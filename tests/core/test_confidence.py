@@ -33,6 +33,21 @@ def test_an_accuracy_without_errors_is_not_certain():
     assert found["accuracy"][0] < 0.95
 
 
+def test_what_a_task_cannot_measure_has_no_interval():
+    def evaluate(outputs, targets):
+        if len(targets.unique()) < 2:
+            raise ValueError("only one label")
+        return {"accuracy": 85.0, "auc": float("nan"), "f1": float(outputs.mean())}
+
+    rare = torch.zeros(40)
+    rare[:20] = 1
+    found = intervals(evaluate, torch.rand(40), rare)
+    assert found["accuracy"] == (85.0, 85.0)  # no share, so not Wilson's
+    assert "auc" not in found
+    assert found["f1"][0] < found["f1"][1]
+    assert intervals(evaluate, torch.rand(40), torch.zeros(40)) == {}
+
+
 def test_the_same_data_have_the_same_interval():
     outputs = torch.randn(20, generator=torch.Generator().manual_seed(0))
     first, again, other = (intervals(measures, outputs, outputs * 0, seed) for seed in (1, 1, 2))

@@ -63,7 +63,7 @@ def test_columns_are_inferred(people, caplog):
 
 
 def test_decimal_commas_are_told_of_and_read_where_asked(tmp_path, caplog):
-    lines = ["size;price;label", *(f"{n},{n % 10};{n}.5;{'ab'[n % 2]}" for n in range(60))]
+    lines = ["size;price;label", *(f"{n},{n % 10};{n};{'ab'[n % 2]}" for n in range(60))]
     file = written(tmp_path / "c.csv", lines)
     with caplog.at_level(logging.WARNING):
         csv(file=file, separator=";")
@@ -72,9 +72,48 @@ def test_decimal_commas_are_told_of_and_read_where_asked(tmp_path, caplog):
         csv(file=file, target="size")
     read = csv(file=file, target="size", decimal=",")
     pointed = written(tmp_path / "p.csv", [line.replace(",", ".") for line in lines])
-    assert read.digest() == csv(file=pointed, target="size").digest()
-    with pytest.raises(UsageError, match="decimal must be a point or a comma, got ';'"):
+    plain = csv(file=pointed, target="size")
+    assert torch.equal(read.inputs, plain.inputs)
+    assert torch.equal(read.targets, plain.targets)
+    with pytest.raises(UsageError, match=r"task\.decimal must be a point or a comma, got ';'"):
         csv(file=file, decimal=";")
+
+
+def test_with_decimal_commas_a_point_is_no_decimal(tmp_path):
+    lines = ["size;step;label", *(f"{n},5;{n % 3},5;{'ab'[n % 2]}" for n in range(60))]
+    file = written(tmp_path / "c.csv", lines)
+    task = csv(file=file, decimal=",", categorical=("step",))
+    columns = task.preparation.columns
+    # Categories are words, and stay as they are; what an export is asked is read alike.
+    assert columns.columns[1].values == ("0,5", "1,5", "2,5")
+    again = Columns.from_json(json.loads(json.dumps(columns.to_json())))
+    assert again == columns
+    table = read_table(file)
+    assert torch.equal(again.encode(table), task.inputs)
+    with pytest.raises(
+        ValueError, match=r"column 'size' holds '1\.234', and decimals have a comma"
+    ):
+        again.encode({**table, "size": ["1.234", *table["size"][1:]]})
+    thousands = written(tmp_path / "t.csv", [*lines, "1.234;0,5;a"])
+    with pytest.raises(UsageError, match=r"column 'size' holds '1\.234', and decimals have"):
+        csv(file=thousands, decimal=",")
+    words = written(tmp_path / "w.csv", ["size;step;label", "much;0,5;a"])
+    with pytest.raises(UsageError, match="column 'size' of the test file holds 'much'"):
+        csv(file=file, decimal=",", test_file=words)
+
+
+def test_a_comma_separates_least(tmp_path):
+    assert read_table(written(tmp_path / "x.csv", ["size, cm;price, eur;y", "1;2;3"])) == {
+        "size, cm": ["1"],
+        "price, eur": ["2"],
+        "y": ["3"],
+    }
+
+
+def test_classes_are_counted_however_they_are_written(tmp_path):
+    lines = (f"{n},{n % 15}{'.0' * (n // 15 % 2)}" for n in range(120))
+    task = csv(file=written(tmp_path / "x.csv", ["x,y", *lines]))
+    assert len(task.preparation.labels) == 15
 
 
 def test_a_column_that_seems_to_say_nothing_can_be_kept(people):
@@ -306,7 +345,9 @@ def test_words_that_are_missing_are_told_of_and_can_be_others(tmp_path, caplog):
         csv(file=file)
     assert "40 rows without a target are left out, those that say 'none' among them" in caplog.text
     assert csv(file=file, missing=("?",)).preparation.labels == ("none", "some")
-    assert csv(file=file, missing=("?",)).preparation.columns.missing == ("?",)
+    kept = csv(file=file, missing=("?",)).preparation
+    assert kept.columns.missing == ("?",)
+    assert Preparation.from_json(json.loads(json.dumps(kept.to_json()))) == kept
     marked = written(
         tmp_path / "m.csv", ["x,y", *(f"{n if n % 5 else -9},{n}.5" for n in range(60))]
     )

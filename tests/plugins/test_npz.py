@@ -9,6 +9,7 @@ from automl.testing import check_task
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(60, 2, 3))
+AS_CLASSES = {"goal": Goal.CLASSIFICATION}
 
 
 def saved(path, **arrays):
@@ -55,6 +56,8 @@ def test_classes_keep_their_names(tmp_path, targets, labels):
         ({"x": X.astype(str), "y": X[:, 0, 0]}, {}, "expected numbers"),
         ({"x": np.array(3.0), "y": np.arange(60) % 2}, {}, r"of shape \(\); expected numbers"),
         ({"x": X, "y": np.zeros((60, 2, 2))}, {}, r"expected real numbers \[n\] or"),
+        ({"x": X, "y": np.array([0, 1, np.inf] * 20)}, AS_CLASSES, "expected classes"),
+        ({"x": X, "y": np.array([0, 1, 1e300] * 20)}, AS_CLASSES, "expected classes"),
         ({"x": X, "y": np.zeros(0)}, {}, "expected real numbers"),
         ({"x": X, "y": np.zeros(0, int)}, {}, "targets are none"),
         ({"x": X[:, :0], "y": X[:, 0, 0]}, {}, r"of shape \(60, 0, 3\); expected numbers"),

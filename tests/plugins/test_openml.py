@@ -253,7 +253,6 @@ def test_options_are_those_of_a_csv_file():
         "test_file",
         "separator",
         "encoding",
-        "decimal",
     }
     shared = [{n: o for n, o in each.items() if n not in own} for each in options.values()]
     assert shared[0] == shared[1]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from automl import Classification, Direction, Regression, Split, UsageError
+from automl import Classification, Direction, Pixels, Regression, Scaling, Split, UsageError
 from automl.testing import check_task
 
 REPOSITORY = Path(__file__).parents[2]
@@ -255,7 +255,7 @@ def test_diabetes_is_standardized_by_its_training_part_alone():
 
 def test_what_does_not_vary_is_shifted_alone():
     inputs = np.column_stack([np.full(20, 7.0), np.arange(20)])
-    task = Regression.from_arrays("mine", inputs, np.arange(20)).standardized()
+    task = Regression.from_arrays("mine", inputs, np.arange(20), standardize=True)
     assert task.inputs[:, 0].tolist() == [0.0] * 20
     assert task.inputs.isfinite().all()
 
@@ -283,7 +283,7 @@ def test_a_regression_is_measured_as_scikit_learn_does(pair):
 def test_errors_are_in_the_own_unit_of_targets_that_are_standardized():
     draw = np.random.default_rng(0)
     targets = draw.normal([5, -3], [2, 100], (30, 2))
-    task = Regression.from_arrays("mine", draw.normal(size=(30, 2)), targets).standardized()
+    task = Regression.from_arrays("mine", draw.normal(size=(30, 2)), targets, standardize=True)
     rows = task.splits[Split.TEST]
     guess = torch.from_numpy(targets)[rows] + torch.tensor([1.0, 10.0])
     unit = task.preparation.targets
@@ -293,8 +293,29 @@ def test_errors_are_in_the_own_unit_of_targets_that_are_standardized():
     answers = task.preparation.answers(unit.apply(guess))
     assert answers.keys() == {"target 0", "target 1"}
     assert answers["target 1"] == pytest.approx(guess[:, 1].tolist(), rel=1e-5)
-    with pytest.raises(UsageError, match="standardised already"):
-        task.standardized()
+
+
+def test_numbers_far_from_zero_are_standardized_before_they_are_rounded():
+    draw = np.random.default_rng(0)
+    raw = 1.7e9 + draw.normal(0, 50, (80, 1))
+    task = Regression.from_arrays("mine", raw, 1.7e9 + np.arange(80), standardize=True)
+    assert len(task.inputs.unique()) == len(task.targets.unique()) == 80
+    assert torch.equal(task.preparation.of_arrays(torch.from_numpy(raw)), task.inputs)
+
+
+def test_images_handed_over_as_bytes_are_what_an_export_reads():
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)
+    scaling = Scaling((0.5,), (0.25,))
+    for each in (images, images / 255, list(map(torch.from_numpy, images))):
+        task = Classification.from_arrays(
+            "mine", each, [0, 1] * 20, pixels=Pixels(1, 4, 4), scaling=scaling
+        )
+        expected = (torch.from_numpy(images) / 255 - 0.5) / 0.25
+        torch.testing.assert_close(task.inputs, expected)
+    with pytest.raises(UsageError, match=r"task mine: expected images as bytes or as floats"):
+        Classification.from_arrays("mine", images * 1.0, [0, 1] * 20, pixels=Pixels(1, 4, 4))
+    with pytest.raises(UsageError, match="task mine: "):
+        Classification.from_arrays("mine", images, [0, 1] * 20, scaling=Scaling((0,) * 3, (1,) * 3))
 
 
 @pytest.mark.parametrize("make", [diabetes, digits])

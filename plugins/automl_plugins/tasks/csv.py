@@ -13,22 +13,20 @@ def csv(
     test_file: Path | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
-    decimal: str = ".",
     max_megabytes: int = 500,
     reading: Reading,
 ) -> Task:
     """Predict one column of a CSV file, gzipped or not, from the others.
 
     test_file: rows to test on; else a share is set apart. separator: one character, or tab; by
-    default the most frequent of , ; tab | in the header. decimal: the point or comma in numbers.
-    max_megabytes: of the unpacked file, which is read into memory as a whole. All other options
-    are those of `automl.Reading`.
+    default the most frequent of ; tab | , in the header. max_megabytes: of the unpacked file, which
+    is read into memory as a whole. All other options are those of `automl.Reading`.
 
     Raises:
         UsageError: the file cannot be read, or nothing can be learned from it; the text says
             where.
     """
-    given = (separator, encoding, max_megabytes, decimal)
+    given = (separator, encoding, max_megabytes)
     try:
         table, tested = (read_table(f, *given) if f else None for f in (file, test_file))
     except ValueError as error:

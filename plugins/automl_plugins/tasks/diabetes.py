@@ -19,8 +19,14 @@ def diabetes(*, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Re
 
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
     return Regression.from_arrays(
-        "diabetes", inputs, targets, validation=validation, test=test, seed=seed
-    ).standardized()
+        "diabetes",
+        inputs,
+        targets,
+        validation=validation,
+        test=test,
+        seed=seed,
+        standardize=True,
+    )
 
 
 @hookimpl

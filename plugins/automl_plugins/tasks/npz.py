@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+_EXACT = 2**53
+"""Whole numbers beyond it are not told apart in floating point."""
+
+
 def npz(
     *,
     file: Path,
@@ -42,7 +46,7 @@ def npz(
     if goal is Goal.CLASSIFICATION or (goal is Goal.AUTO and classes):
         labels, numbers = _classes(file, targets, single)
         return Classification.from_arrays(file.name, x, numbers, labels=labels, **shares)
-    return Regression.from_arrays(file.name, x, y, **shares).standardized()
+    return Regression.from_arrays(file.name, x, y, standardize=True, **shares)
 
 
 def _check(file: Path, name: str, array: "np.ndarray[Any, Any]") -> None:
@@ -64,7 +68,12 @@ def _classes(
     import numpy as np
 
     what = f"{file}: array {name!r}"
-    fraction = targets.dtype.kind == "f" and not (targets == np.floor(targets)).all()
+    fraction = (
+        targets.dtype.kind == "f"
+        and not (
+            np.isfinite(targets) & (targets == np.floor(targets)) & (abs(targets) <= _EXACT)
+        ).all()
+    )
     if targets.ndim != 1 or targets.dtype.kind not in "iufbU" or fraction:
         raise UsageError(
             f"{what} holds {targets.dtype} of shape {targets.shape}; expected classes [n], whole "
