@@ -164,8 +164,10 @@ def _rows(answers: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
 
 
 def _array(path: Path) -> Tensor:
-    import numpy as np
-
+    try:
+        import numpy as np
+    except ImportError:
+        raise ValueError("reading arrays needs numpy: pip install numpy") from None
     try:
         found = np.load(path, allow_pickle=False)
     except Exception as error:  # whatever a damaged file makes numpy raise
