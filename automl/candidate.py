@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from automl.decisions import DecidingTrial, Open, find_open
 from automl.errors import CandidateError, OpenDecisionError
+from automl.files import FilesRead
 
 if TYPE_CHECKING:
     import optuna
@@ -34,13 +35,15 @@ class Candidate:
     """An architecture and hyperparameters; `decisions` are the closed ones that made it.
 
     architecture: a Graph, or a function of no arguments that returns an nn.Module.
-    hyperparameters: what the trainer reads beside the model, by the trainer's own names.
+    hyperparameters: what the trainer reads beside the model, by the trainer's own names. files:
+    what was read while it was proposed and built.
     """
 
     architecture: "Graph | Callable[[], nn.Module]"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     decisions: Mapping[str, Any] = field(default_factory=dict)
     open_decisions: Mapping[str, Open] = field(default_factory=dict)
+    files: FilesRead = field(default_factory=FilesRead, compare=False, repr=False)
 
     def build(
         self, probe: "Tensor | None" = None, signature: Signature | None = None
@@ -52,8 +55,10 @@ class Candidate:
             OpenDecisionError: an open decision was used as a value.
         """
         space = next((decision.space for decision in self.open_decisions.values()), "")
-        with _naming(self.open_decisions, f"the architecture of space {space}"):
+        naming = _naming(self.open_decisions, f"the architecture of space {space}")
+        with naming, self.files.recording():
             module = _module_of(self.architecture)
+        self.files.built = True
         if probe is not None and signature is not None:
             _check_output(module, probe, signature)
         return module
@@ -89,10 +94,14 @@ def propose(
         OpenDecisionError: an open decision was used as a value, or is not in the candidate.
     """
     deciding = DecidingTrial(trial, opens, space, trainer)
-    with _naming(deciding.open, f"space {space}"):
+    files = FilesRead()
+    with _naming(deciding.open, f"space {space}"), files.recording():
         made = function(deciding)
     candidate = replace(
-        _as_candidate(made, space), decisions=deciding.closed, open_decisions=deciding.open
+        _as_candidate(made, space),
+        decisions=deciding.closed,
+        open_decisions=deciding.open,
+        files=files,
     )
     _find_all_open(candidate, space)
     return candidate

@@ -14,6 +14,7 @@ from optuna.distributions import (
 )
 
 from automl.errors import CandidateError, OpenDecisionError, UsageError
+from automl.files import unwatched
 
 _PLAIN = str | int | float | None
 # Of a step, as Optuna has it: sums of steps are not exact.
@@ -132,7 +133,8 @@ class DecidingTrial(optuna.trial.BaseTrial):
         if name not in self.closed and self.opens(name, distribution):
             self.open[name] = Open(name, distribution, self.space, self.trainer)
             return self.open[name]
-        self.closed[name] = close()
+        with unwatched():  # what Optuna reads to answer is no part of what the space reads
+            self.closed[name] = close()
         return self.closed[name]
 
     # What follows belongs to the engine in a search; a space that calls it gets a clear answer.
@@ -145,10 +147,12 @@ class DecidingTrial(optuna.trial.BaseTrial):
     def set_user_attr(self, key: str, value: Any) -> None:
         if key == "automl":
             raise CandidateError("the attribute 'automl' is the engine's own: choose another key")
-        self.trial.set_user_attr(key, value)
+        with unwatched():
+            self.trial.set_user_attr(key, value)
 
     def set_constraint(self, key: str, value: float) -> None:
-        self.trial.set_constraint(key, value)
+        with unwatched():
+            self.trial.set_constraint(key, value)
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
         return self.suggest_float(name, low, high)
@@ -165,19 +169,23 @@ class DecidingTrial(optuna.trial.BaseTrial):
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        return self.trial.distributions
+        with unwatched():
+            return self.trial.distributions
 
     @property
     def user_attrs(self) -> dict[str, Any]:
-        return self.trial.user_attrs
+        with unwatched():
+            return self.trial.user_attrs
 
     @property
     def datetime_start(self) -> Any:
-        return self.trial.datetime_start
+        with unwatched():
+            return self.trial.datetime_start
 
     @property
     def number(self) -> int:
-        return self.trial.number
+        with unwatched():
+            return self.trial.number
 
 
 def fits(distribution: BaseDistribution, value: Any) -> bool:

@@ -18,6 +18,7 @@ import pluggy
 
 from automl.candidate import Candidate
 from automl.errors import AutoMLError, PluginError, UnknownNameError, UsageError
+from automl.files import loading
 from automl.hookspecs import Hooks
 from automl.options import Option, jsonable, options_of, paths_in, resolve
 from automl.protocols import Task
@@ -219,7 +220,8 @@ class Registry:
 
     def add_file(self, path: str, expected: Code | None = None) -> Source:
         """Load a plugin file; all it offers is known from then on."""
-        module, source = load(path, expected, self.trust, lambda found: found.claim(_PLUGIN))
+        with loading():
+            module, source = load(path, expected, self.trust, lambda found: found.claim(_PLUGIN))
         if module not in self.hooks.get_plugins():
             self._register(module, source.path)
             self._files.append((module, source))
@@ -353,7 +355,8 @@ class Registry:
                 f"{kind.value} {name} was made within the process that made the study and lies in "
                 f"no file: {TOP_LEVEL} and start a new study"
             )
-        module, source = load(place, expected, self.trust, lambda s: s.claim(kind.value, name))
+        with loading():
+            module, source = load(place, expected, self.trust, lambda s: s.claim(kind.value, name))
         if not hasattr(module, name):
             own = {n: v for n, v in vars(module).items() if callable(v) and n[0] != "_"}
             there = [n for n, v in own.items() if _is_own(kind, v, module)]
@@ -387,7 +390,8 @@ class Registry:
 
     def _module(self, point: importlib.metadata.EntryPoint) -> ModuleType:
         try:
-            module: ModuleType = point.load()
+            with loading():
+                module: ModuleType = point.load()
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"plugin {_owner(point)} cannot be loaded: {one_line(error)}"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,11 @@ def writing(
     *,
     graphs: bool = True,
     strict: bool = False,
+    files: Sequence[str] = (),
 ) -> Writing:
     """The keys of a candidate under its side keys.
+
+    files: digests of what it was read from.
 
     unread: hyperparameters that do not count. graphs: whether to look beyond decisions. strict:
     whether candidates with other parameters are never one.
@@ -73,21 +76,26 @@ def writing(
         "decisions": dict(candidate.decisions),
         "open": sorted(candidate.open_decisions),
         "side_keys": side_keys.digest,
+        **_files(files),
     }
     identity = Identity(digest_of(content), seconds={Level.L0.value: time.perf_counter() - began})
     if not graphs:
         return Writing(identity, None, None)
     began = time.perf_counter()
-    found = _by_graph(candidate, side_keys, unread, strict)
+    found = _by_graph(candidate, side_keys, unread, strict, files)
     seconds = {**identity.seconds, Level.L1.value: time.perf_counter() - began}
     return replace(found, identity=replace(found.identity, l0=identity.l0, seconds=seconds))
 
 
 def _by_graph(
-    candidate: Candidate, side_keys: SideKeys, unread: Collection[str], strict: bool
+    candidate: Candidate,
+    side_keys: SideKeys,
+    unread: Collection[str],
+    strict: bool,
+    files: Sequence[str],
 ) -> Writing:
     """The writing but for its key by decisions."""
-    shared = _shared(candidate, side_keys, unread)
+    shared = _shared(candidate, side_keys, unread, files)
     if shared is None:
         return Writing(Identity(""), None, None)
     architecture = candidate.architecture
@@ -107,15 +115,20 @@ def _by_graph(
 
 
 def _shared(
-    candidate: Candidate, side_keys: SideKeys, unread: Collection[str]
+    candidate: Candidate, side_keys: SideKeys, unread: Collection[str], files: Sequence[str]
 ) -> dict[str, Any] | None:
     read = {k: _plain(v) for k, v in candidate.hyperparameters.items() if k not in unread}
     shared = {"version": VERSION, "hyperparameters": read, "side_keys": side_keys.shared}
+    shared |= _files(files)
     try:
         canonical_json(shared)
     except ValueError:
         return None
     return shared
+
+
+def _files(digests: Sequence[str]) -> dict[str, Any]:
+    return {"files": sorted(set(digests))} if digests else {}
 
 
 def _parameters_of_module(candidate: Candidate) -> list[Any]:
