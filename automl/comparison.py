@@ -2,9 +2,10 @@
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from optuna.trial import FixedTrial
 
 from automl.candidate import Candidate, propose
 from automl.errors import UsageError
+from automl.identification import KnownFiles
 from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
@@ -45,6 +47,7 @@ class Comparer:
     cache: Cache
     functions: Functions
     prober: Prober
+    files: KnownFiles = field(default_factory=KnownFiles)
 
     def fingerprint(self, decisions: Decisions) -> dict[str, Any]:
         """The keys of a candidate; `level`: where it met an earlier one, None where it is new.
@@ -95,7 +98,8 @@ class Comparer:
         candidate = self._candidate(decisions)
         unread = self.parts.trainer.unread(candidate)
         side_keys = SideKeys({**self.parts.side_keys, "device": "cpu"})
-        written = writing(candidate, side_keys, unread, strict=self.cache.strict)
+        files = self.files.of(self.parts, candidate)
+        written = writing(candidate, side_keys, unread, strict=self.cache.strict, files=files)
         return Compared(candidate, written, written.identity)
 
     def _candidate(self, decisions: Decisions) -> Candidate:
@@ -154,6 +158,14 @@ def _explain_functions(a: Compared, b: Compared) -> Iterator[str]:
     if live[0] != live[1]:
         yield f"they part at L2: a gradient reaches {live[0]} and {live[1]} parameters"
         return
+    consulted = [Counter(answer.consulted) for answer in answers if answer]
+    if consulted[0] != consulted[1]:
+        first, second = ((a - b) for a, b in (consulted, reversed(consulted)))
+        yield (
+            "they part at L2: a probe cannot show all that they consult: "
+            f"{_listed(first)} against {_listed(second)}"
+        )
+        return
     if a.identity.colour is not None and a.identity.colour == b.identity.colour:
         yield (
             "they part: their graphs differ only in what seeds cannot tell apart, so that equal "
@@ -165,6 +177,11 @@ def _explain_functions(a: Compared, b: Compared) -> Iterator[str]:
         yield f"they meet at L2: equal outputs and gradients, {live[0]} live parameters"
     else:
         yield f"they part at L2: {_first_difference(*sketches)}"
+
+
+def _listed(consulted: Counter[str]) -> str:
+    """What was consulted, without the digests of values."""
+    return ", ".join(sorted({text.rpartition(" ")[0] for text in consulted})) or "nothing"
 
 
 def _first_difference(a: Sketch, b: Sketch) -> str:

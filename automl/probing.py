@@ -61,7 +61,7 @@ class Answer:
     """What a probe found; `sketch` as bytes, as the ledger keeps it.
 
     seconds: all that was waited for it, where the process had to be started anew that, too.
-    end: where it ended the process; it is unhashable then.
+    end: where it ended the process; it is unhashable then. consulted: as a Probe has it.
     """
 
     verdict: str
@@ -70,6 +70,13 @@ class Answer:
     seconds: float = 0.0
     reason: str | None = None
     end: End | None = None
+    consulted: tuple[str, ...] = ()
+
+
+def context_of(written: Writing, answer: Answer) -> str:
+    """All but the sketch that must be equal in equal functions, as one digest."""
+    known = {"live_parameters": answer.live_parameters, "consulted": answer.consulted}
+    return digest_of({**(written.shared or {}), **known})
 
 
 def identity_of(written: Writing, answer: Answer) -> Identity:
@@ -84,8 +91,7 @@ def identity_of(written: Writing, answer: Answer) -> Identity:
     )
     if answer.verdict != Verdict.SOUND.value or answer.sketch is None or written.shared is None:
         return found
-    context = digest_of({**written.shared, "live_parameters": answer.live_parameters})
-    digests = Sketch.from_bytes(answer.sketch).digests(context)
+    digests = Sketch.from_bytes(answer.sketch).digests(context_of(written, answer))
     return replace(found, l2=digests, sketch=answer.sketch)
 
 
@@ -307,7 +313,8 @@ def _answer(line: str) -> tuple[Answer, bool, int]:
         found = json.loads(line)
         sketch = None if found["sketch"] is None else base64.b64decode(found["sketch"])
         verdict, live = Verdict(found["verdict"]).value, found["live_parameters"]
-        answer = Answer(verdict, sketch, live, reason=found["reason"])
+        consulted = tuple(map(str, found["consulted"]))
+        answer = Answer(verdict, sketch, live, reason=found["reason"], consulted=consulted)
         return answer, bool(found["short"]), int(found["kept"])
     except (ValueError, TypeError, KeyError) as error:
         raise _EndedError from error

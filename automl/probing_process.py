@@ -145,6 +145,7 @@ def _plain(found: Probe) -> dict[str, Any]:
         "sketch": None if sketch is None else base64.b64encode(sketch).decode(),
         "live_parameters": found.live_parameters,
         "reason": found.reason,
+        "consulted": found.consulted,
         "short": _is_short_of_memory(found),
     }
 

@@ -89,7 +89,7 @@ class Sketches:
         """The number of the group; a probe without a sketch is a group of its own."""
         if found.sketch is None:
             return next(self._groups)
-        digests = found.sketch.digests(str(found.live_parameters))
+        digests = found.sketch.digests(f"{found.live_parameters} {found.consulted}")
         for digest in digests:
             for group, sketch in self._known.get(digest, ()):
                 if sketch.agrees(found.sketch):

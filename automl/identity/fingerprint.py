@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 """Part of every fingerprint: raised when what goes into one changes."""
 
 
@@ -31,6 +31,10 @@ class Verdict(Enum):
     DEGENERATE = "degenerate"
     UNHASHABLE = "unhashable"
     NONDETERMINISTIC = "non-deterministic"
+    HIDDEN = "hidden"
+    """It depends on what a probe cannot show, such as a cast to half precision."""
+    SYMMETRIC = "too symmetric"
+    """It has more equal layers than can be set apart."""
 
 
 @dataclass(frozen=True)

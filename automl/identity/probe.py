@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +23,13 @@ from torch import Tensor
 from automl.candidate import Candidate, Signature
 from automl.errors import Interrupted, going_on
 from automl.identity.ambient import isolated, jumping_clock, settle
+from automl.identity.batches import resized
+from automl.identity.construction import Built
 from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Verdict
-from automl.identity.keyed import (
-    Keys,
-    Layout,
-    is_unmaterialized,
-    key_again,
-    key_by_values,
-    keyed_construction,
-    lay_out,
-    slots,
-)
+from automl.identity.plan import Plan, plan
+from automl.identity.symmetry import MOST_PASSES, TooSymmetricError
+from automl.identity.values import tensors_in
 from automl.identity.watching import EnoughError, ProbeTask, Watch, copied, watching
 from automl.protocols import Run, Task, Trainer
 
@@ -53,7 +48,9 @@ _REPEATED = 1
 class Probe:
     """What was found: `reason` is one line for any verdict but a sound one.
 
-    live_parameters: elements of the parameters that any gradient reached.
+    live_parameters: elements of the parameters that any gradient reached. consulted: what a
+    probe cannot show and must be equal in equal functions, as texts. passes: what it took to set
+    equal layers apart.
     """
 
     verdict: Verdict
@@ -61,6 +58,8 @@ class Probe:
     live_parameters: int | None
     seconds: float
     reason: str | None = None
+    consulted: tuple[str, ...] = ()
+    passes: int = 0
 
 
 def probe(
@@ -73,8 +72,13 @@ def probe(
 ) -> Probe:
     """Train a candidate for a few steps on the task's probe and sketch what it computes.
 
-    propose: called anew for each training. Runs in float64 on one thread of the CPU; puts back
-    all global state, but is not to run beside other threads that rely on it.
+    Runs in float64 on one thread of the CPU and restores all global state; do not run it beside
+    other threads that rely on that.
+
+    Args:
+        propose: makes the candidate, once for each build.
+        steps: steps of each training.
+        seeds: trainings, each with other weights.
 
     Raises:
         Interrupted: it was asked to stop. A candidate's own errors become a verdict.
@@ -94,40 +98,52 @@ class _Probing:
     trainer: Trainer
     steps: int
     seeds: int
-    materialize: bool = False
-    built: "dict[int, tuple[Candidate, nn.Module]]" = field(default_factory=dict)
-    keys: dict[int, Keys] = field(default_factory=dict)
+    data: tuple[Any, Any] = (None, None)
+    ready: dict[int, Built] = field(default_factory=dict)
 
     def judge(self) -> Probe:
         watches: list[Watch] = []
+        made: Plan | None = None
         try:
             with going_on():
-                self._watch_all(watches)
-            return self._verdict(watches)
+                self.data = self._copied()
+                made = plan(self.propose, lambda: copied(self.data[0]))
+                self._train_all(made, watches)
+            return self._verdict(made, watches)
         except Interrupted:
             raise
+        except TooSymmetricError:
+            reason = f"it takes more than {MOST_PASSES} passes to set equal layers apart"
+            return Probe(Verdict.SYMMETRIC, None, None, 0.0, reason)
         except Exception as error:
-            if any(not watch.finite for watch in watches):
-                return _not_finite(watches)
+            if made is not None and any(not watch.finite for watch in watches):
+                return self._not_finite(made, watches)
             return _unhashable(_line(error))
 
-    def _watch_all(self, watches: list[Watch]) -> None:
+    def _copied(self) -> tuple[Any, Any]:
+        inputs, targets = self.task.probe()
+        return copied(inputs), copied(targets)
+
+    def _train_all(self, made: Plan, watches: list[Watch]) -> None:
         """Train under each seed, then begin once more under the first in other surroundings."""
+        self.ready = {seed: _settled(made, seed) for seed in range(1, self.seeds + 1)}
+        if self.seeds > 1 and (reason := made.unfollowed(self.ready[1], self.ready[2])):
+            made.consulted.hide(reason)
         for seed in range(1, self.seeds + 1):
             watches.append(Watch(self.steps))
             settle(0)
-            self._train(watches[-1], seed)
+            self._train(made, watches[-1], seed)
             if not watches[-1].finite:
                 return
         watches.append(Watch(_REPEATED))
         settle(1)
         with jumping_clock():
-            self._train(watches[-1], 1, repeated=True)
+            self._train(made, watches[-1], 1, repeated=True)
 
-    def _verdict(self, watches: list[Watch]) -> Probe:
+    def _verdict(self, made: Plan, watches: list[Watch]) -> Probe:
         *trained, repeated = watches
         if any(not watch.finite for watch in watches):
-            return _not_finite(watches)
+            return self._not_finite(made, watches)
         done = min(watch.done for watch in trained)
         if done < _FEWEST_STEPS:
             return _unhashable(f"the trainer made {done} steps, a probe needs {_FEWEST_STEPS}")
@@ -136,29 +152,54 @@ class _Probing:
         live = trained[0].live_parameters
         if (where := _difference(trained[0], repeated)) is not None:
             return Probe(Verdict.NONDETERMINISTIC, None, live, 0.0, where)
+        if made.consulted.hidden:
+            return Probe(Verdict.HIDDEN, None, live, 0.0, made.consulted.hidden)
         sketch = Sketch(tuple(vector for watch in trained for vector in _vectors(watch)))
+        known = (made.consulted.texts(), made.passes)
         if all(map(_is_constant, trained)):
             reason = "the outputs are the same for all examples"
-            return Probe(Verdict.DEGENERATE, sketch, live, 0.0, reason)
-        return Probe(Verdict.SOUND, sketch, live, 0.0)
+            return Probe(Verdict.DEGENERATE, sketch, live, 0.0, reason, *known)
+        return Probe(Verdict.SOUND, sketch, live, 0.0, None, *known)
 
-    def _train(self, watch: Watch, seed: int, *, repeated: bool = False) -> None:
-        candidate, module = self._prepared(seed, repeated)
-        ready = [module]
+    def _not_finite(self, made: Plan, watches: Sequence[Watch]) -> Probe:
+        live = watches[0].live_parameters
+        if all(watch.finite for watch in watches[: self.seeds]):
+            reason = "a repeat gave numbers that are not finite: it depends on memory never set"
+            return Probe(Verdict.NONDETERMINISTIC, None, live, 0.0, reason)
+        if made.drawing or made.consulted.hidden:
+            # Draws are wider in a probe than in training, which may stay finite.
+            reason = made.consulted.hidden or "draws numbers that a probe takes too far"
+            return Probe(Verdict.HIDDEN, None, live, 0.0, reason)
+        reason = "outputs or gradients are not finite"
+        return Probe(Verdict.DEGENERATE, None, live, 0.0, reason)
+
+    def _train(self, made: Plan, watch: Watch, seed: int, *, repeated: bool = False) -> None:
+        built = self.ready.pop(seed, None) if not repeated else None
+        built = built or made.build(seed, garbage=repeated)
+        ready = [built.module]
 
         def architecture() -> "nn.Module":
             # A trainer may want a second one.
-            made = ready.pop() if ready else self._prepared(seed, repeated)[1]
-            watch.modules.append(made)
-            return made
+            module = ready.pop() if ready else made.build(seed, garbage=repeated).module
+            watch.modules.append(module)
+            return module
 
-        task = ProbeTask(self.task, *self._data, watch)
-        candidate = _Known(architecture, **_described(candidate), returns=self._layout.returns)
+        task = ProbeTask(self.task, *self.data, watch)
+        candidate = _Known(architecture, **_described(built.candidate), returns=made.returns)
         with _directory() as directory, watching(watch):
             run = Run("cpu", _RUN_SEED, 0, 1, directory, probe=True)
             self._follow(watch, self.trainer.train(candidate, task, run))
-        if watch.finite and not repeated and all(o.training for o in watch.outputs):
-            _evaluate(watch, task)
+            if watch.finite and not repeated and watch.modules:
+                self._ask_more(watch, larger=seed == 1)
+
+    def _ask_more(self, watch: Watch, larger: bool) -> None:
+        """Outputs in eval mode, for a trainer that asked for none, and for a larger batch."""
+        module = watch.modules[-1]
+        with torch.no_grad():
+            if all(outputs.training for outputs in watch.outputs):
+                watch.record(module.eval()(copied(self.data[0])))
+            if larger:
+                watch.record(module.train()(_larger(self.data[0])))
 
     def _follow(self, watch: Watch, reports: Iterator[Any]) -> None:
         try:
@@ -172,46 +213,17 @@ class _Probing:
             if close := getattr(reports, "close", None):
                 close()
 
-    def _prepared(self, seed: int, repeated: bool = False) -> "tuple[Candidate, nn.Module]":
-        """A candidate, and its module with weights that its values give it."""
-        layout = self._layout
-        built = None if repeated else self.built.pop(seed, None)
-        candidate, module = built or self._built(seed, garbage=repeated)
-        if repeated:
-            # With no pass of its own: what differs between the builds shows in their training.
-            key_again(module, layout, seed, self.keys[seed])
-        else:
-            self.keys[seed] = key_by_values(module, layout, seed, copied(self._data[0]))
-        return candidate, module
 
-    def _built(self, seed: int, *, garbage: bool = False) -> "tuple[Candidate, nn.Module]":
-        with keyed_construction(seed, garbage=garbage):
-            candidate = self.propose()
-            module = candidate.build()
-        if self.materialize or is_unmaterialized(module):
-            with keyed_construction(seed), torch.no_grad():
-                module.eval()(copied(self._data[0]))
-                module.train()
-        tensors = [slot.tensor for slot in slots(module)]
-        if any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors):
-            module.double()
-        return candidate, module
+def _settled(made: Plan, seed: int) -> Built:
+    settle(0)
+    return made.build(seed)
 
-    @cached_property
-    def _data(self) -> tuple[Any, Any]:
-        inputs, targets = self.task.probe()
-        return copied(inputs), copied(targets)
 
-    @cached_property
-    def _layout(self) -> Layout:
-        self.built = {seed: self._built(seed) for seed in (1, 2)}
-        ours, theirs = (module for _, module in self.built.values())
-        layout = lay_out(ours, theirs, copied(self._data[0]))
-        if not layout.grows or self.materialize:
-            return layout
-        # Some part makes its weights when it is first called, unknown to torch.
-        self.materialize = True
-        return self._layout
+def _larger(inputs: Any) -> Any:
+    """The batch and half of it once more: few functions of a batch's size are equal on both."""
+    inputs = copied(inputs)
+    sizes = {len(each) for each in tensors_in(inputs) if each.dim()}
+    return resized(inputs, 3 * min(sizes, default=1) // 2 + 1)
 
 
 @dataclass(frozen=True)
@@ -249,14 +261,6 @@ def _directory() -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _evaluate(watch: Watch, task: ProbeTask) -> None:
-    """Outputs in eval mode, for a trainer that never asked for any."""
-    if watch.modules:
-        module = watch.modules[-1].eval()
-        with torch.no_grad():
-            watch.record(module(task.probe()[0]))
-
-
 def _difference(once: Watch, again: Watch) -> str | None:
     """What a repeat of the first step did otherwise, to the bit."""
     kinds = [(outputs.training, outputs.values.shape) for outputs in once.outputs]
@@ -272,11 +276,6 @@ def _difference(once: Watch, again: Watch) -> str | None:
 
 def _unhashable(reason: str) -> Probe:
     return Probe(Verdict.UNHASHABLE, None, None, 0.0, reason)
-
-
-def _not_finite(watches: Sequence[Watch]) -> Probe:
-    live = watches[0].live_parameters
-    return Probe(Verdict.DEGENERATE, None, live, 0.0, "outputs or gradients are not finite")
 
 
 def _is_constant(watch: Watch) -> bool:

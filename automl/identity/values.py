@@ -1,0 +1,129 @@
+"""Short digests of tensors, equal for values that differ by rounding noise."""
+
+import functools
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_PROJECTIONS = 3
+_LONGEST = 2**16
+_BITS = 20
+# Below this root mean square, values count as zero: they are zero up to rounding.
+_ZERO = 2.0**-30
+# Scales at which data are often found, powers of two, stay off the edges between two exponents.
+_OFF_EDGE = 0.7390851332151607
+
+Vector = NDArray[np.float64]
+
+
+class Values:
+    """Digests of values, each computed once; a tensor counts by its elements in their order.
+
+    Shapes do not count: whether a layer adds its bias before or after a reshape is a way of
+    writing.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, int, bytes]] = {}
+
+    def of(self, *values: Any) -> bytes:
+        """A digest of tensors and numbers in nested lists, tuples and mappings."""
+        return b"(%d:%s" % (len(values), b",".join(map(self._of_one, values)))
+
+    def _of_one(self, value: Any) -> bytes:
+        if isinstance(value, Tensor):
+            return self._of_tensor(value)
+        if isinstance(value, list | tuple):
+            return self.of(*value)
+        if isinstance(value, Mapping):
+            names = sorted(value, key=repr)
+            return self.of(*names, *(value[name] for name in names))
+        if isinstance(value, int | float | str | None):
+            return repr(value).encode()
+        return type(value).__qualname__.encode()
+
+    def _of_tensor(self, tensor: Tensor) -> bytes:
+        known = self._known.get(id(tensor))
+        if known is not None and known[1] == tensor._version:
+            return known[2]
+        digest = _digest(tensor)
+        # Kept alive, so that no other tensor gets its id.
+        self._known[id(tensor)] = (tensor, tensor._version, digest)
+        return digest
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+
+
+def plain(args: Any, kwargs: Mapping[str, Any]) -> str:
+    """The arguments of an operation as text, tensors by their shapes alone."""
+    names = sorted(name for name in kwargs if name != "generator")
+    return ",".join(map(_plain, [*args, *names, *map(kwargs.get, names)]))
+
+
+def scalars(args: Any, kwargs: Mapping[str, Any]) -> str:
+    """The arguments of an operation as text, without tensors and what was left out."""
+    names = sorted(name for name in kwargs if name != "generator")
+    given = [*args, *(item for name in names for item in (name, kwargs[name]))]
+    settings = (value for value in given if not any(True for _ in tensors_in(value)))
+    return ",".join(repr(value) for value in settings if value is not None)
+
+
+def _plain(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
+
+
+def seed_of(*parts: object) -> int:
+    """A seed that follows from parts: bytes, or anything by its text."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        raw = part if isinstance(part, bytes) else str(part).encode()
+        hashed.update(b"%d:" % len(raw))
+        hashed.update(raw)
+    return int.from_bytes(hashed.digest(), "big") >> 1
+
+
+def _digest(tensor: Tensor) -> bytes:
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    flat = real.detach().to(torch.float64).numpy(force=True).reshape(-1)
+    norm = math.sqrt(np.einsum("i,i", flat, flat))
+    if not math.isfinite(norm):
+        return b"%d?" % len(flat)
+    if norm <= _ZERO * math.sqrt(max(len(flat), 1)):
+        return b"%d0" % len(flat)
+    exponent = math.frexp(norm * _OFF_EDGE)[1]
+    cells = [round(math.ldexp(number, _BITS - exponent)) for number in _projected(flat).tolist()]
+    return f"{len(flat)}:{exponent}{cells}".encode()
+
+
+def _projected(flat: Vector) -> Vector:
+    """Fixed random projections of a vector."""
+    # By numpy, and by no library of linear algebra: for so few numbers, calls are what takes time.
+    if len(flat) <= _LONGEST:
+        projected: Vector = np.einsum("ij,j->i", _directions()[:, : len(flat)], flat)
+    else:
+        padded = np.pad(flat, (0, -len(flat) % _LONGEST)).reshape(-1, _LONGEST)
+        parts = np.einsum("ij,kj->ik", _directions(), padded)
+        projected = np.einsum("ik,ik->i", parts, _directions(len(padded)))
+    return projected
+
+
+@functools.lru_cache(maxsize=32)
+def _directions(length: int = _LONGEST) -> Vector:
+    generator = torch.Generator().manual_seed(length)
+    return torch.randn(_PROJECTIONS, length, generator=generator, dtype=torch.float64).numpy()
