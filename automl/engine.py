@@ -22,7 +22,7 @@ from automl.errors import (
     TrialError,
     going_on,
 )
-from automl.evaluation import Evaluation, costs_of, refused
+from automl.evaluation import Evaluation, refused
 from automl.failures import (
     failure,
     forget_peak_memory,
@@ -52,7 +52,7 @@ from automl.registry import Kind
 from automl.report import Outcome, Reason, Report, State
 from automl.seeding import seeded
 from automl.stopping import Meter, Stop
-from automl.studies import Parts, Study, trial_seed
+from automl.studies import Parts, Study, costs_of, trial_seed
 from automl.telling import OptunaTrials
 
 _log = logging.getLogger("automl")
@@ -243,7 +243,7 @@ class Engine:
                     costs = costs_of(parts, candidate)
                     if refusal := refused(costs, self.study.spec.requirements):
                         return self._settle(lease, trial, refusal, 0.0)
-                    identity = self.identifier.identify(parts, candidate, trial.number)
+                    identity = self.identifier.identify(parts, candidate, trial.number, costs)
                     self.identifier.check(identity)
             except Exception as error:
                 outcome = _outcome_of(error, self._space)

@@ -229,14 +229,6 @@ class Evaluation:
         return set(self.study.optuna.trials[self.trial.number].intermediate_values)
 
 
-def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
-    """The candidate's own costs; none where they cannot be had."""
-    try:
-        return {name: float(v) for name, v in parts.trainer.costs(candidate, parts.task).items()}
-    except Exception:
-        return {}  # what is wrong with the candidate, training will say
-
-
 def refused(costs: Mapping[str, float], requirements: tuple[Requirement, ...]) -> Outcome | None:
     """How a candidate ends whose costs alone break what is required, for it is not trained."""
     looked_at = [each for each in requirements if each.metric in COSTS and each.metric in costs]

@@ -5,9 +5,8 @@ before that could be known is probed afterwards, from its decisions.
 """
 
 import logging
-import statistics
-from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,14 +14,13 @@ from automl.candidate import Candidate
 from automl.errors import AutoMLError, DegenerateError
 from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
+from automl.probe_times import ProbeTimes
 from automl.probing import Answer, Prober, ProberError, identity_of
 from automl.spec import Cache, Degenerate
-from automl.studies import Parts, Study, rebuild
+from automl.studies import Parts, Study, costs_of, rebuild
 
 _log = logging.getLogger("automl")
 
-_FIRST_GUESS = 0.02
-"""Seconds that a probe is taken to last before one was made."""
 _REMEMBERED = 64
 _ASKED_AGAIN = 100
 """So many candidates are not probed for its cost before the cost is measured anew."""
@@ -30,6 +28,36 @@ _BROKEN = "the process that probes does not start"
 DEGENERATE = Verdict.DEGENERATE.value
 _CATCH_UP = 8
 """How many functions are probed afterwards at a time."""
+
+
+@dataclass
+class KnownFiles:
+    """The files that candidates of a study are made of, by the digests of their contents.
+
+    A space that remembers what it read opens a file once, for the first candidate that needs it.
+    Since later ones may depend on it, too, it counts for all of them.
+    """
+
+    _seen: set[str] = field(default_factory=set)
+    _remembered: dict[str, str] = field(default_factory=dict)
+
+    def of(self, parts: Parts, candidate: Candidate) -> tuple[str, ...]:
+        """Digests of all files that a candidate may depend on."""
+        _see_building(parts, candidate)
+        read = candidate.files.digests
+        if new := read.keys() - self._seen:
+            self._seen |= new
+            again = rebuild(parts, candidate.decisions)
+            _see_building(parts, again, always=candidate.files.built)
+            self._remembered |= {path: read[path] for path in new - again.files.digests.keys()}
+        return tuple(sorted({*read.values(), *self._remembered.values()}))
+
+
+def _see_building(parts: Parts, candidate: Candidate, always: bool = False) -> None:
+    """Build a candidate whose costs were found without that, for building may read files."""
+    if not candidate.files.built and (always or callable(candidate.architecture)):
+        with suppress(Exception):  # what is wrong with it, training will say
+            candidate.build()
 
 
 @dataclass
@@ -43,16 +71,17 @@ class Identifier:
     parts: Parts
     device: str
     progress: Callable[[], None] = lambda: None
+    _files: KnownFiles = field(default_factory=KnownFiles, init=False)
     _digested: dict[int, SideKeys] = field(default_factory=dict, init=False)
     _probers: dict[int, Prober] = field(default_factory=dict, init=False)
-    _probe_times: "deque[float]" = field(init=False)
+    _times: ProbeTimes = field(init=False)
     _answers: dict[str, Answer] = field(default_factory=dict, init=False)
     _passed: set[str] = field(default_factory=set, init=False)
     _refused: int = field(default=0, init=False)
     _broken: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self._probe_times = deque(maxlen=_REMEMBERED)
+        self._times = ProbeTimes(_examples(self.parts))
         counts = self.study.views.counts()
         self._evaluated, self._seconds = counts.evaluated, counts.seconds
 
@@ -61,10 +90,17 @@ class Identifier:
         self._evaluated += 1
         self._seconds += seconds
 
-    def identify(self, parts: Parts, candidate: Candidate, number: int | None = None) -> Identity:
+    def identify(
+        self,
+        parts: Parts,
+        candidate: Candidate,
+        number: int | None = None,
+        costs: Mapping[str, float] | None = None,
+    ) -> Identity:
         """The keys of a candidate, as far down the levels as it pays.
 
-        number: the trial's; with every decision open it alone tells trials apart.
+        number: the trial's; with every decision open it alone tells trials apart. costs: the
+        candidate's own, where they are known.
 
         Raises:
             ValueError: a decision that no key can hold, such as NaN.
@@ -72,13 +108,14 @@ class Identifier:
         written = self._written(parts, candidate, number)
         if not self._cache.enabled or Level.L2 not in self._cache.levels:
             return written.identity
-        if reason := self._why_not(parts, candidate, written):
+        costs = costs_of(parts, candidate) if costs is None else costs
+        if reason := self._why_not(parts, candidate, written, costs):
             return replace(written.identity, skipped=reason)
         if self.study.ledger.functions.is_known(written.identity):
             return written.identity
         if parts is self.parts:
             self._catch_up(parts)
-        return self._probed(parts, candidate, written)
+        return self._probed(parts, candidate, written, costs)
 
     def check(self, identity: Identity) -> None:
         """Refuse a candidate that is not to be trained.
@@ -101,7 +138,10 @@ class Identifier:
             side_keys = SideKeys({**side_keys.values, "repeat": number})
         beyond = cache.enabled and cache.levels != (Level.L0,)
         unread = parts.trainer.unread(candidate) if beyond else ()
-        return writing(candidate, side_keys, unread, graphs=beyond, strict=cache.strict)
+        files = self._files.of(parts, candidate)
+        return writing(
+            candidate, side_keys, unread, graphs=beyond, strict=cache.strict, files=files
+        )
 
     def _side_keys(self, parts: Parts) -> SideKeys:
         # Half precision and single are not one computation, and `auto` differs by device.
@@ -111,7 +151,9 @@ class Identifier:
         return self._digested[id(parts)]
 
     # Probes.
-    def _why_not(self, parts: Parts, candidate: Candidate, written: Writing) -> str | None:
+    def _why_not(
+        self, parts: Parts, candidate: Candidate, written: Writing, costs: Mapping[str, float]
+    ) -> str | None:
         """Why a candidate is not probed; None where it is."""
         if candidate.open_decisions:
             return "open decisions"
@@ -119,24 +161,24 @@ class Identifier:
             return "hyperparameters of no plain value"
         if self._broken or not parts.recipe.complete:
             return _BROKEN if self._broken else "parts in no file"
-        return None if self._pays() else "cost"
+        return None if self._pays(costs) else "cost"
 
-    def _pays(self) -> bool:
+    def _pays(self, costs: Mapping[str, float]) -> bool:
         share = self._cache.probe_share
         if share == float("inf"):
             return True
         if not self._evaluated:
             return False
-        times = self._probe_times
-        expected = statistics.fmean(times) if times else _FIRST_GUESS
-        if expected <= share * self._seconds / self._evaluated:
+        if self._times.expected(costs) <= share * self._seconds / self._evaluated:
             return True
         self._refused += 1
         if self._refused % _ASKED_AGAIN == 0:
-            times.clear()  # what was measured may have been the machine's worst moment
+            self._times.forget()
         return False
 
-    def _probed(self, parts: Parts, candidate: Candidate, written: Writing) -> Identity:
+    def _probed(
+        self, parts: Parts, candidate: Candidate, written: Writing, costs: Mapping[str, float]
+    ) -> Identity:
         key = written.identity.l1 or written.identity.l0
         if key in self._answers:
             return identity_of(written, replace(self._answers[key], seconds=0.0))
@@ -146,7 +188,7 @@ class Identifier:
             self._broken = True
             _log.warning("functions are not compared (L2): %s", error)
             return replace(written.identity, skipped=_BROKEN)
-        self._probe_times.append(found.seconds)
+        self._times.observe(costs, found.seconds)
         self._remember(key, found)
         return identity_of(written, found)
 
@@ -180,13 +222,21 @@ class Identifier:
             written = self._written(parts, candidate, number)
         except (AutoMLError, ValueError):
             return None  # as was said when it was proposed
-        if self._why_not(parts, candidate, written):
+        costs = costs_of(parts, candidate)
+        if self._why_not(parts, candidate, written, costs):
             return None
-        return self._probed(parts, candidate, written)
+        return self._probed(parts, candidate, written, costs)
 
     @property
     def _cache(self) -> Cache:
         return self.study.spec.cache
+
+
+def _examples(parts: Parts) -> int:
+    """How many examples the probe's batch has; one where it does not say."""
+    with suppress(Exception):
+        return len(parts.task.probe()[0])
+    return 1
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from pathlib import Path
 from automl.candidate import Candidate
 from automl.engine import MICRO_BATCHES
 from automl.errors import DeviceLostError, Interrupted, UsageError, going_on
-from automl.evaluation import checked, costs_of, outcome_of
+from automl.evaluation import checked, outcome_of
 from automl.failures import failure, free_memory, is_device_loss
 from automl.ledger.views import TrialView
 from automl.protocols import Run
 from automl.registry import Kind
 from automl.report import Outcome, Reason, State
 from automl.seeding import seeded
-from automl.studies import Parts, Study, rebuild, trial_seed
+from automl.studies import Parts, Study, costs_of, rebuild, trial_seed
 
 _MEASURED = frozenset({"latency", "memory"})
 """Costs that differ from run to run."""

@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.candidate import Candidate, propose
 from automl.databases import mask
 from automl.errors import PluginError, StorageError, UnknownNameError, UsageError, first_line
+from automl.files import loading, read_by_code
 from automl.front import point_of, unbeaten
 from automl.ledger.audits import Audits
 from automl.ledger.budget import no_room
@@ -515,6 +516,14 @@ def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Cand
     )
 
 
+def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
+    """The candidate's own costs; none where they cannot be had."""
+    try:
+        return {name: float(v) for name, v in parts.trainer.costs(candidate, parts.task).items()}
+    except Exception:
+        return {}  # what is wrong with the candidate, training will say
+
+
 def _at_least_none(models: int) -> int:
     if models < 0:
         raise UsageError(f"--keep-models: expected 0 or more, got {models}")
@@ -544,7 +553,9 @@ def _parts(
     registry: Registry,
 ) -> Parts:
     quieten_optuna()
-    made = {k: part.make() for k, part in built.items() if k is not Kind.STRATEGY}
+    with loading():
+        made = {kind: built[kind].make() for kind in (Kind.SPACE, Kind.TRAINER)}
+    made |= {kind: built[kind].make() for kind in (Kind.TASK, Kind.PRUNER)}
     # A wrong option shows here, not in the first trial.
     built[Kind.STRATEGY].make(seed=0, study_seed=0)
     task = made[Kind.TASK]
@@ -594,6 +605,7 @@ def _side_keys(
         "automl": importlib.metadata.version("automl"),
         # Plugin files may declare operations that graphs of any space are made of.
         "plugins": sorted(plugin.code.digest() for plugin in plugins if plugin.code),
+        **({"files": sorted(set(read_by_code.digests.values()))} if read_by_code.digests else {}),
     }
 
 
