@@ -62,6 +62,7 @@ ORDER = [
     "automl.identity.construction",
     "automl.identity.running",
     "automl.identity.noise",
+    "automl.identity.code",
     "automl.identity.consulted",
     "automl.identity.batches",
     "automl.identity.keyed",

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def isolated() -> Iterator[None]:
     with ExitStack() as stack:
         # Before CUDA is in use, seeds for it wait in a queue that nobody can put back.
         for module in (torch, torch.random):
-            stack.enter_context(_replaced(module, "manual_seed", _seed_cpu))
+            stack.enter_context(replaced(module, "manual_seed", _seed_cpu))
         stack.callback(lambda: [put_back() for put_back in restore])
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -61,18 +60,21 @@ def jumping_clock() -> Iterator[None]:
         return lambda *given: tell(*(given or (now() + jumps.randrange(10**5, 10**8),)))
 
     with ExitStack() as stack:
-        for name, unit in _CLOCKS.items():
-            stack.enter_context(_replaced(time, name, moved(getattr(time, name), unit)))
-        for name in ("localtime", "gmtime", "ctime"):
-            stack.enter_context(_replaced(time, name, at_another(getattr(time, name))))
+        for name, unit in CLOCKS.items():
+            stack.enter_context(replaced(time, name, moved(getattr(time, name), unit)))
+        for name in DATES:
+            stack.enter_context(replaced(time, name, at_another(getattr(time, name))))
         yield
 
 
-_CLOCKS = {
+CLOCKS = {
     name: unit
     for clock in ("time", "monotonic", "perf_counter")
     for name, unit in ((clock, 1), (f"{clock}_ns", 10**9))
 }
+
+
+DATES = ("localtime", "gmtime", "ctime")
 
 
 def _seed_cpu(seed: int) -> torch.Generator:
@@ -80,7 +82,8 @@ def _seed_cpu(seed: int) -> torch.Generator:
 
 
 @contextmanager
-def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+def replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """Put something in the place of a module's or a class's own, and take it back."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:

@@ -1,68 +1,115 @@
-"""Whether what a module computes depends on the size of its batch beyond what a probe can show.
+"""Whether a module depends on more of a batch than a probe of ten examples can show.
 
-Batch normalisation in groups of 64 is, for a probe's ten examples, normalisation of the whole
-batch. So the operations of a forward pass are compared at several sizes, up to thousands of
-examples, on tensors without data: sizes and numbers must grow with the batch in proportion, and
-the operations must stay the same.
+Batch normalisation in groups of 64 is, for ten examples, normalisation of the whole batch. So the
+calls of a forward pass are compared for batches of many sizes, on tensors without data: the calls
+must be the same, and sizes and numbers in them grow evenly with the batch. Sizes are tried where
+the module's own numbers say that something may happen. In the same way a pass in single precision
+is compared with one in double.
 """
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from automl.identity.code import whole_numbers
 from automl.identity.construction import own_attributes, put_back
 from automl.identity.values import tensors_in
 
-_LARGE = (67, 10007)
-"""Sizes of batches without data, odd so that no group of examples divides them."""
-_SMALLER = (67, 259)
-_READING = frozenset(
+_SIZES = (67, 10007, 64, 1024)
+"""Examples of batches without data; the first two, which no usual group divides, set the line."""
+_WITH_DATA = (67, 259)
+_LARGEST = 20_000
+_MOST_SIZES = 64
+_OF_SIZE = frozenset(
     (
-        *("size", "numel", "nelement", "__len__", "__iter__", "__getitem__", "tolist"),
+        *("size", "numel", "nelement", "__len__", "__iter__", "__getitem__", "tolist", "stride"),
         *("view", "view_as", "reshape", "reshape_as", "unflatten", "as_strided", "unfold"),
         *("split", "chunk", "tensor_split", "split_with_sizes", "hsplit", "vsplit", "unbind"),
         *("narrow", "select", "index_select", "take", "gather"),
         *("repeat", "tile", "expand", "expand_as"),
     )
 )
-_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+_OF_TYPE = frozenset(("type", "is_floating_point", "element_size", "get_default_dtype"))
+_BY_PLACE = frozenset(
+    ("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices")
+)
+_ALONG = frozenset(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"))
+
+
+def _getter(name: str) -> Any:
+    return getattr(torch.Tensor, name).__get__
+
+
+_SIZE_GETTERS = [_getter(name) for name in ("shape", "nbytes")]
+_TYPE_GETTERS = [_getter(name) for name in ("dtype", "itemsize", "nbytes")]
+_DEVICE_GETTERS = [_getter(name) for name in ("is_cuda", "is_mps", "is_xpu")]
 
 
 class Reading(TorchFunctionMode):
-    """Whether anything inside may look at the number of examples; `found` says so."""
+    """A context that notes what a forward pass may look at besides values.
+
+    size: the number of examples. type: the type of numbers. device: where they are.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.found = False
+        self.size = self.type = self.device = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        self.found = self.found or name in _READING or func == _SHAPE
+        if name == "__get__":
+            self.size |= func in _SIZE_GETTERS
+            self.type |= func in _TYPE_GETTERS
+            self.device |= func in _DEVICE_GETTERS
+        else:
+            self.size |= name in _OF_SIZE
+            self.type |= name in _OF_TYPE
         return func(*args, **(kwargs or {}))
 
 
 def depends_on_size(module: nn.Module, inputs: Any) -> bool:
-    """Whether a module in train mode computes otherwise on some batch of up to 10,007 examples.
+    """Whether a module computes otherwise on some batch of up to 20,000 examples.
 
     Sizes are tried on tensors without data where the module allows it, else on copies of the
-    inputs, where only the operations are compared: what the data decide may change sizes.
+    inputs, where only the calls are compared: what the data decide may change sizes.
     """
+    examples = _examples(inputs)
+    sizes = list(dict.fromkeys((examples, *_SIZES, *_critical(module, examples))))[:_MOST_SIZES]
+    return any(_depends_on_size(module, inputs, sizes, mode) for mode in (True, False))
+
+
+def _depends_on_size(module: nn.Module, inputs: Any, sizes: Sequence[int], mode: bool) -> bool:
     try:
-        empty = _without_data(module)
-        sizes = (_examples(inputs), *_LARGE)
-        return _differs(lambda size: empty(_empty(inputs, size)), sizes, numbers=True)
+        empty = _without_data(module).train(mode)
+        with torch.device("meta"):
+            return _differ((partial(empty, _empty(inputs, size)) for size in sizes), sizes)
     except Exception:  # whatever cannot be done without data
-        pass
-    sizes = (_examples(inputs), *_SMALLER)
+        some = (sizes[0], *_WITH_DATA)
     with put_back(module):
-        return _differs(lambda size: module(resized(inputs, size)), sizes, numbers=False)
+        module.train(mode)
+        return _differ((partial(module, resized(inputs, size)) for size in some), None)
+
+
+def depends_on_type(module: nn.Module, inputs: Any) -> bool:
+    """Whether a module makes other calls in single precision than in double."""
+    single = _mapped(inputs, lambda each: each.float() if each.is_floating_point() else each)
+    try:
+        wide, narrow = _without_data(module), _without_data(module, torch.float32)
+        size = _examples(inputs)
+        runs = (partial(wide, _empty(inputs, size)), partial(narrow, _empty(single, size)))
+        return _differ((_narrowly(run, n) for n, run in enumerate(runs)), (size, size))
+    except Exception:
+        narrow = _converted(copy.deepcopy(module), lambda each: each.float())
+        runs = (partial(module, inputs), partial(narrow, single))
+        with put_back(module):
+            return _differ((_narrowly(run, n) for n, run in enumerate(runs)), None)
 
 
 def resized(inputs: Any, size: int) -> Any:
@@ -70,15 +117,21 @@ def resized(inputs: Any, size: int) -> Any:
     return _mapped(inputs, lambda each: each[torch.arange(size) % len(each)])
 
 
+def _critical(module: nn.Module, examples: int) -> Iterator[int]:
+    """Sizes at which a module may change what it does, going by the numbers in its code."""
+    for number in sorted(whole_numbers(module)):
+        if 1 < number <= _LARGEST:
+            yield from (size for size in (number, number + 1, 2 * number) if size > examples)
+
+
 def _examples(inputs: Any) -> int:
     return len(next(each for each in tensors_in(inputs) if each.dim()))
 
 
 def _empty(inputs: Any, size: int) -> Any:
-    def made(each: Tensor) -> Tensor:
-        return torch.empty((size, *each.shape[1:]), dtype=each.dtype, device="meta")
-
-    return _mapped(inputs, made)
+    return _mapped(
+        inputs, lambda each: torch.empty((size, *each.shape[1:]), dtype=each.dtype, device="meta")
+    )
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -91,41 +144,76 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def _without_data(module: nn.Module) -> nn.Module:
-    made = copy.deepcopy(module).to("meta")
-    for part in made.modules():
+def _without_data(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    def changed(each: Tensor) -> Tensor:
+        return each.to("meta", dtype if each.is_floating_point() else None)
+
+    return _converted(copy.deepcopy(module), changed)
+
+
+def _converted(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A module with all tensors that it holds changed."""
+    module._apply(change)  # type: ignore[no-untyped-call]
+    for part in module.modules():
         own = own_attributes(part)
-        own.update({k: v.to("meta") for k, v in own.items() if isinstance(v, Tensor)})
-    return made.train()
+        own.update({k: change(v) for k, v in own.items() if isinstance(v, Tensor)})
+    return module
+
+
+def _narrowly(run: Callable[[], Any], narrow: int) -> Callable[[], Any]:
+    """A pass with the type of new tensors that goes with it."""
+
+    def narrowed() -> Any:
+        with _default_type(torch.float32 if narrow else torch.float64):
+            return run()
+
+    return narrowed
+
+
+@contextmanager
+def _default_type(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class _DiffersError(Exception):
-    """A pass makes another operation than the first one did."""
+    """A pass makes another call than the first one did."""
 
 
-class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the operations of a pass, and the numbers in them; stops at one not expected."""
+class _Trace(TorchFunctionMode):
+    """Records the calls of a pass and the numbers in them; stops at a call not expected."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-    def __init__(self, expected: Sequence[str] | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, expected: "_Trace | None") -> None:
+        super().__init__()
         self._expected = expected
         self.names: list[str] = []
         self.numbers: list[float] = []
+        # Of numbers by place in the batch a probe shows the first alone, so none may grow.
+        self.places: list[float] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        numbers = list(_numbers((args, kwargs, result)))
-        at, name = len(self.names), f"{func} {len(numbers)}"
-        if self._expected is not None and self._expected[at : at + 1] != [name]:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        numbers = _numbers((args, kwargs, result))
+        at, name = len(self.names), getattr(func, "__name__", str(func))
+        if self._expected is not None and self._expected.names[at : at + 1] != [name]:
             raise _DiffersError
         self.names.append(name)
         self.numbers.extend(numbers)
+        if _is_by_place(name, args, kwargs or {}):
+            self.places.extend(numbers)
         return result
+
+
+def _is_by_place(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call makes numbers that follow from the place of an example in its batch."""
+    if name not in _ALONG:
+        return name in _BY_PLACE
+    along = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    return along in (0, -args[0].dim())
 
 
 def _numbers(value: Any) -> list[float]:
@@ -138,30 +226,32 @@ def _numbers(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, int | float) else []
 
 
-def _differs(run: Callable[[int], Any], sizes: Sequence[int], *, numbers: bool) -> bool:
+def _differ(runs: Iterable[Callable[[], Any]], sizes: Sequence[int] | None) -> bool:
+    """Whether passes differ in their calls, or in numbers that do not go with these sizes."""
     traces: list[_Trace] = []
-    for size in sizes:
-        trace = _Trace(traces[0].names if traces else None)
+    for run in runs:
+        trace = _Trace(traces[0] if traces else None)
         with torch.no_grad(), trace:
             try:
-                run(size)
+                run()
             except _DiffersError:
                 return True
         traces.append(trace)
-        if len(trace.names) != len(traces[0].names):
+        if len(trace.names) != len(traces[0].names) or trace.places != traces[0].places:
             return True
-    if not numbers:
+    if sizes is None:
         return False
-    return not all(map(_grows_evenly(sizes), *(trace.numbers for trace in traces)))
+    same_length = len({len(trace.numbers) for trace in traces}) == 1
+    return not same_length or not _grow_evenly([trace.numbers for trace in traces], sizes)
 
 
-def _grows_evenly(sizes: Sequence[int]) -> Callable[..., bool]:
-    """Whether a number is the same at all sizes, or rises evenly with them."""
-    first, second, third = sizes
-    share = Fraction(third - first, second - first)
-
-    def check(a: float, b: float, c: float) -> bool:
-        expected = a + float(share) * (b - a)
-        return c == expected or math.isclose(c, expected, rel_tol=1e-9)
-
-    return check
+def _grow_evenly(numbers: Sequence[Sequence[float]], sizes: Sequence[int]) -> bool:
+    """Whether each number is the same for all sizes, or rises evenly with them."""
+    first, second, *others = numbers
+    for at, low in enumerate(first):
+        rise = (second[at] - low) / ((sizes[1] - sizes[0]) or 1)
+        for found, size in zip((second, *others), sizes[1:], strict=True):
+            expected = low + rise * (size - sizes[0])
+            if found[at] != expected and not math.isclose(found[at], expected, rel_tol=1e-9):
+                return False
+    return True

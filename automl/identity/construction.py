@@ -84,12 +84,14 @@ class Built:
     """A candidate, its module in double precision, and the draws that made its weights.
 
     narrow: the types of weights that the candidate asks to be narrower than single precision.
+    seeded: whether it sets the state of torch's generator, so that draws may be equal.
     """
 
     candidate: "Candidate"
     module: nn.Module
     draws: Draws
     narrow: tuple[str, ...]
+    seeded: bool
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Builder:
             Exception: whatever the candidate raises.
         """
         draws = Draws()
-        with _Construction(draws, seed, keys or {}, follow, garbage):
+        with _Construction(draws, seed, keys or {}, follow, garbage) as construction:
             candidate = self.propose()
             module = candidate.build()
             if self.materialize or _is_unmaterialized(module):
@@ -131,7 +133,7 @@ class Builder:
                     module.eval()(self.inputs())
                     module.train()
             narrow = _widen(module)
-        return Built(candidate, module, draws, narrow)
+        return Built(candidate, module, draws, narrow, construction.is_seeded())
 
 
 def address(tensor: Tensor) -> int:
@@ -160,6 +162,13 @@ class _Construction(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._draws, self._seed, self._keys = draws, seed, keys
         self._follow, self._garbage = follow, garbage
+        self._left: Tensor | None = None
+        self._seeded = False
+
+    def is_seeded(self) -> bool:
+        """Whether the state of torch's generator was set by somebody else than us."""
+        self._check_state()
+        return self._seeded
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -167,6 +176,8 @@ class _Construction(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if own:
             self._draw(func, args, kwargs)
         result = func(*args, **kwargs)
+        if own and self._follow:
+            self._left = torch.default_generator.get_state()
         if self._garbage and "empty" in func.__name__ and result.is_floating_point():
             result.fill_(math.nan)
         if self._follow and (own or self._draws.reached):
@@ -174,11 +185,16 @@ class _Construction(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _draw(self, func: Any, args: Any, kwargs: Any) -> None:
+        self._check_state()
         events = self._draws.events
         event = f"{func}({plain(args, kwargs)})"
         key = self._keys.get(len(events), -1)
         events.append(event)
         torch.default_generator.manual_seed(seed_of(b"draw", self._seed, key, event))
+
+    def _check_state(self) -> None:
+        left = self._left
+        self._seeded |= left is not None and not torch.default_generator.get_state().equal(left)
 
     def _trace(self, func: Any, args: Any, kwargs: Any, result: Any, own: bool) -> None:
         if func.is_view:

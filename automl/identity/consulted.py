@@ -7,11 +7,12 @@ it becomes part of the key; where not, the function is not compared with others.
 """
 
 import hashlib
+import os
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import CodeType, FunctionType
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from automl.identity.construction import address, own_attributes
+from automl.identity.ambient import CLOCKS, DATES, replaced
+from automl.identity.code import code_digest, is_plain
+from automl.identity.construction import Slot, address, own_attributes, slots
 from automl.identity.noise import Noise
 from automl.identity.values import Values, scalars, tensors_in
 
@@ -29,7 +32,7 @@ _NARROWEST = 4
 _COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
 _FOLLOWED = ("rand", "randn", "uniform", "normal", "bernoulli", "multinomial", "randperm")
 _TRUTH = ("_local_scalar_dense", "item", "is_nonzero")
-_PLAIN = (bool, int, float, str, bytes, type(None))
+_RANDOMNESS: tuple[tuple[Any, str], ...] = ((os, "urandom"), (random, "_urandom"))
 
 
 class Consulted:
@@ -52,34 +55,46 @@ class Consulted:
         return tuple(sorted(self.exact.elements()))
 
     @contextmanager
-    def watching(self, module: nn.Module, noise: Noise) -> Iterator[None]:
-        """Take note of what the forward passes inside consult, under this noise."""
+    def watching(self, module: nn.Module, noise: Noise, inputs: Any) -> Iterator[None]:
+        """Take note of what the forward pass inside consults, under this noise."""
         before, states = _generators(module), _states(module)
-        with noise, _autocast_hidden(self), _Operations(self, noise):
+        held = {address(slot.tensor): slot.tensor for slot in slots(module)}
+        operations = _Operations(self, noise, held, inputs)
+        with noise, _heard(self), operations:
             yield
+        if any(map(operations.is_new_state, slots(module))):
+            self.hide("counts in tensors that it replaces")
         if _generators(module) != before:
             self.hide("draws random numbers outside torch")
         after = _states(module)
         for part, state in states.items():
             if after.get(part, state) != state:
                 # What a state decides later is in the code and in the other attributes.
-                self.exact[f"state {_code_of(type(part))} {state}"] += 1
+                self.exact[f"state {code_digest(part)} {state}"] += 1
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Looks at each operation of the modules that run."""
+    """Looks at each operation, and follows draws and counters.
+
+    held: the tensors of the module, by address. A *counter* is one of them that is changed by
+    what does not follow from the inputs.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
 
-    def __init__(self, consulted: Consulted, noise: Noise) -> None:
+    def __init__(
+        self, consulted: Consulted, noise: Noise, held: Mapping[int, Tensor], inputs: Any
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._consulted, self._noise = consulted, noise
+        self._consulted, self._noise, self._held = consulted, noise, held
         self._values = Values()
-        # Tensors made of draws alone, kept alive so that no other gets their address; and
-        # whether all that can be drawn is shown.
+        self._seed = torch.default_generator.get_state()
+        # All by address, with the tensors, so that no other gets their address.
+        self._data = {address(tensor): tensor for tensor in tensors_in(inputs)}
         self._drawn: dict[int, tuple[Tensor, bool]] = {}
+        self._counted: dict[int, tuple[Tensor, str]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -89,11 +104,21 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._look_at_types(given, made)
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             self._consulted.hide("casts by autocast")
+        if func.is_view:
+            return result
+        if any(address(each) in self._data for each in given):
+            self._data.update((address(each), each) for each in made)
         if self._noise.count > count:
             self._draw(func, args, kwargs, made)
-        elif self._drawn and not func.is_view:
-            self._follow(func, args, kwargs, given, made)
+        else:
+            self._follow_draws(func, args, kwargs, given, made)
+            self._follow_counters(func, args, kwargs, given, made)
         return result
+
+    def is_new_state(self, slot: Slot) -> bool:
+        """Whether a module holds a tensor that it did not, and that is not from the inputs."""
+        at = address(slot.tensor)
+        return at not in self._held and at not in self._data
 
     def _look_at_types(self, given: list[Tensor], made: list[Tensor]) -> None:
         for tensor in made:
@@ -106,7 +131,10 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if size < _NARROWEST or any(each.dtype == torch.float64 for each in given):
                 self._consulted.hide(f"casts to {kind}")
 
+    # Draws.
     def _draw(self, func: Any, args: Any, kwargs: Any, made: list[Tensor]) -> None:
+        if not torch.default_generator.get_state().equal(self._seed):
+            self._consulted.hide("sets the state of torch's generator")
         name = func._opname.removesuffix("_like").rstrip("_")
         given = list(tensors_in((args, kwargs)))
         if func._schema.is_mutable:
@@ -119,7 +147,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in made:
             self._drawn[address(tensor)] = (tensor, name in _FOLLOWED)
 
-    def _follow(
+    def _follow_draws(
         self, func: Any, args: Any, kwargs: Any, given: list[Tensor], made: list[Tensor]
     ) -> None:
         drawn = [self._drawn[address(each)] for each in given if address(each) in self._drawn]
@@ -138,6 +166,37 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in made:
             self._drawn[address(tensor)] = (tensor, True)
 
+    # Counters.
+    def _follow_counters(
+        self, func: Any, args: Any, kwargs: Any, given: list[Tensor], made: list[Tensor]
+    ) -> None:
+        counted = [each for each in given if address(each) in self._counted]
+        others = [each for each in given if address(each) not in self._counted]
+        if func._schema.is_mutable and self._is_counter(given):
+            others = []
+        elif not counted:
+            return
+        name = func._opname.rstrip("_")
+        if name in _TRUTH or name in _COMPARED:
+            self._consulted.hide("compares a counter")
+        before = sorted(self._counted[address(each)][1] for each in counted)
+        history = f"{before} {name} {scalars(args, kwargs)}"
+        if others or not made:
+            self._note(history, [])
+        else:
+            for tensor in made:
+                self._counted[address(tensor)] = (tensor, history)
+
+    def _is_counter(self, given: list[Tensor]) -> bool:
+        """Whether an operation changes what the module holds by what is not from the inputs."""
+        target, *others = given
+        at = address(target)
+        return at in self._held and at not in self._data and not any(map(self._is_from, others))
+
+    def _is_from(self, tensor: Tensor) -> bool:
+        at = address(tensor)
+        return at in self._data or (at in self._held and at not in self._counted)
+
     def _note(self, what: str, values: list[Tensor]) -> None:
         digest = hashlib.blake2b(self._values.of(*values), digest_size=16).hexdigest()
         self._consulted.exact[f"{what} {digest if values else ''}"] += 1
@@ -150,19 +209,24 @@ def _settings(args: Any, kwargs: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _autocast_hidden(consulted: Consulted) -> Iterator[None]:
-    """Note when autocast begins: it leaves double precision alone, so nothing shows."""
-    enter = torch.autocast.__enter__
+def _heard(consulted: Consulted) -> Iterator[None]:
+    """Note calls for what shows in no operation: autocast, clocks, the system's randomness."""
 
-    def entered(self: Any) -> Any:
-        consulted.hide("casts by autocast")
-        return enter(self)  # type: ignore[no-untyped-call]
+    def noting(call: Callable[..., Any], reason: str) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            consulted.hide(reason)
+            return call(*args, **kwargs)
 
-    torch.autocast.__enter__ = entered  # type: ignore[method-assign]
-    try:
+        return noted
+
+    heard: list[tuple[Any, str, str]] = [(torch.autocast, "__enter__", "casts by autocast")]
+    heard += [(time, name, "reads the clock") for name in (*CLOCKS, *DATES)]
+    heard += [(where, name, "draws from the system's randomness") for where, name in _RANDOMNESS]
+    with ExitStack() as stack:
+        for where, name, reason in heard:
+            noted = noting(getattr(where, name), reason)
+            stack.enter_context(replaced(where, name, noted))
         yield
-    finally:
-        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
 
 
 def _generators(module: nn.Module) -> list[object]:
@@ -190,35 +254,5 @@ def _states(module: nn.Module) -> dict[nn.Module, str]:
     for part in module.modules():
         own = own_attributes(part)
         kept = {k: v for k, v in own.items() if k != "training" and not k.startswith("_forward")}
-        states[part] = repr(sorted((k, repr(v)) for k, v in kept.items() if _is_plain(v)))
+        states[part] = repr(sorted((k, repr(v)) for k, v in kept.items() if is_plain(v)))
     return states
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, _PLAIN):
-        return True
-    if isinstance(value, list | tuple | set | frozenset):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
-    return False
-
-
-def _code_of(kind: type) -> str:
-    """A digest of the code of a class and of those that it inherits from, up to torch's."""
-    hashed = hashlib.blake2b(digest_size=16)
-    for base in kind.__mro__:
-        if base.__module__.startswith("torch."):
-            break
-        for name, value in sorted(vars(base).items()):
-            function: Callable[..., Any] | None = getattr(value, "fget", value)
-            if isinstance(function, FunctionType):
-                hashed.update(f"{name}{_code(function.__code__)}".encode())
-    return hashed.hexdigest()
-
-
-def _code(code: CodeType) -> str:
-    constants = [
-        _code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts
-    ]
-    return f"{code.co_code.hex()}{constants}{code.co_names}{code.co_varnames}"

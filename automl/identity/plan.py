@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from automl.candidate import Candidate
 from automl.errors import CandidateError
 from automl.identity.ambient import settle
-from automl.identity.batches import Reading, depends_on_size
+from automl.identity.batches import Reading, depends_on_size, depends_on_type
 from automl.identity.construction import UNLIKE, Builder, Built, slots
 from automl.identity.consulted import Consulted
 from automl.identity.keyed import Keyer
@@ -103,18 +103,24 @@ def _plan(builder: Builder) -> Plan | None:
     module, batch = built.module, builder.inputs()
     followed = tuple(bool(built.draws.of(slot.tensor)) for slot in slots(module))
     consulted, reading = Consulted(), Reading()
+    if built.seeded:
+        consulted.hide("sets the state of torch's generator")
     if built.narrow:
         consulted.hide(f"holds weights of {', '.join(built.narrow)}")
     with Running() as running:
         noise = Noise(_SEED, running)
         keyer = Keyer(built.draws, batch, running, {})
-        with torch.no_grad(), keyer, consulted.watching(module, noise), reading:
+        with torch.no_grad(), keyer, consulted.watching(module, noise, batch), reading:
             output = module.train()(batch)
         if len(slots(module)) != len(followed):
             return None
-        _answer(module, builder.inputs(), consulted, noise)
-    if reading.found and depends_on_size(module, builder.inputs()):
+        _answer(module, builder.inputs(), consulted, noise, reading)
+    if reading.device:
+        consulted.hide("looks at the device")
+    if reading.size and depends_on_size(module, builder.inputs()):
         consulted.hide("depends on the size of a batch")
+    if reading.type and depends_on_type(module, builder.inputs()):
+        consulted.hide("depends on the type of numbers")
     keys, passes = general_keys(
         lambda: builder.build(_SEED, follow=True), keyer.keys, builder.inputs
     )
@@ -130,8 +136,15 @@ def _plan(builder: Builder) -> Plan | None:
     )
 
 
-def _answer(module: nn.Module, inputs: Any, consulted: Consulted, noise: Noise) -> None:
+def _answer(
+    module: nn.Module, inputs: Any, consulted: Consulted, noise: Noise, reading: Reading
+) -> None:
     """Pass inputs forward in eval mode, too; not every module can."""
-    with suppress(Exception), torch.no_grad(), consulted.watching(module, noise):
+    with (
+        suppress(Exception),
+        torch.no_grad(),
+        consulted.watching(module, noise, inputs),
+        reading,
+    ):
         module.eval()(inputs)
     module.train()
