@@ -94,6 +94,11 @@ DIFFER = {
     ),
     "doubled above so many numbers and not": (where(lambda h: h.numel() > 64 * WIDTH), PLAIN),
     "doubled in whole batches of 64 and not": (where(lambda h: h.size(0) % 64 == 0), PLAIN),
+    "doubled in batches of 128 and not": (where(lambda h: len(h) == 128), PLAIN),
+    "doubled in large batches when asked and not": (
+        hidden(lambda m, h: h * (2 if len(h) > 100 and not m.training else 1)),
+        hidden(lambda m, h: h),
+    ),
     "centred by the first 32 and by all": (centred(32), centred(WHOLE)),
     "centred by the first 32 and 64": (centred(32), centred(64)),
     "scaled by the number of examples, by tenths": (

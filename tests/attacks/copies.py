@@ -76,6 +76,11 @@ def tied(a, b):
     b.weight, b.bias = a.weight, a.bias
 
 
+def aliased(a, b):
+    """Two parameters in one memory: a step of either moves both."""
+    b.weight.data, b.bias.data = a.weight.data, a.bias.data
+
+
 def zeroed(a, b):
     b.weight.zero_()
     b.bias.zero_()
@@ -148,6 +153,10 @@ DIFFER = {
     "copy and shared": (two(copied), two(shared)),
     "apart and shared": (two(), two(shared)),
     "apart and tied": (two(), two(tied)),
+    "copy and one memory": (two(copied), two(aliased)),
+    "one memory and tied": (two(aliased), two(tied)),
+    "apart and frozen": (two(), two(frozen(lambda a, b: b))),
+    "copy and frozen copy": (two(copied), two(frozen(deep))),
     "apart and zero": (two(), two(zeroed)),
     "frozen copy and frozen apart": (two(frozen(deep)), two(frozen(lambda a, b: b))),
     "copies of two layers and apart": (two(copied, two_layers), two(None, two_layers)),

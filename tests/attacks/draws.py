@@ -1,6 +1,8 @@
 """What is drawn so rarely that a probe of a few steps sees nothing of it."""
 
+import os
 import random
+import time
 
 import numpy as np
 import torch
@@ -110,6 +112,13 @@ DIFFER = {
         left_out(lambda: np.random.default_rng().random() < 0.02),
         NEVER,
     ),
+    "by a distribution": (
+        left_out(lambda: torch.distributions.Bernoulli(0.02).sample() > 0),
+        NEVER,
+    ),
+    "by the system's randomness": (left_out(lambda: os.urandom(1)[0] < 6), NEVER),
+    "by the clock": (left_out(lambda: time.time_ns() // 1000 % 50 == 0), NEVER),
+    "by torch's seed": (left_out(lambda: torch.initial_seed() % 50 < 25), NEVER),
     "by a generator of its own": (own(0.02), own(0.0)),
     "by a generator of its own, made late": (own(0.02, late=True), own(0.0, late=True)),
     "two draws of a generator of its own": (own(0.02), own(0.05)),

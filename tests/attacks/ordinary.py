@@ -56,6 +56,10 @@ def zero_parameter():
     return nn.Parameter(torch.zeros(()))
 
 
+def rezero(h, gate, layer):
+    return h + gate * layer(h).tanh()
+
+
 PLAIN = hidden(lambda m, h: m.layer(h).tanh(), **LAYER)
 RESIDUAL = hidden(lambda m, h: h + m.layer(h).tanh(), **LAYER)
 DIFFER = {
@@ -86,6 +90,10 @@ DIFFER = {
         parted(same, lambda h: 2 * h),
     ),
     "doubled when asked and not": (asked(lambda h: 2 * h), asked(same)),
+    "doubled without gradients and not": (
+        hidden(lambda m, h: h.tanh() * (1 if torch.is_grad_enabled() else 2)),
+        asked(same),
+    ),
     "clamped when asked and not": (asked(lambda h: h.clamp(-0.5, 0.5)), asked(same)),
     "bias and none": (PLAIN, hidden(lambda m, h: m.layer(h).tanh(), layer=lin(bias=False))),
     "bias of zero and none": (
@@ -127,6 +135,16 @@ DIFFER = {
         hidden(lambda m, h: m.back(m.layer(h).relu()), layer=lin(), back=lin()),
         hidden(
             lambda m, h: m.back(m.layer(h).relu()), layer=lin(WIDTH, WIDTH + 1), back=lin(WIDTH + 1)
+        ),
+    ),
+    "a chain of gates at zero and gates side by side": (
+        hidden(
+            lambda m, h: rezero(rezero(h, m.one, m.layer), m.two, m.other),
+            **(LAYER | {"other": lin(), "one": zero_parameter, "two": zero_parameter}),
+        ),
+        hidden(
+            lambda m, h: rezero(h, m.one, m.layer) + rezero(h, m.two, m.other) - h,
+            **(LAYER | {"other": lin(), "one": zero_parameter, "two": zero_parameter}),
         ),
     ),
     "one layer twice and two": (

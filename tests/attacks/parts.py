@@ -4,7 +4,7 @@ Every module takes images of digits, [n, 1, 8, 8], and answers with logits, [n, 
 torch and automl's names, for the process that probes loads it, too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,11 @@ class Pair:
         return {f"{self.kind}: {self.name}: {n}": b for n, b in enumerate((self.one, self.other))}
 
 
-def kind(name: str, differ: dict[str, tuple[Build, Build]], equal: dict[str, tuple[Build, Build]]):
+Named = dict[str, tuple[Build, Build]]
+"""Pairs by what each is about."""
+
+
+def kind(name: str, differ: Named, equal: Named) -> list[Pair]:
     """The pairs of a kind, by what each is about."""
     named = [(differ, False), (equal, True)]
     return [
@@ -110,8 +114,3 @@ def all_of(join: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 def hidden(work: Callable[[Any, Tensor], Tensor], **layers: Layer) -> Build:
     """A hidden layer, some work on it, and a head; the work may have layers of its own."""
     return of(lambda m, x: m.head(work(m, m.stem(x))), **STEM, **layers, **HEAD)
-
-
-def sides(pairs: list[Pair]) -> Iterator[tuple[str, Build]]:
-    for pair in pairs:
-        yield from pair.sides.items()

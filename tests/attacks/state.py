@@ -37,7 +37,7 @@ class Codebook(nn.Module):
 
     def __init__(self, decay=0.9) -> None:
         super().__init__()
-        self.register_buffer("codes", torch.randn(8, WIDTH))
+        self.register_buffer("codes", torch.randn(8, WIDTH) / 4)
         self.decay = decay
 
     def forward(self, h):
@@ -127,6 +127,16 @@ def norm(**options) -> Build:
     return hidden(lambda m, h: m.norm(h), norm=lambda: nn.BatchNorm1d(WIDTH, **options))
 
 
+def counted(after) -> Build:
+    """Doubled once a normalization has counted so many batches."""
+
+    def work(m, h):
+        found = m.norm(h)
+        return 2 * found if m.norm.num_batches_tracked > after else found
+
+    return hidden(work, norm=lambda: nn.BatchNorm1d(WIDTH))
+
+
 def annealed(steps):
     """A gate that opens over so many calls."""
     return lambda calls: min(1.0, (1 + calls) / steps)
@@ -165,6 +175,7 @@ DIFFER = {
         with_layer(counting(late(50))),
         with_layer(counting(late(90))),
     ),
+    "doubled after 50 batches that a norm counted and never": (counted(50), counted(10**9)),
     "the last batch remembered and not": (
         with_layer(Remembering),
         with_layer(lambda: Remembering(0.0)),

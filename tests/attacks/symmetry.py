@@ -217,6 +217,108 @@ DEEPER = {
     ),
 }
 
+
+class Rows(nn.Module):
+    """A recurrent layer over the four quarters of a hidden vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(4, WIDTH, batch_first=True)
+
+    def forward(self, h):
+        return self.cell(h.reshape(-1, 4, 4))[1][0]
+
+
+class Binned(nn.Module):
+    """An embedding of the signs of a hidden vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(2, WIDTH)
+
+    def forward(self, h):
+        return self.table((h > 0).long()).mean(1)
+
+
+class Scales(nn.Module):
+    """A parameter of its own that scales elementwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(WIDTH))
+
+    def forward(self, h):
+        return h * self.scale
+
+
+class Features(nn.Module):
+    """Random features that are not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.randn(WIDTH, WIDTH))
+
+    def forward(self, h):
+        return (h @ self.matrix).cos()
+
+
+class Late(nn.Module):
+    """Makes its weight when it is first called, unknown to torch until then."""
+
+    def forward(self, h):
+        if not hasattr(self, "weight"):
+            self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH) / 4)
+        return h @ self.weight
+
+
+class Paired(nn.Module):
+    """A bilinear layer of a vector and itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Bilinear(WIDTH, WIDTH, WIDTH)
+
+    def forward(self, h):
+        return self.layer(h, h)
+
+
+def max_and_mean(branch) -> tuple[Build, Build]:
+    return branches(MAX, 2, branch), branches(MEAN, 2, branch)
+
+
+def reread(join) -> Build:
+    """Two layers, one of which reads a copy of what the other reads."""
+    made = {"a": lin(), "b": lin()}
+
+    def function(m, x):
+        h = m.stem(x).tanh()
+        return m.head(join(m.a(h), m.b(h.clone() * 1.0)))
+
+    return of(function, **STEM, **made, head=lin(WIDTH, CLASSES))
+
+
+WEIGHTS = {
+    "max and mean of recurrent layers": max_and_mean(Rows),
+    "max and mean of embeddings": max_and_mean(Binned),
+    "max and mean of scales": max_and_mean(Scales),
+    "max and mean of bilinear layers": max_and_mean(Paired),
+    "max and mean of lazy layers": max_and_mean(lambda: nn.LazyLinear(WIDTH)),
+    "max and mean of weights made late": max_and_mean(Late),
+    "max and mean of random features": max_and_mean(Features),
+    "distance of random features and none": (
+        branches(lambda h, a, b: h + (a - b).abs(), 2, Features),
+        branches(plain, 2, Features),
+    ),
+    "distance of scales and none": (
+        branches(lambda h, a, b: h + (a - b).abs(), 2, Scales),
+        branches(plain, 2, Scales),
+    ),
+    "max and mean of layers, one of which reads a copy": (
+        reread(torch.maximum),
+        reread(lambda a, b: (a + b) / 2),
+    ),
+}
+
 EQUAL = {
     "max, the other way round": (
         branches(lambda h, a, b: torch.maximum(a, b)),
@@ -375,9 +477,25 @@ EQUAL_GRAPHS = {
     ),
 }
 
+EQUAL_WEIGHTS = {
+    f"max of {name}, the other way round": (
+        branches(lambda h, a, b: torch.maximum(a, b), 2, branch),
+        branches(lambda h, a, b: torch.maximum(b, a), 2, branch, backwards=True),
+    )
+    for name, branch in {
+        "recurrent layers": Rows,
+        "embeddings": Binned,
+        "scales": Scales,
+        "bilinear layers": Paired,
+        "lazy layers": lambda: nn.LazyLinear(WIDTH),
+        "random features": Features,
+    }.items()
+}
+
 PAIRS = [
     *kind("symmetry", {**TWO, **THREE, **FOUR}, {}),
     *kind("symmetry, one level deeper", DEEPER, {}),
+    *kind("symmetry of other weights", WEIGHTS, EQUAL_WEIGHTS),
     *kind("symmetry", {}, EQUAL),
     *kind("symmetry in graphs", GRAPHS, EQUAL_GRAPHS),
 ]

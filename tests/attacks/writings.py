@@ -1,4 +1,4 @@
-"""One function in ever other writings: classes, functions, names, order, packing."""
+"""One function in several writings: classes, functions, names, order, packing."""
 
 import math
 from collections import OrderedDict
