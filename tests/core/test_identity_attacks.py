@@ -52,7 +52,7 @@ def judged(program, seeds, seen: Counter) -> tuple[bool, bool]:
     return meet(one, other), meet(one, miss)
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(planted.programs(), st.tuples(WRITINGS, WRITINGS))
 def test_planted_near_misses_never_meet_and_writings_of_one_program_do(program, seeds):
     same, merged = judged(program, seeds, Counter())
