@@ -125,8 +125,12 @@ def _two(draw: Any, among: Any) -> list[Any]:
     return draw(st.permutations(sorted(among)))[:2]
 
 
+_ALIKE = (("max", "min", "mean", "soft"), ("sorted", "weighted"), JOINS)
+"""Joins that are the same where all branches are, and all of them."""
+
+
 def _other_join(draw: Any) -> tuple[Step, Step]:
-    one, other = _two(draw, JOINS)
+    one, other = _two(draw, draw(st.sampled_from(_ALIKE)))
     count, branch = draw(st.integers(2, MOST)), draw(_BRANCH)
     start = "apart" if draw(st.integers(0, 3)) else "copied"
     if start == "copied":
