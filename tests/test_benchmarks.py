@@ -40,6 +40,23 @@ def test_fingerprint_counts_classes_as_the_truth_does():
         assert classes[level]["missed_pairs"] == classes[level]["merged_pairs"] == 0
 
 
+def test_identity_attacks_counts_what_is_merged_and_missed():
+    found = said("identity_attacks", "--kind", "ordinary", "--no-searches")
+    (kind,) = found["kinds"]
+    assert kind["differ"] == len(found["pairs"]) > 20
+    assert found["false_merges"] == found["missed"] == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_no_attack_merges_two_functions():
+    found = said("identity_attacks")
+    assert found["false_merges"] == []
+    for search in found["searches"].values():
+        assert search.get("false_merges", []) == []
+    assert found["searches"]["state"]["missed"] == []
+
+
 def by_arm(problem, strategy):
     rows = [row for row in problem["rows"] if row["strategy"] == strategy]
     return {row["arm"]: row["evaluations"] for row in rows}

@@ -1,0 +1,402 @@
+"""Attacks on identity: pairs that are one function, or two, by construction, by kind.
+
+A false merge is a pair of two functions that the product takes for one; a missed equal is a pair
+of one function that it does not recognise, which costs a training and no more. Compared are both
+sides of each pair with a probe each, as `automl fingerprint` does (`probe_share` is infinite
+there). Then real searches, in processes of their own, follow:
+
+default: default options, evaluations long enough for probes to pay, some pairs of each kind.
+always: `probe_share=inf`, with every module that keeps state twice, whose second must be reused.
+files: candidates that read files, in one study; again; then in a study after all files changed.
+
+With --train, both sides of each pair that should differ are trained without the cache, from equal
+draws and under equal seeds, until their answers differ. `one start` says whether all weights were
+equal when training began, so that the functions alone made the difference.
+
+    python benchmarks/identity_attacks.py [--json] [--kind NAME] [--no-searches] [--train]
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+import automl
+from automl.comparison import Comparer, comparing
+from automl.protocols import Run, Split
+from automl.registry import Kind, Registry
+from automl.studies import plan
+
+TESTS = Path(__file__).parents[1] / "tests"
+SPACE = f"{TESTS / 'attacked.py'}:sides"
+BRIEF = f"{TESTS / 'shapes.py'}:Brief"
+SLEEP, WORKERS = 20.0, 4
+"""Seconds of an evaluation where default options are searched, so that probes pay."""
+SEEDS = (0, 1, 2)
+EPOCHS = 20
+APART = 2e-5
+"""Answers that differ by this share of the largest after training are of two functions.
+
+Equal ones, in other words but from one start, were never seen more than 5e-7 apart.
+"""
+IMPORTING = "importing"
+
+
+def attacks() -> list[Any]:
+    """The pairs, which lie with the tests."""
+    if str(TESTS) not in sys.path:
+        sys.path.append(str(TESTS))
+    from attacks import PAIRS
+
+    return list(PAIRS)
+
+
+# Comparison.
+def compared(comparer: Comparer, pair: Any) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether both sides of a pair are taken for one, and what was found of each."""
+    found = [comparer.fingerprint({"side": side}) for side in pair.sides]
+    return found[0]["fingerprint"] == found[1]["fingerprint"], found
+
+
+def comparisons(pairs: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    parts = {Kind.SPACE: SPACE, Kind.TASK: "digits", Kind.STRATEGY: "random"}
+    with comparing(plan(Registry(), parts, {"trainer": {"lr": 0.01}})) as comparer:
+        for number, pair in enumerate(pairs, 1):
+            progress(f"{number}/{len(pairs)} {pair.kind}: {pair.name}")
+            merged, found = compared(comparer, pair)
+            yield {
+                "kind": pair.kind,
+                "name": pair.name,
+                "equal": pair.equal,
+                "merged": merged,
+                "level": found[1]["level"],
+                "verdicts": [each.get("verdict", "sound") for each in found],
+                "reasons": [each.get("reason") for each in found],
+                "ms": [1e3 * each["seconds"] for each in found],
+            }
+
+
+def by_kind(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    said = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        ours = [row for row in rows if row["kind"] == kind]
+        equal = [row for row in ours if row["equal"]]
+        differ = [row for row in ours if not row["equal"]]
+        said.append(
+            {
+                "kind": kind,
+                "differ": len(differ),
+                "false_merges": sum(row["merged"] for row in differ),
+                "equal": len(equal),
+                "missed": sum(not row["merged"] for row in equal),
+                "verdicts": dict(Counter(v for row in ours for v in row["verdicts"])),
+                "probe_ms": statistics.median(ms for row in ours for ms in row["ms"]),
+            }
+        )
+    return said
+
+
+def named(rows: Sequence[dict[str, Any]], equal: bool) -> list[str]:
+    """The pairs that were taken for what they are not."""
+    return [
+        f"{row['kind']}: {row['name']}"
+        for row in rows
+        if row["equal"] is equal and row["merged"] is not equal
+    ]
+
+
+# Searches, each in a process of its own.
+def searching(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, __file__, "--search", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+
+
+def answer(process: "subprocess.Popen[str]") -> Any:
+    said, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"a search ended with exit code {process.returncode}")
+    return json.loads(said)
+
+
+def some_pairs() -> list[Any]:
+    """Of each kind the first pair that differs, and the first that is equal."""
+    firsts = {(pair.kind, pair.equal): pair for pair in reversed(attacks())}
+    return list(firsts.values())
+
+
+def search_pairs(
+    pairs: Sequence[Any], share: str | None, seconds: float = 0.0, workers: int = 1
+) -> dict[str, Any]:
+    """A real search that proposes both sides of each pair."""
+    asked = [side for pair in pairs for side in pair.sides]
+    made = [{"side": side} for side in asked]
+    study = searched(SPACE, made, share, {"seconds": seconds}, workers=workers)
+    fingerprints = dict(zip(asked, [v.fingerprint for v in study.views.trials()], strict=True))
+    rows = [
+        {
+            **{"kind": pair.kind, "name": pair.name, "equal": pair.equal},
+            "merged": len({fingerprints[side] for side in pair.sides}) == 1,
+        }
+        for pair in pairs
+    ]
+    return {
+        "pairs": len(rows),
+        "false_merges": named(rows, equal=False),
+        "missed": named(rows, equal=True),
+        **recognized(study),
+    }
+
+
+def search_state(share: str) -> dict[str, Any]:
+    """Modules that keep state, each proposed twice: the second time it must be reused."""
+    sides = [side for pair in attacks() if pair.kind == "state" for side in pair.sides]
+    study = searched(SPACE, [{"side": side} for side in [*sides, *sides]], share, {})
+    again = study.views.trials()[len(sides) :]
+    missed = [side for side, view in zip(sides, again, strict=True) if view.reused_from is None]
+    return {"repeats": len(sides), "missed": missed, **recognized(study)}
+
+
+def search_files(space: str, storage: str, share: str) -> dict[str, bool]:
+    """Whether each candidate that reads a file was reused."""
+    if space == IMPORTING:
+        asked: list[dict[str, Any]] = [{"eighths": n} for n in (1, 2)]
+    else:
+        from reading import LATE, READERS
+
+        asked = [{"how": how, "early": e} for how in [*READERS, LATE] for e in (True, False)]
+    file = f"{TESTS / space}.py:{space}"
+    study = searched(file, asked, share or None, {}, storage=storage, cache_scope="storage")
+    views = study.views.trials()
+    return {
+        f"{space} {' '.join(map(str, made.values()))}": view.reused_from is not None
+        for made, view in zip(asked, views, strict=True)
+    }
+
+
+def searched(
+    space: str,
+    asked: Sequence[dict[str, Any]],
+    share: str | None,
+    trainer: dict[str, Any],
+    **given: Any,
+) -> Any:
+    cache = {"probe_share": share} if share else {}
+    given.setdefault("storage", f"sqlite:///{os.environ['AUTOML_STATE_DIR']}/{os.getpid()}.db")
+    return automl.search(
+        space,
+        trainer=BRIEF,
+        strategy="random",
+        options={"cache": cache, "trainer": trainer},
+        enqueue=asked,
+        trials=len(asked),
+        device="cpu",
+        **given,
+    ).study
+
+
+def recognized(study: Any) -> dict[str, Any]:
+    counts, known = study.views.counts(), study.views.recognized()
+    return {
+        "trials": counts.trials,
+        "evaluated": counts.evaluated,
+        "verdicts": dict(known.verdicts),
+        "skipped": dict(known.skipped),
+    }
+
+
+def files(share: str | None) -> dict[str, Any]:
+    """Candidates that read files: in a study, in one like it, in one after the files changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["READING_FOLDER"] = folder
+        attacks()
+        from reading import write
+
+        found = []
+        for seed in (0, 0, 1):
+            progress(f"files, probe_share {share or 'as by default'}, content {seed}")
+            write(seed)
+            begun = [
+                searching("files", space, f"sqlite:///{folder}/{space}.db", share or "")
+                for space in ("reading", IMPORTING)
+            ]
+            reading, importing = map(answer, begun)
+            found.append({**reading, **importing})
+    _, unchanged, changed = found
+    return {
+        "candidates": len(changed),
+        "false_merges": [name for name, reused in changed.items() if reused],
+        "missed": [name for name, reused in unchanged.items() if not reused],
+    }
+
+
+def search(arguments: Sequence[str]) -> Any:
+    """What a process of its own is asked for."""
+    what, *rest = arguments
+    attacks()
+    if what == "files":
+        return search_files(*rest)
+    if what == "state":
+        return search_state(*rest)
+    if what == "default":
+        # Nothing is probed before the first evaluation ends, nor while it is not known to pay.
+        pairs = [each for each in some_pairs() if each.kind not in ("state", "writings")]
+        return search_pairs([each for each in pairs if not each.equal], None, SLEEP, WORKERS)
+    return search_pairs(some_pairs(), "inf")
+
+
+def searches(default: "subprocess.Popen[str]") -> Iterator[tuple[str, Any]]:
+    """The searches' results by name; that of default options has begun, and mostly sleeps."""
+    progress("searching with state, then always")
+    yield "state", answer(searching("state", "inf"))
+    yield "always", answer(searching("always"))
+    yield "files, default options", files(None)
+    yield "files, always", files("inf")
+    progress("waiting for the search with default options")
+    yield "default", answer(default)
+
+
+# Training.
+def trained(build: Any, task: automl.Task, seed: int) -> tuple[list[Tensor], Tensor, float]:
+    """All tensors at the start, the answers at the end, and the accuracy."""
+    from automl_plugins.trainers.supervised import Supervised
+
+    made: list[nn.Module] = []
+    start: list[Tensor] = []
+
+    def architecture() -> nn.Module:
+        module = automl.Candidate(build).build()
+        made.append(module)
+        held = [tensor for tensor in module.state_dict().values() if not is_lazy(tensor)]
+        start.extend(tensor.detach().clone() for tensor in held)
+        return module
+
+    random.seed(seed)
+    np.random.seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run("cpu", seed, 0, 1, Path(folder))
+        trainer = Supervised(lr=0.01, epochs=EPOCHS)
+        report = list(trainer.train(automl.Candidate(architecture), task, run))[-1]
+    inputs = task.split(Split.VALIDATION)[0]
+    with torch.no_grad():
+        answers = made[-1].eval()(inputs)
+    return start, answers, float(report.metrics["accuracy"])
+
+
+def trainings(pair: Any, task: automl.Task) -> dict[str, Any]:
+    """Both sides trained under seeds until their answers differ."""
+    row: dict[str, Any] = {"kind": pair.kind, "name": pair.name, "accuracies": []}
+    for seed in SEEDS:
+        (start, ours, a), (begin, theirs, b) = (
+            trained(build, task, seed) for build in (pair.one, pair.other)
+        )
+        row["accuracies"].append((a, b))
+        shapes = [[t.shape for t in tensors] for tensors in (start, begin)]
+        one_start = shapes[0] == shapes[1] and all(map(torch.equal, start, begin))
+        apart = float((ours - theirs).abs().max() / ours.abs().max())
+        row |= {"one_start": one_start, "apart": apart, "differ": not apart <= APART}
+        if row["differ"]:
+            break
+    return row
+
+
+def training(pairs: Sequence[Any]) -> list[dict[str, Any]]:
+    """What training makes of the pairs that should differ."""
+    parts = plan(Registry(), {Kind.SPACE: SPACE, Kind.TASK: "digits"}, {}).parts
+    rows = []
+    for pair in pairs:
+        if not pair.equal:
+            progress(f"training {pair.kind}: {pair.name}")
+            rows.append(trainings(pair, parts.task))
+    return rows
+
+
+def progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--kind", help="only pairs whose kind begins so")
+    parser.add_argument("--no-searches", action="store_true")
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--search", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if arguments.search:
+        print(json.dumps(search(arguments.search)))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["AUTOML_STATE_DIR"] = directory
+        said = measured(arguments)
+    print(json.dumps(said)) if arguments.as_json else show(said)
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    began = time.perf_counter()
+    pairs = [each for each in attacks() if each.kind.startswith(arguments.kind or "")]
+    default = None if arguments.no_searches else searching("default")
+    rows = list(comparisons(pairs))
+    said = {
+        "benchmark": "identity_attacks",
+        "pairs": rows,
+        "kinds": by_kind(rows),
+        "false_merges": named(rows, equal=False),
+        "missed": named(rows, equal=True),
+        "searches": {} if default is None else dict(searches(default)),
+    }
+    if arguments.train:
+        said["trained"] = training(pairs)
+    return {**said, "seconds": time.perf_counter() - began}
+
+
+def show(said: dict[str, Any]) -> None:
+    print(f"{'kind':<34}{'differ':>8}{'merged':>8}{'equal':>8}{'missed':>8}{'ms':>8}  verdicts")
+    for each in said["kinds"]:
+        print(
+            f"{each['kind']:<34}{each['differ']:>8}{each['false_merges']:>8}{each['equal']:>8}"
+            f"{each['missed']:>8}{each['probe_ms']:>8.1f}  {each['verdicts']}"
+        )
+    for title in ("false_merges", "missed"):
+        print(f"\n{title.replace('_', ' ')}: {len(said[title])}")
+        for name in said[title]:
+            print(f"  {name}")
+    for name, found in said["searches"].items():
+        print(f"\nsearch, {name}:")
+        for key, value in found.items():
+            print(f"  {key.replace('_', ' ')}: {value}")
+    if "trained" in said:
+        show_trained(said["trained"])
+    print(f"\n{said['seconds']:.0f} s")
+
+
+def show_trained(rows: Sequence[dict[str, Any]]) -> None:
+    differ = sum(row["differ"] for row in rows)
+    print(f"\ntrained: {differ} of {len(rows)} pairs differ")
+    for row in rows:
+        print(
+            f"  {'differ' if row['differ'] else 'ALIKE':<8}{row['apart']:>9.2g}"
+            f"  {'one start' if row['one_start'] else '':<10}{row['kind']}: {row['name']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Pairs of candidates that are one function, or two, by construction, grouped by kind."""
+
+from attacks import (
+    batches,
+    copies,
+    draws,
+    ensembles,
+    ordinary,
+    precision,
+    state,
+    symmetry,
+    writings,
+)
+
+PARTS = (symmetry, ensembles, copies, precision, batches, draws, state, writings, ordinary)
+PAIRS = [pair for part in PARTS for pair in part.PAIRS]
+SIDES = {name: build for pair in PAIRS for name, build in pair.sides.items()}
+"""What makes each side of each pair, by the names that the space of attacks has for them."""
