@@ -194,6 +194,7 @@ class _Trace(TorchFunctionMode):
         self.numbers: list[float] = []
         # Of numbers by place in the batch a probe shows the first alone, so none may grow.
         self.places: list[float] = []
+        self._by_place: dict[int, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -203,17 +204,20 @@ class _Trace(TorchFunctionMode):
             raise _DiffersError
         self.names.append(name)
         self.numbers.extend(numbers)
-        if _is_by_place(name, args, kwargs or {}):
+        if name in _BY_PLACE and isinstance(result, Tensor):
+            self._by_place[id(result)] = result
+        elif self._uses_place(name, args, kwargs or {}):
             self.places.extend(numbers)
         return result
 
-
-def _is_by_place(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call makes numbers that follow from the place of an example in its batch."""
-    if name not in _ALONG:
-        return name in _BY_PLACE
-    along = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-    return along in (0, -args[0].dim())
+    def _uses_place(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call computes with the place of an example in its batch."""
+        if name in _ALONG:
+            along = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+            return along in (0, -args[0].dim())
+        # To take each example's own entry is no use of its place.
+        read = args[0] if name == "__getitem__" else (args, kwargs)
+        return any(id(each) in self._by_place for each in tensors_in(read))
 
 
 def _numbers(value: Any) -> list[float]:

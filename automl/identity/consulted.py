@@ -205,7 +205,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _settings(args: Any, kwargs: Mapping[str, Any]) -> str:
     """The numbers that a draw is told, such as a probability; sizes are in what it is for."""
     given = [*args, *(kwargs[name] for name in sorted(kwargs))]
-    return ",".join(repr(each) for each in given if isinstance(each, int | float))
+    return ",".join(f"{each:.12g}" for each in given if isinstance(each, int | float))
 
 
 @contextmanager

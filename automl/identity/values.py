@@ -45,7 +45,7 @@ class Values:
             names = sorted(value, key=repr)
             return self.of(*names, *(value[name] for name in names))
         if isinstance(value, int | float | str | None):
-            return repr(value).encode()
+            return _text(value).encode()
         return type(value).__qualname__.encode()
 
     def _of_tensor(self, tensor: Tensor) -> bytes:
@@ -81,11 +81,16 @@ def scalars(args: Any, kwargs: Mapping[str, Any]) -> str:
     names = sorted(name for name in kwargs if name != "generator")
     given = [*args, *(item for name in names for item in (name, kwargs[name]))]
     settings = (value for value in given if not any(True for _ in tensors_in(value)))
-    return ",".join(repr(value) for value in settings if value is not None)
+    return ",".join(_text(value) for value in settings if value is not None)
 
 
 def _plain(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """Text of a value; numbers that differ by rounding have one."""
+    return f"{value:.12g}" if isinstance(value, float) else repr(value)
 
 
 def seed_of(*parts: object) -> int:
