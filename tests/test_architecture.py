@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = [
     "automl",
+    "automl.redaction",
     "automl.errors",
+    "automl.state",
     "automl.wording",
     "automl.quiet",
     "automl.decisions",
@@ -38,6 +40,10 @@ ORDER = [
     "automl.portable.cells",
     "automl.portable.columns",
     "automl.portable.csvfile",
+    "automl.portable.terminal",
+    "automl.portable.operators",
+    "automl.portable.calls",
+    "automl.portable.program",
     "automl.portable.predict",
     "automl.tasks",
     "automl.tables",
