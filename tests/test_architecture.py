@@ -50,6 +50,7 @@ ORDER = [
     "automl.hookspecs",
     "automl.options",
     "automl.trust",
+    "automl.importing",
     "automl.sources",
     "automl.registry",
     "automl.identity",
