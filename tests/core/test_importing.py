@@ -289,7 +289,7 @@ def test_the_process_that_probes_runs_what_was_approved(tmp_path):
     prober = Prober(recipe)
     try:
         answer = prober.probe({"n": 1})
-        assert answer.verdict is Verdict.SOUND, answer
+        assert answer.verdict == Verdict.SOUND.value, answer
     finally:
         prober.close()
     assert not place.ran.exists()
