@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import automl
-from automl.cli.terminal import say, say_block, visible_streams
+from automl.cli.terminal import say, say_lines, visible_streams
 from automl.errors import AutoMLError, Interrupted, UnknownNameError
 from automl.redaction import redact_urls
 
@@ -111,7 +111,9 @@ def _debug_first(arguments: list[str]) -> list[str]:
 def _explain(error: Exception, debug: bool) -> int:
     """Say an error in one line, after its traceback where asked for; returns the exit code."""
     if debug:
-        say_block(redact_urls("".join(traceback.format_exception(error)).rstrip()), err=True)
+        # Set in, for an error's text could have a line that looks like one of ours.
+        trace = redact_urls("".join(traceback.format_exception(error)))
+        say_lines((f"  {line}" for line in trace.rstrip().splitlines()), err=True)
     line = " ".join(str(error).split())
     if not isinstance(error, AutoMLError):
         hint = "" if debug else " (--debug shows where)"
