@@ -188,7 +188,7 @@ def _hooked(name: str) -> ModuleSpec | None:
 
 # The files beside it.
 def _read(reference: str, file: Path) -> _Read:
-    main = Held(file, file.read_bytes())
+    main = Held(file, _bytes(file))
     root = _root(reference, file)
     beside = _own_files(reference, main, root)
     held = {
@@ -233,9 +233,16 @@ def _own_files(reference: str, main: Held, root: Path) -> dict[str, Held]:
 
 def _read_module(spec: ModuleSpec) -> Held | None:
     if spec.origin and spec.has_location:
-        return Held(Path(spec.origin), Path(spec.origin).read_bytes())
+        return Held(Path(spec.origin), _bytes(Path(spec.origin)))
     folders = spec.submodule_search_locations
     return Held(Path(next(iter(folders))), None) if folders and not spec.origin else None
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:  # it may have gone since it was found
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _in_package(file: Path, root: Path, name: str) -> bool:

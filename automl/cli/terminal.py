@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
@@ -29,17 +30,24 @@ def say_block(text: str, err: bool = False) -> None:
 @contextmanager
 def visible_streams() -> Iterator[None]:
     """Let nothing that this process writes reach the terminal raw, whoever in it writes."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_visible, before)
+    before = sys.stdout, sys.stderr, warnings.formatwarning
+    sys.stdout, sys.stderr = _visible(sys.stdout), _visible(sys.stderr)
+    warnings.formatwarning = _warning_line
     try:
         yield
     finally:
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr, warnings.formatwarning = before
 
 
 def raw(stream: IO[str]) -> IO[str]:
     """The stream below, for what draws with a terminal's orders and shows all text itself."""
     return stream.stream if isinstance(stream, Visible) else stream
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None
+) -> str:
+    return one_line(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
 
 
 def _visible(stream: Any) -> Any:

@@ -62,7 +62,7 @@ def space(trial, task):
 class Train(Trainer):
     def train(self, candidate, task, run):
         print(EVIL.replace("\\n", " "))
-        warnings.warn(EVIL.replace("\\n", " "))
+        warnings.warn(EVIL)
         logging.getLogger("automl").warning("%s", EVIL)
         if run.number % 2:
             raise RuntimeError(EVIL)
