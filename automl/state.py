@@ -1,9 +1,11 @@
 """What this user keeps on this machine: approvals, checkpoints and logs, closed to all others."""
 
+import logging
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
+
+_log = logging.getLogger("automl")
 
 STATE = "AUTOML_STATE_DIR"
 ARTIFACTS = "AUTOML_ARTIFACTS"
@@ -62,10 +64,11 @@ def close_to_others(file: Path) -> None:
 
 
 def _close(path: Path, mode: int) -> None:
-    # Another user's is not ours to close; it is not made by us either.
-    with suppress(OSError):
+    try:
         if stat.S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)
+    except OSError as error:  # another user made it
+        _log.warning("%s cannot be closed to other users: %s", path, error.strerror)
 
 
 def _belongs_to_all(root: Path) -> bool:
