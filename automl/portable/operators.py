@@ -40,12 +40,11 @@ max_pool3d_with_indices max_unpool2d max_unpool3d unfold
 
 alpha_dropout batch_norm dropout embedding embedding_bag feature_alpha_dropout
 feature_dropout group_norm gru instance_norm layer_norm log_softmax
-lstm lstm_cell gru_cell native_batch_norm native_dropout native_group_norm
-native_layer_norm one_hot rms_norm rnn_relu rnn_tanh rnn_relu_cell rnn_tanh_cell
+lstm lstm_cell gru_cell
+one_hot rms_norm rnn_relu rnn_tanh rnn_relu_cell rnn_tanh_cell
 scaled_dot_product_attention softmax special_erf special_expit special_log_softmax
 special_logsumexp special_softmax special_xlogy renorm
-_log_softmax _softmax _native_batch_norm_legit_no_training _weight_norm
-_weight_norm_interface
+_weight_norm
 
 affine_grid_generator channel_shuffle constant_pad_nd grid_sampler grid_sampler_2d
 grid_sampler_3d pad pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d
@@ -63,7 +62,7 @@ repeat_interleave reshape reshape_as roll rot90 row_stack scatter scatter_add
 scatter_reduce select select_scatter slice slice_scatter split split_with_sizes squeeze
 stack swapaxes swapdims t take take_along_dim tensor_split tile transpose tril triu
 tril_indices triu_indices unbind unflatten unsqueeze view view_as vsplit vstack
-_reshape_alias _unsafe_view
+
 
 arange eye full full_like lift_fresh linspace logspace ones ones_like scalar_tensor zeros
 zeros_like bernoulli normal normal_ rand rand_like randint randint_like randn randn_like
@@ -83,7 +82,7 @@ ATEN = frozenset(_NAMES.split())
 """Names of ATen's operations; those that change a tensor in place, with `_`, are allowed alike.
 
 Left out on purpose are the ones that read or make files (`from_file`), resize or swap the memory of
-a tensor, leave memory as it is (`empty`), or print.
+a tensor, leave memory as it is (`empty`), trust shapes unseen (`_reshape_alias`), or print.
 """
 
 _NUMBERS: dict[str, Callable[..., Any]] = {
