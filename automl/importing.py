@@ -51,6 +51,11 @@ class Held:
         return found
 
     @property
+    def code(self) -> CodeType:
+        """What Python runs of it."""
+        return compile(self.content or b"", str(self.path), "exec", dont_inherit=True)
+
+    @property
     def is_extension(self) -> bool:
         return self.path.name.endswith(tuple(EXTENSION_SUFFIXES))
 
