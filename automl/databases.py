@@ -14,7 +14,8 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from automl.errors import UsageError, redact_urls
+from automl.errors import UsageError
+from automl.redaction import is_secret, redact_urls
 
 DEFAULT_URL = "sqlite:///automl.db"
 _WAL_SECONDS = 5.0
@@ -148,7 +149,7 @@ def parse(url: str) -> URL:
 def has_password(url: str) -> bool:
     """Whether a URL holds one, as its own part or as an option of its driver."""
     parsed = parse(url)
-    return parsed.password is not None or not {"password", "passwd"}.isdisjoint(parsed.query)
+    return parsed.password is not None or any(map(is_secret, parsed.query))
 
 
 def mask(url: str) -> str:

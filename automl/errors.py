@@ -18,9 +18,10 @@ AutoMLError                 anything this package raises on purpose
 """
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+from automl.redaction import redact_urls
 
 
 class AutoMLError(Exception):
@@ -121,12 +122,6 @@ def going_on() -> Iterator[None]:
         raise TrialError(f"SystemExit: its code asked the process to end ({error})") from error
 
 
-def redact_urls(text: str) -> str:
-    """Text with the passwords of all URLs in it replaced."""
-    text = re.sub(r"(://[^:/@\s]*:)\S+@", r"\1***@", text)
-    return re.sub(r"((?:password|passwd)=)[^&\s]+", r"\1***", text)
-
-
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text; its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's text, without passwords; its type where it says nothing."""
+    return redact_urls((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -25,6 +25,7 @@ from automl.errors import UsageError, first_line
 from automl.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, ModelCard
 from automl.models import Models
 from automl.portable.columns import Preparation
+from automl.portable.program import Program
 from automl.protocols import Run, Split, Task
 from automl.registry import Kind
 from automl.seeding import seeded
@@ -141,23 +142,36 @@ class Export:
 
     def _write_program(self, file: Path) -> str | None:
         """Write the model as a program of tensors; where that cannot be, say why."""
+        for what, step in (
+            ("torch.export cannot take this model", self._save_program),
+            ("predict.py cannot run this model", self._try_program),
+        ):
+            try:
+                step(file)
+            except Exception as error:
+                file.unlink(missing_ok=True)
+                return f"no {PROGRAM} and no predict.py: {what}: {first_line(error)}"
+        return None
+
+    def _save_program(self, file: Path) -> None:
         import torch
 
-        example = self.parts.task.probe()[0]
-        try:
-            with _silent():
-                batch = torch.export.Dim("batch", min=1)
-                model = _of_one_input(self.module)
-                program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-                torch.export.save(program, str(file))
-                again = torch.export.load(str(file)).module()
+        batch = torch.export.Dim("batch", min=1)
+        with _silent():
+            program = torch.export.export(
+                _of_one_input(self.module),
+                (self.parts.task.probe()[0],),
+                dynamic_shapes=({0: batch},),
+            )
+            torch.export.save(program, str(file))
+
+    def _try_program(self, file: Path) -> None:
+        import torch
+
+        example, again = self.parts.task.probe()[0], Program(file)
+        with torch.no_grad():
             for part in (example, example[:1]):
                 torch.testing.assert_close(again(part), self.module(part))
-        except Exception as error:
-            file.unlink(missing_ok=True)
-            why = f"torch.export cannot take this model: {first_line(error)}"
-            return f"no {PROGRAM} and no predict.py: {why}"
-        return None
 
     @cached_property
     def preparation(self) -> Preparation | None:

@@ -13,8 +13,8 @@ from automl.errors import (
     NotFiniteError,
     StorageError,
     TimeLimitError,
-    redact_urls,
 )
+from automl.redaction import redact_urls
 from automl.report import Outcome, Reason, State
 
 # CUDA errors after which every call in this process fails, as CUDA's own documentation has it.

@@ -109,7 +109,8 @@ class ModelCard:
     def _program_files(self) -> list[str]:
         return [
             f"- `{PROGRAM}`: the model as a program of tensors, for any batch;",
-            "  `predict.py`, `portable/`: what runs it.",
+            "  `predict.py`, `portable/`: what runs it. They are code: where this directory is",
+            "  somebody else's, `automl predict` runs none of it.",
         ]
 
     def _preparation_file(self) -> list[str]:

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.errors import UsageError, first_line
 from automl.front import beats, point_of
 from automl.report import Outcome, broken
+from automl.state import close_to_others, make_folder
 from automl.studies import Study, keeps_to_requirements
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Models:
     def _write(self, trial: optuna.Trial, weights: Mapping[str, "Tensor"]) -> None:
         import torch
 
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_folder(self.directory)
         with tempfile.TemporaryDirectory(dir=self.directory) as folder:
             file = Path(folder) / f"trial-{trial.number}.pt"
             torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, file)
@@ -146,6 +147,7 @@ class Models:
             id = upload_artifact(
                 artifact_store=self._store, file_path=str(file), study_or_trial=trial
             )
+        close_to_others(self.directory / id)
         trial.set_user_attr(MODEL, {"artifact": id, "sha256": digest})
 
     def _remove(self, trial: FrozenTrial) -> None:

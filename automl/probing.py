@@ -19,6 +19,7 @@ from automl.errors import AutoMLError
 from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Identity, Level, Verdict, digest_of
 from automl.identity.keys import Writing
+from automl.importing import own_path
 from automl.spec import START_SECONDS, Recipe
 
 _POLL_SECONDS = 0.2
@@ -119,7 +120,7 @@ class Prober:
         if self._process is None:
             self._process = _Process(self.progress)
             limits = {"seconds": self.seconds, "megabytes": self.megabytes}
-            surroundings = {"path": sys.path, "parent": os.getpid()}
+            surroundings = {"path": own_path(), "parent": os.getpid()}
             self._process.send({**self.recipe.to_json(), **limits, **surroundings})
 
     def probe(self, decisions: Mapping[str, Any]) -> Answer:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from automl.candidate import Candidate, Signature
 from automl.errors import first_line
 from automl.report import Direction, Report
+from automl.state import make_folder, private
 
 if TYPE_CHECKING:
     import optuna
@@ -109,10 +110,10 @@ class Run:
         """
         import torch
 
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_folder(self.directory)
         partial = self.directory / f"{os.getpid()}.part"
         try:
-            with partial.open("w+b") as file:
+            with open(partial, "w+b", opener=private) as file:
                 torch.save(dict(state), file)
                 file.flush()
                 os.fsync(file.fileno())

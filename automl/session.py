@@ -13,10 +13,10 @@ from automl.errors import DeviceLostError, Interrupted, StorageError, UsageError
 from automl.placement import Place, starts_elsewhere
 from automl.protocols import Launcher
 from automl.registry import Registry
+from automl.state import ARTIFACTS, STATE, make_folder, private, state_directory
 from automl.stopping import Stop
 from automl.studies import LEASE, Parts, Study
 from automl.supervision import Started, Supervisor
-from automl.trust import ARTIFACTS, STATE, state_directory
 from automl.worker import stopping_on_signals, work
 
 _log = logging.getLogger("automl")
@@ -111,14 +111,17 @@ class Session:
 
     def _log_file(self, index: int) -> Path:
         folder = _logs(str(uuid.UUID(self.study.spec.uuid)))
+        log = folder / f"worker-{index}.log"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
+            # Made here, for this user alone, whatever a launcher's umask says.
+            open(log, "ab", opener=private).close()
         except OSError as error:
             raise StorageError(
                 f"cannot keep the workers' logs in {folder}: {error.strerror}; "
                 f"set {STATE} to a directory you can write"
             ) from error
-        return folder / f"worker-{index}.log"
+        return log
 
     def _progress(self) -> int | None:
         try:

@@ -15,12 +15,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from importlib.machinery import ModuleSpec, PathFinder
+from dataclasses import dataclass
+from importlib.machinery import BYTECODE_SUFFIXES, ModuleSpec
 from pathlib import Path
 from types import CellType, CodeType, ModuleType
 from typing import Any
 
 from automl.errors import PluginError, UsageError
+from automl.importing import Held, approve, find, known, see
 from automl.trust import Code, Source, Trust, sha256
 
 NOWHERE = "__main__"
@@ -57,33 +59,33 @@ def load(
 ) -> tuple[ModuleType, Source]:
     """The module of a file or of a dotted name, once it is approved and holds what it should.
 
+    Each file is read once: what is compared and approved is what Python compiles.
+
     Raises:
         UsageError: it cannot be found, or has changed since the study was made.
         UntrustedError: a study names it and this user has not approved it.
         PluginError: it cannot be loaded.
     """
     is_file = place.endswith(".py") or os.sep in place
-    source = _file(place, expected, trust) if is_file else _module(place)
-    files = _own_files(source) | ({} if is_file else {place: Path(source.path)})
+    read = _file(place, expected, trust) if is_file else _module(place)
+    source = read.source
     if expected is not None:
         _compare(source, expected)
     trust.require(claim(source), f"the code of {source.reference}", source.reference)
-    _check_loaded(source, files)
-    module = _execute(source) if is_file else _import(source)
-    _check_loaded(source, files)
-    _loaded.update({str(path): sha256(path.read_bytes()) for path in files.values()})
+    modules = read.beside if is_file else {**read.beside, place: read.main}
+    own = not _is_installed(read.root)
+    if own:
+        _check_new(source, modules)
+        approve(read.root, modules)
+    _check_loaded(source, modules)
+    module = _execute(source, read.main) if is_file else _import(source)
+    _check_loaded(source, modules)
     return module, source
 
 
 def source_of(reference: str, file: Path) -> Source:
     """A file under the name it is asked by, with what it and those beside it hold."""
-    found = Source(reference, str(file), Code(sha256(file.read_bytes())))
-    root = _root(found)
-    beside = {
-        path.relative_to(root).as_posix(): sha256(path.read_bytes())
-        for path in _own_files(found).values()
-    }
-    return Source(reference, str(file), Code(found.code.sha256, dict(sorted(beside.items()))))
+    return _read(reference, file).source
 
 
 def content_of(module: str) -> str:
@@ -92,7 +94,7 @@ def content_of(module: str) -> str:
     Raises:
         UsageError: there is none of that name.
     """
-    return _module(module).code.digest()
+    return _module(module).source.code.digest()
 
 
 def home_of(value: object) -> tuple[Source, str] | None:
@@ -128,22 +130,35 @@ def one_line(error: BaseException, file: str = "") -> str:
 
 
 # Finding.
-def _file(place: str, expected: Code | None, trust: Trust) -> Source:
+@dataclass(frozen=True)
+class _Read:
+    """A file and those that it imports from beside it, as they were when they were read.
+
+    root: where imports from beside it begin. beside: by module.
+    """
+
+    source: Source
+    root: Path
+    main: Held
+    beside: Mapping[str, Held]
+
+
+def _file(place: str, expected: Code | None, trust: Trust) -> _Read:
     try:
         file = trust.copy_of(expected.sha256 if expected else None) or Path(place).resolve(
             strict=True
         )
-        return source_of(str(file), file)
+        return _read(str(file), file)
     except OSError as error:
         copy = "; name your copy of it: --plugin FILE" if expected else "; check the path"
         raise UsageError(f"cannot read {place}: {error.strerror}{copy}") from error
 
 
-def _module(name: str) -> Source:
+def _module(name: str) -> _Read:
     on_path, hooked = _specs(name, [*sys.path, str(Path.cwd())]), _specs(name, [], _hooked(name))
     for found in (on_path, hooked):
-        if len(found) == len(name.split(".")) and found[-1].origin:
-            return source_of(name, Path(found[-1].origin).resolve())
+        if len(found) == len(name.split(".")) and found[-1].has_location:
+            return _read(name, Path(str(found[-1].origin)).absolute())
     raise UsageError(f"no module named {name!r} here: check the spelling and the path")
 
 
@@ -155,7 +170,7 @@ def _specs(name: str, path: Sequence[str], top: ModuleSpec | None = None) -> lis
     found: list[ModuleSpec] = []
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:end]), path) if found or not top else top
+        spec = find(".".join(parts[:end]), path) if found or not top else top
         if spec is None:
             break
         found.append(spec)
@@ -172,37 +187,70 @@ def _hooked(name: str) -> ModuleSpec | None:
 
 
 # The files beside it.
-def _root(source: Source) -> Path:
+def _read(reference: str, file: Path) -> _Read:
+    main = Held(file, _bytes(file))
+    root = _root(reference, file)
+    beside = _own_files(reference, main, root)
+    held = {
+        each.path.relative_to(root).as_posix(): sha256(each.content)
+        for each in beside.values()
+        if each.content is not None and each is not main
+    }
+    code = Code(sha256(main.content or b""), dict(sorted(held.items())))
+    return _Read(Source(reference, str(file), code), root, main, beside)
+
+
+def _root(reference: str, file: Path) -> Path:
     """Where its imports from beside it begin: its folder, or that of its top package."""
-    file = Path(source.path)
-    if source.reference == source.path:
+    if reference == str(file):
         return file.parent
-    return file.parents[source.reference.count(".") + (file.name == "__init__.py")]
+    return file.parents[reference.count(".") + (file.name == "__init__.py")]
 
 
-def _own_files(source: Source) -> dict[str, Path]:
-    """The files that a file imports from beside it, and those that these import, by module."""
-    file, root = Path(source.path), _root(source)
-    name = "" if source.reference == source.path else source.reference
-    top = name.partition(".")[0] if _in_package(file, root, name) else None
-    found: dict[str, Path] = {}
-    todo = [(name, file)] if file.suffix == ".py" else []
+def _own_files(reference: str, main: Held, root: Path) -> dict[str, Held]:
+    """What a file imports from beside it, and what these import, by module; each is read once.
+
+    A link beside it counts by what it leads to, and a package without `__init__` as a folder.
+    """
+    name = "" if reference == str(main.path) else reference
+    top = name.partition(".")[0] if _in_package(main.path, root, name) else None
+    found: dict[str, Held] = {}
+    todo = [(name, main)]
     importlib.invalidate_caches()
     while todo:
-        name, path = todo.pop()
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for imported in {name, *_imported(path, package)}:
+        name, held = todo.pop()
+        package = name if held.path.name == "__init__.py" else name.rpartition(".")[0]
+        for imported in {name, *_imported(held, package)}:
             for spec in _specs(imported, [str(root)]) if _is_own(imported, top) else ():
-                there = Path(spec.origin).resolve() if spec.origin else file
-                if there != file and spec.name not in found and there.is_relative_to(root):
+                if spec.name in found:
+                    continue
+                there = main if spec.origin == str(main.path) else _read_module(spec)
+                if there is not None:
                     found[spec.name] = there
                     todo.append((spec.name, there))
     return found
 
 
+def _read_module(spec: ModuleSpec) -> Held | None:
+    if spec.origin and spec.has_location:
+        return Held(Path(spec.origin), _bytes(Path(spec.origin)))
+    folders = spec.submodule_search_locations
+    return Held(Path(next(iter(folders))), None) if folders and not spec.origin else None
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:  # it may have gone since it was found
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+
+
 def _in_package(file: Path, root: Path, name: str) -> bool:
-    installed = any(folder in root.parts for folder in _PACKAGES)
-    return bool(name) and (installed or file.parent != root)
+    return bool(name) and (_is_installed(root) or file.parent != root)
+
+
+def _is_installed(root: Path) -> bool:
+    return any(folder in root.parts for folder in _PACKAGES)
 
 
 def _is_own(name: str, top: str | None) -> bool:
@@ -210,10 +258,11 @@ def _is_own(name: str, top: str | None) -> bool:
     return first == top if top else bool(first) and first not in _NOT_OWN
 
 
-def _imported(path: Path, package: str) -> Iterator[str]:
-    """Dotted names that a file imports, in functions too; none where it cannot be read."""
+def _imported(held: Held, package: str) -> Iterator[str]:
+    """Dotted names that a file imports, in functions too; none where it cannot be parsed."""
     try:
-        tree = ast.parse(path.read_bytes()) if path.suffix == ".py" else ast.Module([], [])
+        source = held.content if held.path.suffix == ".py" else None
+        tree = ast.parse(source or b"")
     except (SyntaxError, ValueError):
         return
     for node in ast.walk(tree):
@@ -229,7 +278,7 @@ def _imported(path: Path, package: str) -> Iterator[str]:
 def _compare(source: Source, expected: Code) -> None:
     """Refuse code that is not what the study was made with."""
     _refuse_change(source.path, source.code.sha256, expected.sha256)
-    root = _root(source)
+    root = _root(source.reference, Path(source.path))
     for name in sorted({*source.code.beside, *expected.beside}):
         now, then = source.code.beside.get(name), expected.beside.get(name)
         _refuse_change(str(root / name), now, then)
@@ -245,34 +294,56 @@ def _refuse_change(file: str, now: str | None, then: str | None) -> None:
 
 
 # Running.
-def _check_loaded(source: Source, files: Mapping[str, Path]) -> None:
+def _check_new(source: Source, modules: Mapping[str, Held]) -> None:
+    """What these modules hold must be Python that nothing else was approved for."""
+    for name, held in modules.items():
+        if held.path.suffix in BYTECODE_SUFFIXES:
+            raise PluginError(f"{held.path} is compiled: put its source beside it")
+        before = known(name)
+        if before is None:
+            continue
+        if before.path != held.path and before.path.exists():
+            raise _two_of_one_name(source, held.path, name, before.path)
+        if before.path == held.path and before.content != held.content:
+            raise _changed(held.path)
+
+
+def _check_loaded(source: Source, modules: Mapping[str, Held]) -> None:
     """What is imported already must be these very files as they are now."""
-    for name, path in files.items():
+    for name, held in modules.items():
         there = getattr(sys.modules.get(name), "__file__", None)
-        if there is not None and Path(there).resolve() != path:
-            raise PluginError(
-                f"{source.reference} imports {path}, but another {name} is loaded, from {there}: "
-                "rename one"
-            )
-        if there and _loaded.get(str(path)) not in (None, sha256(path.read_bytes())):
-            raise UsageError(f"{path} has changed since this process loaded it: start Python anew")
+        if there is None:
+            continue
+        if Path(there).resolve() != held.path.resolve():
+            raise _two_of_one_name(source, held.path, name, Path(there))
+        text = sha256(held.content or b"")
+        if _loaded.setdefault(str(held.path), text) != text:
+            raise _changed(held.path)
 
 
-def _execute(source: Source) -> ModuleType:
-    file = Path(source.path)
+def _changed(path: Path) -> UsageError:
+    return UsageError(f"{path} has changed since this process loaded it: start Python anew")
+
+
+def _two_of_one_name(source: Source, path: Path, name: str, other: Path) -> PluginError:
+    return PluginError(
+        f"{source.reference} imports {path}, but another {name} is loaded, from {other}: rename one"
+    )
+
+
+def _execute(source: Source, main: Held) -> ModuleType:
     # Of its place, too: a copy elsewhere has other files beside it.
-    name = f"automl_user_{sha256(f'{file} {source.code.digest()}'.encode())[:16]}"
+    name = f"automl_user_{sha256(f'{main.path} {source.code.digest()}'.encode())[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    module = importlib.util.module_from_spec(ModuleSpec(name, loader=None, origin=str(file)))
-    module.__file__ = str(file)
-    _see(str(file.parent))
+    spec = ModuleSpec(name, loader=None, origin=str(main.path))
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(main.path)
+    see(str(main.path.parent))
     sys.modules[name] = module
     try:
-        with _running(source.path, f"plugin {file}"):
-            code = file.read_bytes()
-            _refuse_change(source.path, sha256(code), source.code.sha256)
-            exec(compile(code, str(file), "exec"), vars(module))  # noqa: S102 - the user's own file
+        with _running(source.path, f"plugin {main.path}"):
+            exec(main.code, vars(module))  # noqa: S102 - the user's own file
     except BaseException:
         del sys.modules[name]
         raise
@@ -280,15 +351,10 @@ def _execute(source: Source) -> ModuleType:
 
 
 def _import(source: Source) -> ModuleType:
-    if Path.cwd() == _root(source):
-        _see(str(Path.cwd()))
+    if Path.cwd() == _root(source.reference, Path(source.path)):
+        see(str(Path.cwd()))
     with _running(source.path, f"module {source.reference}"):
         return importlib.import_module(source.reference)
-
-
-def _see(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.append(folder)
 
 
 @contextmanager

@@ -53,9 +53,9 @@ from automl.spec import (
     load_plugins,
     path_claim,
 )
+from automl.state import artifacts_directory
 from automl.storage import Storage
 from automl.tasks import check_inputs
-from automl.trust import artifacts_directory
 from automl.wording import counted
 
 _log = logging.getLogger("automl")

@@ -2,29 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from automl.errors import StorageError, UntrustedError
-
-STATE = "AUTOML_STATE_DIR"
-ARTIFACTS = "AUTOML_ARTIFACTS"
-
-
-def state_directory() -> Path:
-    """Where this user's approvals, checkpoints and worker logs lie (AUTOML_STATE_DIR)."""
-    if own := os.environ.get(STATE):
-        return Path(own)
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "automl"
-
-
-def artifacts_directory() -> Path:
-    """Where checkpoints lie (AUTOML_ARTIFACTS): machines that share it go on from each other's."""
-    own = os.environ.get(ARTIFACTS)
-    return Path(own) if own else state_directory() / "checkpoints"
+from automl.state import STATE, make_folder, private, state_directory
 
 
 def sha256(data: bytes) -> str:
@@ -119,8 +102,9 @@ def _remember(claim: str) -> None:
     if approval.exists():
         return
     try:
-        approval.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        approval.write_text(json.dumps({"approved": claim}) + "\n")
+        make_folder(approval.parent)
+        with open(approval, "w", opener=private) as file:
+            file.write(json.dumps({"approved": claim}) + "\n")
     except OSError as error:
         raise StorageError(
             f"cannot remember approvals in {approval.parent}: {error.strerror}; "

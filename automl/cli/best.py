@@ -14,6 +14,7 @@ from automl.cli.arguments import (
     trust_options,
 )
 from automl.cli.completing import studies
+from automl.cli.terminal import say, say_lines
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -65,11 +66,11 @@ def command(
     trials = opened.best_trials() if number is None else [_complete(opened, number)]
     if not trials:
         why = opened.without_best()
-        click.echo(f"error: {why}; look why: {opened.command('show')}", err=True)
+        say(f"error: {why}; look why: {opened.command('show')}", err=True)
         raise click.exceptions.Exit(1)
     if directory is None:
         if pareto and not as_json:
-            click.echo("\n".join(_front(opened, trials)))
+            say_lines(_front(opened, trials))
             return
         for trial in trials:
             _show(opened, trial, as_json)
@@ -82,7 +83,7 @@ def command(
     registry = Registry(trusting(trust_plugins, named))
     if trials[1:]:
         first, by = trials[0].number, opened.objectives[0].metric
-        click.echo(
+        say(
             f"no other trial beats these {len(trials)}: trial {first}, the best by {by}, is "
             "exported; --trial N takes another",
             err=True,
@@ -90,8 +91,8 @@ def command(
     export = Export(opened, opened.load_parts(registry, data_dir), trials[0], refit=refit)
     missing = export.write(directory, force)
     for line in missing:
-        click.echo(line, err=True)
-    click.echo(_exported(directory, export.metrics, trials[0].number, bool(missing), as_json))
+        say(line, err=True)
+    say_lines(_exported(directory, export.metrics, trials[0].number, bool(missing), as_json))
 
 
 def _check_together(
@@ -120,14 +121,14 @@ def _show(study: "Study", trial: "FrozenTrial", as_json: bool) -> None:
         return
     event = {**trial_event(study, view, trial.params), "metrics": view.metrics}
     if as_json:
-        click.echo(text.json_line(event))
+        say(text.json_line(event))
         return
     judges = f", which judges trial {event['judges']}" if "judges" in event else ""
-    click.echo(f"trial {trial.number} of {study.name}{judges}")
-    click.echo("metrics:")
-    click.echo("\n".join(text.decision_lines(view.metrics)))
-    click.echo("decisions:")
-    click.echo("\n".join(text.all_decision_lines(event)))
+    say(f"trial {trial.number} of {study.name}{judges}")
+    say("metrics:")
+    say_lines(text.decision_lines(view.metrics))
+    say("decisions:")
+    say_lines(text.all_decision_lines(event))
 
 
 def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
@@ -157,12 +158,12 @@ def _complete(study: "Study", number: int) -> "FrozenTrial":
 
 def _exported(
     directory: Path, metrics: dict[str, Any], number: int, bare: bool, as_json: bool
-) -> str:
+) -> list[str]:
     from automl.cli import text
 
     if as_json:
         event = {"event": "export", "directory": str(directory), "number": number}
-        return text.json_line({**event, **metrics})
-    use = "" if bare else f"\npredict by: python {directory / 'predict.py'} FILE"
-    scores = "\n".join(text.decision_lines(metrics["test"]))
-    return f"trial {number} is exported to {directory}; on the test data:\n{scores}{use}"
+        return [text.json_line({**event, **metrics})]
+    use = [] if bare else [f"predict by: python {directory / 'predict.py'} FILE"]
+    scores = text.decision_lines(metrics["test"])
+    return [f"trial {number} is exported to {directory}; on the test data:", *scores, *use]

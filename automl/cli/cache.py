@@ -7,6 +7,7 @@ import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
 from automl.cli.completing import studies
+from automl.cli.terminal import say
 
 if TYPE_CHECKING:
     from automl.ledger.views import FunctionView
@@ -41,7 +42,7 @@ def show(study: str | None, storage: Location, as_json: bool) -> None:
     for one in [open_study(opened, study)] if study else all_studies(opened):
         said = _event(one)
         for line in [json_line(said)] if as_json else _lines(said):
-            click.echo(line)
+            say(line)
 
 
 @command.command("prune")
@@ -55,7 +56,7 @@ def prune(keep: int, storage: Location, as_json: bool) -> None:
 
     dropped = Functions(existing_storage(storage).engine).prune(keep)
     said = {"event": "prune", "dropped": dropped, "keep": keep}
-    click.echo(json_line(said) if as_json else f"{dropped} functions dropped")
+    say(json_line(said) if as_json else f"{dropped} functions dropped")
 
 
 def _event(study: "Study") -> dict[str, Any]:

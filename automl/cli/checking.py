@@ -13,6 +13,7 @@ import optuna
 
 from automl import testing
 from automl.cli.main import COMMANDS
+from automl.cli.terminal import say
 from automl.cli.text import json_line
 from automl.errors import AutoMLError, UnknownNameError, UsageError
 from automl.quiet import quieten_optuna
@@ -143,7 +144,7 @@ def report(checks: list[Check], as_json: bool = False) -> int:
         event = {"kind": check.kind.value, "name": check.name, "ok": not problem, "error": problem}
         said = f"FAILED: {problem}" if problem else "ok"
         line = f"{check.kind.value} {check.name}: {said}"
-        click.echo(json_line(event) if as_json else line)
+        say(json_line(event) if as_json else line)
     return failed
 
 

@@ -4,6 +4,7 @@ import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
 from automl.cli.completing import studies
+from automl.cli.terminal import say, say_lines
 
 
 @click.command("doctor")
@@ -32,19 +33,14 @@ def command(study: str, repair: bool, storage: Location, as_json: bool) -> None:
             "message": each.message,
         }
         mark = "broken" if each.broken else "waits "
-        click.echo(json_line(event) if as_json else f"{mark}  {where}: {each.message}")
+        say(json_line(event) if as_json else f"{mark}  {where}: {each.message}")
     broken = sum(each.broken for each in found)
     waiting = len(found) - broken
     if as_json:
-        click.echo(json_line({"event": "doctor", "broken": broken, "waiting": waiting}))
+        say(json_line({"event": "doctor", "broken": broken, "waiting": waiting}))
     else:
-        click.echo(
-            "\n".join(
-                _advice(
-                    opened.resume_command(), opened.command("doctor", "--repair"), broken, waiting
-                )
-            )
-        )
+        again = opened.command("doctor", "--repair")
+        say_lines(_advice(opened.resume_command(), again, broken, waiting))
     if broken:
         raise click.exceptions.Exit(1)
 

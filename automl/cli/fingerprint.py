@@ -7,6 +7,7 @@ import click
 
 from automl.cli.arguments import data_dir_option, decision_lines, naming, part_options
 from automl.cli.completing import names
+from automl.cli.terminal import say
 from automl.errors import UsageError
 
 
@@ -68,8 +69,8 @@ def command(
             if len(two) != 2:
                 raise UsageError(f"--explain: expected two lines of decisions, got {len(two)}")
             for line in comparer.explain(*two):
-                click.echo(line)
+                say(line)
             return
         for where, decisions in lines:
             with naming(where):
-                click.echo(json_line(comparer.fingerprint(decisions)))
+                say(json_line(comparer.fingerprint(decisions)))

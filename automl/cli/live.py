@@ -1,21 +1,25 @@
 """The live view of a search on a terminal."""
 
+import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from automl.cli import text
 from automl.cli.events import Event, summary_event
 from automl.cli.output import PlainLines
+from automl.cli.terminal import raw, visible_streams
 from automl.ledger.models import Phase
 from automl.ledger.views import Budget, Counts, WorkerView
+from automl.portable.terminal import one_line, visible
 from automl.processes import host_and_pid
 from automl.report import Direction
 from automl.studies import Study
@@ -27,19 +31,23 @@ class LiveView(PlainLines):
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._live = Live(console=Console(), refresh_per_second=4, transient=True)
+        console = _Console(file=raw(sys.stdout))
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._began = time.monotonic()
         self._at_start: int | None = None
         self._best: Event | None = summary_event(study)["best"]
 
-    def showing(self) -> AbstractContextManager[Any]:
-        return self._live
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        # Inside, the streams are the view's, which would take orders in a text for styles.
+        with self._live, visible_streams():
+            yield
 
     def emit(self, event: Event) -> None:
         if event["event"] == "trial":
             self._keep_best(event)
         if self._live.is_started and event["event"] == "trial":
-            self._live.console.print(Text(text.trial_line(event)))
+            self._live.console.print(_text(text.trial_line(event)))
         else:
             super().emit(event)
 
@@ -49,10 +57,10 @@ class LiveView(PlainLines):
     def _draw(self, counts: Counts, workers: list[WorkerView]) -> Group:
         goal = self._goal(counts, self._study.views.budget())
         head = Table.grid(padding=(0, 2))
-        head.add_row("trials", goal.bar(), Text(self._progress(counts, goal)))
+        head.add_row("trials", goal.bar(), _text(self._progress(counts, goal)))
         if self._best is not None:
             values = pairs(self._best["values"])
-            head.add_row("best", Text(f"trial {self._best['number']}"), Text(values))
+            head.add_row("best", _text(f"trial {self._best['number']}"), _text(values))
         share = counts.reused / counts.trials if counts.trials else 0
         rest = [f"{counts.pruned} pruned"] * bool(counts.pruned)
         rest += [f"{counts.failed} failed"] * bool(counts.failed)
@@ -116,5 +124,21 @@ def _worker_table(workers: list[WorkerView]) -> Table:
             doing = f"trial {worker.trial}{step}"
         elif worker.phase is Phase.PROPOSING:
             doing = "proposing"
-        table.add_row("worker", Text(host_and_pid(worker.id)), worker.device, doing)
+        name, device = _text(host_and_pid(worker.id)), _text(worker.device)
+        table.add_row("worker", name, device, doing)
     return table
+
+
+def _text(said: str) -> Text:
+    """One line as it reads, without the markup and the orders that it may hold."""
+    return Text(one_line(said))
+
+
+class _Console(Console):
+    """Shows all text that is drawn, whoever wrote it; only its own orders reach the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))

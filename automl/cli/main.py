@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 import automl
-from automl.errors import AutoMLError, Interrupted, UnknownNameError, redact_urls
+from automl.cli.terminal import say, say_lines, visible_streams
+from automl.errors import AutoMLError, Interrupted, UnknownNameError
+from automl.redaction import redact_urls
 
 COMMANDS = (
     "search",
@@ -53,7 +55,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+# Without colours: orders to a terminal are shown, those of a plugin's command like all others.
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "color": False}
+)
 @click.version_option(automl.__version__, prog_name="automl")
 @click.option("--debug", is_flag=True, envvar="AUTOML_DEBUG", help="Show tracebacks.")
 def cli(debug: bool) -> None:
@@ -72,13 +77,20 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = _debug_first(arguments)
     debug = "--debug" in arguments[:1] or bool(os.environ.get("AUTOML_DEBUG"))
     _log_to_stderr()
+    with visible_streams():
+        code = _run(arguments, debug)
+    sys.exit(code)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    """The exit code of a command line."""
     try:
         code = cli.main(arguments, prog_name="automl", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        say("interrupted", err=True)
         code = 130
     except BrokenPipeError:
         # The reader has gone, as `head` does; what is left has nowhere to go.
@@ -86,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = 0
     except Exception as error:
         code = _explain(error, debug)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _debug_first(arguments: list[str]) -> list[str]:
@@ -99,15 +111,17 @@ def _debug_first(arguments: list[str]) -> list[str]:
 def _explain(error: Exception, debug: bool) -> int:
     """Say an error in one line, after its traceback where asked for; returns the exit code."""
     if debug:
-        click.echo(redact_urls("".join(traceback.format_exception(error)).rstrip()), err=True)
+        # Set in, for an error's text could have a line that looks like one of ours.
+        trace = redact_urls("".join(traceback.format_exception(error)))
+        say_lines((f"  {line}" for line in trace.rstrip().splitlines()), err=True)
     line = " ".join(str(error).split())
     if not isinstance(error, AutoMLError):
         hint = "" if debug else " (--debug shows where)"
-        click.echo(f"error: {redact_urls(f'{type(error).__name__}: {line}')}{hint}", err=True)
+        say(f"error: {redact_urls(f'{type(error).__name__}: {line}')}{hint}", err=True)
         return 2
     if line:
         kind = "" if isinstance(error, Interrupted) else "error: "
-        click.echo(f"{kind}{redact_urls(line)}", err=True)
+        say(f"{kind}{redact_urls(line)}", err=True)
     return error.exit_code
 
 
@@ -118,14 +132,14 @@ def _add_plugin_commands(group: click.Group) -> None:
                 point.load().register_commands(group)
             except Exception as error:
                 said = redact_urls(repr(error))
-                click.echo(f"warning: plugin {point.value} cannot be loaded: {said}", err=True)
+                say(f"warning: plugin {point.value} cannot be loaded: {said}", err=True)
 
 
 def _log_to_stderr() -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = redact_urls(record.getMessage())
-            click.echo(f"{record.levelname.lower()}: {text}", err=True)
+            say(f"{record.levelname.lower()}: {text}", err=True)
 
     logger = logging.getLogger("automl")
     logger.handlers[:] = [Handler()]

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-import click
-
 from automl.cli import text
 from automl.cli.events import Event
+from automl.cli.terminal import say
 from automl.ledger.views import Counts
 from automl.studies import Study
 
@@ -51,7 +50,7 @@ class PlainLines:
 
 def _say(line: str) -> None:
     try:
-        click.echo(line)
+        say(line)
     except BrokenPipeError:
         # The reader has gone, as `head` does; the search goes on.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ import click
 
 from automl.cli.arguments import json_option, part_options
 from automl.cli.completing import installed, kinds, names, names_of_kind
+from automl.cli.terminal import say
 
 
 @click.group("plugins", invoke_without_command=True)
@@ -33,7 +34,7 @@ def list_plugins(plugins: tuple[str, ...] = (), as_json: bool = False) -> None:
             clash = "  offered twice: uninstall or rename one" if len(owners) > 1 else ""
             event = {"kind": kind.value, "name": name, "owners": owners}
             line = f"{kind.value:<9} {name:<16} {' and '.join(owners)}{clash}"
-            click.echo(json_line(event) if as_json else line)
+            say(json_line(event) if as_json else line)
 
 
 @command.command("options")
@@ -60,9 +61,9 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
         event = {"option": option.name, "default": default, "expected": spell(option.annotation)}
         shown = "(required)" if option.required else typed(default)
         line = f"{f'-o {kind}.{option.name}={shown}':<32}  {event['expected']}"
-        click.echo(json_line({**event, "required": option.required}) if as_json else line)
+        say(json_line({**event, "required": option.required}) if as_json else line)
     if not options and not as_json:
-        click.echo(f"{kind} {name} has no options")
+        say(f"{kind} {name} has no options")
 
 
 @command.command("check")
@@ -121,7 +122,7 @@ def new(name: str, kind: str, folder: Path | None) -> None:
     scaffold.refuse_taken([*own, *Registry().names(known[kind])])
     folder = folder or Path(scaffold.distribution)
     for file in scaffold.write(folder):
-        click.echo(file)
-    click.echo("next:")
+        say(str(file))
+    say("next:")
     for line in (f"cd {shlex.quote(str(folder))}", *scaffold.next_lines()):
-        click.echo(f"  {line}")
+        say(f"  {line}")

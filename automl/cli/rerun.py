@@ -14,6 +14,7 @@ from automl.cli.arguments import (
     trust_options,
 )
 from automl.cli.completing import studies
+from automl.cli.terminal import say
 from automl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def command(
         "error": found.outcome.message,
     }
     for line in [json_line(event)] if as_json else _lines(event):
-        click.echo(line)
+        say(line)
     if not found.agrees:
         raise click.exceptions.Exit(1)
 

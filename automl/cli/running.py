@@ -9,6 +9,7 @@ import click
 
 from automl.cli.events import Event, Follower, study_event, summary_event
 from automl.cli.output import Output, PlainLines
+from automl.cli.terminal import say, say_block, say_lines
 from automl.cli.text import json_line, next_lines
 from automl.errors import DeviceLostError, Interrupted, StorageError
 from automl.session import Preview, Session
@@ -37,16 +38,16 @@ def _run_and_show(session: Session, output: Output) -> None:
     summary = summary_event(study)
     output.emit(summary)
     if summary["open"]:
-        click.echo(_saved(study, summary["open"]), err=True)
+        say(_saved(study, summary["open"]), err=True)
     if not summary["complete"]:
         if not summary["open"] or summary["failed"]:
-            click.echo(_nothing_complete(study, summary), err=True)
+            say(_nothing_complete(study, summary), err=True)
         raise click.exceptions.Exit(1)
     if not summary["open"] and summary["trials"] == ended_before:
         more = study.command("resume", "--trials 20")
-        click.echo(f"nothing was left to do; search on with: {more}", err=True)
+        say(f"nothing was left to do; search on with: {more}", err=True)
     if isinstance(output, PlainLines):
-        click.echo("\n".join(next_lines(study)))
+        say_lines(next_lines(study))
 
 
 def leaving(study: Study) -> Callable[[], None]:
@@ -55,7 +56,7 @@ def leaving(study: Study) -> Callable[[], None]:
     def leave() -> None:
         again = study.resume_command()
         said = "the trial makes no progress, and its lease is gone: this search ends; go on with:"
-        click.echo(f"{said} {again}", err=True)
+        say(f"{said} {again}", err=True)
         os._exit(DeviceLostError.exit_code)
 
     return leave
@@ -65,16 +66,16 @@ def show_previews(previews: Iterable[Preview], as_json: bool) -> None:
     """Say what would be started; workers that are started alike are named together."""
     if as_json:
         for one in previews:
-            click.echo(json_line({"event": "worker", **asdict(one)}))
+            say(json_line({"event": "worker", **asdict(one)}))
         return
     alike: dict[str, list[int]] = {}
     for one in previews:
         text = f"this process itself, on {one.device}" if one.text is None else one.text
         alike.setdefault(text.rstrip(), []).append(one.index)
-    click.echo("nothing is started; without --dry-run it would be:")
+    say("nothing is started; without --dry-run it would be:")
     for text, indices in alike.items():
         names = f"workers {indices[0]} to {indices[-1]}" if indices[1:] else f"worker {indices[0]}"
-        click.echo(f"{names}:{chr(10) if chr(10) in text else ' '}{text}")
+        say_block(f"{names}:{chr(10) if chr(10) in text else ' '}{text}")
 
 
 def _follow(session: Session, output: Output) -> None:

@@ -7,6 +7,7 @@ import click
 
 from automl.cli.arguments import Location, existing_storage, json_option, storage_option
 from automl.cli.completing import studies
+from automl.cli.terminal import say
 from automl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _write(study: "Study", file: Path, force: bool, as_json: bool) -> None:
 
     size = write(study, file, force)
     event = {"event": "page", "study": study.name, "file": str(file), "bytes": size}
-    click.echo(json_line(event) if as_json else f"wrote {file} ({size / 1e6:.1f} MB)")
+    say(json_line(event) if as_json else f"wrote {file} ({size / 1e6:.1f} MB)")
 
 
 def _show_trial(study: "Study", number: int, as_json: bool) -> None:
@@ -67,12 +68,12 @@ def _show_trial(study: "Study", number: int, as_json: bool) -> None:
     event = {**trial_event(study, view, study.decisions(number)), **_details(study, view)}
     if as_json:
         for each in (study_event(study), event, summary_event(study)):
-            click.echo(text.json_line(each))
+            say(text.json_line(each))
         return
-    click.echo(text.study_line(study_event(study)))
-    click.echo(text.trial_line(event))
+    say(text.study_line(study_event(study)))
+    say(text.trial_line(event))
     for line in text.trial_details(event):
-        click.echo(line)
+        say(line)
 
 
 def _details(study: "Study", view: "TrialView") -> dict[str, Any]:
@@ -98,10 +99,10 @@ def _show(study: "Study", as_json: bool) -> None:
     summary = {**summary_event(study), **overview(study, trials, views)}
     if as_json:
         for event in (study_event(study), *events, summary):
-            click.echo(text.json_line(event))
+            say(text.json_line(event))
         return
-    click.echo(text.study_line(study_event(study)))
+    say(text.study_line(study_event(study)))
     for event in events:
-        click.echo(text.trial_line(event))
+        say(text.trial_line(event))
     for line in (*text.summary_lines(summary), *text.overview_lines(summary)):
-        click.echo(line)
+        say(line)

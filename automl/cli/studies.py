@@ -3,6 +3,7 @@
 import click
 
 from automl.cli.arguments import Location, json_option, open_storage, storage_option
+from automl.cli.terminal import say
 
 
 @click.command("studies")
@@ -19,9 +20,9 @@ def command(storage: Location, as_json: bool) -> None:
     found = [summary_event(s) for s in all_studies(opened)] if opened.missing() is None else []
     for summary in found:
         if as_json:
-            click.echo(json_line(summary))
+            say(json_line(summary))
             continue
         best = f"best {pairs(summary['best']['values'])}" if summary["best"] else "none complete"
-        click.echo(f"{summary['study']:<24}  {summary['trials']:>5} trials  {best}")
+        say(f"{summary['study']:<24}  {summary['trials']:>5} trials  {best}")
     if not found and not as_json:
-        click.echo(f"no studies in {opened.masked}; start one: automl search mlp --task digits")
+        say(f"no studies in {opened.masked}; start one: automl search mlp --task digits")

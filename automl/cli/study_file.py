@@ -18,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 from automl.cli.arguments import Location, part_options
+from automl.cli.terminal import say
 from automl.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec")
         raise UsageError(f"--save: {file} exists: choose another") from None
     except OSError as error:
         raise UsageError(f"--save: cannot write {file}: {error.strerror}") from error
-    click.echo(f"wrote {file}", err=True)
+    say(f"wrote {file}", err=True)
     for name, why in unsaid.items():
-        click.echo(f"{file} does not hold --{name}, {why}", err=True)
+        say(f"{file} does not hold --{name}, {why}", err=True)
 
 
 def _unsaid(given: Mapping[str, Any], storage: Location) -> dict[str, str]:

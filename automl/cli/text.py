@@ -165,4 +165,5 @@ def trial_details(event: Mapping[str, Any]) -> list[str]:
     lines += [f"fingerprint: {event['fingerprint'] or '-'}, {attempt}"]
     lines += _probe_lines(event["identification"])
     lines += [f"step {r['step']:>3}  {pairs(r['metrics'])}" for r in event["reports"]]
-    return lines + ((event["traceback"] or "").rstrip().splitlines())
+    # Set in, for its text is the trial's, and could have a line that looks like one of ours.
+    return lines + [f"  {line}" for line in (event["traceback"] or "").rstrip().splitlines()]

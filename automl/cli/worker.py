@@ -13,6 +13,7 @@ from automl.cli.arguments import (
     trust_options,
 )
 from automl.cli.completing import studies
+from automl.cli.terminal import say
 
 
 @click.command("worker")
@@ -55,7 +56,7 @@ def command(
     opened = open_study(existing_storage(storage), study)
     parts = opened.load_parts(registry, data_dir)
     stop = Stop()
-    click.echo(f"worker {os.getpid()} joins study {study} on {place.device.name}")
+    say(f"worker {os.getpid()} joins study {study} on {place.device.name}")
     try:
         with stopping_on_signals(stop):
             work(opened, parts, registry, place, stop, _leave)
@@ -64,12 +65,12 @@ def command(
     except KeyboardInterrupt:
         again = opened.command("worker")
         raise Interrupted(f"ended; its trial will be taken over; join again by: {again}") from None
-    click.echo(f"nothing is left to do in study {study}; see: {opened.command('best')}")
+    say(f"nothing is left to do in study {study}; see: {opened.command('best')}")
 
 
 def _leave() -> None:
     """End a process whose trial hangs; who supervises it starts another."""
     from automl.errors import DeviceLostError
 
-    click.echo("the trial makes no progress, and its lease is gone: this worker ends", err=True)
+    say("the trial makes no progress, and its lease is gone: this worker ends", err=True)
     os._exit(DeviceLostError.exit_code)

@@ -13,8 +13,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from automl.errors import StorageError, first_line, redact_urls
+from automl.errors import StorageError, first_line
 from automl.ledger.patience import error_codes, lost_connection, patience_of
+from automl.redaction import redact_urls
 
 P = ParamSpec("P")
 T = TypeVar("T")

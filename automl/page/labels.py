@@ -8,9 +8,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from automl.errors import redact_urls
 from automl.excerpts import with_changes
 from automl.overview import Importances
+from automl.redaction import redact_urls
 from automl.report import Objective
 
 _LONGEST = 28

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from automl.errors import redact_urls
+from automl.redaction import redact_urls
 from automl.wording import number
 
 

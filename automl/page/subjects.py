@@ -9,7 +9,6 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from automl.errors import redact_urls
 from automl.ledger.views import TrialView
 from automl.overview import Failures, Importances, WorkerTime, failures, importances, worker_times
 from automl.page.commands import search_command
@@ -25,6 +24,7 @@ from automl.page.markup import (
     table,
     tag,
 )
+from automl.redaction import redact_urls
 from automl.report import Direction
 from automl.spec import PartSpec, jsonable_deep
 from automl.studies import Study

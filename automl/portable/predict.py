@@ -15,6 +15,8 @@ from torch import Tensor
 from .columns import Preparation
 from .csvfile import read_table
 from .pixels import SUFFIXES, images_in, open_image
+from .program import Program
+from .terminal import data_on, one_line
 
 Answers = dict[str, list[Any]]
 """By column, a value for each example."""
@@ -36,14 +38,21 @@ class Predictor:
             raise ValueError(f"no directory {directory}")
         if not (directory / MODEL).is_file():
             raise ValueError(f"{directory} holds no {MODEL}; its README.md says why")
-        self._module = _loaded(directory / MODEL)
+        self._program = _program(directory / MODEL)
         file = directory / PREPARATION
         self.preparation = _preparation(file) if file.exists() else None
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
-        """What the model makes of inputs [n, *input_shape]."""
-        return torch.cat([self._module(part) for part in torch.split(inputs, _BATCH)])
+        """What the model makes of inputs [n, *input_shape].
+
+        Raises:
+            ValueError: they do not fit, or the model calls what its file does not hold.
+        """
+        try:
+            return torch.cat([self._program(part) for part in torch.split(inputs, _BATCH)])
+        except Exception as error:  # whatever a damaged program makes torch raise
+            raise ValueError(f"{MODEL} cannot be run ({_why(error)})") from error
 
     def answers(self, table: Mapping[str, Sequence[str]]) -> Answers:
         """Answers by column, for the rows of a table.
@@ -88,10 +97,10 @@ class Predictor:
         try:
             inputs = array.float() if how is None else how.of_arrays(array)
             outputs = self.outputs(inputs).flatten(1)
-        except (AssertionError, RuntimeError, IndexError) as error:
+        except (AssertionError, RuntimeError, IndexError, ValueError) as error:
             raise ValueError(
                 "the array does not fit this model: README.md beside the model says which shape "
-                f"it reads ({str(error).splitlines()[0]})"
+                f"it reads ({_why(error)})"
             ) from error
         if how is not None:
             return how.answers(outputs)
@@ -121,12 +130,19 @@ def predicted(directory: Path, data: Path, **reading: Any) -> Answers:
     return predictor.answers(read_table(data, least=1, **reading))
 
 
-def _loaded(file: Path) -> torch.nn.Module:
+def _program(file: Path) -> Program:
     try:
-        return torch.export.load(str(file)).module()
-    except Exception as error:  # whatever a damaged file makes torch raise
-        why = str(error).split("\n", 1)[0] or type(error).__name__
-        raise ValueError(f"{file} cannot be loaded ({why}): export the model again") from error
+        return Program(file)
+    except Exception as error:  # whatever a damaged file raises
+        text = f"{file} cannot be loaded ({_why(error)}): export the model again"
+        raise ValueError(text) from error
+
+
+def _why(error: Exception) -> str:
+    """The first line of an error; with its type where the text alone would say little."""
+    text = str(error).strip().split("\n", 1)[0]
+    own = isinstance(error, ValueError | OSError | RuntimeError)
+    return text if text and own else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _preparation(file: Path) -> Preparation:
@@ -149,7 +165,7 @@ def _images(path: Path) -> list[Path]:
 
 def write(answers: Mapping[str, Sequence[Any]], file: IO[str]) -> None:
     """Write answers as CSV, up to where the reader stops, as `head` does."""
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(data_on(file), lineterminator="\n")
     try:
         writer.writerow(answers)
         writer.writerows(_rows(answers))
@@ -196,6 +212,6 @@ def main(directory: Path) -> int:
         answers = predicted(directory, given.pop("data"), **given)
         write(answers, sys.stdout)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 0

@@ -1,0 +1,62 @@
+"""Where text leaves for a terminal: what others wrote is shown there, never obeyed."""
+
+import io
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any, cast
+
+import click
+
+from automl.portable.terminal import Visible, one_line, visible
+
+
+def say(text: str, err: bool = False) -> None:
+    """Say one line, of which nothing that a database or a plugin put in it makes two."""
+    click.echo(one_line(text), err=err)
+
+
+def say_lines(lines: Iterable[str], err: bool = False) -> None:
+    for line in lines:
+        say(line, err)
+
+
+def say_block(text: str, err: bool = False) -> None:
+    """Say text of several lines, such as a script or a traceback."""
+    click.echo(visible(text), err=err)
+
+
+@contextmanager
+def visible_streams() -> Iterator[None]:
+    """Let nothing that this process writes reach the terminal raw, whoever in it writes."""
+    before = sys.stdout, sys.stderr, warnings.formatwarning
+    sys.stdout, sys.stderr = _visible(sys.stdout), _visible(sys.stderr)
+    warnings.formatwarning = _warning_line
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr, warnings.formatwarning = before
+
+
+def raw(stream: IO[str]) -> IO[str]:
+    """The stream below, for what draws with a terminal's orders and shows all text itself."""
+    return stream.stream if isinstance(stream, Visible) else stream
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None
+) -> str:
+    return one_line(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
+
+
+def _visible(stream: Any) -> Any:
+    if stream is None:
+        return None
+    # click would go round a stream of ASCII, to write UTF-8 below it.
+    if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in _ASCII:
+        stream.reconfigure(encoding="utf-8")
+    return cast("IO[str]", Visible(stream))
+
+
+_ASCII = {"ascii", "us-ascii", "ansi_x3.4-1968", "646"}

@@ -1,0 +1,391 @@
+"""Somebody else's export computes, and does nothing else: what is planted in it does not run."""
+
+import csv
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import in_process
+from torch import nn
+
+from automl.export import _PREDICT, _copy_portable
+from automl.portable.predict import main
+from automl.portable.program import Program
+
+WIDTH = 3
+RAN = "ran"
+
+
+class Planted:
+    """Unpickled, it leaves a trace."""
+
+    def __init__(self, ran: Path) -> None:
+        self.ran = ran
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.ran), "w")
+
+
+def saved(module: nn.Module, example: torch.Tensor, file: Path) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, str(file))
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory) -> Path:
+    """The model of an export, as torch writes it."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("honest") / "model.pt2"
+    saved(
+        nn.Sequential(nn.Linear(WIDTH, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(4, WIDTH), file
+    )
+    return file
+
+
+@pytest.fixture
+def export(honest, tmp_path) -> Path:
+    """A directory that predicts from arrays."""
+    directory = tmp_path / "export"
+    directory.mkdir()
+    shutil.copy(honest, directory)
+    (directory / "predict.py").write_text(_PREDICT)
+    _copy_portable(directory / "portable")
+    np.save(tmp_path / "x.npy", np.ones((2, WIDTH), np.float32))
+    return directory
+
+
+Change = Mapping[str, bytes | Callable[[bytes], bytes]]
+
+
+def rewrite(file: Path, changes: Change, compression: int = zipfile.ZIP_STORED) -> None:
+    """Change or add members of the archive by the ends of their names."""
+    with zipfile.ZipFile(file) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    root = next(iter(held)).partition("/")[0]
+    for end, change in changes.items():
+        name = f"{root}/{end}"
+        held[name] = change if isinstance(change, bytes) else change(held[name])
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+
+
+def edited(edit: Callable[[Any], None]) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        data = json.loads(content)
+        edit(data)
+        return json.dumps(data).encode()
+
+    return change
+
+
+@pytest.fixture
+def predict(export, capsys, monkeypatch) -> Callable[[], tuple[int, str, str]]:
+    """How `automl predict` ends, and `predict.py`: alike."""
+
+    def predicted() -> tuple[int, str, str]:
+        data = str(export.parent / "x.npy")
+        ended = in_process(capsys, ("predict", str(export), data))
+        monkeypatch.setattr(sys, "argv", ["predict.py", data])
+        alone = main(export), *capsys.readouterr()
+        assert alone == (ended.code, ended.out, ended.err)
+        return alone
+
+    return predicted
+
+
+def in_its_own_process(export: Path) -> tuple[int, str, str]:
+    """How `predict.py` ends as it is in the export."""
+    command = [sys.executable, str(export / "predict.py"), str(export.parent / "x.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+# What would run.
+def pickled(ran: Path) -> bytes:
+    return pickle.dumps(Planted(ran))
+
+
+def torch_pickled(ran: Path) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(Planted(ran), buffer)
+    return buffer.getvalue()
+
+
+def weight(payload: bytes) -> Change:
+    def edit(config: Any) -> None:
+        next(iter(config["config"].values()))["use_pickle"] = True
+
+    return {
+        "data/weights/weight_0": payload,
+        "data/weights/model_weights_config.json": edited(edit),
+    }
+
+
+def constant(kind: str, payload: bytes) -> Change:
+    meta = {"path_name": f"{kind}_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+
+    def edit(model: Any) -> None:
+        argument = {"name": "c", "class_fqn": "builtins.object"}
+        spec = {"custom_obj": {"arg": argument, "custom_obj_name": "c"}}
+        model["graph_module"]["signature"]["input_specs"].insert(0, spec)
+
+    return {
+        f"data/constants/{kind}_0": payload,
+        "data/constants/model_constants_config.json": json.dumps({"config": {"c": meta}}).encode(),
+        "models/model.json": edited(edit),
+    }
+
+
+def expression(text: str) -> Change:
+    def edit(model: Any) -> None:
+        for meta in model["graph_module"]["graph"]["tensor_values"].values():
+            for size in meta["sizes"]:
+                if "as_expr" in size:
+                    size["as_expr"]["expr_str"] = text
+
+    return {"models/model.json": edited(edit)}
+
+
+def target(name: str, *arguments: Any) -> Change:
+    def edit(model: Any) -> None:
+        node = model["graph_module"]["graph"]["nodes"][0]
+        node["target"] = name
+        node["inputs"] = [{"name": "", "arg": each, "kind": 1} for each in arguments]
+
+    return {"models/model.json": edited(edit)}
+
+
+HARMLESS = {
+    "sample inputs": lambda ran: {"data/sample_inputs/model.pt": torch_pickled(ran)},
+    "raw sample inputs": lambda ran: {"data/sample_inputs/model.pt": pickled(ran)},
+    "what torch never wrote": lambda ran: {"data.pkl": pickled(ran)},
+    "an expression": lambda ran: expression(f"open({str(ran)!r}, 'w')"),
+    "a hidden expression": lambda ran: expression(
+        f"[c for c in ().__class__.__base__.__subclasses__()] and open({str(ran)!r}, 'w')"
+    ),
+}
+"""What is planted where nothing looks: the model predicts as ever."""
+REFUSED = {
+    "a weight": lambda ran: weight(torch_pickled(ran)),
+    "a custom object": lambda ran: constant("custom_obj", pickled(ran)),
+    "an opaque object": lambda ran: constant("opaque_obj", pickled(ran)),
+    "a file": lambda ran: target(
+        "torch.ops.aten.from_file.default",
+        *({"as_string": str(ran)}, {"as_bool": True}, {"as_int": 4}),
+    ),
+    "a function": lambda ran: target("os.system", {"as_string": f"touch {ran}"}),
+    "a builtin": lambda ran: target("builtins.exec", {"as_string": f"open({str(ran)!r}, 'w')"}),
+    "an operator": lambda ran: target("_operator.methodcaller", {"as_string": "touch"}),
+    "an attribute": lambda ran: target("torch.ops.aten.add.__class__"),
+    "a namespace": lambda ran: target("torch.ops.load_library", {"as_string": str(ran)}),
+    "an output": lambda ran: target("torch.ops.aten.relu.out"),
+}
+
+
+@pytest.mark.parametrize("where", HARMLESS)
+def test_what_nothing_reads_does_nothing(export, predict, where):
+    honest = predict()
+    assert honest[0] == 0, honest
+    ran = export.parent / RAN
+    rewrite(export / "model.pt2", HARMLESS[where](ran))
+    assert predict() == honest
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("where", REFUSED)
+def test_what_would_run_is_refused_in_one_line(export, predict, where):
+    ran = export.parent / RAN
+    rewrite(export / "model.pt2", REFUSED[where](ran))
+    code, out, err = predict()
+    assert not ran.exists()
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith(f"error: {export / 'model.pt2'} cannot be loaded (")
+
+
+@pytest.mark.parametrize("made", [pickled, torch_pickled])
+def test_a_pickle_in_its_place_is_refused(export, predict, made):
+    ran = export.parent / RAN
+    (export / "model.pt2").write_bytes(made(ran))
+    code, _, err = predict()
+    assert (code, err.count("\n")) == (2, 1), err
+    assert not ran.exists()
+
+
+# What is damaged.
+def sizes(**changes: Any) -> Change:
+    def edit(config: Any) -> None:
+        next(iter(config["config"].values()))["tensor_meta"].update(changes)
+
+    return {"data/weights/model_weights_config.json": edited(edit)}
+
+
+def nodes(edit: Callable[[Any], None]) -> Change:
+    return {
+        "models/model.json": edited(lambda model: edit(model["graph_module"]["graph"]["nodes"]))
+    }
+
+
+DAMAGED: dict[str, Change] = {
+    "no JSON": {"models/model.json": b"{"},
+    "another JSON": {"models/model.json": b"[]"},
+    "no text": {"models/model.json": b"\xff"},
+    "deep JSON": {"models/model.json": b"[" * 200_000},
+    "no graph": {"models/model.json": b'{"schema_version": {"major": 8}}'},
+    "another version": {"models/model.json": edited(lambda m: m["schema_version"].update(major=9))},
+    "another order": {"byteorder": b"big"},
+    "a short weight": {"data/weights/weight_0": b"1234"},
+    "an empty weight": {"data/weights/weight_0": b""},
+    "a weight beyond its end": sizes(storage_offset={"as_int": 10_000}),
+    "a negative offset": sizes(storage_offset={"as_int": -8}),
+    "a negative stride": sizes(strides=[{"as_int": -1}, {"as_int": 1}]),
+    "a huge stride": sizes(strides=[{"as_int": 2**62}, {"as_int": 1}]),
+    "a huge size": sizes(sizes=[{"as_int": 2**62}, {"as_int": 3}]),
+    "an unknown dtype": sizes(dtype=99),
+    "a path": {
+        "data/weights/model_weights_config.json": lambda content: content.replace(
+            b"weight_0", b"../../../../etc/passwd"
+        )
+    },
+    "no nodes": nodes(lambda found: found.clear()),
+    "an unknown name": nodes(
+        lambda found: found[0]["inputs"][0]["arg"].update(as_tensor={"name": "?"})
+    ),
+    "an unknown argument": nodes(lambda found: found[0]["inputs"][0].update(arg={"as_magic": 1})),
+    "too few arguments": nodes(lambda found: found[0]["inputs"].clear()),
+    "text with orders": nodes(lambda found: found[0].update(target="\x1b]52;c;eA==\x07\nforged")),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_model_is_told_in_one_line(export, predict, how):
+    rewrite(export / "model.pt2", DAMAGED[how])
+    code, out, err = predict()
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "model" in err
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 3000, -1])
+def test_a_part_of_a_model_is_told_in_one_line(export, predict, length):
+    file = export / "model.pt2"
+    file.write_bytes(file.read_bytes()[:length])
+    code, out, err = predict()
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+
+
+def test_a_model_that_unpacks_to_more_than_it_is_is_refused(export, predict):
+    rewrite(export / "model.pt2", {}, zipfile.ZIP_DEFLATED)
+    code, _, err = predict()
+    assert code == 2
+    assert "is compressed" in err
+
+
+def test_any_changed_byte_predicts_or_is_told_in_one_line(honest, tmp_path):
+    whole, draw = honest.read_bytes(), np.random.default_rng(0)
+    file = tmp_path / "model.pt2"
+    for place in draw.integers(0, len(whole), 300):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(draw.integers(0, 8))
+        file.write_bytes(changed)
+        try:
+            Program(file)(torch.ones(2, WIDTH))
+        except Exception as error:
+            assert not isinstance(error, AssertionError | SystemError), error
+
+
+# What it computes.
+class Everything(nn.Module):
+    """Settings, constants, shared weights and what else a graph may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.register_buffer("hidden", torch.randn(4), persistent=False)
+        self.constant = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        self.recurrent = nn.GRU(4, 5, batch_first=True, bidirectional=True)
+        self.attention = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = self.first(x) * self.hidden
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            z = self.second(y)
+        left, right = torch.split(z.float() + self.constant, 2, -1)
+        rest = self.attention(torch.cat([right, left], -1))
+        found = self.recurrent(rest)[0]
+        whole = found.reshape(x.shape[0] * found.shape[1], 10)
+        return whole.view(x.shape[0], -1)[:, :7].clamp(min=-float("inf"))
+
+
+def images(*layers: nn.Module) -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(*layers), torch.randn(4, 2, 8, 8)
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
+    "everything": lambda: (Everything(), torch.randn(4, 3, 4)),
+    "convolutions": lambda: images(
+        nn.Conv2d(2, 6, 3, padding="same"),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+        nn.ConvTranspose2d(6, 4, 2, stride=2),
+        nn.GroupNorm(2, 4),
+        nn.SiLU(),
+        nn.Upsample(scale_factor=2),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(16, 3),
+    ),
+    "texts": lambda: (
+        nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 9)),
+        torch.randint(0, 9, (4, 3)),
+    ),
+    "normalised weights": lambda: (
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 5)), nn.Softplus()),
+        torch.randn(4, 3),
+    ),
+    "no numbers": lambda: (nn.Sequential(nn.Linear(3, 0), nn.Linear(0, 2)), torch.randn(4, 3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_it_computes_what_the_module_does(tmp_path, name):
+    torch.manual_seed(0)
+    module, example = MODELS[name]()
+    saved(module, example, tmp_path / "model.pt2")
+    program = Program(tmp_path / "model.pt2")
+    with torch.no_grad():
+        for inputs in (example, example[:1], torch.cat([example, example.flip(0)])):
+            assert torch.allclose(program(inputs), module(inputs), atol=1e-5)
+
+
+def test_the_file_in_the_export_predicts_the_same(export, predict):
+    code, out, err = predict()
+    assert (code, err) == (0, "")
+    assert in_its_own_process(export) == (code, out, err)
+    with torch.no_grad():
+        expected = torch.export.load(str(export / "model.pt2")).module()(torch.ones(2, WIDTH))
+    rows = [[float(cell) for cell in row] for row in list(csv.reader(io.StringIO(out)))[1:]]
+    assert torch.allclose(torch.tensor(rows), expected, atol=1e-5)
+
+
+def test_the_file_in_the_export_refuses_the_same(export, predict):
+    ran = export.parent / RAN
+    rewrite(export / "model.pt2", REFUSED["a weight"](ran))
+    assert in_its_own_process(export) == predict()
+    assert not ran.exists()
