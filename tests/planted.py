@@ -61,10 +61,18 @@ def _is_chain(part: Any) -> bool:
     return isinstance(part, tuple)
 
 
+def steps(chain: Chain) -> Iterator[Step]:
+    """All steps in a program, those within others too."""
+    for step in chain:
+        yield step
+        for part in step:
+            if _is_chain(part):
+                yield from steps(part)
+
+
 def kinds(chain: Chain) -> set[str]:
     """The names of all steps in a program."""
-    inner = (kinds(part) for step in chain for part in step if _is_chain(part))
-    return {step[0] for step in chain}.union(*inner)
+    return {step[0] for step in steps(chain)}
 
 
 def planted(chain: Chain) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 import planted
 import pytest
 from automl_plugins.trainers.supervised import Supervised
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from toys import blobs
 
@@ -22,8 +22,8 @@ TRAINER = Supervised(lr=1e-2)
 CASES = int(os.environ.get("IDENTITY_CASES", "10000"))
 WRITINGS = st.just(0) | st.integers(1, 2**32)
 """Seeds of ways to write a program; 0 is a plain one."""
-MISSED = frozenset({"cast", "ghost", "rare", "drop"})
-"""Steps that a probe cannot vouch for: programs with them may be missed, and are only counted."""
+MISSED = frozenset({"cast", "ghost", "rare"})
+"""Steps that a probe cannot show: programs with them may be missed, and are only counted."""
 
 
 def meet(one: Probe, other: Probe) -> bool:
@@ -33,6 +33,15 @@ def meet(one: Probe, other: Probe) -> bool:
     if (one.live_parameters, one.consulted) != (other.live_parameters, other.consulted):
         return False
     return one.sketch.agrees(other.sketch)
+
+
+def may_be_missed(chain) -> bool:
+    """Whether a program has a step that a probe cannot show, or a choice among equal experts.
+
+    The first of equal gates is chosen, so the order of writing shows before they are set apart.
+    """
+    chosen = [step for step in planted.steps(chain) if step[:2] == ("experts", "best")]
+    return bool(planted.kinds(chain) & MISSED or chosen)
 
 
 def probed(chain, seed) -> Probe:
@@ -49,12 +58,12 @@ def judged(program, seeds, seen: Counter) -> tuple[bool, bool]:
     return meet(one, other), meet(one, miss)
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(planted.programs(), st.tuples(WRITINGS, WRITINGS))
 def test_planted_near_misses_never_meet_and_writings_of_one_program_do(program, seeds):
     same, merged = judged(program, seeds, Counter())
     assert not merged
-    assert same or planted.kinds(planted.resolved(program, False)) & MISSED
+    assert same or may_be_missed(planted.resolved(program, False))
 
 
 @pytest.mark.long
@@ -63,7 +72,16 @@ def test_many_planted_near_misses_never_meet(capsys):
     seen: Counter = Counter()
     merged = []
 
-    @settings(max_examples=CASES, database=None, suppress_health_check=list(HealthCheck))
+    phases = [Phase.generate]
+    checks = list(HealthCheck)
+
+    @settings(
+        max_examples=CASES,
+        database=None,
+        deadline=None,
+        phases=phases,
+        suppress_health_check=checks,
+    )
     @given(planted.programs(), st.tuples(WRITINGS, WRITINGS))
     def case(program, seeds):
         same, wrong = judged(program, seeds, seen)
@@ -71,8 +89,8 @@ def test_many_planted_near_misses_never_meet(capsys):
         about = planted.planted(program)
         seen[f"near misses, {about}"] += 1
         seen[f"near misses that met, {about}"] += wrong
-        held = planted.kinds(planted.resolved(program, False)) & MISSED
-        what = "a step no probe vouches for" if held else "none such"
+        held = may_be_missed(planted.resolved(program, False))
+        what = "a step that may be missed" if held else "none such"
         seen[f"writings of one program, with {what}"] += 1
         seen[f"writings that did not meet, with {what}"] += not same
         if wrong:
