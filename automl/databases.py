@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from automl.errors import UsageError, redact_urls
+from automl.forking import leave_to_parent
 
 DEFAULT_URL = "sqlite:///automl.db"
 _WAL_SECONDS = 5.0
@@ -121,6 +122,7 @@ class Database:
 
     def prepare(self, engine: Engine) -> None:
         """Set what each connection to this database needs, whosever engine it is."""
+        leave_to_parent(engine)
         kind = parse(self.url).get_backend_name()
         if kind == "sqlite":
             event.listen(engine, "connect", _sqlite_settings)

@@ -19,8 +19,7 @@ AutoMLError                 anything this package raises on purpose
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 
 class AutoMLError(Exception):
@@ -108,17 +107,16 @@ class Interrupted(AutoMLError):
     exit_code = 130
 
 
-@contextmanager
-def going_on() -> Iterator[None]:
-    """Let a trial's code end its trial, not the process: what it exits with is an error of its.
+class EndedAtOnce(KeyboardInterrupt):
+    """A person asked a second time: this process ends now, whatever is under way."""
 
-    Raises:
-        TrialError: in place of a SystemExit.
-    """
+
+def text_of(error: BaseException) -> str:
+    """An error's text, also where its class fails to say it."""
     try:
-        yield
-    except SystemExit as error:
-        raise TrialError(f"SystemExit: its code asked the process to end ({error})") from error
+        return str(error)
+    except Exception:
+        return f"a {type(error).__name__} that cannot say what it is"
 
 
 def redact_urls(text: str) -> str:
@@ -129,4 +127,4 @@ def redact_urls(text: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's text; its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (text_of(error).strip() or type(error).__name__).splitlines()[0]

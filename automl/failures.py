@@ -14,6 +14,7 @@ from automl.errors import (
     StorageError,
     TimeLimitError,
     redact_urls,
+    text_of,
 )
 from automl.report import Outcome, Reason, State
 
@@ -36,7 +37,7 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
 
 def failure(error: Exception, where: str = "") -> Outcome:
     """The outcome of a trial that raised; where: the part it happened in, for people."""
-    line = " ".join(str(error).split()) or "no message"
+    line = " ".join(text_of(error).split()) or "no message"
     message = line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
     message = message if where in message else f"{where}: {message}"
     return Outcome(
@@ -87,7 +88,7 @@ def _reason(error: Exception) -> Reason:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error).lower()
+    text = text_of(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
 
 
@@ -95,7 +96,7 @@ def is_device_loss(error: Exception) -> bool:
     """Whether the device fails for the rest of this process, whatever trial comes next."""
     if isinstance(error, DeviceLostError):
         return True
-    text = str(error).lower()
+    text = text_of(error).lower()
     return isinstance(error, RuntimeError) and "cuda" in text and any(w in text for w in _STICKY)
 
 

@@ -73,13 +73,15 @@ class Meter:
         """Take note of what a trial reports.
 
         Raises:
-            TrialError: it does not report what it costs.
+            TrialError: it does not report what it costs, in seconds.
         """
         if self._cost == SECONDS:
             return
         if self._cost not in metrics:
             known = ", ".join(metrics)
             raise TrialError(f"no report of the cost {self._cost!r}; there are: {known}")
+        if not 0 <= metrics[self._cost] < float("inf"):
+            raise TrialError(f"the cost {self._cost!r} must be seconds, got {metrics[self._cost]}")
         # What earlier attempts reported was charged to them.
         earlier = self._lease.device_seconds if self._lease else 0.0
         self._reported = max(self._reported, metrics[self._cost] - earlier)

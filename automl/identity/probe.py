@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from automl.boundary import TrialCode
 from automl.candidate import Candidate, Signature
-from automl.errors import Interrupted, going_on
+from automl.errors import Interrupted
 from automl.identity.ambient import isolated, jumping_clock, settle
 from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Verdict
@@ -101,7 +102,7 @@ class _Probing:
     def judge(self) -> Probe:
         watches: list[Watch] = []
         try:
-            with going_on():
+            with TrialCode():
                 self._watch_all(watches)
             return self._verdict(watches)
         except Interrupted:

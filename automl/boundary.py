@@ -1,0 +1,179 @@
+"""Where a trial's own code meets the engine: what it raises is its failure, what it forks ends.
+
+Spaces, trainers, tasks, strategies and pruners run inside a `TrialCode`; what they call of the
+engine runs inside an `EngineCode`. Both nest.
+"""
+
+import os
+import signal
+import threading
+from types import TracebackType
+from typing import NoReturn, Protocol, Self
+
+from automl.errors import (
+    AutoMLError,
+    CandidateError,
+    DeviceLostError,
+    EndedAtOnce,
+    PluginError,
+    TrialError,
+    UsageError,
+    text_of,
+)
+
+_TRIALS_OWN = (CandidateError, DeviceLostError, PluginError, TrialError, UsageError)
+"""Errors of ours that a trial's code may raise itself; others only the engine raises."""
+_BACK = b"automl: a process that a trial forked came back out of the trial's code and is ended\n"
+
+
+class Watch(Protocol):
+    """Something that is to know while a trial's code runs."""
+
+    def check(self) -> None:
+        """A trial's code is about to run; what this raises, the code is taken to raise."""
+
+    def begin(self) -> None:
+        """It runs from now on."""
+
+    def end(self) -> None:
+        """It does not run any more."""
+
+
+class _Here(threading.local):
+    """What this thread runs; verdict: what the engine raised at the trial's code last."""
+
+    inside: bool = False
+    pid: int = 0
+    verdict: AutoMLError | None = None
+    watch: Watch | None = None
+
+
+_here = _Here()
+
+
+class TrialCode:
+    """Runs code of the trial's.
+
+    Whatever it raises leaves as an Exception, unless a person ends this process. What the engine
+    raised at it (a stop, a limit, a database that failed) stands, whatever it made of that. A
+    process that it forked is a copy of this one and must not go on as if it were this one: it
+    ends here, without a word to the database.
+
+    watched: whether what holds it to a limit is to know.
+
+    Raises:
+        TrialError: in place of what only the process's end or the engine itself may raise.
+    """
+
+    def __init__(self, watched: bool = True) -> None:
+        self._watched = watched
+
+    def __enter__(self) -> Self:
+        self._pid, self._outer, self._before = os.getpid(), _here.inside, _here.verdict
+        if not self._outer:
+            watch = _here.watch if self._watched else None
+            if watch is not None:
+                watch.check()
+            _here.verdict, _here.pid, _here.inside = None, self._pid, True
+            if watch is not None:
+                watch.begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _here.inside = self._outer
+        if os.getpid() != self._pid:
+            end_forked(failed=error is not None)
+        verdict = _here.verdict
+        if not self._outer:
+            _here.verdict = self._before
+            if self._watched and _here.watch is not None:
+                _here.watch.end()
+        if _is_a_persons(error):
+            return
+        if verdict is not None and verdict is not error:
+            raise verdict
+        if error is not None and verdict is None and _is_not_its_to_raise(error):
+            raise TrialError(_said(error)) from error
+
+
+class EngineCode:
+    """Runs code of the engine's that a trial's code called; its errors stand.
+
+    A process that the trial forked ends here instead.
+    """
+
+    def __enter__(self) -> Self:
+        self._outer, _here.inside = _here.inside, False
+        if self._outer:
+            if os.getpid() != _here.pid:
+                end_forked()
+            if _here.watch is not None:
+                _here.watch.end()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._outer:
+            return
+        if isinstance(error, AutoMLError):
+            _here.verdict = error
+        _here.inside = True
+        if _here.watch is not None:
+            _here.watch.begin()
+
+
+def is_in_trial_code() -> bool:
+    """Whether this thread runs code of a trial's."""
+    return _here.inside
+
+
+def standing(error: AutoMLError) -> AutoMLError:
+    """An error to raise at a trial's code that stands, whatever the code makes of it."""
+    _here.verdict = error
+    return error
+
+
+def leave() -> None:
+    """Run no code of a trial's any more, however it was left."""
+    _here.inside, _here.verdict = False, None
+
+
+def watched_by(watch: Watch | None) -> None:
+    """Have something know from now on when this thread runs code of a trial's."""
+    _here.watch = watch
+
+
+def _is_a_persons(error: BaseException | None) -> bool:
+    """Whether a person ends this process by it: Ctrl-C that nothing else takes, or a second one."""
+    if isinstance(error, EndedAtOnce) or not isinstance(error, KeyboardInterrupt):
+        return isinstance(error, EndedAtOnce)
+    main = threading.current_thread() is threading.main_thread()
+    return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _is_not_its_to_raise(error: BaseException) -> bool:
+    """Whether the engine would take an error for something else than a failure of the trial."""
+    engines = isinstance(error, AutoMLError) and not isinstance(error, _TRIALS_OWN)
+    return not isinstance(error, Exception) or engines
+
+
+def _said(error: BaseException) -> str:
+    text = text_of(error)
+    if isinstance(error, SystemExit):
+        return f"SystemExit: its code asked the process to end ({text})"
+    return f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}: no message"
+
+
+def end_forked(failed: bool = True) -> NoReturn:
+    """End a process that a trial forked, without all that an interpreter does at its end."""
+    os.write(2, _BACK)
+    os._exit(int(failed))
