@@ -163,7 +163,9 @@ def _is_a_persons(error: BaseException | None) -> bool:
 def _is_not_its_to_raise(error: BaseException) -> bool:
     """Whether the engine would take an error for something else than a failure of the trial."""
     engines = isinstance(error, AutoMLError) and not isinstance(error, _TRIALS_OWN)
-    return not isinstance(error, Exception) or engines
+    # Optuna's, which the engine's own storage does not raise.
+    storages = type(error).__name__ == "StorageInternalError"
+    return not isinstance(error, Exception) or engines or storages
 
 
 def _said(error: BaseException) -> str:

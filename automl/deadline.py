@@ -79,7 +79,10 @@ class Deadline:
         self.end()
 
     def until(self, due: float, message: str) -> None:
-        """Let code of the trial's run until then, by the monotonic clock; message: what if not."""
+        """Let code of the trial's run until then, by the monotonic clock; message: what if not.
+
+        due: NEVER gives each call the whole limit again.
+        """
         self._due, self._message = due, message
 
     def grant(self) -> None:
@@ -89,7 +92,7 @@ class Deadline:
     # What the boundary tells.
     def check(self) -> None:
         now = time.monotonic()
-        if now > self._due:
+        if self._active and now > self._due:
             raise TimeLimitError(self._message)
         self._until = now + (self._seconds or NEVER) if self._due == NEVER else self._due
 

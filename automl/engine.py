@@ -13,7 +13,7 @@ from pluggy import PluginManager
 
 from automl.boundary import TrialCode, leave
 from automl.candidate import Candidate, propose
-from automl.deadline import Deadline
+from automl.deadline import NEVER, Deadline
 from automl.decisions import check_taken
 from automl.errors import (
     AutoMLError,
@@ -374,7 +374,7 @@ class Engine:
         """Keep the weights of a good trial; how it ends with what came of that."""
         if outcome.state is not State.COMPLETE or evaluation.weights is None:
             return outcome
-        self.deadline.grant()
+        self.deadline.until(NEVER, "")
         try:
             self.models.keep(evaluation.trial, outcome, evaluation.weights)
         except Exception as error:
@@ -419,6 +419,7 @@ class Engine:
         reports: list[Report] | None = None,
         identity: Identity | None = None,
     ) -> Lease | None:
+        self.deadline.end_trial()
         pause = self.stop.is_set() or len(self._parked) > 1 or self._maintenance_due()
         settlement = self.ledger.settle(
             lease,

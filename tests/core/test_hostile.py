@@ -1,0 +1,261 @@
+"""Trials that raise what nobody catches, fork, exit or never end: each fails alone, or not at all.
+
+Real searches of real processes; what a trial is to do is queued.
+"""
+
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import children
+import hostile
+import pytest
+from databases import database
+from optuna.trial import TrialState
+
+import automl.cli
+from automl.doctor import Doctor
+from automl.report import Reason, State
+from automl.storage import Storage
+from automl.studies import Study, open_study
+
+FILE = str(Path(hostile.__file__))
+KINDS = ("sqlite", "postgresql")
+LIMIT = 1.0
+Case = tuple[str, str]
+GOOD: Case = ("nothing", "space")
+
+
+class Search:
+    """A study whose trials do what they are told to, and the processes that work at it."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url, self.directory = url, directory
+        self.log = hostile.log_file(directory)
+        self.processes = 0
+
+    def run(self, *arguments: str, within: float = 150.0) -> int:
+        """Run a command to its end; returns its exit code, or the signal that ended it."""
+        environment = {
+            "AUTOML_STORAGE": self.url,
+            "AUTOML_STATE_DIR": str(self.directory / "state"),
+            hostile.LOG: str(self.log),
+        }
+        self.processes += 1
+        output = self.directory / f"process-{self.processes}.log"
+        code = children.run(_command, arguments, str(output), within=within, **environment)
+        return code
+
+    def search(self, cases: Sequence[Case], *more: str) -> int:
+        queue = self.directory / "queue.jsonl"
+        lines = [json.dumps({"act": act, "place": place}) for act, place in cases]
+        queue.write_text("\n".join(lines) + "\n")
+        parts = ("--task", f"{FILE}:Evaluating", "--trainer", f"{FILE}:Hostile")
+        # To keep weights, a process has to load torch.
+        kept = len(cases) if any(place == "weights" for _, place in cases) else 0
+        plain = ("--strategy", "random", "-o", "cache.levels=L0,L1", "--keep-models", str(kept))
+        limits = ("--trials", str(len(cases)), "--enqueue", str(queue), "--study", "s")
+        return self.run("search", f"{FILE}:space", *parts, *plain, *limits, *more)
+
+    def resume(self) -> int:
+        return self.run("resume", "s")
+
+    def said(self) -> str:
+        """What the processes and the workers that they started wrote."""
+        logs = [*self.directory.glob("process-*.log"), *self.directory.glob("state/logs/*/*.log")]
+        return "\n".join(f"{log.name}: {log.read_text(errors='replace')}" for log in sorted(logs))
+
+    def lines(self, word: str) -> list[str]:
+        text = self.log.read_text() if self.log.exists() else ""
+        return [line for line in text.splitlines() if line.startswith(word)]
+
+
+def _command(arguments: tuple[str, ...], output: str) -> None:
+    descriptor = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    automl.cli.main(list(arguments))
+
+
+def expected(case: Case, reason: Reason) -> tuple[State, Reason | None]:
+    """How a trial of this case must end."""
+    act, place = case
+    # What cannot be counted is not known, and no more.
+    harmless = act in hostile.FORKS or act == "nothing" or (act, place) in UNCOUNTED
+    return (State.COMPLETE, None) if harmless else (State.FAILED, reason)
+
+
+UNCOUNTED = {(act, "costs") for act in hostile.RAISES}
+
+
+def check(search: Search, cases: Sequence[Case], reason: Reason) -> None:
+    """Each trial has ended as it must, once, told to Optuna; the study is whole."""
+    study = open_study(Storage(search.url), "s")
+    try:
+        assert Doctor(study).findings() == [], search.said()
+        ends = {view.number: (view.state, view.reason) for view in study.views.trials()}
+        wanted = {number: expected(case, reason) for number, case in enumerate(cases)}
+        wrong = {cases[n]: ends.get(n) for n in wanted if ends.get(n) != wanted[n]}
+        assert wrong == {}, search.said()
+        _check_failures(study, search)
+        assert [trial.number for trial in study.optuna.trials] == list(wanted)
+        assert all(trial.state.is_finished() for trial in study.optuna.trials)
+        assert study.ledger.holders() == set()
+        assert not any(map(_runs, search.lines("forked"))), "a forked process goes on"
+    finally:
+        study.storage.engine.dispose()
+
+
+def _check_failures(study: Study, search: Search) -> None:
+    for view in study.views.trials():
+        if view.state is State.FAILED:
+            assert view.message, search.said()
+            assert "\n" not in view.message
+            assert study.optuna.trials[view.number].state is TrialState.FAIL
+        if view.reason is Reason.ERROR:
+            assert view.traceback.startswith("Traceback")
+
+
+def _runs(line: str) -> bool:
+    """Whether the process that a line names runs; one that has ended may not be waited for."""
+    try:
+        fields = Path(f"/proc/{line.split()[1]}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX"
+
+
+def everywhere(acts: Iterable[str], every: int = 1) -> list[Case]:
+    """Each act at each place, or at each so-manieth one, after a trial that is as it should be."""
+    places = [place for place in hostile.PLACES if place != "checkpoint"]
+    product = itertools.product(acts, places)
+    return [GOOD, *itertools.islice(product, 0, None, every), GOOD]
+
+
+def at_places(acts: Iterable[str], *places: str) -> list[Case]:
+    """One act after the other, each at one place."""
+    return [GOOD, *zip(acts, itertools.cycle(places), strict=False), GOOD]
+
+
+# What is raised, and what is forked.
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_trial_raises_fails_it_alone(tmp_path, kind):
+    cases = everywhere(hostile.RAISES, every={"sqlite": 3, "postgresql": 5}[kind])
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases) == 0, search.said()
+        check(search, cases, Reason.ERROR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forked_process_ends_and_touches_nothing(tmp_path, kind):
+    cases = everywhere(hostile.FORKS, every={"sqlite": 2, "postgresql": 3}[kind])
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases) == 0, search.said()
+        check(search, cases, Reason.ERROR)
+        _check_children(search)
+
+
+def _check_children(search: Search) -> None:
+    """Every process that was forked said that it was ended, and nothing was trained twice."""
+    assert len(search.lines("forked")) == search.said().count("is ended\n") > 0
+    assert set(Counter(search.lines("attempt")).values()) == {1}
+    assert "again" not in search.said()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", [*KINDS, "mysql"])
+def test_whatever_a_trial_raises_or_forks_anywhere(tmp_path, kind):
+    cases = [*everywhere({**hostile.RAISES, **hostile.FORKS}), ("ValueError", "checkpoint")]
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases) == 0, search.said()
+        check(search, cases, Reason.ERROR)
+        _check_children(search)
+
+
+# What does not end.
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_hangs_is_interrupted_at_its_limit(tmp_path, kind):
+    places = {"sqlite": ("space", "between"), "postgresql": ("finally", "costs", "first")}[kind]
+    cases = at_places(hostile.HANGS, *places)
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases, "--trial-timeout", f"{LIMIT:g}s") == 0, search.said()
+        check(search, cases, Reason.TIME_LIMIT)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", [*KINDS, "mysql"])
+@pytest.mark.parametrize("option", ["--trial-timeout", "--epoch-timeout"])
+def test_whatever_hangs_anywhere(tmp_path, kind, option):
+    cases = everywhere(hostile.HANGS)
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases, option, f"{LIMIT:g}s") == 0, search.said()
+        check(search, cases, Reason.TIME_LIMIT)
+
+
+def hangs_for_good(search: Search, case: Case, option: str = "--trial-timeout") -> None:
+    """What nothing interrupts ends its process, and fails when it is taken over."""
+    cases = [GOOD, case, GOOD]
+    assert search.search(cases, option, f"{LIMIT:g}s") == -9, search.said()
+    line = next(line for line in search.said().splitlines() if "trial 1 of study s" in line)
+    assert "s it may take" in line or "an epoch may take" in line or "not ready to train" in line
+    assert "go on with: automl resume s" in line
+    assert search.resume() == 0, search.said()
+    check(search, cases, Reason.TIME_LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [
+        ("sqlite", ("hold the interpreter for good", "between")),
+        ("postgresql", ("catch everything", "space")),
+    ],
+)
+def test_what_nothing_interrupts_ends_with_its_process(tmp_path, kind, case):
+    with database(kind, tmp_path) as url:
+        hangs_for_good(Search(url, tmp_path), case)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("act", hostile.FOR_GOOD)
+@pytest.mark.parametrize("place", ["space", "build", "costs", "first", "between", "finally"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", ["--trial-timeout", "--epoch-timeout"])
+def test_whatever_nothing_interrupts_ends_with_its_process(tmp_path, kind, act, place, option):
+    with database(kind, tmp_path) as url:
+        hangs_for_good(Search(url, tmp_path), (act, place), option)
+
+
+# What ends its process.
+def ends_its_search(search: Search, act: str, place: str) -> None:
+    """Each time a search comes to it it ends, until the trial is given up."""
+    cases = [GOOD, (act, place), GOOD]
+    codes = [search.search(cases), *(search.resume() for _ in range(3))]
+    assert codes == [*[int(act.split()[1])] * 3, 0], search.said()
+    check(search, cases, Reason.WORKER_LOST)
+
+
+@pytest.mark.parametrize(
+    ("kind", "act", "place"), [("sqlite", "exit 0", "between"), ("postgresql", "exit 3", "space")]
+)
+def test_a_trial_that_ends_its_process_counts_each_time(tmp_path, kind, act, place):
+    with database(kind, tmp_path) as url:
+        ends_its_search(Search(url, tmp_path), act, place)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("act", hostile.ENDS)
+@pytest.mark.parametrize("place", [p for p in hostile.PLACES if p != "checkpoint"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trial_that_ends_its_process_anywhere(tmp_path, kind, act, place):
+    with database(kind, tmp_path) as url:
+        ends_its_search(Search(url, tmp_path), act, place)
