@@ -17,6 +17,7 @@ from automl.errors import (
     EndedAtOnce,
     PluginError,
     TrialError,
+    UncaughtError,
     UsageError,
     text_of,
 )
@@ -62,7 +63,7 @@ class TrialCode:
     watched: whether what holds it to a limit is to know.
 
     Raises:
-        TrialError: in place of what only the process's end or the engine itself may raise.
+        UncaughtError: in place of what only the process's end or the engine itself may raise.
     """
 
     def __init__(self, watched: bool = True) -> None:
@@ -98,7 +99,7 @@ class TrialCode:
         if verdict is not None and verdict is not error:
             raise verdict
         if error is not None and verdict is None and _is_not_its_to_raise(error):
-            raise TrialError(_said(error)) from error
+            raise UncaughtError(_said(error)) from error
 
 
 class EngineCode:
@@ -169,10 +170,8 @@ def _is_not_its_to_raise(error: BaseException) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    text = text_of(error)
-    if isinstance(error, SystemExit):
-        return f"SystemExit: its code asked the process to end ({text})"
-    return f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}: no message"
+    said = f"{type(error).__name__}: {text_of(error) or 'no message'}"
+    return f"{said} (its code asked the process to end)" if isinstance(error, SystemExit) else said
 
 
 def end_forked(failed: bool = True) -> NoReturn:

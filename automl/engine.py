@@ -24,6 +24,7 @@ from automl.errors import (
     StrategyError,
     TimeLimitError,
     TrialError,
+    UncaughtError,
     first_line,
     text_of,
 )
@@ -454,7 +455,8 @@ class Engine:
         if isinstance(error, CandidateError):
             return self._space
         trainer = f"trainer {parts.names[Kind.TRAINER]}"
-        return "" if isinstance(error, AutoMLError) else trainer
+        ours = isinstance(error, AutoMLError) and not isinstance(error, UncaughtError)
+        return "" if ours else trainer
 
     @property
     def _space(self) -> str:

@@ -12,7 +12,8 @@ AutoMLError                 anything this package raises on purpose
 │   └── OpenDecisionError   an open decision was used as a value, or lost
 ├── TrialError              a trial failed for a reason its trainer could name
 │   ├── NotFiniteError      an objective became NaN or infinite
-│   └── TimeLimitError      it took longer than the study allows
+│   ├── TimeLimitError      it took longer than the study allows
+│   └── UncaughtError       its code raised what only a process's end or the engine may raise
 ├── DeviceLostError         the device fails for good: the process must be started anew (75)
 └── Interrupted             a person or a signal asked the worker to stop
 """
@@ -91,6 +92,10 @@ class TimeLimitError(TrialError):
     """A trial, or one step of it, took longer than the study allows."""
 
 
+class UncaughtError(TrialError):
+    """A trial's code raised what only a process's end or the engine itself may raise."""
+
+
 class StrategyError(TrialError):
     """A strategy raised while it drew a trial's decisions."""
 
@@ -117,6 +122,12 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return f"a {type(error).__name__} that cannot say what it is"
+
+
+def described(error: BaseException) -> str:
+    """An error in one line; those of ours say themselves what they are."""
+    line = " ".join(text_of(error).split()) or "no message"
+    return line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
 
 
 def redact_urls(text: str) -> str:

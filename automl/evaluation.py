@@ -17,7 +17,7 @@ from automl.boundary import EngineCode, TrialCode
 from automl.candidate import Candidate
 from automl.deadline import NEVER, Deadline
 from automl.decisions import Open, fits
-from automl.errors import Interrupted, TimeLimitError, TrialError, first_line
+from automl.errors import Interrupted, TimeLimitError, TrialError, described, first_line
 from automl.failures import is_storage_failure
 from automl.ledger.values import Lease
 from automl.protocols import Run
@@ -246,8 +246,8 @@ class Evaluation:
         except Exception as error:
             if is_storage_failure(error) or isinstance(error, TimeLimitError):
                 raise
-            name, text = self.parts.names[Kind.PRUNER], first_line(error)
-            raise TrialError(f"pruner {name}: {type(error).__name__}: {text}") from error
+            name = self.parts.names[Kind.PRUNER]
+            raise TrialError(f"pruner {name}: {described(error)}") from error
 
     @cached_property
     def _reported_before(self) -> set[int]:

@@ -6,13 +6,13 @@ import sys
 import traceback
 
 from automl.errors import (
-    AutoMLError,
     CandidateError,
     DegenerateError,
     DeviceLostError,
     NotFiniteError,
     StorageError,
     TimeLimitError,
+    described,
     redact_urls,
     text_of,
 )
@@ -37,8 +37,7 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
 
 def failure(error: Exception, where: str = "") -> Outcome:
     """The outcome of a trial that raised; where: the part it happened in, for people."""
-    line = " ".join(text_of(error).split()) or "no message"
-    message = line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
+    message = described(error)
     message = message if where in message else f"{where}: {message}"
     return Outcome(
         State.FAILED,

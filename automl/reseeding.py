@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from automl.boundary import TrialCode
 from automl.decisions import given_value
-from automl.errors import Interrupted, StrategyError, TimeLimitError, text_of
+from automl.errors import Interrupted, StrategyError, TimeLimitError, described
 from automl.failures import is_storage_failure
 from automl.ledger.values import LeaseLostError
 
@@ -121,5 +121,4 @@ class ReseedingSampler(BaseSampler):
         except Exception as error:
             if is_storage_failure(error) or isinstance(error, _ENGINES):
                 raise
-            text = f"strategy {self._name}: {type(error).__name__}: {text_of(error)}"
-            raise StrategyError(text) from error
+            raise StrategyError(f"strategy {self._name}: {described(error)}") from error

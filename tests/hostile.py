@@ -20,7 +20,7 @@ import optuna
 from automl import Candidate, Direction, Report, Run, Signature, Split, Task, Trainer
 
 LOG = "HOSTILE_LOG"
-"""A file that gets a line for each process that was forked, and one for each attempt."""
+"""A file that gets a line for each process that was forked, and one for each training."""
 STEPS = 3
 
 
@@ -118,7 +118,17 @@ ENDS: dict[str, Callable[[], None]] = {
     "exit 0": lambda: os._exit(0),
     "exit 3": lambda: os._exit(3),
 }
-ACTS = {**RAISES, **FORKS, **HANGS, **FOR_GOOD, **ENDS, "nothing": lambda: None}
+WAITS = "HOSTILE_WAITS"
+"""The line of the log that the act `wait` waits for, and how often it is to be there."""
+
+
+def _wait() -> None:
+    number, _, line = os.environ[WAITS].partition(" ")
+    while Path(os.environ[LOG]).read_text().splitlines().count(line) < int(number):
+        time.sleep(0.05)
+
+
+ACTS = {**RAISES, **FORKS, **HANGS, **FOR_GOOD, **ENDS, "nothing": lambda: None, "wait": _wait}
 PLACES = (
     *("space", "opens", "build", "costs", "unread", "first", "between", "finally", "evaluate"),
     *("metric", "checkpoint", "weights"),
@@ -215,7 +225,7 @@ class Hostile(Trainer):
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         do = _do(candidate)
-        _log(f"attempt {run.number} {run.attempt}")
+        _log(f"trial {run.number}")
         candidate.architecture()
         do("first")
         try:

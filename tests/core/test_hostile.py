@@ -3,24 +3,35 @@
 Real searches of real processes; what a trial is to do is queued.
 """
 
+import asyncio
+import gc
 import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import children
 import hostile
+import optuna
 import pytest
+import tiny
 from databases import database
 from optuna.trial import TrialState
+from test_limits import again, created
+from test_supervision import LosesItsDevice
 
 import automl.cli
+from automl import Report
 from automl.doctor import Doctor
+from automl.ledger.ledger import Ledger
 from automl.report import Reason, State
 from automl.storage import Storage
-from automl.studies import Study, open_study
+from automl.studies import Limits, Study, open_study
+from automl.worker import stopping_on_signals
 
 FILE = str(Path(hostile.__file__))
 KINDS = ("sqlite", "postgresql")
@@ -35,7 +46,7 @@ class Search:
     def __init__(self, url: str, directory: Path) -> None:
         self.url, self.directory = url, directory
         self.log = hostile.log_file(directory)
-        self.processes = 0
+        self.processes, self.waits = 0, ""
 
     def run(self, *arguments: str, within: float = 150.0) -> int:
         """Run a command to its end; returns its exit code, or the signal that ended it."""
@@ -43,6 +54,7 @@ class Search:
             "AUTOML_STORAGE": self.url,
             "AUTOML_STATE_DIR": str(self.directory / "state"),
             hostile.LOG: str(self.log),
+            hostile.WAITS: self.waits,
         }
         self.processes += 1
         output = self.directory / f"process-{self.processes}.log"
@@ -84,7 +96,7 @@ def expected(case: Case, reason: Reason) -> tuple[State, Reason | None]:
     """How a trial of this case must end."""
     act, place = case
     # What cannot be counted is not known, and no more.
-    harmless = act in hostile.FORKS or act == "nothing" or (act, place) in UNCOUNTED
+    harmless = act in (*hostile.FORKS, "nothing", "wait") or (act, place) in UNCOUNTED
     return (State.COMPLETE, None) if harmless else (State.FAILED, reason)
 
 
@@ -163,7 +175,7 @@ def test_a_forked_process_ends_and_touches_nothing(tmp_path, kind):
 def _check_children(search: Search) -> None:
     """Every process that was forked said that it was ended, and nothing was trained twice."""
     assert len(search.lines("forked")) == search.said().count("is ended\n") > 0
-    assert set(Counter(search.lines("attempt")).values()) == {1}
+    assert set(Counter(search.lines("trial")).values()) == {1}
     assert "again" not in search.said()
 
 
@@ -259,3 +271,210 @@ def test_a_trial_that_ends_its_process_counts_each_time(tmp_path, kind, act, pla
 def test_a_trial_that_ends_its_process_anywhere(tmp_path, kind, act, place):
     with database(kind, tmp_path) as url:
         ends_its_search(Search(url, tmp_path), act, place)
+
+
+# In a worker that a search started.
+def kills_its_worker(search: Search, act: str, place: str) -> None:
+    """A worker dies of a trial three times; the search, which has been busy, gives that up."""
+    cases = [("wait", "first"), (act, place), GOOD]
+    search.waits = "3 trial 1"
+    assert search.search(cases, "--workers", "2") == 0, search.said()
+    check(search, cases, Reason.WORKER_LOST)
+    said, code = search.said(), int(act.split()[1])
+    how = f"ended with exit code {code} without signing off"
+    assert said.count(f"a worker {how} and is started anew after trial 1: ") == 2
+    assert f"a worker is given up: 3 times in a row it {how}" in said
+
+
+def test_a_worker_that_ended_without_a_word_has_died(tmp_path, sqlite_url):
+    kills_its_worker(Search(sqlite_url, tmp_path), "exit 0", "between")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("act", hostile.ENDS)
+@pytest.mark.parametrize("place", ["first", "between", "finally", "evaluate"])
+@pytest.mark.parametrize("kind", [*KINDS, "mysql"])
+def test_whatever_ends_a_worker_it_has_died(tmp_path, kind, act, place):
+    with database(kind, tmp_path) as url:
+        kills_its_worker(Search(url, tmp_path), act, place)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("act", hostile.FOR_GOOD)
+def test_a_worker_that_hangs_for_good_is_ended_and_another_goes_on(
+    tmp_path, sqlite_url, monkeypatch, caplog, act
+):
+    monkeypatch.setattr("automl.session.work", LosesItsDevice())
+    monkeypatch.setenv(hostile.LOG, str(tmp_path / "log"))
+    parts = {"task": f"{FILE}:Evaluating", "trainer": f"{FILE}:Hostile", "strategy": "random"}
+    cases = [GOOD, (act, "between"), GOOD]
+    queue = [{"act": one, "place": place} for one, place in cases]
+    limits = {"trials": 3, "enqueue": queue, "trial_timeout": 2 * LIMIT, "keep_models": 0}
+    study, _ = automl.search(f"{FILE}:space", **parts, **limits, storage=sqlite_url)
+    assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
+    assert "was killed by signal 9 and is started anew after trial 1: trial 1 of" in caplog.text
+    assert Doctor(study).findings() == []
+
+
+# Other plugins, and values that nothing can be done with.
+TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
+UNCAUGHT = [SystemExit, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, hostile.Mine]
+
+
+class Raises(optuna.pruners.BasePruner, optuna.samplers.RandomSampler):
+    """A pruner and a strategy that raise at the second trial what nobody catches."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.error = error
+
+    def prune(self, study, trial):
+        return self._do(trial)
+
+    def before_trial(self, study, trial):
+        self._do(trial)
+
+    def _do(self, trial):
+        if trial.number == 1:
+            raise self.error("hostile")
+        return False
+
+
+@pytest.mark.parametrize("part", ["strategy", "pruner"])
+@pytest.mark.parametrize("error", UNCAUGHT)
+def test_what_a_strategy_or_a_pruner_raises_fails_the_trial(sqlite_url, part, error):
+    def raises(**_):
+        return Raises(error)
+
+    study, _ = automl.search(tiny.plane, **TINY | {part: raises}, storage=sqlite_url, trials=3)
+    assert [view.number for view in study.views.trials() if view.state is State.FAILED] == [1]
+    assert f"{error.__name__}: hostile" in study.views.trial(1).message
+    assert Doctor(study).findings() == []
+
+
+class Listener:
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        raise UNCAUGHT[number]("hostile")
+
+
+def test_what_a_listener_raises_stops_nothing(sqlite_url, caplog):
+    engine = created(sqlite_url, Limits(trials=len(UNCAUGHT)), tiny.Steps)
+    engine.hooks.register(Listener())
+    with stopping_on_signals(engine.stop):
+        engine.run()
+    assert engine.study.views.counts().complete == len(UNCAUGHT)
+    assert caplog.text.count("a plugin's trial_finished raised") == len(UNCAUGHT)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (lambda: {"w": [1.0]}, "weights must be tensors by name, got a list for 'w'"),
+        (lambda: [1.0], "weights must be tensors by name, got a list"),
+        (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_weights_that_are_none_fail_their_trial(sqlite_url, weights, says):
+    class Weighty(tiny.Steps):
+        def train(self, candidate, task, run):
+            yield Report(1, {"score": float(run.number)}, weights=weights if run.number else None)
+
+    study, _ = automl.search(
+        tiny.plane, **TINY | {"trainer": Weighty}, storage=sqlite_url, trials=2
+    )
+    view = study.views.trial(1)
+    assert (view.state, view.reason) == (State.FAILED, Reason.ERROR)
+    assert says in view.message
+    assert "Traceback" in view.traceback
+    assert Doctor(study).findings() == []
+
+
+def test_a_report_that_cannot_be_written_fails_its_trial(sqlite_url):
+    class Huge(tiny.Steps):
+        def train(self, candidate, task, run):
+            yield Report(2**70 if run.number == 1 else 1, {"score": 1.0})
+
+    study, _ = automl.search(tiny.plane, **TINY | {"trainer": Huge}, storage=sqlite_url, trials=3)
+    assert [v.state for v in study.views.trials()] == [State.COMPLETE, State.FAILED, State.COMPLETE]
+    assert Doctor(study).findings() == []
+
+
+@dataclass(frozen=True)
+class Refusing(Ledger):
+    """A ledger with a fault of its own: it cannot settle the second trial."""
+
+    def settle(self, lease, number, *rest):
+        if number == 1:
+            raise RuntimeError("a fault")
+        return super().settle(lease, number, *rest)
+
+
+def test_a_fault_of_the_engines_own_counts_as_an_attempt(sqlite_url, tmp_path, monkeypatch):
+    monkeypatch.setenv(tiny.LOG, str(log := tmp_path / "log"))
+    engine = created(sqlite_url, Limits(trials=3), tiny.Steps)
+    mine = engine.ledger
+    engine.ledger = Refusing(mine.engine, mine.study, mine.cache, mine.objectives)
+    with pytest.raises(RuntimeError, match="a fault"):
+        engine.run()
+    trained = {tuple(line.split()[:2]) for line in log.read_text().splitlines()}
+    assert {attempt for number, attempt in trained if number == "1"} == {"1", "2", "3"}
+    engine = again(engine, Limits())
+    engine.run()
+    assert engine.study.views.trial(1).reason is Reason.WORKER_LOST
+    assert engine.study.views.counts().complete == 2
+    assert Doctor(engine.study).findings() == []
+
+
+class Wraps(tiny.Steps):
+    """Makes an error of its own of whatever stops it, as many a library does."""
+
+    def train(self, candidate, task, run):
+        try:
+            yield from super().train(candidate, task, run)
+        except Exception as error:
+            raise RuntimeError("wrapped") from error
+
+
+def test_an_interrupt_stands_whatever_a_trainer_makes_of_it(sqlite_url, monkeypatch):
+    monkeypatch.setenv(tiny.INTERRUPT, "1:2")
+    given = {**TINY, "trainer": Wraps, "storage": sqlite_url, "study": "s"}
+    with pytest.raises(automl.Interrupted):
+        automl.search(tiny.plane, **given, trials=3)
+    study, _ = automl.resume("s", storage=sqlite_url)
+    assert study.views.counts().complete == 3
+    assert study.views.trial(1).attempt == 1
+
+
+# Forks, from inside.
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forked_process_reads_by_connections_of_its_own(tmp_path, kind):
+    with database(kind, tmp_path) as url:
+        engine = created(url, Limits(trials=1), tiny.Steps)
+        engine.run()
+        views, connections = engine.study.views, engine.study.storage.engine
+        with connections.connect() as held:
+            before = _backend(held, kind)
+            if (pid := os.fork()) == 0:
+                _read_and_end(views, connections, kind, before)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert _backend(held, kind) == before
+        assert views.counts().complete == 1
+        connections.dispose()
+
+
+def _backend(connection, kind):
+    """Which of the server's processes serves a connection; SQLite has none."""
+    statement = "SELECT pg_backend_pid()" if kind == "postgresql" else "SELECT 1"
+    return connection.exec_driver_sql(statement).scalar()
+
+
+def _read_and_end(views, connections, kind, parents) -> NoReturn:
+    code = 1
+    try:
+        gc.collect()
+        with connections.connect() as own:
+            apart = kind == "sqlite" or _backend(own, kind) != parents
+        code = int(not (apart and views.counts().complete == 1))
+    finally:
+        os._exit(code)
