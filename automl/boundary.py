@@ -41,12 +41,24 @@ class Watch(Protocol):
 
 
 class _Here(threading.local):
-    """What this thread runs; verdict: what the engine raised at the trial's code last."""
+    """What this thread runs.
+
+    pid: the process that a trial's code began to run in. verdict: what the engine raised at that
+    code last. watched: whether the watch takes that code to run now.
+    """
 
     inside: bool = False
     pid: int = 0
     verdict: AutoMLError | None = None
     watch: Watch | None = None
+    watched: bool = False
+
+    def turn(self, watched: bool) -> bool:
+        """Have the watch know whether a trial's code runs; returns what it knew."""
+        before, self.watched = self.watched, watched
+        if self.watch is not None and before != watched:
+            (self.watch.begin if watched else self.watch.end)()
+        return before
 
 
 _here = _Here()
@@ -72,12 +84,10 @@ class TrialCode:
     def __enter__(self) -> Self:
         self._pid, self._outer, self._before = os.getpid(), _here.inside, _here.verdict
         if not self._outer:
-            watch = _here.watch if self._watched else None
-            if watch is not None:
-                watch.check()
+            if self._watched and _here.watch is not None:
+                _here.watch.check()
             _here.verdict, _here.pid, _here.inside = None, self._pid, True
-            if watch is not None:
-                watch.begin()
+            self._knew = _here.turn(self._watched)
         return self
 
     def __exit__(
@@ -92,8 +102,7 @@ class TrialCode:
         verdict = _here.verdict
         if not self._outer:
             _here.verdict = self._before
-            if self._watched and _here.watch is not None:
-                _here.watch.end()
+            _here.turn(self._knew)
         if _is_a_persons(error):
             return
         if verdict is not None and verdict is not error:
@@ -105,16 +114,18 @@ class TrialCode:
 class EngineCode:
     """Runs code of the engine's that a trial's code called; its errors stand.
 
-    A process that the trial forked ends here instead.
+    A process that the trial forked ends here instead. waits: it may take its time, as a database
+    does, which is not the trial's.
     """
+
+    def __init__(self, waits: bool = True) -> None:
+        self._waits = waits
 
     def __enter__(self) -> Self:
         self._outer, _here.inside = _here.inside, False
-        if self._outer:
-            if os.getpid() != _here.pid:
-                end_forked()
-            if _here.watch is not None:
-                _here.watch.end()
+        if self._outer and os.getpid() != _here.pid:
+            end_forked()
+        self._knew = _here.turn(watched=False) if self._waits else _here.watched
         return self
 
     def __exit__(
@@ -123,13 +134,10 @@ class EngineCode:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._outer:
-            return
-        if isinstance(error, AutoMLError):
+        if self._outer and isinstance(error, AutoMLError):
             _here.verdict = error
-        _here.inside = True
-        if _here.watch is not None:
-            _here.watch.begin()
+        _here.inside = self._outer
+        _here.turn(self._knew)
 
 
 def is_in_trial_code() -> bool:
@@ -146,6 +154,7 @@ def standing(error: AutoMLError) -> AutoMLError:
 def leave() -> None:
     """Run no code of a trial's any more, however it was left."""
     _here.inside, _here.verdict = False, None
+    _here.turn(watched=False)
 
 
 def watched_by(watch: Watch | None) -> None:

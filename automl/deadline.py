@@ -27,34 +27,37 @@ _SHORTEST, _LONGEST = 2.0, 30.0
 _MARGINS = 2
 """So many margins after its limit, code that nothing else stops ends with its process."""
 _SOON = 0.01
+_IMPORT_SECONDS = 60.0
+"""So much more time a trial has that is loading a library at its limit."""
 _STDERR = 2
 
 
 class Deadline:
     """The time limit of the trial under way.
 
-    Outside of training, each call of a trial's code (the space, its costs) has the whole limit
-    to itself. The main thread alone can be interrupted; in another, ticks and the process's end
-    have to do.
+    Outside of training, each call of a trial's code (the space, its costs) has the limit of a
+    trial to itself, or a little more than that of an epoch; waiting for the database is free.
+    Python can interrupt the main thread alone, which a worker's always is; in another thread of a
+    caller's, ticks have to do.
     """
 
     def __init__(self, limits: TimeLimits) -> None:
-        self._seconds = limits.trial or limits.epoch
+        shortest = min(limits.trial or NEVER, limits.epoch or NEVER)
+        self.margin = min(max(_SHARE * shortest, _SHORTEST), _LONGEST)
+        """How long code may take to obey before more is done, in seconds."""
+        self._proposing = limits.trial or (limits.epoch or NEVER) + self.margin
         self._due = self._until = NEVER
+        self._paused: float | None = None
         self._message, self._note, self._trial, self._again = "", Path(), "", ""
         self._pid = os.getpid()
         self._guard: _Guard | None = None
-        self._rings = self._active = False
-
-    @property
-    def margin(self) -> float:
-        """How long code may take to obey before more is done, in seconds."""
-        return min(max(_SHARE * (self._seconds or 0.0), _SHORTEST), _LONGEST)
+        self._active = self._armed = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold what runs in this thread to the limit, where there is one."""
-        if self._seconds is None:
+        main = threading.current_thread() is threading.main_thread()
+        if self._proposing == NEVER or not main or not hasattr(signal, "setitimer"):
             yield
             return
         self._pid = os.getpid()
@@ -94,14 +97,27 @@ class Deadline:
         now = time.monotonic()
         if self._active and now > self._due:
             raise TimeLimitError(self._message)
-        self._until = now + (self._seconds or NEVER) if self._due == NEVER else self._due
+        self._until = now + self._proposing if self._due == NEVER else self._due
+        self._paused = None
 
     def begin(self) -> None:
         if not self._active or os.getpid() != self._pid:
             return
-        left = max(self._until - time.monotonic(), _SOON)
-        if self._rings:
-            signal.setitimer(signal.ITIMER_REAL, left, self.margin)
+        self._armed, now = True, time.monotonic()
+        if self._due == NEVER and self._paused is not None:
+            self._until += now - self._paused
+        left = max(self._until - now, _SOON)
+        signal.setitimer(signal.ITIMER_REAL, left, self.margin)
+        self._arm(left)
+
+    def end(self) -> None:
+        if self._armed and os.getpid() == self._pid:
+            self._armed, self._paused = False, time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            if self._guard is not None:
+                self._guard.disarm()
+
+    def _arm(self, left: float) -> None:
         if self._guard is not None:
             line = (
                 f"{self._trial}: {self._said}, and nothing else stops it: process {self._pid} is "
@@ -109,33 +125,19 @@ class Deadline:
             )
             self._guard.arm(left + _MARGINS * self.margin, self._said, line, self._note)
 
-    def end(self) -> None:
-        if os.getpid() != self._pid:
-            return
-        if self._rings:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-        if self._guard is not None:
-            self._guard.disarm()
-
     @property
     def _said(self) -> str:
-        seconds = self._seconds or 0.0
-        return self._message or f"the trial was not ready to train within {seconds:g} s"
+        waited = f"its code did not return within {self._proposing:g} s"
+        return self._message or waited
 
     @contextmanager
     def _ringing(self) -> Iterator[None]:
-        """Take SIGALRM where this thread can; a timer of the caller's own goes on afterwards."""
-        alarms = hasattr(signal, "setitimer")
-        if not alarms or threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Take SIGALRM; a timer of the caller's own goes on afterwards."""
         handler = signal.signal(signal.SIGALRM, self._ring)
         began, (left, interval) = time.monotonic(), signal.setitimer(signal.ITIMER_REAL, 0.0)
-        self._rings = True
         try:
             yield
         finally:
-            self._rings = False
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, handler)
             if left:
@@ -143,8 +145,21 @@ class Deadline:
                 signal.setitimer(signal.ITIMER_REAL, rest, interval)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
-        if boundary.is_in_trial_code() and os.getpid() == self._pid:
-            raise boundary.standing(TimeLimitError(self._said))
+        if not boundary.is_in_trial_code() or os.getpid() != self._pid:
+            return
+        if _imports(frame) and time.monotonic() < self._until + _IMPORT_SECONDS:
+            self._arm(self.margin)
+            return
+        raise boundary.standing(TimeLimitError(self._said))
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded: half a library would fail every trial to come."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Guard:
@@ -163,6 +178,7 @@ class _Guard:
         self._send({"seconds": seconds, "why": why, "line": shown, "note": str(note)})
 
     def disarm(self) -> None:
+        """End nothing until it is armed again."""
         self._send({})
 
     def close(self) -> None:

@@ -180,7 +180,7 @@ class Evaluation:
     def _tick(self) -> None:
         if os.getpid() != self._pid:
             return  # a loader of data, say, whose progress is none of the trial's
-        with EngineCode():
+        with EngineCode(waits=False):
             self.progress()
             if self.stop.is_set() and (self.stop.overdue or not self._saves):
                 raise Interrupted("interrupted")

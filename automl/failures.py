@@ -43,10 +43,7 @@ def failure(error: Exception, where: str = "") -> Outcome:
         State.FAILED,
         reason=_reason(error),
         message=_storable(message),
-        # Where the limit was noticed says nothing of what took the time.
-        traceback=None
-        if isinstance(error, TimeLimitError)
-        else _storable("".join(traceback.format_exception(error))),
+        traceback=_storable("".join(traceback.format_exception(error))),
         cause=_cause(error),
     )
 

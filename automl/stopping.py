@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from automl.boundary import EngineCode
 from automl.errors import TrialError
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import BudgetSpentError, Lease
@@ -103,7 +104,8 @@ class Meter:
         self._before = used
         needed = used + self._step
         while self.metered and self._bought <= needed:
-            bought = self._ledger.buy_time(self._lease)
+            with EngineCode():
+                bought = self._ledger.buy_time(self._lease)
             if not bought:
                 raise BudgetSpentError("the study's device time is spent")
             self._bought += bought

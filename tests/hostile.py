@@ -114,9 +114,18 @@ FOR_GOOD: dict[str, Callable[[], None]] = {
     "catch everything": _catch_all,
     "hold the interpreter for good": _gil_for_good,
 }
+
+
+def _leave_to_child() -> None:
+    if (pid := os.fork()) != 0:
+        _log(f"forked {pid}")
+        os._exit(0)
+
+
 ENDS: dict[str, Callable[[], None]] = {
     "exit 0": lambda: os._exit(0),
     "exit 3": lambda: os._exit(3),
+    "exit 0 and leave it to a child": _leave_to_child,
 }
 WAITS = "HOSTILE_WAITS"
 """The line of the log that the act `wait` waits for, and how often it is to be there."""
