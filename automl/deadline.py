@@ -139,7 +139,8 @@ class Deadline:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-            signal.signal(signal.SIGALRM, handler)
+            # What was set by other means than Python's cannot be set again.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
             if left:
                 rest = max(left - (time.monotonic() - began), _SOON)
                 signal.setitimer(signal.ITIMER_REAL, rest, interval)
