@@ -69,6 +69,8 @@ MAX_ATTEMPTS = 3
 MICRO_BATCHES = 8
 """In how many parts a batch is passed after it did not fit into memory."""
 
+_PASSING = (Interrupted, LeaseLostError, BudgetSpentError, DeviceLostError)
+"""What ends an attempt and is no failure of the trial's; nor is that of a database."""
 _MAINTAIN_SECONDS = 10.0
 _LONGEST_POLL = 2.0
 
@@ -223,7 +225,12 @@ class Engine:
         try:
             trial = self.trials.open(lease)
             self._hold_to_limit(trial)
-            return self._attempt(lease, trial)
+            try:
+                return self._attempt(lease, trial)
+            except Exception as error:
+                if isinstance(error, _PASSING) or is_storage_failure(error):
+                    raise
+                return self._fail(trial, error)
         except LeaseLostError as error:
             number = trial.number if trial else lease.number
             _log.warning("trial %s: %s", number, error)
@@ -236,12 +243,9 @@ class Engine:
             return None
         except Exception as error:
             # A failed database could not take it back; there its lease decides.
-            if is_storage_failure(error):
-                raise
-            if trial is None or isinstance(error, Interrupted | DeviceLostError):
+            if not is_storage_failure(error) and not self._given_back:
                 self._give_back(trial, counts=isinstance(error, DeviceLostError))
-                raise
-            return self._fail(trial, error)
+            raise
         finally:
             leave()
             self.deadline.end_trial()
@@ -249,7 +253,7 @@ class Engine:
             self.heartbeat.hold(None)
 
     def _take_up(self, lease: Lease) -> None:
-        self._lease, self._used = lease, 0.0
+        self._lease, self._used, self._given_back = lease, 0.0, False
 
     def _hold_to_limit(self, trial: optuna.Trial) -> None:
         named = f"trial {trial.number} of study {self.study.name}"
@@ -482,6 +486,7 @@ class Engine:
         lease, used = self._lease, self._used + self.meter.end()
         number = lease.number if trial is None else trial.number
         self.ledger.give_back(lease, number, used, counts, self.meter.metered)
+        self._given_back = True
 
     def _warn_of_foreign_functions(self) -> None:
         if self.study.spec.cache.enabled and (foreign := self.ledger.functions.foreign()):
@@ -522,8 +527,7 @@ class Engine:
 
 def _outcome_of(error: Exception, where: str) -> Outcome:
     """A failed trial's outcome; what is not the trial's fault is raised again."""
-    passed = Interrupted | LeaseLostError | BudgetSpentError | DeviceLostError
-    if isinstance(error, passed) or is_storage_failure(error):
+    if isinstance(error, _PASSING) or is_storage_failure(error):
         raise error
     if is_device_loss(error):
         line = " ".join(text_of(error).split())

@@ -10,7 +10,7 @@ from pathlib import Path
 from automl.boundary import TrialCode
 from automl.candidate import Candidate
 from automl.engine import MICRO_BATCHES
-from automl.errors import DeviceLostError, Interrupted, UsageError
+from automl.errors import DeviceLostError, UsageError
 from automl.evaluation import checked, costs_of, outcome_of
 from automl.failures import failure, free_memory, is_device_loss
 from automl.ledger.views import TrialView
@@ -136,7 +136,7 @@ class _Training:
         try:
             with seeded(run.seed), TrialCode():
                 return self._train(candidate, costs, run)
-        except (DeviceLostError, Interrupted):
+        except DeviceLostError:
             raise
         except Exception as error:
             if is_device_loss(error):

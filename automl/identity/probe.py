@@ -105,8 +105,6 @@ class _Probing:
             with TrialCode():
                 self._watch_all(watches)
             return self._verdict(watches)
-        except Interrupted:
-            raise
         except Exception as error:
             if any(not watch.finite for watch in watches):
                 return _not_finite(watches)
