@@ -22,7 +22,6 @@ from torch import Tensor
 
 from automl.boundary import TrialCode
 from automl.candidate import Candidate, Signature
-from automl.errors import Interrupted
 from automl.identity.ambient import isolated, jumping_clock, settle
 from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Verdict
@@ -75,10 +74,8 @@ def probe(
     """Train a candidate for a few steps on the task's probe and sketch what it computes.
 
     propose: called anew for each training. Runs in float64 on one thread of the CPU; puts back
-    all global state, but is not to run beside other threads that rely on it.
-
-    Raises:
-        Interrupted: it was asked to stop. A candidate's own errors become a verdict.
+    all global state, but is not to run beside other threads that rely on it. A candidate's own
+    errors become a verdict.
     """
     start = time.perf_counter()
     with isolated():
