@@ -159,7 +159,7 @@ def at_places(acts: Iterable[str], *places: str) -> list[Case]:
 # What is raised, and what is forked.
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_trial_raises_fails_it_alone(tmp_path, kind):
-    cases = everywhere(hostile.RAISES, every={"sqlite": 3, "postgresql": 7}[kind])
+    cases = everywhere(hostile.RAISES, every={"sqlite": 5, "postgresql": 7}[kind])
     with database(kind, tmp_path) as url:
         search = Search(url, tmp_path)
         assert search.search(cases) == 0, search.said()
