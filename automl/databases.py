@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from automl.errors import UsageError
+from automl.forking import leave_to_parent
 from automl.redaction import is_secret, redact_urls
 
 DEFAULT_URL = "sqlite:///automl.db"
@@ -122,6 +123,7 @@ class Database:
 
     def prepare(self, engine: Engine) -> None:
         """Set what each connection to this database needs, whosever engine it is."""
+        leave_to_parent(engine)
         kind = parse(self.url).get_backend_name()
         if kind == "sqlite":
             event.listen(engine, "connect", _sqlite_settings)

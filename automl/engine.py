@@ -5,12 +5,15 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 from pluggy import PluginManager
 
+from automl.boundary import TrialCode, leave
 from automl.candidate import Candidate, propose
+from automl.deadline import NEVER, Deadline
 from automl.decisions import check_taken
 from automl.errors import (
     AutoMLError,
@@ -19,8 +22,11 @@ from automl.errors import (
     Interrupted,
     StorageError,
     StrategyError,
+    TimeLimitError,
     TrialError,
-    going_on,
+    UncaughtError,
+    first_line,
+    text_of,
 )
 from automl.evaluation import Evaluation, refused
 from automl.failures import (
@@ -63,6 +69,8 @@ MAX_ATTEMPTS = 3
 MICRO_BATCHES = 8
 """In how many parts a batch is passed after it did not fit into memory."""
 
+_PASSING = (Interrupted, LeaseLostError, BudgetSpentError, DeviceLostError)
+"""What ends an attempt and is no failure of the trial's; nor is that of a database."""
 _MAINTAIN_SECONDS = 10.0
 _LONGEST_POLL = 2.0
 
@@ -100,6 +108,7 @@ class Engine:
         context = StrategyContext(self.identifier)
         self.trials = OptunaTrials(self.study, self.parts, self._tell_reused, context)
         self.models = Models(self.study)
+        self.deadline = Deadline(self.study.spec.time_limits)
         self._parked: set[int] = set()
         self._maintained = float("-inf")
 
@@ -116,20 +125,28 @@ class Engine:
             self._warn_of_foreign_functions()
             self.meter.refresh()
             self.heartbeat.start()
+            signs_off = True
             try:
-                with explaining(self.ledger.engine):
+                with explaining(self.ledger.engine), self.deadline.held():
                     self._loop()
+            except Exception as error:
+                # Any other has ended the worker against its will; its supervisor is to see that.
+                signs_off = isinstance(error, AutoMLError)
+                raise
             finally:
                 self.heartbeat.end()
                 self.identifier.close()
-                self._leave()
+                if signs_off:
+                    self._leave()
         self._event("search_finished", trials=self.study.views.counts().trials)
 
     def _loop(self) -> None:
         lease: Lease | None = None
         while True:
             if self.stop.is_set():
-                self._give_back(lease, None)
+                if lease is not None:
+                    self._take_up(lease)
+                    self._give_back(None)
                 raise Interrupted("interrupted")
             if lease is None and self._maintenance_due():
                 lease = self._maintain()
@@ -202,53 +219,104 @@ class Engine:
     # One trial.
     def _work(self, lease: Lease) -> Lease | None:
         """Take one trial as far as it goes; returns the next lease where settling took one."""
-        number = lease.number
+        trial = None
+        self._take_up(lease)
         self.heartbeat.hold(lease)
         try:
             trial = self.trials.open(lease)
-            number = trial.number
-            return self._attempt(lease, trial)
+            self._hold_to_limit(trial)
+            try:
+                return self._attempt(lease, trial)
+            except Exception as error:
+                if isinstance(error, _PASSING) or is_storage_failure(error):
+                    raise
+                return self._fail(trial, error)
         except LeaseLostError as error:
+            number = trial.number if trial else lease.number
             _log.warning("trial %s: %s", number, error)
             self.trials.end_orphan(lease.id, number)
             return None
         except BudgetSpentError as error:
+            number = trial.number if trial else lease.number
             _log.info("trial %s is given back: %s", number, error)
-            self._give_back(lease, number)
+            self._give_back(trial)
             return None
         except Exception as error:
             # A failed database could not take it back; there its lease decides.
-            if not is_storage_failure(error):
-                self._give_back(lease, number, counts=isinstance(error, DeviceLostError))
+            if not is_storage_failure(error) and not self._given_back:
+                self._give_back(trial, counts=isinstance(error, DeviceLostError))
             raise
         finally:
+            leave()
+            self.deadline.end_trial()
             self.meter.end()
             self.heartbeat.hold(None)
 
+    def _take_up(self, lease: Lease) -> None:
+        self._lease, self._used, self._given_back = lease, 0.0, False
+
+    def _hold_to_limit(self, trial: optuna.Trial) -> None:
+        named = f"trial {trial.number} of study {self.study.name}"
+        again = self.study.resume_command()
+        self.deadline.begin_trial(named, again, self._note(trial.number))
+
+    def _fail(self, trial: optuna.Trial, error: Exception) -> Lease | None:
+        """Fail a trial with which this engine could not do what it should, and go on with others.
+
+        One that cannot even be failed is tried again, which counts as an attempt.
+        """
+        self._used += self.meter.end()
+        try:
+            return self._settle(self._lease, trial, failure(error), self._used)
+        except Exception as again:
+            if is_storage_failure(again) or isinstance(again, LeaseLostError):
+                raise
+            self._give_back(trial, counts=True)
+            if self._lease.attempt > MAX_ATTEMPTS:
+                raise
+            _log.warning("trial %d is to be tried again: %s", trial.number, first_line(again))
+            return None
+
     def _attempt(self, lease: Lease, trial: optuna.Trial) -> Lease | None:
-        if lease.attempt > MAX_ATTEMPTS:
-            return self._settle(lease, trial, lost(MAX_ATTEMPTS), 0.0)
-        if lease.number is not None and self.trials.is_finished(trial.number):
-            ended = TrialError(f"trial {trial.number} was ended by another program")
-            return self._settle(lease, trial, failure(ended), 0.0)
+        if (ended := self._ended_before(lease, trial)) is not None:
+            return self._settle(lease, trial, ended, 0.0)
         identity: Identity | None = None
         with seeded(trial_seed(self.study.spec, trial.number, "propose")):
             try:
-                with going_on():
-                    self.trials.raise_for_strategy()
-                    if not lease.fresh:
-                        self.trials.draw_again(trial)
-                    parts = self._parts_for(lease)
-                    candidate = self._propose(parts, trial, lease)
-                    costs = costs_of(parts, candidate)
-                    if refusal := refused(costs, self.study.spec.requirements):
-                        return self._settle(lease, trial, refusal, 0.0)
-                    identity = self.identifier.identify(parts, candidate, trial.number, costs)
-                    self.identifier.check(identity)
+                self.trials.raise_for_strategy()
+                if not lease.fresh:
+                    self.trials.draw_again(trial)
+                parts = self._parts_for(lease)
+                candidate = self._propose(parts, trial, lease)
+                costs = costs_of(parts, candidate)
+                if refusal := refused(costs, self.study.spec.requirements):
+                    return self._settle(lease, trial, refusal, 0.0)
+                identity = self.identifier.identify(parts, candidate, trial.number, costs)
+                self.identifier.check(identity)
             except Exception as error:
                 outcome = _outcome_of(error, self._space)
                 return self._settle(lease, trial, outcome, 0.0, identity=identity)
         return self._claim(lease, trial, candidate, identity, costs)
+
+    def _ended_before(self, lease: Lease, trial: optuna.Trial) -> Outcome | None:
+        """How a trial ended that is not to be trained: before it came here, or too often."""
+        if not lease.fresh and (why := self._noted(trial.number)) is not None:
+            return failure(TimeLimitError(f"{why}; its process had to be ended"))
+        if lease.attempt > MAX_ATTEMPTS:
+            return lost(MAX_ATTEMPTS)
+        if lease.number is not None and self.trials.is_finished(trial.number):
+            return failure(TrialError(f"trial {trial.number} was ended by another program"))
+        return None
+
+    def _note(self, number: int) -> Path:
+        """What the process that ends one which hangs says why in."""
+        return self.study.directory(number) / "ended"
+
+    def _noted(self, number: int) -> str | None:
+        try:
+            return self._note(number).read_text(errors="replace")
+        except OSError:
+            return None
 
     def _claim(
         self,
@@ -266,6 +334,7 @@ class Engine:
             case Parked(id):
                 self._parked.add(id)
             case Claimed(claimed):
+                self._lease = claimed
                 self._event("trial_proposed", number=trial.number, decisions=candidate.decisions)
                 resumed = lease.number is not None
                 evaluation = self._evaluation(claimed, trial, costs, resumed)
@@ -286,6 +355,7 @@ class Engine:
             progress=self._train_on,
             announce=self.heartbeat.quiet,
             reported=self.meter.report,
+            deadline=self.deadline,
             resumed=resumed,
         )
 
@@ -299,20 +369,29 @@ class Engine:
             _log.warning("trial %d: %s", trial.number, said)
             evaluation.in_micro_batches(MICRO_BATCHES)
             outcome = self._train(evaluation, candidate)
-        seconds = self.meter.end()
-        self.identifier.observe(seconds)
+        self._used = self.meter.end()
+        self.identifier.observe(self._used)
+        outcome = self._keep(evaluation, outcome)
         self._event("trial_finished", number=trial.number, outcome=outcome)
-        if outcome.state is State.COMPLETE and evaluation.weights is not None:
-            self.models.keep(trial, outcome, evaluation.weights)
-        return self._settle(lease, trial, outcome, seconds, evaluation.unwritten)
+        return self._settle(lease, trial, outcome, self._used, evaluation.unwritten)
+
+    def _keep(self, evaluation: Evaluation, outcome: Outcome) -> Outcome:
+        """Keep the weights of a good trial; how it ends with what came of that."""
+        if outcome.state is not State.COMPLETE or evaluation.weights is None:
+            return outcome
+        self.deadline.until(NEVER, "")
+        try:
+            self.models.keep(evaluation.trial, outcome, evaluation.weights)
+        except Exception as error:
+            return _outcome_of(error, self._blamed(evaluation.parts, error))
+        return outcome
 
     def _train(self, evaluation: Evaluation, candidate: Candidate) -> Outcome:
         """Train once; what the trial did wrong is its outcome, all else is raised."""
         forget_peak_memory(self.device)
         with seeded(trial_seed(self.study.spec, evaluation.trial.number, "train")):
             try:
-                with going_on():
-                    return evaluation.train(candidate)
+                return evaluation.train(candidate)
             except (Interrupted, BudgetSpentError):
                 evaluation.flush()
                 raise
@@ -345,6 +424,7 @@ class Engine:
         reports: list[Report] | None = None,
         identity: Identity | None = None,
     ) -> Lease | None:
+        self.deadline.end_trial()
         pause = self.stop.is_set() or len(self._parked) > 1 or self._maintenance_due()
         settlement = self.ledger.settle(
             lease,
@@ -379,7 +459,8 @@ class Engine:
         if isinstance(error, CandidateError):
             return self._space
         trainer = f"trainer {parts.names[Kind.TRAINER]}"
-        return "" if isinstance(error, AutoMLError) else trainer
+        ours = isinstance(error, AutoMLError) and not isinstance(error, UncaughtError)
+        return "" if ours else trainer
 
     @property
     def _space(self) -> str:
@@ -387,22 +468,25 @@ class Engine:
 
     def _propose(self, parts: Parts, trial: optuna.Trial, lease: Lease) -> Candidate:
         given = lease.given or {}
-        candidate = propose(
-            lambda deciding: parts.space.candidate(deciding, parts.task),
-            trial,
-            lambda name, among: name not in given and parts.trainer.opens(name, among),
-            space=parts.names[Kind.SPACE],
-            trainer=parts.names[Kind.TRAINER],
-        )
+        with TrialCode():
+            candidate = propose(
+                lambda deciding: parts.space.candidate(deciding, parts.task),
+                trial,
+                lambda name, among: name not in given and parts.trainer.opens(name, among),
+                space=parts.names[Kind.SPACE],
+                trainer=parts.names[Kind.TRAINER],
+            )
         if lease.judges is None:
             check_taken(given, candidate.decisions)
         return candidate
 
     # Ends.
-    def _give_back(self, lease: Lease | None, number: int | None, counts: bool = False) -> None:
-        if lease is not None:
-            known = lease.number if number is None else number
-            self.ledger.give_back(lease, known, self.meter.end(), counts, self.meter.metered)
+    def _give_back(self, trial: optuna.Trial | None, counts: bool = False) -> None:
+        """Let others go on with the trial under way, or free its slot."""
+        lease, used = self._lease, self._used + self.meter.end()
+        number = lease.number if trial is None else trial.number
+        self.ledger.give_back(lease, number, used, counts, self.meter.metered)
+        self._given_back = True
 
     def _warn_of_foreign_functions(self) -> None:
         if self.study.spec.cache.enabled and (foreign := self.ledger.functions.foreign()):
@@ -435,17 +519,17 @@ class Engine:
     def _event(self, name: str, **arguments: Any) -> None:
         arguments.setdefault("study", self.study.name)
         try:
-            getattr(self.hooks.hook, name)(**arguments)
+            with TrialCode(watched=False):
+                getattr(self.hooks.hook, name)(**arguments)
         except Exception:
             _log.warning("a plugin's %s raised; the search goes on", name, exc_info=True)
 
 
 def _outcome_of(error: Exception, where: str) -> Outcome:
     """A failed trial's outcome; what is not the trial's fault is raised again."""
-    passed = Interrupted | LeaseLostError | BudgetSpentError | DeviceLostError
-    if isinstance(error, passed) or is_storage_failure(error):
+    if isinstance(error, _PASSING) or is_storage_failure(error):
         raise error
     if is_device_loss(error):
-        line = " ".join(str(error).split())
+        line = " ".join(text_of(error).split())
         raise DeviceLostError(f"the device was lost: {line}; start this worker anew") from error
     return failure(error, "" if isinstance(error, StrategyError) else where)

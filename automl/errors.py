@@ -12,14 +12,14 @@ AutoMLError                 anything this package raises on purpose
 │   └── OpenDecisionError   an open decision was used as a value, or lost
 ├── TrialError              a trial failed for a reason its trainer could name
 │   ├── NotFiniteError      an objective became NaN or infinite
-│   └── TimeLimitError      it took longer than the study allows
+│   ├── TimeLimitError      it took longer than the study allows
+│   └── UncaughtError       its code raised what only a process's end or the engine may raise
 ├── DeviceLostError         the device fails for good: the process must be started anew (75)
 └── Interrupted             a person or a signal asked the worker to stop
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from automl.redaction import redact_urls
 
@@ -93,6 +93,10 @@ class TimeLimitError(TrialError):
     """A trial, or one step of it, took longer than the study allows."""
 
 
+class UncaughtError(TrialError):
+    """A trial's code raised what only a process's end or the engine itself may raise."""
+
+
 class StrategyError(TrialError):
     """A strategy raised while it drew a trial's decisions."""
 
@@ -109,19 +113,24 @@ class Interrupted(AutoMLError):
     exit_code = 130
 
 
-@contextmanager
-def going_on() -> Iterator[None]:
-    """Let a trial's code end its trial, not the process: what it exits with is an error of its.
+class EndedAtOnce(KeyboardInterrupt):
+    """A person asked a second time: this process ends now, whatever is under way."""
 
-    Raises:
-        TrialError: in place of a SystemExit.
-    """
+
+def text_of(error: BaseException) -> str:
+    """An error's text, also where its class fails to say it."""
     try:
-        yield
-    except SystemExit as error:
-        raise TrialError(f"SystemExit: its code asked the process to end ({error})") from error
+        return str(error)
+    except Exception:
+        return f"a {type(error).__name__} that cannot say what it is"
+
+
+def described(error: BaseException) -> str:
+    """An error in one line; those of ours say themselves what they are."""
+    line = " ".join(text_of(error).split()) or "no message"
+    return line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, without passwords; its type where it says nothing."""
-    return redact_urls((str(error).strip() or type(error).__name__).splitlines()[0])
+    return redact_urls((text_of(error).strip() or type(error).__name__).splitlines()[0])

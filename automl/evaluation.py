@@ -3,6 +3,7 @@
 import logging
 import math
 import operator
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.pruners import NopPruner
 
+from automl.boundary import EngineCode, TrialCode
 from automl.candidate import Candidate
+from automl.deadline import NEVER, Deadline
 from automl.decisions import Open, fits
-from automl.errors import Interrupted, TimeLimitError, TrialError, first_line
+from automl.errors import Interrupted, TimeLimitError, TrialError, described, first_line
 from automl.failures import is_storage_failure
 from automl.ledger.values import Lease
 from automl.protocols import Run
@@ -49,8 +52,8 @@ class Evaluation:
 
     costs: the candidate's own, which join its metrics. progress: called at each tick.
     announce: called with the seconds that no tick may come. reported: called with all metrics of
-    each report. resumed: an earlier attempt, or an
-    interrupted one, may have reported already.
+    each report. deadline: holds the trainer to the study's time limits. resumed: an earlier
+    attempt, or an interrupted one, may have reported already.
     """
 
     study: Study
@@ -63,6 +66,7 @@ class Evaluation:
     progress: Callable[[], None]
     announce: Callable[[float], None]
     reported: Callable[[Mapping[str, float]], None]
+    deadline: Deadline
     resumed: bool = False
     unwritten: list[Report] = field(default_factory=list)
 
@@ -76,6 +80,7 @@ class Evaluation:
         self._written_at = self._saved_at = time.monotonic()
         self._save_seconds = 0.0
         self._saves = True
+        self._pid = os.getpid()
         self._run = Run(
             device=self.device,
             seed=trial_seed(self.study.spec, self.trial.number, "train"),
@@ -83,7 +88,7 @@ class Evaluation:
             attempt=self.lease.attempt,
             directory=self.study.directory(self.trial.number),
             progress=self._tick,
-            announce=self.announce,
+            announce=self._announce,
             checkpoint=self.lease.checkpoint,
         )
 
@@ -109,11 +114,13 @@ class Evaluation:
             BudgetSpentError: the study's time is over.
             LeaseLostError: another worker took the trial over.
         """
-        reports = self.parts.trainer.train(candidate, self.parts.task, self._run)
         self.open_decisions = candidate.open_decisions
+        self.deadline.until(*self._due())
+        with TrialCode():
+            reports = iter(self.parts.trainer.train(candidate, self.parts.task, self._run))
         last: Outcome | None = None
         try:
-            for report in reports:
+            while (report := _next(reports)) is not None:
                 last = self._take(report, last)
                 if self._should_prune(last):
                     return replace(last, state=State.PRUNED)
@@ -121,6 +128,7 @@ class Evaluation:
                     raise Interrupted("interrupted")
                 self._tick()
         finally:
+            self.deadline.grant()
             _close(reports)
         name = self.parts.names[Kind.TRAINER]
         last = last or self._as_it_was_left()
@@ -152,7 +160,8 @@ class Evaluation:
         return outcome_of(Report(step, metrics), None, self.costs, self.study.objectives)
 
     def _take(self, report: Report, last: Outcome | None) -> Outcome:
-        report = checked(report, self.open_decisions)
+        with TrialCode():
+            report = checked(report, self.open_decisions)
         outcome = outcome_of(report, last, self.costs, self.study.objectives)
         if last is None:
             self._require(outcome, [r for r in self.study.spec.requirements if r.metric in COSTS])
@@ -164,18 +173,35 @@ class Evaluation:
         if self._saves and (self.stop.is_set() or self._should_save()):
             self._save(report)
         self._reported_at = time.monotonic()
+        self.deadline.until(*self._due())
         self.weights = report.weights
         return outcome
 
     def _tick(self) -> None:
-        self.progress()
-        if self.stop.is_set() and (self.stop.overdue or not self._saves):
-            raise Interrupted("interrupted")
-        limits, now = self.study.spec.time_limits, time.monotonic()
-        if limits.trial is not None and now - self._began > limits.trial:
-            raise TimeLimitError(f"the trial took longer than the {limits.trial:g} s it may take")
-        if limits.epoch is not None and now - self._reported_at > limits.epoch:
-            raise TimeLimitError(f"no report came within the {limits.epoch:g} s an epoch may take")
+        if os.getpid() != self._pid:
+            return  # a loader of data, say, whose progress is none of the trial's
+        with EngineCode(waits=False):
+            self.progress()
+            if self.stop.is_set() and (self.stop.overdue or not self._saves):
+                raise Interrupted("interrupted")
+            due, message = self._due()
+            if time.monotonic() > due:
+                raise TimeLimitError(message)
+
+    def _announce(self, seconds: float) -> None:
+        if os.getpid() == self._pid:
+            self.announce(seconds)
+
+    def _due(self) -> tuple[float, str]:
+        """Until when the trainer may go on, by the monotonic clock, and what if it does not."""
+        limits, dues = self.study.spec.time_limits, [(NEVER, "")]
+        if limits.trial is not None:
+            said = f"the trial took longer than the {limits.trial:g} s it may take"
+            dues.append((self._began + limits.trial, said))
+        if limits.epoch is not None:
+            said = f"no report came within the {limits.epoch:g} s an epoch may take"
+            dues.append((self._reported_at + limits.epoch, said))
+        return min(dues)
 
     def flush(self, checkpoint: str | None = None) -> None:
         """Write to the ledger what was reported and it does not have yet.
@@ -195,7 +221,8 @@ class Evaluation:
             return
         started = time.monotonic()
         try:
-            digest = self._run.save(report.checkpoint())
+            with TrialCode():
+                digest = self._run.save(report.checkpoint())
         except (OSError, RuntimeError) as error:
             where = self._run.directory
             _log.warning("no checkpoint saved in %s: %s", where, first_line(error))
@@ -214,12 +241,13 @@ class Evaluation:
         if isinstance(self.parts.pruner, NopPruner):
             return False
         try:
-            return self.trial.should_prune()
+            with TrialCode():
+                return self.trial.should_prune()
         except Exception as error:
-            if is_storage_failure(error):
+            if is_storage_failure(error) or isinstance(error, TimeLimitError):
                 raise
-            name, text = self.parts.names[Kind.PRUNER], first_line(error)
-            raise TrialError(f"pruner {name}: {type(error).__name__}: {text}") from error
+            name = self.parts.names[Kind.PRUNER]
+            raise TrialError(f"pruner {name}: {described(error)}") from error
 
     @cached_property
     def _reported_before(self) -> set[int]:
@@ -294,7 +322,24 @@ def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
     return plain
 
 
+def _next(reports: Iterator[Report]) -> Report | None:
+    """The next report; None at the end.
+
+    Raises:
+        TrialError: None was reported.
+    """
+    with TrialCode():
+        report = next(reports, _END)
+        if report is None:
+            raise TrialError("the trainer yielded None: expected a Report")
+    return None if report is _END else report
+
+
+_END = Report(0, {})
+
+
 def _close(reports: Iterator[Report]) -> None:
-    close = getattr(reports, "close", None)
-    if close is not None:
-        close()
+    with TrialCode():
+        close = getattr(reports, "close", None)
+        if close is not None:
+            close()

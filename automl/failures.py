@@ -6,13 +6,14 @@ import sys
 import traceback
 
 from automl.errors import (
-    AutoMLError,
     CandidateError,
     DegenerateError,
     DeviceLostError,
     NotFiniteError,
     StorageError,
     TimeLimitError,
+    described,
+    text_of,
 )
 from automl.redaction import redact_urls
 from automl.report import Outcome, Reason, State
@@ -36,17 +37,13 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
 
 def failure(error: Exception, where: str = "") -> Outcome:
     """The outcome of a trial that raised; where: the part it happened in, for people."""
-    line = " ".join(str(error).split()) or "no message"
-    message = line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
+    message = described(error)
     message = message if where in message else f"{where}: {message}"
     return Outcome(
         State.FAILED,
         reason=_reason(error),
         message=_storable(message),
-        # Where the limit was noticed says nothing of what took the time.
-        traceback=None
-        if isinstance(error, TimeLimitError)
-        else _storable("".join(traceback.format_exception(error))),
+        traceback=_storable("".join(traceback.format_exception(error))),
         cause=_cause(error),
     )
 
@@ -87,7 +84,7 @@ def _reason(error: Exception) -> Reason:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error).lower()
+    text = text_of(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
 
 
@@ -95,7 +92,7 @@ def is_device_loss(error: Exception) -> bool:
     """Whether the device fails for the rest of this process, whatever trial comes next."""
     if isinstance(error, DeviceLostError):
         return True
-    text = str(error).lower()
+    text = text_of(error).lower()
     return isinstance(error, RuntimeError) and "cuda" in text and any(w in text for w in _STICKY)
 
 

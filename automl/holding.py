@@ -5,28 +5,38 @@ Who holds the lease has written all there is, and so knows it.
 """
 
 import copy
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from automl.boundary import EngineCode, end_forked
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class HoldingStorage:
     """A storage that knows one trial, which nobody else writes to; all else is the storage's own.
 
-    It has every method of a BaseStorage: those that are not here are the inner storage's.
+    It has every method of a BaseStorage: those that are not here are the inner storage's. A
+    trial's code may call it, but not interrupt it.
     """
 
     def __init__(self, storage: BaseStorage) -> None:
         self._storage = storage
         self._held: FrozenTrial | None = None
         self._id = -1
+        self._pid = os.getpid()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
+        found = getattr(self._storage, name)
+        return partial(self._call, found) if callable(found) else found
 
     def hold(self, trial_id: int) -> int:
         """Read a trial once, and know it from now on instead of the one before."""
@@ -35,7 +45,9 @@ class HoldingStorage:
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         held = self._known(trial_id)
-        return self._storage.get_trial(trial_id) if held is None else copy.deepcopy(held)
+        if held is not None:
+            return copy.deepcopy(held)
+        return self._call(self._storage.get_trial, trial_id)
 
     def set_trial_param(
         self,
@@ -44,7 +56,8 @@ class HoldingStorage:
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        self._storage.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        given = (trial_id, param_name, param_value_internal, distribution)
+        self._call(self._storage.set_trial_param, *given)
         if (held := self._known(trial_id)) is not None:
             value = distribution.to_external_repr(param_value_internal)
             held.params = {**held.params, param_name: value}
@@ -53,29 +66,36 @@ class HoldingStorage:
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
-        self._storage.set_trial_intermediate_value(trial_id, step, intermediate_value)
+        reported = (trial_id, step, intermediate_value)
+        self._call(self._storage.set_trial_intermediate_value, *reported)
         if (held := self._known(trial_id)) is not None:
             held.intermediate_values[step] = intermediate_value
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(trial_id, key, value)
+        self._call(self._storage.set_trial_user_attr, trial_id, key, value)
         if (held := self._known(trial_id)) is not None:
             held.set_user_attr(key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._storage.set_trial_system_attr(trial_id, key, value)
+        self._call(self._storage.set_trial_system_attr, trial_id, key, value)
         if (held := self._known(trial_id)) is not None:
             held.system_attrs = {**held.system_attrs, key: value}
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        done = self._storage.set_trial_state_values(trial_id, state, values)
+        done = self._call(self._storage.set_trial_state_values, trial_id, state, values)
         if (held := self._known(trial_id)) is not None and state.is_finished():
             held.state = state
             held.values = None if values is None else list(values)
             held.datetime_complete = datetime.now()
         return done
+
+    def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if os.getpid() != self._pid:
+            end_forked()
+        with EngineCode():
+            return method(*args, **kwargs)
 
     def _known(self, trial_id: int) -> FrozenTrial | None:
         return self._held if trial_id == self._id else None

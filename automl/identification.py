@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from automl.boundary import EngineCode, TrialCode
 from automl.candidate import Candidate
-from automl.errors import AutoMLError, DegenerateError
+from automl.errors import DegenerateError, StorageError
 from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
 from automl.probe_times import ProbeTimes
@@ -137,11 +138,12 @@ class Identifier:
             # Nothing is left to tell trials apart: they are repeats under other seeds.
             side_keys = SideKeys({**side_keys.values, "repeat": number})
         beyond = cache.enabled and cache.levels != (Level.L0,)
-        unread = parts.trainer.unread(candidate) if beyond else ()
-        files = self._files.of(parts, candidate)
-        return writing(
-            candidate, side_keys, unread, graphs=beyond, strict=cache.strict, files=files
-        )
+        with TrialCode():
+            unread = parts.trainer.unread(candidate) if beyond else ()
+            files = self._files.of(parts, candidate)
+            return writing(
+                candidate, side_keys, unread, graphs=beyond, strict=cache.strict, files=files
+            )
 
     def _side_keys(self, parts: Parts) -> SideKeys:
         # Half precision and single are not one computation, and `auto` differs by device.
@@ -218,10 +220,14 @@ class Identifier:
     def _probed_again(self, parts: Parts, number: int) -> Identity | None:
         """The identity of a trial's candidate with a probe; None where it cannot be probed."""
         try:
-            candidate = rebuild(parts, self.study.decisions(number))
+            decisions = self.study.decisions(number)
+            with TrialCode():
+                candidate = rebuild(parts, decisions)
             written = self._written(parts, candidate, number)
-        except (AutoMLError, ValueError):
-            return None  # as was said when it was proposed
+        except StorageError:
+            raise
+        except Exception:
+            return None  # whatever a space or a trainer raises: it is another trial's than this one
         costs = costs_of(parts, candidate)
         if self._why_not(parts, candidate, written, costs):
             return None
@@ -247,9 +253,14 @@ class StrategyContext:
 
     def fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
         """Equal for decisions that make the same function; None where they make no candidate."""
+        with EngineCode():
+            return self._fingerprint(decisions)
+
+    def _fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
         parts = self.identifier.parts
         try:
-            candidate = rebuild(parts, decisions)
+            with TrialCode():
+                candidate = rebuild(parts, decisions)
         except Exception:  # whatever a space raises where decisions are missing or do not fit
             return None
         if candidate.open_decisions:
@@ -262,4 +273,5 @@ class StrategyContext:
     def means(self) -> Mapping[int, tuple[float, ...]]:
         """Mean values by trial number, where a trial's function was evaluated several times."""
         study = self.identifier.study
-        return study.views.means() if study.spec.cache.repeats > 1 else {}
+        with EngineCode():
+            return study.views.means() if study.spec.cache.repeats > 1 else {}

@@ -14,7 +14,8 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 
-from automl.errors import UsageError, first_line
+from automl.boundary import TrialCode
+from automl.errors import TrialError, UsageError, first_line
 from automl.front import beats, point_of
 from automl.report import Outcome, broken
 from automl.state import close_to_others, make_folder
@@ -48,6 +49,9 @@ class Models:
         """Keep a trial's weights if it is among the best so far; called before it is told.
 
         With several objectives all are kept that no other beats.
+
+        Raises:
+            TrialError: its trainer offers other weights than tensors by name.
         """
         spec = self.study.spec
         if not spec.models or broken(spec.requirements, outcome.metrics):
@@ -55,8 +59,9 @@ class Models:
         leaving = self._leaving(outcome.values or ())
         if leaving is None:
             return
+        tensors = _tensors(weights)
         try:
-            self._write(trial, weights())
+            self._write(trial, tensors)
         except (OSError, RuntimeError) as error:
             why = first_line(error)
             _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
@@ -141,7 +146,7 @@ class Models:
         make_folder(self.directory)
         with tempfile.TemporaryDirectory(dir=self.directory) as folder:
             file = Path(folder) / f"trial-{trial.number}.pt"
-            torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, file)
+            torch.save(dict(weights), file)
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             id = upload_artifact(
@@ -160,3 +165,26 @@ class Models:
     @property
     def _store(self) -> FileSystemArtifactStore:
         return FileSystemArtifactStore(self.directory)
+
+
+def _tensors(weights: Callable[[], Mapping[str, "Tensor"]]) -> "Mapping[str, Tensor]":
+    """The weights that a trainer offers, on the CPU.
+
+    Raises:
+        TrialError: they are no tensors by name.
+    """
+    import torch
+
+    with TrialCode():
+        offered = weights()
+        if not isinstance(offered, Mapping):
+            raise TrialError(f"a report's weights must be tensors by name, got {_kind(offered)}")
+        for name, tensor in offered.items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                got = f"{_kind(tensor)} for {name!r}"
+                raise TrialError(f"a report's weights must be tensors by name, got {got}")
+        return {name: tensor.detach().cpu() for name, tensor in offered.items()}
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -5,13 +5,22 @@ import socket
 import uuid
 from pathlib import Path
 
+MARK = "AUTOML_WORKER"
+"""Set for a worker that a search starts: the last part of its name, by which it is found again."""
 _PROC = Path("/proc")
 
 
+def new_mark() -> str:
+    """A part of a worker's name that no other worker has or will have."""
+    return uuid.uuid4().hex[:16]
+
+
 def this_worker() -> str:
-    """A name no other worker has or will have: host, boot, process, its start, a random part."""
+    """A name no other worker has or will have: host, boot, process, its start, its mark."""
     start = _start_of(os.getpid()) or "0"
-    return ":".join((_host(), _boot(), str(os.getpid()), start, uuid.uuid4().hex[:8]))
+    # Taken out, so that no other process that is started from here goes by it.
+    mark = os.environ.pop(MARK, "") or new_mark()
+    return ":".join((_host(), _boot(), str(os.getpid()), start, mark))
 
 
 def is_dead(worker: str) -> bool:

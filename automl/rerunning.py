@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from automl.boundary import TrialCode
 from automl.candidate import Candidate
 from automl.engine import MICRO_BATCHES
-from automl.errors import DeviceLostError, Interrupted, UsageError, going_on
+from automl.errors import DeviceLostError, UsageError
 from automl.evaluation import checked, outcome_of
 from automl.failures import failure, free_memory, is_device_loss
 from automl.ledger.views import TrialView
@@ -117,7 +118,7 @@ class _Training:
 
     def outcome(self) -> Outcome:
         try:
-            with seeded(self._seed("propose")), going_on():
+            with seeded(self._seed("propose")), TrialCode():
                 candidate = rebuild(self.parts, self.study.decisions(self.number), self.number)
                 costs = costs_of(self.parts, candidate)
         except Exception as error:
@@ -133,9 +134,9 @@ class _Training:
     def _attempt(self, candidate: Candidate, costs: Mapping[str, float], run: Run) -> Outcome:
         """Train once; what goes wrong is the outcome, unless the device does."""
         try:
-            with seeded(run.seed), going_on():
+            with seeded(run.seed), TrialCode():
                 return self._train(candidate, costs, run)
-        except (DeviceLostError, Interrupted):
+        except DeviceLostError:
             raise
         except Exception as error:
             if is_device_loss(error):

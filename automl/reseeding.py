@@ -10,11 +10,15 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from automl.boundary import TrialCode
 from automl.decisions import given_value
-from automl.errors import StrategyError
+from automl.errors import Interrupted, StrategyError, TimeLimitError, described
 from automl.failures import is_storage_failure
+from automl.ledger.values import LeaseLostError
 
 _log = logging.getLogger("automl")
+_ENGINES = (Interrupted, LeaseLostError, TimeLimitError)
+"""What the engine raises at a strategy that asks it something, or takes too long."""
 
 
 class ReseedingSampler(BaseSampler):
@@ -112,9 +116,9 @@ class ReseedingSampler(BaseSampler):
     @contextmanager
     def _naming(self) -> Iterator[None]:
         try:
-            yield
+            with TrialCode():
+                yield
         except Exception as error:
-            if is_storage_failure(error):
+            if is_storage_failure(error) or isinstance(error, _ENGINES):
                 raise
-            text = f"strategy {self._name}: {type(error).__name__}: {error}"
-            raise StrategyError(text) from error
+            raise StrategyError(f"strategy {self._name}: {described(error)}") from error

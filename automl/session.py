@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from automl.errors import DeviceLostError, Interrupted, StorageError, UsageError
+from automl.ledger.values import Left
 from automl.placement import Place, starts_elsewhere
+from automl.processes import MARK, new_mark
 from automl.protocols import Launcher
 from automl.registry import Registry
 from automl.state import ARTIFACTS, STATE, make_folder, private, state_directory
@@ -60,7 +62,10 @@ class Session:
         """
         stop = Stop()
         supervisor = Supervisor(
-            self._start, lambda: not stop.is_set() and self._unfinished(), self._progress
+            self._start,
+            lambda: not stop.is_set() and self._unfinished(),
+            self._progress,
+            self._left_by,
         )
         with stopping_on_signals(stop):
             try:
@@ -105,9 +110,10 @@ class Session:
         passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         if self.parts.data_dir is not None:
             passed[_DATA_DIR] = str(self.parts.data_dir.resolve())
-        environment = {**self.study.storage.environment(), **passed, **place.environment}
+        mark = {MARK: new_mark()}
+        environment = {**self.study.storage.environment(), **passed, **place.environment, **mark}
         command = worker_command(self.study.name, place)
-        return Started(self.launcher.start(command, environment, log), log)
+        return Started(self.launcher.start(command, environment, log), log, mark[MARK])
 
     def _log_file(self, index: int) -> Path:
         folder = _logs(str(uuid.UUID(self.study.spec.uuid)))
@@ -129,20 +135,19 @@ class Session:
         except StorageError:
             return None
 
+    def _left_by(self, started: Started) -> Left | None:
+        try:
+            return self.study.ledger.left_by(started.mark)
+        except StorageError:
+            return None
+
     def _unfinished(self) -> bool:
         """Whether a new worker would find something to do, as far as can be told."""
+        ledger = self.study.ledger
         try:
-            budget, counts = self.study.views.budget(), self.study.views.counts()
+            return not ledger.is_over() and bool(ledger.open_trials() or ledger.has_work())
         except StorageError:
             return True
-        if budget.over or counts.open:
-            return not budget.over
-        spent = (
-            budget.stopped is not None,
-            budget.trials is not None and budget.slots >= budget.trials,
-            budget.evaluations is not None and counts.evaluated >= budget.evaluations,
-        )
-        return not any(spent)
 
 
 def worker_command(study: str, place: Place) -> list[str]:

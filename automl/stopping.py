@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from automl.boundary import EngineCode
 from automl.errors import TrialError
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import BudgetSpentError, Lease
@@ -73,13 +74,15 @@ class Meter:
         """Take note of what a trial reports.
 
         Raises:
-            TrialError: it does not report what it costs.
+            TrialError: it does not report what it costs, in seconds.
         """
         if self._cost == SECONDS:
             return
         if self._cost not in metrics:
             known = ", ".join(metrics)
             raise TrialError(f"no report of the cost {self._cost!r}; there are: {known}")
+        if not 0 <= metrics[self._cost] < float("inf"):
+            raise TrialError(f"the cost {self._cost!r} must be seconds, got {metrics[self._cost]}")
         # What earlier attempts reported was charged to them.
         earlier = self._lease.device_seconds if self._lease else 0.0
         self._reported = max(self._reported, metrics[self._cost] - earlier)
@@ -101,7 +104,8 @@ class Meter:
         self._before = used
         needed = used + self._step
         while self.metered and self._bought <= needed:
-            bought = self._ledger.buy_time(self._lease)
+            with EngineCode():
+                bought = self._ledger.buy_time(self._lease)
             if not bought:
                 raise BudgetSpentError("the study's device time is spent")
             self._bought += bought

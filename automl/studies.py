@@ -24,9 +24,17 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from automl.boundary import TrialCode
 from automl.candidate import Candidate, propose
 from automl.databases import mask
-from automl.errors import PluginError, StorageError, UnknownNameError, UsageError, first_line
+from automl.errors import (
+    PluginError,
+    StorageError,
+    TimeLimitError,
+    UnknownNameError,
+    UsageError,
+    first_line,
+)
 from automl.files import loading, read_by_code
 from automl.front import point_of, unbeaten
 from automl.ledger.audits import Audits
@@ -519,7 +527,11 @@ def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Cand
 def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
     """The candidate's own costs; none where they cannot be had."""
     try:
-        return {name: float(v) for name, v in parts.trainer.costs(candidate, parts.task).items()}
+        with TrialCode():
+            costs = parts.trainer.costs(candidate, parts.task)
+            return {str(name): float(value) for name, value in costs.items()}
+    except TimeLimitError:
+        raise
     except Exception:
         return {}  # what is wrong with the candidate, training will say
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from automl.errors import DeviceLostError, Interrupted, first_line
+from automl.errors import DeviceLostError, Interrupted, UsageError, first_line
+from automl.ledger.values import Left
 from automl.protocols import WorkerHandle
 
 _log = logging.getLogger("automl")
@@ -19,6 +20,8 @@ VAIN_DEATHS = 3
 other is started. A scheduler may let a job wait, so that time alone says little."""
 LOST = -1
 """Stands for the exit code of a worker whose launcher can no longer tell it."""
+_EXPLAINED = (1, UsageError.exit_code, Interrupted.exit_code)
+"""Exit codes of a worker that said why it left, if it signed off. One that is done says 0."""
 _LOOK_SECONDS = 0.2
 _GRACE_SECONDS = 30.0
 _END_SECONDS = 5.0
@@ -26,10 +29,11 @@ _END_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Started:
-    """A worker that was started, and the file that holds what it said."""
+    """A worker that was started, the file that holds what it said, and its mark in the ledger."""
 
     handle: WorkerHandle
     log: Path
+    mark: str = ""
 
     def last_words(self) -> str:
         """The last line it said."""
@@ -57,12 +61,14 @@ class Supervisor:
     """Watches the workers that this process started, in a thread of its own.
 
     start: starts the worker of an index. wanted: whether there is work for a new one. progress: a
-    number that grows while the study comes on; None where that cannot be told now.
+    number that grows while the study comes on; None where that cannot be told now. left: what a
+    worker left behind that has not signed off; None where it has, or where that cannot be told.
     """
 
     start: Callable[[int], Started]
     wanted: Callable[[], bool]
     progress: Callable[[], int | None] = lambda: None
+    left: Callable[[Started], Left | None] = lambda started: None
 
     def __post_init__(self) -> None:
         self._posts: dict[int, _Post] = {}
@@ -152,20 +158,21 @@ class Supervisor:
         quick = time.monotonic() - post.since < QUICK_SECONDS
         in_vain = quick or (post.progress is not None and self.progress() == post.progress)
         post.vain_deaths = post.vain_deaths + 1 if in_vain else 0
-        if _died(code) and self.wanted():
-            self._replace(index, post, code)
+        left = self.left(post.held)
+        if _died(code, left) and self.wanted():
+            self._replace(index, post, code, left)
         else:
             post.code = code
 
-    def _replace(self, index: int, post: _Post, code: int) -> None:
-        how, log = _told(code), post.held.log
+    def _replace(self, index: int, post: _Post, code: int, left: Left | None) -> None:
+        how, log, words = _told(code), post.held.log, post.held.last_words()
         if post.vain_deaths >= VAIN_DEATHS:
             post.given_up, post.code = True, code
             _log.warning(
                 "a worker is given up: %d times in a row it %s before anything came of it: %s (%s)",
                 VAIN_DEATHS,
                 how,
-                post.held.last_words(),
+                words,
                 log,
             )
             return
@@ -176,7 +183,8 @@ class Supervisor:
             post.given_up, post.code = True, code
             _log.warning("a worker %s and cannot be started anew: %s", how, error)
             return
-        _log.warning("a worker %s and is started anew (%s)", how, log)
+        trial = "" if left is None or left.number is None else f" after trial {left.number}"
+        _log.warning("a worker %s and is started anew%s: %s (%s)", how, trial, words, log)
 
 
 def _code(started: Started) -> int | None:
@@ -188,10 +196,13 @@ def _code(started: Started) -> int | None:
         return LOST
 
 
-def _died(code: int) -> bool:
-    """Whether a worker ended against its will; a shell says 128 and the signal's number."""
-    signalled = code < 0 or (128 < code < 192 and code != Interrupted.exit_code)
-    return signalled or code == DeviceLostError.exit_code
+def _died(code: int, left: Left | None) -> bool:
+    """Whether a worker ended against its will, whatever the code that a trial ended it with.
+
+    Only what signed off has left on purpose. One that is done finds nothing to do, so that no
+    other is wanted: with 0 it need not be looked at.
+    """
+    return left is not None or code not in _EXPLAINED
 
 
 def _told(code: int) -> str:
@@ -199,7 +210,10 @@ def _told(code: int) -> str:
         return "lost its device"
     if code == LOST:
         return "was lost"
-    return f"was killed by signal {-code if code < 0 else code - 128}"
+    if code < 0 or (128 < code < 192 and code != Interrupted.exit_code):
+        # A shell says 128 and the signal's number.
+        return f"was killed by signal {-code if code < 0 else code - 128}"
+    return f"ended with exit code {code} without signing off"
 
 
 def _end(others: list[Started]) -> None:

@@ -1,5 +1,6 @@
 """Optuna's side of a study: its trials are made, found again, and told how they ended."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from automl.boundary import EngineCode
+from automl.errors import first_line
+from automl.failures import is_storage_failure
 from automl.holding import HoldingStorage
 from automl.ledger.values import Lease, Settled
 from automl.protocols import Context
@@ -20,6 +24,7 @@ from automl.reseeding import ReseedingSampler
 from automl.spec import ATTRIBUTE
 from automl.studies import Parts, Study, trial_seed
 
+_log = logging.getLogger("automl")
 _LONGEST = 2000
 """Characters of an error in Optuna's attribute, which MySQL limits; the ledger has all of them."""
 TRIAL_STATE = {
@@ -45,6 +50,7 @@ class OptunaTrials:
     told: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._untold: set[int] = set()
         self._storage = self.study.storage.trials
         self._study_id = self._storage.get_study_id_from_name(self.study.name)
         self._holding = HoldingStorage(self._storage)
@@ -98,14 +104,25 @@ class OptunaTrials:
 
     def tell_once(self, settled: Settled) -> None:
         """Tell a trial that another worker settled, unless this one did tell it."""
-        if settled.id not in self.told:
+        if settled.id not in self.told and settled.id not in self._untold:
             self.tell(settled)
 
     def tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
         """Tell Optuna how a trial ended; telling twice is harmless, it says the same."""
         id = self._id(settled.number)
         storage, required = cast(BaseStorage, self._holding), self.study.spec.requirements
-        news = tell(self._optuna, storage, id, settled, required, trial)
+        try:
+            news = tell(self._optuna, storage, id, settled, required, trial)
+        except Exception as error:
+            if is_storage_failure(error):
+                raise
+            # It has ended all the same, and must not end one worker after the other.
+            self._untold.add(settled.id)
+            said = f"{type(error).__name__}: {first_line(error)}"
+            _log.warning(
+                "trial %d has ended, but Optuna does not take it: %s", settled.number, said
+            )
+            return
         self.told.append(settled.id)
         if news and settled.reused_from is not None:
             self.reused(settled)
@@ -147,7 +164,8 @@ class OptunaTrials:
 
     def _exhausted(self) -> None:
         name = self.parts.names[Kind.STRATEGY]
-        self.study.ledger.stop_exhausted(f"strategy {name} has nothing left to propose")
+        with EngineCode():
+            self.study.ledger.stop_exhausted(f"strategy {name} has nothing left to propose")
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from automl.engine import Engine
+from automl.errors import EndedAtOnce
 from automl.ledger.values import Worker
 from automl.placement import Place
 from automl.processes import this_worker
@@ -98,7 +99,7 @@ def stopping_on_signals(stop: Stop) -> Iterator[None]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if number in seen:
-            raise KeyboardInterrupt
+            raise EndedAtOnce
         seen.add(number)
         stop.ask(_GRACE.get(number, _PREEMPTION_SECONDS))
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from automl.boundary import TrialCode
 from automl.candidate import Candidate, Signature
-from automl.errors import Interrupted, going_on
 from automl.identity.ambient import isolated, jumping_clock, settle
 from automl.identity.batches import resized
 from automl.identity.construction import Built
@@ -73,15 +73,12 @@ def probe(
     """Train a candidate for a few steps on the task's probe and sketch what it computes.
 
     Runs in float64 on one thread of the CPU and restores all global state; do not run it beside
-    other threads that rely on that.
+    other threads that rely on that. A candidate's own errors become a verdict.
 
     Args:
         propose: makes the candidate, once for each build.
         steps: steps of each training.
         seeds: trainings, each with other weights.
-
-    Raises:
-        Interrupted: it was asked to stop. A candidate's own errors become a verdict.
     """
     start = time.perf_counter()
     with isolated():
@@ -105,13 +102,11 @@ class _Probing:
         watches: list[Watch] = []
         made: Plan | None = None
         try:
-            with going_on():
+            with TrialCode():
                 self.data = self._copied()
                 made = plan(self.propose, lambda: copied(self.data[0]))
                 self._train_all(made, watches)
             return self._verdict(made, watches)
-        except Interrupted:
-            raise
         except TooSymmetricError:
             reason = f"it takes more than {MOST_PASSES} passes to set equal layers apart"
             return Probe(Verdict.SYMMETRIC, None, None, 0.0, reason)

@@ -34,6 +34,7 @@ from automl.ledger.values import (
     Hit,
     Lease,
     LeaseLostError,
+    Left,
     Parked,
     Settled,
     Settlement,
@@ -386,6 +387,17 @@ class Ledger:
                 or_(WorkerRow.id == worker.id, WorkerRow.expires_at <= now()),
             )
         )
+
+    @reading
+    def left_by(self, session: Session, mark: str) -> Left | None:
+        """What the worker of this mark left; None where it has signed off, or never came."""
+        mine = and_(WorkerRow.study == self.study, WorkerRow.id.endswith(f":{mark}"))
+        worker = session.scalar(select(WorkerRow.id).where(mine))
+        if worker is None:
+            return None
+        held = and_(TrialRow.worker == worker, TrialRow.phase.in_(waiting.OPEN))
+        here = select(TrialRow.number).where(TrialRow.study == self.study, held)
+        return Left(session.scalar(here.limit(1)))
 
     @reading
     def holders(self, session: Session) -> set[str]:

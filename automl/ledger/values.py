@@ -18,6 +18,13 @@ class BudgetSpentError(AutoMLError):
 
 
 @dataclass(frozen=True)
+class Left:
+    """What a worker left that ended without signing off; number: of the trial it had, if any."""
+
+    number: int | None
+
+
+@dataclass(frozen=True)
 class Worker:
     """Who asks for a trial, and on which device it would train."""
 

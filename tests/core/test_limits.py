@@ -1,6 +1,8 @@
 """What ends a trial before its end: deadlines, device time, time limits, memory, a lost device."""
 
+import importlib
 import resource
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -145,6 +147,20 @@ def test_device_time_may_be_what_trainers_report(sqlite_url):
     assert not any(each.broken for each in Doctor(engine.study).findings())
 
 
+@pytest.mark.parametrize("cost", [float("inf"), float("nan"), -1.0])
+def test_what_counts_as_a_cost_must_be_seconds(sqlite_url, cost):
+    class Odd(Trainer):
+        def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+            yield Report(1, {"score": 0.0, "cost": cost if run.number == 1 else 1.0})
+
+    limits = Limits(trials=3, gpu_hours=1.0)
+    engine = created(sqlite_url, limits, Odd, cost_metric="cost")
+    engine.run()
+    assert engine.study.views.counts().complete == 2
+    assert "the cost 'cost' must be seconds" in engine.study.views.trial(1).message
+    assert Doctor(engine.study).findings() == []
+
+
 def test_a_trial_must_report_what_counts_as_its_cost(sqlite_url):
     engine = created(sqlite_url, Limits(trials=1), cost_metric="euros")
     engine.run()
@@ -198,6 +214,54 @@ def test_a_trial_that_takes_too_long_fails(sqlite_url, limits, message):
     view = engine.study.views.trial(0)
     assert (view.state, view.reason) == (State.FAILED, Reason.TIME_LIMIT)
     assert message in view.message
+
+
+@dataclass(frozen=True)
+class Silent(Trainer):
+    """Neither ticks nor reports, and may load a library meanwhile."""
+
+    library: str = ""
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        if self.library:
+            importlib.import_module(self.library)
+        time.sleep(3600)
+        yield Report(1, {"score": 0.0})
+
+
+@pytest.mark.parametrize("limits", [TimeLimits(trial=0.3), TimeLimits(epoch=0.3)])
+def test_a_trial_that_never_ticks_is_interrupted_at_its_limit(sqlite_url, limits):
+    engine = created(sqlite_url, Limits(trials=2), Silent, time_limits=limits)
+    engine.run()
+    assert [view.reason for view in engine.study.views.trials()] == [Reason.TIME_LIMIT] * 2
+    assert "time.sleep(3600)" in engine.study.views.trial(0).traceback
+    assert Doctor(engine.study).findings() == []
+
+
+def test_a_library_is_loaded_whole_before_the_limit_counts(sqlite_url, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    library = tmp_path / "a_library.py"
+    library.write_text("import time\ntime.sleep(1)\nopen(__file__ + '.loaded', 'w').close()\n")
+    options = {"trainer": {"library": "a_library"}}
+    limits = TimeLimits(trial=0.3)
+    engine = created(sqlite_url, Limits(trials=1), Silent, options=options, time_limits=limits)
+    engine.run()
+    assert engine.study.views.trial(0).reason is Reason.TIME_LIMIT
+    assert (tmp_path / "a_library.py.loaded").exists()
+
+
+def test_a_timer_of_the_callers_goes_on_afterwards(sqlite_url):
+    rings: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rings.append(number))
+    left = signal.setitimer(signal.ITIMER_REAL, 3600.0)
+    try:
+        created(sqlite_url, Limits(trials=1), time_limits=TimeLimits(trial=60)).run()
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 3600.0
+        signal.raise_signal(signal.SIGALRM)
+        assert rings == [signal.SIGALRM]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_short_steps_within_a_long_trial_are_no_failure(sqlite_url):

@@ -14,6 +14,7 @@ from searches import FILE, PARTS, pid_of, search_command, training, wait_for
 import automl
 from automl import Interrupted, StorageError, UsageError
 from automl.errors import DeviceLostError
+from automl.ledger.values import Left
 from automl.storage import Storage
 from automl.studies import open_study
 from automl.supervision import LOST, VAIN_DEATHS, Started, Supervisor
@@ -21,17 +22,23 @@ from automl.supervision import LOST, VAIN_DEATHS, Started, Supervisor
 
 @pytest.fixture
 def supervised(tmp_path):
-    """Supervises a shell script, which can count its starts in the file `starts`."""
+    """Supervises a shell script, which can count its starts in the file `starts`.
+
+    One that comes to its end leaves nothing to do.
+    """
     made = []
 
-    def supervise(script, workers=1, wanted=lambda: True, progress=lambda: None):
+    def unfinished():
+        return not (tmp_path / "done").exists()
+
+    def supervise(script, workers=1, wanted=unfinished, progress=lambda: None, left=lambda _: None):
         log = tmp_path / "log"
 
         def start(index):
-            text = f"cd {tmp_path}; echo {index} >> starts; {script}"
+            text = f"cd {tmp_path}; echo {index} >> starts; {script}; touch done"
             return Started(LocalLauncher().start(["sh", "-c", text], {}, log), log)
 
-        supervisor = Supervisor(start, wanted, progress)
+        supervisor = Supervisor(start, wanted, progress, left)
         made.append(supervisor)
         for index in range(workers):
             supervisor.add(index)
@@ -63,6 +70,8 @@ ONCE = "[ $(wc -l < starts) -gt 1 ] || {}"
         ("kill -11 $$", "was killed by signal 11"),
         ("exit 137", "was killed by signal 9"),
         ("exit 75", "lost its device"),
+        ("exit 0", "ended with exit code 0 without signing off"),
+        ("exit 3", "ended with exit code 3 without signing off"),
     ],
 )
 def test_one_that_dies_is_started_anew(supervised, tmp_path, caplog, death, says):
@@ -70,18 +79,27 @@ def test_one_that_dies_is_started_anew(supervised, tmp_path, caplog, death, says
     ended(supervisor)
     assert starts(tmp_path) == ["0", "0"]
     assert supervisor.completed()
+    assert caplog.text.count("WARNING") == 1
     assert f"a worker {says} and is started anew" in caplog.text
-    assert "ended with exit code" not in caplog.text
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
 def test_one_that_ends_by_itself_is_not(supervised, tmp_path, caplog, code):
-    supervisor = supervised(f"echo why >&2; exit {code}")
+    supervisor = supervised(f"echo why >&2; touch done; exit {code}")
     ended(supervisor)
     assert starts(tmp_path) == ["0"]
     assert supervisor.completed() == (code == 0)
     said = f"a worker ended with exit code {code}: why"
     assert (said in caplog.text) == (code != 0)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 130])
+def test_one_that_left_a_trial_has_died_whatever_it_says(supervised, tmp_path, caplog, code):
+    left = [None, Left(number=7)]
+    ended(supervised(ONCE.format(f"exit {code}"), left=lambda _: left.pop()))
+    assert starts(tmp_path) == ["0", "0"]
+    said = f"ended with exit code {code} without signing off and is started anew after trial 7"
+    assert said in caplog.text
 
 
 def test_one_that_cannot_start_is_given_up(supervised, tmp_path, caplog):

@@ -1,0 +1,61 @@
+"""A small process that ends its parent once a limit has passed, whatever holds the parent up.
+
+It needs nothing of the parent: not its interpreter, which a trial may hold for good. Each line of
+its input puts off the end, or calls it off. Run by its path, so it imports nothing of automl's.
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+STACK_SIGNAL = getattr(signal, "SIGURG", None)
+"""At this the parent writes down where it is; left alone, it does nothing."""
+_LOOK_SECONDS = 0.1
+_WRITING_SECONDS = 0.3
+
+
+def main() -> None:
+    """Read and wait until the input ends, the parent does, or its time is over."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    parent, order, left, rest = os.getppid(), {}, float("inf"), b""
+    while os.getppid() == parent:
+        looked = time.monotonic()
+        if select.select([0], [], [], _LOOK_SECONDS)[0]:
+            if not (read := os.read(0, 65536)):
+                return
+            *lines, rest = (rest + read).split(b"\n")
+            if lines:
+                order = json.loads(lines[-1])
+                left = order.get("seconds", float("inf"))
+                continue
+        # A machine or a terminal that stopped this process, too, has not used up the time.
+        left -= min(time.monotonic() - looked, 2 * _LOOK_SECONDS)
+        if left <= 0:
+            _end(parent, order)
+            return
+
+
+def _end(parent: int, order: dict[str, Any]) -> None:
+    """Leave a note for whoever takes the trial over, say why, and end the parent."""
+    try:
+        note = Path(order["note"])
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note.write_text(order["why"])
+    except OSError:
+        pass  # then the attempt counts, and no more is known of it
+    if STACK_SIGNAL is not None:
+        os.kill(parent, STACK_SIGNAL)
+        time.sleep(_WRITING_SECONDS)
+    sys.stderr.write(f"{order['line']}\n")
+    sys.stderr.flush()
+    os.kill(parent, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

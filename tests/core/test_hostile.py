@@ -1,0 +1,474 @@
+"""Trials that raise what nobody catches, fork, exit or never end: each fails alone, or not at all.
+
+Real searches of real processes; what a trial is to do is queued.
+"""
+
+import asyncio
+import gc
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import children
+import hostile
+import optuna
+import pytest
+import tiny
+from databases import database
+from optuna.trial import TrialState
+from test_limits import again, created
+from test_supervision import LosesItsDevice
+
+import automl.cli
+from automl import Report
+from automl.doctor import Doctor
+from automl.ledger.ledger import Ledger
+from automl.report import Reason, State
+from automl.storage import Storage
+from automl.studies import Limits, Study, open_study
+from automl.worker import stopping_on_signals
+
+FILE = str(Path(hostile.__file__))
+KINDS = ("sqlite", "postgresql")
+LIMIT = 1.0
+Case = tuple[str, str]
+GOOD: Case = ("nothing", "space")
+
+
+class Search:
+    """A study whose trials do what they are told to, and the processes that work at it."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url, self.directory = url, directory
+        self.log = hostile.log_file(directory)
+        self.processes, self.waits = 0, ""
+
+    def run(self, *arguments: str, within: float = 150.0) -> int:
+        """Run a command to its end; returns its exit code, or the signal that ended it."""
+        environment = {
+            "AUTOML_STORAGE": self.url,
+            "AUTOML_STATE_DIR": str(self.directory / "state"),
+            hostile.LOG: str(self.log),
+            hostile.WAITS: self.waits,
+        }
+        self.processes += 1
+        output = self.directory / f"process-{self.processes}.log"
+        code = children.run(_command, arguments, str(output), within=within, **environment)
+        return code
+
+    def search(self, cases: Sequence[Case], *more: str) -> int:
+        queue = self.directory / "queue.jsonl"
+        lines = [json.dumps({"act": act, "place": place}) for act, place in cases]
+        queue.write_text("\n".join(lines) + "\n")
+        parts = ("--task", f"{FILE}:Evaluating", "--trainer", f"{FILE}:Hostile")
+        # To keep weights, a process has to load torch.
+        kept = len(cases) if any(place == "weights" for _, place in cases) else 0
+        plain = ("--strategy", "random", "-o", "cache.levels=L0,L1", "--keep-models", str(kept))
+        limits = ("--trials", str(len(cases)), "--enqueue", str(queue), "--study", "s")
+        return self.run("search", f"{FILE}:space", *parts, *plain, *limits, *more)
+
+    def resume(self) -> int:
+        return self.run("resume", "s")
+
+    def said(self) -> str:
+        """What the processes and the workers that they started wrote."""
+        logs = [*self.directory.glob("process-*.log"), *self.directory.glob("state/logs/*/*.log")]
+        return "\n".join(f"{log.name}: {log.read_text(errors='replace')}" for log in sorted(logs))
+
+    def lines(self, word: str) -> list[str]:
+        text = self.log.read_text() if self.log.exists() else ""
+        return [line for line in text.splitlines() if line.startswith(word)]
+
+
+def _command(arguments: tuple[str, ...], output: str) -> None:
+    descriptor = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    automl.cli.main(list(arguments))
+
+
+def expected(case: Case, reason: Reason) -> tuple[State, Reason | None]:
+    """How a trial of this case must end."""
+    act, place = case
+    # What cannot be counted is not known, and no more.
+    harmless = act in (*hostile.FORKS, "nothing", "wait") or (act, place) in UNCOUNTED
+    return (State.COMPLETE, None) if harmless else (State.FAILED, reason)
+
+
+UNCOUNTED = {(act, "costs") for act in hostile.RAISES}
+
+
+def check(search: Search, cases: Sequence[Case], reason: Reason) -> None:
+    """Each trial has ended as it must, once, told to Optuna; the study is whole."""
+    study = open_study(Storage(search.url), "s")
+    try:
+        assert Doctor(study).findings() == [], search.said()
+        ends = {view.number: (view.state, view.reason) for view in study.views.trials()}
+        wanted = {number: expected(case, reason) for number, case in enumerate(cases)}
+        wrong = {cases[n]: ends.get(n) for n in wanted if ends.get(n) != wanted[n]}
+        assert wrong == {}, search.said()
+        _check_failures(study, search)
+        assert [trial.number for trial in study.optuna.trials] == list(wanted)
+        assert all(trial.state.is_finished() for trial in study.optuna.trials)
+        assert study.ledger.holders() == set()
+        assert not any(map(_runs, search.lines("forked"))), "a forked process goes on"
+    finally:
+        study.storage.engine.dispose()
+
+
+def _check_failures(study: Study, search: Search) -> None:
+    for view in study.views.trials():
+        if view.state is State.FAILED:
+            assert view.message, search.said()
+            assert "\n" not in view.message
+            assert study.optuna.trials[view.number].state is TrialState.FAIL
+        if view.reason is Reason.ERROR:
+            assert view.traceback.startswith("Traceback")
+
+
+def _runs(line: str) -> bool:
+    """Whether the process that a line names runs; one that has ended may not be waited for."""
+    try:
+        fields = Path(f"/proc/{line.split()[1]}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX"
+
+
+def everywhere(acts: Iterable[str], every: int = 1) -> list[Case]:
+    """Each act at each place, or at each so-manieth one, between trials that are as they should be.
+
+    Only a whole round asks for weights, for that loads torch.
+    """
+    left_out = ("checkpoint", "weights") if every > 1 else ("checkpoint",)
+    places = [place for place in hostile.PLACES if place not in left_out]
+    product = itertools.product(acts, places)
+    return [GOOD, *itertools.islice(product, 0, None, every), GOOD]
+
+
+def at_places(acts: Iterable[str], *places: str) -> list[Case]:
+    """One act after the other, each at one place."""
+    return [GOOD, *zip(acts, itertools.cycle(places), strict=False), GOOD]
+
+
+# What is raised, and what is forked.
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_trial_raises_fails_it_alone(tmp_path, kind):
+    cases = everywhere(hostile.RAISES, every={"sqlite": 5, "postgresql": 7}[kind])
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases) == 0, search.said()
+        check(search, cases, Reason.ERROR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forked_process_ends_and_touches_nothing(tmp_path, kind):
+    cases = everywhere(hostile.FORKS, every={"sqlite": 2, "postgresql": 3}[kind])
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases) == 0, search.said()
+        check(search, cases, Reason.ERROR)
+        _check_children(search)
+
+
+def _check_children(search: Search) -> None:
+    """Every process that was forked said that it was ended, and nothing was trained twice."""
+    assert len(search.lines("forked")) == search.said().count("is ended\n") > 0
+    assert set(Counter(search.lines("trial")).values()) == {1}
+    assert "again" not in search.said()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", [*KINDS, "mysql"])
+def test_whatever_a_trial_raises_or_forks_anywhere(tmp_path, kind):
+    cases = [*everywhere({**hostile.RAISES, **hostile.FORKS}), ("ValueError", "checkpoint")]
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases) == 0, search.said()
+        check(search, cases, Reason.ERROR)
+        _check_children(search)
+
+
+# What does not end.
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_hangs_is_interrupted_at_its_limit(tmp_path, kind):
+    places = {"sqlite": ("space", "between"), "postgresql": ("finally", "costs", "first")}[kind]
+    cases = at_places(hostile.HANGS, *places)
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases, "--trial-timeout", f"{LIMIT:g}s") == 0, search.said()
+        check(search, cases, Reason.TIME_LIMIT)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", [*KINDS, "mysql"])
+@pytest.mark.parametrize("option", ["--trial-timeout", "--epoch-timeout"])
+def test_whatever_hangs_anywhere(tmp_path, kind, option):
+    cases = everywhere(hostile.HANGS)
+    with database(kind, tmp_path) as url:
+        search = Search(url, tmp_path)
+        assert search.search(cases, option, f"{LIMIT:g}s") == 0, search.said()
+        check(search, cases, Reason.TIME_LIMIT)
+
+
+def hangs_for_good(search: Search, case: Case, option: str = "--trial-timeout") -> None:
+    """What nothing interrupts ends its process, and fails when it is taken over."""
+    cases = [GOOD, case, GOOD]
+    assert search.search(cases, option, f"{LIMIT:g}s") == -9, search.said()
+    line = next(line for line in search.said().splitlines() if "trial 1 of study s" in line)
+    assert "s it may take" in line or "an epoch may take" in line or "did not return" in line
+    assert "go on with: automl resume s" in line
+    assert search.resume() == 0, search.said()
+    check(search, cases, Reason.TIME_LIMIT)
+
+
+def test_what_nothing_interrupts_ends_with_its_process(tmp_path):
+    with database("postgresql", tmp_path) as url:
+        hangs_for_good(Search(url, tmp_path), ("hold the interpreter for good", "between"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("act", hostile.FOR_GOOD)
+@pytest.mark.parametrize("place", ["space", "build", "costs", "first", "between", "finally"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", ["--trial-timeout", "--epoch-timeout"])
+def test_whatever_nothing_interrupts_ends_with_its_process(tmp_path, kind, act, place, option):
+    with database(kind, tmp_path) as url:
+        hangs_for_good(Search(url, tmp_path), (act, place), option)
+
+
+# What ends its process.
+def ends_its_search(search: Search, act: str, place: str) -> None:
+    """Each time a search comes to it it ends, until the trial is given up."""
+    cases = [GOOD, (act, place), GOOD]
+    codes = [search.search(cases), *(search.resume() for _ in range(3))]
+    assert codes == [*[int(act.split()[1])] * 3, 0], search.said()
+    check(search, cases, Reason.WORKER_LOST)
+
+
+def test_a_trial_that_ends_its_process_counts_each_time(tmp_path):
+    with database("postgresql", tmp_path) as url:
+        ends_its_search(Search(url, tmp_path), "exit 3", "space")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("act", hostile.ENDS)
+@pytest.mark.parametrize("place", [p for p in hostile.PLACES if p != "checkpoint"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trial_that_ends_its_process_anywhere(tmp_path, kind, act, place):
+    with database(kind, tmp_path) as url:
+        ends_its_search(Search(url, tmp_path), act, place)
+
+
+# In a worker that a search started.
+def kills_its_worker(search: Search, act: str, place: str) -> None:
+    """A worker dies of a trial three times; the search, which has been busy, gives that up."""
+    cases = [("wait", "first"), (act, place), GOOD]
+    search.waits = "3 trial 1"
+    assert search.search(cases, "--workers", "2") == 0, search.said()
+    check(search, cases, Reason.WORKER_LOST)
+    said, code = search.said(), int(act.split()[1])
+    how = f"ended with exit code {code} without signing off"
+    assert said.count(f"a worker {how} and is started anew after trial 1: ") == 2
+    assert f"a worker is given up: 3 times in a row it {how}" in said
+
+
+def test_a_worker_that_ended_without_a_word_has_died(tmp_path, sqlite_url):
+    kills_its_worker(Search(sqlite_url, tmp_path), "exit 0", "between")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("act", hostile.ENDS)
+@pytest.mark.parametrize("place", ["first", "between", "finally", "evaluate"])
+@pytest.mark.parametrize("kind", [*KINDS, "mysql"])
+def test_whatever_ends_a_worker_it_has_died(tmp_path, kind, act, place):
+    with database(kind, tmp_path) as url:
+        kills_its_worker(Search(url, tmp_path), act, place)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("act", hostile.FOR_GOOD)
+def test_a_worker_that_hangs_for_good_is_ended_and_another_goes_on(
+    tmp_path, sqlite_url, monkeypatch, caplog, act
+):
+    monkeypatch.setattr("automl.session.work", LosesItsDevice())
+    monkeypatch.setenv(hostile.LOG, str(tmp_path / "log"))
+    parts = {"task": f"{FILE}:Evaluating", "trainer": f"{FILE}:Hostile", "strategy": "random"}
+    cases = [GOOD, (act, "between"), GOOD]
+    queue = [{"act": one, "place": place} for one, place in cases]
+    limits = {"trials": 3, "enqueue": queue, "trial_timeout": 2 * LIMIT, "keep_models": 0}
+    study, _ = automl.search(f"{FILE}:space", **parts, **limits, storage=sqlite_url)
+    assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
+    assert "was killed by signal 9 and is started anew after trial 1: trial 1 of" in caplog.text
+    assert Doctor(study).findings() == []
+
+
+# Other plugins, and values that nothing can be done with.
+TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
+UNCAUGHT = [SystemExit, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, hostile.Mine]
+
+
+class Raises(optuna.pruners.BasePruner, optuna.samplers.RandomSampler):
+    """A pruner and a strategy that raise at the second trial what nobody catches."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.error = error
+
+    def prune(self, study, trial):
+        return self._do(trial)
+
+    def before_trial(self, study, trial):
+        self._do(trial)
+
+    def _do(self, trial):
+        if trial.number == 1:
+            raise self.error("hostile")
+        return False
+
+
+@pytest.mark.parametrize("part", ["strategy", "pruner"])
+@pytest.mark.parametrize("error", UNCAUGHT)
+def test_what_a_strategy_or_a_pruner_raises_fails_the_trial(sqlite_url, part, error):
+    def raises(**_):
+        return Raises(error)
+
+    study, _ = automl.search(tiny.plane, **TINY | {part: raises}, storage=sqlite_url, trials=3)
+    assert [view.number for view in study.views.trials() if view.state is State.FAILED] == [1]
+    assert f"{error.__name__}: hostile" in study.views.trial(1).message
+    assert Doctor(study).findings() == []
+
+
+class Listener:
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        raise UNCAUGHT[number]("hostile")
+
+
+def test_what_a_listener_raises_stops_nothing(sqlite_url, caplog):
+    engine = created(sqlite_url, Limits(trials=len(UNCAUGHT)), tiny.Steps)
+    engine.hooks.register(Listener())
+    with stopping_on_signals(engine.stop):
+        engine.run()
+    assert engine.study.views.counts().complete == len(UNCAUGHT)
+    assert caplog.text.count("a plugin's trial_finished raised") == len(UNCAUGHT)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (lambda: {"w": [1.0]}, "weights must be tensors by name, got a list for 'w'"),
+        (lambda: [1.0], "weights must be tensors by name, got a list"),
+        (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_weights_that_are_none_fail_their_trial(sqlite_url, weights, says):
+    class Weighty(tiny.Steps):
+        def train(self, candidate, task, run):
+            yield Report(1, {"score": float(run.number)}, weights=weights if run.number else None)
+
+    study, _ = automl.search(
+        tiny.plane, **TINY | {"trainer": Weighty}, storage=sqlite_url, trials=2
+    )
+    view = study.views.trial(1)
+    assert (view.state, view.reason) == (State.FAILED, Reason.ERROR)
+    assert says in view.message
+    assert "Traceback" in view.traceback
+    assert Doctor(study).findings() == []
+
+
+def test_a_report_that_cannot_be_written_fails_its_trial(sqlite_url):
+    class Huge(tiny.Steps):
+        def train(self, candidate, task, run):
+            yield Report(2**70 if run.number == 1 else 1, {"score": 1.0})
+
+    study, _ = automl.search(tiny.plane, **TINY | {"trainer": Huge}, storage=sqlite_url, trials=3)
+    assert [v.state for v in study.views.trials()] == [State.COMPLETE, State.FAILED, State.COMPLETE]
+    assert Doctor(study).findings() == []
+
+
+@dataclass(frozen=True)
+class Refusing(Ledger):
+    """A ledger with a fault of its own: it cannot settle the second trial."""
+
+    def settle(self, lease, number, *rest):
+        if number == 1:
+            raise RuntimeError("a fault")
+        return super().settle(lease, number, *rest)
+
+
+def test_a_fault_of_the_engines_own_counts_as_an_attempt(sqlite_url, tmp_path, monkeypatch):
+    monkeypatch.setenv(tiny.LOG, str(log := tmp_path / "log"))
+    engine = created(sqlite_url, Limits(trials=3), tiny.Steps)
+    mine = engine.ledger
+    engine.ledger = Refusing(mine.engine, mine.study, mine.cache, mine.objectives)
+    with pytest.raises(RuntimeError, match="a fault"):
+        engine.run()
+    trained = {tuple(line.split()[:2]) for line in log.read_text().splitlines()}
+    assert {attempt for number, attempt in trained if number == "1"} == {"1", "2", "3"}
+    engine = again(engine, Limits())
+    engine.run()
+    assert engine.study.views.trial(1).reason is Reason.WORKER_LOST
+    assert engine.study.views.counts().complete == 2
+    assert Doctor(engine.study).findings() == []
+
+
+class Wraps(tiny.Steps):
+    """Makes an error of its own of whatever stops it, as many a library does."""
+
+    def train(self, candidate, task, run):
+        try:
+            yield from super().train(candidate, task, run)
+        except Exception as error:
+            raise RuntimeError("wrapped") from error
+
+
+def test_an_interrupt_stands_whatever_a_trainer_makes_of_it(sqlite_url, monkeypatch):
+    monkeypatch.setenv(tiny.INTERRUPT, "1:2")
+    given = {**TINY, "trainer": Wraps, "storage": sqlite_url, "study": "s"}
+    with pytest.raises(automl.Interrupted):
+        automl.search(tiny.plane, **given, trials=3)
+    study, _ = automl.resume("s", storage=sqlite_url)
+    assert study.views.counts().complete == 3
+    assert study.views.trial(1).attempt == 1
+
+
+# Forks, from inside.
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forked_process_reads_by_connections_of_its_own(tmp_path, kind):
+    with database(kind, tmp_path) as url:
+        engine = created(url, Limits(trials=1), tiny.Steps)
+        engine.run()
+        views, connections = engine.study.views, engine.study.storage.engine
+        with connections.connect() as held:
+            before = _backend(held, kind)
+            if (pid := os.fork()) == 0:
+                _read_and_end(views, connections, kind, before)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert _backend(held, kind) == before
+        assert views.counts().complete == 1
+        connections.dispose()
+
+
+def _backend(connection, kind):
+    """Which of the server's processes serves a connection; SQLite has none."""
+    statement = "SELECT pg_backend_pid()" if kind == "postgresql" else "SELECT 1"
+    return connection.exec_driver_sql(statement).scalar()
+
+
+def _read_and_end(views, connections, kind, parents) -> NoReturn:
+    code = 1
+    try:
+        gc.collect()
+        with connections.connect() as own:
+            apart = kind == "sqlite" or _backend(own, kind) != parents
+        code = int(not (apart and views.counts().complete == 1))
+    finally:
+        os._exit(code)
