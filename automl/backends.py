@@ -12,9 +12,9 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from automl.databases import Database, mask, no_driver, parse
 from automl.errors import StorageError, UsageError
-from automl.ledger.patience import lost_connection
 from automl.ledger.schema import alone
-from automl.ledger.transaction import explained, transient
+from automl.ledger.sqlerrors import explained
+from automl.ledger.transaction import is_away, is_transient
 
 UNTRUSTED = (
     "which whoever writes to it could use to run code here: pass --trust-storage "
@@ -135,11 +135,11 @@ class SqlTrials(Backend):
         found = _database_error(error)
         # Optuna's session of this thread may notice at its next statement only.
         late = isinstance(error.__cause__, PendingRollbackError)
-        return late or (found is not None and lost_connection(found))
+        return late or (found is not None and is_away(found))
 
     def is_transient(self, error: Exception) -> bool:
         found = _database_error(error)
-        return found is not None and transient(found)
+        return found is not None and is_transient(found)
 
     def cause(self, error: Exception) -> str | None:
         found = _database_error(error)

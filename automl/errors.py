@@ -12,7 +12,8 @@ AutoMLError                 anything this package raises on purpose
 │   └── OpenDecisionError   an open decision was used as a value, or lost
 ├── TrialError              a trial failed for a reason its trainer could name
 │   ├── NotFiniteError      an objective became NaN or infinite
-│   └── TimeLimitError      it took longer than the study allows
+│   ├── TimeLimitError      it took longer than the study allows
+│   └── UnstorableError     it gave what some database cannot hold
 ├── DeviceLostError         the device fails for good: the process must be started anew (75)
 └── Interrupted             a person or a signal asked the worker to stop
 """
@@ -90,6 +91,10 @@ class NotFiniteError(TrialError):
 
 class TimeLimitError(TrialError):
     """A trial, or one step of it, took longer than the study allows."""
+
+
+class UnstorableError(TrialError):
+    """A trial gave what a database cannot hold: a name too long, a number out of range."""
 
 
 class StrategyError(TrialError):

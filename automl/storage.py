@@ -12,8 +12,9 @@ from sqlalchemy import Engine
 from automl.backends import UNTRUSTED, Backend, backend
 from automl.databases import DEFAULT_URL, Database, has_password, mask, parse
 from automl.errors import UsageError
-from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience, lost_connection
+from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience
 from automl.ledger.schema import upgrade
+from automl.ledger.transaction import is_away
 from automl.patient import PatientStorage
 from automl.quiet import quieten_optuna
 
@@ -152,7 +153,7 @@ class Storage:
 
 
 def _could_not_connect(error: Exception) -> bool:
-    return lost_connection(_origin(error))
+    return is_away(_origin(error))
 
 
 def _origin(error: Exception) -> Exception:
