@@ -5,7 +5,7 @@ Who holds the lease has written all there is, and so knows it.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,15 +13,26 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from automl.collation import lost_name
+
 
 class HoldingStorage:
     """A storage that knows one trial, which nobody else writes to; all else is the storage's own.
 
     It has every method of a BaseStorage: those that are not here are the inner storage's.
+    name_like: one of other names that the database takes for a name. shown: the database, for
+    people. study_id: the study whose trials are held.
     """
 
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name_like: Callable[[str, Collection[str]], str | None] = lambda name, others: None,
+        shown: str = "",
+        study_id: int | None = None,
+    ) -> None:
+        self._storage, self._study_id = storage, study_id
+        self._name_like, self._shown = name_like, shown
         self._held: FrozenTrial | None = None
         self._id = -1
 
@@ -44,7 +55,15 @@ class HoldingStorage:
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        self._storage.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        if (held := self._known(trial_id)) is not None:
+            self._check_name("decisions", param_name, held.params)
+        try:
+            self._storage.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        except ValueError as error:
+            # Of another kind than in an earlier trial; but was it the same decision there?
+            if (other := self._name_like(param_name, self._all_names())) is not None:
+                raise lost_name("decisions", other, param_name, self._shown) from error
+            raise
         if (held := self._known(trial_id)) is not None:
             value = distribution.to_external_repr(param_value_internal)
             held.params = {**held.params, param_name: value}
@@ -58,11 +77,15 @@ class HoldingStorage:
             held.intermediate_values[step] = intermediate_value
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if (held := self._known(trial_id)) is not None:
+            self._check_name("attributes", key, held.user_attrs)
         self._storage.set_trial_user_attr(trial_id, key, value)
         if (held := self._known(trial_id)) is not None:
             held.set_user_attr(key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if (held := self._known(trial_id)) is not None:
+            self._check_name("attributes", key, held.system_attrs)
         self._storage.set_trial_system_attr(trial_id, key, value)
         if (held := self._known(trial_id)) is not None:
             held.system_attrs = {**held.system_attrs, key: value}
@@ -76,6 +99,22 @@ class HoldingStorage:
             held.values = None if values is None else list(values)
             held.datetime_complete = datetime.now()
         return done
+
+    def _check_name(self, kind: str, name: str, others: Collection[str]) -> None:
+        """See that the database does not take a new name for one that the trial has.
+
+        Raises:
+            CandidateError: it does.
+        """
+        if name not in others and (other := self._name_like(name, others)) is not None:
+            raise lost_name(kind, other, name, self._shown)
+
+    def _all_names(self) -> set[str]:
+        """The decisions of all trials of the study."""
+        if self._study_id is None:
+            return set()
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return {name for trial in trials for name in trial.params}
 
     def _known(self, trial_id: int) -> FrozenTrial | None:
         return self._held if trial_id == self._id else None

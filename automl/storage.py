@@ -2,16 +2,19 @@
 
 import os
 import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from optuna.samplers import BaseSampler, CmaEsSampler
 from optuna.storages import BaseStorage
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from automl.backends import UNTRUSTED, Backend, backend
+from automl.collation import Names
 from automl.databases import DEFAULT_URL, Database, has_password, mask, parse
-from automl.errors import UsageError
+from automl.errors import StorageError, UsageError
 from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience
 from automl.ledger.schema import upgrade
 from automl.ledger.transaction import is_away
@@ -133,6 +136,29 @@ class Storage:
             lambda error: found.is_outage(_origin(error)),
         )
         return PatientStorage(opened, found, self.patience)
+
+    @cached_property
+    def _names(self) -> Names:
+        found = self._backend
+
+        def ask(name: str, others: Sequence[str]) -> Collection[str]:
+            try:
+                return self.patience.insist(
+                    found.shown, lambda again: found.alike(name, others), found.is_outage
+                )
+            except DBAPIError as error:
+                raise StorageError(f"database {found.shown}: {found.cause(error)}") from error
+
+        return Names(ask)
+
+    @property
+    def tells_names_apart(self) -> bool:
+        """Whether names that differ in any character are two names among the trials."""
+        return self._backend.tells_names_apart
+
+    def name_like(self, name: str, others: Collection[str]) -> str | None:
+        """One of the other names that the trials' database takes for this one, if any."""
+        return None if self.tells_names_apart else self._names.alike(name, others)
 
     @property
     def _is_local(self) -> bool:

@@ -85,6 +85,7 @@ ORDER = [
     "automl.ledger.checks",
     "automl.postgresql",
     "automl.databases",
+    "automl.collation",
     "automl.long_steps",
     "automl.patient",
     "automl.backends",

@@ -12,6 +12,7 @@ from typing import TypeVar
 from sqlalchemy import Engine
 
 from automl.errors import first_line, redact_urls
+from automl.ledger.sqlerrors import is_silence
 
 T = TypeVar("T")
 _log = logging.getLogger("automl")
@@ -86,8 +87,9 @@ class Patience:
             self._said |= {database} if says else set()
         if says:
             _log.warning(
-                "database %s is away, trying again for up to %.3g min: %s",
+                "database %s %s, trying again for up to %.3g min: %s",
                 database,
+                "does not answer" if is_silence(error) else "refuses for now",
                 self._seconds / 60,
                 _cause(error),
             )
@@ -104,7 +106,7 @@ class Patience:
         if began is not None and said:
             self._back_at = time.monotonic()
             seconds = self._back_at - began
-            _log.warning("database %s is back after %.1f s", database, seconds)
+            _log.warning("database %s answers again after %.1f s", database, seconds)
 
 
 def _cause(error: BaseException) -> str:

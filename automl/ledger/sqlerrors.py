@@ -239,6 +239,16 @@ def is_unstorable(error: BaseException) -> bool:
     return isinstance(error, UnicodeError | OverflowError | StatementError)
 
 
+def is_silence(error: BaseException | None) -> bool:
+    """Whether an outage is of the server or the network, rather than of what a server takes."""
+    while error is not None:
+        if isinstance(error, DBAPIError):
+            found = meaning(error)
+            return found.kind is not Kind.TRANSIENT and found is not _READ_ONLY_SERVER
+        error = error.__cause__
+    return True
+
+
 def explained(error: DBAPIError) -> str:
     """What a database error means and what to do, in one line."""
     cause = first_line(error.orig or error)

@@ -13,7 +13,6 @@ depends_on = None
 
 STEPS = {"automl_trials": True, "automl_evaluations": True, "automl_reports": False}
 """The tables with steps, and whether a row may lack one."""
-OTHERS = ("automl_studies", "automl_functions", "automl_keys", "automl_workers")
 LARGEST = 2**31 - 1
 
 
@@ -37,8 +36,8 @@ def _compare_bytes() -> None:
     # Each statement commits by itself: after a kill, this begins again.
     for table in _REFERRING & _referring():
         op.drop_constraint(f"fk_{table}_study", table, type_="foreignkey")
-    for table in (*STEPS, *OTHERS):
-        op.execute(f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    for statement in _CONVERSIONS:
+        op.execute(statement)
     for table in _REFERRING - _referring():
         op.create_foreign_key(
             *(f"fk_{table}_study", table, "automl_studies", ["study"], ["uuid"]),
@@ -46,6 +45,15 @@ def _compare_bytes() -> None:
         )
 
 
+_CONVERSIONS = (
+    "ALTER TABLE automl_studies CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "ALTER TABLE automl_trials CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "ALTER TABLE automl_evaluations CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "ALTER TABLE automl_functions CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "ALTER TABLE automl_keys CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "ALTER TABLE automl_reports CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "ALTER TABLE automl_workers CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+)
 _REFERRING = {"automl_trials", "automl_workers"}
 
 
