@@ -19,6 +19,7 @@ from automl.ledger.clock import now
 from automl.ledger.evaluations import Owned, Request, Served, Terms
 from automl.ledger.functions import Resolved
 from automl.ledger.models import (
+    EvaluationRow,
     Phase,
     ReportRow,
     StopReason,
@@ -222,17 +223,23 @@ class Ledger:
         seconds: how long this attempt trained. counts: the attempt counts to those that a trial
         has, since it is the trial that may have ended it. metered: it bought its time.
         """
-        if number is None and lease.attempt == 1 and lease.given is None:
-            if changed(session, delete(table(TrialRow)).where(self._held(lease))):
-                budget.count(session, self.study, slots=-1, payable=-1)
+        unbegun = (TrialRow.number.is_(None), TrialRow.attempt == 1, TrialRow.given.is_(None))
+        if number is None and changed(
+            session, delete(table(TrialRow)).where(self._held(lease), *unbegun)
+        ):
+            budget.count(session, self.study, slots=-1, payable=-1)
         else:
             # With the token goes whatever the holder's heartbeat may still have under way.
-            freed = {"expires_at": waiting.AT_ONCE, "worker": None, "token": lease.token + 1}
-            freed["attempt"] = lease.attempt - (not counts)
+            freed: dict[str, Any] = {
+                "expires_at": waiting.AT_ONCE,
+                "worker": None,
+                "token": lease.token + 1,
+                "attempt": lease.attempt - (not counts),
+                "device_seconds": lease.device_seconds + seconds,
+            }
+            freed |= {} if number is None else {"number": number}
             owed = self._owed(session, lease, seconds, metered)
-            total = lease.device_seconds + seconds
-            update = update_table(TrialRow).where(self._held(lease))
-            if changed(session, update.values(number=number, device_seconds=total, **freed)):
+            if changed(session, update_table(TrialRow).where(self._held(lease)).values(freed)):
                 budget.charge(session, self.study, owed)
 
     # One function, one evaluation.
@@ -259,10 +266,11 @@ class Ledger:
         function = self._function(session, identity)
         request = Request(lease, number, function, _finite_costs(costs))
         standing = evaluations.ask(session, self._terms, request)
-        if lease.evaluation not in (None, standing.evaluation):
+        before = self._evaluation(session, lease)
+        if before not in (None, standing.evaluation):
             # The space made something else of the same decisions; who waited for the first
             # must not wait for ever.
-            self._end_evaluation(session, lease, number, Outcome(State.FAILED), 0.0)
+            self._end_evaluation(session, lease, before, number, Outcome(State.FAILED), 0.0)
         changes: dict[str, Any] = {
             "number": number,
             "fingerprint": function.fingerprint,
@@ -318,16 +326,17 @@ class Ledger:
         )
         self._add_reports(session, lease, reports)
         self._mark_told(session, told)
-        names = (lease.fingerprint, lease.level, None, lease.attempt, seconds)
-        settled = [Settled(lease.id, number, outcome, *names, judges=lease.judges)]
-        if lease.evaluation is not None:
-            settled += self._end_evaluation(session, lease, number, outcome, seconds)
+        # From its row, for a claim may have gone through that its holder never heard of.
+        row, known = self._ended(session, lease)
+        names = (row.fingerprint, row.level, None, row.attempt, seconds)
+        settled = [Settled(lease.id, number, outcome, *names, judges=row.judges)]
+        paid = row.evaluation is not None
+        fresh = paid and not known
+        settled += self._end_evaluation(session, lease, row.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
             budget.stop_on_one_cause(session, self.study, self.same_failures)
         if judge is not None:
             self._add_judging_trial(session, number, judge)
-        paid = lease.evaluation is not None
-        fresh = paid and not lease.repeats_known
         if not fresh:
             # What was not trained is not paid for; too many of these, or of known ones, end a
             # study, too.
@@ -461,8 +470,8 @@ class Ledger:
         if row is None or row.phase is not Phase.SETTLED:
             return None
         settled = [settled_of(row)]
-        if lease.evaluation is not None:
-            with_it = (TrialRow.evaluation == lease.evaluation, TrialRow.id != lease.id)
+        if row.evaluation is not None:
+            with_it = (TrialRow.evaluation == row.evaluation, TrialRow.id != lease.id)
             untold = (TrialRow.phase == Phase.SETTLED, TrialRow.told.is_(False))
             others = select(TrialRow).where(*with_it, *untold).order_by(TrialRow.id)
             settled += [settled_of(other) for other in session.scalars(others)]
@@ -559,14 +568,36 @@ class Ledger:
             return functions.unshared(identity, self.cache)
         return functions.resolve(session, identity, self.cache)
 
+    def _ended(self, session: Session, lease: Lease) -> tuple[TrialRow, bool]:
+        """The row just settled, and whether what it evaluated had been known before."""
+        found = (
+            select(TrialRow, EvaluationRow.served.is_not(None))
+            .outerjoin(EvaluationRow, EvaluationRow.id == TrialRow.evaluation)
+            .where(TrialRow.id == lease.id)
+            .execution_options(populate_existing=True)
+        )
+        row, known = session.execute(found).one()
+        return row, bool(known)
+
+    def _evaluation(self, session: Session, lease: Lease) -> int | None:
+        """The evaluation that a trial has claimed, whatever its holder knows of it."""
+        own = (TrialRow.id == lease.id, TrialRow.token == lease.token)
+        return session.scalar(select(TrialRow.evaluation).where(*own))
+
     def _end_evaluation(
-        self, session: Session, lease: Lease, number: int, outcome: Outcome, seconds: float
+        self,
+        session: Session,
+        lease: Lease,
+        evaluation: int | None,
+        number: int,
+        outcome: Outcome,
+        seconds: float,
     ) -> list[Settled]:
         """Write the owner's result to its evaluation and let the trials parked on it go on."""
-        parked = evaluations.end(session, lease, number, outcome, seconds)
-        if not parked or lease.evaluation is None:
+        if evaluation is None:
             return []
-        return evaluations.release(session, self._terms, lease.evaluation, parked)
+        parked = evaluations.end(session, evaluation, lease.id, number, outcome, seconds)
+        return evaluations.release(session, self._terms, evaluation, parked) if parked else []
 
     def _add_reports(self, session: Session, lease: Lease, reports: Sequence[Report]) -> None:
         rows = [
