@@ -4,6 +4,7 @@ Every method is one transaction. A worker holds a trial by a lease with a fencin
 is one compare-and-set on that token, so that of two workers with one trial only one can end it.
 """
 
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -460,8 +461,7 @@ class Ledger:
             return None
         if row.phase is Phase.SETTLED:
             return Hit(settled_of(row))
-        # Once parked, a trial has no worker, also where it has become the owner since.
-        return Parked(row.id) if row.phase is Phase.PARKED or row.worker is None else None
+        return Parked(row.id) if row.phase is Phase.PARKED else None
 
     def _settled_unheard(
         self, session: Session, lease: Lease, next_for: Worker | None
@@ -529,10 +529,12 @@ class Ledger:
             return waited
         if not budget.take_slot(session, self.study, paid_before, seconds):
             return None
-        row = {
+        # SQLite gives the id of a slot that was freed to the next, which its former holder, if it
+        # is late, must not hold.
+        row: dict[str, Any] = {
             "study": self.study,
             "phase": Phase.PROPOSING,
-            "token": 1,
+            "token": 2 + secrets.randbelow(2**30),
             "attempt": 1,
             "worker": worker.id,
             "device": worker.device,
@@ -540,7 +542,7 @@ class Ledger:
             "started_at": now(),
             "expires_at": now() + self.lease_seconds,
         }
-        return Lease(insert_row(session, TrialRow, row), token=1, attempt=1)
+        return Lease(insert_row(session, TrialRow, row), row["token"], attempt=1)
 
     def _add_judging_trial(self, session: Session, judges: int, given: Mapping[str, Any]) -> None:
         """Enter a trial with given decisions, for any worker to take."""

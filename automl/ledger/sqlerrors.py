@@ -203,13 +203,13 @@ def meaning(error: DBAPIError) -> Meaning:
     found = _by_code(error.orig)
     if found is not None:
         return found
-    if error.connection_invalidated:
-        return _GONE
     # Only these two: a wrong option in the URL is a programming error.
     connecting = error.statement is None and isinstance(error, OperationalError | InterfaceError)
     if connecting and "psycopg" in type(error.orig).__module__:
         text = str(error.orig)
         return next((m for word, m in _CONNECTING.items() if word in text), _GONE)
+    if error.connection_invalidated:
+        return _GONE
     return _OWN if type(error.orig).__name__ == "DataError" else _UNKNOWN
 
 
