@@ -30,6 +30,6 @@ def with_long_steps(trial: FrozenTrial) -> FrozenTrial:
     # Optuna shares its trials with other readers.
     found = copy.copy(trial)
     long = {int(name.removeprefix(_PREFIX)): trial.system_attrs[name] for name in names}
-    found.intermediate_values = {**trial.intermediate_values, **long}
+    found.intermediate_values = {**trial.intermediate_values, **dict(sorted(long.items()))}
     found.system_attrs = {k: v for k, v in trial.system_attrs.items() if k not in names}
     return found

@@ -140,6 +140,8 @@ class Storage:
     @cached_property
     def _names(self) -> Names:
         found = self._backend
+        # A server is asked how Optuna's tables compare, so they must be there.
+        _ = self.trials
 
         def ask(name: str, others: Sequence[str]) -> Collection[str]:
             try:

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import optuna
 from optuna import Study as OptunaStudy
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
@@ -527,6 +528,21 @@ def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Cand
         space=parts.names[Kind.SPACE],
         trainer=parts.names[Kind.TRAINER],
     )
+
+
+def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> list[str]:
+    """What a space asks for that neither is among a trial's decisions nor is the trainer's."""
+    lost: list[str] = []
+
+    def opens(name: str, distribution: BaseDistribution) -> bool:
+        if name not in decisions and not parts.trainer.opens(name, distribution):
+            lost.append(name)
+        return name not in decisions
+
+    trial = optuna.trial.FixedTrial(dict(decisions), number)
+    with suppress(Exception), going_on():
+        propose(lambda deciding: parts.space.candidate(deciding, parts.task), trial, opens)
+    return lost
 
 
 def _at_least_none(models: int) -> int:
