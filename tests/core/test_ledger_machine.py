@@ -41,7 +41,7 @@ from automl.storage import Storage
 
 STEPS_EACH = 50
 STEPS = int(os.environ.get("AUTOML_MACHINE_STEPS", "20000"))
-NAMES = ("f", "g", "h")
+NAMES = tuple("fghijklm")
 CACHE = Cache(exhausted_after=10**9)
 DATA = st.data()
 WORKERS = ("a", "b", "c", "d")
@@ -94,7 +94,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.numbers = self.values = 0
         self.slots = self.payable = 0
 
-    @initialize(trials=st.integers(3, 12), evaluations=st.one_of(st.none(), st.integers(3, 9)))
+    @initialize(trials=st.integers(4, 24), evaluations=st.one_of(st.none(), st.integers(4, 16)))
     def open(self, trials: int, evaluations: int | None) -> None:
         self.limits = [trials, evaluations]
         self.ledger.open_study(trials, evaluations, None, 1e9)
@@ -143,6 +143,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _held(self) -> list[Trial]:
         return [t for t in self.trials.values() if t.worker is not None and t.phase in OPEN]
+
+    def _free(self) -> list[Trial]:
+        """What another worker may take over."""
+        return [
+            trial
+            for trial in self.trials.values()
+            if trial.phase in OPEN and (trial.waits or trial.expired or trial.worker in self.dead)
+        ]
 
     def _owner(self, name: str) -> Trial | None:
         """Who evaluates a function now, or is to."""
@@ -209,21 +217,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def reserve(self, data: Any) -> None:
         worker = data.draw(st.sampled_from(self._idle()), "worker")
         self._reserved(self._call(data, self.ledger.reserve, Worker(worker)), worker)
+        self.dead.discard(worker)
 
-    @precondition(lambda self: self._idle())
+    @precondition(lambda self: self._idle() and self._free())
     @rule(data=DATA)
     def take_over(self, data: Any) -> None:
         worker = data.draw(st.sampled_from(self._idle()), "worker")
-        free = [
-            t
-            for t in self.trials.values()
-            if t.phase in OPEN and (t.waits or t.expired or t.worker in self.dead)
-        ]
+        free = self._free()
         lease = self._call(data, self.ledger.take_over, Worker(worker), self.dead)
-        if free:
-            self._take(lease, worker, free)
-        else:
-            assert lease is None
+        self._take(lease, worker, free)
         self.dead.discard(worker)
 
     @precondition(lambda self: any(not trial.expired for trial in self._held()))
@@ -247,9 +249,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # What holders do.
     @precondition(lambda self: self._held())
-    @rule(data=DATA, name=st.sampled_from(NAMES))
-    def claim(self, data: Any, name: str) -> None:
+    @rule(data=DATA)
+    def claim(self, data: Any) -> None:
         trial, lease = self._draw_lease(data)
+        under_way = [name for name in NAMES if self._owner(name) is not None]
+        name = data.draw(st.sampled_from([*NAMES, *under_way * 3]), "name")
         before, known, owner = trial.name, self._known(name), self._owner(name)
         identity = Identity(f"{self.study}{name}")
         answer = self._call(data, self.ledger.claim, lease, self._number(trial), identity, {})
@@ -342,18 +346,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=DATA)
     def renew(self, data: Any) -> None:
         trial, lease = self._draw_lease(data)
+        if data.draw(st.booleans(), "buys"):
+            # Time whose purchase was not heard of is bought again, and given back at the end.
+            assert self._call(data, self.ledger.buy_time, lease) > 0
         step = 10**12 + len(trial.reports)
         self._call(data, self.ledger.renew, lease, [Report(step, {"score": 0.5})])
         trial.expired = False
         trial.reports.append(step)
-
-    @precondition(lambda self: self._held())
-    @rule(data=DATA)
-    def buy_time(self, data: Any) -> None:
-        _, lease = self._draw_lease(data)
-        # Time whose purchase was not heard of is bought again, and given back at the end.
-        assert self.ledger.buy_time(lease) > 0
-        DONE["buy_time"] += 1
 
     @precondition(lambda self: self._held())
     @rule(data=DATA, counts=st.booleans(), opened=st.booleans())
