@@ -285,7 +285,7 @@ class GrpcProxy(Backend):
 
 _OF_STORAGES = (StorageInternalError, DBAPIError)
 _GRPC_SECONDS = 5.0
-_REDIS_LIMITS = {"socket_connect_timeout": "10", "socket_timeout": "80"}
+_REDIS_LIMITS = {"socket_connect_timeout": "10", "socket_timeout": "70"}
 """How many seconds a server may be silent, where the URL does not say."""
 _STORAGE_FAILED = "An exception is raised during the commit"
 _KINDS: dict[str, type[Backend]] = {

@@ -31,8 +31,9 @@ _PATIENT: dict[str, dict[str, int]] = {
         "keepalives_interval": 5,
         "keepalives_count": 4,
     },
-    # Beyond the minute after which it lets go of the locks of a worker that is asleep.
-    _PSYCOPG: {postgresql.OPTION: 80},
+    # Beyond the minute after which it lets go of the locks of a worker that is asleep; and within
+    # 90 s with one try to connect again.
+    _PSYCOPG: {postgresql.OPTION: 70},
     # Its answers may take as long as InnoDB waits for a lock: 50 s.
     "mysql": {"connect_timeout": 10, "read_timeout": 90, "write_timeout": 30},
 }

@@ -17,7 +17,7 @@ from automl.databases import DEFAULT_URL, Database, has_password, mask, parse
 from automl.errors import StorageError, UsageError
 from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience
 from automl.ledger.schema import upgrade
-from automl.ledger.transaction import is_away
+from automl.ledger.transaction import is_away, is_transient
 from automl.patient import PatientStorage
 from automl.quiet import quieten_optuna
 
@@ -181,7 +181,7 @@ class Storage:
 
 
 def _could_not_connect(error: Exception) -> bool:
-    return is_away(_origin(error))
+    return is_away(_origin(error)) or is_transient(_origin(error))
 
 
 def _origin(error: Exception) -> Exception:

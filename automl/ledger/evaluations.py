@@ -440,6 +440,6 @@ def _promote(session: Session, trial: TrialRow, evaluation: int) -> None:
     """Make a parked trial the owner; its lease has expired, so any worker takes it up."""
     trial.phase, trial.worker, trial.evaluation = Phase.TRAINING, None, evaluation
     trial.attempt, trial.expires_at = 0, 0.0
-    # Who parked it held the last one, and may still have a renewal under way.
+    # The worker that parked it has the old token, and may have a renewal under way still.
     trial.token += 1
     session.flush()
