@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Engine, Update, and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import Identity
@@ -224,7 +224,10 @@ class Ledger:
         seconds: how long this attempt trained. counts: the attempt counts to those that a trial
         has, since it is the trial that may have ended it. metered: it bought its time.
         """
-        unbegun = (TrialRow.number.is_(None), TrialRow.attempt == 1, TrialRow.given.is_(None))
+        unbegun = (
+            *(TrialRow.number.is_(None), TrialRow.attempt == 1, TrialRow.given.is_(None)),
+            TrialRow.device_seconds == 0,
+        )
         if number is None and changed(
             session, delete(table(TrialRow)).where(self._held(lease), *unbegun)
         ):
@@ -267,11 +270,6 @@ class Ledger:
         function = self._function(session, identity)
         request = Request(lease, number, function, _finite_costs(costs))
         standing = evaluations.ask(session, self._terms, request)
-        before = self._evaluation(session, lease)
-        if before not in (None, standing.evaluation):
-            # The space made something else of the same decisions; who waited for the first
-            # must not wait for ever.
-            self._end_evaluation(session, lease, before, number, Outcome(State.FAILED), 0.0)
         changes: dict[str, Any] = {
             "number": number,
             "fingerprint": function.fingerprint,
@@ -282,12 +280,14 @@ class Ledger:
             "expires_at": now() + self.lease_seconds,
         }
         if isinstance(standing, Owned):
-            self._change(session, lease, phase=Phase.TRAINING, audits=standing.audits, **changes)
+            changes |= {"phase": Phase.TRAINING, "audits": standing.audits}
+            self._turn(session, lease, number, standing.evaluation, changes)
             return Claimed(_claimed(request, standing))
         if isinstance(standing, Served):
-            self._change(session, lease, **changes)
+            self._turn(session, lease, number, standing.evaluation, changes)
             return Hit(evaluations.settle_served(session, self._terms, lease.id, standing))
-        self._change(session, lease, phase=Phase.PARKED, **{**changes, "expires_at": None})
+        changes |= {"phase": Phase.PARKED, "expires_at": None}
+        self._turn(session, lease, number, standing.evaluation, changes)
         return Parked(lease.id)
 
     @transactional
@@ -322,18 +322,15 @@ class Ledger:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()
         owed = self._owed(session, lease, seconds, metered)
         total = lease.device_seconds + seconds
-        self._change(
-            session, lease, number=number, seconds=seconds, device_seconds=total, **columns
-        )
+        columns |= {"number": number, "seconds": seconds, "device_seconds": total}
+        lease = self._end_as_it_stands(session, lease, columns)
         self._add_reports(session, lease, reports)
         self._mark_told(session, told)
-        # From its row, for a claim may have gone through that its holder never heard of.
-        row, known = self._ended(session, lease)
-        names = (row.fingerprint, row.level, None, row.attempt, seconds)
-        settled = [Settled(lease.id, number, outcome, *names, judges=row.judges)]
-        paid = row.evaluation is not None
-        fresh = paid and not known
-        settled += self._end_evaluation(session, lease, row.evaluation, number, outcome, seconds)
+        names = (lease.fingerprint, lease.level, None, lease.attempt, seconds)
+        settled = [Settled(lease.id, number, outcome, *names, judges=lease.judges)]
+        paid = lease.evaluation is not None
+        fresh = paid and not lease.repeats_known
+        settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
             budget.stop_on_one_cause(session, self.study, self.same_failures)
         if judge is not None:
@@ -570,21 +567,44 @@ class Ledger:
             return functions.unshared(identity, self.cache)
         return functions.resolve(session, identity, self.cache)
 
-    def _ended(self, session: Session, lease: Lease) -> tuple[TrialRow, bool]:
-        """The row just settled, and whether what it evaluated had been known before."""
-        found = (
-            select(TrialRow, EvaluationRow.served.is_not(None))
-            .outerjoin(EvaluationRow, EvaluationRow.id == TrialRow.evaluation)
-            .where(TrialRow.id == lease.id)
-            .execution_options(populate_existing=True)
-        )
-        row, known = session.execute(found).one()
-        return row, bool(known)
+    def _turn(
+        self,
+        session: Session,
+        lease: Lease,
+        number: int,
+        evaluation: int,
+        changes: Mapping[str, Any],
+    ) -> None:
+        """Turn a trial to an evaluation, and end the one that its row says it had before, if any.
 
-    def _evaluation(self, session: Session, lease: Lease) -> int | None:
-        """The evaluation that a trial has claimed, whatever its holder knows of it."""
+        The space may have made something else of the same decisions; trials that wait for the
+        first must not wait for ever.
+        """
+        if changed(session, self._update_with(lease, (None, evaluation)).values(changes)):
+            return
         own = (TrialRow.id == lease.id, TrialRow.token == lease.token)
-        return session.scalar(select(TrialRow.evaluation).where(*own))
+        before = session.scalar(select(TrialRow.evaluation).where(*own))
+        self._end_evaluation(session, lease, before, number, Outcome(State.FAILED), 0.0)
+        self._change(session, lease, **changes)
+
+    def _end_as_it_stands(
+        self, session: Session, lease: Lease, columns: Mapping[str, Any]
+    ) -> Lease:
+        """Write a trial's end; returns the lease as its row has it.
+
+        A claim may have gone through that its holder never heard of.
+        """
+        if changed(session, self._update_with(lease, (lease.evaluation,)).values(columns)):
+            return lease
+        self._change(session, lease, **columns)
+        row = session.get_one(TrialRow, lease.id, populate_existing=True)
+        known = select(EvaluationRow.served).where(EvaluationRow.id == row.evaluation)
+        return replace(_lease_of(row), repeats_known=session.scalar(known) is not None)
+
+    def _update_with(self, lease: Lease, evaluations: Collection[int | None]) -> Update:
+        """An update of a trial that is held, if its row has one of these evaluations."""
+        either = or_(*(TrialRow.evaluation.is_not_distinct_from(one) for one in evaluations))
+        return update_table(TrialRow).where(self._held(lease), either)
 
     def _end_evaluation(
         self,
@@ -631,6 +651,7 @@ def _lease_of(row: TrialRow) -> Lease:
         row.token,
         row.attempt,
         *names,
+        repeats_known=row.audits,
         device_seconds=row.device_seconds,
         checkpoint=row.checkpoint,
     )

@@ -68,6 +68,8 @@ class Trial:
     judges: bool = False
     result: tuple[State, tuple[float, ...] | None] | None = None
     told: bool = False
+    charged: bool = False
+    """For time on a device."""
     reports: list[int] = field(default_factory=list)
 
 
@@ -349,6 +351,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if data.draw(st.booleans(), "buys"):
             # Time whose purchase was not heard of is bought again, and given back at the end.
             assert self._call(data, self.ledger.buy_time, lease) > 0
+            trial.charged = True
         step = 10**12 + len(trial.reports)
         self._call(data, self.ledger.renew, lease, [Report(step, {"score": 0.5})])
         trial.expired = False
@@ -362,10 +365,11 @@ class LedgerMachine(RuleBasedStateMachine):
         number = self._number(trial) if opened or trial.number is not None else None
         self._call(data, self.ledger.give_back, lease, number, 0.5, counts, metered=True)
         self.ghosts.append(self.leases.pop(trial.id))
-        if number is None and trial.attempt == 1 and not trial.given:
+        if number is None and trial.attempt == 1 and not (trial.given or trial.charged):
             del self.trials[trial.id]
             self.slots, self.payable = self.slots - 1, self.payable - 1
             return
+        trial.charged = True
         trial.attempt -= not counts
         trial.token += 1
         trial.worker, trial.waits, trial.expired = None, True, False
