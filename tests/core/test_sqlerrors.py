@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 import servers
@@ -164,13 +164,21 @@ def read_only(url: str) -> Iterator[str]:
 
 @contextmanager
 def ordinary_user(url: str) -> Iterator[str]:
-    """A user of MariaDB with all rights on one database."""
+    """A user of the server's, without rights on PostgreSQL, with all on MariaDB's database."""
     name = str(make_url(url).database)
     user = f"u{name[-16:]}"
+    own = make_url(url).set(username=user, password="x").render_as_string(hide_password=False)
+    if "postgresql" in url:
+        _admin(url, f"CREATE ROLE {user} LOGIN PASSWORD 'x'")
+        try:
+            yield own
+        finally:
+            _admin(url, f"DROP ROLE {user}")
+        return
     _admin(url, f"CREATE USER '{user}'@'%%' IDENTIFIED BY 'x'")
     try:
         _admin(url, f"GRANT ALL ON `{name}`.* TO '{user}'@'%%'")
-        yield make_url(url).set(username=user, password="x").render_as_string(hide_password=False)
+        yield own
     finally:
         _admin(url, f"DROP USER '{user}'@'%%'")
 
@@ -225,13 +233,13 @@ def test_a_server_with_no_connection_left_is_away(server):
         pytest.skip("on MariaDB a limit of a user's own says the same, see below")
     name = make_url(server).database
     servers.cut_connections(server)
-    own = make_url(server).set(username="limited", password="x")
-    with suppress(DBAPIError):
-        _admin(server, "CREATE ROLE limited LOGIN PASSWORD 'x'")
     _admin(server, f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
     try:
-        with pytest.raises(StorageError, match="raise max_connections, or use fewer workers"):
-            _ = Storage(own.render_as_string(hide_password=False)).engine
+        with (
+            ordinary_user(server) as own,
+            pytest.raises(StorageError, match="raise max_connections, or use fewer workers"),
+        ):
+            _ = Storage(own).engine
     finally:
         _admin(server, f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
 
@@ -276,10 +284,8 @@ def test_a_right_that_lacks_is_named(server):
             _admin(server, f"GRANT SELECT ON `{name}`.* TO '{user}'@'%%'")
             error = failing_write(own)
     else:
-        with suppress(DBAPIError):
-            _admin(server, "CREATE ROLE limited LOGIN PASSWORD 'x'")
-        own = make_url(server).set(username="limited", password="x")
-        error = failing_write(own.render_as_string(hide_password=False))
+        with ordinary_user(server) as own:
+            error = failing_write(own)
     assert meaning(error).kind is Kind.FATAL
     assert "ask for the right to create and write tables" in explained(error)
 
