@@ -1,6 +1,7 @@
 """Where Optuna's trials lie: an SQL database, a journal in a file or in Redis, or a gRPC proxy."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
+from automl.collation import all_differ, collated_alike, folded_alike
 from automl.databases import Database, mask, no_driver, parse
 from automl.errors import StorageError, UsageError
-from automl.ledger.patience import lost_connection
 from automl.ledger.schema import alone
-from automl.ledger.transaction import explained, transient
+from automl.ledger.sqlerrors import explained
+from automl.ledger.transaction import is_away, is_transient
 
 UNTRUSTED = (
     "which whoever writes to it could use to run code here: pass --trust-storage "
@@ -74,6 +76,15 @@ class Backend(ABC):
         """Whether the call may go through if it is made again at once."""
         return False
 
+    @property
+    def tells_names_apart(self) -> bool:
+        """Whether names that differ in any character are two names there."""
+        return True
+
+    def alike(self, name: str, others: Sequence[str]) -> Collection[str]:
+        """Those of the other names that are one with this one there."""
+        return all_differ(name, others)
+
     @abstractmethod
     def cause(self, error: Exception) -> str | None:
         """One line for a failure of the storage itself; None for any other error."""
@@ -131,15 +142,28 @@ class SqlTrials(Backend):
                     raise
         raise AssertionError("the last try returned or raised")
 
+    @property
+    def tells_names_apart(self) -> bool:
+        return parse(self.url).get_backend_name() != "mysql"
+
+    def alike(self, name: str, others: Sequence[str]) -> Collection[str]:
+        if self.tells_names_apart:
+            return all_differ(name, others)
+        engine = Database(self.url).connect({})
+        try:
+            return collated_alike(engine, name, others)
+        finally:
+            engine.dispose()
+
     def is_outage(self, error: Exception) -> bool:
         found = _database_error(error)
         # Optuna's session of this thread may notice at its next statement only.
         late = isinstance(error.__cause__, PendingRollbackError)
-        return late or (found is not None and lost_connection(found))
+        return late or (found is not None and is_away(found))
 
     def is_transient(self, error: Exception) -> bool:
         found = _database_error(error)
-        return found is not None and transient(found)
+        return found is not None and is_transient(found)
 
     def cause(self, error: Exception) -> str | None:
         found = _database_error(error)
@@ -193,7 +217,9 @@ class RedisJournal(Backend):
             raise UsageError(f"Optuna unpickles a snapshot of {self.shown}, {UNTRUSTED}")
         url = parse(self.url)
         prefix = str(url.query.get("prefix", ""))
-        plain = url.difference_update_query(["prefix"]).render_as_string(hide_password=False)
+        url = url.difference_update_query(["prefix"])
+        limits = {name: value for name, value in _REDIS_LIMITS.items() if name not in url.query}
+        plain = url.update_query_dict(limits).render_as_string(hide_password=False)
         try:
             return JournalStorage(JournalRedisBackend(plain, prefix=prefix))
         except Exception as error:
@@ -235,6 +261,13 @@ class GrpcProxy(Backend):
             ) from error
         return storage
 
+    @property
+    def tells_names_apart(self) -> bool:
+        return False
+
+    def alike(self, name: str, others: Sequence[str]) -> Collection[str]:
+        return folded_alike(name, others)
+
     def is_outage(self, error: Exception) -> bool:
         from grpc import RpcError, StatusCode
 
@@ -252,6 +285,8 @@ class GrpcProxy(Backend):
 
 _OF_STORAGES = (StorageInternalError, DBAPIError)
 _GRPC_SECONDS = 5.0
+_REDIS_LIMITS = {"socket_connect_timeout": "10", "socket_timeout": "70"}
+"""How many seconds a server may be silent, where the URL does not say."""
 _STORAGE_FAILED = "An exception is raised during the commit"
 _KINDS: dict[str, type[Backend]] = {
     "journal": JournalFile,

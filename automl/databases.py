@@ -12,15 +12,18 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+from automl import postgresql
 from automl.errors import UsageError
 from automl.forking import leave_to_parent
+from automl.ledger.sqlerrors import Kind, meaning
 from automl.redaction import is_secret, redact_urls
 
 DEFAULT_URL = "sqlite:///automl.db"
 _WAL_SECONDS = 5.0
 """How long a new SQLite file may be locked by who makes it."""
+_PSYCOPG = "postgresql+psycopg"
 _PATIENT: dict[str, dict[str, int]] = {
     "sqlite": {"timeout": 60},
     "postgresql": {
@@ -30,6 +33,9 @@ _PATIENT: dict[str, dict[str, int]] = {
         "keepalives_interval": 5,
         "keepalives_count": 4,
     },
+    # Beyond the minute after which it lets go of the locks of a worker that is asleep; and within
+    # 90 s with one try to connect again.
+    _PSYCOPG: {postgresql.OPTION: 70},
     # Its answers may take as long as InnoDB waits for a lock: 50 s.
     "mysql": {"connect_timeout": 10, "read_timeout": 90, "write_timeout": 30},
 }
@@ -57,7 +63,7 @@ class _Driver:
     extra: str
 
 
-_POSTGRESQL = _Driver("postgresql+psycopg", "postgresql")
+_POSTGRESQL = _Driver(_PSYCOPG, "postgresql")
 _MYSQL = _Driver("mysql+pymysql", "mysql")
 _DRIVERS = {
     "postgres": _POSTGRESQL,
@@ -102,7 +108,7 @@ class Database:
     def settings(self) -> dict[str, Any]:
         """The arguments of `create_engine` that ours and Optuna's engine share."""
         url = parse(self.url)
-        waits = _PATIENT.get(url.get_backend_name(), {})
+        waits = _PATIENT.get(url.get_backend_name(), {}) | _PATIENT.get(url.drivername, {})
         # Above this, InnoDB locks the gaps between rows, and workers wait for each other.
         mysql = url.get_backend_name() == "mysql"
         return {
@@ -110,6 +116,7 @@ class Database:
             "connect_args": {k: v for k, v in waits.items() if k not in url.query},
             "pool_pre_ping": self.is_server,
             **({"isolation_level": "READ COMMITTED"} if mysql else {}),
+            **({"module": postgresql.driver()} if url.drivername == _PSYCOPG else {}),
         }
 
     def connect(self, options: Mapping[str, Any]) -> Engine:
@@ -124,6 +131,7 @@ class Database:
     def prepare(self, engine: Engine) -> None:
         """Set what each connection to this database needs, whosever engine it is."""
         leave_to_parent(engine)
+        event.listen(engine, "handle_error", _connect_again)
         kind = parse(self.url).get_backend_name()
         if kind == "sqlite":
             event.listen(engine, "connect", _sqlite_settings)
@@ -188,6 +196,13 @@ def _ask(statements: Sequence[str], connection: Any, _: Any) -> None:
         except Exception:
             connection.rollback()
     cursor.close()
+
+
+def _connect_again(context: Any) -> None:
+    """Leave a server that does not take what is written; the next connection may find another."""
+    error = context.sqlalchemy_exception
+    if isinstance(error, DBAPIError) and meaning(error).kind is Kind.AWAY:
+        context.is_disconnect = True
 
 
 def _sqlite_settings(connection: Any, _: Any) -> None:

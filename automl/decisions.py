@@ -1,6 +1,7 @@
 """Decisions: named choices that a strategy closes with a value or leaves open for the trainer."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from optuna.distributions import (
 
 from automl.errors import CandidateError, OpenDecisionError, UsageError
 from automl.files import unwatched
+from automl.storable import name_fault, short, size_fault, value_fault
 
 _PLAIN = str | int | float | None
 # Of a step, as Optuna has it: sums of steps are not exact.
@@ -130,6 +132,8 @@ class DecidingTrial(optuna.trial.BaseTrial):
     def _decide(self, name: str, distribution: BaseDistribution, close: Callable[[], Any]) -> Any:
         if name in self.open:
             return self.open[name]
+        if name not in self.closed:
+            check_storable(name, distribution)
         if name not in self.closed and self.opens(name, distribution):
             self.open[name] = Open(name, distribution, self.space, self.trainer)
             return self.open[name]
@@ -145,12 +149,17 @@ class DecidingTrial(optuna.trial.BaseTrial):
         return False
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        if key == "automl":
-            raise CandidateError("the attribute 'automl' is the engine's own: choose another key")
+        if (fault := name_fault(key) or size_fault(value)) is not None:
+            raise CandidateError(f"attribute {short(key)} cannot be stored: {fault}")
+        # Some databases ignore case and trailing blanks.
+        if re.match(r"\s*automl\s*(:|$)", key, re.IGNORECASE):
+            raise CandidateError(f"the attribute {key!r} is the engine's own: choose another key")
         with unwatched():
             self.trial.set_user_attr(key, value)
 
     def set_constraint(self, key: str, value: float) -> None:
+        if (fault := name_fault(f"constraints:{key}")) is not None:
+            raise CandidateError(f"constraint {short(key)} cannot be stored: {fault}")
         with unwatched():
             self.trial.set_constraint(key, value)
 
@@ -186,6 +195,26 @@ class DecidingTrial(optuna.trial.BaseTrial):
     def number(self) -> int:
         with unwatched():
             return self.trial.number
+
+
+def check_storable(name: str, distribution: BaseDistribution) -> None:
+    """See that every database can hold a decision.
+
+    Raises:
+        CandidateError: its name or its choices are too long, or are no plain text and numbers.
+    """
+    fault = name_fault(name)
+    if isinstance(distribution, CategoricalDistribution):
+        fault = fault or value_fault(distribution.choices) or size_fault(distribution.choices)
+    elif isinstance(distribution, FloatDistribution | IntDistribution):
+        bounds = (distribution.low, distribution.high)
+        fault = fault or next((_unbounded(b) for b in bounds if not math.isfinite(b)), None)
+    if fault is not None:
+        raise CandidateError(f"decision {short(name)} cannot be stored: {fault}")
+
+
+def _unbounded(bound: float) -> str:
+    return f"its bound {bound} is no finite number"
 
 
 def fits(distribution: BaseDistribution, value: Any) -> bool:
@@ -255,6 +284,8 @@ def plain_decisions(given: object) -> dict[str, Any]:
                 f"decision {name!r}: expected text, a finite number, true, false or none, got "
                 f"{value!r}"
             )
+        if (fault := name_fault(name) or value_fault(value)) is not None:
+            raise UsageError(f"decision {short(name)} cannot be stored: {fault}")
     return dict(given)
 
 

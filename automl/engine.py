@@ -25,6 +25,7 @@ from automl.errors import (
     TimeLimitError,
     TrialError,
     UncaughtError,
+    UnstorableError,
     first_line,
     text_of,
 )
@@ -327,7 +328,10 @@ class Engine:
         costs: Mapping[str, float],
     ) -> Lease | None:
         told = self.trials.take_told()
-        answer = self.ledger.claim(lease, trial.number, identity, costs, told)
+        try:
+            answer = self.ledger.claim(lease, trial.number, identity, costs, told)
+        except UnstorableError as error:
+            return self._settle(lease, trial, failure(error), 0.0)
         match answer:
             case Hit(settled):
                 self.trials.tell(settled, trial)
@@ -426,18 +430,18 @@ class Engine:
     ) -> Lease | None:
         self.deadline.end_trial()
         pause = self.stop.is_set() or len(self._parked) > 1 or self._maintenance_due()
-        settlement = self.ledger.settle(
-            lease,
-            trial.number,
-            outcome,
-            seconds,
-            reports or [],
-            self.trials.take_told(),
-            None if pause else self.worker,
-            self._to_judge(lease, trial, outcome),
-            identity,
-            self.meter.metered,
-        )
+        told, next_for = self.trials.take_told(), None if pause else self.worker
+        rest = (told, next_for, self._to_judge(lease, trial, outcome), identity)
+        try:
+            settlement = self.ledger.settle(
+                lease, trial.number, outcome, seconds, reports or [], *rest, self.meter.metered
+            )
+        except UnstorableError as error:
+            # Without anything of the trial's own, it ends in every case.
+            rest = (told, next_for, None, None)
+            settlement = self.ledger.settle(
+                lease, trial.number, failure(error), seconds, [], *rest, self.meter.metered
+            )
         for settled in settlement.settled:
             self.trials.tell(settled, trial if settled.id == lease.id else None)
         self.study.remove_checkpoint(trial.number)

@@ -13,7 +13,8 @@ AutoMLError                 anything this package raises on purpose
 ├── TrialError              a trial failed for a reason its trainer could name
 │   ├── NotFiniteError      an objective became NaN or infinite
 │   ├── TimeLimitError      it took longer than the study allows
-│   └── UncaughtError       its code raised what only a process's end or the engine may raise
+│   ├── UncaughtError       its code raised what only a process's end or the engine may raise
+│   └── UnstorableError     it gave what some database cannot hold
 ├── DeviceLostError         the device fails for good: the process must be started anew (75)
 └── Interrupted             a person or a signal asked the worker to stop
 """
@@ -95,6 +96,10 @@ class TimeLimitError(TrialError):
 
 class UncaughtError(TrialError):
     """A trial's code raised what only a process's end or the engine itself may raise."""
+
+
+class UnstorableError(TrialError):
+    """A trial gave what a database cannot hold: a name too long, a number out of range."""
 
 
 class StrategyError(TrialError):

@@ -17,7 +17,14 @@ from automl.boundary import EngineCode, TrialCode
 from automl.candidate import Candidate
 from automl.deadline import NEVER, Deadline
 from automl.decisions import Open, fits
-from automl.errors import Interrupted, TimeLimitError, TrialError, described, first_line
+from automl.errors import (
+    Interrupted,
+    TimeLimitError,
+    TrialError,
+    UnstorableError,
+    described,
+    first_line,
+)
 from automl.failures import is_storage_failure
 from automl.ledger.values import Lease
 from automl.protocols import Run
@@ -34,6 +41,7 @@ from automl.report import (
 )
 from automl.spec import SECONDS
 from automl.stopping import Stop
+from automl.storable import short, size_fault, value_fault
 from automl.studies import Parts, Study, trial_seed
 
 if TYPE_CHECKING:
@@ -42,6 +50,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("automl")
 
 _REPORT_SECONDS = 1.0
+_LONGEST_REPORT = 1_000_000
+"""Bytes of a report's metrics: servers limit what comes in one piece."""
 _SAVE_SHARE = 50
 """A checkpoint is written when this many times as long has passed as writing the last took."""
 
@@ -295,7 +305,13 @@ def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
         step = operator.index(report.step)
     except TypeError:
         raise TrialError(f"a report's step must be a whole number, got {report.step!r}") from None
-    metrics = {str(name): _number(name, value, step) for name, value in report.metrics.items()}
+    if (fault := value_fault(step)) is not None:
+        raise UnstorableError(f"step {short(step)} cannot be stored: {fault}")
+    metrics = {
+        metric_name(name): _number(name, value, step) for name, value in report.metrics.items()
+    }
+    if (fault := size_fault(metrics, _LONGEST_REPORT)) is not None:
+        raise UnstorableError(f"the report of step {step} cannot be stored: {fault}")
     closed = report.closed and {
         name: _closed(name, value, open_decisions) for name, value in report.closed.items()
     }
@@ -305,9 +321,9 @@ def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
 def _number(name: str, value: object, step: int) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TrialError(
-            f"metric {name!r} must be a number, got {value!r} at step {step}"
+            f"metric {name!r} must be a number, got {short(value)} at step {step}"
         ) from None
 
 
@@ -319,6 +335,8 @@ def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
     distribution = open_decisions[name].distribution
     if not fits(distribution, plain):
         raise TrialError(f"the trainer closed {name!r} with {value!r}, not of {distribution}")
+    if (fault := value_fault(plain)) is not None:
+        raise UnstorableError(f"the value of {name!r} cannot be stored: {fault}")
     return plain
 
 

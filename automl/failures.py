@@ -17,6 +17,7 @@ from automl.errors import (
 )
 from automl.redaction import redact_urls
 from automl.report import Outcome, Reason, State
+from automl.storable import plain_text
 
 # CUDA errors after which every call in this process fails, as CUDA's own documentation has it.
 _STICKY = (
@@ -126,9 +127,8 @@ def _cause(error: Exception) -> str | None:
 
 
 def _storable(text: str) -> str:
-    """Text that every database takes and anybody may read: no lone surrogates, NUL or password."""
-    plain = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
-    return redact_urls(plain)
+    """Text that every database takes and anybody may read, without passwords."""
+    return redact_urls(plain_text(text))
 
 
 def is_storage_failure(error: Exception) -> bool:

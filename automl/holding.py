@@ -6,7 +6,7 @@ Who holds the lease has written all there is, and so knows it.
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.boundary import EngineCode, end_forked
+from automl.collation import lost_name
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,10 +27,20 @@ class HoldingStorage:
 
     It has every method of a BaseStorage: those that are not here are the inner storage's. A
     trial's code may call it, but not interrupt it.
+
+    name_like: one of other names that the database takes for a name. shown: the database, for
+    people. study_id: the study whose trials are held.
     """
 
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name_like: Callable[[str, Collection[str]], str | None] = lambda name, others: None,
+        shown: str = "",
+        study_id: int | None = None,
+    ) -> None:
+        self._storage, self._study_id = storage, study_id
+        self._name_like, self._shown = name_like, shown
         self._held: FrozenTrial | None = None
         self._id = -1
         self._pid = os.getpid()
@@ -56,8 +67,16 @@ class HoldingStorage:
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
+        if (held := self._known(trial_id)) is not None:
+            self._check_name("decisions", param_name, held.params)
         given = (trial_id, param_name, param_value_internal, distribution)
-        self._call(self._storage.set_trial_param, *given)
+        try:
+            self._call(self._storage.set_trial_param, *given)
+        except ValueError as error:
+            # Of another kind than in an earlier trial; but was it the same decision there?
+            if (other := self._call(self._like_any, param_name)) is not None:
+                raise lost_name("decisions", other, param_name, self._shown) from error
+            raise
         if (held := self._known(trial_id)) is not None:
             value = distribution.to_external_repr(param_value_internal)
             held.params = {**held.params, param_name: value}
@@ -72,11 +91,15 @@ class HoldingStorage:
             held.intermediate_values[step] = intermediate_value
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if (held := self._known(trial_id)) is not None:
+            self._check_name("attributes", key, held.user_attrs)
         self._call(self._storage.set_trial_user_attr, trial_id, key, value)
         if (held := self._known(trial_id)) is not None:
             held.set_user_attr(key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if (held := self._known(trial_id)) is not None:
+            self._check_name("attributes", key, held.system_attrs)
         self._call(self._storage.set_trial_system_attr, trial_id, key, value)
         if (held := self._known(trial_id)) is not None:
             held.system_attrs = {**held.system_attrs, key: value}
@@ -96,6 +119,24 @@ class HoldingStorage:
             end_forked()
         with EngineCode():
             return method(*args, **kwargs)
+
+    def _check_name(self, kind: str, name: str, others: Collection[str]) -> None:
+        """See that the database does not take a new name for one that the trial has.
+
+        Raises:
+            CandidateError: it does.
+        """
+        if name in others:
+            return
+        if (other := self._call(self._name_like, name, others)) is not None:
+            raise lost_name(kind, other, name, self._shown)
+
+    def _like_any(self, name: str) -> str | None:
+        """A decision of any trial of the study that the database takes for this name."""
+        if self._study_id is None:
+            return None
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return self._name_like(name, {each for trial in trials for each in trial.params})
 
     def _known(self, trial_id: int) -> FrozenTrial | None:
         return self._held if trial_id == self._id else None

@@ -11,7 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from automl.errors import StorageError
 from automl.ledger.patience import Patience
-from automl.ledger.transaction import past_deadlocks
+from automl.ledger.sqlerrors import is_unstorable
+from automl.ledger.transaction import past_deadlocks, unstorable
+from automl.long_steps import attribute_of, is_long, with_long_steps
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +43,8 @@ class Failures(Protocol):
 class PatientStorage(BaseStorage):
     """Calls another storage, again where that is away; its failures become a StorageError.
 
+    What it cannot hold becomes an UnstorableError, a failure of the trial's own.
+
     Each call may be repeated: what it writes is written over, except for a new trial and the end
     of one, which are looked for first.
     """
@@ -57,9 +61,14 @@ class PatientStorage(BaseStorage):
         def past(again: bool) -> T:
             return past_deadlocks(call, again, failures.is_transient)
 
+        def is_outage(error: Exception) -> bool:
+            return failures.is_outage(error) or failures.is_transient(error)
+
         try:
-            return self._patience.insist(failures.shown, past, failures.is_outage)
+            return self._patience.insist(failures.shown, past, is_outage)
         except Exception as error:
+            if (refused := _unstorable(error)) is not None:
+                raise unstorable(refused, failures.shown) from error
             cause = failures.cause(error)
             if cause is None:
                 raise
@@ -160,7 +169,10 @@ class PatientStorage(BaseStorage):
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
         value = intermediate_value
-        self._call(self._storage.set_trial_intermediate_value, trial_id, step, value)
+        if is_long(step):
+            self.set_trial_system_attr(trial_id, attribute_of(step), value)
+        else:
+            self._call(self._storage.set_trial_intermediate_value, trial_id, step, value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         self._call(self._storage.set_trial_user_attr, trial_id, key, value)
@@ -179,7 +191,7 @@ class PatientStorage(BaseStorage):
         return self._call(self._storage.get_trial_param, trial_id, param_name)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._call(self._storage.get_trial, trial_id)
+        return with_long_steps(self._call(self._storage.get_trial, trial_id))
 
     def get_all_trials(
         self,
@@ -187,7 +199,8 @@ class PatientStorage(BaseStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        return self._call(self._storage.get_all_trials, study_id, deepcopy, states)
+        found = self._call(self._storage.get_all_trials, study_id, deepcopy, states)
+        return [with_long_steps(trial) for trial in found]
 
     def get_n_trials(
         self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
@@ -195,7 +208,17 @@ class PatientStorage(BaseStorage):
         return self._call(self._storage.get_n_trials, study_id, state)
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
-        return self._call(self._storage.get_best_trial, study_id)
+        return with_long_steps(self._call(self._storage.get_best_trial, study_id))
 
     def remove_session(self) -> None:
         self._storage.remove_session()
+
+
+def _unstorable(error: BaseException) -> Exception | None:
+    """The error of a database that cannot hold what it was given, as one of Optuna's hides it."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, Exception) and is_unstorable(found):
+            return found
+        found = found.__cause__
+    return None

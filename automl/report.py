@@ -93,6 +93,11 @@ class Requirement:
         return f"{self.metric} {'>=' if self.at_least else '<='} {self.bound:.15g}"
 
 
+def constraint_key(requirement: Requirement) -> str:
+    """The attribute of a trial by which Optuna knows how far it breaks a requirement."""
+    return f"constraints:{requirement}"
+
+
 def broken(
     requirements: Iterable[Requirement], metrics: Mapping[str, float | None]
 ) -> list[Requirement]:

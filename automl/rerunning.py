@@ -18,7 +18,7 @@ from automl.protocols import Run
 from automl.registry import Kind
 from automl.report import Outcome, Reason, State
 from automl.seeding import seeded
-from automl.studies import Parts, Study, costs_of, rebuild, trial_seed
+from automl.studies import Parts, Study, costs_of, lost_decisions, rebuild, trial_seed
 
 _MEASURED = frozenset({"latency", "memory"})
 """Costs that differ from run to run."""
@@ -95,6 +95,7 @@ def rerun(study: Study, parts: Parts, view: TrialView, device: str, tolerance: f
 
     Raises:
         DeviceLostError: the device fails for good.
+        UsageError: the database has not all of its decisions.
     """
     judging = parts.judge if view.judges is not None and parts.judge else parts
     outcome = _Training(study, judging, view.number, device).outcome()
@@ -117,9 +118,16 @@ class _Training:
     device: str
 
     def outcome(self) -> Outcome:
+        decisions = self.study.decisions(self.number)
+        if lost := lost_decisions(self.parts, decisions, self.number):
+            raise UsageError(
+                f"trial {self.number} of study {self.study.name!r} cannot be trained again: its "
+                f"decision {', '.join(map(repr, lost))} is not in {self.study.storage.masked}, "
+                "which may have taken it for another's name, or its space has changed"
+            )
         try:
             with seeded(self._seed("propose")), TrialCode():
-                candidate = rebuild(self.parts, self.study.decisions(self.number), self.number)
+                candidate = rebuild(self.parts, decisions, self.number)
                 costs = costs_of(self.parts, candidate)
         except Exception as error:
             return failure(error, f"space {self.parts.names[Kind.SPACE]}")

@@ -2,18 +2,22 @@
 
 import os
 import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from optuna.samplers import BaseSampler, CmaEsSampler
 from optuna.storages import BaseStorage
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from automl.backends import UNTRUSTED, Backend, backend
+from automl.collation import Names
 from automl.databases import DEFAULT_URL, Database, has_password, mask, parse
-from automl.errors import UsageError
-from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience, lost_connection
+from automl.errors import StorageError, UsageError
+from automl.ledger.patience import OPTION, OUTAGE_SECONDS, Patience
 from automl.ledger.schema import upgrade
+from automl.ledger.transaction import is_away, is_transient
 from automl.patient import PatientStorage
 from automl.quiet import quieten_optuna
 
@@ -133,6 +137,31 @@ class Storage:
         )
         return PatientStorage(opened, found, self.patience)
 
+    @cached_property
+    def _names(self) -> Names:
+        found = self._backend
+        # A server is asked how Optuna's tables compare, so they must be there.
+        _ = self.trials
+
+        def ask(name: str, others: Sequence[str]) -> Collection[str]:
+            try:
+                return self.patience.insist(
+                    found.shown, lambda again: found.alike(name, others), found.is_outage
+                )
+            except DBAPIError as error:
+                raise StorageError(f"database {found.shown}: {found.cause(error)}") from error
+
+        return Names(ask)
+
+    @property
+    def tells_names_apart(self) -> bool:
+        """Whether names that differ in any character are two names among the trials."""
+        return self._backend.tells_names_apart
+
+    def name_like(self, name: str, others: Collection[str]) -> str | None:
+        """One of the other names that the trials' database takes for this one, if any."""
+        return None if self.tells_names_apart else self._names.alike(name, others)
+
     @property
     def _is_local(self) -> bool:
         """Whether all lies in files of this machine; a ledger on a server says others join in."""
@@ -152,7 +181,7 @@ class Storage:
 
 
 def _could_not_connect(error: Exception) -> bool:
-    return lost_connection(_origin(error))
+    return is_away(_origin(error)) or is_transient(_origin(error))
 
 
 def _origin(error: Exception) -> Exception:

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import Any, cast
 
 import optuna
 from optuna import Study as OptunaStudy
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.boundary import TrialCode
 from automl.candidate import Candidate, propose
+from automl.collation import lost_name
 from automl.databases import mask
 from automl.errors import (
     PluginError,
@@ -46,7 +48,7 @@ from automl.options import options_of, resolve
 from automl.protocols import Context, SearchSpace, Task, Trainer, derive_seed
 from automl.quiet import quieten_optuna
 from automl.registry import Kind, Part, Registry
-from automl.report import COSTS, SHORT, Direction, Objective, Requirement
+from automl.report import COSTS, SHORT, Direction, Objective, Requirement, constraint_key
 from automl.spec import (
     ATTRIBUTE,
     PART_KINDS,
@@ -62,6 +64,7 @@ from automl.spec import (
     path_claim,
 )
 from automl.state import artifacts_directory
+from automl.storable import metric_name, name_fault, short
 from automl.storage import Storage
 from automl.tasks import check_inputs
 from automl.wording import counted
@@ -439,7 +442,10 @@ def create(
     """
     if name is not None and not name.strip():
         raise UsageError("--study: expected a name, got none")
+    if name is not None and (fault := name_fault(name)) is not None:
+        raise UsageError(f"--study: {short(name)} cannot be stored: {fault}")
     storage.vetted(plan.parts.sampler(plan.spec.seed))
+    _check_names(storage, plan)
     limits = limits.or_default()
     limits.require_room(len(enqueue))
     with explaining(storage.engine):
@@ -464,6 +470,8 @@ def open_study(storage: Storage, name: str) -> Study:
     """
     with explaining(storage.engine):
         try:
+            if name_fault(name) is not None or _exact_name(storage, name) != name:
+                raise KeyError(name)
             found = optuna.load_study(study_name=name, storage=storage.trials)
         except KeyError:
             known = optuna.get_all_study_names(storage.trials)
@@ -525,15 +533,37 @@ def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Cand
 
 
 def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
-    """The candidate's own costs; none where they cannot be had."""
+    """The candidate's own costs; none where they cannot be had.
+
+    Raises:
+        UnstorableError: a database cannot hold their names.
+    """
     try:
         with TrialCode():
             costs = parts.trainer.costs(candidate, parts.task)
-            return {str(name): float(value) for name, value in costs.items()}
+            found = {str(name): float(value) for name, value in costs.items()}
     except TimeLimitError:
         raise
     except Exception:
         return {}  # what is wrong with the candidate, training will say
+    for name in found:
+        metric_name(name)
+    return found
+
+
+def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> list[str]:
+    """What a space asks for that neither is among a trial's decisions nor is the trainer's."""
+    lost: list[str] = []
+
+    def opens(name: str, distribution: BaseDistribution) -> bool:
+        if name not in decisions and not parts.trainer.opens(name, distribution):
+            lost.append(name)
+        return name not in decisions
+
+    trial = optuna.trial.FixedTrial(dict(decisions), number)
+    with suppress(Exception), TrialCode():
+        propose(lambda deciding: parts.space.candidate(deciding, parts.task), trial, opens)
+    return lost
 
 
 def _at_least_none(models: int) -> int:
@@ -650,7 +680,11 @@ def _check_strategy(parts: Parts, objectives: Sequence[Objective]) -> None:
 
 def _requirements(parts: Parts, asked: Sequence[str]) -> tuple[Requirement, ...]:
     read = [Requirement.parse(text) for text in asked]
-    return tuple(replace(each, metric=_metric("requirement", each.metric, parts)) for each in read)
+    found = [replace(each, metric=_metric("requirement", each.metric, parts)) for each in read]
+    for each in found:
+        if (fault := name_fault(constraint_key(each))) is not None:
+            raise UsageError(f"--require: {short(str(each))} cannot be stored: {fault}")
+    return tuple(found)
 
 
 def _metric(what: str, name: str, parts: Parts) -> str:
@@ -699,12 +733,61 @@ def _create_named(storage: Storage, plan: Plan, name: str | None) -> OptunaStudy
                 pruner=plan.parts.pruner,
             )
         except optuna.exceptions.DuplicatedStudyError:
+            if name and (other := _exact_name(storage, name)) != name:
+                raise UsageError(
+                    f"study {name!r} and {other!r}, which exists, are one name in "
+                    f"{storage.masked}, which ignores case, accents and trailing blanks: choose "
+                    "another --study"
+                ) from None
             if name:
                 raise UsageError(
                     f"study {name!r} exists in {storage.masked}: go on with it by "
                     f"`{command_line(storage, name, 'resume')}`, or choose another --study"
                 ) from None
             taken.add(candidate)
+
+
+def _exact_name(storage: Storage, name: str) -> str:
+    """A study's name as it was given; some databases find it by one that differs in case.
+
+    Raises:
+        KeyError: there is no such study.
+    """
+    id = storage.trials.get_study_id_from_name(name)
+    return storage.trials.get_study_name_from_id(id)
+
+
+def _check_names(storage: Storage, plan: Plan) -> None:
+    """See that the database tells apart all names of a trial, as far as one proposal shows them.
+
+    Raises:
+        UsageError: it takes two for one, so that one value would be lost.
+    """
+    if storage.tells_names_apart:
+        return
+    required = [constraint_key(each) for each in plan.spec.requirements]
+    proposed = _proposed(plan.parts)
+    for kind, names in (
+        ("decisions", list(proposed.params)),
+        ("attributes", list(proposed.user_attrs)),
+        ("requirements", required),
+    ):
+        for place, name in enumerate(names):
+            if (other := storage.name_like(name, names[:place])) is not None:
+                raise UsageError(str(lost_name(kind, other, name, storage.masked)))
+
+
+def _proposed(parts: Parts) -> FrozenTrial:
+    """A trial that a space proposed on outside of any study; what fails there tells nothing."""
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    trial = study.ask()
+    with suppress(Exception), TrialCode():
+        propose(
+            lambda deciding: parts.space.candidate(deciding, parts.task),
+            trial,
+            parts.trainer.opens,
+        )
+    return study.trials[0]
 
 
 def _stem(name: str) -> str:

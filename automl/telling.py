@@ -19,7 +19,7 @@ from automl.holding import HoldingStorage
 from automl.ledger.values import Lease, Settled
 from automl.protocols import Context
 from automl.registry import Kind
-from automl.report import COSTS, Outcome, Requirement, State
+from automl.report import COSTS, Outcome, Requirement, State, constraint_key
 from automl.reseeding import ReseedingSampler
 from automl.spec import ATTRIBUTE
 from automl.studies import Parts, Study, trial_seed
@@ -53,7 +53,12 @@ class OptunaTrials:
         self._untold: set[int] = set()
         self._storage = self.study.storage.trials
         self._study_id = self._storage.get_study_id_from_name(self.study.name)
-        self._holding = HoldingStorage(self._storage)
+        self._holding = HoldingStorage(
+            self._storage,
+            self.study.storage.name_like,
+            self.study.storage.masked,
+            self._study_id,
+        )
         self._sampler = ReseedingSampler(
             self.parts.names[Kind.STRATEGY],
             self._strategy,
@@ -190,7 +195,7 @@ def tell(
             storage.set_trial_intermediate_value(id, outcome.step, outcome.values[0])
         for name, excess in _constraints(outcome, requirements).items():
             # As Trial.set_constraint writes it, which needs a trial that is being sampled.
-            storage.set_trial_system_attr(id, f"constraints:{name}", excess)
+            storage.set_trial_system_attr(id, name, excess)
         study.tell(
             trial or settled.number, values, TRIAL_STATE[outcome.state], skip_if_finished=True
         )
@@ -210,7 +215,7 @@ def _constraints(outcome: Outcome, requirements: Sequence[Requirement]) -> dict[
     whole = outcome.state is State.COMPLETE
     ended = outcome.state is not State.FAILED
     known = [each for each in requirements if ended and (whole or each.metric in COSTS)]
-    return {str(each): each.excess(outcome.metrics) for each in known}
+    return {constraint_key(each): each.excess(outcome.metrics) for each in known}
 
 
 def _attribute(settled: Settled) -> dict[str, Any]:

@@ -121,7 +121,8 @@ class Relay:
     """Passes bytes on between clients and a server, late or not at all, as a test says.
 
     seconds: each piece waits so long. cut_after: looks at what a client sends; where it says True
-    that piece still reaches the server, but no answer comes back.
+    that piece still reaches the server, but no answer comes back. swallows: it takes all that is
+    sent, passes on nothing and closes nothing.
     """
 
     host: str
@@ -131,6 +132,7 @@ class Relay:
     cut_after: Callable[[bytes], bool] = lambda sent: False
     cuts: int = 0
     refuses: bool = False
+    swallows: bool = False
     _pairs: list[tuple[socket.socket, socket.socket]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -173,6 +175,8 @@ class Relay:
         with suppress(OSError):
             while piece := source.recv(65536):
                 time.sleep(self.seconds)
+                if self.swallows:
+                    continue
                 cuts = looks and self.cut_after(piece)
                 if cuts:
                     # First the client's side, so that it cannot hear the answer.

@@ -99,7 +99,7 @@ class Checks:
             return
         # What it waited for is gone altogether: it is proposed again from its decisions.
         trial.phase, trial.worker, trial.evaluation = Phase.PROPOSING, None, None
-        trial.attempt, trial.expires_at = 0, 0.0
+        trial.attempt, trial.expires_at, trial.token = 0, 0.0, trial.token + 1
 
 
 def _of_phases(trials: Sequence[TrialRow], time: float) -> Iterator[Finding]:

@@ -174,15 +174,17 @@ def _hit(
     return served
 
 
-def end(session: Session, lease: Lease, number: int, outcome: Outcome, seconds: float) -> list[int]:
+def end(
+    session: Session, evaluation: int, owner: int, number: int, outcome: Outcome, seconds: float
+) -> list[int]:
     """Write an owner's result; returns the trials that wait for it, oldest first."""
     result = {**quality_columns(outcome), "number": number, "seconds": seconds}
     columns = table(EvaluationRow).c
-    mine = (columns.id == lease.evaluation, columns.owner == lease.id)
+    mine = (columns.id == evaluation, columns.owner == owner)
     state = EvaluationState(outcome.state.value)
     if not changed(session, update_table(EvaluationRow).where(*mine).values(state=state, **result)):
         return []
-    waiting = (TrialRow.evaluation == lease.evaluation, TrialRow.phase == Phase.PARKED)
+    waiting = (TrialRow.evaluation == evaluation, TrialRow.phase == Phase.PARKED)
     return list(session.scalars(select(TrialRow.id).where(*waiting).order_by(TrialRow.id)))
 
 
@@ -438,4 +440,6 @@ def _promote(session: Session, trial: TrialRow, evaluation: int) -> None:
     """Make a parked trial the owner; its lease has expired, so any worker takes it up."""
     trial.phase, trial.worker, trial.evaluation = Phase.TRAINING, None, evaluation
     trial.attempt, trial.expires_at = 0, 0.0
+    # The worker that parked it has the old token, and may have a renewal under way still.
+    trial.token += 1
     session.flush()

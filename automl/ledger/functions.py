@@ -30,6 +30,7 @@ from automl.ledger.statements import (
     update_table,
 )
 from automl.spec import Cache
+from automl.storable import plain_text
 
 NONDETERMINISTIC = "non-deterministic"
 """The verdict on what computes something else each time, and so is shared with nobody."""
@@ -71,7 +72,7 @@ class Resolved:
             "l0": identity.l0,
             "seconds": dict(identity.seconds),
             "verdict": identity.verdict,
-            "reason": identity.reason,
+            "reason": identity.reason and plain_text(identity.reason),
             "skipped": identity.skipped if self.level is None else None,
             "not_canonical": identity.colour is not None and identity.l1 is None,
             "collision": seen.collision,

@@ -4,12 +4,13 @@ Every method is one transaction. A worker holds a trial by a lease with a fencin
 is one compare-and-set on that token, so that of two workers with one trial only one can end it.
 """
 
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Engine, Update, and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import Identity
@@ -19,6 +20,7 @@ from automl.ledger.clock import now
 from automl.ledger.evaluations import Owned, Request, Served, Terms
 from automl.ledger.functions import Resolved
 from automl.ledger.models import (
+    EvaluationRow,
     Phase,
     ReportRow,
     StopReason,
@@ -223,17 +225,26 @@ class Ledger:
         seconds: how long this attempt trained. counts: the attempt counts to those that a trial
         has, since it is the trial that may have ended it. metered: it bought its time.
         """
-        if number is None and lease.attempt == 1 and lease.given is None:
-            if changed(session, delete(table(TrialRow)).where(self._held(lease))):
-                budget.count(session, self.study, slots=-1, payable=-1)
+        unbegun = (
+            *(TrialRow.number.is_(None), TrialRow.attempt == 1, TrialRow.given.is_(None)),
+            TrialRow.device_seconds == 0,
+        )
+        if number is None and changed(
+            session, delete(table(TrialRow)).where(self._held(lease), *unbegun)
+        ):
+            budget.count(session, self.study, slots=-1, payable=-1)
         else:
             # With the token goes whatever the holder's heartbeat may still have under way.
-            freed = {"expires_at": waiting.AT_ONCE, "worker": None, "token": lease.token + 1}
-            freed["attempt"] = lease.attempt - (not counts)
+            freed: dict[str, Any] = {
+                "expires_at": waiting.AT_ONCE,
+                "worker": None,
+                "token": lease.token + 1,
+                "attempt": lease.attempt - (not counts),
+                "device_seconds": lease.device_seconds + seconds,
+            }
+            freed |= {} if number is None else {"number": number}
             owed = self._owed(session, lease, seconds, metered)
-            total = lease.device_seconds + seconds
-            update = update_table(TrialRow).where(self._held(lease))
-            if changed(session, update.values(number=number, device_seconds=total, **freed)):
+            if changed(session, update_table(TrialRow).where(self._held(lease)).values(freed)):
                 budget.charge(session, self.study, owed)
 
     # One function, one evaluation.
@@ -260,10 +271,6 @@ class Ledger:
         function = self._function(session, identity)
         request = Request(lease, number, function, _finite_costs(costs))
         standing = evaluations.ask(session, self._terms, request)
-        if lease.evaluation not in (None, standing.evaluation):
-            # The space made something else of the same decisions; who waited for the first
-            # must not wait for ever.
-            self._end_evaluation(session, lease, number, Outcome(State.FAILED), 0.0)
         changes: dict[str, Any] = {
             "number": number,
             "fingerprint": function.fingerprint,
@@ -274,12 +281,14 @@ class Ledger:
             "expires_at": now() + self.lease_seconds,
         }
         if isinstance(standing, Owned):
-            self._change(session, lease, phase=Phase.TRAINING, audits=standing.audits, **changes)
+            changes |= {"phase": Phase.TRAINING, "audits": standing.audits}
+            self._turn(session, lease, number, standing.evaluation, changes)
             return Claimed(_claimed(request, standing))
         if isinstance(standing, Served):
-            self._change(session, lease, **changes)
+            self._turn(session, lease, number, standing.evaluation, changes)
             return Hit(evaluations.settle_served(session, self._terms, lease.id, standing))
-        self._change(session, lease, phase=Phase.PARKED, **{**changes, "expires_at": None})
+        changes |= {"phase": Phase.PARKED, "expires_at": None}
+        self._turn(session, lease, number, standing.evaluation, changes)
         return Parked(lease.id)
 
     @transactional
@@ -314,21 +323,19 @@ class Ledger:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()
         owed = self._owed(session, lease, seconds, metered)
         total = lease.device_seconds + seconds
-        self._change(
-            session, lease, number=number, seconds=seconds, device_seconds=total, **columns
-        )
+        columns |= {"number": number, "seconds": seconds, "device_seconds": total}
+        lease = self._end_as_it_stands(session, lease, columns)
         self._add_reports(session, lease, reports)
         self._mark_told(session, told)
         names = (lease.fingerprint, lease.level, None, lease.attempt, seconds)
         settled = [Settled(lease.id, number, outcome, *names, judges=lease.judges)]
-        if lease.evaluation is not None:
-            settled += self._end_evaluation(session, lease, number, outcome, seconds)
+        paid = lease.evaluation is not None
+        fresh = paid and not lease.repeats_known
+        settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
             budget.stop_on_one_cause(session, self.study, self.same_failures)
         if judge is not None:
             self._add_judging_trial(session, number, judge)
-        paid = lease.evaluation is not None
-        fresh = paid and not lease.repeats_known
         if not fresh:
             # What was not trained is not paid for; too many of these, or of known ones, end a
             # study, too.
@@ -463,8 +470,7 @@ class Ledger:
             return None
         if row.phase is Phase.SETTLED:
             return Hit(settled_of(row))
-        # Once parked, a trial has no worker, also where it has become the owner since.
-        return Parked(row.id) if row.phase is Phase.PARKED or row.worker is None else None
+        return Parked(row.id) if row.phase is Phase.PARKED else None
 
     def _settled_unheard(
         self, session: Session, lease: Lease, next_for: Worker | None
@@ -473,8 +479,8 @@ class Ledger:
         if row is None or row.phase is not Phase.SETTLED:
             return None
         settled = [settled_of(row)]
-        if lease.evaluation is not None:
-            with_it = (TrialRow.evaluation == lease.evaluation, TrialRow.id != lease.id)
+        if row.evaluation is not None:
+            with_it = (TrialRow.evaluation == row.evaluation, TrialRow.id != lease.id)
             untold = (TrialRow.phase == Phase.SETTLED, TrialRow.told.is_(False))
             others = select(TrialRow).where(*with_it, *untold).order_by(TrialRow.id)
             settled += [settled_of(other) for other in session.scalars(others)]
@@ -532,10 +538,12 @@ class Ledger:
             return waited
         if not budget.take_slot(session, self.study, paid_before, seconds):
             return None
-        row = {
+        # SQLite gives the id of a slot that was freed to the next, which its former holder, if it
+        # is late, must not hold.
+        row: dict[str, Any] = {
             "study": self.study,
             "phase": Phase.PROPOSING,
-            "token": 1,
+            "token": 2 + secrets.randbelow(2**30),
             "attempt": 1,
             "worker": worker.id,
             "device": worker.device,
@@ -543,7 +551,7 @@ class Ledger:
             "started_at": now(),
             "expires_at": now() + self.lease_seconds,
         }
-        return Lease(insert_row(session, TrialRow, row), token=1, attempt=1)
+        return Lease(insert_row(session, TrialRow, row), row["token"], attempt=1)
 
     def _add_judging_trial(self, session: Session, judges: int, given: Mapping[str, Any]) -> None:
         """Enter a trial with given decisions, for any worker to take."""
@@ -571,14 +579,59 @@ class Ledger:
             return functions.unshared(identity, self.cache)
         return functions.resolve(session, identity, self.cache)
 
+    def _turn(
+        self,
+        session: Session,
+        lease: Lease,
+        number: int,
+        evaluation: int,
+        changes: Mapping[str, Any],
+    ) -> None:
+        """Turn a trial to an evaluation, and end the one that its row says it had before, if any.
+
+        The space may have made something else of the same decisions; trials that wait for the
+        first must not wait for ever.
+        """
+        if changed(session, self._update_with(lease, (None, evaluation)).values(changes)):
+            return
+        own = (TrialRow.id == lease.id, TrialRow.token == lease.token)
+        before = session.scalar(select(TrialRow.evaluation).where(*own))
+        self._end_evaluation(session, lease, before, number, Outcome(State.FAILED), 0.0)
+        self._change(session, lease, **changes)
+
+    def _end_as_it_stands(
+        self, session: Session, lease: Lease, columns: Mapping[str, Any]
+    ) -> Lease:
+        """Write a trial's end; returns the lease as its row has it.
+
+        A claim may have gone through that its holder never heard of.
+        """
+        if changed(session, self._update_with(lease, (lease.evaluation,)).values(columns)):
+            return lease
+        self._change(session, lease, **columns)
+        row = session.get_one(TrialRow, lease.id, populate_existing=True)
+        known = select(EvaluationRow.served).where(EvaluationRow.id == row.evaluation)
+        return replace(_lease_of(row), repeats_known=session.scalar(known) is not None)
+
+    def _update_with(self, lease: Lease, evaluations: Collection[int | None]) -> Update:
+        """An update of a trial that is held, if its row has one of these evaluations."""
+        either = or_(*(TrialRow.evaluation.is_not_distinct_from(one) for one in evaluations))
+        return update_table(TrialRow).where(self._held(lease), either)
+
     def _end_evaluation(
-        self, session: Session, lease: Lease, number: int, outcome: Outcome, seconds: float
+        self,
+        session: Session,
+        lease: Lease,
+        evaluation: int | None,
+        number: int,
+        outcome: Outcome,
+        seconds: float,
     ) -> list[Settled]:
         """Write the owner's result to its evaluation and let the trials parked on it go on."""
-        parked = evaluations.end(session, lease, number, outcome, seconds)
-        if not parked or lease.evaluation is None:
+        if evaluation is None:
             return []
-        return evaluations.release(session, self._terms, lease.evaluation, parked)
+        parked = evaluations.end(session, evaluation, lease.id, number, outcome, seconds)
+        return evaluations.release(session, self._terms, evaluation, parked) if parked else []
 
     def _add_reports(self, session: Session, lease: Lease, reports: Sequence[Report]) -> None:
         rows = [
@@ -610,6 +663,7 @@ def _lease_of(row: TrialRow) -> Lease:
         row.token,
         row.attempt,
         *names,
+        repeats_known=row.audits,
         device_seconds=row.device_seconds,
         checkpoint=row.checkpoint,
     )

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -29,6 +30,8 @@ from automl.report import Reason, State
 
 _JSON = JSON(none_as_null=True)
 LongText = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+BigStep = BigInteger().with_variant(Integer(), "sqlite")
+"""SQLite's integers are big as they are."""
 LongBinary = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 
@@ -145,7 +148,7 @@ class TrialRow(Base):
     state: Mapped[State | None] = mapped_column(_enum(State))
     objectives: Mapped[list[float] | None]
     metrics: Mapped[dict[str, Any] | None]
-    step: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(BigStep)
     closed: Mapped[dict[str, Any] | None]
     reason: Mapped[Reason | None] = mapped_column(_enum(Reason))
     message: Mapped[str | None] = mapped_column(LongText)
@@ -185,7 +188,7 @@ class EvaluationRow(Base):
     number: Mapped[int | None]
     metrics: Mapped[dict[str, Any] | None]
     """Of quality alone: costs belong to a trial."""
-    step: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(BigStep)
     closed: Mapped[dict[str, Any] | None]
     seconds: Mapped[float | None]
     served: Mapped[dict[str, Any] | None]
@@ -240,7 +243,7 @@ class ReportRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     trial: Mapped[int] = mapped_column(ForeignKey(TrialRow.id, ondelete="CASCADE"))
     attempt: Mapped[int]
-    step: Mapped[int]
+    step: Mapped[int] = mapped_column(BigStep)
     metrics: Mapped[dict[str, Any]]
 
 

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from automl.errors import first_line
+from automl.ledger.sqlerrors import is_silence
+from automl.redaction import redact_urls
 
 T = TypeVar("T")
 _log = logging.getLogger("automl")
@@ -63,7 +66,7 @@ class Patience:
             try:
                 found = call(attempt > 0)
             except Exception as error:
-                if not is_outage(error) or not self._wait(database, attempt):
+                if not is_outage(error) or not self._wait(database, attempt, error):
                     raise
             else:
                 if database in self._away:
@@ -75,7 +78,7 @@ class Patience:
         """How long the database has been back; infinite where it was never away."""
         return time.monotonic() - self._back_at
 
-    def _wait(self, database: str, attempt: int) -> bool:
+    def _wait(self, database: str, attempt: int, error: Exception) -> bool:
         """Pause before the next try; False where there is to be none."""
         if not self._seconds:
             return False
@@ -84,9 +87,12 @@ class Patience:
             says = attempt > 0 and database not in self._said
             self._said |= {database} if says else set()
         if says:
-            minutes = self._seconds / 60
             _log.warning(
-                "database %s does not answer, trying again for up to %.3g min", database, minutes
+                "database %s %s, trying again for up to %.3g min: %s",
+                database,
+                "does not answer" if is_silence(error) else "refuses for now",
+                self._seconds / 60,
+                _cause(error),
             )
         limit = min(self._seconds, _STOPPING_SECONDS) if self._stop.is_set() else self._seconds
         if time.monotonic() - began >= limit:
@@ -104,39 +110,14 @@ class Patience:
             _log.warning("database %s answers again after %.1f s", database, seconds)
 
 
+def _cause(error: BaseException) -> str:
+    """The driver's own words, without the statement that SQLAlchemy adds."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return redact_urls(first_line(getattr(error, "orig", None) or error))
+
+
 def patience_of(engine: Engine) -> Patience:
     """The patience that an engine was made with; none where it has no such option."""
     found = engine.get_execution_options().get(OPTION)
     return found if isinstance(found, Patience) else Patience()
-
-
-def lost_connection(error: Exception) -> bool:
-    """Whether a database could not be reached, or went away, rather than refused."""
-    if not isinstance(error, DBAPIError):
-        return False
-    codes = error_codes(error)
-    if error.connection_invalidated or codes & _AWAY or any(c[:2] == "08" for c in codes):
-        return True
-    # libpq gives no code for what fails before there is a connection.
-    connecting = error.statement is None and isinstance(error, OperationalError | InterfaceError)
-    text = str(error.orig)
-    return connecting and "psycopg" in type(error.orig).__module__ and not _refused(text)
-
-
-def error_codes(error: DBAPIError) -> set[str]:
-    """The SQLSTATE and the database's own number of an error, as far as it has them."""
-    first = next(iter(getattr(error.orig, "args", ())), "")
-    return {str(getattr(error.orig, "sqlstate", "")), str(first)}
-
-
-# PostgreSQL: shut down, crashed, starting, idle for too long, too many connections.
-# MySQL: refused, gone, cut, closed, killed, shutting down, too many connections.
-_AWAY = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300"} | {
-    *("2002", "2003", "2006", "2013", "2014", "2055"),
-    *("1927", "1053", "1040", "1203"),
-}
-
-
-def _refused(text: str) -> bool:
-    words = ("authentication", "password", "does not exist", "permission denied", "pg_hba")
-    return any(word in text for word in words)

@@ -1,9 +1,10 @@
 """Brings a database's ledger tables to this version, and refuses what a newer one wrote."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, column, func, inspect, select, table, text
 from sqlalchemy.exc import DBAPIError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 VERSION_TABLE = "automl_alembic_version"
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration; a test holds it equal to the scripts."""
 
 _LOCK_KEY = {"key": 0x6175746F6D6C}  # "automl"
@@ -56,7 +57,7 @@ def alone(engine: Engine) -> Iterator[Connection]:
     SQLite's is so by itself; on MySQL, where tables are made outside of transactions, the lock
     is the connection's, and is kept until what was written can be read by the next.
     """
-    with engine.connect() as connection:
+    with engine.connect() as connection, _unhurried(connection):
         if connection.dialect.name not in ("mysql", "mariadb"):
             with connection.begin():
                 if connection.dialect.name == "postgresql":
@@ -69,6 +70,21 @@ def alone(engine: Engine) -> Iterator[Connection]:
                 yield connection
         finally:
             connection.execute(select(func.release_lock(_LOCK_NAME)))
+
+
+@contextmanager
+def _unhurried(connection: Connection) -> Iterator[None]:
+    """Let a server be silent while it rewrites a table, or another process does."""
+    driven: Any = connection.connection.driver_connection
+    before = getattr(driven, "read_timeout", None)
+    if before is None:
+        yield
+        return
+    driven.read_timeout = math.inf
+    try:
+        yield
+    finally:
+        driven.read_timeout = before
 
 
 def _wait_for_lock(connection: Connection) -> None:

@@ -10,11 +10,12 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session
 
-from automl.errors import StorageError, first_line
-from automl.ledger.patience import error_codes, lost_connection, patience_of
+from automl.errors import StorageError, UnstorableError, first_line
+from automl.ledger.patience import patience_of
+from automl.ledger.sqlerrors import Kind, explained, is_unstorable, meaning
 from automl.redaction import redact_urls
 
 P = ParamSpec("P")
@@ -25,8 +26,6 @@ _SECONDS = 20.0
 always the one that has written least, and tries follow each other fast."""
 _PAUSE = 1.0
 """The longest pause between two tries, in seconds."""
-# Serialization failure, deadlock (PostgreSQL); deadlock, lock wait timeout (MySQL).
-_TRANSIENT = {"40001", "40P01", "1213", "1205"}
 _AGAIN = "automl_again"
 # Not the global generator, whose draws are those of the trial under way.
 _draw = random.Random()
@@ -50,6 +49,7 @@ def transactional(
 
     Raises:
         StorageError: the database refused; nothing was changed.
+        UnstorableError: it cannot hold what it was given.
     """
     return _in_session(method)
 
@@ -85,25 +85,37 @@ def _in_session(
                 return method(self, session, *args, **kwargs)
 
         def is_outage(error: Exception) -> bool:
-            return repeatable and lost_connection(error)
+            return is_transient(error) or (repeatable and is_away(error))
 
         try:
             return patience_of(engine).insist(
                 shown(engine), lambda again: past_deadlocks(once, again), is_outage
             )
-        except DBAPIError as error:
-            raise storage_error(error, self.engine) from error
+        except Exception as error:
+            if is_unstorable(error):
+                raise unstorable(error, shown(engine)) from error
+            if isinstance(error, DBAPIError):
+                raise storage_error(error, self.engine) from error
+            raise
 
     functools.update_wrapper(run, method)
     return run
 
 
+def is_transient(error: Exception) -> bool:
+    """Whether a transaction may go through if it is tried again at once: a deadlock, a lock."""
+    return isinstance(error, DBAPIError) and meaning(error).kind is Kind.TRANSIENT
+
+
+def is_away(error: Exception) -> bool:
+    """Whether a database could not be reached or written to now, rather than refused."""
+    return isinstance(error, DBAPIError) and meaning(error).kind is Kind.AWAY
+
+
 def past_deadlocks(
     once: Callable[[bool], T],
     again: bool,
-    is_transient: Callable[[Exception], bool] = lambda e: (
-        isinstance(e, DBAPIError) and transient(e)
-    ),
+    is_transient: Callable[[Exception], bool] = is_transient,
 ) -> T:
     """Call, again and again if need be, until no deadlock is in the way."""
     began = time.monotonic()
@@ -128,14 +140,15 @@ def storage_error(error: DBAPIError, engine: Engine) -> StorageError:
     return StorageError(f"database {shown(engine)}: {explained(error)}")
 
 
-def explained(error: DBAPIError) -> str:
-    """What a database error means and what to do, in one line."""
-    cause = first_line(error.orig or error)
-    match list(getattr(error.orig, "args", ())):
-        case [int(), str() as cause]:  # MySQL's: a number and a text
-            pass
-    hint = next((hint for key, hint in _HINTS.items() if key in cause), "")
-    return f"{cause}{hint}"
+def unstorable(error: Exception, database: str) -> UnstorableError:
+    """What a database could not hold, as a failure of the trial that gave it."""
+    cause = explained(error) if isinstance(error, DBAPIError) else first_line(_bare(error))
+    return UnstorableError(f"database {database} cannot hold what the trial gave: {cause}")
+
+
+def _bare(error: Exception) -> BaseException:
+    """The driver's error, without the statement that SQLAlchemy adds to it."""
+    return error.orig or error if isinstance(error, StatementError) else error
 
 
 @contextmanager
@@ -153,33 +166,3 @@ def explaining(engine: Engine) -> Iterator[None]:
         if isinstance(error.__cause__, DBAPIError):
             raise storage_error(error.__cause__, engine) from error
         raise StorageError(f"database: {' '.join(str(error).split())}") from error
-
-
-_FREE_SPACE = "free some space or check the disk: nothing that was stored is lost"
-_HINTS = {
-    "readonly": "; make the file and its directory writable",
-    "read-only": "; make the file and its directory writable",
-    "unable to open": "; check that the directory exists and is writable",
-    "disk is full": f"; {_FREE_SPACE}",
-    "disk I/O error": f"; {_FREE_SPACE}",
-    "No space left": f"; {_FREE_SPACE}",
-    "locked": "; another program holds the database: close it or use PostgreSQL",
-    "not a database": "; name another file, or move this one away",
-    "malformed": "; the file is damaged: put a copy back, or name another",
-    "refused": "; start the server, or check its host and port",
-    "resolve host": "; check the host's name",
-    "timeout": "; check the host and the network",
-    "authentication failed": "; check the user and the password",
-    "no password supplied": "; put user:password@ into AUTOML_STORAGE",
-    'role "': "; check the user's name",
-    "Access denied": "; check the user and the password",
-    "Unknown database": "; check its name, or create it",
-    "does not exist": "; check its name, or create it with createdb",
-    "permission denied": "; ask for the right to create and write tables",
-}
-
-
-def transient(error: DBAPIError) -> bool:
-    """Whether a transaction may go through if it is tried again at once: a deadlock, a lock."""
-    locked = isinstance(error, OperationalError) and "database is locked" in str(error.orig)
-    return locked or bool(error_codes(error) & _TRANSIENT)

@@ -589,3 +589,45 @@ def test_how_an_unclaimed_candidate_was_recognized_is_counted_if_it_is_told(ledg
         ledger.settle(ledger.reserve(A), number, FAILED, 0.0, identity=told)
     found = views(ledger).recognized()
     assert (found.verdicts, found.seconds) == ({"degenerate": 1}, {"L2": 0.5})
+
+
+# What a holder may not have heard of.
+def test_what_a_trial_evaluates_is_read_from_its_row(ledger):
+    lease = ledger.reserve(A)
+    assert isinstance(ledger.claim(lease, 0, who("f"), {}), Claimed)
+    assert isinstance(ledger.claim(ledger.reserve(B), 1, who("f"), {}), Parked)
+    # By the lease from before the claim, whose answer was lost for good.
+    settled = ledger.settle(lease, 0, GOOD, 1.0).settled
+    assert [(one.number, one.outcome.values) for one in settled] == [(0, (0.75,)), (1, (0.75,))]
+    assert settled[0].fingerprint == "f"
+    assert ledger.open_trials() == 0
+
+
+def test_a_claimed_trial_that_is_given_back_by_an_old_lease_stays(ledger):
+    lease = ledger.reserve(A)
+    ledger.claim(lease, 0, who("f"), {})
+    ledger.give_back(lease, None)
+    assert ledger.reserve(B).number == 0
+
+
+def test_who_freed_a_slot_does_not_hold_the_next_of_its_id(ledger):
+    """SQLite gives the id of a row that is gone to the next."""
+    freed = ledger.reserve(A)
+    ledger.give_back(freed, None)
+    held = ledger.reserve(B)
+    ledger.give_back(freed, None)
+    with pytest.raises(LeaseLostError):
+        ledger.settle(freed, 0, FAILED, 1.0)
+    ledger.renew(held)
+    assert ledger.open_trials() == 1
+
+
+def test_who_parked_a_trial_does_not_hold_it_when_it_becomes_the_owner(ledger):
+    owner = claimed(ledger, 0, "f")
+    parked = ledger.reserve(B)
+    ledger.claim(parked, 1, who("f"), {})
+    ledger.settle(owner, 0, FAILED, 1.0)
+    for deed in (lambda: ledger.renew(parked), lambda: ledger.settle(parked, 1, GOOD, 1.0)):
+        with pytest.raises(LeaseLostError):
+            deed()
+    assert ledger.reserve(C).id == parked.id

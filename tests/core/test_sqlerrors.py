@@ -1,0 +1,419 @@
+"""What errors of real databases mean: which are waited for, whose failure they are, what helps."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import servers
+import tiny
+from databases import database
+from optuna.study import StudyDirection
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+import automl
+from automl import StorageError
+from automl.databases import Database
+from automl.doctor import Doctor
+from automl.ledger import sqlerrors
+from automl.ledger.ledger import Ledger
+from automl.ledger.sqlerrors import Kind, explained, meaning
+from automl.ledger.values import Worker
+from automl.report import State
+from automl.storage import Storage
+from automl.studies import open_study
+
+SERVERS = ("postgresql", "mysql")
+TINY = {"task": tiny.Nothing, "strategy": "random", "device": "cpu"}
+Run = Callable[[str], object]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, tmp_path_factory) -> Iterator[str]:
+    """A database of this module's own, with all tables."""
+    with database(request.param, tmp_path_factory.mktemp("errors")) as url:
+        _ = Storage(url).trials
+        yield url
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory) -> Iterator[str]:
+    with database("postgresql", tmp_path_factory.mktemp("errors")) as url:
+        _ = Storage(url).trials
+        yield url
+
+
+@contextmanager
+def connected(url: str, **settings: object) -> Iterator[Run]:
+    """Runs statements on one connection, as our engines make it."""
+    engine = Database(url).connect({})
+    try:
+        with engine.connect() as connection:
+            yield connection.exec_driver_sql
+    finally:
+        engine.dispose()
+
+
+def admin(url: str) -> Engine:
+    """A connection outside of the test's database, each statement by itself."""
+    outside = make_url(url).set(database="postgres" if "postgresql" in url else "mysql")
+    return create_engine(outside, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+
+def failing(run: Run, *statements: str) -> DBAPIError:
+    with pytest.raises(DBAPIError) as caught:
+        for statement in statements:
+            run(statement)
+    return caught.value
+
+
+def kind_of(url: str, *statements: str) -> Kind:
+    with connected(url) as run:
+        return meaning(failing(run, *statements)).kind
+
+
+# Transient ones.
+def test_a_lock_that_another_holds_is_waited_for(server):
+    take = {"postgresql": "LOCK TABLE automl_workers", "mysql": "LOCK TABLES automl_workers WRITE"}
+    limit = {"postgresql": "SET lock_timeout = 100", "mysql": "SET lock_wait_timeout = 1"}
+    kind = make_url(server).get_backend_name()
+    with connected(server) as holder, connected(server) as waiter:
+        holder(take[kind])
+        error = failing(waiter, limit[kind], "DELETE FROM automl_workers")
+    assert meaning(error).kind is Kind.TRANSIENT
+    assert "another program holds a lock" in explained(error)
+
+
+def test_a_statement_that_takes_too_long_is_tried_again(server):
+    statements = {
+        "postgresql": ("SET statement_timeout = 50", "SELECT pg_sleep(5)"),
+        "mysql": ("SET max_statement_time = 0.05", "SELECT SLEEP(5) FROM automl_alembic_version"),
+    }
+    assert kind_of(server, *statements[make_url(server).get_backend_name()]) is Kind.TRANSIENT
+
+
+def test_a_query_that_somebody_cancels_is_tried_again(server):
+    mysql = "mysql" in server
+    cancel = "KILL QUERY {}" if mysql else "SELECT pg_cancel_backend({})"
+    # A sleep of MariaDB's ends without an error.
+    long = (
+        f"SELECT COUNT(*) FROM {', '.join(f'information_schema.collations c{n}' for n in '1234')}"
+    )
+    wait = long if mysql else "SELECT pg_sleep(20)"
+    with connected(server) as run, ThreadPoolExecutor(1) as pool:
+        own = run("SELECT CONNECTION_ID()" if mysql else "SELECT pg_backend_pid()").scalar_one()
+        waiting = pool.submit(failing, run, wait)
+        while not waiting.done():
+            with admin(server).connect() as other:
+                other.exec_driver_sql(cancel.format(own))
+            time.sleep(0.1)
+        assert meaning(waiting.result()).kind is Kind.TRANSIENT
+
+
+def test_a_deadlock_is_tried_again(server):
+    with connected(server) as run:
+        run("CREATE TABLE IF NOT EXISTS pair (id INTEGER PRIMARY KEY, n INTEGER)")
+        run("DELETE FROM pair")
+        run("INSERT INTO pair VALUES (1, 0), (2, 0)")
+        run("COMMIT")
+    both = threading.Barrier(2)
+
+    def cross(first: int, second: int) -> DBAPIError | None:
+        with connected(server) as run:
+            run(f"UPDATE pair SET n = 1 WHERE id = {first}")
+            both.wait()
+            try:
+                run(f"UPDATE pair SET n = 1 WHERE id = {second}")
+                run("COMMIT")
+            except DBAPIError as error:
+                return error
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = [pool.submit(cross, *pair) for pair in ((1, 2), (2, 1))]
+        errors = [error for end in ends if (error := end.result()) is not None]
+    assert [meaning(error).kind for error in errors] == [Kind.TRANSIENT]
+
+
+# Servers that are away.
+@contextmanager
+def read_only(url: str) -> Iterator[str]:
+    """The database takes no writes, as after a failover; the URL is of a user whom that binds."""
+    name = make_url(url).database
+    if "postgresql" in url:
+        servers.cut_connections(url)
+        _admin(url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        try:
+            yield url
+        finally:
+            _admin(url, f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        return
+    with ordinary_user(url) as own:
+        # Others here are root, whom it does not bind.
+        _admin(url, "SET GLOBAL read_only = 1")
+        try:
+            yield own
+        finally:
+            _admin(url, "SET GLOBAL read_only = 0")
+
+
+@contextmanager
+def ordinary_user(url: str) -> Iterator[str]:
+    """A user of the server's, without rights on PostgreSQL, with all on MariaDB's database."""
+    name = str(make_url(url).database)
+    user = f"u{name[-16:]}"
+    own = make_url(url).set(username=user, password="x").render_as_string(hide_password=False)
+    if "postgresql" in url:
+        _admin(url, f"CREATE ROLE {user} LOGIN PASSWORD 'x'")
+        try:
+            yield own
+        finally:
+            _admin(url, f"DROP ROLE {user}")
+        return
+    _admin(url, f"CREATE USER '{user}'@'%%' IDENTIFIED BY 'x'")
+    try:
+        _admin(url, f"GRANT ALL ON `{name}`.* TO '{user}'@'%%'")
+        yield own
+    finally:
+        _admin(url, f"DROP USER '{user}'@'%%'")
+
+
+def _admin(url: str, statement: str) -> None:
+    with admin(url).connect() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def test_a_server_that_is_read_only_is_away(server):
+    with read_only(server) as url:
+        error = failing_write(url)
+    assert meaning(error).kind is Kind.AWAY
+    assert error.connection_invalidated
+    assert "the server is read-only" in explained(error)
+
+
+def failing_write(url: str) -> DBAPIError:
+    with connected(url) as run:
+        return failing(run, "DELETE FROM automl_workers", "COMMIT")
+
+
+def test_a_ledger_waits_for_a_server_that_is_read_only_for_a_while(server, caplog):
+    with read_only(server) as url:
+        storage = Storage(url)
+        ledger = Ledger(storage.engine, "u")
+        with pytest.raises(StorageError, match="the server is read-only"):
+            ledger.enter(Worker("a"))
+        with pytest.raises(StorageError, match="the server is read-only"):
+            storage.trials.create_new_study([StudyDirection.MINIMIZE], "s")
+        with storage.patience.lasting(threading.Event(), 60.0), ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(ledger.stop_exhausted, "done")
+            while "refuses for now" not in caplog.text and not waiting.done():
+                time.sleep(0.05)
+            _admin(server, _WRITABLE[make_url(server).get_backend_name()](server))
+            waiting.result(60)
+        storage.engine.dispose()
+    assert "refuses for now, trying again for up to 1 min" in caplog.text
+    assert "answers again" in caplog.text
+
+
+_WRITABLE: dict[str, Callable[[str], str]] = {
+    "postgresql": lambda url: (
+        f'ALTER DATABASE "{make_url(url).database}" RESET default_transaction_read_only'
+    ),
+    "mysql": lambda url: "SET GLOBAL read_only = 0",
+}
+
+
+def test_a_server_with_no_connection_left_is_away(server):
+    if "mysql" in server:
+        pytest.skip("on MariaDB a limit of a user's own says the same, see below")
+    name = make_url(server).database
+    servers.cut_connections(server)
+    _admin(server, f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
+    try:
+        with (
+            ordinary_user(server) as own,
+            pytest.raises(StorageError, match="raise max_connections, or use fewer workers"),
+        ):
+            _ = Storage(own).engine
+    finally:
+        _admin(server, f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
+
+
+def test_a_user_of_mariadb_with_no_connection_left_waits(tmp_path):
+    with database("mysql", tmp_path) as url, ordinary_user(url) as own:
+        user = make_url(own).username
+        _admin(url, f"ALTER USER '{user}'@'%%' WITH MAX_USER_CONNECTIONS 1")
+        with connected(own), pytest.raises(DBAPIError) as caught, connected(own):
+            pass
+    assert meaning(caught.value).kind is Kind.AWAY
+    assert "use fewer workers" in explained(caught.value)
+
+
+# What only a person can help with.
+@pytest.mark.parametrize(
+    ("kind", "changes", "hint"),
+    [
+        ("postgresql", {"database": "nosuch"}, "check the database's name, or create it"),
+        ("postgresql", {"username": "nosuch"}, "check the user and the password"),
+        ("postgresql", {"port": 1}, "start the server, or check its host and port"),
+        ("postgresql", {"host": "no.such.host.invalid"}, "check the host's name"),
+        ("mysql", {"database": "nosuch"}, "check the database's name, or create it"),
+        ("mysql", {"username": "nosuch", "password": "x"}, "check the user and the password"),
+        ("mysql", {"port": 1}, "start the server, or check its host and port"),
+    ],
+)
+def test_a_wrong_url_is_told_at_once_with_its_cause(kind, changes, hint, tmp_path):
+    with database(kind, tmp_path) as url:
+        wrong = make_url(url).set(**changes).render_as_string(hide_password=False)
+        for opened in (lambda: Storage(wrong).engine, lambda: Storage(wrong).trials):
+            with pytest.raises(StorageError, match=hint) as caught:
+                opened()
+            assert "\n" not in str(caught.value)
+
+
+def test_a_right_that_lacks_is_named(server):
+    if "mysql" in server:
+        with ordinary_user(server) as own:
+            user, name = make_url(own).username, make_url(own).database
+            _admin(server, f"REVOKE ALL ON `{name}`.* FROM '{user}'@'%%'")
+            _admin(server, f"GRANT SELECT ON `{name}`.* TO '{user}'@'%%'")
+            error = failing_write(own)
+    else:
+        with ordinary_user(server) as own:
+            error = failing_write(own)
+    assert meaning(error).kind is Kind.FATAL
+    assert "ask for the right to create and write tables" in explained(error)
+
+
+def test_tables_of_another_version_are_named(server):
+    for statement in ("SELECT * FROM automl_nosuch", "SELECT nosuch FROM automl_workers"):
+        with connected(server) as run:
+            error = failing(run, statement)
+        assert meaning(error).kind is Kind.FATAL
+        assert "missing or of another version" in explained(error)
+
+
+def test_an_unknown_error_is_one_line_with_its_code(postgresql):
+    with connected(postgresql) as run:
+        error = failing(
+            run, "DO $$ BEGIN RAISE EXCEPTION 'odd\nthing' USING ERRCODE='ZZ123'; END $$"
+        )
+    assert meaning(error).kind is Kind.FATAL
+    assert explained(error) == "odd (SQLSTATE ZZ123)"
+
+
+def test_an_unknown_error_in_a_search_loses_no_trial(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOML_LEASE_SECONDS", "1")
+    with database("postgresql", tmp_path) as url:
+        study, _ = automl.search(
+            tiny.plane, trainer=tiny.Steps, storage=url, study="s", trials=1, **TINY
+        )
+        with study.storage.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'odd' USING ERRCODE = 'ZZ123'; END $$"
+            )
+            connection.exec_driver_sql(
+                "CREATE TRIGGER odd BEFORE UPDATE ON automl_trials FOR EACH ROW "
+                "WHEN (NEW.phase = 'settled') EXECUTE FUNCTION odd()"
+            )
+        with pytest.raises(StorageError, match=r"odd \(SQLSTATE ZZ123\)"):
+            automl.resume("s", storage=url, trials=2)
+        with study.storage.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER odd ON automl_trials")
+        study, _ = automl.resume("s", storage=url)
+        assert [view.state for view in study.views.trials()] == [State.COMPLETE] * 3
+        assert Doctor(open_study(Storage(url), "s")).findings() == []
+
+
+# SQLite.
+def sqlite_error(act: Callable[[], object]) -> DBAPIError:
+    with pytest.raises(DBAPIError) as caught:
+        act()
+    return caught.value
+
+
+def test_a_locked_file_is_waited_for(sqlite_url):
+    url = f"{sqlite_url}?timeout=0.1"
+    with connected(url) as holder, connected(url) as waiter:
+        holder("DELETE FROM automl_workers")
+        error = failing(waiter, "DELETE FROM automl_workers")
+    assert meaning(error).kind is Kind.TRANSIENT
+    assert "close it or use PostgreSQL" in explained(error)
+
+
+def test_a_file_that_is_moved_away_is_named(sqlite_url, tmp_path):
+    engine = create_engine(sqlite_url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
+        connection.exec_driver_sql("SELECT COUNT(*) FROM automl_workers").all()
+        (tmp_path / "automl.db").rename(tmp_path / "elsewhere.db")
+        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
+    assert meaning(error).kind is Kind.FATAL
+    assert "moved or deleted while it was open" in explained(error)
+
+
+def test_a_file_that_is_read_only_is_named(sqlite_url):
+    engine = create_engine(f"{sqlite_url.replace('///', '///file:')}?mode=ro&uri=true")
+    with engine.connect() as connection:
+        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
+    assert meaning(error).kind is Kind.FATAL
+    assert "make the file and its directory writable" in explained(error)
+
+
+def test_a_damaged_file_is_named(sqlite_url, tmp_path):
+    engine = create_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
+    engine.dispose()
+    file = tmp_path / "automl.db"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with engine.connect() as connection:
+        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
+    assert meaning(error).kind is Kind.FATAL
+    assert "put a copy back" in explained(error)
+
+
+def test_a_text_that_is_too_big_is_the_trials_own(sqlite_url):
+    engine = create_engine(sqlite_url)
+    with engine.connect() as connection:
+        driven = connection.connection.driver_connection
+        driven.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+        statement = text("INSERT INTO automl_workers (id) VALUES (:id)")
+        error = sqlite_error(lambda: connection.execute(statement, {"id": "x" * 2000}))
+    assert meaning(error).kind is Kind.OWN
+
+
+# What servers cannot hold.
+_KEY = "INSERT INTO automl_keys (id, `key`, `rank`, level, through, fingerprint) VALUES"
+OWN = {
+    "postgresql": (
+        "SELECT 3000000000::integer",
+        "INSERT INTO automl_functions (fingerprint) VALUES (repeat('x', 65))",
+        "SELECT E'\\xff'::text",
+        "SELECT 'x'::double precision",
+    ),
+    "mysql": (
+        f"{_KEY} (1, 'k', 3000000000, 'L0', 'L0', 'f')",
+        f"{_KEY} (1, REPEAT('x', 65), 0, 'L0', 'L0', 'f')",
+        f"{_KEY} (1, x'ff', 0, 'L0', 'L0', 'f')",
+        f"{_KEY} (1, 'k', 'x', 'L0', 'L0', 'f')",
+    ),
+}
+
+
+def test_what_a_server_cannot_hold_is_the_trials_own(server):
+    for statement in OWN[make_url(server).get_backend_name()]:
+        assert kind_of(server, statement) is Kind.OWN, statement
+
+
+def test_every_table_has_only_what_it_names():
+    for table in (sqlerrors.POSTGRESQL, sqlerrors.MYSQL, sqlerrors.SQLITE):
+        assert {type(found.kind) for found in table.values()} == {Kind}
+    assert all(name.startswith("SQLITE_") and hasattr(sqlite3, name) for name in sqlerrors.SQLITE)

@@ -1,0 +1,246 @@
+"""What some database cannot hold fails its trial, with its reason, alike on every storage."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import tiny
+import unstorable
+from databases import database
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+from sqlalchemy import text
+
+import automl
+from automl import State, StorageError, UsageError
+from automl.doctor import Doctor
+from automl.errors import UnknownNameError, UnstorableError
+from automl.ledger.ledger import Ledger
+from automl.ledger.values import Worker
+from automl.registry import Registry
+from automl.rerunning import rerun
+from automl.storable import LONGEST_TEXT, name_fault, plain_text, size_fault, value_fault
+from automl.storage import Storage
+from automl.studies import open_study
+from automl.trust import trusting
+
+PLACES = ("sqlite", "postgresql", "mysql", "journal")
+TINY = {"task": tiny.Nothing, "strategy": "random", "device": "cpu"}
+
+
+@contextmanager
+def place(kind: str, directory: Path) -> Iterator[dict[str, str]]:
+    if kind == "journal":
+        ledger = f"sqlite:///{directory / 'ledger.db'}"
+        yield {"storage": f"journal:///{directory / 'trials.log'}", "ledger": ledger}
+        return
+    with database(kind, directory) as url:
+        yield {"storage": url}
+
+
+@pytest.fixture(params=PLACES)
+def where(request, tmp_path) -> Iterator[dict[str, str]]:
+    with place(request.param, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def on_mysql(tmp_path) -> Iterator[dict[str, str]]:
+    with place("mysql", tmp_path) as found:
+        yield found
+
+
+def searched(where: dict[str, str], space: object, trials: int, **rest: object):
+    study, _ = automl.search(space, **{**TINY, **where, "study": "s", "trials": trials, **rest})
+    return study
+
+
+def messages(study) -> list[str]:
+    """How each trial ended, without what went before the reason."""
+    found = [view.message or view.state.value for view in study.views.trials()]
+    return [line.rpartition("unstorable.py:plane: ")[2] for line in found]
+
+
+def test_unstorable_trials_fail_alike_on_every_storage(where):
+    study = searched(where, unstorable.plane, len(unstorable.ENDS), trainer=unstorable.Reports)
+    for said, expected in zip(messages(study), unstorable.ENDS.values(), strict=True):
+        assert expected in said
+        assert "\n" not in said
+        assert len(said) < 400 or expected == "boom"
+    assert Doctor(open_study(study.storage, "s")).findings() == []
+    assert {view.attempt for view in study.views.trials()} == {1}
+
+
+def test_steps_are_big_integers(where):
+    study = searched(where, tiny.plane, 2, trainer=unstorable.Long, pruner="median")
+    views, trials = study.views.trials(), study.optuna.trials
+    assert [view.step for view in views] == [unstorable.LONG_STEPS[-1]] * 2
+    assert [r.step for r in study.views.reports(())] == list(unstorable.LONG_STEPS) * 2
+    for trial in trials:
+        assert tuple(trial.intermediate_values) == unstorable.LONG_STEPS
+        assert trial.last_step == unstorable.LONG_STEPS[-1]
+        assert not any("step" in name for name in trial.system_attrs)
+    assert open_study(study.storage, "s").optuna.trials == trials
+    assert Doctor(study).findings() == []
+
+
+def test_a_pruner_sees_long_steps(where):
+    study = searched(
+        where, unstorable.graded, 6, trainer=unstorable.Graded, pruner="median", strategy="random"
+    )
+    assert State.PRUNED in {view.state for view in study.views.trials()}
+    assert TrialState.PRUNED in {trial.state for trial in study.optuna.trials}
+    assert Doctor(study).findings() == []
+
+
+# The second net: what gets past the checks.
+BEYOND = {
+    "postgresql": "ALTER TABLE automl_reports ALTER COLUMN step TYPE smallint",
+    "mysql": "ALTER TABLE automl_reports MODIFY step SMALLINT NOT NULL",
+}
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+def test_what_only_the_server_refuses_fails_its_trial_too(kind, tmp_path):
+    with place(kind, tmp_path) as where:
+        study = searched(where, tiny.plane, 1, trainer=tiny.Steps)
+        with study.storage.engine.begin() as connection:
+            connection.execute(text(BEYOND[kind]))
+        study = searched(where, tiny.plane, 2, trainer=unstorable.Long, study="t")
+        assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
+        assert all("cannot hold what the trial gave" in str(m) for m in messages(study))
+        assert Doctor(study).findings() == []
+
+
+def test_a_server_that_refuses_changes_nothing(tmp_path):
+    with database("postgresql", tmp_path) as url:
+        ledger = Ledger(Storage(url).engine, "u")
+        ledger.open_study(1, None, None)
+        lease = ledger.reserve(Worker("a"))
+        with pytest.raises(UnstorableError, match="cannot hold what the trial gave"):
+            ledger.give_back(lease, 2**40)
+        with pytest.raises(UnstorableError, match="NUL"):
+            ledger.stop_exhausted("a\0b")
+        with pytest.raises(UnstorableError, match="surrogates not allowed"):
+            ledger.stop_exhausted("a\ud800b")
+        ledger.give_back(lease, 0)
+        ledger.engine.dispose()
+
+
+# Before there is a trial.
+@pytest.mark.parametrize("name", ["n" * 513, "n\0", "n\udc80"])
+def test_a_study_whose_name_cannot_be_stored_is_refused(where, name):
+    with pytest.raises(UsageError, match=r"--study: .* cannot be stored"):
+        searched(where, tiny.plane, 1, study=name)
+    with pytest.raises(UnknownNameError):
+        automl.resume(name, **where)
+
+
+@pytest.mark.parametrize(
+    "decisions", [{"n" * 513: 1}, {"n\0": 1}, {"x": "\ud800"}, {"x": 2**63}, {"x": "\0"}]
+)
+def test_a_queued_decision_that_cannot_be_stored_is_refused(sqlite_url, decisions):
+    with pytest.raises(UsageError, match="cannot be stored"):
+        searched({"storage": sqlite_url}, tiny.plane, 1, enqueue=[decisions])
+
+
+# Names that MySQL takes for one.
+ALIKE = [("C", "c"), ("é", "e"), ("e ", "e"), ("ﬁ", "fi")]
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_two_names_are_two_or_are_refused_before_the_first_trial(kind, tmp_path):
+    for names in ALIKE:
+        unstorable.NAMES[:] = names
+        with place(kind, tmp_path) as where:
+            try:
+                study = searched(
+                    where, unstorable.two_names, 1, study="-".join(names), trainer=tiny.Steps
+                )
+            except UsageError as error:
+                assert kind == "mysql"
+                assert "are one name in mysql" in str(error)
+                assert Storage(where["storage"]).trials.get_all_studies() == []
+                continue
+            (trial,) = study.optuna.trials
+            assert set(names) <= trial.params.keys()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [unstorable.later, unstorable.of_another_kind, unstorable.attribute],
+    ids=lambda s: s.__name__,
+)
+def test_names_that_meet_later_fail_that_trial(on_mysql, space):
+    study = searched(on_mysql, space, 2, trainer=tiny.Steps)
+    first, second = study.views.trials()
+    assert (first.state, second.state) == (State.COMPLETE, State.FAILED)
+    assert "are one name in mysql" in second.message
+    assert "rename one of them" in second.message
+    assert Doctor(study).findings() == []
+
+
+def test_a_study_is_found_by_its_own_name_alone(on_mysql):
+    searched(on_mysql, tiny.plane, 1, study="abc", trainer=tiny.Steps)
+    with pytest.raises(UnknownNameError, match="known: abc"):
+        automl.resume("ABC", **on_mysql)
+    with pytest.raises(UsageError, match="'ABC' and 'abc', which exists, are one name in"):
+        searched(on_mysql, tiny.plane, 1, study="ABC", trainer=tiny.Steps)
+
+
+def test_requirements_that_are_one_name_are_refused(on_mysql):
+    with pytest.raises(UsageError, match=r"requirements .* are one name in"):
+        searched(
+            on_mysql, tiny.plane, 1, task=unstorable.TwoCases, trainer=tiny.Steps,
+            requirements=["score>=-9", "Score>=-9"],
+        )  # fmt: skip
+
+
+def test_the_keys_of_our_tables_compare_by_bytes(on_mysql):
+    with Storage(on_mysql["storage"]).engine.connect() as connection:
+        found = connection.execute(
+            text(
+                "SELECT DISTINCT collation_name FROM information_schema.columns WHERE "
+                "table_schema = DATABASE() AND table_name LIKE 'automl%' AND table_name <> "
+                "'automl_alembic_version' AND collation_name IS NOT NULL"
+            )
+        ).all()
+    assert found == [("utf8mb4_bin",)]
+
+
+# The bounds themselves.
+@given(st.text(st.characters(), max_size=600))
+def test_a_name_that_passes_can_be_stored(name):
+    fault = name_fault(name)
+    assert (fault is None) == (len(name) <= 512 and "\0" not in name)
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=())))
+def test_plain_text_can_be_stored(odd):
+    found = plain_text(odd)
+    found.encode()
+    assert "\0" not in found
+
+
+def test_what_is_too_long_is_said_in_a_short_line():
+    assert len(plain_text("x" * 3_000_000)) < LONGEST_TEXT + 10
+    assert value_fault([{"a": ("b", 2**63)}]) is not None
+    assert value_fault([{"a": ("b", 2**63 - 1, -(2**63), 1e308, None, True)}]) is None
+    assert value_fault({"\ud800": 1}) is not None
+    assert size_fault("x" * 65_533) is None
+    assert "65,535" in str(size_fault("x" * 65_534))
+    assert isinstance(UnstorableError("x"), automl.AutoMLError)
+    assert not isinstance(UnstorableError("x"), StorageError)
+
+
+def test_a_rerun_says_which_decision_was_lost(on_mysql):
+    """As by a version of automl that did not look."""
+    study = searched(on_mysql, tiny.plane, 1, trainer=tiny.Steps)
+    with study.storage.engine.begin() as connection:
+        connection.execute(text("DELETE FROM trial_params WHERE param_name = 'y'"))
+    opened = open_study(Storage(on_mysql["storage"]), "s")
+    parts = opened.load_parts(Registry(trusting(True, ())))
+    with pytest.raises(UsageError, match="its decision 'y' is not in mysql"):
+        rerun(opened, parts, opened.trial(0), "cpu", 0.0)
