@@ -41,7 +41,7 @@ from automl.report import (
 )
 from automl.spec import SECONDS
 from automl.stopping import Stop
-from automl.storable import short, size_fault, value_fault
+from automl.storable import metric_name, short, size_fault, value_fault
 from automl.studies import Parts, Study, trial_seed
 
 if TYPE_CHECKING:
@@ -307,9 +307,8 @@ def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
         raise TrialError(f"a report's step must be a whole number, got {report.step!r}") from None
     if (fault := value_fault(step)) is not None:
         raise UnstorableError(f"step {short(step)} cannot be stored: {fault}")
-    metrics = {
-        metric_name(name): _number(name, value, step) for name, value in report.metrics.items()
-    }
+    given = report.metrics.items()
+    metrics = {metric_name(name): _number(name, value, step) for name, value in given}
     if (fault := size_fault(metrics, _LONGEST_REPORT)) is not None:
         raise UnstorableError(f"the report of step {step} cannot be stored: {fault}")
     closed = report.closed and {
