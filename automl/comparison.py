@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial
 
 from automl.candidate import Candidate, propose
 from automl.errors import UsageError
-from automl.identification import KnownFiles
+from automl.identification import known_files
 from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
@@ -47,7 +47,6 @@ class Comparer:
     cache: Cache
     functions: Functions
     prober: Prober
-    files: KnownFiles = field(default_factory=KnownFiles)
 
     def fingerprint(self, decisions: Decisions) -> dict[str, Any]:
         """The keys of a candidate; `level`: where it met an earlier one, None where it is new.
@@ -98,7 +97,7 @@ class Comparer:
         candidate = self._candidate(decisions)
         unread = self.parts.trainer.unread(candidate)
         side_keys = SideKeys({**self.parts.side_keys, "device": "cpu"})
-        files = self.files.of(self.parts, candidate)
+        files = known_files.of(self.parts, candidate)
         written = writing(candidate, side_keys, unread, strict=self.cache.strict, files=files)
         return Compared(candidate, written, written.identity)
 

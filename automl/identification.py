@@ -33,10 +33,10 @@ _CATCH_UP = 8
 
 @dataclass
 class KnownFiles:
-    """The files that candidates of a study are made of, by the digests of their contents.
+    """The files that candidates are made of, by the digests of their contents.
 
-    A space that remembers what it read opens a file once, for the first candidate that needs it.
-    Since later ones may depend on it, too, it counts for all of them.
+    A space that remembers what it read opens a file once in a process, for the first candidate
+    that needs it. Since later ones may depend on it, too, it counts for all of them.
     """
 
     _seen: set[str] = field(default_factory=set)
@@ -52,6 +52,10 @@ class KnownFiles:
             _see_building(parts, again, always=candidate.files.built)
             self._remembered |= {path: read[path] for path in new - again.files.digests.keys()}
         return tuple(sorted({*read.values(), *self._remembered.values()}))
+
+
+known_files = KnownFiles()
+"""Those of this process."""
 
 
 def _see_building(parts: Parts, candidate: Candidate, always: bool = False) -> None:
@@ -72,7 +76,6 @@ class Identifier:
     parts: Parts
     device: str
     progress: Callable[[], None] = lambda: None
-    _files: KnownFiles = field(default_factory=KnownFiles, init=False)
     _digested: dict[int, SideKeys] = field(default_factory=dict, init=False)
     _probers: dict[int, Prober] = field(default_factory=dict, init=False)
     _times: ProbeTimes = field(init=False)
@@ -140,7 +143,7 @@ class Identifier:
         beyond = cache.enabled and cache.levels != (Level.L0,)
         with TrialCode():
             unread = parts.trainer.unread(candidate) if beyond else ()
-            files = self._files.of(parts, candidate)
+            files = known_files.of(parts, candidate)
             return writing(
                 candidate, side_keys, unread, graphs=beyond, strict=cache.strict, files=files
             )

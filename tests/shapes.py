@@ -6,6 +6,7 @@ It imports only automl's names, for the process that probes loads it, too.
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -69,6 +70,9 @@ def modules(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
     return Candidate(lambda: Scaled(features, classes, added, scale))
 
 
+PROBER = "automl.probing_process"
+
+
 class Bad(nn.Module):
     """A module that misbehaves in a probe, and in training, too, but for `kill` and `hang`."""
 
@@ -78,7 +82,7 @@ class Bad(nn.Module):
         self.how = how
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        probing = x.dtype is torch.float64
+        probing = getattr(sys.modules["__main__"].__spec__, "name", "") == PROBER
         if self.how == "kill" and probing:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "hang" and probing:

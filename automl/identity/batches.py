@@ -9,21 +9,23 @@ is compared with one in double.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from automl.identity.code import whole_numbers
+from automl.identity.code import Code
 from automl.identity.construction import own_attributes, put_back
 from automl.identity.values import tensors_in
 
-_SIZES = (67, 10007, 64, 1024)
-"""Examples of batches without data; the first two, which no usual group divides, set the line."""
+_SIZES = (67, 10007)
+"""Examples of batches without data, which no usual group divides."""
+_USUAL = (64, 1024)
+"""Sizes that are tried besides where code compares numbers."""
 _WITH_DATA = (67, 259)
 _LARGEST = 20_000
 _MOST_SIZES = 64
@@ -36,7 +38,7 @@ _OF_SIZE = frozenset(
         *("repeat", "tile", "expand", "expand_as"),
     )
 )
-_OF_TYPE = frozenset(("type", "is_floating_point", "element_size", "get_default_dtype"))
+_OF_TYPE = frozenset(("type", "is_floating_point", "element_size"))
 _BY_PLACE = frozenset(
     ("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices")
 )
@@ -62,6 +64,19 @@ class Reading(TorchFunctionMode):
         super().__init__()
         self.size = self.type = self.device = False
 
+    def __enter__(self) -> Self:
+        self._default, torch.get_default_dtype = torch.get_default_dtype, self._get_default_dtype
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        torch.get_default_dtype = self._default
+
+    def _get_default_dtype(self) -> torch.dtype:
+        self.type = True
+        return self._default()
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name == "__get__":
@@ -80,9 +95,11 @@ def depends_on_size(module: nn.Module, inputs: Any) -> bool:
     Sizes are tried on tensors without data where the module allows it, else on copies of the
     inputs, where only the calls are compared: what the data decide may change sizes.
     """
-    examples = _examples(inputs)
-    sizes = list(dict.fromkeys((examples, *_SIZES, *_critical(module, examples))))[:_MOST_SIZES]
-    return any(_depends_on_size(module, inputs, sizes, mode) for mode in (True, False))
+    code, examples = Code.of(module), _examples(inputs)
+    critical = [size for size in _critical(code.numbers) if size > examples]
+    sizes = list(dict.fromkeys((examples, *_SIZES, *critical)))[:_MOST_SIZES]
+    modes = (True, False) if code.asks_mode else (True,)
+    return any(_depends_on_size(module, inputs, sizes, mode) for mode in modes)
 
 
 def _depends_on_size(module: nn.Module, inputs: Any, sizes: Sequence[int], mode: bool) -> bool:
@@ -117,11 +134,13 @@ def resized(inputs: Any, size: int) -> Any:
     return _mapped(inputs, lambda each: each[torch.arange(size) % len(each)])
 
 
-def _critical(module: nn.Module, examples: int) -> Iterator[int]:
-    """Sizes at which a module may change what it does, going by the numbers in its code."""
-    for number in sorted(whole_numbers(module)):
+def _critical(numbers: Collection[int]) -> Iterator[int]:
+    """Sizes at which code with these numbers may change what it does."""
+    if numbers:
+        yield from _USUAL
+    for number in sorted(numbers):
         if 1 < number <= _LARGEST:
-            yield from (size for size in (number, number + 1, 2 * number) if size > examples)
+            yield from (number, number + 1, 2 * number)
 
 
 def _examples(inputs: Any) -> int:

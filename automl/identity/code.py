@@ -4,10 +4,12 @@ What a module does only later, or only in larger batches, is in its code and in 
 that the code can reach: constants, attributes, globals, and what closures hold.
 """
 
+import dis
 import functools
 import hashlib
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -16,20 +18,51 @@ from torch import nn
 from automl.identity.construction import own_attributes
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_MAKING = frozenset(("__init__", "reset_parameters", "extra_repr"))
+"""Functions that run before a batch is there."""
+_CHOOSING = frozenset(("min", "max", "range", "divmod", "clamp", "minimum", "maximum"))
 _MOST = 1000
 """So many functions and values are looked at, for code may reach without end."""
 
 
 def code_digest(part: nn.Module) -> str:
     """A digest of a module's own code with what it reaches; not of its tensors and its state."""
-    texts = [repr(each) for each in _reached(part, with_state=False)]
+    texts = [repr(each) for each in _reached(part, with_state=False) if isinstance(each, _PLAIN)]
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
 
-def whole_numbers(module: nn.Module) -> set[int]:
-    """All whole numbers in the code and the attributes of a module and its parts."""
-    values = (each for part in module.modules() for each in _reached(part, with_state=True))
-    return {each for each in values if type(each) is int}
+@dataclass(frozen=True)
+class Code:
+    """What the code of a module and of its parts says of the batches that it may tell apart.
+
+    numbers: all whole numbers that it may compare a size with; none where it compares nothing.
+    asks_mode: whether it looks at the mode, training or not.
+    """
+
+    numbers: frozenset[int]
+    asks_mode: bool
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Code":
+        """Read the code of a module."""
+        seen = [each for part in module.modules() for each in _reached(part, with_state=True)]
+        codes = [each for each in seen if isinstance(each, CodeType)]
+        used = [code for code in codes if code.co_name not in _MAKING]
+        numbers = {each for each in seen if type(each) is int}
+        compares = any(map(_compares, used))
+        modes = any("training" in code.co_names for code in used)
+        return cls(frozenset(numbers if compares else ()), modes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compares(code: CodeType) -> bool:
+    """Whether code compares numbers, takes remainders, or chooses by them."""
+    if not _CHOOSING.isdisjoint(code.co_names):
+        return True
+    return any(
+        each.opname in ("COMPARE_OP", "CONTAINS_OP") or each.argrepr in ("%", "//", "%=", "//=")
+        for each in dis.get_instructions(code)
+    )
 
 
 def is_plain(value: object) -> bool:
@@ -44,7 +77,7 @@ def is_plain(value: object) -> bool:
 
 
 def _reached(part: nn.Module, with_state: bool) -> Iterator[object]:
-    """Names, instructions and plain values, in an order that follows from the code."""
+    """Functions, their code and plain values, in an order that follows from the code."""
     own = own_attributes(part)
     todo: list[object] = [type(part)]
     todo += [own[name] for name in sorted(own) if with_state or not is_plain(own[name])]
@@ -55,6 +88,7 @@ def _reached(part: nn.Module, with_state: bool) -> Iterator[object]:
             yield value
         elif id(value) not in seen:
             seen.add(id(value))
+            yield value
             todo.extend(_inside(value))
 
 

@@ -637,3 +637,159 @@ def test_large_outputs_and_integer_inputs():
     found = sound(embedding(1), trainer, task)
     assert max(map(len, found.sketch.vectors)) <= 512
     assert same(embedding(1), embedding(1), trainer, task)
+
+
+# Equal layers.
+def many(count, join):
+    layers = {f"a{n}": lin() for n in range(count)}
+    return of(lambda m, x: join(torch.stack([getattr(m, name)(x) for name in layers])), **layers)
+
+
+def test_equal_layers_are_set_apart_and_counted():
+    assert sound(many(1, lambda h: h.sum(0))).passes == 0
+    three = sound(many(3, lambda h: h.amax(0)))
+    # One pass to see which layers matter, three for the first and two for the second.
+    assert three.passes == 6
+    assert not same(many(3, lambda h: h.amax(0)), many(3, lambda h: h.mean(0)))
+
+
+def test_too_many_equal_layers_are_not_compared():
+    found = probed(many(12, lambda h: h.tanh().sum(0)))
+    assert (found.verdict, found.sketch) == (Verdict.SYMMETRIC, None)
+    assert found.reason == "it takes more than 64 passes to set equal layers apart"
+
+
+def test_a_layer_without_effect_does_not_change_the_others():
+    plain = of(lambda m, x: m.a(x) - m.b(x).tanh(), a=lin(), b=lin())
+    unused = of(lambda m, x: m.a(x) - m.b(x).tanh() + 0 * m.c(x), c=lin(), a=lin(), b=lin())
+    assert same(plain, unused)
+
+
+def test_initial_copies_are_another_function():
+    def copied():
+        module = Of(lambda m, x: m.a(x) * m.b(x), a=lin(), b=lin())
+        module.b.load_state_dict(module.a.state_dict())
+        return module
+
+    def negated():
+        module = copied()
+        with torch.no_grad():
+            module.b.weight.neg_()
+        return module
+
+    apart = of(lambda m, x: m.a(x) * m.b(x), a=lin(), b=lin())
+    for one, other in ((apart, copied), (copied, negated), (apart, negated)):
+        assert not same(one, other)
+    assert same(copied, copied)
+
+
+# What a probe cannot show.
+class Calls(nn.Linear):
+    """Counts its calls in an attribute of Python's, and changes after so many."""
+
+    def __init__(self, late):
+        super().__init__(FEATURES, CLASSES)
+        self.calls, self.late = 0, late
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (2 if self.calls > self.late else 1)
+
+
+def autocast(m, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return m.a(x)
+
+
+HIDDEN = {
+    "casts by autocast": autocast,
+    "casts to torch.bfloat16": lambda m, x: m.a(x.bfloat16().to(x.dtype)),
+    "casts to torch.float32": lambda m, x: m.a(x.float().to(x.dtype)),
+    "depends on the type of numbers": lambda m, x: m.a(x) * (1 + (x.dtype is torch.float32)),
+    "depends on the size of a batch": lambda m, x: m.a(x) * (2 if len(x) > 64 else 1),
+    "branches on a draw": lambda m, x: m.a(x) * (2 if torch.rand(8)[0] < 0.01 else 1),
+    "one draw decides for a whole batch": lambda m, x: m.a(x) * (torch.rand(1) < 0.01),
+    "draws random numbers outside torch": lambda m, x: m.a(x) * (random.random() < 2),
+    "draws from the system's randomness": lambda m, x: m.a(x) * (os.urandom(1)[0] < 256),
+    "reads the clock": lambda m, x: m.a(x) * (time.time() > 0),
+    "sets the state of torch's generator": lambda m, x: (torch.manual_seed(0), m.a(dropout(x)))[1],
+}
+
+
+@pytest.mark.parametrize("reason", HIDDEN)
+def test_what_a_probe_cannot_show_is_not_compared(reason):
+    found = probed(of(HIDDEN[reason], a=lin()))
+    assert (found.verdict, found.reason) == (Verdict.HIDDEN, reason)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda m, x: m.a(dropout(x, 0.01)), lambda m, x: m.a(dropout(x, 0.05))),
+        (
+            lambda m, x: torch.where(torch.rand_like(x) < 0.01, 3 * x, x) @ m.a.weight.T,
+            lambda m, x: torch.where(torch.rand_like(x) < 0.01, 5 * x, x) @ m.a.weight.T,
+        ),
+    ],
+)
+def test_rare_draws_are_seen(one, other):
+    ours, theirs = sound(of(one, a=lin())), sound(of(other, a=lin()))
+    assert ours.consulted != theirs.consulted or not ours.sketch.agrees(theirs.sketch)
+
+
+def test_a_state_of_pythons_belongs_to_the_key_with_its_code():
+    one, again, other = (sound(lambda n=n: Calls(n)) for n in (50, 50, 90))
+    assert one.consulted == again.consulted != other.consulted
+    assert one.sketch.agrees(other.sketch)
+
+
+def test_states_that_a_pass_changes_are_no_chance():
+    normed = of(
+        lambda m, x: m.a(x), a=lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))
+    )
+    assert same(normed, normed)
+
+    class Generator(nn.Linear):
+        def __init__(self):
+            super().__init__(FEATURES, CLASSES)
+            self.generator = torch.Generator().manual_seed(3)
+
+        def forward(self, x):
+            noise = torch.randn(x.shape, generator=self.generator)
+            return super().forward(x + noise)
+
+    assert same(Generator, Generator)
+
+
+class Product(nn.Module):
+    """A linear layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.Linear(FEATURES, CLASSES)
+        self.matrix, self.offset = layer.weight, layer.bias
+
+    def forward(self, x):
+        return x @ self.matrix.T + self.offset
+
+
+class Sub(nn.Linear):
+    """A linear layer by another name."""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Product,
+        lambda: Sub(FEATURES, CLASSES),
+        of(lambda m, x: linear(x, m.a.weight, m.a.bias), a=lin()),
+    ],
+)
+def test_layers_are_known_by_what_they_compute(other):
+    assert same(of(lambda m, x: m.a(x), a=lin()), other)
+
+
+def test_a_function_of_dropout_is_its_layer():
+    layer = of(lambda m, x: m.b(m.d(m.a(x))), a=lin(4, 8), b=lin(8), d=lambda: nn.Dropout(0.3))
+    function = of(lambda m, x: m.b(dropout(m.a(x), 0.3, m.training)), b=lin(8), a=lin(4, 8))
+    assert same(layer, function)

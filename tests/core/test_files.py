@@ -1,0 +1,155 @@
+"""Files that a space reads: what they hold is a part of what it proposes."""
+
+import functools
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import toys
+from torch import nn
+
+import automl
+from automl.files import FilesRead, digest_of_file, unwatched
+
+SPACE = """
+import functools
+import automl
+from torch import nn
+
+{before}
+
+def scaled(trial, task):
+    width = trial.suggest_categorical("width", [4, 8])
+    {proposing}
+    def build():
+        {building}
+        first = nn.Linear(4, width)
+        first.weight.data.mul_(scale)
+        return nn.Sequential(first, nn.ReLU(), nn.Linear(width, 3))
+    return automl.Candidate(build)
+"""
+READ = 'scale = float(open("scale.txt").read())'
+WAYS = {
+    "while proposing": {"proposing": READ},
+    "while building": {"building": READ},
+    "once, remembered": {
+        "before": "@functools.cache\ndef known():\n    return float(open('scale.txt').read())",
+        "building": "scale = known()",
+    },
+    "while it is loaded": {"before": READ},
+}
+
+
+def search(folder, way, study, trials=4):
+    code = {"before": "", "proposing": "pass", "building": "pass", **WAYS[way]}
+    (folder / "space.py").write_text(SPACE.format(**code))
+    return automl.search(
+        str(folder / "space.py") + ":scaled",
+        task=f"{Path(toys.__file__)}:blobs",
+        strategy="random",
+        storage=f"sqlite:///{folder}/studies.db",
+        cache_scope="storage",
+        study=study,
+        trials=trials,
+        seed=1,
+        device="cpu",
+        options={"trainer": {"epochs": 1}},
+    ).study.views.counts()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_changed_file_is_another_candidate(way, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("scale.txt").write_text("1")
+    first = search(tmp_path, way, "first")
+    assert (first.evaluated, first.reused) == (2, 2)
+    assert search(tmp_path, way, "again").evaluated == 0
+    # What a process has loaded stays as it was, so a changed file needs another one.
+    assert _changed_in_a_child(tmp_path, way) == 2
+
+
+def _changed_in_a_child(folder, way):
+    Path("scale.txt").write_text("100")
+    script = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(toys.__file__).parent)]!r}
+from pathlib import Path
+from test_files import search
+if __name__ == "__main__":
+    print(search(Path({str(folder)!r}), {way!r}, "changed").evaluated)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
+
+
+def reads(action):
+    files = FilesRead()
+    with files.recording():
+        action()
+    return files.digests
+
+
+def test_reads_are_noted_however_they_are_made(tmp_path):
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps([1]))
+    fd = lambda: os.close(os.open(file, os.O_RDONLY))  # noqa: E731
+    for action in (file.read_text, lambda: open(file, "rb").close(), fd):  # noqa: PTH123
+        assert list(reads(action)) == [str(file)]
+    database = tmp_path / "data.db"
+    sqlite3.connect(database).close()
+    database.touch()
+    assert str(database) in reads(lambda: sqlite3.connect(database).close())
+
+
+def test_safetensors_are_noted(tmp_path):
+    import torch
+    from safetensors import torch as saved
+
+    file = tmp_path / "weights.safetensors"
+    saved.save_file({"w": torch.ones(2)}, file)
+    assert list(reads(lambda: saved.load_file(file))) == [str(file)]
+
+
+def test_what_is_not_the_users_data_is_not_noted(tmp_path):
+    def act():
+        Path(nn.__file__).read_bytes()
+        Path("/proc/self/stat").read_text()
+        (tmp_path / "made").write_text("1")
+        (tmp_path / "made").read_text()
+        with unwatched():
+            Path(__file__).read_text()
+        thread = threading.Thread(target=functools.partial(Path(__file__).read_text))
+        thread.start()
+        thread.join()
+
+    assert reads(act) == {}
+
+
+def test_a_digest_is_of_the_content_and_made_once(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("same")
+    other.write_text("same")
+    assert digest_of_file(str(one)) == digest_of_file(str(other))
+    # A file is hashed again when its size or time changes, and not before.
+    before = one.stat()
+    one.write_text("else")
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert digest_of_file(str(one)) == digest_of_file(str(other))
+    one.write_text("longer")
+    assert digest_of_file(str(one)) != digest_of_file(str(other))
+
+
+def test_what_cannot_be_hashed_is_never_equal(tmp_path, caplog):
+    assert digest_of_file(str(tmp_path / "gone")) == "absent"
+    os.mkfifo(tmp_path / "pipe")
+    digests = {digest_of_file(str(tmp_path / "pipe")) for _ in range(2)}
+    assert len(digests) == 2
+    assert "not a regular file" in caplog.text
