@@ -36,12 +36,16 @@ _OF_SIZE = frozenset(
         *("split", "chunk", "tensor_split", "split_with_sizes", "hsplit", "vsplit", "unbind"),
         *("narrow", "select", "index_select", "take", "gather"),
         *("repeat", "tile", "expand", "expand_as"),
+        *("numpy", "__array__", "data_ptr", "untyped_storage"),
     )
 )
-_OF_TYPE = frozenset(("type", "is_floating_point", "element_size"))
+_OF_TYPE = frozenset(
+    ("type", "is_floating_point", "element_size", "numpy", "__array__", "untyped_storage")
+)
 _BY_PLACE = frozenset(
     ("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices")
 )
+_SHIFTING = frozenset(("roll", "tril", "triu", "diagonal", "diag", "diag_embed", "flip", "rot90"))
 _ALONG = frozenset(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"))
 
 
@@ -97,7 +101,9 @@ def depends_on_size(module: nn.Module, inputs: Any) -> bool:
     """
     code, examples = Code.of(module), _examples(inputs)
     critical = [size for size in _critical(code.numbers) if size > examples]
-    sizes = list(dict.fromkeys((examples, *_SIZES, *critical)))[:_MOST_SIZES]
+    sizes = list(dict.fromkeys((examples, *_SIZES, *critical)))
+    if len(sizes) > _MOST_SIZES:
+        return True
     modes = (True, False) if code.asks_mode else (True,)
     return any(_depends_on_size(module, inputs, sizes, mode) for mode in modes)
 
@@ -106,27 +112,40 @@ def _depends_on_size(module: nn.Module, inputs: Any, sizes: Sequence[int], mode:
     try:
         empty = _without_data(module).train(mode)
         with torch.device("meta"):
-            return _differ((partial(empty, _empty(inputs, size)) for size in sizes), sizes)
+            runs = (partial(empty, _empty(inputs, size)) for size in sizes)
+            return _differ(runs, sizes, mode)
     except Exception:  # whatever cannot be done without data
-        some = (sizes[0], *_WITH_DATA)
-    with put_back(module):
-        module.train(mode)
-        return _differ((partial(module, resized(inputs, size)) for size in some), None)
+        some = (sizes[0], *_WITH_DATA, *(size for size in sizes[3:] if size <= _WITH_DATA[-1]))
+    try:
+        with put_back(module):
+            module.train(mode)
+            return _differ((partial(module, resized(inputs, size)) for size in some), None, mode)
+    except Exception:  # what other sizes do is not known then
+        return True
 
 
 def depends_on_type(module: nn.Module, inputs: Any) -> bool:
     """Whether a module makes other calls in single precision than in double."""
+    return any(_depends_on_type(module, inputs, mode) for mode in (True, False))
+
+
+def _depends_on_type(module: nn.Module, inputs: Any, mode: bool) -> bool:
     single = _mapped(inputs, lambda each: each.float() if each.is_floating_point() else each)
+    size = _examples(inputs)
     try:
-        wide, narrow = _without_data(module), _without_data(module, torch.float32)
-        size = _examples(inputs)
+        wide = _without_data(module).train(mode)
+        narrow = _without_data(module, torch.float32).train(mode)
         runs = (partial(wide, _empty(inputs, size)), partial(narrow, _empty(single, size)))
-        return _differ((_narrowly(run, n) for n, run in enumerate(runs)), (size, size))
-    except Exception:
-        narrow = _converted(copy.deepcopy(module), lambda each: each.float())
-        runs = (partial(module, inputs), partial(narrow, single))
+        return _differ((_narrowly(run, n) for n, run in enumerate(runs)), (size, size), mode)
+    except Exception:  # whatever cannot be done without data
+        pass
+    try:
+        narrow = _converted(copy.deepcopy(module), lambda each: each.float()).train(mode)
         with put_back(module):
-            return _differ((_narrowly(run, n) for n, run in enumerate(runs)), None)
+            runs = (partial(module.train(mode), inputs), partial(narrow, single))
+            return _differ((_narrowly(run, n) for n, run in enumerate(runs)), None, mode)
+    except Exception:  # what it does in single precision is not known then
+        return True
 
 
 def resized(inputs: Any, size: int) -> Any:
@@ -153,13 +172,14 @@ def _empty(inputs: Any, size: int) -> Any:
     )
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _mapped(value: Any, change: Callable[[Tensor], Tensor], scalars: bool = False) -> Any:
+    """A value with its tensors changed; scalars: those without a dimension, too."""
     if isinstance(value, Tensor):
-        return change(value) if value.dim() else value
+        return change(value) if value.dim() or scalars else value
     if isinstance(value, Mapping):
-        return {name: _mapped(item, change) for name, item in value.items()}
+        return {name: _mapped(item, change, scalars) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_mapped(item, change) for item in value)
+        return type(value)(_mapped(item, change, scalars) for item in value)
     return value
 
 
@@ -175,7 +195,8 @@ def _converted(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Modu
     module._apply(change)  # type: ignore[no-untyped-call]
     for part in module.modules():
         own = own_attributes(part)
-        own.update({k: change(v) for k, v in own.items() if isinstance(v, Tensor)})
+        kept = {k: v for k, v in own.items() if any(True for _ in tensors_in(v))}
+        own.update({k: _mapped(v, change, scalars=True) for k, v in kept.items()})
     return module
 
 
@@ -231,6 +252,8 @@ class _Trace(TorchFunctionMode):
 
     def _uses_place(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
         """Whether a call computes with the place of an example in its batch."""
+        if name in _SHIFTING:
+            return True
         if name in _ALONG:
             along = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             return along in (0, -args[0].dim())
@@ -249,12 +272,15 @@ def _numbers(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, int | float) else []
 
 
-def _differ(runs: Iterable[Callable[[], Any]], sizes: Sequence[int] | None) -> bool:
-    """Whether passes differ in their calls, or in numbers that do not go with these sizes."""
+def _differ(runs: Iterable[Callable[[], Any]], sizes: Sequence[int] | None, mode: bool) -> bool:
+    """Whether passes differ in their calls, or in numbers that do not go with these sizes.
+
+    mode: whether they are those of training, which know gradients.
+    """
     traces: list[_Trace] = []
     for run in runs:
         trace = _Trace(traces[0] if traces else None)
-        with torch.no_grad(), trace:
+        with torch.set_grad_enabled(mode), trace:
             try:
                 run()
             except _DiffersError:
@@ -272,6 +298,8 @@ def _grow_evenly(numbers: Sequence[Sequence[float]], sizes: Sequence[int]) -> bo
     """Whether each number is the same for all sizes, or rises evenly with them."""
     first, second, *others = numbers
     for at, low in enumerate(first):
+        if all(found[at] == low or found[at] != found[at] for found in (second, *others)):
+            continue
         rise = (second[at] - low) / ((sizes[1] - sizes[0]) or 1)
         for found, size in zip((second, *others), sizes[1:], strict=True):
             expected = low + rise * (size - sizes[0])

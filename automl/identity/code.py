@@ -1,34 +1,45 @@
-"""The code behind a module: a digest of it, and the whole numbers in it.
+"""The code behind a module: a digest of it and of its state, and the whole numbers in it.
 
-What a module does only later, or only in larger batches, is in its code and in the plain values
-that the code can reach: constants, attributes, globals, and what closures hold.
+What a module does only later, or only in larger batches, is in its code and in the values that the
+code can reach: constants, attributes, globals, hooks, and what closures hold.
 """
 
 import dis
 import functools
 import hashlib
+import itertools
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
-from torch import nn
-
-from automl.identity.construction import own_attributes
+import numpy as np
+from torch import Tensor, nn
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _MAKING = frozenset(("__init__", "reset_parameters", "extra_repr"))
 """Functions that run before a batch is there."""
 _CHOOSING = frozenset(("min", "max", "range", "divmod", "clamp", "minimum", "maximum"))
-_MOST = 1000
+_MODES = frozenset(("training", "train", "eval", "is_grad_enabled", "requires_grad"))
+_MOST = 5000
 """So many functions and values are looked at, for code may reach without end."""
+_COUNTERS = (itertools.count, itertools.cycle, itertools.repeat)
+_TENSORS = frozenset(("_parameters", "_buffers", "_modules", "training"))
+_MOST_FACTORS = 16
 
 
-def code_digest(part: nn.Module) -> str:
-    """A digest of a module's own code with what it reaches; not of its tensors and its state."""
-    texts = [repr(each) for each in _reached(part, with_state=False) if isinstance(each, _PLAIN)]
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+def digest_of_code(module: nn.Module) -> str:
+    """A digest of the code of a module and of its parts, with all values that it reaches.
+
+    Parameters and buffers do not count; all other state does, so the digest changes with it.
+    """
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in module.modules():
+        for each in _reached(part):
+            if isinstance(each, _PLAIN):
+                hashed.update(f"{each!r}\0".encode())
+    return hashed.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -45,13 +56,18 @@ class Code:
     @classmethod
     def of(cls, module: nn.Module) -> "Code":
         """Read the code of a module."""
-        seen = [each for part in module.modules() for each in _reached(part, with_state=True)]
+        seen = [each for part in module.modules() for each in _reached(part)]
         codes = [each for each in seen if isinstance(each, CodeType)]
         used = [code for code in codes if code.co_name not in _MAKING]
-        numbers = {each for each in seen if type(each) is int}
+        numbers = {int(each) for each in seen if type(each) is int or isinstance(each, np.integer)}
         compares = any(map(_compares, used))
-        modes = any("training" in code.co_names for code in used)
-        return cls(frozenset(numbers if compares else ()), modes)
+        modes = any(not _MODES.isdisjoint((*code.co_names, code.co_name)) for code in used)
+        return cls(frozenset(_with_products(numbers) if compares else ()), modes)
+
+
+def _with_products(numbers: set[int]) -> set[int]:
+    factors = sorted(number for number in numbers if number > 1)[:_MOST_FACTORS]
+    return numbers | {a * b for a in factors for b in factors}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -65,22 +81,11 @@ def _compares(code: CodeType) -> bool:
     )
 
 
-def is_plain(value: object) -> bool:
-    """Whether a value is a number or text, or a collection of these."""
-    if isinstance(value, _PLAIN):
-        return True
-    if isinstance(value, list | tuple | set | frozenset):
-        return all(map(is_plain, value))
-    if isinstance(value, dict):
-        return all(is_plain(key) and is_plain(item) for key, item in value.items())
-    return False
-
-
-def _reached(part: nn.Module, with_state: bool) -> Iterator[object]:
+def _reached(part: nn.Module) -> Iterator[object]:
     """Functions, their code and plain values, in an order that follows from the code."""
-    own = own_attributes(part)
-    todo: list[object] = [type(part)]
-    todo += [own[name] for name in sorted(own) if with_state or not is_plain(own[name])]
+    own = vars(part)
+    held = [own[name] for name in sorted(own) if name not in _TENSORS]
+    todo: list[object] = [type(part), *(value for value in held if not _is_empty(value))]
     seen: set[int] = set()
     while todo and len(seen) < _MOST:
         value = todo.pop()
@@ -92,6 +97,10 @@ def _reached(part: nn.Module, with_state: bool) -> Iterator[object]:
             todo.extend(_inside(value))
 
 
+def _is_empty(value: object) -> bool:
+    return isinstance(value, dict | list | tuple | set) and not value
+
+
 def _inside(value: Any) -> list[object]:
     """What a value holds that decides what it does."""
     if isinstance(value, list | tuple):
@@ -101,7 +110,7 @@ def _inside(value: Any) -> list[object]:
     if isinstance(value, dict):
         return [item for pair in value.items() for item in pair]
     if isinstance(value, CodeType):
-        return [value.co_code, *value.co_consts, *value.co_names]
+        return [value.co_name, value.co_code, *value.co_consts, *value.co_names]
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
     if isinstance(value, MethodType | staticmethod | classmethod):
@@ -112,7 +121,30 @@ def _inside(value: Any) -> list[object]:
         return _of_function(value)
     if isinstance(value, type):
         return _of_class(value)
-    return []
+    return _of_object(value)
+
+
+def _of_object(value: Any) -> list[object]:
+    """What an object keeps: its attributes, or its state where that shows otherwise."""
+    if isinstance(value, np.ndarray | np.generic):
+        return [value.tobytes()]
+    if isinstance(value, Tensor):
+        return [] if value.is_meta else [str(value.dtype), value.detach().cpu().numpy().tobytes()]
+    if isinstance(value, _COUNTERS):
+        return [repr(value)]
+    if isinstance(value, GeneratorType):
+        frame = value.gi_frame
+        return [] if frame is None else [frame.f_lasti, dict(frame.f_locals)]
+    if isinstance(value, nn.Module | ModuleType) or _is_of_library(type(value)):
+        return []
+    slots = getattr(type(value), "__slots__", ())
+    names = [slots] if isinstance(slots, str) else slots
+    kept = [getattr(value, name, None) for name in names]
+    return [type(value), *kept, dict(getattr(value, "__dict__", {}))]
+
+
+def _is_of_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("torch", "numpy", "threading", "logging", "random")
 
 
 def _of_function(function: FunctionType) -> list[object]:

@@ -254,7 +254,8 @@ def put_back(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for (part, name, tensor), before in kept:
                 tensor.detach().copy_(before)
-                if part._buffers.get(name) is not tensor and name in part._buffers:
+                buffers = dict(part.named_buffers(recurse=False))
+                if name in buffers and buffers[name] is not tensor:
                     part._buffers[name] = tensor
         for part, training in modes:
             part.training = training

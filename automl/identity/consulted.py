@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from automl.identity.ambient import CLOCKS, DATES, replaced
-from automl.identity.code import code_digest, is_plain
-from automl.identity.construction import Slot, address, own_attributes, slots
-from automl.identity.noise import Noise
+from automl.identity.code import digest_of_code
+from automl.identity.construction import Slot, address, draws, own_attributes, slots
+from automl.identity.noise import Noise, read
 from automl.identity.values import Values, scalars, tensors_in
 
 _FEWEST = 8
 """A draw of fewer numbers decides for a batch, and a probe sees few batches."""
 _NARROWEST = 4
 _COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
+_DECIDING = (
+    *_COMPARED,
+    *("floor", "ceil", "round", "trunc", "frac", "sign", "sgn", "heaviside", "bucketize"),
+    *("argmax", "argmin", "topk", "searchsorted", "nonzero"),
+)
 _FOLLOWED = ("rand", "randn", "uniform", "normal", "bernoulli", "multinomial", "randperm")
 _TRUTH = ("_local_scalar_dense", "item", "is_nonzero")
 _RANDOMNESS: tuple[tuple[Any, str], ...] = ((os, "urandom"), (random, "_urandom"))
@@ -56,28 +62,38 @@ class Consulted:
 
     @contextmanager
     def watching(self, module: nn.Module, noise: Noise, inputs: Any) -> Iterator[None]:
-        """Take note of what the forward pass inside consults, under this noise."""
-        before, states = _generators(module), _states(module)
+        """Take note of what the passes inside consult, forward and back, under this noise."""
+        before, state = generators(module), digest_of_code(module)
         held = {address(slot.tensor): slot.tensor for slot in slots(module)}
-        operations = _Operations(self, noise, held, inputs)
+        operations = _Operations(self, noise, held, inputs, state)
         with noise, _heard(self), operations:
             yield
         if any(map(operations.is_new_state, slots(module))):
             self.hide("counts in tensors that it replaces")
-        if _generators(module) != before:
+        if generators(module) != before:
             self.hide("draws random numbers outside torch")
-        after = _states(module)
-        for part, state in states.items():
-            if after.get(part, state) != state:
-                # What a state decides later is in the code and in the other attributes.
-                self.exact[f"state {code_digest(part)} {state}"] += 1
+        if digest_of_code(module) != state:
+            # What a state decides later is in the code and in the other values that it reaches.
+            self.exact[f"state {state}"] += 1
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is known of a tensor that follows from a draw.
+
+    shown: whether a probe shows its rare values. alone: whether all else that it follows from is
+    known, and not the inputs.
+    """
+
+    shown: bool
+    alone: bool = True
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at each operation, and follows draws and counters.
 
     held: the tensors of the module, by address. A *counter* is one of them that is changed by
-    what does not follow from the inputs.
+    what does not follow from the inputs. code: a digest of the module's code.
     """
 
     @classmethod
@@ -85,15 +101,20 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __init__(
-        self, consulted: Consulted, noise: Noise, held: Mapping[int, Tensor], inputs: Any
+        self,
+        consulted: Consulted,
+        noise: Noise,
+        held: Mapping[int, Tensor],
+        inputs: Any,
+        code: str,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._consulted, self._noise, self._held = consulted, noise, held
+        self._consulted, self._noise, self._held, self._code = consulted, noise, held, code
         self._values = Values()
         self._seed = torch.default_generator.get_state()
         # All by address, with the tensors, so that no other gets their address.
         self._data = {address(tensor): tensor for tensor in tensors_in(inputs)}
-        self._drawn: dict[int, tuple[Tensor, bool]] = {}
+        self._drawn: dict[int, tuple[Tensor, _Drawn]] = {}
         self._counted: dict[int, tuple[Tensor, str]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -108,7 +129,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         if any(address(each) in self._data for each in given):
             self._data.update((address(each), each) for each in made)
-        if self._noise.count > count:
+        if draws(func) and not self._noise.is_running:
+            self._consulted.hide("draws in its backward pass")
+        elif self._noise.count > count:
             self._draw(func, args, kwargs, made)
         else:
             self._follow_draws(func, args, kwargs, given, made)
@@ -136,35 +159,36 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not torch.default_generator.get_state().equal(self._seed):
             self._consulted.hide("sets the state of torch's generator")
         name = func._opname.removesuffix("_like").rstrip("_")
-        given = list(tensors_in((args, kwargs)))
-        if func._schema.is_mutable:
-            given = given[1:]
         # A tensor that is drawn from has probabilities; one that is drawn like has only a shape.
-        known = [] if func._opname.endswith("_like") else given
+        known = [] if func._opname.endswith("_like") else list(tensors_in(read(func, args)))
         self._note(f"{name} {_settings(args, kwargs)}", known)
         if any(tensor.numel() < _FEWEST for tensor in made):
             self._consulted.hide("one draw decides for a whole batch")
         for tensor in made:
-            self._drawn[address(tensor)] = (tensor, name in _FOLLOWED)
+            self._drawn[address(tensor)] = (tensor, _Drawn(shown=name in _FOLLOWED))
 
     def _follow_draws(
         self, func: Any, args: Any, kwargs: Any, given: list[Tensor], made: list[Tensor]
     ) -> None:
-        drawn = [self._drawn[address(each)] for each in given if address(each) in self._drawn]
+        drawn = [self._drawn[address(each)][1] for each in given if address(each) in self._drawn]
         if not drawn:
             return
         name = func._opname.rstrip("_")
         if name in _TRUTH:
             self._consulted.hide("branches on a draw")
         others = [each for each in given if address(each) not in self._drawn]
-        if name in _COMPARED:
-            if not all(shown for _, shown in drawn):
-                self._consulted.hide("compares a draw whose rare values a probe does not show")
+        shown, alone = (all(getattr(each, what) for each in drawn) for what in ("shown", "alone"))
+        if name in _DECIDING and not (shown and alone):
+            self._consulted.hide("decides by a draw whose rare values a probe does not show")
+        if name in _COMPARED or (alone and not self._follows_data(others)):
+            self._note(f"{name} {scalars(args, kwargs)}", others)
         elif others:
-            return
-        self._note(f"{name} {scalars(args, kwargs)}", others)
+            alone = False
         for tensor in made:
-            self._drawn[address(tensor)] = (tensor, True)
+            self._drawn[address(tensor)] = (tensor, _Drawn(shown or name in _COMPARED, alone))
+
+    def _follows_data(self, tensors: list[Tensor]) -> bool:
+        return any(address(each) in self._data for each in tensors)
 
     # Counters.
     def _follow_counters(
@@ -172,20 +196,23 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         counted = [each for each in given if address(each) in self._counted]
         others = [each for each in given if address(each) not in self._counted]
-        if func._schema.is_mutable and self._is_counter(given):
+        if func._schema.is_mutable and given and self._is_counter(given):
             others = []
         elif not counted:
             return
         name = func._opname.rstrip("_")
-        if name in _TRUTH or name in _COMPARED:
-            self._consulted.hide("compares a counter")
         before = sorted(self._counted[address(each)][1] for each in counted)
         history = f"{before} {name} {scalars(args, kwargs)}"
-        if others or not made:
+        if name in _TRUTH or name in _DECIDING:
+            # What is decided later is in the code.
+            self._note(f"{history} {self._code}", others)
+        elif self._follows_data(others) or not made:
             self._note(history, [])
-        else:
-            for tensor in made:
-                self._counted[address(tensor)] = (tensor, history)
+            return
+        if others:
+            history += hashlib.blake2b(self._values.of(*others), digest_size=16).hexdigest()
+        for tensor in made:
+            self._counted[address(tensor)] = (tensor, history)
 
     def _is_counter(self, given: list[Tensor]) -> bool:
         """Whether an operation changes what the module holds by what is not from the inputs."""
@@ -221,6 +248,7 @@ def _heard(consulted: Consulted) -> Iterator[None]:
 
     heard: list[tuple[Any, str, str]] = [(torch.autocast, "__enter__", "casts by autocast")]
     heard += [(time, name, "reads the clock") for name in (*CLOCKS, *DATES)]
+    heard += [(torch.cuda, "is_available", "looks at the device")]
     heard += [(where, name, "draws from the system's randomness") for where, name in _RANDOMNESS]
     with ExitStack() as stack:
         for where, name, reason in heard:
@@ -229,10 +257,10 @@ def _heard(consulted: Consulted) -> Iterator[None]:
         yield
 
 
-def _generators(module: nn.Module) -> list[object]:
+def generators(module: nn.Module | None = None) -> list[object]:
     """The states of all random generators in reach that are not torch's."""
     states: list[object] = [random.getstate(), _numpy_state(np.random.get_state())]
-    for part in module.modules():
+    for part in module.modules() if module is not None else ():
         for value in own_attributes(part).values():
             if isinstance(value, random.Random):
                 states.append(value.getstate())
@@ -246,13 +274,3 @@ def _generators(module: nn.Module) -> list[object]:
 def _numpy_state(state: Any) -> tuple[object, ...]:
     _, numbers, *rest = state
     return (numbers.tobytes(), *rest)
-
-
-def _states(module: nn.Module) -> dict[nn.Module, str]:
-    """The plain values that each part of a module keeps in attributes."""
-    states = {}
-    for part in module.modules():
-        own = own_attributes(part)
-        kept = {k: v for k, v in own.items() if k != "training" and not k.startswith("_forward")}
-        states[part] = repr(sorted((k, repr(v)) for k, v in kept.items() if is_plain(v)))
-    return states

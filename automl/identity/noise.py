@@ -40,6 +40,11 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.count = 0
         self.drawing: set[nn.Module] = set()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a module's forward pass is running."""
+        return bool(self._running.stack)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._running.stack and draws(func):
@@ -77,12 +82,21 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _reaching(self, func: Any, args: Any, kwargs: Any) -> list[Any]:
         """What a draw depends on: the tensors it is given, else what its module was given."""
-        given = list(tensors_in((args, kwargs)))
-        told = plain(args, kwargs)
-        if func._schema.is_mutable and given:
-            target, *given = given
-            given += [model for _, model in filter(None, [self._models.get(address(target))])]
+        told, given = plain(args, kwargs), list(tensors_in((read(func, args), kwargs)))
+        written = [each for each in tensors_in(args) if not any(each is one for one in given)]
+        models = (self._models.get(address(each)) for each in written)
+        given += [model for _, model in filter(None, models)]
         return [told, *given] if given else [told, *self._running.arguments()]
+
+
+def read(func: Any, args: Any) -> list[Any]:
+    """The arguments of an operation that it reads, without those that it only writes to."""
+    known = zip(func._schema.arguments, args, strict=False)
+    return [each for argument, each in known if not _is_written(argument)]
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
 
 
 def seed_noise(module: nn.Module, numbers: Collection[int], seed: int) -> None:

@@ -17,11 +17,12 @@ from automl.errors import CandidateError
 from automl.identity.ambient import settle
 from automl.identity.batches import Reading, depends_on_size, depends_on_type
 from automl.identity.construction import UNLIKE, Builder, Built, slots
-from automl.identity.consulted import Consulted
+from automl.identity.consulted import Consulted, generators
 from automl.identity.keyed import Keyer
 from automl.identity.noise import Noise, seed_noise
 from automl.identity.running import Running
-from automl.identity.symmetry import general_keys
+from automl.identity.symmetry import general_keys, gradients_of
+from automl.identity.values import tensors_in
 
 _SEED = 1
 
@@ -99,10 +100,13 @@ def _raise_unlike() -> Plan:
 def _plan(builder: Builder) -> Plan | None:
     """A plan; None where the module makes tensors in its first pass, unknown to torch."""
     settle(0)
+    before = generators()
     built = builder.build(_SEED, follow=True)
     module, batch = built.module, builder.inputs()
     followed = tuple(bool(built.draws.of(slot.tensor)) for slot in slots(module))
     consulted, reading = Consulted(), Reading()
+    if generators() != before:
+        consulted.hide("is built of random numbers outside torch")
     if built.seeded:
         consulted.hide("sets the state of torch's generator")
     if built.narrow:
@@ -110,8 +114,9 @@ def _plan(builder: Builder) -> Plan | None:
     with Running() as running:
         noise = Noise(_SEED, running)
         keyer = Keyer(built.draws, batch, running, {})
-        with torch.no_grad(), keyer, consulted.watching(module, noise, batch), reading:
+        with torch.enable_grad(), keyer, consulted.watching(module, noise, batch), reading:
             output = module.train()(batch)
+            gradients_of(list(tensors_in(output)), list(module.parameters()))
         if len(slots(module)) != len(followed):
             return None
         _answer(module, builder.inputs(), consulted, noise, reading)

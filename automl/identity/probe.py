@@ -42,6 +42,7 @@ _SKETCHED = 512
 # Rows of outputs that differ by less than this share of the largest are the same row.
 _CONSTANT = 2.0**-30
 _REPEATED = 1
+_LARGE = 259
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,10 @@ class _Probing:
             if all(outputs.training for outputs in watch.outputs):
                 watch.record(module.eval()(copied(self.data[0])))
             if larger:
-                watch.record(module.train()(_larger(self.data[0])))
+                size = _larger_size(module.eval(), self.data[0])
+                watch.record(module.train()(resized(copied(self.data[0]), size)))
+                if size == _LARGE:
+                    watch.record(module.eval()(resized(copied(self.data[0]), size)))
 
     def _follow(self, watch: Watch, reports: Iterator[Any]) -> None:
         try:
@@ -214,11 +218,26 @@ def _settled(made: Plan, seed: int) -> Built:
     return made.build(seed)
 
 
-def _larger(inputs: Any) -> Any:
-    """The batch and half of it once more: few functions of a batch's size are equal on both."""
+def _larger_size(module: "nn.Module", inputs: Any) -> int:
+    """The size of a second batch: few functions of a batch's size are equal on both.
+
+    Half as large again as the first, but much larger where an example's answer depends on others.
+    """
     inputs = copied(inputs)
     sizes = {len(each) for each in tensors_in(inputs) if each.dim()}
-    return resized(inputs, 3 * min(sizes, default=1) // 2 + 1)
+    count = min(sizes, default=1)
+    whole, half = module(inputs), module(resized(inputs, max(count // 2, 1)))
+    pairs = zip(tensors_in(whole), tensors_in(half), strict=False)
+    alone = all(_is_beginning(ours, theirs) for ours, theirs in pairs)
+    return 3 * count // 2 + 1 if alone else _LARGE
+
+
+def _is_beginning(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether the answers for some examples are the first of those for more."""
+    beginning = ours[: len(theirs)] if ours.dim() and theirs.dim() else ours
+    if beginning.shape != theirs.shape:
+        return False
+    return bool((beginning - theirs).abs().max() <= _CONSTANT * ours.abs().max())
 
 
 @dataclass(frozen=True)

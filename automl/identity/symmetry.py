@@ -26,6 +26,7 @@ MOST_PASSES = 64
 
 # Gradients below this share of the largest are rounding noise.
 _NOISE = 2.0**-36
+_GENERIC = 12.9898
 
 
 class TooSymmetricError(Exception):
@@ -112,18 +113,38 @@ class _Refinement:
         """Draws without effect on any output, seen with all weights apart."""
         apart = {number: -number - 1 for number in keys}
         live: set[int] = set()
-        alone: set[int] = set()
+        reached: set[int] = set()
         for train in (True, False):
             with put_back(self.built.module):
-                _, _, gradients = self._run(apart, train)
-                largest = max((float(g.abs().max()) for g in gradients.values()), default=0.0)
-                for parameter in self.built.module.parameters():
-                    gradient = gradients.get(parameter)
-                    numbers = self.built.draws.of(parameter)
-                    alone |= numbers
-                    if gradient is not None and gradient.abs().max() > _NOISE * largest:
-                        live |= numbers
-        return frozenset(alone - live)
+                gradients = self._run(apart, train)[2]
+            largest = max((float(g.abs().max()) for g in gradients.values()), default=0.0)
+            for parameter in self.built.module.parameters():
+                numbers = self.built.draws.of(parameter)
+                gradient = gradients.get(parameter)
+                reached |= numbers
+                if gradient is not None and gradient.abs().max() > _NOISE * largest:
+                    live |= numbers
+        return self._without_effect(apart, frozenset(reached - live))
+
+    def _without_effect(self, apart: Mapping[int, int], some: frozenset[int]) -> frozenset[int]:
+        """Those of some draws that no output follows from: not all that counts has a gradient."""
+        if not some or self._outputs(apart) == self._outputs(self._moved(apart, some)):
+            return some
+        before = self._outputs(apart)
+        return frozenset(
+            number for number in some if self._outputs(self._moved(apart, {number})) == before
+        )
+
+    def _moved(self, apart: Mapping[int, int], some: Set[int]) -> dict[int, int]:
+        return {n: mark - len(apart) * (n in some) for n, mark in apart.items()}
+
+    def _outputs(self, single: Mapping[int, int]) -> list[bytes]:
+        """Digests of the outputs in both modes."""
+        found = []
+        for train in (True, False):
+            with put_back(self.built.module):
+                found.append(Values().of(*self._run(single, train)[1]))
+        return found
 
     def _run(
         self, single: Mapping[int, int], train: bool = True
@@ -134,18 +155,24 @@ class _Refinement:
             keyer = Keyer(self.built.draws, inputs, running, single)
             with keyer, Noise(1, running), torch.enable_grad():
                 outputs = list(tensors_in(module.train(train)(inputs)))
-        return keyer.keys, outputs, _gradients(outputs, list(module.parameters()))
+        return keyer.keys, outputs, gradients_of(outputs, list(module.parameters()))
 
 
-def _gradients(outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """The gradients of a generic function of the outputs; none where there is no way back."""
+def gradients_of(outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+    """The gradients of a generic function of the outputs; none where there is no way back.
+
+    Args:
+        outputs: what a module returned.
+        parameters: those of the module.
+    """
     differentiable = [each for each in outputs if each.requires_grad]
     wanted = [each for each in parameters if each.requires_grad]
     if not differentiable or not wanted:
         return {}
-    generator = torch.Generator().manual_seed(0)
+    # No random numbers, for those that the module draws are watched meanwhile.
     ways = [
-        torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in differentiable
+        torch.arange(1, each.numel() + 1, dtype=each.dtype).mul(_GENERIC).sin().reshape(each.shape)
+        for each in differentiable
     ]
     try:
         found = torch.autograd.grad(differentiable, wanted, ways, allow_unused=True)
