@@ -60,9 +60,12 @@ known_files = KnownFiles()
 
 def _see_building(parts: Parts, candidate: Candidate, always: bool = False) -> None:
     """Build a candidate whose costs were found without that, for building may read files."""
-    if not candidate.files.built and (always or callable(candidate.architecture)):
-        with suppress(Exception):  # what is wrong with it, training will say
-            candidate.build()
+    if candidate.files.built or not (always or callable(candidate.architecture)):
+        return
+    with suppress(Exception), candidate.files.recording():  # training will name what is wrong
+        # Not by `build`, which loads torch for those that can do without.
+        candidate.architecture() if callable(candidate.architecture) else candidate.build()
+    candidate.files.built = True
 
 
 @dataclass

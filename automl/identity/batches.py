@@ -36,12 +36,13 @@ _OF_SIZE = frozenset(
         *("split", "chunk", "tensor_split", "split_with_sizes", "hsplit", "vsplit", "unbind"),
         *("narrow", "select", "index_select", "take", "gather"),
         *("repeat", "tile", "expand", "expand_as"),
-        *("numpy", "__array__", "data_ptr", "untyped_storage"),
     )
 )
-_OF_TYPE = frozenset(
-    ("type", "is_floating_point", "element_size", "numpy", "__array__", "untyped_storage")
+_OF_TYPE = frozenset(("type", "is_floating_point", "element_size"))
+_OUTSIDE = frozenset(
+    ("numpy", "__array__", "data_ptr", "untyped_storage", "_shape_as_tensor", "to_dlpack")
 )
+"""Ways to go on with a tensor where torch does not see it."""
 _BY_PLACE = frozenset(
     ("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices")
 )
@@ -61,12 +62,13 @@ _DEVICE_GETTERS = [_getter(name) for name in ("is_cuda", "is_mps", "is_xpu")]
 class Reading(TorchFunctionMode):
     """A context that notes what a forward pass may look at besides values.
 
-    size: the number of examples. type: the type of numbers. device: where they are.
+    size: the number of examples. type: the type of numbers. device: where they are. outside:
+    any of this, outside torch.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.size = self.type = self.device = False
+        self.size = self.type = self.device = self.outside = False
 
     def __enter__(self) -> Self:
         self._default, torch.get_default_dtype = torch.get_default_dtype, self._get_default_dtype
@@ -90,6 +92,7 @@ class Reading(TorchFunctionMode):
         else:
             self.size |= name in _OF_SIZE
             self.type |= name in _OF_TYPE
+            self.outside |= name in _OUTSIDE
         return func(*args, **(kwargs or {}))
 
 

@@ -83,9 +83,7 @@ def _compares(code: CodeType) -> bool:
 
 def _reached(part: nn.Module) -> Iterator[object]:
     """Functions, their code and plain values, in an order that follows from the code."""
-    own = vars(part)
-    held = [own[name] for name in sorted(own) if name not in _TENSORS]
-    todo: list[object] = [type(part), *(value for value in held if not _is_empty(value))]
+    todo: list[object] = [type(part), *_attributes(part)]
     seen: set[int] = set()
     while todo and len(seen) < _MOST:
         value = todo.pop()
@@ -95,6 +93,13 @@ def _reached(part: nn.Module) -> Iterator[object]:
             seen.add(id(value))
             yield value
             todo.extend(_inside(value))
+
+
+def _attributes(part: nn.Module) -> list[object]:
+    """What a module holds besides tensors and parts: hooks, functions, its state."""
+    own = vars(part)
+    held = (own[name] for name in sorted(own) if name not in _TENSORS)
+    return [value for value in held if not _is_empty(value)]
 
 
 def _is_empty(value: object) -> bool:
@@ -135,7 +140,9 @@ def _of_object(value: Any) -> list[object]:
     if isinstance(value, GeneratorType):
         frame = value.gi_frame
         return [] if frame is None else [frame.f_lasti, dict(frame.f_locals)]
-    if isinstance(value, nn.Module | ModuleType) or _is_of_library(type(value)):
+    if isinstance(value, nn.Module):
+        return [type(value), *_attributes(value)]
+    if isinstance(value, ModuleType) or _is_of_library(type(value)):
         return []
     slots = getattr(type(value), "__slots__", ())
     names = [slots] if isinstance(slots, str) else slots

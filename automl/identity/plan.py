@@ -122,6 +122,8 @@ def _plan(builder: Builder) -> Plan | None:
         _answer(module, builder.inputs(), consulted, noise, reading)
     if reading.device:
         consulted.hide("looks at the device")
+    if reading.outside:
+        consulted.hide("computes outside torch")
     if reading.size and depends_on_size(module, builder.inputs()):
         consulted.hide("depends on the size of a batch")
     if reading.type and depends_on_type(module, builder.inputs()):

@@ -314,7 +314,7 @@ def test_servers_that_refuse(run, here):
     with database("postgresql", here) as url:
         server = make_url(url)
     for bad, word in (
-        (server, "does not exist; check its name, or create it"),
+        (server, "does not exist; check the database's name, or create it"),
         (server.set(username="nobody_here", password=PASSWORD), "nobody_here"),
         (server.set(host="no-such-host.invalid", password=PASSWORD), "check the host's name"),
     ):
