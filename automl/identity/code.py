@@ -11,6 +11,7 @@ import itertools
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
@@ -27,6 +28,8 @@ _MOST = 5000
 _COUNTERS = (itertools.count, itertools.cycle, itertools.repeat)
 _TENSORS = frozenset(("_parameters", "_buffers", "_modules", "training"))
 _MOST_FACTORS = 16
+_MOST_COUNTERS = 16
+_LIBRARIES = frozenset(("torch", "numpy", "automl", "optuna", "threading", "logging", "random"))
 
 
 def digest_of_code(module: nn.Module) -> str:
@@ -34,12 +37,8 @@ def digest_of_code(module: nn.Module) -> str:
 
     Parameters and buffers do not count; all other state does, so the digest changes with it.
     """
-    hashed = hashlib.blake2b(digest_size=16)
-    for part in module.modules():
-        for each in _reached(part):
-            if isinstance(each, _PLAIN):
-                hashed.update(f"{each!r}\0".encode())
-    return hashed.hexdigest()
+    texts = [repr(each) for each in _reached(module) if isinstance(each, _PLAIN)]
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Code:
     @classmethod
     def of(cls, module: nn.Module) -> "Code":
         """Read the code of a module."""
-        seen = [each for part in module.modules() for each in _reached(part)]
+        seen = list(_reached(module))
         codes = [each for each in seen if isinstance(each, CodeType)]
         used = [code for code in codes if code.co_name not in _MAKING]
         numbers = {int(each) for each in seen if type(each) is int or isinstance(each, np.integer)}
@@ -81,9 +80,11 @@ def _compares(code: CodeType) -> bool:
     )
 
 
-def _reached(part: nn.Module) -> Iterator[object]:
+def _reached(module: nn.Module) -> Iterator[object]:
     """Functions, their code and plain values, in an order that follows from the code."""
-    todo: list[object] = [type(part), *_attributes(part)]
+    todo: list[object] = []
+    for part in module.modules():
+        todo += [type(part), *_attributes(part)]
     seen: set[int] = set()
     while todo and len(seen) < _MOST:
         value = todo.pop()
@@ -97,13 +98,13 @@ def _reached(part: nn.Module) -> Iterator[object]:
 
 def _attributes(part: nn.Module) -> list[object]:
     """What a module holds besides tensors and parts: hooks, functions, its state."""
-    own = vars(part)
-    held = (own[name] for name in sorted(own) if name not in _TENSORS)
-    return [value for value in held if not _is_empty(value)]
-
-
-def _is_empty(value: object) -> bool:
-    return isinstance(value, dict | list | tuple | set) and not value
+    if type(part).__module__.startswith("automl."):
+        return []  # what was built of a graph: its parts are looked at
+    return [
+        value
+        for name, value in vars(part).items()
+        if name not in _TENSORS and (value or not isinstance(value, dict))
+    ]
 
 
 def _inside(value: Any) -> list[object]:
@@ -134,7 +135,10 @@ def _of_object(value: Any) -> list[object]:
     if isinstance(value, np.ndarray | np.generic):
         return [value.tobytes()]
     if isinstance(value, Tensor):
-        return [] if value.is_meta else [str(value.dtype), value.detach().cpu().numpy().tobytes()]
+        # Large ones, and what is trained, count nothing.
+        if value.is_meta or value.requires_grad or value.numel() > _MOST_COUNTERS:
+            return []
+        return [str(value.dtype), repr(value.tolist())]
     if isinstance(value, _COUNTERS):
         return [repr(value)]
     if isinstance(value, GeneratorType):
@@ -151,7 +155,7 @@ def _of_object(value: Any) -> list[object]:
 
 
 def _is_of_library(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("torch", "numpy", "threading", "logging", "random")
+    return kind.__module__.partition(".")[0] in _LIBRARIES
 
 
 def _of_function(function: FunctionType) -> list[object]:
@@ -175,7 +179,7 @@ def _of_class(kind: type) -> list[object]:
     """The code of a class and of those that it inherits from, up to a library's."""
     held: list[object] = []
     for base in kind.__mro__:
-        if base.__module__.partition(".")[0] in ("torch", "builtins"):
+        if base.__module__.partition(".")[0] in ("torch", "builtins", "automl"):
             break
         own = vars(base)
         held += [own[name] for name in sorted(own) if name not in ("__doc__", "__module__")]
@@ -185,4 +189,5 @@ def _of_class(kind: type) -> list[object]:
 @functools.cache
 def _libraries() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
-    return tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    libraries = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return (*libraries, str(Path(__file__).parents[1]))

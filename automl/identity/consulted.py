@@ -51,6 +51,7 @@ class Consulted:
     def __init__(self) -> None:
         self.exact: Counter[str] = Counter()
         self.hidden: str | None = None
+        self._state: str | None = None
 
     def hide(self, reason: str) -> None:
         """Note why the function cannot be compared; the first reason stands."""
@@ -63,7 +64,7 @@ class Consulted:
     @contextmanager
     def watching(self, module: nn.Module, noise: Noise, inputs: Any) -> Iterator[None]:
         """Take note of what the passes inside consult, forward and back, under this noise."""
-        before, state = generators(module), digest_of_code(module)
+        before, state = generators(module), self._state or digest_of_code(module)
         held = {address(slot.tensor): slot.tensor for slot in slots(module)}
         operations = _Operations(self, noise, held, inputs, state)
         with noise, _heard(self), operations:
@@ -72,7 +73,8 @@ class Consulted:
             self.hide("counts in tensors that it replaces")
         if generators(module) != before:
             self.hide("draws random numbers outside torch")
-        if digest_of_code(module) != state:
+        self._state = digest_of_code(module)
+        if self._state != state:
             # What a state decides later is in the code and in the other values that it reaches.
             self.exact[f"state {state}"] += 1
 

@@ -114,8 +114,9 @@ def _plan(builder: Builder) -> Plan | None:
     with Running() as running:
         noise = Noise(_SEED, running)
         keyer = Keyer(built.draws, batch, running, {})
-        with torch.enable_grad(), keyer, consulted.watching(module, noise, batch), reading:
-            output = module.train()(batch)
+        with torch.enable_grad(), keyer, consulted.watching(module, noise, batch):
+            with reading:
+                output = module.train()(batch)
             gradients_of(list(tensors_in(output)), list(module.parameters()))
         if len(slots(module)) != len(followed):
             return None
