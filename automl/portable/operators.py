@@ -4,7 +4,8 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -154,10 +155,28 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings
     )
 
 
-def _lstm(*args: Any, **settings: Any) -> Any:
+def _recurrent(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Of plain operations; oneDNN's own trusts the shapes of its weights."""
-    with torch.backends.mkldnn.flags(enabled=False):
-        return torch.ops.aten.lstm.input(*args, **settings)
+
+    @functools.wraps(compute)
+    def computed(
+        input: Tensor,
+        hx: Tensor | Sequence[Tensor],
+        params: Sequence[Tensor],
+        has_biases: bool,
+        num_layers: int,
+        *rest: Any,
+        **settings: Any,
+    ) -> Any:
+        states = [hx] if isinstance(hx, Tensor) else hx
+        if num_layers < 1 or any(each.dim() != 3 for each in (input, *states)):
+            raise ValueError("a recurrent module of it has not the layers or states of one")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a setting for another device
+            with torch.backends.mkldnn.flags(enabled=False):
+                return compute(input, hx, params, has_biases, num_layers, *rest, **settings)
+
+    return computed
 
 
 def _sampled(
@@ -187,7 +206,10 @@ def _divided(divide: Callable[..., Any]) -> Callable[..., Any]:
 _CHECKED: dict[str, Callable[..., Any]] = {
     "_weight_norm.default": _weight_norm,
     "scaled_dot_product_attention.default": _attention,
-    "lstm.input": _lstm,
+    **{
+        f"{name}.input": _recurrent(getattr(torch.ops.aten, name).input)
+        for name in ("gru", "lstm", "rnn_relu", "rnn_tanh")
+    },
     **dict.fromkeys(
         ("grid_sampler.default", "grid_sampler_2d.default", "grid_sampler_3d.default"), _sampled
     ),
@@ -211,7 +233,7 @@ def allowed(target: str) -> Callable[..., Any]:
     raise ValueError(f"it calls {target[:100]!r}, which no program of an export may")
 
 
-def _operation(name: str, overload: str) -> OpOverload | None:
+def _operation(name: str, overload: str) -> Callable[..., Any] | None:
     """One of torch's that is allowed; None where it is not."""
     packet = getattr(torch.ops.aten, name, None)
     if not (name in ATEN or name.removesuffix("_") in ATEN) or packet is None:
@@ -219,7 +241,38 @@ def _operation(name: str, overload: str) -> OpOverload | None:
     if overload not in packet.overloads() or f"{name}.{overload}" in _UNCHECKED:
         return None
     found: OpOverload = getattr(packet, overload)
-    return None if any(map(_is_given_to_write, found._schema.arguments)) else found
+    if overload.startswith("prim_") or not _is_of_tensors(name, found):
+        return None
+    return None if any(map(_is_given_to_write, found._schema.arguments)) else _typed(found)
+
+
+def _is_of_tensors(name: str, operation: OpOverload) -> bool:
+    """Whether it gives tensors; TorchScript's own, of lists and text, have the same names."""
+    gives = [str(result.type) for result in operation._schema.returns]
+    return name.startswith(("sym_", "_assert")) or any("Tensor" in kind for kind in gives)
+
+
+def _typed(operation: OpOverload) -> Callable[..., Any]:
+    """The operation; where it takes a kind of numbers or the like, it takes no code for one."""
+    arguments = operation._schema.arguments
+    coded = [
+        (place, argument.name)
+        for place, argument in enumerate(arguments)
+        if str(argument.type) != str(argument.real_type)
+        and re.search("ScalarType|Layout|MemoryFormat", str(argument.real_type))
+    ]
+    if not coded:
+        return operation
+
+    @functools.wraps(operation)
+    def typed(*args: Any, **settings: Any) -> Any:
+        for place, name in coded:
+            given = args[place] if place < len(args) else settings.get(name)
+            if isinstance(given, int):  # torch looks it up in tables, however large it is
+                raise ValueError(f"it gives {name} by a number")
+        return operation(*args, **settings)
+
+    return typed
 
 
 def _is_given_to_write(argument: torch.Argument) -> bool:

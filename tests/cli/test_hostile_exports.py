@@ -204,7 +204,7 @@ REFUSED |= {
     for name in (
         *("max.dim_max", "topk.values", "sort.values", "sort.values_stable", "div.out_mode"),
         *("linalg_svd.U", "linalg_eigh.eigvals", "xlogy.OutTensor", "embedding_bag.padding_idx"),
-        *("lstm.data", "gru.data", "view.dtype"),
+        *("lstm.data", "gru.data", "view.dtype", "to.prim_dtype", "mul.left_t", "remainder.int"),
     )
 }
 
@@ -359,6 +359,14 @@ BEYOND: dict[str, Callable[[], Any]] = {
         *(torch.tensor([value], dtype=torch.int32) for value in (-(2**31), -1)),
         rounding_mode="trunc",
     ),
+    "layers": lambda: call(
+        "lstm.input",
+        *(torch.ones(3, 4, 2), [torch.zeros(1, 4, 2)] * 2, [torch.ones(8, 2)] * 2),
+        *(False, -1, 0.0, False, False, False),
+    ),
+    "a kind": lambda: call("zeros.default", [2], dtype=2**20),
+    "a kind in its place": lambda: call("softmax.int", torch.ones(2), 0, 2**20),
+    "a format": lambda: call("clone.default", torch.ones(2), memory_format=2**20),
     "a remainder": lambda: call("remainder.Scalar_Tensor", LEAST, torch.tensor([-1])),
     "a remainder by name": lambda: call("fmod_.Scalar", self=torch.tensor([LEAST]), other=-1),
 }
@@ -366,7 +374,7 @@ BEYOND: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("what", BEYOND)
 def test_an_operation_refuses_what_torch_does_not_check(what):
-    with pytest.raises(ValueError, match=r"expected|fit|mode|least"):
+    with pytest.raises(ValueError, match=r"expected|fit|mode|least|number|layers"):
         BEYOND[what]()
 
 
@@ -507,6 +515,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
     ),
     "memory": lambda: (Last(nn.LSTM(3, 5, 2, batch_first=True, proj_size=2)), torch.randn(4, 6, 3)),
     "a grid": lambda: (Sampled(), torch.randn(4, 2, 8, 8)),
+    "steps": lambda: (Last(nn.RNN(3, 5, 2, batch_first=True)), torch.randn(4, 6, 3)),
     "texts": lambda: (
         nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 9)),
         torch.randint(0, 9, (4, 3)),
