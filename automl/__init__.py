@@ -3,10 +3,13 @@
     import automl
     study, best = automl.search("mlp", task="digits", trials=30)
 
-Names are loaded when they are first used, so that importing this package costs nothing.
+Names are loaded when they are first used, so that importing this package costs next to nothing.
+What a script reads from then on is noted, for its space may depend on it, see `files`.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from automl.files import install
 
 if TYPE_CHECKING:
     from automl import nn
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     from automl.tasks import Classification, Regression
 
 __version__ = "0.1.0"
+
+install()
 
 _HOME = {
     "nn": "nn",

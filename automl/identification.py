@@ -5,14 +5,14 @@ before that could be known is probed afterwards, from its decisions.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from automl.boundary import EngineCode, TrialCode
 from automl.candidate import Candidate
-from automl.errors import DegenerateError, StorageError
+from automl.errors import DegenerateError, StorageError, TimeLimitError
 from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
 from automl.probe_times import ProbeTimes
@@ -48,10 +48,21 @@ class KnownFiles:
         read = candidate.files.digests
         if new := read.keys() - self._seen:
             self._seen |= new
-            again = rebuild(parts, candidate.decisions)
-            _see_building(parts, again, always=candidate.files.built)
-            self._remembered |= {path: read[path] for path in new - again.files.digests.keys()}
+            again = _read_again(parts, candidate)
+            self._remembered |= {path: read[path] for path in new - again}
         return tuple(sorted({*read.values(), *self._remembered.values()}))
+
+
+def _read_again(parts: Parts, candidate: Candidate) -> Set[str]:
+    """What a candidate's decisions read once more; nothing where a space cannot be called twice."""
+    try:
+        again = rebuild(parts, candidate.decisions)
+    except TimeLimitError:
+        raise
+    except Exception:
+        return frozenset()  # such a space may remember all that it read
+    _see_building(parts, again, always=candidate.files.built)
+    return again.files.digests.keys()
 
 
 known_files = KnownFiles()

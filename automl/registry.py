@@ -18,7 +18,7 @@ import pluggy
 
 from automl.candidate import Candidate
 from automl.errors import AutoMLError, PluginError, UnknownNameError, UsageError
-from automl.files import loading
+from automl.files import count_scripts, loading
 from automl.hookspecs import Hooks
 from automl.options import Option, jsonable, options_of, paths_in, resolve
 from automl.protocols import Task
@@ -315,6 +315,8 @@ class Registry:
         """
         if isinstance(value, str):
             return value
+        if kind in (Kind.SPACE, Kind.TRAINER):
+            count_scripts()
         if home := home_of(value):
             source, name = home
             claim = source.claim(kind.value, name)

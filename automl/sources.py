@@ -22,6 +22,7 @@ from types import CellType, CodeType, ModuleType
 from typing import Any
 
 from automl.errors import PluginError, UsageError
+from automl.files import unwatched
 from automl.importing import Held, approve, find, known, see
 from automl.trust import Code, Source, Trust, sha256
 
@@ -67,20 +68,28 @@ def load(
         PluginError: it cannot be loaded.
     """
     is_file = place.endswith(".py") or os.sep in place
+    with unwatched():  # it is known by its text; what it reads is noted while it runs
+        read, modules = _approved(place, is_file, expected, trust, claim)
+    module = _execute(read.source, read.main) if is_file else _import(read.source)
+    _check_loaded(read.source, modules)
+    return module, read.source
+
+
+def _approved(
+    place: str, is_file: bool, expected: Code | None, trust: Trust, claim: Callable[[Source], str]
+) -> "tuple[_Read, Mapping[str, Held]]":
+    """A file with its modules, which Python may import from then on."""
     read = _file(place, expected, trust) if is_file else _module(place)
     source = read.source
     if expected is not None:
         _compare(source, expected)
     trust.require(claim(source), f"the code of {source.reference}", source.reference)
     modules = read.beside if is_file else {**read.beside, place: read.main}
-    own = not _is_installed(read.root)
-    if own:
+    if not _is_installed(read.root):
         _check_new(source, modules)
         approve(read.root, modules)
     _check_loaded(source, modules)
-    module = _execute(source, read.main) if is_file else _import(source)
-    _check_loaded(source, modules)
-    return module, source
+    return read, modules
 
 
 def source_of(reference: str, file: Path) -> Source:

@@ -103,7 +103,7 @@ def _attributes(part: nn.Module) -> list[object]:
     return [
         value
         for name, value in vars(part).items()
-        if name not in _TENSORS and (value or not isinstance(value, dict))
+        if name not in _TENSORS and not (isinstance(value, dict) and not value)
     ]
 
 

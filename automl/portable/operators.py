@@ -1,12 +1,16 @@
 """The operations that a program of an export may call: none of them reaches beyond tensors."""
 
+import functools
 import math
 import operator
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._ops import OpOverload
 
 _NAMES = """
 abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not
@@ -38,13 +42,12 @@ conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution im2col col
 max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices
 max_pool3d_with_indices max_unpool2d max_unpool3d unfold
 
-alpha_dropout batch_norm dropout embedding embedding_bag feature_alpha_dropout
+alpha_dropout batch_norm dropout embedding feature_alpha_dropout
 feature_dropout group_norm gru instance_norm layer_norm log_softmax
 lstm lstm_cell gru_cell
 one_hot rms_norm rnn_relu rnn_tanh rnn_relu_cell rnn_tanh_cell
 scaled_dot_product_attention softmax special_erf special_expit special_log_softmax
 special_logsumexp special_softmax special_xlogy renorm
-_weight_norm
 
 affine_grid_generator channel_shuffle constant_pad_nd grid_sampler grid_sampler_2d
 grid_sampler_3d pad pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d
@@ -82,27 +85,135 @@ ATEN = frozenset(_NAMES.split())
 """Names of ATen's operations; those that change a tensor in place, with `_`, are allowed alike.
 
 Left out on purpose are the ones that read or make files (`from_file`), resize or swap the memory of
-a tensor, leave memory as it is (`empty`), trust shapes unseen (`_reshape_alias`), or print.
+a tensor, leave memory as it is (`empty`), trust shapes or indices unseen (`_reshape_alias`,
+`embedding_bag`), or print.
 """
 
+_LARGEST = 2**63
+_UNCHECKED = ("gru.data", "lstm.data", "rnn_relu.data", "rnn_tanh.data", "view.dtype")
+"""Overloads that trust the lengths of packed sequences, or take any byte for a boolean."""
+_DIVISIONS = ("div", "divide", "floor_divide", "fmod", "remainder")
+
+
+# What programs compute of sizes.
+def _of_numbers(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """An operation that takes and gives numbers of a size's range alone, not text or lists."""
+
+    @functools.wraps(compute)
+    def computed(*values: Any) -> Any:
+        result = compute(*map(_number, values))
+        return _number(result)
+
+    return computed
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float) or (
+        isinstance(value, int) and not -_LARGEST <= value < _LARGEST
+    ):
+        raise ValueError("it computes sizes of what is no number of 64 bits")
+    return value
+
+
 _NUMBERS: dict[str, Callable[..., Any]] = {
-    **{
-        f"_operator.{name}": getattr(operator, name)
-        for name in (
-            *("add", "sub", "mul", "floordiv", "mod", "truediv", "neg", "pos"),
-            *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_"),
-        )
-    },
-    "math.trunc": math.trunc,
-    "torch.sym_int": int,
-    "torch.sym_float": float,
-    "torch.sym_not": operator.not_,
-    "torch.sym_max": max,
-    "torch.sym_min": min,
-    "torch.sym_sqrt": math.sqrt,
-    "torch.sym_ite": lambda condition, then, otherwise: then if condition else otherwise,
+    name: _of_numbers(compute)
+    for name, compute in {
+        **{
+            f"_operator.{name}": getattr(operator, name)
+            for name in (
+                *("add", "sub", "mul", "floordiv", "mod", "truediv", "neg", "pos"),
+                *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_"),
+            )
+        },
+        "math.trunc": math.trunc,
+        "torch.sym_int": int,
+        "torch.sym_float": float,
+        "torch.sym_not": operator.not_,
+        "torch.sym_max": max,
+        "torch.sym_min": min,
+        "torch.sym_sqrt": math.sqrt,
+        "torch.sym_ite": lambda condition, then, otherwise: then if condition else otherwise,
+    }.items()
 }
-"""What programs compute of sizes."""
+
+
+# What torch computes without a look at what it is given.
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Plain operations; torch's own reads as many numbers of `g` as `v` asks for."""
+    norms = torch.norm_except_dim(v, 2, dim)
+    if g.shape != norms.shape:
+        raise ValueError(f"expected {list(norms.shape)} magnitudes, got {list(g.shape)}")
+    return v * (g / norms)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any) -> Tensor:
+    """Torch's own trusts that keys and values are alike."""
+    if key.shape[:-1] != value.shape[:-1] or query.shape[-1:] != key.shape[-1:]:
+        raise ValueError("its queries, keys and values do not fit each other")
+    return torch.ops.aten.scaled_dot_product_attention.default(  # type: ignore[no-any-return]
+        query, key, value, *rest, **settings
+    )
+
+
+def _recurrent(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Of plain operations; oneDNN's own trusts the shapes of its weights."""
+
+    @functools.wraps(compute)
+    def computed(
+        input: Tensor,
+        hx: Tensor | Sequence[Tensor],
+        params: Sequence[Tensor],
+        has_biases: bool,
+        num_layers: int,
+        *rest: Any,
+        **settings: Any,
+    ) -> Any:
+        states = [hx] if isinstance(hx, Tensor) else hx
+        if num_layers < 1 or any(each.dim() != 3 for each in (input, *states)):
+            raise ValueError("a recurrent module of it has not the layers or states of one")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a setting for another device
+            with torch.backends.mkldnn.flags(enabled=False):
+                return compute(input, hx, params, has_biases, num_layers, *rest, **settings)
+
+    return computed
+
+
+def _sampled(
+    input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Tensor:
+    """Torch's own leaves memory as it is where it knows no such mode."""
+    if not 0 <= interpolation_mode <= 2 or not 0 <= padding_mode <= 2:
+        raise ValueError("it samples a grid in an unknown mode")
+    return torch.grid_sampler(input, grid, interpolation_mode, padding_mode, align_corners)
+
+
+def _divided(divide: Callable[..., Any]) -> Callable[..., Any]:
+    """A division that refuses the one quotient of integers that ends the process."""
+
+    @functools.wraps(divide)
+    def divided(self: Any, other: Any, **settings: Any) -> Any:
+        kind = torch.result_type(self, other)
+        if not (kind.is_floating_point or kind.is_complex or kind == torch.bool):
+            above, below = (torch.as_tensor(each).to(kind) for each in (self, other))
+            if (below == -1).any() and (above == torch.iinfo(kind).min).any():
+                raise ValueError(f"it divides the least {kind} by -1")
+        return divide(self, other, **settings)
+
+    return divided
+
+
+_CHECKED: dict[str, Callable[..., Any]] = {
+    "_weight_norm.default": _weight_norm,
+    "scaled_dot_product_attention.default": _attention,
+    **{
+        f"{name}.input": _recurrent(getattr(torch.ops.aten, name).input)
+        for name in ("gru", "lstm", "rnn_relu", "rnn_tanh")
+    },
+    **dict.fromkeys(
+        ("grid_sampler.default", "grid_sampler_2d.default", "grid_sampler_3d.default"), _sampled
+    ),
+}
 
 
 def allowed(target: str) -> Callable[..., Any]:
@@ -115,8 +226,55 @@ def allowed(target: str) -> Callable[..., Any]:
         return function
     if match := re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", target):
         name, overload = match.groups()
-        if (name in ATEN or name.removesuffix("_") in ATEN) and not overload.endswith("out"):
-            packet = getattr(torch.ops.aten, name, None)
-            if packet is not None and overload in packet.overloads():
-                return getattr(packet, overload)  # type: ignore[no-any-return]
+        if (function := _CHECKED.get(f"{name}.{overload}")) is not None:
+            return function
+        if (found := _operation(name, overload)) is not None:
+            return _divided(found) if name.removesuffix("_") in _DIVISIONS else found
     raise ValueError(f"it calls {target[:100]!r}, which no program of an export may")
+
+
+def _operation(name: str, overload: str) -> Callable[..., Any] | None:
+    """One of torch's that is allowed; None where it is not."""
+    packet = getattr(torch.ops.aten, name, None)
+    if not (name in ATEN or name.removesuffix("_") in ATEN) or packet is None:
+        return None
+    if overload not in packet.overloads() or f"{name}.{overload}" in _UNCHECKED:
+        return None
+    found: OpOverload = getattr(packet, overload)
+    if overload.startswith("prim_") or not _is_of_tensors(name, found):
+        return None
+    return None if any(map(_is_given_to_write, found._schema.arguments)) else _typed(found)
+
+
+def _is_of_tensors(name: str, operation: OpOverload) -> bool:
+    """Whether it gives tensors; TorchScript's own, of lists and text, have the same names."""
+    gives = [str(result.type) for result in operation._schema.returns]
+    return name.startswith(("sym_", "_assert")) or any("Tensor" in kind for kind in gives)
+
+
+def _typed(operation: OpOverload) -> Callable[..., Any]:
+    """The operation; where it takes a kind of numbers or the like, it takes no code for one."""
+    arguments = operation._schema.arguments
+    coded = [
+        (place, argument.name)
+        for place, argument in enumerate(arguments)
+        if str(argument.type) != str(argument.real_type)
+        and re.search("ScalarType|Layout|MemoryFormat", str(argument.real_type))
+    ]
+    if not coded:
+        return operation
+
+    @functools.wraps(operation)
+    def typed(*args: Any, **settings: Any) -> Any:
+        for place, name in coded:
+            given = args[place] if place < len(args) else settings.get(name)
+            if isinstance(given, int):  # torch looks it up in tables, however large it is
+                raise ValueError(f"it gives {name} by a number")
+        return operation(*args, **settings)
+
+    return typed
+
+
+def _is_given_to_write(argument: torch.Argument) -> bool:
+    """Whether it is a tensor for the result: its memory would be resized, whatever it is."""
+    return bool(argument.kwarg_only and argument.alias_info and argument.alias_info.is_write)

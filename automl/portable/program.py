@@ -132,6 +132,8 @@ def _tensor(
         # A tensor of no numbers has no bytes, of which torch makes nothing.
         data = bytearray(_bytes(archive, name)) or bytearray(dtype.itemsize)
         known[name] = torch.frombuffer(data, dtype=torch.uint8)
+    if dtype == torch.bool and (known[name] > 1).any():
+        raise ValueError(f"{name} in it holds what is neither true nor false")
     numbers = known[name].view(dtype)
     if None in (*sizes, *strides, offset):
         raise ValueError(f"{name} in it has no fixed size")

@@ -19,6 +19,7 @@ from commands import in_process
 from torch import nn
 
 from automl.export import _PREDICT, _copy_portable
+from automl.portable.operators import allowed
 from automl.portable.predict import main
 from automl.portable.program import Program
 
@@ -194,6 +195,20 @@ REFUSED = {
 }
 
 
+def written_by(name: str) -> Callable[[Path], Change]:
+    return lambda ran: target(f"torch.ops.aten.{name}")
+
+
+REFUSED |= {
+    name: written_by(name)
+    for name in (
+        *("max.dim_max", "topk.values", "sort.values", "sort.values_stable", "div.out_mode"),
+        *("linalg_svd.U", "linalg_eigh.eigvals", "xlogy.OutTensor", "embedding_bag.padding_idx"),
+        *("lstm.data", "gru.data", "view.dtype", "to.prim_dtype", "mul.left_t", "remainder.int"),
+    )
+}
+
+
 @pytest.mark.parametrize("where", HARMLESS)
 def test_what_nothing_reads_does_nothing(export, predict, where):
     honest = predict()
@@ -305,6 +320,132 @@ def test_any_changed_byte_predicts_or_is_told_in_one_line(honest, tmp_path):
             assert not isinstance(error, AssertionError | SystemError), error
 
 
+# What an allowed operation would read beyond its arguments, or end the process by.
+def test_no_operation_writes_to_an_argument_for_its_result():
+    for schema in torch._C._jit_get_all_schemas():
+        written = [a for a in schema.arguments if a.kwarg_only and a.alias_info]
+        if schema.name.startswith("aten::") and any(a.alias_info.is_write for a in written):
+            name = schema.name.removeprefix("aten::")
+            with pytest.raises(ValueError, match="which no program"):
+                allowed(f"torch.ops.aten.{name}.{schema.overload_name or 'default'}")
+
+
+def call(name: str, *args: Any, **kwargs: Any) -> Any:
+    return allowed(f"torch.ops.aten.{name}")(*args, **kwargs)
+
+
+LEAST = -(2**63)
+VOLUME, PLANE = torch.ones(1, 1, 2, 2, 2), torch.ones(1, 1, 4, 4)
+KEYS = torch.ones(1, 1, 400, 8)
+BEYOND: dict[str, Callable[[], Any]] = {
+    "magnitudes": lambda: call("_weight_norm.default", torch.ones(9, 3), torch.ones(1, 1), 0),
+    "values": lambda: call("scaled_dot_product_attention.default", KEYS, KEYS, KEYS[:, :, :4]),
+    "a mode": lambda: call("grid_sampler.default", PLANE, torch.zeros(1, 2, 2, 2), 7, 0, False),
+    "a padding": lambda: call(
+        "grid_sampler_2d.default", PLANE, torch.zeros(1, 2, 2, 2), 0, 7, True
+    ),
+    "a volume": lambda: call(
+        "grid_sampler_3d.default", VOLUME, torch.zeros(1, 2, 2, 2, 3), 7, 0, True
+    ),
+    "a quotient": lambda: call(
+        "div.Tensor_mode", torch.tensor([LEAST]), torch.tensor([-1]), rounding_mode="trunc"
+    ),
+    "a quotient in place": lambda: call(
+        "div_.Tensor_mode", torch.tensor([LEAST]), torch.tensor([-1]), rounding_mode="floor"
+    ),
+    "a quotient by a number": lambda: call("floor_divide.Scalar", torch.tensor([LEAST]), -1),
+    "a small quotient": lambda: call(
+        "divide.Tensor_mode",
+        *(torch.tensor([value], dtype=torch.int32) for value in (-(2**31), -1)),
+        rounding_mode="trunc",
+    ),
+    "layers": lambda: call(
+        "lstm.input",
+        *(torch.ones(3, 4, 2), [torch.zeros(1, 4, 2)] * 2, [torch.ones(8, 2)] * 2),
+        *(False, -1, 0.0, False, False, False),
+    ),
+    "a kind": lambda: call("zeros.default", [2], dtype=2**20),
+    "a kind in its place": lambda: call("softmax.int", torch.ones(2), 0, 2**20),
+    "a format": lambda: call("clone.default", torch.ones(2), memory_format=2**20),
+    "a remainder": lambda: call("remainder.Scalar_Tensor", LEAST, torch.tensor([-1])),
+    "a remainder by name": lambda: call("fmod_.Scalar", self=torch.tensor([LEAST]), other=-1),
+}
+
+
+@pytest.mark.parametrize("what", BEYOND)
+def test_an_operation_refuses_what_torch_does_not_check(what):
+    with pytest.raises(ValueError, match=r"expected|fit|mode|least|number|layers"):
+        BEYOND[what]()
+
+
+def test_an_lstm_reads_no_more_than_its_biases():
+    weights = [torch.randn(8, 2), torch.randn(8, 2)]
+    rest = (True, 1, 0.0, False, False, False)
+    found = [
+        call(
+            "lstm.input",
+            torch.ones(3, 4, 2),
+            [torch.zeros(1, 4, 2)] * 2,
+            [*weights, *biases],
+            *rest,
+        )
+        for biases in ([torch.ones(8)] * 2, [torch.ones(1)] * 2)
+    ]
+    assert torch.equal(found[0][0], found[1][0])
+
+
+def test_honest_divisions_are_computed():
+    some = torch.tensor([7, -7, 2**40])
+    for name in ("floor_divide.default", "remainder.Tensor", "fmod.Tensor"):
+        packet, overload = name.split(".")
+        expected = getattr(getattr(torch.ops.aten, packet), overload)(some, torch.tensor(-1))
+        assert torch.equal(call(name, some, torch.tensor(-1)), expected)
+    assert torch.equal(call("div.Tensor", some, torch.tensor(-1)), -some.float())
+    assert call("remainder.Scalar_Tensor", 7, torch.tensor(4)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("_operator.mul", ("ab", 2**40)),
+        ("_operator.mul", ([1], 2**40)),
+        ("_operator.mod", ("%999999999d", 1)),
+        ("_operator.add", ("a", "b")),
+        ("_operator.mul", (2**62, 2**62)),
+        ("torch.sym_int", ("12",)),
+        ("torch.sym_int", (1e300,)),
+        ("torch.sym_max", ([2],)),
+        ("torch.sym_ite", (True, "a", "b")),
+    ],
+)
+def test_sizes_are_computed_of_numbers_alone(name, values):
+    with pytest.raises(ValueError, match="no number of 64 bits"):
+        allowed(name)(*values)
+
+
+def test_sizes_are_computed():
+    assert allowed("_operator.mul")(3, 4) == 12
+    assert allowed("torch.sym_max")(3, 4.5) == 4.5
+    assert allowed("torch.sym_ite")(False, 1, 2) == 2
+
+
+def test_a_boolean_of_another_byte_is_refused(tmp_path):
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.tensor([True, False, True]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(self.mask, x, 0.0)
+
+    file = tmp_path / "model.pt2"
+    saved(Masked(), torch.ones(4, WIDTH), file)
+    assert Program(file)(torch.ones(1, WIDTH)).tolist() == [[1, 0, 1]]
+    rewrite(file, {"data/weights/weight_0": b"\x01\x00\xff"})
+    with pytest.raises(ValueError, match="neither true nor false"):
+        Program(file)
+
+
 # What it computes.
 class Everything(nn.Module):
     """Settings, constants, shared weights and what else a graph may hold."""
@@ -330,6 +471,24 @@ class Everything(nn.Module):
         return whole.view(x.shape[0], -1)[:, :7].clamp(min=-float("inf"))
 
 
+class Last(nn.Module):
+    """What a recurrent module gives at the last step."""
+
+    def __init__(self, recurrent: nn.Module) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.recurrent(x)[0][:, -1]
+
+
+class Sampled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        turned = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]).expand(x.shape[0], 2, 3)
+        grid = nn.functional.affine_grid(turned, list(x.shape), align_corners=False)
+        return nn.functional.grid_sample(x, grid, mode="bicubic", align_corners=False).flatten(1)
+
+
 def images(*layers: nn.Module) -> tuple[nn.Module, torch.Tensor]:
     return nn.Sequential(*layers), torch.randn(4, 2, 8, 8)
 
@@ -350,6 +509,13 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
         nn.Dropout(0.5),
         nn.Linear(16, 3),
     ),
+    "weights over the last dimension": lambda: (
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 5), dim=1)),
+        torch.randn(4, 3),
+    ),
+    "memory": lambda: (Last(nn.LSTM(3, 5, 2, batch_first=True, proj_size=2)), torch.randn(4, 6, 3)),
+    "a grid": lambda: (Sampled(), torch.randn(4, 2, 8, 8)),
+    "steps": lambda: (Last(nn.RNN(3, 5, 2, batch_first=True)), torch.randn(4, 6, 3)),
     "texts": lambda: (
         nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 9)),
         torch.randint(0, 9, (4, 3)),

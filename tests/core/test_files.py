@@ -1,20 +1,29 @@
 """Files that a space reads: what they hold is a part of what it proposes."""
 
-import functools
+import importlib
+import importlib.util
 import json
 import os
+import runpy
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import faulty
 import pytest
 import toys
 from torch import nn
 
 import automl
 from automl.files import FilesRead, digest_of_file, unwatched
+from automl.identification import KnownFiles
+from automl.registry import Kind
+from automl.studies import rebuild
 
 SPACE = """
 import functools
@@ -42,6 +51,12 @@ WAYS = {
         "building": "scale = known()",
     },
     "while it is loaded": {"before": READ},
+    "as code": {"before": "exec(open('scale.txt').read().replace('1', 'scale = 1'))"},
+    "in a thread": {
+        "before": "from concurrent.futures import ThreadPoolExecutor",
+        "building": "scale = ThreadPoolExecutor().submit("
+        "lambda: float(open('scale.txt').read())).result()",
+    },
 }
 
 
@@ -126,11 +141,64 @@ def test_what_is_not_the_users_data_is_not_noted(tmp_path):
         (tmp_path / "made").read_text()
         with unwatched():
             Path(__file__).read_text()
-        thread = threading.Thread(target=functools.partial(Path(__file__).read_text))
-        thread.start()
-        thread.join()
+        Path("/dev/null").read_bytes()
+        importlib.reload(faulty)
 
     assert reads(act) == {}
+
+
+def test_code_that_nothing_imports_is_noted(tmp_path):
+    file = tmp_path / "settings.py"
+    file.write_text("SCALE = 1")
+    assert list(reads(lambda: exec(file.read_text()))) == [str(file)]  # noqa: S102
+    assert list(reads(lambda: runpy.run_path(str(file)))) == [str(file)]
+
+    def load():
+        spec = importlib.util.spec_from_file_location("settings", file)
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+    for _ in range(2):  # the second time, Python has compiled it
+        assert list(reads(load)) == [str(file)]
+
+
+def test_memory_that_looks_like_a_file_is_noted():
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        assert list(reads(Path(file.name).read_bytes)) == [file.name]
+
+
+def in_thread(action):
+    thread = threading.Thread(target=action)
+    thread.start()
+    thread.join()
+
+
+def test_what_threads_read_is_noted(tmp_path):
+    file = tmp_path / "data"
+    file.write_text("1")
+    assert list(reads(lambda: in_thread(file.read_text))) == [str(file)]
+    assert list(reads(lambda: in_thread(lambda: in_thread(file.read_text)))) == [str(file)]
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(2):  # its thread is started once
+            assert list(reads(lambda: pool.submit(file.read_text).result())) == [str(file)]
+    outside = threading.Thread(target=file.read_text)
+
+    def act():
+        with unwatched():
+            outside.start()
+            outside.join()
+
+    assert reads(act) == {}
+
+
+def test_a_thread_that_outlives_its_recording_is_noted(tmp_path):
+    file, files, go = tmp_path / "data", FilesRead(), threading.Event()
+    file.write_text("1")
+    thread = threading.Thread(target=lambda: go.wait() and file.read_text())
+    with files.recording():
+        thread.start()
+    go.set()
+    thread.join()
+    assert list(files.digests) == [str(file)]
 
 
 def test_a_digest_is_of_the_content_and_made_once(tmp_path):
@@ -153,3 +221,87 @@ def test_what_cannot_be_hashed_is_never_equal(tmp_path, caplog):
     digests = {digest_of_file(str(tmp_path / "pipe")) for _ in range(2)}
     assert len(digests) == 2
     assert "not a regular file" in caplog.text
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from concurrent.futures import ThreadPoolExecutor
+import automl
+import toys
+from torch import nn
+{reading}
+
+def scaled(trial, task):
+    width = trial.suggest_categorical("width", [4, 8])
+    def build():
+        first = nn.Linear(4, width)
+        first.weight.data.mul_(scale)
+        return nn.Sequential(first, nn.ReLU(), nn.Linear(width, 3))
+    return automl.Candidate(build)
+
+if __name__ == "__main__":
+    found = automl.search(
+        scaled, task=toys.__file__ + ":blobs", strategy="random",
+        storage="sqlite:///studies.db", cache_scope="storage", trials=4, seed=1, device="cpu",
+        options={{"trainer": {{"epochs": 1}}}},
+    )
+    print("evaluated", found.study.views.counts().evaluated)
+"""
+TOP_LEVEL = {
+    "itself": "scale = float(open('scale.txt').read())",
+    "in a thread": "scale = ThreadPoolExecutor().submit("
+    "lambda: float(open('scale.txt').read())).result()",
+    "in what it imports": "from scales import scale",
+}
+
+
+@pytest.mark.parametrize("where", TOP_LEVEL)
+def test_what_a_script_reads_before_its_search_counts(where, tmp_path):
+    (tmp_path / "scales.py").write_text(TOP_LEVEL["itself"])
+    script = SCRIPT.format(tests=str(Path(toys.__file__).parent), reading=TOP_LEVEL[where])
+    (tmp_path / "script.py").write_text(script)
+    evaluated = []
+    for content in ("1", "1", "100"):
+        (tmp_path / "scale.txt").write_text(content)
+        evaluated.append(_evaluated_by_script(tmp_path))
+    assert evaluated == [2, 0, 2]
+
+
+def _evaluated_by_script(folder):
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split("evaluated ")[1])
+
+
+class Once:
+    """A space that reads on in a list that ends."""
+
+    def __init__(self):
+        self.widths = iter([4])
+
+    def candidate(self, trial, task):
+        trial.suggest_categorical("width", [4, 8])
+        Path("scale.txt").read_text()
+        width = next(self.widths)
+        return automl.Candidate(lambda: nn.Linear(4, width))
+
+
+def test_a_space_that_cannot_be_called_twice_keeps_its_trial(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("scale.txt").write_text("1")
+    parts = SimpleNamespace(
+        space=Once(), task=None, names={Kind.SPACE: "once", Kind.TRAINER: "none"}
+    )
+    candidate = rebuild(parts, {"width": 4})
+    known = KnownFiles()
+    assert known.of(parts, candidate) == (digest_of_file("scale.txt"),)
+    # Since nothing shows which of them it remembers, later candidates depend on all of them.
+    assert known.of(parts, automl.Candidate(nn.Identity)) == (digest_of_file("scale.txt"),)
