@@ -19,6 +19,7 @@ from automl.errors import (
     TrialError,
     UncaughtError,
     UsageError,
+    described,
     text_of,
 )
 
@@ -96,6 +97,9 @@ class TrialCode:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # While it is still the trial's code, for the error's class is.
+        refused = error is not None and _is_not_its_to_raise(error)
+        said = _said(error) if refused and error is not None else ""
         _here.inside = self._outer
         if os.getpid() != self._pid:
             end_forked(failed=error is not None)
@@ -107,8 +111,8 @@ class TrialCode:
             return
         if verdict is not None and verdict is not error:
             raise verdict
-        if error is not None and verdict is None and _is_not_its_to_raise(error):
-            raise UncaughtError(_said(error)) from error
+        if refused and verdict is None:
+            raise UncaughtError(said) from error
 
 
 class EngineCode:
@@ -143,6 +147,16 @@ class EngineCode:
 def is_in_trial_code() -> bool:
     """Whether this thread runs code of a trial's."""
     return _here.inside
+
+
+def described_within(error: BaseException) -> str:
+    """An error in one line; its class is the trial's, and so is what that takes to say it.
+
+    Raises:
+        TimeLimitError: that took too long.
+    """
+    with TrialCode():
+        return described(error)
 
 
 def standing(error: AutoMLError) -> AutoMLError:

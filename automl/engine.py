@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -268,7 +269,9 @@ class Engine:
         """
         self._used += self.meter.end()
         try:
-            return self._settle(self._lease, trial, failure(error), self._used)
+            self.deadline.grant()
+            outcome = _released(error, failure(error))
+            return self._settle(self._lease, trial, outcome, self._used)
         except Exception as again:
             if is_storage_failure(again) or isinstance(again, LeaseLostError):
                 raise
@@ -295,7 +298,7 @@ class Engine:
                 identity = self.identifier.identify(parts, candidate, trial.number, costs)
                 self.identifier.check(identity)
             except Exception as error:
-                outcome = _outcome_of(error, self._space)
+                outcome = self._outcome(error, self._space)
                 return self._settle(lease, trial, outcome, 0.0, identity=identity)
         return self._claim(lease, trial, candidate, identity, costs)
 
@@ -387,7 +390,7 @@ class Engine:
         try:
             self.models.keep(evaluation.trial, outcome, evaluation.weights)
         except Exception as error:
-            return _outcome_of(error, self._blamed(evaluation.parts, error))
+            return self._outcome(error, self._blamed(evaluation.parts, error))
         return outcome
 
     def _train(self, evaluation: Evaluation, candidate: Candidate) -> Outcome:
@@ -400,13 +403,21 @@ class Engine:
                 evaluation.flush()
                 raise
             except Exception as error:
-                outcome = _outcome_of(error, self._blamed(evaluation.parts, error))
-                free_memory(error)
+                outcome = self._outcome(error, self._blamed(evaluation.parts, error))
         if outcome.reason is not Reason.OUT_OF_MEMORY:
             return outcome
         peak, parts = peak_memory(self.device), evaluation.micro_batches
         how = f"{parts} micro-batches" if parts > 1 else "whole batches"
         return replace(outcome, message=f"{outcome.message} ({how}, peak memory {peak})")
+
+    def _outcome(self, error: Exception, where: str) -> Outcome:
+        """A failed trial's outcome; what is not the trial's fault is raised again."""
+        if isinstance(error, _PASSING) or is_storage_failure(error):
+            raise error
+        self.deadline.grant()
+        _check_device(error)
+        outcome = failure(error, "" if isinstance(error, StrategyError) else where)
+        return _released(error, outcome)
 
     def _progress(self) -> None:
         """What a probe does at each tick."""
@@ -529,11 +540,28 @@ class Engine:
             _log.warning("a plugin's %s raised; the search goes on", name, exc_info=True)
 
 
-def _outcome_of(error: Exception, where: str) -> Outcome:
-    """A failed trial's outcome; what is not the trial's fault is raised again."""
-    if isinstance(error, _PASSING) or is_storage_failure(error):
-        raise error
-    if is_device_loss(error):
+def _check_device(error: Exception) -> None:
+    """See that an error leaves the device as it was.
+
+    Raises:
+        DeviceLostError: it is the device's last.
+    """
+    lost = False
+    with suppress(Exception), TrialCode():
+        lost = is_device_loss(error)
+    if lost:
         line = " ".join(text_of(error).split())
         raise DeviceLostError(f"the device was lost: {line}; start this worker anew") from error
-    return failure(error, "" if isinstance(error, StrategyError) else where)
+
+
+def _released(error: BaseException, outcome: Outcome) -> Outcome:
+    """A failed trial's outcome, once its error holds on to nothing that was the trial's.
+
+    What ends by that runs code of the trial's, as a suspended generator does.
+    """
+    try:
+        with TrialCode():
+            free_memory(error)
+    except Exception as late:
+        return failure(late)
+    return outcome

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.pruners import NopPruner
 
-from automl.boundary import EngineCode, TrialCode
+from automl.boundary import EngineCode, TrialCode, described_within
 from automl.candidate import Candidate
 from automl.deadline import NEVER, Deadline
 from automl.decisions import Open, fits
@@ -22,12 +22,11 @@ from automl.errors import (
     TimeLimitError,
     TrialError,
     UnstorableError,
-    described,
-    first_line,
 )
 from automl.failures import is_storage_failure
 from automl.ledger.values import Lease
 from automl.protocols import Run
+from automl.redaction import redact_urls
 from automl.registry import Kind
 from automl.report import (
     COSTS,
@@ -235,7 +234,9 @@ class Evaluation:
                 digest = self._run.save(report.checkpoint())
         except (OSError, RuntimeError) as error:
             where = self._run.directory
-            _log.warning("no checkpoint saved in %s: %s", where, first_line(error))
+            _log.warning(
+                "no checkpoint saved in %s: %s", where, redact_urls(described_within(error))
+            )
         else:
             # With all reports, since what goes on from here will not report these steps again.
             self.flush(digest)
@@ -257,7 +258,7 @@ class Evaluation:
             if is_storage_failure(error) or isinstance(error, TimeLimitError):
                 raise
             name = self.parts.names[Kind.PRUNER]
-            raise TrialError(f"pruner {name}: {described(error)}") from error
+            raise TrialError(f"pruner {name}: {described_within(error)}") from error
 
     @cached_property
     def _reported_before(self) -> set[int]:

@@ -10,9 +10,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from automl.boundary import TrialCode
+from automl.boundary import TrialCode, described_within
 from automl.decisions import given_value
-from automl.errors import Interrupted, StrategyError, TimeLimitError, described
+from automl.errors import Interrupted, StrategyError, TimeLimitError
 from automl.failures import is_storage_failure
 from automl.ledger.values import LeaseLostError
 
@@ -121,4 +121,4 @@ class ReseedingSampler(BaseSampler):
         except Exception as error:
             if is_storage_failure(error) or isinstance(error, _ENGINES):
                 raise
-            raise StrategyError(f"strategy {self._name}: {described(error)}") from error
+            raise StrategyError(f"strategy {self._name}: {described_within(error)}") from error

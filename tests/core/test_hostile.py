@@ -8,6 +8,7 @@ import gc
 import itertools
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -392,6 +393,85 @@ def test_a_report_that_cannot_be_written_fails_its_trial(sqlite_url):
     study, _ = automl.search(tiny.plane, **TINY | {"trainer": Huge}, storage=sqlite_url, trials=3)
     assert [v.state for v in study.views.trials()] == [State.COMPLETE, State.FAILED, State.COMPLETE]
     assert Doctor(study).findings() == []
+
+
+# What an error leaves behind: its text, its notes, its frames.
+class Exits(Exception):
+    """Asks the process to end when it is asked what it is."""
+
+    def __str__(self):
+        raise SystemExit(0)
+
+
+class ExitsByItsNotes(Exception):
+    @property
+    def __notes__(self):
+        raise SystemExit(0)
+
+
+class Sleeps(Exception):
+    def __str__(self):
+        time.sleep(10**6)
+        return "late"
+
+
+class ExitsAtOnce(asyncio.CancelledError):
+    __str__ = Exits.__str__
+
+
+class SleepsAtOnce(asyncio.CancelledError):
+    __str__ = Sleeps.__str__
+
+
+def suspended():
+    """A generator whose end takes for ever."""
+    try:
+        yield 1
+    finally:
+        time.sleep(10**6)
+
+
+def raising(error: type[BaseException], holding: bool = False) -> type:
+    """A trainer that raises at the second trial, with a generator under way."""
+
+    class Raising(tiny.Steps):
+        def train(self, candidate, task, run):
+            if run.number == 1:
+                held = suspended() if holding else iter([1])
+                next(held)
+                raise error("hostile")
+            yield Report(1, {"score": 1.0})
+
+    return Raising
+
+
+def fails_alone(url: str, trainer: object, seconds: float | None = None) -> Study:
+    """A search of three trials, of which the second is to fail."""
+    limits = {"trials": 3} if seconds is None else {"trials": 3, "trial_timeout": seconds}
+    given = {**TINY, "trainer": trainer, "storage": url}
+    study, _ = automl.search(tiny.plane, **given, **limits)
+    states = [view.state for view in study.views.trials()]
+    assert states == [State.COMPLETE, State.FAILED, State.COMPLETE]
+    assert study.views.trial(1).message
+    assert Doctor(study).findings() == []
+    return study
+
+
+@pytest.mark.parametrize("error", [Exits, ExitsAtOnce, ExitsByItsNotes])
+def test_an_error_that_exits_when_it_is_shown_fails_its_trial_alone(sqlite_url, error):
+    study = fails_alone(sqlite_url, raising(error))
+    assert error.__name__ in study.views.trial(1).message
+
+
+@pytest.mark.parametrize("error", [Sleeps, SleepsAtOnce])
+def test_an_error_that_never_says_what_it_is_has_the_limit(sqlite_url, error):
+    study = fails_alone(sqlite_url, raising(error), seconds=LIMIT)
+    assert study.views.trial(1).reason in (Reason.TIME_LIMIT, Reason.ERROR)
+
+
+def test_a_generator_that_never_ends_has_the_limit(sqlite_url):
+    study = fails_alone(sqlite_url, raising(ValueError, holding=True), seconds=LIMIT)
+    assert study.views.trial(1).reason is Reason.TIME_LIMIT
 
 
 @dataclass(frozen=True)
