@@ -107,7 +107,7 @@ class TrialCode:
         if not self._outer:
             _here.verdict = self._before
             _here.turn(self._knew)
-        if _is_a_persons(error):
+        if is_a_persons(error):
             return
         if verdict is not None and verdict is not error:
             raise verdict
@@ -176,7 +176,7 @@ def watched_by(watch: Watch | None) -> None:
     _here.watch = watch
 
 
-def _is_a_persons(error: BaseException | None) -> bool:
+def is_a_persons(error: BaseException | None) -> bool:
     """Whether a person ends this process by it: Ctrl-C that nothing else takes, or a second one."""
     if isinstance(error, EndedAtOnce) or not isinstance(error, KeyboardInterrupt):
         return isinstance(error, EndedAtOnce)

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from pluggy import PluginManager
 
-from automl.boundary import TrialCode, leave
+from automl.boundary import TrialCode, is_a_persons, leave
 from automl.candidate import Candidate, propose
 from automl.deadline import NEVER, Deadline
 from automl.decisions import check_taken
@@ -20,6 +20,7 @@ from automl.errors import (
     AutoMLError,
     CandidateError,
     DeviceLostError,
+    EndedAtOnce,
     Interrupted,
     StorageError,
     StrategyError,
@@ -127,13 +128,14 @@ class Engine:
             self._warn_of_foreign_functions()
             self.meter.refresh()
             self.heartbeat.start()
-            signs_off = True
+            # What ends the worker against its will, its supervisor is to see.
+            signs_off = False
             try:
                 with explaining(self.ledger.engine), self.deadline.held():
                     self._loop()
-            except Exception as error:
-                # Any other has ended the worker against its will; its supervisor is to see that.
-                signs_off = isinstance(error, AutoMLError)
+                signs_off = True
+            except (AutoMLError, EndedAtOnce):
+                signs_off = True
                 raise
             finally:
                 self.heartbeat.end()
@@ -229,8 +231,9 @@ class Engine:
             self._hold_to_limit(trial)
             try:
                 return self._attempt(lease, trial)
-            except Exception as error:
-                if isinstance(error, _PASSING) or is_storage_failure(error):
+            except BaseException as error:
+                passing = isinstance(error, _PASSING) or is_storage_failure(error)
+                if passing or is_a_persons(error):
                     raise
                 return self._fail(trial, error)
         except LeaseLostError as error:
@@ -243,10 +246,12 @@ class Engine:
             _log.info("trial %s is given back: %s", number, error)
             self._give_back(trial)
             return None
-        except Exception as error:
+        except BaseException as error:
             # A failed database could not take it back; there its lease decides.
-            if not is_storage_failure(error) and not self._given_back:
-                self._give_back(trial, counts=isinstance(error, DeviceLostError))
+            stays = is_storage_failure(error) or isinstance(error, EndedAtOnce)
+            if not stays and not self._given_back:
+                counts = isinstance(error, DeviceLostError) or _only_ends_a_process(error)
+                self._give_back(trial, counts)
             raise
         finally:
             leave()
@@ -262,7 +267,7 @@ class Engine:
         again = self.study.resume_command()
         self.deadline.begin_trial(named, again, self._note(trial.number))
 
-    def _fail(self, trial: optuna.Trial, error: Exception) -> Lease | None:
+    def _fail(self, trial: optuna.Trial, error: BaseException) -> Lease | None:
         """Fail a trial with which this engine could not do what it should, and go on with others.
 
         One that cannot even be failed is tried again, which counts as an attempt.
@@ -272,8 +277,9 @@ class Engine:
             self.deadline.grant()
             outcome = _released(error, failure(error))
             return self._settle(self._lease, trial, outcome, self._used)
-        except Exception as again:
-            if is_storage_failure(again) or isinstance(again, LeaseLostError):
+        except BaseException as again:
+            passing = isinstance(again, LeaseLostError) or is_storage_failure(again)
+            if passing or is_a_persons(again):
                 raise
             self._give_back(trial, counts=True)
             if self._lease.attempt > MAX_ATTEMPTS:
@@ -538,6 +544,11 @@ class Engine:
                 getattr(self.hooks.hook, name)(**arguments)
         except Exception:
             _log.warning("a plugin's %s raised; the search goes on", name, exc_info=True)
+
+
+def _only_ends_a_process(error: BaseException) -> bool:
+    """Whether nothing of ours raises an error, nor a person."""
+    return not isinstance(error, Exception) and not is_a_persons(error)
 
 
 def _check_device(error: Exception) -> None:
