@@ -45,7 +45,8 @@ class _Here(threading.local):
     """What this thread runs.
 
     pid: the process that a trial's code began to run in. verdict: what the engine raised at that
-    code last. watched: whether the watch takes that code to run now.
+    code last. watched: whether the watch takes that code to run now. interrupts: whether Ctrl-C
+    was a KeyboardInterrupt before that code could say so.
     """
 
     inside: bool = False
@@ -53,6 +54,7 @@ class _Here(threading.local):
     verdict: AutoMLError | None = None
     watch: Watch | None = None
     watched: bool = False
+    interrupts: bool = True
 
     def turn(self, watched: bool) -> bool:
         """Have the watch know whether a trial's code runs; returns what it knew."""
@@ -87,6 +89,7 @@ class TrialCode:
         if not self._outer:
             if self._watched and _here.watch is not None:
                 _here.watch.check()
+            _here.interrupts = _takes_interrupts()
             _here.verdict, _here.pid, _here.inside = None, self._pid, True
             self._knew = _here.turn(self._watched)
         return self
@@ -180,6 +183,11 @@ def is_a_persons(error: BaseException | None) -> bool:
     """Whether a person ends this process by it: Ctrl-C that nothing else takes, or a second one."""
     if isinstance(error, EndedAtOnce) or not isinstance(error, KeyboardInterrupt):
         return isinstance(error, EndedAtOnce)
+    return _here.interrupts and _takes_interrupts()
+
+
+def _takes_interrupts() -> bool:
+    """Whether Ctrl-C arrives in this thread as a KeyboardInterrupt."""
     main = threading.current_thread() is threading.main_thread()
     return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

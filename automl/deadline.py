@@ -106,6 +106,9 @@ class Deadline:
         self._armed, now = True, time.monotonic()
         if self._due == NEVER and self._paused is not None:
             self._until += now - self._paused
+        # A trial before may have replaced the handler, or kept the signal from it.
+        signal.signal(signal.SIGALRM, self._ring)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         left = max(self._until - now, _SOON)
         signal.setitimer(signal.ITIMER_REAL, left, self.margin)
         self._arm(left)

@@ -60,7 +60,7 @@ from automl.processes import is_dead
 from automl.registry import Kind
 from automl.report import Outcome, Reason, Report, State
 from automl.seeding import seeded
-from automl.stopping import Meter, Stop
+from automl.stopping import Handlers, Meter, Stop
 from automl.studies import Parts, Study, costs_of, trial_seed
 from automl.telling import OptunaTrials
 
@@ -129,7 +129,7 @@ class Engine:
             self.meter.refresh()
             self.heartbeat.start()
             # What ends the worker against its will, its supervisor is to see.
-            signs_off = False
+            signs_off, self._handlers = False, Handlers()
             try:
                 with explaining(self.ledger.engine), self.deadline.held():
                     self._loop()
@@ -261,6 +261,7 @@ class Engine:
 
     def _take_up(self, lease: Lease) -> None:
         self._lease, self._used, self._given_back = lease, 0.0, False
+        self._handlers.put_back()
 
     def _hold_to_limit(self, trial: optuna.Trial) -> None:
         named = f"trial {trial.number} of study {self.study.name}"

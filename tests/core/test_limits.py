@@ -29,6 +29,7 @@ from automl.stopping import Stop
 from automl.storage import Storage
 from automl.studies import Limits, create, open_study, plan
 from automl.trust import trusting
+from automl.worker import stopping_on_signals
 
 FILE = str(Path(__file__))
 
@@ -236,6 +237,39 @@ def test_a_trial_that_never_ticks_is_interrupted_at_its_limit(sqlite_url, limits
     assert [view.reason for view in engine.study.views.trials()] == [Reason.TIME_LIMIT] * 2
     assert "time.sleep(3600)" in engine.study.views.trial(0).traceback
     assert Doctor(engine.study).findings() == []
+
+
+_TAKEN = (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Deaf(Trainer):
+    """Has signals taken as it likes in the first trial, and is silent in the second."""
+
+    blocks: bool = False
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        if run.number == 0:
+            for number in _TAKEN:
+                signal.signal(number, signal.SIG_IGN)
+            if self.blocks:
+                signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+        if run.number == 1:
+            time.sleep(3600)
+        if run.number == 2:
+            signal.raise_signal(signal.SIGTERM)
+            run.tick()
+        yield Report(1, {"score": 0.0})
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_trial_takes_no_signals_from_the_next(sqlite_url, blocks):
+    given = {"options": {"trainer": {"blocks": blocks}}, "time_limits": TimeLimits(trial=0.5)}
+    engine = created(sqlite_url, Limits(trials=4), Deaf, **given)
+    with stopping_on_signals(engine.stop), pytest.raises(Interrupted):
+        engine.run()
+    reasons = [view.reason for view in engine.study.views.trials()]
+    assert reasons[:2] == [None, Reason.TIME_LIMIT]
 
 
 def test_a_library_is_loaded_whole_before_the_limit_counts(sqlite_url, tmp_path, monkeypatch):
