@@ -200,7 +200,7 @@ class Engine:
         fresh = 0.0 if self._maintained == float("-inf") else _MAINTAIN_SECONDS
         self._maintained = time.monotonic()
         for settled in self.ledger.untold(older_than=fresh):
-            self.trials.tell_once(settled)
+            self._tell(settled)
         self._prune()
         if self.patience.seconds_since_outage() < self.ledger.lease_seconds / 4:
             return None  # what expired while nobody could renew it is not lost
@@ -212,7 +212,7 @@ class Engine:
     def _finished(self) -> bool:
         """Whether nothing is open, or may go on; tells on the way what is settled and untold."""
         for settled in self.ledger.untold():
-            self.trials.tell_once(settled)
+            self._tell(settled)
         if self.ledger.is_over():
             return True
         if self.ledger.open_trials():
@@ -227,8 +227,7 @@ class Engine:
         self._take_up(lease)
         self.heartbeat.hold(lease)
         try:
-            trial = self.trials.open(lease)
-            self._hold_to_limit(trial)
+            trial = self.trials.open(lease, self._hold_to_limit)
             try:
                 return self._attempt(lease, trial)
             except BaseException as error:
@@ -263,10 +262,21 @@ class Engine:
         self._lease, self._used, self._given_back = lease, 0.0, False
         self._handlers.put_back()
 
-    def _hold_to_limit(self, trial: optuna.Trial) -> None:
-        named = f"trial {trial.number} of study {self.study.name}"
+    def _hold_to_limit(self, number: int) -> None:
+        named = f"trial {number} of study {self.study.name}"
         again = self.study.resume_command()
-        self.deadline.begin_trial(named, again, self._note(trial.number))
+        self.deadline.begin_trial(named, again, self._note(number))
+
+    def _tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
+        """Tell Optuna how a trial ended; what the strategy does then has the limit, too."""
+        self._hold_to_limit(settled.number)
+        try:
+            if trial is None:
+                self.trials.tell_once(settled)
+            else:
+                self.trials.tell(settled, trial)
+        finally:
+            self.deadline.end_trial()
 
     def _fail(self, trial: optuna.Trial, error: BaseException) -> Lease | None:
         """Fail a trial with which this engine could not do what it should, and go on with others.
@@ -344,7 +354,7 @@ class Engine:
             return self._settle(lease, trial, failure(error), 0.0)
         match answer:
             case Hit(settled):
-                self.trials.tell(settled, trial)
+                self._tell(settled, trial)
             case Parked(id):
                 self._parked.add(id)
             case Claimed(claimed):
@@ -461,7 +471,7 @@ class Engine:
                 lease, trial.number, failure(error), seconds, [], *rest, self.meter.metered
             )
         for settled in settlement.settled:
-            self.trials.tell(settled, trial if settled.id == lease.id else None)
+            self._tell(settled, trial if settled.id == lease.id else None)
         self.study.remove_checkpoint(trial.number)
         return settlement.next
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import children
+import optuna
 import pytest
 import tiny
 import torch
 from optuna.trial import TrialState
 
+import automl
 from automl import Candidate, Report, Run, Task, Trainer
 from automl.doctor import Doctor
 from automl.engine import MICRO_BATCHES, Engine
@@ -27,7 +29,7 @@ from automl.report import Reason, State
 from automl.spec import TimeLimits
 from automl.stopping import Stop
 from automl.storage import Storage
-from automl.studies import Limits, create, open_study, plan
+from automl.studies import Limits, Study, create, open_study, plan
 from automl.trust import trusting
 from automl.worker import stopping_on_signals
 
@@ -270,6 +272,59 @@ def test_a_trial_takes_no_signals_from_the_next(sqlite_url, blocks):
         engine.run()
     reasons = [view.reason for view in engine.study.views.trials()]
     assert reasons[:2] == [None, Reason.TIME_LIMIT]
+
+
+class Sleeping(optuna.samplers.RandomSampler):
+    """A strategy that does not return from one of its methods at the second trial."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def _at(self, where: str, number: int) -> None:
+        if (where, number) == (self.where, 1):
+            time.sleep(3600)
+
+    def before_trial(self, study, trial):
+        self._at("before_trial", trial.number)
+
+    def infer_relative_search_space(self, study, trial):
+        self._at("infer_relative_search_space", trial.number)
+        return {}
+
+    def sample_independent(self, study, trial, name, distribution):
+        self._at("sample_independent", trial.number)
+        return super().sample_independent(study, trial, name, distribution)
+
+    def after_trial(self, study, trial, state, values):
+        self._at("after_trial", trial.number)
+
+
+@pytest.mark.parametrize(
+    "where", ["before_trial", "infer_relative_search_space", "sample_independent"]
+)
+def test_a_strategy_that_never_draws_has_the_limit(sqlite_url, where):
+    study = searched_by(sqlite_url, where)
+    assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
+    assert "did not return within 0.5 s" in study.views.trial(1).message
+
+
+def test_a_strategy_that_never_takes_an_end_has_the_limit(sqlite_url, caplog):
+    study = searched_by(sqlite_url, "after_trial")
+    assert study.views.counts().complete == 3
+    assert "was told of trial 1: its code did not return within 0.5 s" in caplog.text
+
+
+def searched_by(url: str, where: str) -> Study:
+    def sleeping(**_):
+        return Sleeping(where)
+
+    given = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": sleeping, "device": "cpu"}
+    limits = {"trials": 3, "trial_timeout": 0.5}
+    study, _ = automl.search(tiny.plane, **given, **limits, storage=url)
+    assert all(trial.state.is_finished() for trial in study.optuna.trials)
+    assert Doctor(study).findings() == []
+    return study
 
 
 def test_a_library_is_loaded_whole_before_the_limit_counts(sqlite_url, tmp_path, monkeypatch):
