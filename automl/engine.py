@@ -87,7 +87,7 @@ class Engine:
     of a worker that has nothing to do; each next one is twice as long, up to two seconds. device:
     what torch calls the worker's device in this process, where that is not its name. prepare:
     called before each training. hung: called once a trial has made no progress for so long that
-    its lease is gone.
+    its lease is gone. alone: nothing else sees this process end.
     """
 
     study: Study
@@ -99,6 +99,7 @@ class Engine:
     device: str = ""
     prepare: Callable[[], None] = lambda: None
     hung: Callable[[], None] = lambda: None
+    alone: bool = False
 
     def __post_init__(self) -> None:
         self.ledger, self.patience = self.study.ledger, self.study.storage.patience
@@ -111,7 +112,7 @@ class Engine:
         context = StrategyContext(self.identifier)
         self.trials = OptunaTrials(self.study, self.parts, self._tell_reused, context)
         self.models = Models(self.study)
-        self.deadline = Deadline(self.study.spec.time_limits)
+        self.deadline = Deadline(self.study.spec.time_limits, self.alone)
         self._parked: set[int] = set()
         self._maintained = float("-inf")
 

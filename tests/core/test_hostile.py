@@ -255,12 +255,16 @@ def ends_its_search(search: Search, act: str, place: str) -> None:
     cases = [GOOD, (act, place), GOOD]
     codes = [search.search(cases), *(search.resume() for _ in range(3))]
     assert codes == [*[int(act.split()[1])] * 3, 0], search.said()
+    lines = [line for line in search.said().splitlines() if "without signing off" in line]
+    assert len(lines) == 3, search.said()
+    assert all("ended during trial 1 of study s without" in line for line in lines), search.said()
+    assert all("go on with: automl resume s" in line for line in lines), search.said()
     check(search, cases, Reason.WORKER_LOST)
 
 
 def test_a_trial_that_ends_its_process_counts_each_time(tmp_path):
     with database("postgresql", tmp_path) as url:
-        ends_its_search(Search(url, tmp_path), "exit 3", "space")
+        ends_its_search(Search(url, tmp_path), "exit 0", "space")
 
 
 @pytest.mark.long
