@@ -50,6 +50,7 @@ class Deadline:
         """How long code may take to obey before more is done, in seconds."""
         self._proposing = limits.trial or (limits.epoch or NEVER) + self.margin
         self._due = self._until = NEVER
+        self._waited, self._waits = 0.0, False
         self._paused: float | None = None
         self._message, self._note, self._trial, self._again = "", Path(), "", ""
         self._pid = os.getpid()
@@ -104,6 +105,35 @@ class Deadline:
         """Let code that cleans up run for a margin more, if its time is over."""
         self._due = max(self._due, time.monotonic() + self.margin)
 
+    def clock(self) -> float:
+        """The monotonic clock, less the time that was free."""
+        return time.monotonic() - self._waited
+
+    def at(self, clock: float) -> float:
+        """When this clock shows so much, if no more is free, by the monotonic one."""
+        return clock + self._waited
+
+    @contextmanager
+    def free(self) -> Iterator[None]:
+        """Count against no limit what passes in here, as in waiting for the database."""
+        if self._waits:
+            yield
+            return
+        began, self._waits = time.monotonic(), True
+        try:
+            yield
+        finally:
+            self._waits = False
+            self._put_off(time.monotonic() - began)
+
+    def _put_off(self, seconds: float) -> None:
+        self._waited += seconds
+        self._due += seconds
+        self._until += seconds
+        # Less is made up for when the alarm comes too early.
+        if seconds > _SOON and self._armed:
+            self.begin()
+
     # What the boundary tells.
     def check(self) -> None:
         now = time.monotonic()
@@ -115,9 +145,11 @@ class Deadline:
     def begin(self) -> None:
         if not self._active or os.getpid() != self._pid:
             return
-        self._armed, now = True, time.monotonic()
-        if self._due == NEVER and self._paused is not None:
-            self._until += now - self._paused
+        now = time.monotonic()
+        paused, self._paused = self._paused, None
+        if paused is not None and not self._waits:
+            self._put_off(now - paused)
+        self._armed = True
         # A trial before may have replaced the handler, or kept the signal from it.
         signal.signal(signal.SIGALRM, self._ring)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
@@ -165,6 +197,9 @@ class Deadline:
             return
         if _imports(frame) and time.monotonic() < self._until + _IMPORT_SECONDS:
             self._arm(self.margin)
+            return
+        if (left := self._until - time.monotonic()) > _SOON:
+            signal.setitimer(signal.ITIMER_REAL, left, self.margin)
             return
         raise boundary.standing(TimeLimitError(self._said))
 

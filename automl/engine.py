@@ -387,7 +387,8 @@ class Engine:
     def _evaluate(self, evaluation: Evaluation, candidate: Candidate) -> Lease | None:
         lease, trial = evaluation.lease, evaluation.trial
         self.prepare()
-        self.meter.begin(lease)
+        with self.deadline.free():
+            self.meter.begin(lease)
         outcome = self._train(evaluation, candidate)
         if outcome.reason is Reason.OUT_OF_MEMORY:
             said = f"{outcome.message}; once more in {MICRO_BATCHES} micro-batches"

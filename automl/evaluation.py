@@ -82,10 +82,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         self.open_decisions: Mapping[str, Open] = {}
         self.weights: Callable[[], Mapping[str, Tensor]] | None = None
-        self._reported_at = time.monotonic()
+        self._reported_at = self.deadline.clock()
         # What earlier attempts took counts, too; where something else is metered, it is unknown.
         measured = self.study.spec.cost_metric == SECONDS
-        self._began = time.monotonic() - (self.lease.device_seconds if measured else 0.0)
+        self._began = self.deadline.clock() - (self.lease.device_seconds if measured else 0.0)
         self._written_at = self._saved_at = time.monotonic()
         self._save_seconds = 0.0
         self._saves = True
@@ -109,7 +109,7 @@ class Evaluation:
     def in_micro_batches(self, parts: int) -> None:
         """Have the next training pass each batch in so many parts; it may report steps again."""
         self._run = replace(self._run, micro_batches=parts)
-        self._reported_at = time.monotonic()
+        self._reported_at = self.deadline.clock()
         self.resumed = True
         self.__dict__.pop("_reported_before", None)
 
@@ -181,7 +181,7 @@ class Evaluation:
         self._saves = report.checkpoint is not None
         if self._saves and (self.stop.is_set() or self._should_save()):
             self._save(report)
-        self._reported_at = time.monotonic()
+        self._reported_at = self.deadline.clock()
         self.deadline.until(*self._due())
         self.weights = report.weights
         return outcome
@@ -190,7 +190,8 @@ class Evaluation:
         if os.getpid() != self._pid:
             return  # a loader of data, say, whose progress is none of the trial's
         with EngineCode(waits=False):
-            self.progress()
+            with self.deadline.free():
+                self.progress()
             if self.stop.is_set() and (self.stop.overdue or not self._saves):
                 raise Interrupted("interrupted")
             due, message = self._due()
@@ -210,14 +211,16 @@ class Evaluation:
         if limits.epoch is not None:
             said = f"no report came within the {limits.epoch:g} s an epoch may take"
             dues.append((self._reported_at + limits.epoch, said))
-        return min(dues)
+        due, message = min(dues)
+        return self.deadline.at(due), message
 
     def flush(self, checkpoint: str | None = None) -> None:
         """Write to the ledger what was reported and it does not have yet.
 
         checkpoint: the SHA-256 of what the trial can go on from now.
         """
-        self.study.ledger.renew(self.lease, self.unwritten, checkpoint)
+        with self.deadline.free():
+            self.study.ledger.renew(self.lease, self.unwritten, checkpoint)
         self.unwritten = []
         self._written_at = time.monotonic()
 
@@ -247,8 +250,9 @@ class Evaluation:
     def _should_prune(self, last: Outcome) -> bool:
         if len(self.study.objectives) > 1 or last.step is None or not last.values:
             return False
-        if last.step not in self._reported_before:
-            self.trial.report(last.values[0], last.step)
+        with self.deadline.free():
+            if last.step not in self._reported_before:
+                self.trial.report(last.values[0], last.step)
         if isinstance(self.parts.pruner, NopPruner):
             return False
         try:

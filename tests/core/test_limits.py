@@ -3,10 +3,12 @@
 import importlib
 import resource
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import children
@@ -15,6 +17,7 @@ import pytest
 import tiny
 import torch
 from optuna.trial import TrialState
+from sqlalchemy import make_url
 
 import automl
 from automl import Candidate, Report, Run, Task, Trainer
@@ -272,6 +275,48 @@ def test_a_trial_takes_no_signals_from_the_next(sqlite_url, blocks):
         engine.run()
     reasons = [view.reason for view in engine.study.views.trials()]
     assert reasons[:2] == [None, Reason.TIME_LIMIT]
+
+
+@contextmanager
+def locked(url: str, seconds: float) -> Iterator[None]:
+    """Keep others from writing to a database for so long."""
+    connection = sqlite3.connect(make_url(url).database, check_same_thread=False)
+    connection.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(seconds, connection.rollback)
+    timer.start()
+    yield
+    timer.join()
+    connection.close()
+
+
+@pytest.mark.parametrize("limits", [TimeLimits(trial=1.0), TimeLimits(epoch=1.0)])
+@pytest.mark.parametrize("writer", ["report", "pruner"])
+def test_waiting_for_the_database_is_no_trials_time(sqlite_url, limits, writer):
+    class Locking(Trainer):
+        def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+            if writer == "pruner":
+                yield Report(1, {"score": 0.0})
+                yield Report(2, {"score": 0.0})
+                return
+            with locked(sqlite_url, 2.0):
+                yield Report(1, {"score": 0.0})
+            run.tick()
+            yield Report(2, {"score": 0.0})
+
+    class Writing(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            if writer == "pruner" and trial.last_step == 1:
+                with locked(sqlite_url, 2.0):
+                    study._storage.set_trial_user_attr(trial._trial_id, "own", 1)
+            return False
+
+    engine = created(sqlite_url, Limits(trials=1), Locking, time_limits=limits)
+    engine.parts = replace(engine.parts, pruner=Writing())
+    engine.trials.parts = engine.parts
+    engine.trials._optuna.pruner = engine.parts.pruner
+    engine.run()
+    view = engine.study.views.trial(0)
+    assert view.state is State.COMPLETE, view.message
 
 
 class Sleeping(optuna.samplers.RandomSampler):
