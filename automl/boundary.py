@@ -19,6 +19,7 @@ from automl.errors import (
     TrialError,
     UncaughtError,
     UsageError,
+    described,
     text_of,
 )
 
@@ -44,7 +45,8 @@ class _Here(threading.local):
     """What this thread runs.
 
     pid: the process that a trial's code began to run in. verdict: what the engine raised at that
-    code last. watched: whether the watch takes that code to run now.
+    code last. watched: whether the watch takes that code to run now. interrupts: whether Ctrl-C
+    was a KeyboardInterrupt before that code could say so.
     """
 
     inside: bool = False
@@ -52,6 +54,7 @@ class _Here(threading.local):
     verdict: AutoMLError | None = None
     watch: Watch | None = None
     watched: bool = False
+    interrupts: bool = True
 
     def turn(self, watched: bool) -> bool:
         """Have the watch know whether a trial's code runs; returns what it knew."""
@@ -86,6 +89,7 @@ class TrialCode:
         if not self._outer:
             if self._watched and _here.watch is not None:
                 _here.watch.check()
+            _here.interrupts = _takes_interrupts()
             _here.verdict, _here.pid, _here.inside = None, self._pid, True
             self._knew = _here.turn(self._watched)
         return self
@@ -96,6 +100,9 @@ class TrialCode:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # While it is still the trial's code, for the error's class is.
+        refused = error is not None and _is_not_its_to_raise(error)
+        said = _said(error) if refused and error is not None else ""
         _here.inside = self._outer
         if os.getpid() != self._pid:
             end_forked(failed=error is not None)
@@ -103,12 +110,12 @@ class TrialCode:
         if not self._outer:
             _here.verdict = self._before
             _here.turn(self._knew)
-        if _is_a_persons(error):
+        if is_a_persons(error):
             return
         if verdict is not None and verdict is not error:
             raise verdict
-        if error is not None and verdict is None and _is_not_its_to_raise(error):
-            raise UncaughtError(_said(error)) from error
+        if refused and verdict is None:
+            raise UncaughtError(said) from error
 
 
 class EngineCode:
@@ -145,6 +152,16 @@ def is_in_trial_code() -> bool:
     return _here.inside
 
 
+def described_within(error: BaseException) -> str:
+    """An error in one line; its class is the trial's, and so is what that takes to say it.
+
+    Raises:
+        TimeLimitError: that took too long.
+    """
+    with TrialCode():
+        return described(error)
+
+
 def standing(error: AutoMLError) -> AutoMLError:
     """An error to raise at a trial's code that stands, whatever the code makes of it."""
     _here.verdict = error
@@ -162,10 +179,15 @@ def watched_by(watch: Watch | None) -> None:
     _here.watch = watch
 
 
-def _is_a_persons(error: BaseException | None) -> bool:
+def is_a_persons(error: BaseException | None) -> bool:
     """Whether a person ends this process by it: Ctrl-C that nothing else takes, or a second one."""
     if isinstance(error, EndedAtOnce) or not isinstance(error, KeyboardInterrupt):
         return isinstance(error, EndedAtOnce)
+    return _here.interrupts and _takes_interrupts()
+
+
+def _takes_interrupts() -> bool:
+    """Whether Ctrl-C arrives in this thread as a KeyboardInterrupt."""
     main = threading.current_thread() is threading.main_thread()
     return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -39,14 +39,18 @@ class Deadline:
     trial to itself, or a little more than that of an epoch; waiting for the database is free.
     Python can interrupt the main thread alone, which a worker's always is; in another thread of a
     caller's, ticks have to do.
+
+    alone: nothing else sees that this process ends, so that a trial which ends it needs a line.
     """
 
-    def __init__(self, limits: TimeLimits) -> None:
+    def __init__(self, limits: TimeLimits, alone: bool = False) -> None:
+        self._alone = alone
         shortest = min(limits.trial or NEVER, limits.epoch or NEVER)
         self.margin = min(max(_SHARE * shortest, _SHORTEST), _LONGEST)
         """How long code may take to obey before more is done, in seconds."""
         self._proposing = limits.trial or (limits.epoch or NEVER) + self.margin
         self._due = self._until = NEVER
+        self._waited, self._waits = 0.0, False
         self._paused: float | None = None
         self._message, self._note, self._trial, self._again = "", Path(), "", ""
         self._pid = os.getpid()
@@ -57,16 +61,17 @@ class Deadline:
     def held(self) -> Iterator[None]:
         """Hold what runs in this thread to the limit, where there is one."""
         main = threading.current_thread() is threading.main_thread()
-        if self._proposing == NEVER or not main or not hasattr(signal, "setitimer"):
-            yield
-            return
+        limited = self._proposing != NEVER and main and hasattr(signal, "setitimer")
         self._pid = os.getpid()
-        boundary.watched_by(self)
-        with _guard() as self._guard, self._ringing():
-            try:
-                yield
-            finally:
-                boundary.watched_by(None)
+        with ExitStack() as stack:
+            if limited or self._alone:
+                self._guard = stack.enter_context(_guard())
+            if limited:
+                stack.enter_context(_dumping())
+                stack.enter_context(self._ringing())
+                boundary.watched_by(self)
+                stack.callback(boundary.watched_by, None)
+            yield
 
     def begin_trial(self, trial: str, again: str, note: Path) -> None:
         """Take up a trial; it may be the one whose process has to be ended.
@@ -75,11 +80,19 @@ class Deadline:
         """
         self._trial, self._again, self._note, self._active = trial, again, note, True
         self.until(NEVER, "")
+        self._part("during")
 
     def end_trial(self) -> None:
         """Hold nothing to a limit any more."""
         self._active = False
         self.end()
+        self._part("after")
+
+    def _part(self, when: str) -> None:
+        """Have a line written if this process ends before it has signed off."""
+        if self._alone and self._guard is not None and os.getpid() == self._pid:
+            how = f"process {self._pid} ended {when} {self._trial} without signing off"
+            self._guard.part(f"{how}; go on with: {self._again}")
 
     def until(self, due: float, message: str) -> None:
         """Let code of the trial's run until then, by the monotonic clock; message: what if not.
@@ -92,6 +105,35 @@ class Deadline:
         """Let code that cleans up run for a margin more, if its time is over."""
         self._due = max(self._due, time.monotonic() + self.margin)
 
+    def clock(self) -> float:
+        """The monotonic clock, less the time that was free."""
+        return time.monotonic() - self._waited
+
+    def at(self, clock: float) -> float:
+        """When this clock shows so much, if no more is free, by the monotonic one."""
+        return clock + self._waited
+
+    @contextmanager
+    def free(self) -> Iterator[None]:
+        """Count against no limit what passes in here, as in waiting for the database."""
+        if self._waits:
+            yield
+            return
+        began, self._waits = time.monotonic(), True
+        try:
+            yield
+        finally:
+            self._waits = False
+            self._put_off(time.monotonic() - began)
+
+    def _put_off(self, seconds: float) -> None:
+        self._waited += seconds
+        self._due += seconds
+        self._until += seconds
+        # Less is made up for when the alarm comes too early.
+        if seconds > _SOON and self._armed:
+            self.begin()
+
     # What the boundary tells.
     def check(self) -> None:
         now = time.monotonic()
@@ -103,9 +145,14 @@ class Deadline:
     def begin(self) -> None:
         if not self._active or os.getpid() != self._pid:
             return
-        self._armed, now = True, time.monotonic()
-        if self._due == NEVER and self._paused is not None:
-            self._until += now - self._paused
+        now = time.monotonic()
+        paused, self._paused = self._paused, None
+        if paused is not None and not self._waits:
+            self._put_off(now - paused)
+        self._armed = True
+        # A trial before may have replaced the handler, or kept the signal from it.
+        signal.signal(signal.SIGALRM, self._ring)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         left = max(self._until - now, _SOON)
         signal.setitimer(signal.ITIMER_REAL, left, self.margin)
         self._arm(left)
@@ -151,6 +198,9 @@ class Deadline:
         if _imports(frame) and time.monotonic() < self._until + _IMPORT_SECONDS:
             self._arm(self.margin)
             return
+        if (left := self._until - time.monotonic()) > _SOON:
+            signal.setitimer(signal.ITIMER_REAL, left, self.margin)
+            return
         raise boundary.standing(TimeLimitError(self._said))
 
 
@@ -175,8 +225,11 @@ class _Guard:
 
     def arm(self, seconds: float, why: str, line: str, note: Path) -> None:
         """End this process after so many seconds, with a line for people and a note."""
-        shown = "".join(c if c.isprintable() else "?" for c in line)
-        self._send({"seconds": seconds, "why": why, "line": shown, "note": str(note)})
+        self._send({"seconds": seconds, "why": why, "line": _shown(line), "note": str(note)})
+
+    def part(self, line: str) -> None:
+        """Write this line once this process has ended, unless it closes the guard before."""
+        self._send({"parting": _shown(line)})
 
     def disarm(self) -> None:
         """End nothing until it is armed again."""
@@ -197,9 +250,13 @@ class _Guard:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
 
+def _shown(line: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
 @contextmanager
 def _guard() -> Iterator[_Guard | None]:
-    """A guard, where the system starts one; it can have this process say where it is."""
+    """A guard, where the system starts one."""
     if time_guard.STACK_SIGNAL is None or not hasattr(faulthandler, "register"):
         yield None
         return
@@ -208,9 +265,20 @@ def _guard() -> Iterator[_Guard | None]:
     except OSError:
         yield None
         return
-    faulthandler.register(time_guard.STACK_SIGNAL, file=_STDERR, all_threads=False)
     try:
         yield guard
     finally:
         guard.close()
+
+
+@contextmanager
+def _dumping() -> Iterator[None]:
+    """Have this process say where it is when the guard asks."""
+    if time_guard.STACK_SIGNAL is None or not hasattr(faulthandler, "register"):
+        yield
+        return
+    faulthandler.register(time_guard.STACK_SIGNAL, file=_STDERR, all_threads=False)
+    try:
+        yield
+    finally:
         faulthandler.unregister(time_guard.STACK_SIGNAL)

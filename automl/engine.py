@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import optuna
 from pluggy import PluginManager
 
-from automl.boundary import TrialCode, leave
+from automl.boundary import TrialCode, is_a_persons, leave
 from automl.candidate import Candidate, propose
 from automl.deadline import NEVER, Deadline
 from automl.decisions import check_taken
@@ -19,6 +20,7 @@ from automl.errors import (
     AutoMLError,
     CandidateError,
     DeviceLostError,
+    EndedAtOnce,
     Interrupted,
     StorageError,
     StrategyError,
@@ -58,7 +60,7 @@ from automl.processes import is_dead
 from automl.registry import Kind
 from automl.report import Outcome, Reason, Report, State
 from automl.seeding import seeded
-from automl.stopping import Meter, Stop
+from automl.stopping import Handlers, Meter, Stop
 from automl.studies import Parts, Study, costs_of, trial_seed
 from automl.telling import OptunaTrials
 
@@ -85,7 +87,7 @@ class Engine:
     of a worker that has nothing to do; each next one is twice as long, up to two seconds. device:
     what torch calls the worker's device in this process, where that is not its name. prepare:
     called before each training. hung: called once a trial has made no progress for so long that
-    its lease is gone.
+    its lease is gone. alone: nothing else sees this process end.
     """
 
     study: Study
@@ -97,6 +99,7 @@ class Engine:
     device: str = ""
     prepare: Callable[[], None] = lambda: None
     hung: Callable[[], None] = lambda: None
+    alone: bool = False
 
     def __post_init__(self) -> None:
         self.ledger, self.patience = self.study.ledger, self.study.storage.patience
@@ -109,7 +112,7 @@ class Engine:
         context = StrategyContext(self.identifier)
         self.trials = OptunaTrials(self.study, self.parts, self._tell_reused, context)
         self.models = Models(self.study)
-        self.deadline = Deadline(self.study.spec.time_limits)
+        self.deadline = Deadline(self.study.spec.time_limits, self.alone)
         self._parked: set[int] = set()
         self._maintained = float("-inf")
 
@@ -126,13 +129,14 @@ class Engine:
             self._warn_of_foreign_functions()
             self.meter.refresh()
             self.heartbeat.start()
-            signs_off = True
+            # What ends the worker against its will, its supervisor is to see.
+            signs_off, self._handlers = False, Handlers()
             try:
                 with explaining(self.ledger.engine), self.deadline.held():
                     self._loop()
-            except Exception as error:
-                # Any other has ended the worker against its will; its supervisor is to see that.
-                signs_off = isinstance(error, AutoMLError)
+                signs_off = True
+            except (AutoMLError, EndedAtOnce):
+                signs_off = True
                 raise
             finally:
                 self.heartbeat.end()
@@ -197,7 +201,7 @@ class Engine:
         fresh = 0.0 if self._maintained == float("-inf") else _MAINTAIN_SECONDS
         self._maintained = time.monotonic()
         for settled in self.ledger.untold(older_than=fresh):
-            self.trials.tell_once(settled)
+            self._tell(settled)
         self._prune()
         if self.patience.seconds_since_outage() < self.ledger.lease_seconds / 4:
             return None  # what expired while nobody could renew it is not lost
@@ -209,7 +213,7 @@ class Engine:
     def _finished(self) -> bool:
         """Whether nothing is open, or may go on; tells on the way what is settled and untold."""
         for settled in self.ledger.untold():
-            self.trials.tell_once(settled)
+            self._tell(settled)
         if self.ledger.is_over():
             return True
         if self.ledger.open_trials():
@@ -224,12 +228,12 @@ class Engine:
         self._take_up(lease)
         self.heartbeat.hold(lease)
         try:
-            trial = self.trials.open(lease)
-            self._hold_to_limit(trial)
+            trial = self.trials.open(lease, self._hold_to_limit)
             try:
                 return self._attempt(lease, trial)
-            except Exception as error:
-                if isinstance(error, _PASSING) or is_storage_failure(error):
+            except BaseException as error:
+                passing = isinstance(error, _PASSING) or is_storage_failure(error)
+                if passing or is_a_persons(error):
                     raise
                 return self._fail(trial, error)
         except LeaseLostError as error:
@@ -242,10 +246,12 @@ class Engine:
             _log.info("trial %s is given back: %s", number, error)
             self._give_back(trial)
             return None
-        except Exception as error:
+        except BaseException as error:
             # A failed database could not take it back; there its lease decides.
-            if not is_storage_failure(error) and not self._given_back:
-                self._give_back(trial, counts=isinstance(error, DeviceLostError))
+            stays = is_storage_failure(error) or isinstance(error, EndedAtOnce)
+            if not stays and not self._given_back:
+                counts = isinstance(error, DeviceLostError) or _only_ends_a_process(error)
+                self._give_back(trial, counts)
             raise
         finally:
             leave()
@@ -255,22 +261,37 @@ class Engine:
 
     def _take_up(self, lease: Lease) -> None:
         self._lease, self._used, self._given_back = lease, 0.0, False
+        self._handlers.put_back()
 
-    def _hold_to_limit(self, trial: optuna.Trial) -> None:
-        named = f"trial {trial.number} of study {self.study.name}"
+    def _hold_to_limit(self, number: int) -> None:
+        named = f"trial {number} of study {self.study.name}"
         again = self.study.resume_command()
-        self.deadline.begin_trial(named, again, self._note(trial.number))
+        self.deadline.begin_trial(named, again, self._note(number))
 
-    def _fail(self, trial: optuna.Trial, error: Exception) -> Lease | None:
+    def _tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
+        """Tell Optuna how a trial ended; what the strategy does then has the limit, too."""
+        self._hold_to_limit(settled.number)
+        try:
+            if trial is None:
+                self.trials.tell_once(settled)
+            else:
+                self.trials.tell(settled, trial)
+        finally:
+            self.deadline.end_trial()
+
+    def _fail(self, trial: optuna.Trial, error: BaseException) -> Lease | None:
         """Fail a trial with which this engine could not do what it should, and go on with others.
 
         One that cannot even be failed is tried again, which counts as an attempt.
         """
         self._used += self.meter.end()
         try:
-            return self._settle(self._lease, trial, failure(error), self._used)
-        except Exception as again:
-            if is_storage_failure(again) or isinstance(again, LeaseLostError):
+            self.deadline.grant()
+            outcome = _released(error, failure(error))
+            return self._settle(self._lease, trial, outcome, self._used)
+        except BaseException as again:
+            passing = isinstance(again, LeaseLostError) or is_storage_failure(again)
+            if passing or is_a_persons(again):
                 raise
             self._give_back(trial, counts=True)
             if self._lease.attempt > MAX_ATTEMPTS:
@@ -295,7 +316,7 @@ class Engine:
                 identity = self.identifier.identify(parts, candidate, trial.number, costs)
                 self.identifier.check(identity)
             except Exception as error:
-                outcome = _outcome_of(error, self._space)
+                outcome = self._outcome(error, self._space)
                 return self._settle(lease, trial, outcome, 0.0, identity=identity)
         return self._claim(lease, trial, candidate, identity, costs)
 
@@ -334,7 +355,7 @@ class Engine:
             return self._settle(lease, trial, failure(error), 0.0)
         match answer:
             case Hit(settled):
-                self.trials.tell(settled, trial)
+                self._tell(settled, trial)
             case Parked(id):
                 self._parked.add(id)
             case Claimed(claimed):
@@ -366,7 +387,8 @@ class Engine:
     def _evaluate(self, evaluation: Evaluation, candidate: Candidate) -> Lease | None:
         lease, trial = evaluation.lease, evaluation.trial
         self.prepare()
-        self.meter.begin(lease)
+        with self.deadline.free():
+            self.meter.begin(lease)
         outcome = self._train(evaluation, candidate)
         if outcome.reason is Reason.OUT_OF_MEMORY:
             said = f"{outcome.message}; once more in {MICRO_BATCHES} micro-batches"
@@ -387,7 +409,7 @@ class Engine:
         try:
             self.models.keep(evaluation.trial, outcome, evaluation.weights)
         except Exception as error:
-            return _outcome_of(error, self._blamed(evaluation.parts, error))
+            return self._outcome(error, self._blamed(evaluation.parts, error))
         return outcome
 
     def _train(self, evaluation: Evaluation, candidate: Candidate) -> Outcome:
@@ -400,13 +422,21 @@ class Engine:
                 evaluation.flush()
                 raise
             except Exception as error:
-                outcome = _outcome_of(error, self._blamed(evaluation.parts, error))
-                free_memory(error)
+                outcome = self._outcome(error, self._blamed(evaluation.parts, error))
         if outcome.reason is not Reason.OUT_OF_MEMORY:
             return outcome
         peak, parts = peak_memory(self.device), evaluation.micro_batches
         how = f"{parts} micro-batches" if parts > 1 else "whole batches"
         return replace(outcome, message=f"{outcome.message} ({how}, peak memory {peak})")
+
+    def _outcome(self, error: Exception, where: str) -> Outcome:
+        """A failed trial's outcome; what is not the trial's fault is raised again."""
+        if isinstance(error, _PASSING) or is_storage_failure(error):
+            raise error
+        self.deadline.grant()
+        _check_device(error)
+        outcome = failure(error, "" if isinstance(error, StrategyError) else where)
+        return _released(error, outcome)
 
     def _progress(self) -> None:
         """What a probe does at each tick."""
@@ -443,7 +473,7 @@ class Engine:
                 lease, trial.number, failure(error), seconds, [], *rest, self.meter.metered
             )
         for settled in settlement.settled:
-            self.trials.tell(settled, trial if settled.id == lease.id else None)
+            self._tell(settled, trial if settled.id == lease.id else None)
         self.study.remove_checkpoint(trial.number)
         return settlement.next
 
@@ -529,11 +559,33 @@ class Engine:
             _log.warning("a plugin's %s raised; the search goes on", name, exc_info=True)
 
 
-def _outcome_of(error: Exception, where: str) -> Outcome:
-    """A failed trial's outcome; what is not the trial's fault is raised again."""
-    if isinstance(error, _PASSING) or is_storage_failure(error):
-        raise error
-    if is_device_loss(error):
+def _only_ends_a_process(error: BaseException) -> bool:
+    """Whether nothing of ours raises an error, nor a person."""
+    return not isinstance(error, Exception) and not is_a_persons(error)
+
+
+def _check_device(error: Exception) -> None:
+    """See that an error leaves the device as it was.
+
+    Raises:
+        DeviceLostError: it is the device's last.
+    """
+    lost = False
+    with suppress(Exception), TrialCode():
+        lost = is_device_loss(error)
+    if lost:
         line = " ".join(text_of(error).split())
         raise DeviceLostError(f"the device was lost: {line}; start this worker anew") from error
-    return failure(error, "" if isinstance(error, StrategyError) else where)
+
+
+def _released(error: BaseException, outcome: Outcome) -> Outcome:
+    """A failed trial's outcome, once its error holds on to nothing that was the trial's.
+
+    What ends by that runs code of the trial's, as a suspended generator does.
+    """
+    try:
+        with TrialCode():
+            free_memory(error)
+    except Exception as late:
+        return failure(late)
+    return outcome

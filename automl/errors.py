@@ -123,10 +123,12 @@ class EndedAtOnce(KeyboardInterrupt):
 
 
 def text_of(error: BaseException) -> str:
-    """An error's text, also where its class fails to say it."""
+    """An error's text, also where its class fails to say it, or asks the process to end."""
     try:
         return str(error)
-    except Exception:
+    except EndedAtOnce:
+        raise
+    except BaseException:
         return f"a {type(error).__name__} that cannot say what it is"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.pruners import NopPruner
 
-from automl.boundary import EngineCode, TrialCode
+from automl.boundary import EngineCode, TrialCode, described_within
 from automl.candidate import Candidate
 from automl.deadline import NEVER, Deadline
 from automl.decisions import Open, fits
@@ -22,12 +22,11 @@ from automl.errors import (
     TimeLimitError,
     TrialError,
     UnstorableError,
-    described,
-    first_line,
 )
 from automl.failures import is_storage_failure
 from automl.ledger.values import Lease
 from automl.protocols import Run
+from automl.redaction import redact_urls
 from automl.registry import Kind
 from automl.report import (
     COSTS,
@@ -83,10 +82,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         self.open_decisions: Mapping[str, Open] = {}
         self.weights: Callable[[], Mapping[str, Tensor]] | None = None
-        self._reported_at = time.monotonic()
+        self._reported_at = self.deadline.clock()
         # What earlier attempts took counts, too; where something else is metered, it is unknown.
         measured = self.study.spec.cost_metric == SECONDS
-        self._began = time.monotonic() - (self.lease.device_seconds if measured else 0.0)
+        self._began = self.deadline.clock() - (self.lease.device_seconds if measured else 0.0)
         self._written_at = self._saved_at = time.monotonic()
         self._save_seconds = 0.0
         self._saves = True
@@ -110,7 +109,7 @@ class Evaluation:
     def in_micro_batches(self, parts: int) -> None:
         """Have the next training pass each batch in so many parts; it may report steps again."""
         self._run = replace(self._run, micro_batches=parts)
-        self._reported_at = time.monotonic()
+        self._reported_at = self.deadline.clock()
         self.resumed = True
         self.__dict__.pop("_reported_before", None)
 
@@ -182,7 +181,7 @@ class Evaluation:
         self._saves = report.checkpoint is not None
         if self._saves and (self.stop.is_set() or self._should_save()):
             self._save(report)
-        self._reported_at = time.monotonic()
+        self._reported_at = self.deadline.clock()
         self.deadline.until(*self._due())
         self.weights = report.weights
         return outcome
@@ -191,7 +190,8 @@ class Evaluation:
         if os.getpid() != self._pid:
             return  # a loader of data, say, whose progress is none of the trial's
         with EngineCode(waits=False):
-            self.progress()
+            with self.deadline.free():
+                self.progress()
             if self.stop.is_set() and (self.stop.overdue or not self._saves):
                 raise Interrupted("interrupted")
             due, message = self._due()
@@ -211,14 +211,16 @@ class Evaluation:
         if limits.epoch is not None:
             said = f"no report came within the {limits.epoch:g} s an epoch may take"
             dues.append((self._reported_at + limits.epoch, said))
-        return min(dues)
+        due, message = min(dues)
+        return self.deadline.at(due), message
 
     def flush(self, checkpoint: str | None = None) -> None:
         """Write to the ledger what was reported and it does not have yet.
 
         checkpoint: the SHA-256 of what the trial can go on from now.
         """
-        self.study.ledger.renew(self.lease, self.unwritten, checkpoint)
+        with self.deadline.free():
+            self.study.ledger.renew(self.lease, self.unwritten, checkpoint)
         self.unwritten = []
         self._written_at = time.monotonic()
 
@@ -235,7 +237,9 @@ class Evaluation:
                 digest = self._run.save(report.checkpoint())
         except (OSError, RuntimeError) as error:
             where = self._run.directory
-            _log.warning("no checkpoint saved in %s: %s", where, first_line(error))
+            _log.warning(
+                "no checkpoint saved in %s: %s", where, redact_urls(described_within(error))
+            )
         else:
             # With all reports, since what goes on from here will not report these steps again.
             self.flush(digest)
@@ -246,8 +250,9 @@ class Evaluation:
     def _should_prune(self, last: Outcome) -> bool:
         if len(self.study.objectives) > 1 or last.step is None or not last.values:
             return False
-        if last.step not in self._reported_before:
-            self.trial.report(last.values[0], last.step)
+        with self.deadline.free():
+            if last.step not in self._reported_before:
+                self.trial.report(last.values[0], last.step)
         if isinstance(self.parts.pruner, NopPruner):
             return False
         try:
@@ -257,7 +262,7 @@ class Evaluation:
             if is_storage_failure(error) or isinstance(error, TimeLimitError):
                 raise
             name = self.parts.names[Kind.PRUNER]
-            raise TrialError(f"pruner {name}: {described(error)}") from error
+            raise TrialError(f"pruner {name}: {described_within(error)}") from error
 
     @cached_property
     def _reported_before(self) -> set[int]:

@@ -5,6 +5,7 @@ import resource
 import sys
 import traceback
 
+from automl.boundary import TrialCode
 from automl.errors import (
     CandidateError,
     DegenerateError,
@@ -12,6 +13,7 @@ from automl.errors import (
     NotFiniteError,
     StorageError,
     TimeLimitError,
+    TrialError,
     described,
     text_of,
 )
@@ -36,8 +38,23 @@ _STICKY = (
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
 
 
-def failure(error: Exception, where: str = "") -> Outcome:
-    """The outcome of a trial that raised; where: the part it happened in, for people."""
+def failure(error: BaseException, where: str = "") -> Outcome:
+    """The outcome of a trial that raised; where: the part it happened in, for people.
+
+    What the error says is the trial's code, and held to its limit.
+    """
+    try:
+        with TrialCode():
+            return _shown(error, where)
+    except TimeLimitError as late:
+        # Made again, for that one brings along in what it was raised.
+        return _shown(TimeLimitError(text_of(late)), where)
+    except Exception:
+        unknown = TrialError(f"a {type(error).__name__} that cannot be shown")
+        return _shown(unknown, where)
+
+
+def _shown(error: BaseException, where: str) -> Outcome:
     message = described(error)
     message = message if where in message else f"{where}: {message}"
     return Outcome(
@@ -62,15 +79,27 @@ def lost(attempts: int) -> Outcome:
 
 def free_memory(error: BaseException | None = None) -> None:
     """Give back what a failed trial held, on the accelerator too; its error holds on to frames."""
-    if error is not None:
-        traceback.clear_frames(error.__traceback__)
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
-def _reason(error: Exception) -> Reason:
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and all in whose handling, or because of which, it was raised."""
+    found: list[BaseException] = []
+    left = [error]
+    while left:
+        each = left.pop()
+        if each is not None and not any(each is known for known in found):
+            found.append(each)
+            left += [each.__cause__, each.__context__]
+    return found
+
+
+def _reason(error: BaseException) -> Reason:
     if isinstance(error, NotFiniteError):
         return Reason.NOT_FINITE
     if isinstance(error, CandidateError):
@@ -82,14 +111,14 @@ def _reason(error: Exception) -> Reason:
     return Reason.ERROR
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = text_of(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
 
 
-def is_device_loss(error: Exception) -> bool:
+def is_device_loss(error: BaseException) -> bool:
     """Whether the device fails for the rest of this process, whatever trial comes next."""
     if isinstance(error, DeviceLostError):
         return True
@@ -113,7 +142,7 @@ def peak_memory(device: str) -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
 
 
-def _cause(error: Exception) -> str | None:
+def _cause(error: BaseException) -> str | None:
     """Where it was raised: equal for failures of one origin, whatever numbers they mention.
 
     None for what says nothing of the candidates to come.
@@ -131,6 +160,6 @@ def _storable(text: str) -> str:
     return redact_urls(plain_text(text))
 
 
-def is_storage_failure(error: Exception) -> bool:
+def is_storage_failure(error: BaseException) -> bool:
     """Whether the database failed, rather than the trial."""
     return isinstance(error, StorageError) or type(error).__name__ == "StorageInternalError"

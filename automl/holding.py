@@ -15,8 +15,10 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from automl.boundary import EngineCode, end_forked
+from automl.boundary import EngineCode, end_forked, is_in_trial_code
 from automl.collation import lost_name
+from automl.errors import TrialError, UnstorableError
+from automl.long_steps import is_reserved
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,6 +100,8 @@ class HoldingStorage:
             held.set_user_attr(key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if is_in_trial_code() and is_reserved(key):
+            raise UnstorableError(f"attribute {key!r} cannot be stored: its name is automl's own")
         if (held := self._known(trial_id)) is not None:
             self._check_name("attributes", key, held.system_attrs)
         self._call(self._storage.set_trial_system_attr, trial_id, key, value)
@@ -107,6 +111,8 @@ class HoldingStorage:
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
+        if is_in_trial_code():
+            raise TrialError("a trial's code cannot tell how a trial ended: report, or raise")
         done = self._call(self._storage.set_trial_state_values, trial_id, state, values)
         if (held := self._known(trial_id)) is not None and state.is_finished():
             held.state = state

@@ -5,11 +5,13 @@ counted anew; what reads through us finds them among the intermediate values, as
 """
 
 import copy
+import re
 
 from optuna.trial import FrozenTrial
 
 _SHORT = range(-(2**31), 2**31)
 _PREFIX = "automl:step:"
+_STEP = re.compile(rf"{_PREFIX}(-?[0-9]{{1,20}})")
 
 
 def is_long(step: int) -> bool:
@@ -22,14 +24,24 @@ def attribute_of(step: int) -> str:
     return f"{_PREFIX}{step}"
 
 
+def is_reserved(name: str) -> bool:
+    """Whether attributes of such a name are long steps, which only a report may add."""
+    return name.startswith(_PREFIX)
+
+
 def with_long_steps(trial: FrozenTrial) -> FrozenTrial:
     """A trial with its long steps among the others; itself where it has none."""
-    names = [name for name in trial.system_attrs if name.startswith(_PREFIX)]
-    if not names:
+    # Whatever else another program wrote by such a name is not ours to read.
+    long = {
+        int(match[1]): value
+        for name, value in trial.system_attrs.items()
+        if (match := _STEP.fullmatch(name)) and isinstance(value, float | int)
+    }
+    if not long:
         return trial
     # Optuna shares its trials with other readers.
     found = copy.copy(trial)
-    long = {int(name.removeprefix(_PREFIX)): trial.system_attrs[name] for name in names}
     found.intermediate_values = {**trial.intermediate_values, **dict(sorted(long.items()))}
+    names = {attribute_of(step) for step in long}
     found.system_attrs = {k: v for k, v in trial.system_attrs.items() if k not in names}
     return found

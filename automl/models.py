@@ -183,7 +183,22 @@ def _tensors(weights: Callable[[], Mapping[str, "Tensor"]]) -> "Mapping[str, Ten
             if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
                 got = f"{_kind(tensor)} for {name!r}"
                 raise TrialError(f"a report's weights must be tensors by name, got {got}")
-        return {name: tensor.detach().cpu() for name, tensor in offered.items()}
+        # Of a class of its own, a name or a tensor would run code when it is written.
+        return {str.__str__(name): _plain(tensor) for name, tensor in offered.items()}
+
+
+def _plain(tensor: "Tensor") -> "Tensor":
+    """A tensor on the CPU, of no other class.
+
+    Raises:
+        TrialError: its class does not let go of it.
+    """
+    import torch
+
+    plain = torch.Tensor.as_subclass(tensor.detach().cpu(), torch.Tensor)
+    if type(plain) is not torch.Tensor:
+        raise TrialError(f"a report's weights must be plain tensors, got {_kind(plain)}")
+    return plain
 
 
 def _kind(value: object) -> str:

@@ -15,6 +15,11 @@ def new_mark() -> str:
     return uuid.uuid4().hex[:16]
 
 
+def is_supervised() -> bool:
+    """Whether a search started this process as a worker and sees how it ends, until it is named."""
+    return MARK in os.environ
+
+
 def this_worker() -> str:
     """A name no other worker has or will have: host, boot, process, its start, its mark."""
     start = _start_of(os.getpid()) or "0"

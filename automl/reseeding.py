@@ -10,9 +10,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from automl.boundary import TrialCode
+from automl.boundary import TrialCode, described_within
 from automl.decisions import given_value
-from automl.errors import Interrupted, StrategyError, TimeLimitError, described
+from automl.errors import Interrupted, StrategyError, TimeLimitError
 from automl.failures import is_storage_failure
 from automl.ledger.values import LeaseLostError
 
@@ -37,7 +37,7 @@ class ReseedingSampler(BaseSampler):
         self, name: str, make: Callable[[int], BaseSampler], seed_of: Callable[[int], int]
     ) -> None:
         self.given: Mapping[str, Any] = {}
-        self.failed: StrategyError | None = None
+        self.failed: StrategyError | TimeLimitError | None = None
         self._making = False
         self._name, self._make, self._seed_of = name, make, seed_of
         self._sampler = make(seed_of(0))
@@ -96,9 +96,11 @@ class ReseedingSampler(BaseSampler):
         try:
             with self._naming():
                 self._sampler.after_trial(study, trial, state, values)
-        except StrategyError as error:
+        except (StrategyError, TimeLimitError) as error:
             # How the trial ended stands already; a strategy that cannot note it loses nothing.
-            _log.warning("%s; the search goes on", error)
+            late = isinstance(error, TimeLimitError)
+            said = f"strategy {self._name} was told of trial {trial.number}: {error}"
+            _log.warning("%s; the search goes on", said if late else error)
 
     def reseed_rng(self) -> None:
         """Nothing to do: each trial has a seed of its own."""
@@ -108,7 +110,7 @@ class ReseedingSampler(BaseSampler):
         try:
             with self._naming():
                 yield
-        except StrategyError as error:
+        except (StrategyError, TimeLimitError) as error:
             if not self._making:
                 raise
             self.failed = self.failed or error
@@ -121,4 +123,4 @@ class ReseedingSampler(BaseSampler):
         except Exception as error:
             if is_storage_failure(error) or isinstance(error, _ENGINES):
                 raise
-            raise StrategyError(f"strategy {self._name}: {described(error)}") from error
+            raise StrategyError(f"strategy {self._name}: {described_within(error)}") from error

@@ -78,21 +78,27 @@ class OptunaTrials:
         told, self.told = self.told, []
         return told
 
-    def open(self, lease: Lease) -> optuna.Trial:
-        """The Optuna trial of a lease: made now, or the one that an earlier attempt made."""
+    def open(
+        self, lease: Lease, known_as: Callable[[int], None] = lambda number: None
+    ) -> optuna.Trial:
+        """The Optuna trial of a lease: made now, or the one that an earlier attempt made.
+
+        known_as: called with its number before the strategy draws for it.
+        """
         self._sampler.given = lease.given or {}
         known = None if lease.fresh else self._find(lease)
         if known is not None:
-            return self._trial(self._id(known.number))
+            return self._trial(self._id(known.number), known_as)
         template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})
         made = self._storage.create_new_trial(self._study_id, template)
-        return self._trial(made)
+        return self._trial(made, known_as)
 
     def raise_for_strategy(self) -> None:
         """Raise what the strategy raised while the last trial was opened.
 
         Raises:
             StrategyError: it did.
+            TimeLimitError: it took too long.
         """
         if self._sampler.failed is not None:
             raise self._sampler.failed
@@ -148,9 +154,11 @@ class OptunaTrials:
             return
         fail(self._optuna, number)
 
-    def _trial(self, id: int) -> optuna.Trial:
+    def _trial(self, id: int, known_as: Callable[[int], None]) -> optuna.Trial:
+        self._holding.hold(id)
+        known_as(self._holding.get_trial(id).number)
         with self._sampler.making():
-            return optuna.Trial(self._optuna, self._holding.hold(id))
+            return optuna.Trial(self._optuna, id)
 
     def _find(self, lease: Lease) -> FrozenTrial | None:
         # A worker can die between making Optuna's trial and writing its number to the ledger;

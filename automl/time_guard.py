@@ -1,7 +1,8 @@
 """A small process that ends its parent once a limit has passed, whatever holds the parent up.
 
 It needs nothing of the parent: not its interpreter, which a trial may hold for good. Each line of
-its input puts off the end, or calls it off. Run by its path, so it imports nothing of automl's.
+its input puts off the end, or calls it off, or gives the line to write if the parent ends by
+itself. Run by its path, so it imports nothing of automl's.
 """
 
 import json
@@ -16,29 +17,43 @@ from typing import Any
 STACK_SIGNAL = getattr(signal, "SIGURG", None)
 """At this the parent writes down where it is; left alone, it does nothing."""
 _LOOK_SECONDS = 0.1
+_SOON_SECONDS = 0.01
 _WRITING_SECONDS = 0.3
 
 
 def main() -> None:
-    """Read and wait until the input ends, the parent does, or its time is over."""
+    """Read and wait until the parent ends, or its time is over."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    parent, order, left, rest = os.getppid(), {}, float("inf"), b""
+    parent, order, left, rest, parting = os.getppid(), {}, float("inf"), b"", ""
     while os.getppid() == parent:
         looked = time.monotonic()
         if select.select([0], [], [], _LOOK_SECONDS)[0]:
             if not (read := os.read(0, 65536)):
-                return
+                # The parent ends, or a trial has closed what was not its own.
+                _wait_for_end(parent)
+                break
             *lines, rest = (rest + read).split(b"\n")
+            for line in map(json.loads, lines):
+                parting = line.get("parting", parting)
+                if "parting" not in line:
+                    order, left = line, line.get("seconds", float("inf"))
             if lines:
-                order = json.loads(lines[-1])
-                left = order.get("seconds", float("inf"))
                 continue
         # A machine or a terminal that stopped this process, too, has not used up the time.
         left -= min(time.monotonic() - looked, 2 * _LOOK_SECONDS)
         if left <= 0:
             _end(parent, order)
             return
+    if parting:
+        sys.stderr.write(f"{parting}\n")
+
+
+def _wait_for_end(parent: int) -> None:
+    pause = _SOON_SECONDS
+    while os.getppid() == parent:
+        time.sleep(pause)
+        pause = min(2 * pause, _LOOK_SECONDS)
 
 
 def _end(parent: int, order: dict[str, Any]) -> None:

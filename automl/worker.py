@@ -13,7 +13,7 @@ from automl.engine import Engine
 from automl.errors import EndedAtOnce
 from automl.ledger.values import Worker
 from automl.placement import Place
-from automl.processes import this_worker
+from automl.processes import is_supervised, this_worker
 from automl.registry import Registry
 from automl.stopping import Stop
 from automl.studies import Parts, Study
@@ -44,6 +44,7 @@ def work(
         DeviceLostError: only another process can use the device again.
     """
     registry.add_events()
+    alone = not is_supervised()
     worker = Worker(this_worker(), place.device.name)
     share = Share(place)
     Engine(
@@ -55,6 +56,7 @@ def work(
         device=place.device.torch,
         prepare=share.keep,
         hung=hung,
+        alone=alone,
     ).run()
 
 

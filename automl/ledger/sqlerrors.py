@@ -57,6 +57,7 @@ _READ_ONLY_SERVER = Meaning(
 _OWN = Meaning(Kind.OWN)
 _DISK = Meaning(Kind.FATAL, "free some space or check the disk: nothing that was stored is lost")
 _LOGIN = Meaning(Kind.FATAL, "check the user and the password")
+_TLS = Meaning(Kind.FATAL, "check sslmode and the certificates")
 _NO_DATABASE = Meaning(Kind.FATAL, "check the database's name, or create it")
 _RIGHTS = Meaning(Kind.FATAL, "ask for the right to create and write tables")
 _TABLES = Meaning(
@@ -179,6 +180,16 @@ SQLITE = {
 """By SQLite's extended names, or else by the primary ones."""
 
 _CONNECTING = {
+    # Before all others, as a server that goes away amid the greeting says it of TLS, too.
+    "closed unexpectedly": _GONE,
+    "closed the connection": _GONE,
+    "reset by peer": _GONE,
+    "EOF": _GONE,
+    "eof while reading": _GONE,
+    "certificate": _TLS,
+    "unknown ca": _TLS,
+    "does not support SSL": _TLS,
+    "sslmode": _TLS,
     "authentication failed": _LOGIN,
     "no password supplied": _LOGIN,
     'role "': _LOGIN,
@@ -186,7 +197,6 @@ _CONNECTING = {
     "pg_hba": _BLOCKED,
     "permission denied": _RIGHTS,
     "does not exist": _NO_DATABASE,
-    "SSL": Meaning(Kind.FATAL, "check sslmode and the certificates"),
     "too many": _FULL_HOUSE,
     "connection slots": _FULL_HOUSE,
     "refused": _UNREACHABLE,

@@ -8,9 +8,10 @@ import gc
 import itertools
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ import hostile
 import optuna
 import pytest
 import tiny
+import torch
 from databases import database
 from optuna.trial import TrialState
 from test_limits import again, created
@@ -27,7 +29,10 @@ from test_supervision import LosesItsDevice
 import automl.cli
 from automl import Report
 from automl.doctor import Doctor
+from automl.engine import Engine
 from automl.ledger.ledger import Ledger
+from automl.ledger.values import Worker
+from automl.models import Models
 from automl.report import Reason, State
 from automl.storage import Storage
 from automl.studies import Limits, Study, open_study
@@ -250,12 +255,16 @@ def ends_its_search(search: Search, act: str, place: str) -> None:
     cases = [GOOD, (act, place), GOOD]
     codes = [search.search(cases), *(search.resume() for _ in range(3))]
     assert codes == [*[int(act.split()[1])] * 3, 0], search.said()
+    lines = [line for line in search.said().splitlines() if "without signing off" in line]
+    assert len(lines) == 3, search.said()
+    assert all("ended during trial 1 of study s without" in line for line in lines), search.said()
+    assert all("go on with: automl resume s" in line for line in lines), search.said()
     check(search, cases, Reason.WORKER_LOST)
 
 
 def test_a_trial_that_ends_its_process_counts_each_time(tmp_path):
     with database("postgresql", tmp_path) as url:
-        ends_its_search(Search(url, tmp_path), "exit 3", "space")
+        ends_its_search(Search(url, tmp_path), "exit 0", "space")
 
 
 @pytest.mark.long
@@ -394,6 +403,121 @@ def test_a_report_that_cannot_be_written_fails_its_trial(sqlite_url):
     assert Doctor(study).findings() == []
 
 
+class Clinging(torch.Tensor):
+    """A tensor that ends the process once it is written, and stays of its class."""
+
+    def __reduce_ex__(self, protocol):
+        raise SystemExit(0)
+
+    def detach(self):
+        return self
+
+    cpu = detach
+
+
+class Named(str):
+    """A name that ends the process once it is written."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol):
+        raise SystemExit(0)
+
+
+def test_weights_run_no_code_when_they_are_written(sqlite_url):
+    class Weighty(tiny.Steps):
+        def train(self, candidate, task, run):
+            own = torch.ones(2)
+            own.__reduce_ex__ = Clinging.__reduce_ex__.__get__(own)
+            offered = {Named("clinging"): torch.zeros(2).as_subclass(Clinging), "own": own}
+            yield Report(1, {"score": float(run.number)}, weights=lambda: offered)
+
+    given = {**TINY, "trainer": Weighty, "storage": sqlite_url, "keep_models": 1}
+    study, _ = automl.search(tiny.plane, **given, trials=2)
+    assert study.views.counts().complete == 2
+    kept = Models(study).weights(1)
+    assert {name: kept[name].tolist() for name in kept} == {"clinging": [0, 0], "own": [1, 1]}
+
+
+# What an error leaves behind: its text, its notes, its frames.
+class Exits(Exception):
+    """Asks the process to end when it is asked what it is."""
+
+    def __str__(self):
+        raise SystemExit(0)
+
+
+class ExitsByItsNotes(Exception):
+    @property
+    def __notes__(self):
+        raise SystemExit(0)
+
+
+class Sleeps(Exception):
+    def __str__(self):
+        time.sleep(10**6)
+        return "late"
+
+
+class ExitsAtOnce(asyncio.CancelledError):
+    __str__ = Exits.__str__
+
+
+class SleepsAtOnce(asyncio.CancelledError):
+    __str__ = Sleeps.__str__
+
+
+def suspended():
+    """A generator whose end takes for ever."""
+    try:
+        yield 1
+    finally:
+        time.sleep(10**6)
+
+
+def raising(error: type[BaseException], holding: bool = False) -> type:
+    """A trainer that raises at the second trial, with a generator under way."""
+
+    class Raising(tiny.Steps):
+        def train(self, candidate, task, run):
+            if run.number == 1:
+                held = suspended() if holding else iter([1])
+                next(held)
+                raise error("hostile")
+            yield Report(1, {"score": 1.0})
+
+    return Raising
+
+
+def fails_alone(url: str, trainer: object, seconds: float | None = None) -> Study:
+    """A search of three trials, of which the second is to fail."""
+    limits = {"trials": 3} if seconds is None else {"trials": 3, "trial_timeout": seconds}
+    given = {**TINY, "trainer": trainer, "storage": url}
+    study, _ = automl.search(tiny.plane, **given, **limits)
+    states = [view.state for view in study.views.trials()]
+    assert states == [State.COMPLETE, State.FAILED, State.COMPLETE]
+    assert study.views.trial(1).message
+    assert Doctor(study).findings() == []
+    return study
+
+
+@pytest.mark.parametrize("error", [Exits, ExitsAtOnce, ExitsByItsNotes])
+def test_an_error_that_exits_when_it_is_shown_fails_its_trial_alone(sqlite_url, error):
+    study = fails_alone(sqlite_url, raising(error))
+    assert error.__name__ in study.views.trial(1).message
+
+
+@pytest.mark.parametrize("error", [Sleeps, SleepsAtOnce])
+def test_an_error_that_never_says_what_it_is_has_the_limit(sqlite_url, error):
+    study = fails_alone(sqlite_url, raising(error), seconds=LIMIT)
+    assert study.views.trial(1).reason in (Reason.TIME_LIMIT, Reason.ERROR)
+
+
+def test_a_generator_that_never_ends_has_the_limit(sqlite_url):
+    study = fails_alone(sqlite_url, raising(ValueError, holding=True), seconds=LIMIT)
+    assert study.views.trial(1).reason is Reason.TIME_LIMIT
+
+
 @dataclass(frozen=True)
 class Refusing(Ledger):
     """A ledger with a fault of its own: it cannot settle the second trial."""
@@ -418,6 +542,52 @@ def test_a_fault_of_the_engines_own_counts_as_an_attempt(sqlite_url, tmp_path, m
     assert engine.study.views.trial(1).reason is Reason.WORKER_LOST
     assert engine.study.views.counts().complete == 2
     assert Doctor(engine.study).findings() == []
+
+
+@dataclass(frozen=True)
+class Ending(Ledger):
+    """A ledger in whose midst something ends the process, `left` times, from the second trial on.
+
+    As what a trial set up may, such as a handler of signals.
+    """
+
+    left: list[int] = field(default_factory=list)
+    settles: bool = True
+
+    def settle(self, lease, number, *rest):
+        if self.settles and number == 1 and self.left:
+            self.left.pop()
+            raise SystemExit(0)
+        return super().settle(lease, number, *rest)
+
+    def reserve(self, *rest):
+        if not self.settles and self.left and self.open_trials() == 0:
+            raise SystemExit(0)
+        return super().reserve(*rest)
+
+
+def ending(engine: Engine, left: int, settles: bool) -> Engine:
+    mine = engine.ledger
+    given = (mine.engine, mine.study, mine.cache, mine.objectives)
+    engine.ledger = Ending(*given, left=[0] * left, settles=settles)
+    return engine
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_what_ends_the_process_amid_a_trial_is_its_failure_or_an_attempt(sqlite_url, left):
+    engine = ending(created(sqlite_url, Limits(trials=3), tiny.Steps), left, settles=True)
+    engine.run()
+    assert engine.study.views.counts().trials == 3
+    assert engine.study.views.trial(1).state is (State.FAILED if left == 1 else State.COMPLETE)
+    assert Doctor(engine.study).findings() == []
+
+
+def test_a_worker_that_ends_against_its_will_does_not_sign_off(sqlite_url):
+    made = created(sqlite_url, Limits(trials=3), tiny.Steps)
+    engine = Engine(made.study, made.parts, Worker("here:w"), made.hooks)
+    with pytest.raises(SystemExit):
+        ending(engine, 1, settles=False).run()
+    assert made.study.ledger.left_by("w") is not None
 
 
 class Wraps(tiny.Steps):

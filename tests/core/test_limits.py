@@ -3,18 +3,23 @@
 import importlib
 import resource
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import children
+import optuna
 import pytest
 import tiny
 import torch
 from optuna.trial import TrialState
+from sqlalchemy import make_url
 
+import automl
 from automl import Candidate, Report, Run, Task, Trainer
 from automl.doctor import Doctor
 from automl.engine import MICRO_BATCHES, Engine
@@ -27,8 +32,9 @@ from automl.report import Reason, State
 from automl.spec import TimeLimits
 from automl.stopping import Stop
 from automl.storage import Storage
-from automl.studies import Limits, create, open_study, plan
+from automl.studies import Limits, Study, create, open_study, plan
 from automl.trust import trusting
+from automl.worker import stopping_on_signals
 
 FILE = str(Path(__file__))
 
@@ -236,6 +242,134 @@ def test_a_trial_that_never_ticks_is_interrupted_at_its_limit(sqlite_url, limits
     assert [view.reason for view in engine.study.views.trials()] == [Reason.TIME_LIMIT] * 2
     assert "time.sleep(3600)" in engine.study.views.trial(0).traceback
     assert Doctor(engine.study).findings() == []
+
+
+_TAKEN = (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Deaf(Trainer):
+    """Has signals taken as it likes in the first trial, and is silent in the second."""
+
+    blocks: bool = False
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        if run.number == 0:
+            for number in _TAKEN:
+                signal.signal(number, signal.SIG_IGN)
+            if self.blocks:
+                signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+        if run.number == 1:
+            time.sleep(3600)
+        if run.number == 2:
+            signal.raise_signal(signal.SIGTERM)
+            run.tick()
+        yield Report(1, {"score": 0.0})
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_trial_takes_no_signals_from_the_next(sqlite_url, blocks):
+    given = {"options": {"trainer": {"blocks": blocks}}, "time_limits": TimeLimits(trial=0.5)}
+    engine = created(sqlite_url, Limits(trials=4), Deaf, **given)
+    with stopping_on_signals(engine.stop), pytest.raises(Interrupted):
+        engine.run()
+    reasons = [view.reason for view in engine.study.views.trials()]
+    assert reasons[:2] == [None, Reason.TIME_LIMIT]
+
+
+@contextmanager
+def locked(url: str, seconds: float) -> Iterator[None]:
+    """Keep others from writing to a database for so long."""
+    connection = sqlite3.connect(make_url(url).database, check_same_thread=False)
+    connection.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(seconds, connection.rollback)
+    timer.start()
+    yield
+    timer.join()
+    connection.close()
+
+
+@pytest.mark.parametrize("limits", [TimeLimits(trial=1.0), TimeLimits(epoch=1.0)])
+@pytest.mark.parametrize("writer", ["report", "pruner"])
+def test_waiting_for_the_database_is_no_trials_time(sqlite_url, limits, writer):
+    class Locking(Trainer):
+        def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+            if writer == "pruner":
+                yield Report(1, {"score": 0.0})
+                yield Report(2, {"score": 0.0})
+                return
+            with locked(sqlite_url, 2.0):
+                yield Report(1, {"score": 0.0})
+            run.tick()
+            yield Report(2, {"score": 0.0})
+
+    class Writing(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            if writer == "pruner" and trial.last_step == 1:
+                with locked(sqlite_url, 2.0):
+                    study._storage.set_trial_user_attr(trial._trial_id, "own", 1)
+            return False
+
+    engine = created(sqlite_url, Limits(trials=1), Locking, time_limits=limits)
+    engine.parts = replace(engine.parts, pruner=Writing())
+    engine.trials.parts = engine.parts
+    engine.trials._optuna.pruner = engine.parts.pruner
+    engine.run()
+    view = engine.study.views.trial(0)
+    assert view.state is State.COMPLETE, view.message
+
+
+class Sleeping(optuna.samplers.RandomSampler):
+    """A strategy that does not return from one of its methods at the second trial."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def _at(self, where: str, number: int) -> None:
+        if (where, number) == (self.where, 1):
+            time.sleep(3600)
+
+    def before_trial(self, study, trial):
+        self._at("before_trial", trial.number)
+
+    def infer_relative_search_space(self, study, trial):
+        self._at("infer_relative_search_space", trial.number)
+        return {}
+
+    def sample_independent(self, study, trial, name, distribution):
+        self._at("sample_independent", trial.number)
+        return super().sample_independent(study, trial, name, distribution)
+
+    def after_trial(self, study, trial, state, values):
+        self._at("after_trial", trial.number)
+
+
+@pytest.mark.parametrize(
+    "where", ["before_trial", "infer_relative_search_space", "sample_independent"]
+)
+def test_a_strategy_that_never_draws_has_the_limit(sqlite_url, where):
+    study = searched_by(sqlite_url, where)
+    assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
+    assert "did not return within 0.5 s" in study.views.trial(1).message
+
+
+def test_a_strategy_that_never_takes_an_end_has_the_limit(sqlite_url, caplog):
+    study = searched_by(sqlite_url, "after_trial")
+    assert study.views.counts().complete == 3
+    assert "was told of trial 1: its code did not return within 0.5 s" in caplog.text
+
+
+def searched_by(url: str, where: str) -> Study:
+    def sleeping(**_):
+        return Sleeping(where)
+
+    given = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": sleeping, "device": "cpu"}
+    limits = {"trials": 3, "trial_timeout": 0.5}
+    study, _ = automl.search(tiny.plane, **given, **limits, storage=url)
+    assert all(trial.state.is_finished() for trial in study.optuna.trials)
+    assert Doctor(study).findings() == []
+    return study
 
 
 def test_a_library_is_loaded_whole_before_the_limit_counts(sqlite_url, tmp_path, monkeypatch):

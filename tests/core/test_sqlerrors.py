@@ -1,11 +1,13 @@
 """What errors of real databases mean: which are waited for, whose failure they are, what helps."""
 
+import socket
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import servers
@@ -252,6 +254,60 @@ def test_a_user_of_mariadb_with_no_connection_left_waits(tmp_path):
             pass
     assert meaning(caught.value).kind is Kind.AWAY
     assert "use fewer workers" in explained(caught.value)
+
+
+# TLS.
+@contextmanager
+def greeting(answer: bytes, reset: bool = False) -> Iterator[int]:
+    """The port of a server that answers the question for TLS, and then goes away."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listening.accept()
+                with client:
+                    client.recv(8)
+                    client.sendall(answer)
+                    client.recv(8)
+                    if reset:
+                        linger = struct.pack("ii", 1, 0)
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    served = threading.Thread(target=serve, daemon=True)
+    served.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        served.join()
+
+
+def connecting(port: int, options: str) -> DBAPIError:
+    url = f"postgresql://postgres@127.0.0.1:{port}/x?{options}"
+    with pytest.raises(DBAPIError) as caught, connected(url):
+        pass
+    return caught.value
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("mode", ["require", "prefer"])
+def test_a_server_that_goes_away_amid_the_greeting_of_tls_is_away(reset, mode):
+    with greeting(b"S", reset) as port:
+        error = connecting(port, f"sslmode={mode}")
+    assert meaning(error).kind is Kind.AWAY, str(error.orig)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["sslmode=require", "sslmode=verify-full&sslrootcert=/no/such.crt", "sslmode=nosuch"],
+)
+def test_tls_that_cannot_be_had_is_fatal(options):
+    with greeting(b"N") as port:
+        error = connecting(port, options)
+    assert meaning(error).kind is Kind.FATAL, str(error.orig)
+    assert "check sslmode and the certificates" in explained(error)
 
 
 # What only a person can help with.

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import optuna
 import pytest
 import tiny
 import unstorable
 from databases import database
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import text
 
@@ -244,3 +246,56 @@ def test_a_rerun_says_which_decision_was_lost(on_mysql):
     parts = opened.load_parts(Registry(trusting(True, ())))
     with pytest.raises(UsageError, match="its decision 'y' is not in mysql"):
         rerun(opened, parts, opened.trial(0), "cpu", 0.0)
+
+
+# What a trial must not write.
+def test_a_trial_writes_no_steps_but_by_reports(sqlite_url):
+    def space(trial, task):
+        if trial.number == 1:
+            own = trial.trial
+            own.storage.set_trial_system_attr(own._trial_id, "automl:step:x", 1)
+        return tiny.plane(trial, task)
+
+    study = searched({"storage": sqlite_url}, space, 3, trainer=tiny.Steps)
+    assert [view.state is State.FAILED for view in study.views.trials()] == [False, True, False]
+    assert "its name is automl's own" in study.views.trial(1).message
+
+
+@pytest.mark.parametrize("name", ["x", "", "1_0", " 5", "٣", "9" * 5000, "1.0"])
+def test_an_attribute_that_is_no_step_is_left_alone(sqlite_url, name):
+    storage = Storage(sqlite_url).trials
+    id = storage.create_new_trial(storage.create_new_study([StudyDirection.MAXIMIZE], "s"))
+    storage.set_trial_intermediate_value(id, 2**40, 0.5)
+    for odd, value in ((f"automl:step:{name}"[:512], 1.0), (f"automl:step:{2**41}", "text")):
+        storage.set_trial_system_attr(id, odd, value)
+        assert storage.get_trial(id).system_attrs[odd] == value
+    assert storage.get_trial(id).intermediate_values == {2**40: 0.5}
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING])
+def test_a_trial_does_not_tell_how_a_trial_ended(sqlite_url, state):
+    class Telling(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            if trial.number == 1:
+                study._storage.set_trial_state_values(trial._trial_id, state, [1.0])
+            return False
+
+    def telling(**_):
+        return Telling()
+
+    given = {"trainer": tiny.Steps, "pruner": telling}
+    study = searched({"storage": sqlite_url}, tiny.plane, 3, **given)
+    assert [view.state is State.FAILED for view in study.views.trials()] == [False, True, False]
+    assert "cannot tell how a trial ended" in study.views.trial(1).message
+    assert Doctor(study).findings() == []
+
+
+def test_a_space_does_not_tell_how_its_trial_ended(sqlite_url):
+    def space(trial, task):
+        if trial.number == 1:
+            trial.trial.study.tell(1, 1.0)
+        return tiny.plane(trial, task)
+
+    study = searched({"storage": sqlite_url}, space, 3, trainer=tiny.Steps)
+    assert [view.state is State.FAILED for view in study.views.trials()] == [False, True, False]
+    assert Doctor(study).findings() == []
