@@ -29,7 +29,7 @@ _COUNTERS = (itertools.count, itertools.cycle, itertools.repeat)
 _TENSORS = frozenset(("_parameters", "_buffers", "_modules", "training"))
 _MOST_FACTORS = 16
 _MOST_COUNTERS = 16
-_LIBRARIES = frozenset(("torch", "numpy", "automl", "optuna", "threading", "logging", "random"))
+_LIBRARIES = frozenset(("torch", "numpy", "automl", "optuna", "threading", "logging"))
 
 
 def digest_of_code(module: nn.Module) -> str:
