@@ -793,3 +793,38 @@ def test_a_function_of_dropout_is_its_layer():
     layer = of(lambda m, x: m.b(m.d(m.a(x))), a=lin(4, 8), b=lin(8), d=lambda: nn.Dropout(0.3))
     function = of(lambda m, x: m.b(dropout(m.a(x), 0.3, m.training)), b=lin(8), a=lin(4, 8))
     assert same(layer, function)
+
+
+class Causal(nn.Module):
+    """A Transformer's layer under a mask of minus infinity, made once for each length."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.head, self.masks = nn.Linear(4, CLASSES), {}
+
+    def forward(self, x):
+        rows = torch.stack([x, x.sin(), x.cos()], 1)
+        if rows.shape[1] not in self.masks:
+            full = torch.full((3, 3), float("-inf"), dtype=x.dtype)
+            self.masks[rows.shape[1]] = full.triu(1)
+        return self.head(self.layer(rows, self.masks[rows.shape[1]]).mean(1))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Causal,
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=None), nn.Linear(8, 3)),
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.RReLU(), nn.Linear(8, 3)),
+        of(
+            lambda m, x: m.head(m.cell(x[:, None])[0][:, -1]),
+            head=lin(8),
+            cell=lambda: nn.GRU(4, 8),
+        ),
+        lambda: nn.utils.spectral_norm(nn.Linear(4, 3)),
+    ],
+    ids=["causal", "norm", "rrelu", "gru", "spectral"],
+)
+def test_ordinary_modules_are_recognised(module):
+    assert same(module, module)
