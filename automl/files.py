@@ -30,6 +30,9 @@ _SYSTEM = ("/proc", "/sys", "/usr/lib")
 _PACKAGES = ("site-packages", "dist-packages")
 _IMPORTING = ("<frozen importlib._bootstrap_external>", "<frozen importlib._bootstrap>")
 
+_DEPTH = 6
+"""Frames between the opening of a file and the module that asked for it."""
+
 _hashed: dict[str, tuple[tuple[int, ...], str]] = {}
 """For each file hashed so far, its place, size and time, and the digest."""
 
@@ -187,10 +190,23 @@ def _hear_threads() -> None:
 def _note(path: object, flags: int) -> None:
     if not isinstance(path, str | bytes | os.PathLike) or not (readers := _readers()):
         return
+    if _is_shown(sys._getframe(1)):
+        return
     with unwatched():
         if (place := _place(os.path.realpath(os.fsdecode(path)))) is not None:
             for reader in readers:
                 reader.opened(place, flags)
+
+
+def _is_shown(frame: FrameType | None) -> bool:
+    """Whether Python reads a line of code to show it in a warning or a traceback."""
+    for _ in range(_DEPTH):
+        if frame is None:
+            return False
+        if frame.f_globals.get("__name__") == "linecache":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _readers() -> list[FilesRead]:
