@@ -81,16 +81,18 @@ class _ReadByScripts(FilesRead):
         return _state(path)
 
     def counted(self) -> dict[str, str]:
-        """Their digests; a new one each time where a file has changed since it was read."""
+        """Their digests; one that only this process has where a file changed since it was read."""
         return {path: self._digest(path, then) for path, then in list(self.digests.items())}
 
     def _digest(self, path: str, then: str) -> str:
         if then == _ABSENT or then == _state(path):
             return then if then == _ABSENT else digest_of_file(path)
-        return f"changed {os.urandom(16).hex()}"
+        return f"changed {then} {_PROCESS}"
 
 
 _ABSENT = "absent"
+_PROCESS = os.urandom(16).hex()
+"""Stands for what only this process knows."""
 read_by_code = FilesRead()
 """What user code read while this process loaded it."""
 _read_by_scripts = _ReadByScripts()
