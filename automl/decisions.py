@@ -137,7 +137,7 @@ class DecidingTrial(optuna.trial.BaseTrial):
         if name not in self.closed and self.opens(name, distribution):
             self.open[name] = Open(name, distribution, self.space, self.trainer)
             return self.open[name]
-        with unwatched():  # what Optuna reads to answer is no part of what the space reads
+        with unwatched():  # the space does not read the files that Optuna reads to answer
             self.closed[name] = close()
         return self.closed[name]
 

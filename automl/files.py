@@ -133,7 +133,7 @@ def digest_of_file(path: str) -> str:
             _hashed[path] = known
         return known[1]
     except (FileNotFoundError, PermissionError, IsADirectoryError):
-        return _ABSENT  # as whoever opens it will find
+        return _ABSENT  # opening it will fail, too
     except OSError as error:
         reason = error.strerror or error
         _log.warning("%s cannot be hashed, so what reads it is not shared: %s", path, reason)
