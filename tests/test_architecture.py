@@ -67,6 +67,7 @@ ORDER = [
     "automl.identity.canonical",
     "automl.identity.digest",
     "automl.identity.ambient",
+    "automl.identity.interception",
     "automl.identity.values",
     "automl.identity.construction",
     "automl.identity.running",

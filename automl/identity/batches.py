@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -22,7 +22,7 @@ from automl.identity.code import Code
 from automl.identity.construction import own_attributes, put_back
 from automl.identity.values import tensors_in
 
-_SIZES = (67, 10007)
+_SIZES = (10007, 67)
 """Examples of batches without data, which no usual group divides."""
 _USUAL = (64, 1024)
 """Sizes that are tried besides where code compares numbers."""
@@ -114,15 +114,16 @@ def depends_on_size(module: nn.Module, inputs: Any) -> bool:
 def _depends_on_size(module: nn.Module, inputs: Any, sizes: Sequence[int], mode: bool) -> bool:
     try:
         empty = _without_data(module).train(mode)
-        with torch.device("meta"):
-            runs = (partial(empty, _empty(inputs, size)) for size in sizes)
-            return _differ(runs, sizes, mode)
+        others = [_Pass(empty, _empty(inputs, size), "meta") for size in sizes[1:]]
+        with put_back(module):
+            # With data a pass over few examples takes less time than one without.
+            return _differ([_Pass(module.train(mode), inputs), *others], sizes, mode)
     except Exception:  # whatever cannot be done without data
         some = (sizes[0], *_WITH_DATA, *(size for size in sizes[3:] if size <= _WITH_DATA[-1]))
     try:
         with put_back(module):
             module.train(mode)
-            return _differ((partial(module, resized(inputs, size)) for size in some), None, mode)
+            return _differ([_Pass(module, resized(inputs, size)) for size in some], None, mode)
     except Exception:  # what other sizes do is not known then
         return True
 
@@ -138,15 +139,19 @@ def _depends_on_type(module: nn.Module, inputs: Any, mode: bool) -> bool:
     try:
         wide = _without_data(module).train(mode)
         narrow = _without_data(module, torch.float32).train(mode)
-        runs = (partial(wide, _empty(inputs, size)), partial(narrow, _empty(single, size)))
-        return _differ((_narrowly(run, n) for n, run in enumerate(runs)), (size, size), mode)
+        passes = [
+            _Pass(wide, _empty(inputs, size), "meta"),
+            _Pass(narrow, _empty(single, size), "meta", torch.float32),
+        ]
+        return _differ(passes, (size, size), mode)
     except Exception:  # whatever cannot be done without data
         pass
     try:
         narrow = _converted(copy.deepcopy(module), lambda each: each.float()).train(mode)
         with put_back(module):
-            runs = (partial(module.train(mode), inputs), partial(narrow, single))
-            return _differ((_narrowly(run, n) for n, run in enumerate(runs)), None, mode)
+            wide_pass = _Pass(module.train(mode), inputs)
+            narrow_pass = _Pass(narrow, single, dtype=torch.float32)
+            return _differ([wide_pass, narrow_pass], None, mode)
     except Exception:  # what it does in single precision is not known then
         return True
 
@@ -198,19 +203,9 @@ def _converted(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Modu
     module._apply(change)  # type: ignore[no-untyped-call]
     for part in module.modules():
         own = own_attributes(part)
-        kept = {k: v for k, v in own.items() if any(True for _ in tensors_in(v))}
+        kept = {k: v for k, v in own.items() if tensors_in(v)}
         own.update({k: _mapped(v, change, scalars=True) for k, v in kept.items()})
     return module
-
-
-def _narrowly(run: Callable[[], Any], narrow: int) -> Callable[[], Any]:
-    """A pass with the type of new tensors that goes with it."""
-
-    def narrowed() -> Any:
-        with _default_type(torch.float32 if narrow else torch.float64):
-            return run()
-
-    return narrowed
 
 
 @contextmanager
@@ -265,6 +260,20 @@ class _Trace(TorchFunctionMode):
         return any(id(each) in self._by_place for each in tensors_in(read))
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """A forward pass to be traced, with where new tensors are made, and of which type."""
+
+    module: nn.Module
+    inputs: Any
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float64
+
+    def run(self, trace: _Trace) -> None:
+        with _default_type(self.dtype), torch.device(self.device), trace:
+            self.module(self.inputs)
+
+
 def _numbers(value: Any) -> list[float]:
     if isinstance(value, Tensor):
         return [float(size) for size in value.shape]
@@ -275,26 +284,39 @@ def _numbers(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, int | float) else []
 
 
-def _differ(runs: Iterable[Callable[[], Any]], sizes: Sequence[int] | None, mode: bool) -> bool:
+def _differ(passes: Iterable[_Pass], sizes: Sequence[int] | None, mode: bool) -> bool:
     """Whether passes differ in their calls, or in numbers that do not go with these sizes.
 
     mode: whether they are those of training, which know gradients.
     """
     traces: list[_Trace] = []
-    for run in runs:
+    for each in passes:
         trace = _Trace(traces[0] if traces else None)
-        with torch.set_grad_enabled(mode), trace:
+        with torch.set_grad_enabled(mode):
             try:
-                run()
+                each.run(trace)
             except _DiffersError:
                 return True
         traces.append(trace)
         if len(trace.names) != len(traces[0].names) or trace.places != traces[0].places:
             return True
+        if sizes and _is_told_by_two(traces, sizes):
+            return False
     if sizes is None:
         return False
     same_length = len({len(trace.numbers) for trace in traces}) == 1
     return not same_length or not _grow_evenly([trace.numbers for trace in traces], sizes)
+
+
+def _is_told_by_two(traces: Sequence[_Trace], sizes: Sequence[int]) -> bool:
+    """Whether two passes leave a third nothing to show: all numbers stay or grow with the size."""
+    if len(traces) != 2 or len(sizes) > 1 + len(_SIZES):
+        return False
+    (few, many), factor = (trace.numbers for trace in traces), sizes[1] / sizes[0]
+    return len(few) == len(many) and all(
+        one == other or math.isclose(one * factor, other, rel_tol=1e-12)
+        for one, other in zip(few, many, strict=True)
+    )
 
 
 def _grow_evenly(numbers: Sequence[Sequence[float]], sizes: Sequence[int]) -> bool:

@@ -6,6 +6,7 @@ key is known, the seed follows from it, and different keys make independent weig
 of one draw (copies, negatives, transposes) stays so related.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from automl.identity.interception import Call, Interception
 from automl.identity.values import plain, seed_of, tensors_in
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class Builder:
             Exception: whatever the candidate raises.
         """
         draws = Draws()
-        with _Construction(draws, seed, keys or {}, follow, garbage) as construction:
+        construction = _Construction(draws, seed, keys or {}, follow, garbage)
+        with Interception(construction):
             candidate = self.propose()
             module = candidate.build()
             if self.materialize or _is_unmaterialized(module):
@@ -138,28 +140,23 @@ class Builder:
 
 def address(tensor: Tensor) -> int:
     """The address of a tensor's memory; 0 where it has none of its own."""
-    if tensor.layout is not torch.strided or tensor.device.type == "meta":
+    if tensor.layout is not torch.strided or tensor.is_meta:
         return 0
     return tensor.untyped_storage().data_ptr()
 
 
+@functools.cache
 def draws(operation: Any) -> bool:
     """Whether an operation may draw from a generator."""
     return torch.Tag.nondeterministic_seeded in operation.tags
 
 
-class _Construction(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Construction:
     """Seeds every draw and follows its values through memory."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nothing is compiled here, and keeping it from being compiled costs more than the rest.
-        return False
 
     def __init__(
         self, draws: Draws, seed: int, keys: Mapping[int, int], follow: bool, garbage: bool
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._draws, self._seed, self._keys = draws, seed, keys
         self._follow, self._garbage = follow, garbage
         self._left: Tensor | None = None
@@ -170,12 +167,12 @@ class _Construction(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._check_state()
         return self._seeded
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Seed an operation that draws, and follow what it made."""
         own = draws(func) and kwargs.get("generator") is None
         if own:
             self._draw(func, args, kwargs)
-        result = func(*args, **kwargs)
+        result = call(func, args, kwargs)
         if own and self._follow:
             self._left = torch.default_generator.get_state()
         if self._garbage and "empty" in func.__name__ and result.is_floating_point():

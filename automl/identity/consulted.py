@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from automl.identity.ambient import CLOCKS, DATES, replaced
 from automl.identity.code import digest_of_code
 from automl.identity.construction import Slot, address, draws, own_attributes, slots
+from automl.identity.interception import Call, Handler, Interception
 from automl.identity.noise import Noise, read
 from automl.identity.values import Values, scalars, tensors_in
 
@@ -62,12 +62,18 @@ class Consulted:
         return tuple(sorted(self.exact.elements()))
 
     @contextmanager
-    def watching(self, module: nn.Module, noise: Noise, inputs: Any) -> Iterator[None]:
-        """Take note of what the passes inside consult, forward and back, under this noise."""
+    def watching(
+        self, module: nn.Module, noise: Noise, inputs: Any, *others: Handler
+    ) -> Iterator[None]:
+        """Take note of what the passes inside consult, forward and back, under this noise.
+
+        Args:
+            others: what else handles their operations.
+        """
         before, state = generators(module), self._state or digest_of_code(module)
         held = {address(slot.tensor): slot.tensor for slot in slots(module)}
         operations = _Operations(self, noise, held, inputs, state)
-        with noise, _heard(self), operations:
+        with _heard(self), Interception(*others, noise, operations):
             yield
         if any(map(operations.is_new_state, slots(module))):
             self.hide("counts in tensors that it replaces")
@@ -91,16 +97,12 @@ class _Drawn:
     alone: bool = True
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations:
     """Looks at each operation, and follows draws and counters.
 
     held: the tensors of the module, by address. A *counter* is one of them that is changed by
     what does not follow from the inputs. code: a digest of the module's code.
     """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __init__(
         self,
@@ -110,7 +112,6 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs: Any,
         code: str,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._consulted, self._noise, self._held, self._code = consulted, noise, held, code
         self._values = Values()
         self._seed = torch.default_generator.get_state()
@@ -119,11 +120,11 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._drawn: dict[int, tuple[Tensor, _Drawn]] = {}
         self._counted: dict[int, tuple[Tensor, str]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        given, count = list(tensors_in((args, kwargs))), self._noise.count
-        result = func(*args, **kwargs)
-        made = list(tensors_in(result))
+    def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Look at an operation and follow what it made."""
+        given, count = tensors_in((args, kwargs)), self._noise.count
+        result = call(func, args, kwargs)
+        made = tensors_in(result)
         self._look_at_types(given, made)
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             self._consulted.hide("casts by autocast")
@@ -162,7 +163,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._consulted.hide("sets the state of torch's generator")
         name = func._opname.removesuffix("_like").rstrip("_")
         # A tensor that is drawn from has probabilities; one that is drawn like has only a shape.
-        known = [] if func._opname.endswith("_like") else list(tensors_in(read(func, args)))
+        known = [] if func._opname.endswith("_like") else tensors_in(read(func, args))
         self._note(f"{name} {_settings(args, kwargs)}", known)
         if any(tensor.numel() < _FEWEST for tensor in made):
             self._consulted.hide("one draw decides for a whole batch")

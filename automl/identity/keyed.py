@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from automl.identity.construction import Draws, address
+from automl.identity.interception import Call
 from automl.identity.running import Running
 from automl.identity.values import Values, scalars, seed_of, tensors_in
 
@@ -21,8 +21,8 @@ _UNREAD = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "r
 _GENERATOR = torch.Generator()
 
 
-class Keyer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A context for one forward pass that gives each draw a key, and weights values by it.
+class Keyer:
+    """Handles the operations of one pass: gives each draw a key, and weights values by it.
 
     The weights are changed in place.
 
@@ -33,7 +33,6 @@ class Keyer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self, draws: Draws, inputs: Any, running: Running, single: Mapping[int, int]
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.keys: dict[int, int] = {}
         self._draws, self._running, self._single = draws, running, single
         self._waiting = dict(draws.reached)
@@ -41,17 +40,13 @@ class Keyer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Tensors that follow from the inputs, kept alive so that no other gets their address.
         self._data = {address(tensor): tensor for tensor in tensors_in(inputs)}
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        given = list(tensors_in((args, kwargs)))
+    def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Key the draws whose weights an operation reads first."""
+        given = tensors_in((args, kwargs))
         reads = not func.is_view and func._opname not in _UNREAD
         if reads and self._waiting and any(address(each) in self._waiting for each in given):
             self._reach(func, args, kwargs, given)
-        result = func(*args, **kwargs)
+        result = call(func, args, kwargs)
         if not func.is_view and any(address(each) in self._data for each in given):
             self._data.update((address(each), each) for each in tensors_in(result))
         return result

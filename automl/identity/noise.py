@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from automl.identity.construction import address, draws
+from automl.identity.interception import Call, Interception
 from automl.identity.running import Running
 from automl.identity.values import Values, plain, seed_of, tensors_in
 
@@ -22,18 +22,13 @@ _FAR = 3.0
 _FACTORIES = ("empty_like", "new_empty", "zeros_like", "ones_like", "full_like")
 
 
-class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Noise:
     """Seeds and widens all draws of the modules that run; other draws are left alone.
 
     count: how many draws there were. drawing: the modules that made them.
     """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
     def __init__(self, seed: int, running: Running) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._seed, self._running = seed, running
         self._drawn: Counter[bytes] = Counter()
         self._models: dict[int, tuple[Tensor, Tensor]] = {}
@@ -45,26 +40,26 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a module's forward pass is running."""
         return bool(self._running.stack)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Seed and widen an operation that draws."""
         if self._running.stack and draws(func):
-            return self._drawing(func, args, kwargs)
-        result = func(*args, **kwargs)
+            return self._drawing(call, func, args, kwargs)
+        result = call(func, args, kwargs)
         if func._opname in _FACTORIES and isinstance(result, Tensor) and self._running.stack:
             # Noise is often drawn into memory made like the tensor that it is for.
             self._models[address(result)] = (result, args[0])
         return result
 
-    def _drawing(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _drawing(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         if kwargs.get("generator") is not None:
-            return self._drawn_from(func, args, func(*args, **kwargs))
+            return self._drawn_from(func, args, call(func, args, kwargs))
         generator = torch.default_generator
         state = generator.get_state()
         key = Values().of(func._opname, *self._reaching(func, args, kwargs))
         generator.manual_seed(seed_of(b"forward", self._seed, key, self._drawn[key]))
         before = generator.get_state()
         changed = _fair(func, args)
-        result = func(*changed, **kwargs)
+        result = call(func, changed, kwargs)
         if not generator.get_state().equal(before):
             # Equal draws of equal values are independent, in whichever order they are made.
             self._drawn[key] += 1
@@ -82,7 +77,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _reaching(self, func: Any, args: Any, kwargs: Any) -> list[Any]:
         """What a draw depends on: the tensors it is given, else what its module was given."""
-        told, given = plain(args, kwargs), list(tensors_in((read(func, args), kwargs)))
+        told, given = plain(args, kwargs), tensors_in((read(func, args), kwargs))
         written = [each for each in tensors_in(args) if not any(each is one for one in given)]
         models = (self._models.get(address(each)) for each in written)
         given += [model for _, model in filter(None, models)]
@@ -106,7 +101,7 @@ def seed_noise(module: nn.Module, numbers: Collection[int], seed: int) -> None:
         numbers: those of its parts that draw, as `modules()` counts them.
     """
     running = Running()
-    noise = Noise(seed, running)
+    noise = Interception(Noise(seed, running))
 
     # Functions, for a copied module must not copy the noise.
     def before(part: nn.Module, args: tuple[Any, ...]) -> None:

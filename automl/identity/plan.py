@@ -114,10 +114,10 @@ def _plan(builder: Builder) -> Plan | None:
     with Running() as running:
         noise = Noise(_SEED, running)
         keyer = Keyer(built.draws, batch, running, {})
-        with torch.enable_grad(), keyer, consulted.watching(module, noise, batch):
+        with torch.enable_grad(), consulted.watching(module, noise, batch, keyer):
             with reading:
                 output = module.train()(batch)
-            gradients_of(list(tensors_in(output)), list(module.parameters()))
+            gradients_of(tensors_in(output), list(module.parameters()))
         if len(slots(module)) != len(followed):
             return None
         _answer(module, builder.inputs(), consulted, noise, reading)

@@ -32,7 +32,7 @@ class Running:
     def arguments(self) -> Any:
         """The arguments of the innermost module that was given tensors."""
         for _, args in reversed(self.stack):
-            if any(True for _ in tensors_in(args)):
+            if tensors_in(args):
                 return args
         return ()
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from automl.identity.construction import Built, put_back
+from automl.identity.interception import Interception
 from automl.identity.keyed import Keyer, ties
 from automl.identity.noise import Noise
 from automl.identity.running import Running
@@ -153,8 +154,8 @@ class _Refinement:
         module, inputs = self.built.module, self.inputs()
         with Running() as running:
             keyer = Keyer(self.built.draws, inputs, running, single)
-            with keyer, Noise(1, running), torch.enable_grad():
-                outputs = list(tensors_in(module.train(train)(inputs)))
+            with Interception(keyer, Noise(1, running)), torch.enable_grad():
+                outputs = tensors_in(module.train(train)(inputs))
         return keyer.keys, outputs, gradients_of(outputs, list(module.parameters()))
 
 

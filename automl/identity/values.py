@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ _BITS = 20
 _ZERO = 2.0**-30
 # Scales at which data are often found, powers of two, stay off the edges between two exponents.
 _OFF_EDGE = 0.7390851332151607
+_ATOMS = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout))
 
 Vector = NDArray[np.float64]
 
@@ -58,16 +59,25 @@ class Values:
         return digest
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested lists, tuples and mappings."""
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
+    # Types are compared first: this runs for each operation of a probe.
+    if type(value) in _ATOMS:
+        return
     if isinstance(value, Tensor):
-        yield value
+        found.append(value)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from tensors_in(item)
+            _collect(item, found)
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from tensors_in(item)
+            _collect(item, found)
 
 
 def plain(args: Any, kwargs: Mapping[str, Any]) -> str:
@@ -80,7 +90,7 @@ def scalars(args: Any, kwargs: Mapping[str, Any]) -> str:
     """The arguments of an operation as text, without tensors and what was left out."""
     names = sorted(name for name in kwargs if name != "generator")
     given = [*args, *(item for name in names for item in (name, kwargs[name]))]
-    settings = (value for value in given if not any(True for _ in tensors_in(value)))
+    settings = (value for value in given if not tensors_in(value))
     return ",".join(_text(value) for value in settings if value is not None)
 
 
