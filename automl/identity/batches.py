@@ -56,19 +56,21 @@ def _getter(name: str) -> Any:
 
 _SIZE_GETTERS = [_getter(name) for name in ("shape", "nbytes")]
 _TYPE_GETTERS = [_getter(name) for name in ("dtype", "itemsize", "nbytes")]
-_DEVICE_GETTERS = [_getter(name) for name in ("is_cuda", "is_mps", "is_xpu")]
+_DEVICE_GETTERS = [_getter(name) for name in ("device", "is_cuda", "is_mps", "is_xpu")]
+_DEVICE_ANSWERS = _DEVICE_GETTERS[1:]
 
 
 class Reading(TorchFunctionMode):
     """A context that notes what a forward pass may look at besides values.
 
-    size: the number of examples. type: the type of numbers. device: where they are. outside:
-    any of this, outside torch.
+    size: the number of examples. type: the type of numbers. device: where they are, if only to
+    put others there. kind_of_device: whether that is a kind of device. outside: any of this,
+    outside torch.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.size = self.type = self.device = self.outside = False
+        self.size = self.type = self.device = self.kind_of_device = self.outside = False
 
     def __enter__(self) -> Self:
         self._default, torch.get_default_dtype = torch.get_default_dtype, self._get_default_dtype
@@ -89,11 +91,17 @@ class Reading(TorchFunctionMode):
             self.size |= func in _SIZE_GETTERS
             self.type |= func in _TYPE_GETTERS
             self.device |= func in _DEVICE_GETTERS
+            self.kind_of_device |= func in _DEVICE_ANSWERS
         else:
             self.size |= name in _OF_SIZE
             self.type |= name in _OF_TYPE
             self.outside |= name in _OUTSIDE
         return func(*args, **(kwargs or {}))
+
+
+def depends_on_device(module: nn.Module, reading: Reading) -> bool:
+    """Whether a module may compute otherwise on another kind of device."""
+    return reading.kind_of_device or (reading.device and Code.of(module).names_device)
 
 
 def depends_on_size(module: nn.Module, inputs: Any) -> bool:

@@ -23,6 +23,7 @@ _MAKING = frozenset(("__init__", "reset_parameters", "extra_repr"))
 """Functions that run before a batch is there."""
 _CHOOSING = frozenset(("min", "max", "range", "divmod", "clamp", "minimum", "maximum"))
 _MODES = frozenset(("training", "train", "eval", "is_grad_enabled", "requires_grad"))
+_DEVICES = frozenset(("cpu", "cuda", "mps", "xpu"))
 _MOST = 5000
 """So many functions and values are looked at, for code may reach without end."""
 _COUNTERS = (itertools.count, itertools.cycle, itertools.repeat)
@@ -46,11 +47,13 @@ class Code:
     """What the code of a module and of its parts says of the batches that it may tell apart.
 
     numbers: all whole numbers that it may compare a size with; none where it compares nothing.
-    asks_mode: whether it looks at the mode, training or not.
+    asks_mode: whether it looks at the mode, training or not. names_device: whether it names a kind
+    of device.
     """
 
     numbers: frozenset[int]
     asks_mode: bool
+    names_device: bool
 
     @classmethod
     def of(cls, module: nn.Module) -> "Code":
@@ -61,7 +64,9 @@ class Code:
         numbers = {int(each) for each in seen if type(each) is int or isinstance(each, np.integer)}
         compares = any(map(_compares, used))
         modes = any(not _MODES.isdisjoint((*code.co_names, code.co_name)) for code in used)
-        return cls(frozenset(_with_products(numbers) if compares else ()), modes)
+        products = frozenset(_with_products(numbers) if compares else ())
+        names_device = any(type(each) is str and each in _DEVICES for each in seen)
+        return cls(products, modes, names_device)
 
 
 def _with_products(numbers: set[int]) -> set[int]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from automl.candidate import Candidate
 from automl.errors import CandidateError
 from automl.identity.ambient import settle
-from automl.identity.batches import Reading, depends_on_size, depends_on_type
+from automl.identity.batches import Reading, depends_on_device, depends_on_size, depends_on_type
 from automl.identity.construction import UNLIKE, Builder, Built, slots
 from automl.identity.consulted import Consulted, generators
 from automl.identity.keyed import Keyer
@@ -121,7 +121,7 @@ def _plan(builder: Builder) -> Plan | None:
         if len(slots(module)) != len(followed):
             return None
         _answer(module, builder.inputs(), consulted, noise, reading)
-    if reading.device:
+    if depends_on_device(module, reading):
         consulted.hide("looks at the device")
     if reading.outside:
         consulted.hide("computes outside torch")

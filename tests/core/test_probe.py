@@ -707,6 +707,7 @@ HIDDEN = {
     "casts to torch.float32": lambda m, x: m.a(x.float().to(x.dtype)),
     "depends on the type of numbers": lambda m, x: m.a(x) * (1 + (x.dtype is torch.float32)),
     "depends on the size of a batch": lambda m, x: m.a(x) * (2 if len(x) > 64 else 1),
+    "looks at the device": lambda m, x: m.a(x) * (2 if x.device.type == "cuda" else 1),
     "branches on a draw": lambda m, x: m.a(x) * (2 if torch.rand(8)[0] < 0.01 else 1),
     "one draw decides for a whole batch": lambda m, x: m.a(x) * (torch.rand(1) < 0.01),
     "draws random numbers outside torch": lambda m, x: m.a(x) * (random.random() < 2),
@@ -720,6 +721,11 @@ HIDDEN = {
 def test_what_a_probe_cannot_show_is_not_compared(reason):
     found = probed(of(HIDDEN[reason], a=lin()))
     assert (found.verdict, found.reason) == (Verdict.HIDDEN, reason)
+
+
+def test_to_make_tensors_beside_others_is_no_dependence_on_their_device():
+    made = of(lambda m, x: m.a(x) + torch.ones(CLASSES, device=x.device), a=lin())
+    assert probed(made).verdict is Verdict.SOUND
 
 
 @pytest.mark.parametrize(
