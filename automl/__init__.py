@@ -9,13 +9,13 @@ What a script reads from then on is noted, for its space may depend on it, see `
 
 from typing import TYPE_CHECKING, Any
 
-from automl.files import install
+from automl.space.files_read import install
 
 if TYPE_CHECKING:
     from automl import nn
-    from automl.api import Found, resume, search
-    from automl.candidate import Candidate, Signature
-    from automl.decisions import Open
+    from automl.api import resume, search
+    from automl.data.arrays import Classification, Regression
+    from automl.data.tables import Goal, Reading, table_task, with_reading
     from automl.errors import (
         AutoMLError,
         CandidateError,
@@ -30,14 +30,9 @@ if TYPE_CHECKING:
         UntrustedError,
         UsageError,
     )
-    from automl.graph import Algebra, Node, Operation, declare
-    from automl.hookspecs import hookimpl
-    from automl.identity.function import functional_hash, same_function
-    from automl.operations import Graph
-    from automl.portable.columns import Preparation, Scaling
-    from automl.portable.csvfile import read_table, read_text
-    from automl.portable.pixels import Pixels, images_in, open_image
-    from automl.protocols import (
+    from automl.identity.probes.callables import functional_hash, same_function
+    from automl.plugin.hookspecs import hookimpl
+    from automl.plugin.protocols import (
         Context,
         Launcher,
         Run,
@@ -48,9 +43,15 @@ if TYPE_CHECKING:
         WorkerHandle,
         derive_seed,
     )
-    from automl.report import COSTS, Direction, Objective, Outcome, Report, State
-    from automl.tables import Goal, Reading, table_task, with_reading
-    from automl.tasks import Classification, Regression
+    from automl.plugin.report import COSTS, Direction, Objective, Outcome, Report, State
+    from automl.portable.columns import Preparation, Scaling
+    from automl.portable.csv_file import read_table, read_text
+    from automl.portable.pixels import Pixels, images_in, open_image
+    from automl.space.candidate import Candidate, Signature
+    from automl.space.decisions import Open
+    from automl.space.graph import Algebra, Node, Operation, declare
+    from automl.space.operations import Graph
+    from automl.study.found import Found
 
 __version__ = "0.1.0"
 
@@ -58,12 +59,12 @@ install()
 
 _HOME = {
     "nn": "nn",
-    "Found": "api",
+    "Found": "study.found",
     "resume": "api",
     "search": "api",
-    "Candidate": "candidate",
-    "Signature": "candidate",
-    "Open": "decisions",
+    "Candidate": "space.candidate",
+    "Signature": "space.candidate",
+    "Open": "space.decisions",
     "AutoMLError": "errors",
     "CandidateError": "errors",
     "GraphError": "errors",
@@ -76,43 +77,43 @@ _HOME = {
     "UnknownNameError": "errors",
     "UntrustedError": "errors",
     "UsageError": "errors",
-    "Algebra": "graph",
-    "Node": "graph",
-    "Operation": "graph",
-    "declare": "graph",
-    "hookimpl": "hookspecs",
-    "functional_hash": "identity.function",
-    "same_function": "identity.function",
+    "Algebra": "space.graph",
+    "Node": "space.graph",
+    "Operation": "space.graph",
+    "declare": "space.graph",
+    "hookimpl": "plugin.hookspecs",
+    "functional_hash": "identity.probes.callables",
+    "same_function": "identity.probes.callables",
     # Through operations, so that a graph always knows the standard ones.
-    "Graph": "operations",
+    "Graph": "space.operations",
     "Preparation": "portable.columns",
     "Scaling": "portable.columns",
-    "read_table": "portable.csvfile",
-    "read_text": "portable.csvfile",
+    "read_table": "portable.csv_file",
+    "read_text": "portable.csv_file",
     "Pixels": "portable.pixels",
     "images_in": "portable.pixels",
     "open_image": "portable.pixels",
-    "Context": "protocols",
-    "Launcher": "protocols",
-    "Run": "protocols",
-    "SearchSpace": "protocols",
-    "Split": "protocols",
-    "Task": "protocols",
-    "Trainer": "protocols",
-    "WorkerHandle": "protocols",
-    "derive_seed": "protocols",
-    "COSTS": "report",
-    "Direction": "report",
-    "Objective": "report",
-    "Outcome": "report",
-    "Report": "report",
-    "State": "report",
-    "Goal": "tables",
-    "Reading": "tables",
-    "table_task": "tables",
-    "with_reading": "tables",
-    "Classification": "tasks",
-    "Regression": "tasks",
+    "Context": "plugin.protocols",
+    "Launcher": "plugin.protocols",
+    "Run": "plugin.protocols",
+    "SearchSpace": "plugin.protocols",
+    "Split": "plugin.protocols",
+    "Task": "plugin.protocols",
+    "Trainer": "plugin.protocols",
+    "WorkerHandle": "plugin.protocols",
+    "derive_seed": "plugin.protocols",
+    "COSTS": "plugin.report",
+    "Direction": "plugin.report",
+    "Objective": "plugin.report",
+    "Outcome": "plugin.report",
+    "Report": "plugin.report",
+    "State": "plugin.report",
+    "Goal": "data.tables",
+    "Reading": "data.tables",
+    "table_task": "data.tables",
+    "with_reading": "data.tables",
+    "Classification": "data.arrays",
+    "Regression": "data.arrays",
 }
 
 __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the table above

@@ -6,48 +6,28 @@ print(best.values, best.decisions, best.candidate.build())
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optuna.trial import FrozenTrial
-
-from automl.candidate import Candidate
-from automl.decisions import plain_decisions
+from automl.devices.placement import Place, arrange, starts_elsewhere
 from automl.errors import UnknownNameError, UsageError
-from automl.placement import Place, arrange, starts_elsewhere
-from automl.protocols import Launcher
-from automl.registry import TOP_LEVEL, Kind, Registry
-from automl.session import Session
-from automl.sources import refuse_while_loading
-from automl.spec import ATTRIBUTE, SECONDS, TimeLimits
-from automl.storage import storage_from
-from automl.studies import (
+from automl.plugin.protocols import Launcher
+from automl.plugin.registry import TOP_LEVEL, Kind, Registry
+from automl.plugin.source import refuse_while_loading
+from automl.plugin.trust import trusting
+from automl.space.decisions import plain_decisions
+from automl.spec import SECONDS, TimeLimits
+from automl.storage.storage import storage_from
+from automl.study.found import Found, best
+from automl.study.study import (
     Limits,
-    Parts,
     Study,
     create,
     open_study,
     plan,
-    rebuild,
 )
-from automl.trust import trusting
-from automl.warm_start import first_decisions
-
-
-@dataclass(frozen=True)
-class Found:
-    """A trial that a search found, and its candidate, ready to build.
-
-    decisions: the strategy's, and those that the trainer left open and then closed.
-    """
-
-    number: int
-    values: Mapping[str, float]
-    decisions: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    candidate: Candidate
-    reused_from: int | None = None
+from automl.study.warm_start import first_decisions
+from automl.workers.session import Session
 
 
 class Result(NamedTuple):
@@ -183,26 +163,6 @@ def resume(
     parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
     opened.extend(Limits(trials, evaluations, timeout, gpu_hours), _queued(enqueue))
     return _run(Session(opened, parts, registry, *started))
-
-
-def best(study: Study, parts: Parts) -> list[Found]:
-    """The best trial of a study, or with several objectives its Pareto front."""
-    return [found(study, parts, trial) for trial in study.best_trials()]
-
-
-def found(study: Study, parts: Parts, trial: FrozenTrial) -> Found:
-    """A trial with its candidate rebuilt from its decisions."""
-    view = study.views.trial(trial.number)
-    decisions = {**trial.params, **((view and view.closed) or {})}
-    names = [objective.metric for objective in study.objectives]
-    return Found(
-        number=trial.number,
-        values=dict(zip(names, trial.values, strict=True)),
-        decisions=decisions,
-        metrics=view.metrics if view else {},
-        candidate=rebuild(parts, decisions),
-        reused_from=trial.user_attrs.get(ATTRIBUTE, {}).get("reused_from"),
-    )
 
 
 def _starting(

@@ -22,7 +22,7 @@ AutoMLError                 anything this package raises on purpose
 import difflib
 from collections.abc import Iterable
 
-from automl.redaction import redact_urls
+from automl.text.redaction import redact_urls
 
 
 class AutoMLError(Exception):

@@ -26,11 +26,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from torch import Tensor
 
-from automl.candidate import Candidate, propose
-from automl.decisions import Opens
 from automl.errors import Interrupted, OpenDecisionError
-from automl.hookspecs import Hooks
-from automl.protocols import (
+from automl.plugin.hookspecs import Hooks
+from automl.plugin.protocols import (
     Launcher,
     Run,
     SearchSpace,
@@ -40,7 +38,9 @@ from automl.protocols import (
     WorkerHandle,
     derive_seed,
 )
-from automl.report import Outcome, Report, State
+from automl.plugin.report import Outcome, Report, State
+from automl.space.candidate import Candidate, propose
+from automl.space.decisions import Opens
 
 __all__ = [
     "check_commands",

@@ -12,9 +12,9 @@ import optuna
 from automl_plugins.trainers.supervised import Supervised
 
 import automl
-from automl.candidate import propose
-from automl.identity.digest import Sketch
-from automl.identity.probe import Probe, probe
+from automl.identity.probes.probe import Probe, probe
+from automl.identity.probes.sketch import Sketch
+from automl.space.candidate import propose
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """By their numbers in a cell."""

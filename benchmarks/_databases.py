@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from automl.errors import AutoMLError
-from automl.storage import Storage
+from automl.storage.storage import Storage
 
 KINDS = ("sqlite", "journal", "postgresql", "mariadb")
 

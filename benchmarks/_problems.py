@@ -16,12 +16,12 @@ from automl_plugins.tasks.digits import digits
 from optuna.trial import FixedTrial
 
 import automl
-from automl.candidate import propose
-from automl.identity.canonical import Canonical, canonical
 from automl.identity.fingerprint import Level, Verdict
-from automl.identity.probe import probe
-from automl.registry import Kind, Registry
-from automl.studies import Parts, plan, rebuild
+from automl.identity.graphs.canonical import Canonical, canonical
+from automl.identity.probes.probe import probe
+from automl.plugin.registry import Kind, Registry
+from automl.space.candidate import propose
+from automl.study.study import Parts, plan, rebuild
 
 NAMES = tuple(decisions(CELLS[0]))
 SMALL = {

@@ -36,13 +36,13 @@ import torch
 from _cells import CELLS, Cell, Sketches, compared, decisions, truth
 
 import automl
-from automl.identity.canonical import canonical
 from automl.identity.fingerprint import digest_of
+from automl.identity.graphs.canonical import canonical
 from automl.identity.keys import SideKeys, writing
-from automl.identity.probe import Probe, probe
-from automl.probing import Prober
-from automl.registry import Kind, Registry
-from automl.studies import Parts, plan, rebuild
+from automl.identity.probes.client import Prober
+from automl.identity.probes.probe import Probe, probe
+from automl.plugin.registry import Kind, Registry
+from automl.study.study import Parts, plan, rebuild
 
 SEED = 0
 HELPER = str(Path(__file__).with_name("_cells.py"))

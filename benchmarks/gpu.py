@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import automl
-from automl.devices import accelerators
+from automl.devices.discovery import accelerators
 
 WORKERS = (1, 2, 4)
 FILE = str(Path(__file__).resolve())

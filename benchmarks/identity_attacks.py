@@ -37,10 +37,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import automl
-from automl.comparison import Comparer, comparing
-from automl.protocols import Run, Split
-from automl.registry import Kind, Registry
-from automl.studies import plan
+from automl.analysis.compare import Comparer, comparing
+from automl.plugin.protocols import Run, Split
+from automl.plugin.registry import Kind, Registry
+from automl.study.study import plan
 
 TESTS = Path(__file__).parents[1] / "tests"
 SPACE = f"{TESTS / 'attacked.py'}:sides"

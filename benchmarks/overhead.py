@@ -28,11 +28,11 @@ from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 import automl
-from automl.engine import Engine
+from automl.engine.loop import Engine
 from automl.ledger.values import Worker
-from automl.registry import Kind, Registry
-from automl.storage import Storage
-from automl.studies import Limits, Study, create, plan
+from automl.plugin.registry import Kind, Registry
+from automl.storage.storage import Storage
+from automl.study.study import Limits, Study, create, plan
 
 BLOCK = 100
 FLOATS = [f"x{i}" for i in range(10)]

@@ -28,8 +28,8 @@ import optuna
 from _databases import KINDS, Database, SkippedError, database
 from workers import NAME, SIDES, make_plan, run_ours
 
-from automl.registry import Registry
-from automl.studies import Limits, create
+from automl.plugin.registry import Registry
+from automl.study.study import Limits, create
 
 CONTEXT = multiprocessing.get_context("forkserver")
 SECONDS = 0.002

@@ -29,10 +29,10 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 import automl
 from automl import Split
-from automl.export import Export
+from automl.export.export import Export
+from automl.plugin.registry import Registry
+from automl.plugin.trust import trusting
 from automl.portable.columns import Categories
-from automl.registry import Registry
-from automl.trust import trusting
 
 TABLES: dict[str, dict[str, str]] = {
     "adult": {"file": "adult_train.csv.gz", "test_file": "adult_test.csv.gz"},

@@ -39,14 +39,14 @@ from _databases import KINDS, Database, SkippedError, database
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import insert
 
-from automl.candidate import propose
-from automl.engine import Engine
+from automl.engine.loop import Engine
+from automl.engine.worker_ids import this_worker
 from automl.ledger.models import Phase, TrialRow
 from automl.ledger.values import Worker
-from automl.processes import this_worker
-from automl.registry import Kind, Registry
-from automl.report import Outcome, State
-from automl.studies import Limits, Plan, create, open_study, plan
+from automl.plugin.registry import Kind, Registry
+from automl.plugin.report import Outcome, State
+from automl.space.candidate import propose
+from automl.study.study import Limits, Plan, create, open_study, plan
 
 CONTEXT = multiprocessing.get_context("forkserver")
 SIDES = ("ours", "bare")
@@ -358,7 +358,7 @@ def main() -> None:
     arguments = parser.parse_args()
     show = (lambda line: None) if arguments.as_json else print
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    CONTEXT.set_forkserver_preload(["_sleeping", "automl.engine", "psycopg", "pymysql"])
+    CONTEXT.set_forkserver_preload(["_sleeping", "automl.engine.loop", "psycopg", "pymysql"])
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AUTOML_STATE_DIR"] = directory
         show(HEADER)

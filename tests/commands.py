@@ -16,9 +16,9 @@ import pytest
 import tiny
 
 from automl.cli import main
-from automl.processes import is_dead
-from automl.storage import Storage
-from automl.studies import Study, open_study
+from automl.engine.worker_ids import is_dead
+from automl.storage.storage import Storage
+from automl.study.study import Study, open_study
 
 FILE = str(Path(tiny.__file__))
 PLANE, CORNER = f"{FILE}:plane", f"{FILE}:corner"

@@ -11,7 +11,7 @@ import torch
 from databases import KINDS, database
 from hypothesis import settings
 
-from automl.storage import Storage
+from automl.storage.storage import Storage
 
 # The same examples in every run, and no limit on time that a busy machine would break.
 settings.register_profile("suite", derandomize=True, deadline=None)

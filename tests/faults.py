@@ -20,10 +20,10 @@ from optuna.trial import TrialState
 from sqlalchemy import create_engine, make_url, text
 
 import automl.cli
-from automl.doctor import Doctor
-from automl.report import State
-from automl.storage import Storage
-from automl.studies import open_study
+from automl.analysis.doctor import Doctor
+from automl.plugin.report import State
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 FILE = str(Path(faulty.__file__))
 TRIALS = 16

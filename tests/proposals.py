@@ -5,10 +5,10 @@ from automl_plugins.trainers.supervised import Supervised
 from optuna.trial import FixedTrial
 
 from automl import Candidate
-from automl.candidate import propose
-from automl.identity.canonical import canonical
 from automl.identity.fingerprint import Verdict
-from automl.identity.probe import probe
+from automl.identity.graphs.canonical import canonical
+from automl.identity.probes.probe import probe
+from automl.space.candidate import propose
 
 
 def ask(space, task, seed=0, **options):

@@ -10,8 +10,8 @@ from typing import Any
 
 import tiny
 
-from automl.storage import Storage
-from automl.studies import open_study
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 FILE = str(Path(tiny.__file__))
 PARTS = {

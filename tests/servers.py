@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 
-from automl.storage import Storage
+from automl.storage.storage import Storage
 
 _SECONDS = 60.0
 

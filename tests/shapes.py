@@ -70,7 +70,7 @@ def modules(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
     return Candidate(lambda: Scaled(features, classes, added, scale))
 
 
-PROBER = "automl.probing_process"
+PROBER = "automl.identity.probes.process"
 
 
 class Bad(nn.Module):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from automl.registry import Kind
-from automl.scaffold import Scaffold
+from automl.plugin.registry import Kind
+from automl.plugin.scaffold import Scaffold
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "automl-example-plugin"
 NEW = {"near-best": Kind.STRATEGY, "rank": Kind.COMMAND, "log": Kind.EVENT}
@@ -123,7 +123,7 @@ def test_one_installed_to_be_edited_is_known_by_what_it_holds(python, automl):
     assert "best: trial" in automl("search", "automl_edited.spaces:edited", *quick)
     folder = Path(python).parents[2] / "edited"
     find = "Registry().find(Kind.SPACE, 'edited')"
-    known = f"from automl.registry import Kind, Registry; print({find}.code())"
+    known = f"from automl.plugin.registry import Kind, Registry; print({find}.code())"
     before = ran(python, "-c", known, folder=folder)
     (folder / "automl_edited" / "widths.py").write_text("WIDTH = 8\n")
     assert ran(python, "-c", known, folder=folder) != before

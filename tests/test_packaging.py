@@ -38,7 +38,8 @@ def test_the_wheel_holds_every_module_of_the_source_roots(built):
 
 def test_the_wheel_holds_the_templates_of_new_plugins(built):
     names = wheel_names(built)
-    found = [file for file in (ROOT / "automl" / "templates").rglob("*") if file.is_file()]
+    templates = ROOT / "automl" / "plugin" / "templates"
+    found = [file for file in templates.rglob("*") if file.is_file()]
     assert found
     assert {file.relative_to(ROOT).as_posix() for file in found} <= names
 
@@ -49,7 +50,7 @@ def test_each_package_is_typed(built, package):
 
 
 def test_the_wheel_holds_what_a_page_is_made_of(built):
-    made_of = {f"automl/page/{name}" for name in ("style.css", "script.js")}
+    made_of = {f"automl/analysis/page/{name}" for name in ("style.css", "script.js")}
     assert made_of <= wheel_names(built)
 
 

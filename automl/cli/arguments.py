@@ -16,8 +16,8 @@ from automl.errors import AutoMLError, UsageError
 
 if TYPE_CHECKING:
     from automl.spec import TimeLimits
-    from automl.storage import Storage
-    from automl.studies import Limits
+    from automl.storage.storage import Storage
+    from automl.study.study import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -182,7 +182,7 @@ def trust_options(function: F) -> F:
 
 def open_storage(place: Location) -> "Storage":
     """The storage asked for, made where there is none yet."""
-    from automl.storage import storage_from
+    from automl.storage.storage import storage_from
 
     return storage_from(place.storage, place.ledger, place.trusted)
 
@@ -219,7 +219,7 @@ def queued(file: IO[str] | None) -> list[dict[str, Any]]:
     Raises:
         UsageError: a line is none of decisions; the text names it.
     """
-    from automl.decisions import plain_decisions
+    from automl.space.decisions import plain_decisions
 
     found = []
     for where, decisions in decision_lines(file) if file else ():
@@ -268,7 +268,7 @@ def _text(file: IO[str]) -> Iterator[str]:
 def limits(
     trials: int | None, evaluations: int | None, timeout: str | None, gpu_hours: float | None
 ) -> "Limits":
-    from automl.studies import Limits
+    from automl.study.study import Limits
 
     return Limits(trials, evaluations, _time("--timeout", timeout), gpu_hours)
 

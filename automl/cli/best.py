@@ -19,7 +19,7 @@ from automl.cli.terminal import say, say_lines
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from automl.studies import Study
+    from automl.study.study import Study
 
 
 @click.command("best")
@@ -59,7 +59,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the best trial of STUDY; with several objectives, all that no other beats."""
-    from automl.studies import open_study
+    from automl.study.study import open_study
 
     _check_together(directory, pareto, number, refit, force)
     opened = open_study(existing_storage(storage), study)
@@ -76,9 +76,9 @@ def command(
             _show(opened, trial, as_json)
         return
 
-    from automl.export import Export
-    from automl.registry import Registry
-    from automl.trust import trusting
+    from automl.export.export import Export
+    from automl.plugin.registry import Registry
+    from automl.plugin.trust import trusting
 
     registry = Registry(trusting(trust_plugins, named))
     if trials[1:]:
@@ -133,7 +133,7 @@ def _show(study: "Study", trial: "FrozenTrial", as_json: bool) -> None:
 
 def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
     """A table of the trials that no other beats."""
-    from automl.wording import number
+    from automl.text.formatting import number
 
     objectives = study.objectives
     rows = [["trial", *(o.metric for o in objectives)]]

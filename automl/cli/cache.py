@@ -10,8 +10,8 @@ from automl.cli.completing import studies
 from automl.cli.terminal import say
 
 if TYPE_CHECKING:
-    from automl.ledger.views import FunctionView
-    from automl.studies import Study
+    from automl.ledger.queries import FunctionView
+    from automl.study.study import Study
 
 
 class _OrShow(click.Group):
@@ -36,7 +36,7 @@ def command() -> None:
 def show(study: str | None, storage: Location, as_json: bool) -> None:
     """Show reuse by level, for STUDY or for every study of the storage."""
     from automl.cli.text import json_line
-    from automl.studies import all_studies, open_study
+    from automl.study.study import all_studies, open_study
 
     opened = existing_storage(storage)
     for one in [open_study(opened, study)] if study else all_studies(opened):
@@ -121,7 +121,7 @@ def _audit(study: "Study", metric: str) -> dict[str, Any]:
 
 
 def _lines(said: dict[str, Any]) -> list[str]:
-    from automl.wording import duration
+    from automl.text.formatting import duration
 
     share = said["reused"] / said["trials"] if said["trials"] else 0
     lines = [

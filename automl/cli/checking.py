@@ -16,8 +16,8 @@ from automl.cli.main import COMMANDS
 from automl.cli.terminal import say
 from automl.cli.text import json_line
 from automl.errors import AutoMLError, UnknownNameError, UsageError
-from automl.quiet import quieten_optuna
-from automl.registry import FACTORY_KINDS, Kind, Offer, Part, Registry
+from automl.plugin.registry import FACTORY_KINDS, Kind, Offer, Part, Registry
+from automl.storage.optuna_logging import quieten_optuna
 
 
 @dataclass(frozen=True)

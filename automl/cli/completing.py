@@ -24,7 +24,9 @@ def names(kind: str) -> Complete:
 
 def kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Completes the kinds of plugins."""
-    known = (each.name for each in (files("automl") / "templates").iterdir() if each.is_dir())
+    known = (
+        each.name for each in (files("automl.plugin") / "templates").iterdir() if each.is_dir()
+    )
     return _starting(known, incomplete)
 
 

@@ -14,9 +14,9 @@ from automl.cli.terminal import say, say_lines
 @json_option
 def command(study: str, repair: bool, storage: Location, as_json: bool) -> None:
     """Check that STUDY is whole after crashes: exit code 0 if so, 1 if something is broken."""
+    from automl.analysis.doctor import Doctor
     from automl.cli.text import json_line
-    from automl.doctor import Doctor
-    from automl.studies import open_study
+    from automl.study.study import open_study
 
     opened = open_study(existing_storage(storage), study)
     doctor = Doctor(opened)

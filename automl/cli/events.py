@@ -8,12 +8,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from automl.analysis.overview import failures, importances, worker_times
+from automl.engine.worker_ids import host_and_pid
 from automl.ledger.models import Phase
-from automl.ledger.views import Budget, Counts, TrialView
-from automl.overview import failures, importances, worker_times
-from automl.processes import host_and_pid
-from automl.report import State, broken
-from automl.studies import Study
+from automl.ledger.queries import Budget, Counts, TrialView
+from automl.plugin.report import State, broken
+from automl.study.study import Study
 
 Event = dict[str, Any]
 _log = logging.getLogger("automl")

@@ -55,10 +55,10 @@ def command(
     Prints one JSON object for each line of decisions. `level` is where it met an earlier line: L0
     by its decisions, L1 by its canonical graph, L2 by what it computes; null where it is new.
     """
+    from automl.analysis.compare import comparing
     from automl.cli.text import json_line
-    from automl.comparison import comparing
-    from automl.registry import Kind, Registry
-    from automl.studies import plan
+    from automl.plugin.registry import Kind, Registry
+    from automl.study.study import plan
 
     references = {Kind.SPACE: space, Kind.TASK: task, Kind.TRAINER: trainer}
     made = plan(Registry(), references, part_options(options), plugins=plugins, data_dir=data_dir)

@@ -17,13 +17,13 @@ from automl.cli import text
 from automl.cli.events import Event, summary_event
 from automl.cli.output import PlainLines
 from automl.cli.terminal import raw, visible_streams
+from automl.engine.worker_ids import host_and_pid
 from automl.ledger.models import Phase
-from automl.ledger.views import Budget, Counts, WorkerView
+from automl.ledger.queries import Budget, Counts, WorkerView
+from automl.plugin.report import Direction
 from automl.portable.terminal import one_line, visible
-from automl.processes import host_and_pid
-from automl.report import Direction
-from automl.studies import Study
-from automl.wording import duration, pairs
+from automl.study.study import Study
+from automl.text.formatting import duration, pairs
 
 
 class LiveView(PlainLines):

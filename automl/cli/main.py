@@ -13,7 +13,7 @@ import click
 import automl
 from automl.cli.terminal import say, say_lines, visible_streams
 from automl.errors import AutoMLError, Interrupted, UnknownNameError
-from automl.redaction import redact_urls
+from automl.text.redaction import redact_urls
 
 COMMANDS = (
     "search",

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from automl.cli import text
 from automl.cli.events import Event
 from automl.cli.terminal import say
-from automl.ledger.views import Counts
-from automl.studies import Study
+from automl.ledger.queries import Counts
+from automl.study.study import Study
 
 
 class Output(Protocol):

@@ -24,7 +24,7 @@ def command(ctx: click.Context) -> None:
 def list_plugins(plugins: tuple[str, ...] = (), as_json: bool = False) -> None:
     """List every plugin by kind, with its owner."""
     from automl.cli.text import json_line
-    from automl.registry import Kind, Registry
+    from automl.plugin.registry import Kind, Registry
 
     registry = Registry()
     for path in plugins:
@@ -46,8 +46,8 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
     """List the options of a plugin: automl plugins options trainer supervised."""
     from automl.cli.text import json_line
     from automl.errors import UnknownNameError
-    from automl.options import jsonable, spell, typed
-    from automl.registry import FACTORY_KINDS, Kind, Registry
+    from automl.plugin.options import jsonable, spell, typed
+    from automl.plugin.registry import FACTORY_KINDS, Kind, Registry
 
     known = {k.value: k for k in FACTORY_KINDS}
     if kind not in known:
@@ -111,8 +111,8 @@ def new(name: str, kind: str, folder: Path | None) -> None:
     """
     from automl.cli.main import COMMANDS
     from automl.errors import UnknownNameError
-    from automl.registry import Kind, Registry
-    from automl.scaffold import Scaffold
+    from automl.plugin.registry import Kind, Registry
+    from automl.plugin.scaffold import Scaffold
 
     known = {k.value: k for k in Kind}
     if kind not in known:

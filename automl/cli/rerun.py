@@ -20,7 +20,7 @@ from automl.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from automl.devices import Device
+    from automl.devices.discovery import Device
 
 
 @click.command("rerun")
@@ -55,12 +55,12 @@ def command(
     The parts and decisions come from the database, the seeds are the trial's. The study stays as
     it is. Of a reused trial, the one is trained whose result it has.
     """
+    from automl.analysis.rerun import origin, rerun, tolerance_for
     from automl.cli.text import json_line
-    from automl.devices import pin
-    from automl.registry import Registry
-    from automl.rerunning import origin, rerun, tolerance_for
-    from automl.studies import open_study
-    from automl.trust import trusting
+    from automl.devices.discovery import pin
+    from automl.plugin.registry import Registry
+    from automl.plugin.trust import trusting
+    from automl.study.study import open_study
 
     opened = open_study(existing_storage(storage), study)
     owner, view = origin(opened, number)
@@ -96,7 +96,7 @@ def command(
 
 def _device(asked: str | None, before: str | None) -> "Device":
     """The device that was asked for; else the one the trial had, where it is here."""
-    from automl.devices import resolve_device
+    from automl.devices.discovery import resolve_device
 
     if asked is not None or before is None:
         return resolve_device(asked or "auto")

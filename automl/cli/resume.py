@@ -55,9 +55,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Go on with STUDY where it stopped."""
-    from automl.placement import arrange, pinned
-    from automl.registry import Kind, Registry
-    from automl.trust import trusting
+    from automl.devices.placement import arrange, pinned
+    from automl.plugin.registry import Kind, Registry
+    from automl.plugin.trust import trusting
 
     registry = Registry(trusting(trust_plugins, named))
     given = part_options(options)
@@ -75,8 +75,8 @@ def command(
 
     from automl.cli.output import choose_output
     from automl.cli.running import leaving, run_and_show, show_previews
-    from automl.session import Session, previews
-    from automl.studies import open_study
+    from automl.study.study import open_study
+    from automl.workers.session import Session, previews
 
     opened = open_study(existing_storage(storage), study)
     parts = opened.load_parts(registry, data_dir)

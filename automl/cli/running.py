@@ -12,8 +12,8 @@ from automl.cli.output import Output, PlainLines
 from automl.cli.terminal import say, say_block, say_lines
 from automl.cli.text import json_line, next_lines
 from automl.errors import DeviceLostError, Interrupted, StorageError
-from automl.session import Preview, Session
-from automl.studies import Study
+from automl.study.study import Study
+from automl.workers.session import Preview, Session
 
 _PATIENCE_SECONDS = 30.0
 """How long the look at a search waits for its database before and after the search itself."""

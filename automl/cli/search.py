@@ -136,8 +136,8 @@ def command(
     SPACE is a name (automl plugins list), file.py:function or module:function; or a study file,
     such as --save writes, whose name ends in .toml.
     """
-    from automl.placement import arrange, pinned
-    from automl.registry import Kind, Registry
+    from automl.devices.placement import arrange, pinned
+    from automl.plugin.registry import Kind, Registry
 
     registry = Registry()
     of_parts = dict(options)
@@ -149,9 +149,9 @@ def command(
 
     from automl.cli.output import choose_output
     from automl.cli.running import leaving, run_and_show, show_previews
-    from automl.session import Session, previews
-    from automl.studies import create, open_study, plan
-    from automl.warm_start import first_decisions
+    from automl.study.study import create, open_study, plan
+    from automl.study.warm_start import first_decisions
+    from automl.workers.session import Session, previews
 
     made = plan(
         registry,

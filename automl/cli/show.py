@@ -11,8 +11,8 @@ from automl.cli.terminal import say
 from automl.errors import UsageError
 
 if TYPE_CHECKING:
-    from automl.ledger.views import TrialView
-    from automl.studies import Study
+    from automl.ledger.queries import TrialView
+    from automl.study.study import Study
 
 
 @click.command("show")
@@ -36,7 +36,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the trials of STUDY, and what they come to."""
-    from automl.studies import open_study
+    from automl.study.study import open_study
 
     if html is None and force:
         raise UsageError("--force says that --html may overwrite its file: name one by --html FILE")
@@ -52,8 +52,8 @@ def command(
 
 
 def _write(study: "Study", file: Path, force: bool, as_json: bool) -> None:
+    from automl.analysis.page.document import write
     from automl.cli.text import json_line
-    from automl.page.document import write
 
     size = write(study, file, force)
     event = {"event": "page", "study": study.name, "file": str(file), "bytes": size}

@@ -13,8 +13,8 @@ def command(storage: Location, as_json: bool) -> None:
     """List the studies of a storage with their best values."""
     from automl.cli.events import summary_event
     from automl.cli.text import json_line
-    from automl.studies import all_studies
-    from automl.wording import pairs
+    from automl.study.study import all_studies
+    from automl.text.formatting import pairs
 
     opened = open_storage(storage)
     found = [summary_event(s) for s in all_studies(opened)] if opened.missing() is None else []

@@ -139,7 +139,7 @@ def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec")
 
 def _unsaid(given: Mapping[str, Any], storage: Location) -> dict[str, str]:
     """What was said and no file can say, by its key, with why and what to do."""
-    from automl.databases import mask
+    from automl.storage.databases import mask
 
     found = {}
     for name, url in {"storage": storage.storage, "ledger": storage.ledger}.items():

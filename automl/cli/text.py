@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from automl.wording import counted, duration, number, pairs
+from automl.text.formatting import counted, duration, number, pairs
 
 if TYPE_CHECKING:
-    from automl.studies import Study
+    from automl.study.study import Study
 
 
 def json_line(event: Mapping[str, Any]) -> str:

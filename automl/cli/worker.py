@@ -39,18 +39,18 @@ def command(
     data_dir: Path | None,
 ) -> None:
     """Take trials of STUDY until its budget is spent and nothing is open."""
-    from automl.devices import pin, resolve_device
-    from automl.placement import Place, threads_given
+    from automl.devices.discovery import pin, resolve_device
+    from automl.devices.placement import Place, threads_given
 
     # Before anything loads torch, which must see this device alone.
     place = Place(pin(resolve_device(device)), memory_fraction, threads_given())
 
+    from automl.engine.stopping import Stop
     from automl.errors import Interrupted
-    from automl.registry import Registry
-    from automl.stopping import Stop
-    from automl.studies import open_study
-    from automl.trust import trusting
-    from automl.worker import stopping_on_signals, work
+    from automl.plugin.registry import Registry
+    from automl.plugin.trust import trusting
+    from automl.study.study import open_study
+    from automl.workers.worker import stopping_on_signals, work
 
     registry = Registry(trusting(trust_plugins, named))
     opened = open_study(existing_storage(storage), study)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import distribution_to_json
 
-from automl.candidate import Candidate
-from automl.decisions import Open
 from automl.identity.fingerprint import VERSION, Identity, Level, canonical_json, digest_of
-from automl.options import jsonable
+from automl.plugin.options import jsonable
+from automl.space.candidate import Candidate
+from automl.space.decisions import Open
 
 if TYPE_CHECKING:
-    from automl.graph import Graph, Node
-    from automl.identity.canonical import Canonical
+    from automl.identity.graphs.canonical import Canonical
+    from automl.space.graph import Graph, Node
 
 SPACE = "space"
 
@@ -103,7 +103,7 @@ def _by_graph(
         parameters = {"parameters": _parameters_of_module(candidate)} if strict else {}
         return Writing(Identity(""), None, {**shared, **parameters})
     # Who has a graph has loaded torch; a plain function may do without.
-    from automl.identity.canonical import canonical
+    from automl.identity.graphs.canonical import canonical
 
     graph = canonical(architecture)
     if graph.own_operations:

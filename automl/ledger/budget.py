@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 
 from automl.errors import UsageError
 from automl.ledger.clock import now
+from automl.ledger.dialects import changed, update_table
 from automl.ledger.models import Phase, StopReason, StudyRow, TrialRow
-from automl.ledger.statements import changed, update_table
 
 _LARGEST_PURCHASE = 15.0
 _SMALLEST_PURCHASE = 0.25

@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 
 from automl.ledger import evaluations
 from automl.ledger.clock import now
+from automl.ledger.dialects import update_table
 from automl.ledger.evaluations import Terms, means
 from automl.ledger.models import EvaluationRow, EvaluationState, Phase, Role, StudyRow, TrialRow
-from automl.ledger.statements import update_table
 from automl.ledger.transaction import reading, transactional
-from automl.report import COSTS
+from automl.plugin.report import COSTS
 
 _OPEN = (Phase.PROPOSING, Phase.TRAINING)
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from automl.identity.fingerprint import Level
 from automl.ledger.budget import count, stop_if_exhausted
 from automl.ledger.clock import now
+from automl.ledger.dialects import changed, insert_if_absent, table, update_table
 from automl.ledger.functions import Resolved, adopt, former_names, free_replicate
 from automl.ledger.models import (
     EvaluationRow,
@@ -20,10 +21,9 @@ from automl.ledger.models import (
     Role,
     TrialRow,
 )
-from automl.ledger.statements import changed, insert_if_absent, table, update_table
 from automl.ledger.values import Lease, Settled, quality_columns, settled_of
-from automl.protocols import derive_seed
-from automl.report import COSTS, Outcome, State
+from automl.plugin.protocols import derive_seed
+from automl.plugin.report import COSTS, Outcome, State
 from automl.spec import Cache, Scope
 
 _TRIES = 64

@@ -20,15 +20,15 @@ from sqlalchemy.orm import Session
 from automl.identity.fingerprint import VERSION, Identity, Level, digest_of
 from automl.ledger import matching
 from automl.ledger.clock import now
-from automl.ledger.matching import Found, Key, Recognition
-from automl.ledger.models import EvaluationRow, EvaluationState, FunctionRow, KeyRow, Role, TrialRow
-from automl.ledger.statements import (
+from automl.ledger.dialects import (
     changed,
     insert_absent,
     insert_if_absent,
     table,
     update_table,
 )
+from automl.ledger.matching import Found, Key, Recognition
+from automl.ledger.models import EvaluationRow, EvaluationState, FunctionRow, KeyRow, Role, TrialRow
 from automl.spec import Cache
 from automl.storable import plain_text
 

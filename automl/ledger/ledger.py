@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, Engine, Update, and_, delete, func, insert
 from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import Identity
-from automl.ledger import budget, evaluations, functions, waiting
+from automl.ledger import budget, evaluations, functions, queue
 from automl.ledger.catalogue import Functions
 from automl.ledger.clock import now
+from automl.ledger.dialects import changed, insert_row, table, update_table
 from automl.ledger.evaluations import Owned, Request, Served, Terms
 from automl.ledger.functions import Resolved
 from automl.ledger.models import (
@@ -28,7 +29,6 @@ from automl.ledger.models import (
     TrialRow,
     WorkerRow,
 )
-from automl.ledger.statements import changed, insert_row, table, update_table
 from automl.ledger.transaction import again, reading, transactional, transactional_once
 from automl.ledger.values import (
     Answer,
@@ -45,7 +45,7 @@ from automl.ledger.values import (
     result_columns,
     settled_of,
 )
-from automl.report import Outcome, Report, State, finite
+from automl.plugin.report import Outcome, Report, State, finite
 from automl.spec import Cache
 
 LEASE_SECONDS = 60.0
@@ -123,7 +123,7 @@ class Ledger:
             limit = func.coalesce(StudyRow.evaluations_limit, StudyRow.payable)
             changes["evaluations_limit"] = limit + evaluations
         session.execute(update_table(StudyRow).where(self._mine()).values(changes))
-        waiting.enqueue(session, self.study, enqueue)
+        queue.enqueue(session, self.study, enqueue)
 
     @transactional_once
     def enqueue(self, session: Session, decisions: Sequence[Mapping[str, Any]]) -> None:
@@ -134,7 +134,7 @@ class Ledger:
         Raises:
             UsageError: not so many slots are left; none is entered.
         """
-        waiting.enqueue(session, self.study, decisions)
+        queue.enqueue(session, self.study, decisions)
 
     @transactional
     def buy_time(self, session: Session, lease: Lease) -> float:
@@ -181,12 +181,12 @@ class Ledger:
         """Take the oldest trial whose lease has expired, or whose holder is known to be dead."""
         if again(session) and (taken := self._taken_unheard(session, worker)):
             return taken
-        return self._take(session, worker, waiting.free(self.study, dead))
+        return self._take(session, worker, queue.free(self.study, dead))
 
     @reading
     def has_work(self, session: Session, dead: Collection[str] = (), slots: bool = True) -> bool:
         """Whether a trial could be taken over, or a slot taken; nothing is locked or changed."""
-        left = select(TrialRow.id).where(waiting.free(self.study, dead)).limit(1)
+        left = select(TrialRow.id).where(queue.free(self.study, dead)).limit(1)
         if session.scalar(left) is not None:
             return True
         return slots and budget.has_slot(session, self.study)
@@ -236,7 +236,7 @@ class Ledger:
         else:
             # With the token goes whatever the holder's heartbeat may still have under way.
             freed: dict[str, Any] = {
-                "expires_at": waiting.AT_ONCE,
+                "expires_at": queue.AT_ONCE,
                 "worker": None,
                 "token": lease.token + 1,
                 "attempt": lease.attempt - (not counts),
@@ -402,7 +402,7 @@ class Ledger:
         worker = session.scalar(select(WorkerRow.id).where(mine))
         if worker is None:
             return None
-        held = and_(TrialRow.worker == worker, TrialRow.phase.in_(waiting.OPEN))
+        held = and_(TrialRow.worker == worker, TrialRow.phase.in_(queue.OPEN))
         here = select(TrialRow.number).where(TrialRow.study == self.study, held)
         return Left(session.scalar(here.limit(1)))
 
@@ -414,7 +414,7 @@ class Ledger:
                 select(TrialRow.worker)
                 .where(
                     TrialRow.study == self.study,
-                    TrialRow.phase.in_(waiting.OPEN),
+                    TrialRow.phase.in_(queue.OPEN),
                     TrialRow.worker.is_not(None),
                 )
                 .distinct()
@@ -437,7 +437,7 @@ class Ledger:
     @reading
     def open_trials(self, session: Session) -> int:
         """How many trials have to end before the study has."""
-        return session.scalar(select(func.count()).where(waiting.unended(self.study))) or 0
+        return session.scalar(select(func.count()).where(queue.unended(self.study))) or 0
 
     @reading
     def still_parked(self, session: Session, ids: Collection[int]) -> set[int]:
@@ -454,7 +454,7 @@ class Ledger:
             select(TrialRow)
             .where(
                 TrialRow.study == self.study,
-                TrialRow.phase.in_(waiting.OPEN),
+                TrialRow.phase.in_(queue.OPEN),
                 TrialRow.worker == worker.id,
             )
             .order_by(TrialRow.id.desc())
@@ -498,7 +498,7 @@ class Ledger:
 
     def _held(self, lease: Lease) -> ColumnElement[bool]:
         return and_(
-            TrialRow.id == lease.id, TrialRow.token == lease.token, TrialRow.phase.in_(waiting.OPEN)
+            TrialRow.id == lease.id, TrialRow.token == lease.token, TrialRow.phase.in_(queue.OPEN)
         )
 
     def _change(self, session: Session, lease: Lease, **changes: Any) -> None:
@@ -513,7 +513,7 @@ class Ledger:
         return lease.device_seconds + seconds - (charged or 0.0)
 
     def _take(self, session: Session, worker: Worker, which: ColumnElement[bool]) -> Lease | None:
-        row = waiting.take(session, which)
+        row = queue.take(session, which)
         if row is None:
             return None
         row.token += 1
@@ -529,7 +529,7 @@ class Ledger:
         paid_before: bool = False,
         seconds: float = 0.0,
     ) -> Lease | None:
-        waited = self._take(session, worker, waiting.at_once(self.study))
+        waited = self._take(session, worker, queue.at_once(self.study))
         if waited is not None:
             if paid_before:
                 budget.count(session, self.study, repeats=None)
@@ -564,7 +564,7 @@ class Ledger:
             "attempt": 0,
             "told": False,
             "started_at": now(),
-            "expires_at": waiting.AT_ONCE,
+            "expires_at": queue.AT_ONCE,
             "given": dict(given),
             "judges": judges,
         }

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from automl.identity.digest import Sketch, SketchError
 from automl.identity.fingerprint import VERSION, Identity, Level
+from automl.identity.probes.sketch import Sketch, SketchError
 from automl.ledger.models import FunctionRow, KeyRow
 from automl.spec import Cache
 

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from automl.identity.fingerprint import Level
-from automl.report import Reason, State
+from automl.plugin.report import Reason, State
 
 _JSON = JSON(none_as_null=True)
 LongText = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")

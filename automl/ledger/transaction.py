@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session
 
 from automl.errors import StorageError, UnstorableError, first_line
-from automl.ledger.patience import patience_of
-from automl.ledger.sqlerrors import Kind, explained, is_unstorable, meaning
-from automl.redaction import redact_urls
+from automl.ledger.outages import patience_of
+from automl.ledger.sql_errors import Kind, explained, is_unstorable, meaning
+from automl.text.redaction import redact_urls
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import Any
 
 from automl.errors import AutoMLError
 from automl.ledger.models import TrialRow
-from automl.report import COSTS, Outcome, State
+from automl.plugin.report import COSTS, Outcome, State
 
 
 class LeaseLostError(AutoMLError):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .columns import Preparation
-from .csvfile import read_table
+from .csv_file import read_table
 from .pixels import SUFFIXES, images_in, open_image
 from .program import Program
 from .terminal import data_on, one_line

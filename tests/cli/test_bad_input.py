@@ -10,7 +10,7 @@ from commands import PARTS, PLANE, started, study
 from databases import database
 from sqlalchemy import create_engine, make_url, text
 
-from automl.doctor import Doctor
+from automl.analysis.doctor import Doctor
 
 FILES = {
     "raises.py": "def space(trial, task):\n    raise ValueError('boom\\nand more')\n",

@@ -21,12 +21,12 @@ from torch import nn
 
 import automl
 from automl import Candidate, Classification, Report, Split, UntrustedError, UsageError
-from automl.export import Export
-from automl.models import MODEL, Models
-from automl.registry import Registry
-from automl.storage import Storage
-from automl.studies import Study, open_study, trial_seed
-from automl.trust import trusting
+from automl.export.export import Export
+from automl.plugin.registry import Registry
+from automl.plugin.trust import trusting
+from automl.storage.storage import Storage
+from automl.study.study import Study, open_study, trial_seed
+from automl.study.weights import MODEL, Models
 
 SMALL = {
     "space": {"max_blocks": 1, "max_width": 32},

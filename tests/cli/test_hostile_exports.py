@@ -18,7 +18,7 @@ import torch
 from commands import in_process
 from torch import nn
 
-from automl.export import _PREDICT, _copy_portable
+from automl.export.export import _PREDICT, _copy_portable
 from automl.portable.operators import allowed
 from automl.portable.predict import main
 from automl.portable.program import Program

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from automl.registry import Kind
-from automl.scaffold import Scaffold
+from automl.plugin.registry import Kind
+from automl.plugin.scaffold import Scaffold
 
 LONG = "near-best-or-nearly-so-4"
 """A name of the longest that there may be."""

@@ -19,7 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from sqlalchemy import MetaData, Table, insert, make_url, update
 
 from automl.ledger.models import Phase, ReportRow, TrialRow
-from automl.report import Reason, State
+from automl.plugin.report import Reason, State
 
 pytest.importorskip("plotly", reason="the page needs plotly: pip install 'automl[report]'")
 

@@ -11,7 +11,7 @@ from commands import CORNER, FILE, PARTS, PLANE, URL, started, study
 import automl
 from automl import __version__
 from automl.cli.events import Follower
-from automl.ledger.views import Views
+from automl.ledger.queries import Views
 
 TRIAL = {
     "event", "number", "state", "values", "decisions", "reused_from", "level", "seconds", "error",

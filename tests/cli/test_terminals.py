@@ -18,9 +18,9 @@ from test_hostile_exports import saved
 from torch import nn, ones
 
 from automl.ledger.models import Phase, Reason, TrialRow
+from automl.plugin.report import State
 from automl.portable.columns import Preparation
 from automl.portable.terminal import one_line, visible
-from automl.report import State
 
 FORGED = "trial  77  complete  score 1"
 EVIL = (

@@ -11,7 +11,7 @@ from commands import CORNER, FILE, PARTS, PLANE, URL, started, study, training, 
 from rich.console import Console
 
 from automl.cli.live import Goal, LiveView
-from automl.ledger.views import Counts
+from automl.ledger.queries import Counts
 
 GOOD = """
 import automl

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from automl import Outcome, State
-from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Identity
+from automl.identity.probes.sketch import Sketch
 from automl.ledger.audits import Audits, two_sided_p, wilson
 from automl.ledger.ledger import Ledger
+from automl.ledger.queries import Views
 from automl.ledger.values import Claimed, Hit, Worker
-from automl.ledger.views import Views
 from automl.spec import Cache
-from automl.storage import Storage
+from automl.storage.storage import Storage
 
 NOISE = 0.01
 

@@ -7,7 +7,7 @@ from torch import nn
 from toys import blobs, small_space
 
 from automl import Candidate, CandidateError, Graph, Signature
-from automl.candidate import propose
+from automl.space.candidate import propose
 
 SIGNATURE = Signature((3,), (2,))
 PROBE = torch.zeros(5, 3)

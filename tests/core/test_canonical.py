@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import nn
 
 from automl import Algebra, Graph, GraphError, Open, Operation, declare
-from automl.identity.canonical import Canonical, canonical
+from automl.identity.graphs.canonical import Canonical, canonical
 
 # Operations without algebra, so that rewriting has nothing to do but to drop dead nodes.
 ORDERED, SORTED = "test_canonical_ordered", "test_canonical_sorted"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from automl.confidence import intervals
+from automl.export.intervals import intervals
 from automl.ledger.audits import wilson
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from toys import Toy, a_run, blobs, small_space
 
 from automl import Candidate, Graph, Open, OpenDecisionError
-from automl.candidate import propose
-from automl.decisions import DecidingTrial
 from automl.nn import Choice, Dropout, open_layers
+from automl.space.candidate import propose
+from automl.space.decisions import DecidingTrial
 
 TOY = Toy()
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from automl import UsageError
-from automl.devices import CPU, VISIBLE, accelerators, choose_devices, pin, resolve_device
-from automl.placement import arrange, pinned, places_here, threads_given, usable_cores
+from automl.devices.discovery import CPU, VISIBLE, accelerators, choose_devices, pin, resolve_device
+from automl.devices.placement import arrange, pinned, places_here, threads_given, usable_cores
 
 TWO = """
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-11111111-aaaa)
@@ -134,9 +134,9 @@ def test_finding_and_pinning_load_no_torch(smi):
     smi(TWO)
     code = """
 import sys
-from automl.devices import pin, resolve_device
-from automl.placement import arrange, pinned, usable_cores
-from automl.registry import Kind, Registry
+from automl.devices.discovery import pin, resolve_device
+from automl.devices.placement import arrange, pinned, usable_cores
+from automl.plugin.registry import Kind, Registry
 
 launcher = Registry().build(Kind.LAUNCHER, "local", {}).make()
 own, other = pinned(arrange(launcher, "auto", "auto"))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from automl.identity.digest import GRIDS, Sketch, SketchError
+from automl.identity.probes.sketch import GRIDS, Sketch, SketchError
 
 FINITE = st.floats(-1e6, 1e6)
 VECTORS = st.lists(

@@ -15,11 +15,11 @@ from optuna.trial import TrialState
 from sqlalchemy import event, text
 
 import automl
-from automl.doctor import Doctor
+from automl.analysis.doctor import Doctor
 from automl.ledger.checks import Finding, Rule
 from automl.ledger.values import Worker
-from automl.storage import Storage
-from automl.studies import Limits, Study, open_study
+from automl.storage.storage import Storage
+from automl.study.study import Limits, Study, open_study
 
 FILE = str(Path(tiny.__file__))
 PARTS = {"task": f"{FILE}:Nothing", "trainer": f"{FILE}:Steps", "strategy": "random", "study": "s"}

@@ -17,8 +17,8 @@ from databases import database, redis_journal
 
 import automl
 from automl import StorageError, UsageError
-from automl.storage import LEDGER_VARIABLE, VARIABLE, Storage, storage_from
-from automl.studies import open_study
+from automl.storage.storage import LEDGER_VARIABLE, VARIABLE, Storage, storage_from
+from automl.study.study import open_study
 
 PLACES = ("journal", "grpc", "redis")
 SECRET = "s3cr3t"

@@ -16,14 +16,14 @@ from sqlalchemy import event
 
 import automl
 from automl import Report, Run, Trainer, TrialError, UsageError
-from automl.engine import Engine
+from automl.engine.loop import Engine
 from automl.ledger.models import StopReason
 from automl.ledger.values import Worker
-from automl.registry import Kind, Registry
-from automl.report import Reason, State
+from automl.plugin.registry import Kind, Registry
+from automl.plugin.report import Reason, State
 from automl.spec import ATTRIBUTE
-from automl.storage import Storage
-from automl.studies import Limits, create, plan
+from automl.storage.storage import Storage
+from automl.study.study import Limits, create, plan
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
 

@@ -12,16 +12,16 @@ from toys import Toy, blobs, small_space
 
 import automl
 from automl import CandidateError, UsageError
-from automl.decisions import given_value
-from automl.engine import Engine
+from automl.engine.loop import Engine
 from automl.ledger.ledger import Ledger
+from automl.ledger.queries import Views
 from automl.ledger.values import Worker
-from automl.ledger.views import Views
-from automl.registry import Kind, Registry
-from automl.report import Reason, State
+from automl.plugin.registry import Kind, Registry
+from automl.plugin.report import Reason, State
+from automl.space.decisions import given_value
 from automl.spec import ATTRIBUTE
-from automl.storage import Storage
-from automl.studies import Limits, all_studies, create, plan
+from automl.storage.storage import Storage
+from automl.study.study import Limits, all_studies, create, plan
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "device": "cpu"}
 

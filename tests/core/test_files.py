@@ -20,10 +20,10 @@ import toys
 from torch import nn
 
 import automl
-from automl.files import FilesRead, digest_of_file, unwatched
-from automl.identification import KnownFiles
-from automl.registry import Kind
-from automl.studies import rebuild
+from automl.engine.identifier import KnownFiles
+from automl.plugin.registry import Kind
+from automl.space.files_read import FilesRead, digest_of_file, unwatched
+from automl.study.study import rebuild
 
 SPACE = """
 import functools

@@ -10,8 +10,8 @@ import automl
 from automl import Candidate
 from automl.identity.fingerprint import canonical_json, digest_of
 from automl.identity.keys import SideKeys, writing
-from automl.registry import Kind, Registry
-from automl.studies import plan
+from automl.plugin.registry import Kind, Registry
+from automl.study.study import plan
 
 PLAIN = st.recursive(
     st.none()

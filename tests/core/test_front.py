@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as some
 
-from automl.front import beats, point_of, unbeaten
-from automl.report import Direction, Objective
+from automl.plugin.report import Direction, Objective
+from automl.study.pareto import beats, point_of, unbeaten
 
 coordinates = some.integers(-3, 3).map(float)
 points = some.integers(2, 3).flatmap(

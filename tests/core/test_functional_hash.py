@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from automl.identity.function import FunctionError, functional_hash, same_function
+from automl.identity.probes.callables import FunctionError, functional_hash, same_function
 
 GENERATOR = torch.Generator().manual_seed(0)
 VECTORS = [(torch.randn(7, generator=GENERATOR), torch.randn(7, generator=GENERATOR))]

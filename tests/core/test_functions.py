@@ -11,13 +11,13 @@ from databases import KINDS, database
 from sqlalchemy import event, text
 
 from automl import Outcome, State
-from automl.identity.digest import Sketch
 from automl.identity.fingerprint import VERSION, Identity, Level
+from automl.identity.probes.sketch import Sketch
 from automl.ledger.ledger import Ledger
+from automl.ledger.queries import Views
 from automl.ledger.values import Claimed, Hit, Lease, Parked, Worker
-from automl.ledger.views import Views
 from automl.spec import Cache, Scope
-from automl.storage import Storage
+from automl.storage.storage import Storage
 
 A, B = Worker("a"), Worker("b")
 STORAGE = Cache(scope=Scope.STORAGE)

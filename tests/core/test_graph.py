@@ -10,8 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import nn
 
 from automl import Algebra, Graph, GraphError, Open, OpenDecisionError, Operation, declare
-from automl.graph import operation
 from automl.nn import Choice
+from automl.space.graph import operation
 
 VECTOR_STEPS = ["relu", "gelu", "identity", "linear", "batch_norm", "layer_norm", "dropout"]
 PAIR_STEPS = ["add", "multiply", "subtract"]
@@ -353,5 +353,5 @@ def test_a_declared_operation_can_be_used_and_not_redeclared_elsewhere():
     graph, x = vectors(1)
     graph.output(graph.add(name, x))
     assert run(graph, torch.ones(1, 1)).item() == 0.5
-    with pytest.raises(GraphError, match=r"'relu' is declared by automl\.operations and by"):
+    with pytest.raises(GraphError, match=r"'relu' is declared by automl\.space\.operations and by"):
         declare(Operation("relu", lambda shapes: nn.ReLU(), lambda shapes: shapes[0]))

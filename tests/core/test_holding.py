@@ -6,8 +6,8 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
-from automl.holding import HoldingStorage
-from automl.telling import fail
+from automl.engine.optuna_trials import fail
+from automl.engine.trial_cache import HoldingStorage
 
 
 class Counting(InMemoryStorage):

@@ -28,15 +28,15 @@ from test_supervision import LosesItsDevice
 
 import automl.cli
 from automl import Report
-from automl.doctor import Doctor
-from automl.engine import Engine
+from automl.analysis.doctor import Doctor
+from automl.engine.loop import Engine
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
-from automl.models import Models
-from automl.report import Reason, State
-from automl.storage import Storage
-from automl.studies import Limits, Study, open_study
-from automl.worker import stopping_on_signals
+from automl.plugin.report import Reason, State
+from automl.storage.storage import Storage
+from automl.study.study import Limits, Study, open_study
+from automl.study.weights import Models
+from automl.workers.worker import stopping_on_signals
 
 FILE = str(Path(hostile.__file__))
 KINDS = ("sqlite", "postgresql")
@@ -307,7 +307,7 @@ def test_whatever_ends_a_worker_it_has_died(tmp_path, kind, act, place):
 def test_a_worker_that_hangs_for_good_is_ended_and_another_goes_on(
     tmp_path, sqlite_url, monkeypatch, caplog, act
 ):
-    monkeypatch.setattr("automl.session.work", LosesItsDevice())
+    monkeypatch.setattr("automl.workers.session.work", LosesItsDevice())
     monkeypatch.setenv(hostile.LOG, str(tmp_path / "log"))
     parts = {"task": f"{FILE}:Evaluating", "trainer": f"{FILE}:Hostile", "strategy": "random"}
     cases = [GOOD, (act, "between"), GOOD]

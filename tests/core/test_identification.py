@@ -208,4 +208,4 @@ def test_no_probe_outlives_its_search(search):
     search("modules", cache=ALWAYS, trials=3)
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children.read_text().split()]
-    assert not any("automl.probing" in command for command in commands)
+    assert not any("automl.identity.probes.client" in command for command in commands)

@@ -15,7 +15,7 @@ from toys import blobs
 
 from automl import Candidate
 from automl.identity.fingerprint import Verdict
-from automl.identity.probe import Probe, probe
+from automl.identity.probes.probe import Probe, probe
 
 TASK = blobs()
 TRAINER = Supervised(lr=1e-2)

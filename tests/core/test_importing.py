@@ -20,11 +20,11 @@ import toys
 import automl
 from automl import PluginError, UsageError
 from automl.identity.fingerprint import Verdict
-from automl.probing import Prober
-from automl.registry import Kind, Registry
-from automl.sources import load
-from automl.studies import plan
-from automl.trust import Source, Trust
+from automl.identity.probes.client import Prober
+from automl.plugin.registry import Kind, Registry
+from automl.plugin.source import load
+from automl.plugin.trust import Source, Trust
+from automl.study.study import plan
 
 PARTS = {"strategy": "random", "device": "cpu", "trials": 1, "study": "s"}
 _numbers = itertools.count()

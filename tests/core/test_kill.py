@@ -16,11 +16,11 @@ from databases import database
 from optuna.trial import TrialState
 
 import automl
-from automl.engine import Engine
+from automl.engine.loop import Engine
 from automl.ledger.values import Worker
-from automl.registry import Registry
-from automl.storage import Storage
-from automl.studies import Limits, Study, create, open_study, plan
+from automl.plugin.registry import Registry
+from automl.storage.storage import Storage
+from automl.study.study import Limits, Study, create, open_study, plan
 
 FILE = str(Path(tiny.__file__))
 TRIALS = 14
@@ -116,7 +116,7 @@ def test_a_trial_made_for_a_slot_that_was_taken_over_does_not_stay_running(sqlit
 
 
 def _references():
-    from automl.registry import Kind
+    from automl.plugin.registry import Kind
 
     return {
         Kind.SPACE: tiny.plane,

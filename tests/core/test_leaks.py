@@ -13,12 +13,12 @@ import tiny
 from sqlalchemy import create_engine, text
 
 import automl
-from automl.engine import Engine
+from automl.engine.loop import Engine
+from automl.engine.worker_ids import this_worker
 from automl.ledger.values import Worker
-from automl.processes import this_worker
-from automl.registry import Kind, Registry
-from automl.storage import Storage
-from automl.studies import Limits, create, plan
+from automl.plugin.registry import Kind, Registry
+from automl.storage.storage import Storage
+from automl.study.study import Limits, create, plan
 
 KILOBYTES = 10 * 1024
 """How much a worker may grow from the first look to the last."""

@@ -13,11 +13,11 @@ from automl import AutoMLError, Outcome, Report, State
 from automl.identity.fingerprint import Identity
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import StopReason
+from automl.ledger.queries import Views
 from automl.ledger.values import Claimed, Hit, Lease, LeaseLostError, Parked, Worker
-from automl.ledger.views import Views
-from automl.report import Reason
+from automl.plugin.report import Reason
 from automl.spec import Cache
-from automl.storage import Storage
+from automl.storage.storage import Storage
 
 A, B, C = Worker("a"), Worker("b"), Worker("c", "cuda:0")
 GOOD = Outcome(State.COMPLETE, (0.75,), {"accuracy": 0.75}, 3)

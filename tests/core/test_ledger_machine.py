@@ -30,14 +30,14 @@ from sqlalchemy import event, select, update
 from automl import Outcome, Report, State, UsageError
 from automl.identity.fingerprint import Identity
 from automl.ledger.checks import Checks
+from automl.ledger.dialects import table
 from automl.ledger.evaluations import Terms
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import EvaluationRow, EvaluationState, Phase, TrialRow
-from automl.ledger.statements import table
+from automl.ledger.queries import Views
 from automl.ledger.values import Claimed, Hit, Lease, LeaseLostError, Parked, Settled, Worker
-from automl.ledger.views import Views
 from automl.spec import Cache
-from automl.storage import Storage
+from automl.storage.storage import Storage
 
 STEPS_EACH = 50
 STEPS = int(os.environ.get("AUTOML_MACHINE_STEPS", "20000"))

@@ -21,20 +21,20 @@ from sqlalchemy import make_url
 
 import automl
 from automl import Candidate, Report, Run, Task, Trainer
-from automl.doctor import Doctor
-from automl.engine import MICRO_BATCHES, Engine
+from automl.analysis.doctor import Doctor
+from automl.engine.heartbeat import Heartbeat
+from automl.engine.loop import MICRO_BATCHES, Engine
+from automl.engine.stopping import Stop
 from automl.errors import DeviceLostError, Interrupted, UsageError
-from automl.heartbeat import Heartbeat
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
-from automl.registry import Kind, Registry
-from automl.report import Reason, State
+from automl.plugin.registry import Kind, Registry
+from automl.plugin.report import Reason, State
+from automl.plugin.trust import trusting
 from automl.spec import TimeLimits
-from automl.stopping import Stop
-from automl.storage import Storage
-from automl.studies import Limits, Study, create, open_study, plan
-from automl.trust import trusting
-from automl.worker import stopping_on_signals
+from automl.storage.storage import Storage
+from automl.study.study import Limits, Study, create, open_study, plan
+from automl.workers.worker import stopping_on_signals
 
 FILE = str(Path(__file__))
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from automl import UnknownNameError, UsageError
-from automl.options import convert, jsonable, options_of, paths_in, resolve
-from automl.registry import Kind, Offer, Registry
-from automl.spec import PartSpec, load
+from automl.plugin.options import convert, jsonable, options_of, paths_in, resolve
+from automl.plugin.recipe import PartSpec, load
+from automl.plugin.registry import Kind, Offer, Registry
 
 
 class Colour(Enum):

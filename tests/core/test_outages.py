@@ -22,17 +22,17 @@ from sqlalchemy import Engine, func, make_url, select, text
 
 import automl
 from automl import Outcome, Report, State, StorageError
-from automl.heartbeat import pause
+from automl.engine.heartbeat import pause
 from automl.identity.fingerprint import Identity
+from automl.ledger.dialects import table
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import EvaluationRow, TrialRow
-from automl.ledger.patience import Patience
-from automl.ledger.statements import table
+from automl.ledger.outages import Patience
+from automl.ledger.queries import Views
 from automl.ledger.values import Claimed, Hit, LeaseLostError, Parked, Worker
-from automl.ledger.views import Views
-from automl.patient import PatientStorage
-from automl.storage import Storage, storage_from
-from automl.studies import open_study
+from automl.storage.retrying import PatientStorage
+from automl.storage.storage import Storage, storage_from
+from automl.study.study import open_study
 
 A, B = Worker("a"), Worker("b")
 GOOD = Outcome(State.COMPLETE, (0.5,), {"score": 0.5}, 2)
@@ -339,7 +339,7 @@ def test_an_outage_is_said_once_and_its_end(cut, caplog):
 
 @pytest.mark.parametrize("stops", [False, True])
 def test_patience_has_an_end(cut, stops, monkeypatch):
-    monkeypatch.setattr("automl.ledger.patience._STOPPING_SECONDS", 0.3)
+    monkeypatch.setattr("automl.ledger.outages._STOPPING_SECONDS", 0.3)
     ledger, stop = cut.ledger(), threading.Event()
     if stops:
         stop.set()

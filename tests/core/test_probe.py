@@ -20,7 +20,7 @@ from toys import Line, blobs
 
 from automl import Candidate, Graph, Interrupted, Report, Run, Split, Task, Trainer
 from automl.identity.fingerprint import Verdict
-from automl.identity.probe import Probe, probe
+from automl.identity.probes.probe import Probe, probe
 
 TASK = blobs()
 FEATURES, CLASSES = 4, 3

@@ -13,9 +13,9 @@ import pytest
 import shapes
 import toys
 
-from automl.probing import Answer, End, PartsError, Prober, StartError
-from automl.registry import Kind, Registry
-from automl.studies import plan
+from automl.identity.probes.client import Answer, End, PartsError, Prober, StartError
+from automl.plugin.registry import Kind, Registry
+from automl.study.study import plan
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 
@@ -26,8 +26,8 @@ SOON = 30.0
 CHILD = """
 import json, sys
 sys.path.append(sys.argv[1])
-from automl.probing import Prober
-from automl.spec import Recipe
+from automl.identity.probes.client import Prober
+from automl.plugin.recipe import Recipe
 prober = Prober(Recipe.from_json(json.loads(sys.argv[2])), seconds=float(sys.argv[3]))
 answer = prober.probe({"how": sys.argv[4], "number": 0, "keeps": 0})
 prober.close()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from automl.processes import is_dead, this_worker
+from automl.engine.worker_ids import is_dead, this_worker
 
 
 def renamed(worker: str, **changes: str) -> str:
@@ -21,7 +21,7 @@ def test_this_process_is_alive():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc to tell")  # noqa: PTH110
 def test_a_process_that_ended_is_dead():
-    code = "from automl.processes import this_worker; print(this_worker())"
+    code = "from automl.engine.worker_ids import this_worker; print(this_worker())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert is_dead(said.stdout.strip())
 

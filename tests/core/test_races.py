@@ -10,13 +10,13 @@ import pytest
 from databases import KINDS, database
 
 from automl import Outcome, State
-from automl.identity.digest import Sketch
 from automl.identity.fingerprint import Identity
+from automl.identity.probes.sketch import Sketch
 from automl.ledger.ledger import Ledger
+from automl.ledger.queries import Views
 from automl.ledger.values import Claimed, LeaseLostError, Worker
-from automl.ledger.views import Views
 from automl.spec import Cache
-from automl.storage import Storage
+from automl.storage.storage import Storage
 
 RACES = 200
 OUTCOME = Outcome(State.COMPLETE, (0.5,), {"score": 0.5}, 1)

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from automl.databases import has_password, mask
 from automl.errors import first_line
-from automl.redaction import redact_urls
+from automl.storage.databases import has_password, mask
+from automl.text.redaction import redact_urls
 
 SECRET = "hunter2"
 

@@ -15,11 +15,12 @@ import pytest
 import tiny
 
 import automl
-from automl import PluginError, UnknownNameError, UsageError, registry
-from automl.registry import Kind, Offer, Registry
-from automl.storage import Storage
-from automl.studies import open_study, plan
-from automl.trust import Code, Trust
+from automl import PluginError, UnknownNameError, UsageError
+from automl.plugin import registry
+from automl.plugin.registry import Kind, Offer, Registry
+from automl.plugin.trust import Code, Trust
+from automl.storage.storage import Storage
+from automl.study.study import open_study, plan
 
 OFFER = """
 import automl
@@ -486,7 +487,7 @@ def test_an_unknown_option_lists_those_there_are(file):
 def test_listing_every_plugin_imports_none():
     code = (
         "import sys\n"
-        "from automl.registry import Kind, Registry\n"
+        "from automl.plugin.registry import Kind, Registry\n"
         "for kind in Kind: Registry().names(kind)\n"
         "print([m for m in sys.modules if m.startswith(('automl_', 'torch'))])\n"
     )
@@ -496,7 +497,7 @@ def test_listing_every_plugin_imports_none():
 
 def test_the_defaults_are_there():
     found = Registry()
-    for kind, name in automl.studies.DEFAULTS.items():
+    for kind, name in automl.study.study.DEFAULTS.items():
         assert name in found.names(kind)
 
 

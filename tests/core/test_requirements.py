@@ -12,7 +12,7 @@ from toys import Toy, blobs, small_space
 
 import automl
 from automl import Trainer, UsageError
-from automl.report import Requirement, State
+from automl.plugin.report import Requirement, State
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
 

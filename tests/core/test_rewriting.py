@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from automl import Algebra, Graph, Operation, declare
-from automl.identity.canonical import Canonical, canonical
+from automl.identity.graphs.canonical import Canonical, canonical
 
 SHAPE = (3, 5, 5)
 Writing = Callable[[Graph, str, str], str]

@@ -13,11 +13,11 @@ from databases import database, redis_journal
 from sqlalchemy import make_url
 
 from automl import StorageError
-from automl.doctor import Doctor
+from automl.analysis.doctor import Doctor
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
-from automl.storage import Storage
-from automl.studies import open_study
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 SHORT = 2
 """Seconds, in the place of the 70 and 90 that a server may be silent by default."""

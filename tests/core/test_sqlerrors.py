@@ -20,15 +20,15 @@ from sqlalchemy.pool import NullPool
 
 import automl
 from automl import StorageError
-from automl.databases import Database
-from automl.doctor import Doctor
-from automl.ledger import sqlerrors
+from automl.analysis.doctor import Doctor
+from automl.ledger import sql_errors
 from automl.ledger.ledger import Ledger
-from automl.ledger.sqlerrors import Kind, explained, meaning
+from automl.ledger.sql_errors import Kind, explained, meaning
 from automl.ledger.values import Worker
-from automl.report import State
-from automl.storage import Storage
-from automl.studies import open_study
+from automl.plugin.report import State
+from automl.storage.databases import Database
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 SERVERS = ("postgresql", "mysql")
 TINY = {"task": tiny.Nothing, "strategy": "random", "device": "cpu"}
@@ -470,6 +470,6 @@ def test_what_a_server_cannot_hold_is_the_trials_own(server):
 
 
 def test_every_table_has_only_what_it_names():
-    for table in (sqlerrors.POSTGRESQL, sqlerrors.MYSQL, sqlerrors.SQLITE):
+    for table in (sql_errors.POSTGRESQL, sql_errors.MYSQL, sql_errors.SQLITE):
         assert {type(found.kind) for found in table.values()} == {Kind}
-    assert all(name.startswith("SQLITE_") and hasattr(sqlite3, name) for name in sqlerrors.SQLITE)
+    assert all(name.startswith("SQLITE_") and hasattr(sqlite3, name) for name in sql_errors.SQLITE)

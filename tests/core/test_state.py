@@ -8,10 +8,10 @@ import pytest
 import tiny
 
 import automl
-from automl.state import artifacts_directory, make_folder, private, state_directory
-from automl.storage import Storage
-from automl.studies import open_study
-from automl.trust import trusting
+from automl.plugin.trust import trusting
+from automl.state_directory import artifacts_directory, make_folder, private, state_directory
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 FILE = str(Path(tiny.__file__))
 PARTS = {"task": f"{FILE}:Nothing", "trainer": f"{FILE}:Steps", "strategy": "random"}

@@ -17,16 +17,16 @@ from sqlalchemy import text
 
 import automl
 from automl import State, StorageError, UsageError
-from automl.doctor import Doctor
+from automl.analysis.doctor import Doctor
+from automl.analysis.rerun import rerun
 from automl.errors import UnknownNameError, UnstorableError
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
-from automl.registry import Registry
-from automl.rerunning import rerun
+from automl.plugin.registry import Registry
+from automl.plugin.trust import trusting
 from automl.storable import LONGEST_TEXT, name_fault, plain_text, size_fault, value_fault
-from automl.storage import Storage
-from automl.studies import open_study
-from automl.trust import trusting
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 PLACES = ("sqlite", "postgresql", "mysql", "journal")
 TINY = {"task": tiny.Nothing, "strategy": "random", "device": "cpu"}

@@ -21,17 +21,17 @@ from sqlalchemy import Engine, create_engine, event, inspect, make_url, select, 
 
 import automl
 from automl import AutoMLError, Outcome, State, StorageError, UsageError
-from automl.databases import Database
 from automl.identity.fingerprint import Identity
 from automl.ledger import transaction
 from automl.ledger.clock import now
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import Base
+from automl.ledger.queries import Views
 from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config, alone
 from automl.ledger.values import Worker
-from automl.ledger.views import Views
-from automl.storage import DEFAULT_URL, VARIABLE, Storage, storage_url
-from automl.studies import open_study
+from automl.storage.databases import Database
+from automl.storage.storage import DEFAULT_URL, VARIABLE, Storage, storage_url
+from automl.study.study import open_study
 
 SECRET = "s3cr3t"
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}

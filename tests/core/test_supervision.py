@@ -15,9 +15,9 @@ import automl
 from automl import Interrupted, StorageError, UsageError
 from automl.errors import DeviceLostError
 from automl.ledger.values import Left
-from automl.storage import Storage
-from automl.studies import open_study
-from automl.supervision import LOST, VAIN_DEATHS, Started, Supervisor
+from automl.storage.storage import Storage
+from automl.study.study import open_study
+from automl.workers.supervision import LOST, VAIN_DEATHS, Started, Supervisor
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_one_that_cannot_start_is_given_up(supervised, tmp_path, caplog):
 
 def test_one_that_waits_long_and_dies_in_vain_is_given_up(supervised, tmp_path, monkeypatch):
     """A job may have waited for its machine, so that its time says nothing."""
-    monkeypatch.setattr("automl.supervision.QUICK_SECONDS", 0.0)
+    monkeypatch.setattr("automl.workers.supervision.QUICK_SECONDS", 0.0)
     ended(supervised("kill -9 $$", progress=lambda: 7))
     assert starts(tmp_path) == ["0"] * VAIN_DEATHS
 
@@ -122,7 +122,7 @@ def test_one_that_waits_long_and_dies_in_vain_is_given_up(supervised, tmp_path, 
 def test_one_that_dies_again_and_again_while_the_study_comes_on_is_kept(
     supervised, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("automl.supervision.QUICK_SECONDS", 0.0)
+    monkeypatch.setattr("automl.workers.supervision.QUICK_SECONDS", 0.0)
     text = "[ $(wc -l < starts) -gt 5 ] || kill -9 $$"
     supervisor = supervised(text, progress=itertools.count().__next__)
     ended(supervisor)
@@ -245,7 +245,7 @@ class LosesItsDevice:
 def test_where_the_search_itself_loses_its_device_a_worker_takes_its_place(
     sqlite_url, monkeypatch, caplog
 ):
-    monkeypatch.setattr("automl.session.work", LosesItsDevice())
+    monkeypatch.setattr("automl.workers.session.work", LosesItsDevice())
     found = automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=3)
     assert "an illegal memory access; a worker takes this process's place" in caplog.text
     assert found.study.views.counts().complete == 3
@@ -253,7 +253,7 @@ def test_where_the_search_itself_loses_its_device_a_worker_takes_its_place(
 
 
 def test_where_no_worker_is_left_the_search_says_so(sqlite_url, monkeypatch, caplog):
-    monkeypatch.setattr("automl.session.work", LosesItsDevice())
+    monkeypatch.setattr("automl.workers.session.work", LosesItsDevice())
     monkeypatch.setenv(tiny.EXIT, "always:2")
     with pytest.raises(UsageError, match=r"no worker is left.* go on with: automl resume s"):
         automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=3)

@@ -10,11 +10,11 @@ import tiny
 
 import automl
 from automl import PluginError, UntrustedError, UsageError
-from automl.registry import Kind, Registry
-from automl.spec import approved
-from automl.storage import Storage
-from automl.studies import open_study
-from automl.trust import Code, Source, Trust, sha256, state_directory, trusting
+from automl.plugin.recipe import approved
+from automl.plugin.registry import Kind, Registry
+from automl.plugin.trust import Code, Source, Trust, sha256, state_directory, trusting
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 PARTS = {"strategy": "random", "device": "cpu", "trials": 1, "study": "s"}
 TRAINER = '''

@@ -17,8 +17,8 @@ from sqlalchemy import create_engine, make_url, text
 
 import automl
 from automl import UsageError
-from automl.storage import Storage
-from automl.studies import open_study
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "device": "cpu"}
 PLUGIN = """

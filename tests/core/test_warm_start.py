@@ -6,8 +6,8 @@ from toys import Toy, blobs, small_space
 
 import automl
 from automl import UsageError
-from automl.storage import Storage
-from automl.studies import open_study
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
 

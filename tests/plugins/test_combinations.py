@@ -11,7 +11,7 @@ import pytest
 import together
 from commands import Ended, in_process, started, study
 
-from automl.registry import Kind, Registry
+from automl.plugin.registry import Kind, Registry
 
 FILE = str(Path(together.__file__))
 FIRST, MORE = 8, 4

@@ -16,10 +16,10 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import QuantileTransformer
 
 from automl import Goal, Preparation, Split, UsageError
+from automl.data.tables import area_under_curve
 from automl.portable.cells import category, cleaned, is_number
 from automl.portable.columns import Categories, Columns, Numbers
-from automl.portable.csvfile import read_table
-from automl.tables import area_under_curve
+from automl.portable.csv_file import read_table
 from automl.testing import check_task
 
 HEADER = "age,city,income,constant,id,label"

@@ -11,7 +11,7 @@ from automl_plugins.tasks.images import Channels, images
 from PIL import Image
 
 from automl import Split, UsageError
-from automl.registry import Kind, Registry
+from automl.plugin.registry import Kind, Registry
 from automl.testing import check_task
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

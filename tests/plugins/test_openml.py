@@ -18,7 +18,7 @@ from automl_plugins.tasks.csv import csv
 from automl_plugins.tasks.openml import openml
 
 from automl import Classification, Goal, Regression, Split, UsageError
-from automl.registry import Kind, Registry
+from automl.plugin.registry import Kind, Registry
 from automl.testing import check_task
 
 FARES = """@relation fares

@@ -12,8 +12,8 @@ from searches import FILE, PARTS, pid_of, training, wait_for
 
 import automl
 from automl import UsageError
-from automl.storage import Storage
-from automl.studies import open_study
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 from automl.testing import check_launcher
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")

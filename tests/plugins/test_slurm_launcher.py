@@ -11,8 +11,8 @@ from automl_plugins.launchers.slurm import LOST, Executor, SlurmLauncher
 from searches import FILE, PARTS, search_command, training, wait_for
 
 from automl import UsageError
-from automl.storage import Storage
-from automl.studies import open_study
+from automl.storage.storage import Storage
+from automl.study.study import open_study
 from automl.testing import check_launcher
 
 pytest.importorskip("submitit", reason="needs the extra slurm")

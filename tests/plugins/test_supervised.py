@@ -25,7 +25,7 @@ from automl import (
     Split,
     TrialError,
 )
-from automl.candidate import propose
+from automl.space.candidate import propose
 from automl.testing import check_trainer
 
 PLAIN = {"optimizer": Optimizer.SGD, "momentum": 0.0, "batch_size": 1000}

@@ -17,8 +17,8 @@ from optuna.trial import FixedTrial
 from toys import a_run, small_space
 
 from automl import Candidate, Direction, TrialError, UnknownNameError, UsageError
-from automl.candidate import propose
-from automl.registry import Kind, Registry
+from automl.plugin.registry import Kind, Registry
+from automl.space.candidate import propose
 from automl.testing import check_task, check_trainer
 
 REPOSITORY = Path(__file__).parents[2]

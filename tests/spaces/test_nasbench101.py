@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial
 from toys import blobs
 
 from automl import CandidateError, Classification, OpenDecisionError
-from automl.candidate import propose
+from automl.space.candidate import propose
 from automl.testing import check_space
 
 SMALL = {"stacks": 2, "cells": 1, "width": 12}

@@ -18,9 +18,9 @@ from optuna.trial import FixedTrial
 from toys import blobs
 
 from automl import CandidateError, Classification, Graph
-from automl.candidate import propose
-from automl.identity.probe import Verdict, probe
+from automl.identity.probes.probe import Verdict, probe
 from automl.nn import open_layers
+from automl.space.candidate import propose
 from automl.testing import check_space
 
 REPOSITORY = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ from networkx.algorithms.isomorphism import categorical_node_match
 from optuna.trial import FixedTrial
 
 from automl import CandidateError, Graph
-from automl.candidate import propose
-from automl.graph import operation
-from automl.identity.canonical import canonical
+from automl.identity.graphs.canonical import canonical
+from automl.space.candidate import propose
+from automl.space.graph import operation
 
 OPERATIONS = ["conv1x1-bn-relu", "conv3x3-bn-relu", "maxpool3x3"]
 PAIRS = list(itertools.combinations(range(7), 2))

@@ -33,7 +33,7 @@ from automl import (
     UnknownNameError,
     UsageError,
 )
-from automl.candidate import propose
+from automl.space.candidate import propose
 from automl.testing import check_space, check_trainer
 
 SGD = """

@@ -12,8 +12,8 @@ from automl_searchspaces.tabular_mlp import tabular_mlp
 from toys import blobs
 
 from automl import Candidate, Graph, table_task
-from automl.identity.canonical import canonical
-from automl.identity.probe import probe
+from automl.identity.graphs.canonical import canonical
+from automl.identity.probes.probe import probe
 
 BLOCKS = ((1, 4), (5, 7))
 """Of seven inputs, columns 0 and 4 are numbers."""

@@ -1,0 +1,213 @@
+"""Compares candidates by function outside a study: one fingerprint for each, or why two differ."""
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FixedTrial
+
+from automl.engine.identifier import known_files
+from automl.errors import UsageError
+from automl.identity.fingerprint import Identity, Level, Verdict
+from automl.identity.keys import SideKeys, Writing, writing
+from automl.identity.probes.client import Answer, Prober, identity_of
+from automl.identity.probes.sketch import Sketch
+from automl.ledger.catalogue import Functions
+from automl.plugin.registry import Kind
+from automl.space.candidate import Candidate, propose
+from automl.spec import Cache
+from automl.storage.storage import Storage
+from automl.study.study import Parts, Plan
+
+_log = logging.getLogger("automl")
+
+Decisions = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A candidate and what is known of its function; `answer` is there where it was probed."""
+
+    candidate: Candidate
+    writing: Writing
+    identity: Identity
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Comparer:
+    """Finds the fingerprints of candidates by their decisions, with a probe for each new graph."""
+
+    parts: Parts
+    cache: Cache
+    functions: Functions
+    prober: Prober
+
+    def fingerprint(self, decisions: Decisions) -> dict[str, Any]:
+        """The keys of a candidate; `level`: where it met an earlier one, None where it is new.
+
+        Raises:
+            UsageError: the space cannot use these decisions.
+        """
+        found = self._written(decisions)
+        if not self.functions.is_known(found.identity):
+            found = self._probed(found)
+        resolved = self.functions.resolve(found.identity)
+        return {
+            "decisions": dict(decisions),
+            "l0": found.identity.l0,
+            "l1": found.identity.l1,
+            "fingerprint": resolved.fingerprint,
+            "level": resolved.level.value if resolved.level else None,
+            "live_parameters": resolved.live_parameters,
+            "seconds": round(sum(found.identity.seconds.values()), 6),
+            **_unless_sound(resolved.verdict, found.identity.reason),
+        }
+
+    def explain(self, one: Decisions, other: Decisions) -> Iterator[str]:
+        """Lines that say at which level two candidates meet and by what, or where they part."""
+        a, b = self._written(one), self._written(other)
+        if a.identity.l0 == b.identity.l0:
+            yield "they meet at L0: equal decisions"
+            return
+        yield f"L0: decisions differ: {_differences(one, other)}"
+        yield from self._explain_graphs(a, b)
+
+    def _explain_graphs(self, a: Compared, b: Compared) -> Iterator[str]:
+        read = [dict((x.writing.shared or {}).get("hyperparameters", {})) for x in (a, b)]
+        if read[0] != read[1]:
+            yield f"they part: training reads other hyperparameters: {_differences(*read)}"
+            return
+        for name, each in (("first", a), ("second", b)):
+            yield f"L1: {name}: {_how_rewritten(each)}"
+        in_use = Level.L1 in self.cache.levels
+        if in_use and a.identity.l1 is not None and a.identity.l1 == b.identity.l1:
+            yield "they meet at L1: equal canonical graphs"
+            return
+        if a.identity.l1 and b.identity.l1:
+            yield "L1: canonical graphs differ"
+        yield from _explain_functions(self._probed(a), self._probed(b))
+
+    def _written(self, decisions: Decisions) -> Compared:
+        candidate = self._candidate(decisions)
+        unread = self.parts.trainer.unread(candidate)
+        side_keys = SideKeys({**self.parts.side_keys, "device": "cpu"})
+        files = known_files.of(self.parts, candidate)
+        written = writing(candidate, side_keys, unread, strict=self.cache.strict, files=files)
+        return Compared(candidate, written, written.identity)
+
+    def _candidate(self, decisions: Decisions) -> Candidate:
+        space = self.parts.names[Kind.SPACE]
+        try:
+            made = propose(
+                lambda trial: self.parts.space.candidate(trial, self.parts.task),
+                FixedTrial(dict(decisions)),
+                space=space,
+            )
+        except (ValueError, KeyError) as error:  # as Optuna refuses what is missing or unknown
+            raise UsageError(f"space {space} cannot use {dict(decisions)}: {error}") from error
+        if unused := decisions.keys() - made.decisions.keys():
+            _log.warning("space %s does not ask for: %s", space, ", ".join(sorted(unused)))
+        return made
+
+    def _probed(self, found: Compared) -> Compared:
+        if Level.L2 not in self.cache.levels or found.candidate.open_decisions:
+            return found
+        answer = self.prober.probe(found.candidate.decisions)
+        return replace(found, identity=identity_of(found.writing, answer), answer=answer)
+
+
+@contextmanager
+def comparing(plan: Plan) -> Iterator[Comparer]:
+    """A comparer with a ledger of its own, which is gone afterwards."""
+    cache = plan.spec.cache
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage(f"sqlite:///{Path(folder) / 'functions.db'}")
+        functions = Functions(storage.engine, plan.spec.uuid, cache)
+        prober = Prober(plan.parts.recipe, cache.probe_seconds, cache.probe_megabytes)
+        try:
+            yield Comparer(plan.parts, cache, functions, prober)
+        finally:
+            prober.close()
+            storage.engine.dispose()
+
+
+def _unless_sound(verdict: str | None, reason: str | None) -> dict[str, Any]:
+    """Why a candidate is recognised by its writing alone, if it is."""
+    if verdict in (None, Verdict.SOUND.value):
+        return {}
+    return {"verdict": verdict, "reason": reason}
+
+
+def _explain_functions(a: Compared, b: Compared) -> Iterator[str]:
+    answers = [each.answer for each in (a, b)]
+    for name, answer in zip(("first", "second"), answers, strict=True):
+        if answer is None:
+            yield f"they part: the {name} was not probed (L2 is off, or decisions are open)"
+            return
+        if answer.verdict != Verdict.SOUND.value:
+            yield f"they part: the {name} is {answer.verdict}: {answer.reason}"
+            return
+    live = [answer.live_parameters for answer in answers if answer]
+    if live[0] != live[1]:
+        yield f"they part at L2: a gradient reaches {live[0]} and {live[1]} parameters"
+        return
+    consulted = [Counter(answer.consulted) for answer in answers if answer]
+    if consulted[0] != consulted[1]:
+        first, second = ((a - b) for a, b in (consulted, reversed(consulted)))
+        yield (
+            "they part at L2: a probe cannot show all that they consult: "
+            f"{_listed(first)} against {_listed(second)}"
+        )
+        return
+    if a.identity.colour is not None and a.identity.colour == b.identity.colour:
+        yield (
+            "they part: their graphs differ only in what seeds cannot tell apart, so that equal "
+            "outputs prove nothing"
+        )
+        return
+    sketches = [Sketch.from_bytes(answer.sketch) for answer in answers if answer and answer.sketch]
+    if sketches[0].agrees(sketches[1]):
+        yield f"they meet at L2: equal outputs and gradients, {live[0]} live parameters"
+    else:
+        yield f"they part at L2: {_first_difference(*sketches)}"
+
+
+def _listed(consulted: Counter[str]) -> str:
+    """What was consulted, without the digests of values."""
+    return ", ".join(sorted({text.rpartition(" ")[0] for text in consulted})) or "nothing"
+
+
+def _first_difference(a: Sketch, b: Sketch) -> str:
+    for index, (x, y) in enumerate(zip(a.vectors, b.vectors, strict=False)):
+        if x.shape != y.shape:
+            return f"output {index + 1} has {x.size} and {y.size} numbers"
+        scale = max(abs(x).max(initial=0), abs(y).max(initial=0))
+        apart = abs(x - y).max(initial=0) / (scale or 1)
+        if apart > 2.0**-24:
+            where = f"of {len(a.vectors)} outputs and gradient sums, number {index + 1}"
+            return f"{where} differs by {apart:.2g} times its largest value"
+    return f"the probes gave {len(a.vectors)} and {len(b.vectors)} outputs and gradient sums"
+
+
+def _how_rewritten(found: Compared) -> str:
+    graph = found.writing.graph
+    if graph is None:
+        return "no graph"
+    if graph.key is None:
+        return "not canonical: too symmetric"
+    return f"rewritten: {', '.join(graph.rewrites)}" if graph.rewrites else "nothing to rewrite"
+
+
+def _differences(a: Decisions, b: Decisions) -> str:
+    names = [name for name in {**a, **b} if a.get(name, ...) != b.get(name, ...)]
+    return ", ".join(f"{name} ({_shown(a, name)}, {_shown(b, name)})" for name in names)
+
+
+def _shown(values: Decisions, name: str) -> str:
+    return str(values[name]) if name in values else "absent"

@@ -1,0 +1,136 @@
+"""What a study comes to: importances, workers' time, failures by reason; for screens and pages."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from automl.analysis.excerpts import evenly, excerpt, valued
+from automl.engine.worker_ids import host_and_pid
+from automl.ledger.queries import TrialView
+from automl.plugin.report import Objective, State
+
+LOOKED_AT = 2_000
+"""Of this many trials importances are computed, so that they come at once."""
+
+
+@dataclass(frozen=True)
+class Importances:
+    """How much each decision mattered for one objective, most first; the shares add up to 1.
+
+    trials: how many complete trials that is said of. missing: why nothing can be said, where
+    nothing can.
+    """
+
+    metric: str
+    shares: Mapping[str, float] = field(default_factory=dict)
+    trials: int = 0
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class WorkerTime:
+    """What one worker did: the trials it trained, for how long, and between which times.
+
+    began, ended: seconds since 1970.
+    """
+
+    id: str
+    device: str
+    trials: int
+    seconds: float
+    began: float
+    ended: float
+
+    @property
+    def name(self) -> str:
+        """Host and process, for people."""
+        return host_and_pid(self.id)
+
+    @property
+    def busy(self) -> float | None:
+        """The share of its time that it trained; None where it had none."""
+        passed = self.ended - self.began
+        return min(1.0, self.seconds / passed) if passed > 0 else None
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Trials that failed for one reason and with one message; traceback: the last one's."""
+
+    reason: str
+    message: str
+    numbers: tuple[int, ...]
+    traceback: str | None
+
+
+def importances(
+    trials: Sequence[FrozenTrial], objectives: Sequence[Objective]
+) -> list[Importances]:
+    """The importance of decisions for each objective, by Optuna's own evaluator."""
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    return [
+        _importances(evenly(valued(done, place), LOOKED_AT), objective)
+        for place, objective in enumerate(objectives)
+    ]
+
+
+def _importances(done: Sequence[FrozenTrial], objective: Objective) -> Importances:
+    missing = why_unimportant(done)
+    if missing is not None:
+        return Importances(objective.metric, missing=missing)
+    with warnings.catch_warnings():
+        # It warns of few trials; how many there are stands beside the figure.
+        warnings.simplefilter("ignore")
+        shares = optuna.importance.get_param_importances(excerpt(done, [objective]))
+    return Importances(objective.metric, shares, len(done))
+
+
+def why_unimportant(done: Sequence[FrozenTrial]) -> str | None:
+    """Why these complete trials say nothing of importances; None where they do."""
+    decisions = {name for trial in done for name in trial.params}
+    if len(done) < 2:
+        return "fewer than two trials have completed"
+    if len(decisions) < 2:
+        return f"there is {'one decision' if decisions else 'no decision'} to compare"
+    if len({tuple(trial.values) for trial in done}) == 1:
+        return "all trials have the same value"
+    return None
+
+
+def worker_times(trials: Iterable[TrialView]) -> list[WorkerTime]:
+    """The workers that trained, those with most time first."""
+    mine = defaultdict(list)
+    for trial in trials:
+        if trial.worker is not None and trial.reused_from is None and trial.seconds is not None:
+            mine[trial.worker].append(trial)
+    times = [_time(worker, trained) for worker, trained in mine.items()]
+    return sorted(times, key=lambda time: (-time.seconds, time.id))
+
+
+def _time(worker: str, trained: Sequence[TrialView]) -> WorkerTime:
+    return WorkerTime(
+        worker,
+        trained[-1].device or "-",
+        len(trained),
+        sum(trial.seconds or 0.0 for trial in trained),
+        min(trial.started_at for trial in trained),
+        max(trial.settled_at or trial.started_at for trial in trained),
+    )
+
+
+def failures(trials: Iterable[TrialView]) -> list[Failures]:
+    """The failures by reason and message, the most frequent first."""
+    found: dict[tuple[str, str], list[TrialView]] = defaultdict(list)
+    for trial in trials:
+        if trial.state is State.FAILED:
+            reason = trial.reason.value if trial.reason else "unknown"
+            found[reason, trial.message or "no message"].append(trial)
+    grouped = [
+        Failures(reason, message, tuple(t.number for t in failed), failed[-1].traceback)
+        for (reason, message), failed in found.items()
+    ]
+    return sorted(grouped, key=lambda each: (-len(each.numbers), each.numbers))

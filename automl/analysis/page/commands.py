@@ -1,0 +1,86 @@
+"""The command lines that make a study again, go on with it and look at it; never a password."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from automl.ledger.queries import Budget
+from automl.plugin.options import jsonable, typed
+from automl.plugin.recipe import PartSpec
+from automl.spec import SECONDS, Cache, Spec
+from automl.study.study import CACHE, JUDGE, Study
+from automl.text.formatting import counted
+
+
+def search_command(study: Study) -> str:
+    """The search as one would type it to make the study anew, every option said.
+
+    A comment says what no line of the study's can: the decisions that came from elsewhere.
+    """
+    words = [*_words(study.spec), *_limits(study.views.budget()), study.storage.option().strip()]
+    start = f"automl search {shlex.quote(study.spec.space.reference)}"
+    line = " \\\n    ".join([start, *filter(None, words)])
+    queued = study.views.queued()
+    if not queued:
+        return line
+    said = f"{counted(queued, 'trial')} had decisions by --enqueue or --from, which this lacks"
+    return f"# {said}\n{line}"
+
+
+def _words(spec: Spec) -> Iterator[str]:
+    parts: dict[str, PartSpec] = {kind.value: part for kind, part in spec.parts().items()}
+    yield from (_word(f"--{kind}", p.reference) for kind, p in parts.items() if kind != "space")
+    for kind, part in parts.items():
+        yield from _options(kind, part.options)
+    if spec.judge is not None:
+        yield _option("trainer", JUDGE, spec.judge.reference)
+        yield from _options(JUDGE, spec.judge.options)
+    yield from (_word("--objective", objective.metric) for objective in spec.objectives)
+    yield from (_word("--require", str(each)) for each in spec.requirements)
+    yield from (_word("--plugin", plugin.reference) for plugin in spec.plugins)
+    yield from _cache(spec.cache)
+    yield from _times(spec)
+    yield f"--seed {spec.seed}"
+    if spec.models != Spec.models:
+        yield f"--keep-models {spec.models}"
+
+
+def _cache(cache: Cache) -> Iterator[str]:
+    if not cache.enabled:
+        yield "--no-cache"
+    for field in fields(Cache):
+        value = getattr(cache, field.name)
+        if field.name != "enabled" and value != field.default:
+            yield _option(CACHE, field.name, jsonable(value))
+
+
+def _times(spec: Spec) -> Iterator[str]:
+    limits = {"--trial-timeout": spec.time_limits.trial, "--epoch-timeout": spec.time_limits.epoch}
+    for option, seconds in limits.items():
+        if seconds is not None:
+            yield f"{option} {seconds:.15g}s"
+    if spec.cost_metric != SECONDS:
+        yield _word("--cost-metric", spec.cost_metric)
+
+
+def _limits(budget: Budget) -> list[str]:
+    hours = budget.device_seconds_limit and budget.device_seconds_limit / 3600
+    given = {
+        "--trials": budget.trials,
+        "--evaluations": budget.evaluations,
+        "--gpu-hours": hours,
+    }
+    return [f"{option} {limit:.15g}" for option, limit in given.items() if limit is not None]
+
+
+def _options(part: str, options: Mapping[str, Any]) -> Iterator[str]:
+    return (_option(part, name, value) for name, value in options.items())
+
+
+def _option(part: str, name: str, value: Any) -> str:
+    return _word("-o", f"{part}.{name}={typed(value)}")
+
+
+def _word(option: str, value: str) -> str:
+    return f"{option} {shlex.quote(value)}"

@@ -1,0 +1,242 @@
+"""A study as one page: a file that needs no other and no network."""
+
+import base64
+import gc
+import hashlib
+import html
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from automl.analysis.page import figures, subjects
+from automl.analysis.page.figures import Figure, Material
+from automl.analysis.page.labels import Labels
+from automl.analysis.page.markup import Markup, joined, note, section, tag
+from automl.analysis.page.subjects import Facts
+from automl.errors import UsageError
+from automl.study.study import Study
+
+_READ = "Drag over a figure to zoom in, double-click to go back; on a phone, tap a point."
+
+
+def write(study: Study, file: Path, force: bool = False) -> int:
+    """Write a study's page, at once or not at all; returns its size in bytes.
+
+    force: overwrite what is there.
+
+    Raises:
+        UsageError: the file exists, cannot be written, or plotly is not installed.
+    """
+    _require_plotly()
+    _require_room(file, force)
+    with _uncollected():
+        content = page(study).encode("utf-8", "replace")
+    _require_room(file, force)
+    _replace(file, content)
+    return len(content)
+
+
+def _require_plotly() -> None:
+    try:
+        import plotly  # noqa: F401 - where it is missing, Optuna draws nothing
+    except ImportError as error:
+        raise UsageError(
+            "a page with figures needs plotly: pip install 'automl[report]'"
+        ) from error
+
+
+def _require_room(file: Path, force: bool) -> None:
+    try:
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{file} is there, and is no file: name another")
+        if file.exists() and not force:
+            raise UsageError(f"{file} exists: name another file, or overwrite it by --force")
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles, which takes as long as reading 10,000 trials does."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _replace(file: Path, content: bytes) -> None:
+    # Beside the file, for a rename is atomic within one file system only.
+    target = file.resolve()
+    draft = target.with_name(f".automl-{uuid.uuid4().hex}.tmp")
+    try:
+        with draft.open("xb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        draft.replace(target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(file: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot write {file}: {error.strerror}")
+
+
+# The page.
+def page(study: Study) -> str:
+    """The whole page as HTML."""
+    facts = Facts.of(study)
+    body = tag("main", subjects.head(facts), *_sections(facts), _foot())
+    scripts = [_plotly(), _own("script.js")]
+    loaded = joined(tag("script", script) for script in scripts)
+    whole = tag("html", _head(study, scripts), tag("body", body, loaded), lang="en")
+    return f"<!DOCTYPE html>\n{whole}\n"
+
+
+def _sections(facts: Facts) -> Iterable[Markup]:
+    material = _material(facts)
+    places = range(len(facts.study.objectives))
+    yield subjects.best(facts)
+    yield _figures("History", [figures.history(material, place) for place in places])
+    if len(places) > 1:
+        yield _figures("Trade-offs", figures.fronts(material), said="Red: no other trial beats it.")
+    yield _figures(
+        "Importance of decisions",
+        [figures.importance_bars(material, place) for place in places],
+        said="The share of each decision in reaching the best tenth of values (PED-ANOVA).",
+    )
+    for place in places:
+        of = f" for {facts.study.objectives[place].metric}" if len(places) > 1 else ""
+        yield _slices(material, place, of)
+    yield _figures("Candidates side by side", [figures.parallel(material)])
+    yield _figures(
+        "Learning curves",
+        [figures.learning(material, place) for place in places],
+        said="Blue: the best. Orange: pruned.",
+    )
+    yield section("Workers", _drawing(figures.timeline(material)), subjects.workers(facts))
+    yield subjects.reuse(facts)
+    yield subjects.failed(facts)
+    yield subjects.spec(facts)
+    yield subjects.reproduce(facts)
+
+
+def _slices(material: Material, place: int, of: str) -> Markup:
+    drawn = figures.slices(material, place)
+    every = len({name for trial in material.done for name in trial.params})
+    said = ["The stronger its colour, the later the trial."]
+    if every > len(drawn):
+        said.append(f"{len(drawn)} of {every:,} decisions shown: those that matter most.")
+    if len(material.done) > figures.SLICE_POINTS:
+        said.append(f"At most {figures.SLICE_POINTS:,} trials each, evenly chosen.")
+    columns = tag("div", *map(_drawing, drawn), class_="columns")
+    notes = [note(" ".join(said))] if drawn[:1] and drawn[0].drawn else []
+    return section(f"Values by decision{of}", *notes, columns)
+
+
+def _figures(title: str, drawn: Sequence[Figure], said: str = "") -> Markup:
+    notes = [note(said)] if said and any(each.drawn for each in drawn) else []
+    return section(title, *notes, *(_drawing(each, len(drawn) > 1) for each in drawn))
+
+
+def _drawing(figure: Figure, named: bool = True) -> Markup:
+    """A figure with its heading and notes, or the line that says why there is none."""
+    # A title is a label, and so escaped already.
+    heading = [tag("h3", Markup(figure.title))] if figure.title and named else []
+    if figure.drawn is None:
+        return tag("div", *heading, note(f"Not drawn: {figure.missing}."))
+    size = f"height:{figure.height}px" + (f";width:{figure.width}px" if figure.width else "")
+    said = {"role": "img", "aria-label": html.unescape(figure.title) or "figure"}
+    plot = tag("div", class_="plot", style=size, **said)
+    data = tag("script", _inert(figure.drawn), type="application/json")
+    box = tag("div", plot, data, class_="figure")
+    return tag("div", *heading, box, *map(note, figure.notes))
+
+
+def _material(facts: Facts) -> Material:
+    """What the figures need, with every text that comes from the study as a label."""
+    labels, study = Labels(), facts.study
+    names = figures.short_names(facts.workers)
+    trained = [v for v in facts.views if v.reused_from is None and v.seconds is not None]
+
+    def curves(numbers: Sequence[int]) -> Mapping[int, Mapping[int, Mapping[str, Any]]]:
+        return study.views.curves(numbers)
+
+    return Material(
+        trials=labels.trials(facts.trials),
+        objectives=[labels.objective(objective) for objective in study.objectives],
+        metrics=[objective.metric for objective in study.objectives],
+        importances=[labels.importances(each) for each in facts.importances],
+        best=frozenset(trial.number for trial in facts.best),
+        trained=frozenset(view.number for view in trained),
+        workers={v.number: names[v.worker] for v in trained if v.worker in names},
+        curves=curves,
+    )
+
+
+# What is loaded: all of it lies in the page.
+def _head(study: Study, scripts: Sequence[str]) -> Markup:
+    """The head; its policy lets the browser run these scripts alone and fetch nothing at all."""
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    metas = (
+        {"charset": "utf-8"},
+        {"http-equiv": "Content-Security-Policy", "content": policy},
+        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+    )
+    return tag(
+        "head",
+        *(_empty("meta", **meta) for meta in metas),
+        tag("title", f"{study.name}: automl"),
+        tag("style", _own("style.css")),
+    )
+
+
+def _empty(name: str, /, **attributes: str) -> Markup:
+    """An element that has no end."""
+    return Markup(tag(name, **attributes).removesuffix(f"</{name}>"))
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _own(name: str) -> Markup:
+    return Markup(
+        resources.files("automl.analysis.page").joinpath(name).read_text(encoding="utf-8")
+    )
+
+
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
+
+
+def _inert(data: str) -> Markup:
+    """JSON in which nothing can end the element it stands in."""
+    for character in "<>&\u2028\u2029":
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    return Markup(data)
+
+
+def _foot() -> Markup:
+    made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return tag(
+        "footer",
+        note(_READ),
+        note(f"Written by automl on {made}. This file is whole: it needs no network."),
+        tag("noscript", note("Figures need JavaScript; all else does not.")),
+    )

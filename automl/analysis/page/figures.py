@@ -1,0 +1,360 @@
+"""The figures of a page: Optuna's own, of as many trials as a phone can draw."""
+
+import html
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import optuna
+from optuna import visualization
+from optuna.importance import BaseImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState
+
+from automl.analysis.excerpts import evenly, excerpt, valued, with_changes
+from automl.analysis.overview import Importances, WorkerTime
+from automl.plugin.report import Direction, Objective
+from automl.text.formatting import counted
+
+POINTS = 2_000
+SLICE_POINTS = 1_000
+LINES = 200
+CURVES = 100
+STEPS = 100
+BARS = 1_000
+DECISIONS = 12
+WORKERS = 40
+PAIRS = 6
+
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+_AXIS = {"gridcolor": "rgba(125,138,155,0.25)", "zeroline": False, "automargin": True}
+_TEMPLATE = {
+    "layout": {
+        "font": {"family": _FONT, "size": 12, "color": "#1c2430"},
+        "colorway": ["#2f6fd0", "#d0562f", "#2f9a6a", "#8a5cc9", "#b58a1b"],
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "hoverlabel": {"align": "left"},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+}
+_BEST = {"color": "#1f5fbf", "width": 3}
+_PRUNED = {"color": "rgba(208,120,40,0.45)", "width": 1}
+_OTHER = {"color": "rgba(90,110,140,0.4)", "width": 1}
+_EDGE = {"width": 0.5, "color": "rgba(20,30,50,0.5)"}
+_STATES = {
+    "complete": "#2f6fd0",
+    "infeasible": "#9aa6b5",
+    "pruned": "#d0862f",
+    "fail": "#c8402f",
+    "running": "#2f9a6a",
+    "waiting": "#c3cad3",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: what plotly draws, or why there is nothing to draw.
+
+    drawn: data and layout as JSON. notes: what it leaves out, how to read it. width: pixels that
+    it needs, where that may be more than the page has.
+    """
+
+    title: str = ""
+    drawn: str | None = None
+    missing: str | None = None
+    notes: tuple[str, ...] = ()
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True)
+class Material:
+    """What figures are made of; names and choices in it are labels already.
+
+    best: numbers of the best trials. trained: numbers of trials that were trained. workers: by
+    trial number, the short name of who trained it. curves: metrics by step, read when asked.
+    """
+
+    trials: Sequence[FrozenTrial]
+    objectives: Sequence[Objective]
+    metrics: Sequence[str]
+    importances: Sequence[Importances]
+    best: frozenset[int]
+    trained: frozenset[int]
+    workers: Mapping[int, str]
+    curves: Callable[[Sequence[int]], Mapping[int, Mapping[int, Mapping[str, Any]]]]
+
+    @property
+    def done(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
+
+    def decisions(self, place: int) -> list[str]:
+        """The decisions that matter most for an objective; by name where that is unknown."""
+        names = sorted({name for trial in self.done for name in trial.params})
+        shares = self.importances[place].shares
+        return sorted(names, key=lambda name: -shares.get(name, 0.0))[:DECISIONS]
+
+
+# One function for each kind.
+def history(material: Material, place: int) -> Figure:
+    """An objective's value by trial, and the best so far."""
+    title = material.objectives[place].metric
+    if not material.done:
+        return Figure(title, missing="no trial has completed")
+    study = excerpt(valued(material.trials, place), [material.objectives[place]])
+    figure = visualization.plot_optimization_history(study, target_name=title)
+    shown = _thin_history(figure)
+    notes = _left_out(shown, len(material.done), "trial", "evenly chosen, and each new best")
+    return _drawn(figure, title, 320, notes, legend=True)
+
+
+def _thin_history(figure: Any) -> int:
+    """Leave out points that nobody would miss; returns how many trials stay."""
+    values, best = figure.data[0], figure.data[1]
+    best.line.shape = "hv"
+    steps = [x for place, x in enumerate(best.x) if not place or best.y[place] != best.y[place - 1]]
+    kept = {*evenly(values.x, POINTS), *steps, best.x[-1]}
+    for trace in figure.data:
+        pairs = [(x, y) for x, y in zip(trace.x, trace.y, strict=True) if x in kept]
+        trace.x, trace.y = [x for x, _ in pairs], [y for _, y in pairs]
+    values.marker = {"size": 5, "opacity": 0.6}
+    return len(values.x)
+
+
+class _Known(BaseImportanceEvaluator):
+    """Importances that were computed before."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self._shares = shares
+
+    def evaluate(self, study: optuna.Study, *_: Any, **__: Any) -> dict[str, float]:
+        return dict(self._shares)
+
+
+def importance_bars(material: Material, place: int) -> Figure:
+    """How much each decision matters for an objective."""
+    known, title = material.importances[place], material.objectives[place].metric
+    if known.missing is not None:
+        return Figure(title, missing=known.missing)
+    # Optuna looks up each decision's distribution in some trial that has it.
+    having = {name: trial for trial in material.done for name in trial.params}
+    study = excerpt(valued(list(having.values()), place), [material.objectives[place]])
+    figure = visualization.plot_param_importances(study, evaluator=_Known(known.shares))
+    bars, most = figure.data[0], min(20, len(known.shares))
+    bars.update(
+        x=bars.x[-most:],
+        y=bars.y[-most:],
+        text=bars.text[-most:],
+        hovertemplate=bars.hovertemplate[-most:],
+    )
+    figure.update_xaxes(range=[0, max(bars.x) * 1.25], title="share", nticks=5, tickangle=0)
+    figure.update_yaxes(title=None)
+    notes = _left_out(most, len(known.shares), "decision", "those that matter most")
+    if known.trials < len(material.done):
+        notes += (f"Computed from {known.trials:,} trials, evenly chosen.",)
+    return _drawn(figure, title, 70 + 26 * most, notes)
+
+
+def fronts(material: Material) -> list[Figure]:
+    """Each two objectives against one another."""
+    if len(material.objectives) < 2:
+        return []
+    if not material.done:
+        return [Figure(missing="no trial has completed")]
+    if not material.best:
+        return [Figure(missing="no trial keeps to what is required")]
+    beaten = [trial for trial in material.done if trial.number not in material.best]
+    front = [trial for trial in material.done if trial.number in material.best]
+    chosen = evenly(front, SLICE_POINTS) + evenly(beaten, SLICE_POINTS)
+    study = excerpt(sorted(chosen, key=lambda trial: trial.number), material.objectives)
+    notes = _left_out(len(chosen), len(material.done), "trial", "evenly chosen")
+    pairs = list(combinations(range(len(material.objectives)), 2))[:PAIRS]
+    return [_front(material, study, pair, notes) for pair in pairs]
+
+
+def _front(
+    material: Material, study: optuna.Study, pair: tuple[int, int], notes: tuple[str, ...]
+) -> Figure:
+    names = [material.objectives[place].metric for place in pair]
+    figure = visualization.plot_pareto_front(
+        study,
+        target_names=names,
+        targets=lambda trial: [trial.values[place] for place in pair],
+    )
+    figure.update_traces(marker_showscale=False)
+    # One colour: on its scale, the first trials of the front would be next to invisible.
+    figure.data[-1].marker.update(color="#d0402f", size=8)
+    return _drawn(figure, f"{names[0]} and {names[1]}", 360, notes)
+
+
+def slices(material: Material, place: int) -> list[Figure]:
+    """An objective's value by each decision."""
+    if len(material.done) < 2:
+        return [Figure(missing="fewer than two trials have completed")]
+    done = valued(material.done, place)
+    return [_slice(done, material.objectives[place], name) for name in material.decisions(place)]
+
+
+def _slice(done: Sequence[FrozenTrial], objective: Objective, name: str) -> Figure:
+    having = [trial for trial in done if name in trial.params]
+    study = excerpt(evenly(having, SLICE_POINTS), [objective])
+    figure = visualization.plot_slice(study, params=[name], target_name=objective.metric)
+    figure.update_traces(marker_showscale=False)
+    figure.update_xaxes(title=None, exponentformat="power")
+    choices = figure.layout.xaxis.categoryarray or ()
+    # Plotly would turn long choices this way and that until it gives up.
+    steep = sum(map(len, choices)) > 30
+    figure.update_xaxes(tickangle=40 if steep else 0)
+    return _drawn(figure, name, 240 + steep * 4 * max(map(len, choices), default=0))
+
+
+def parallel(material: Material) -> Figure:
+    """Whole candidates as lines through their decisions."""
+    done, names = material.done, material.decisions(0)
+    if len(done) < 2:
+        return Figure(missing="fewer than two trials have completed")
+    if len(names) < 2:
+        return Figure(missing=f"there is {'one decision' if names else 'no decision'} to compare")
+    chosen = _best_and_others(material, done, LINES)
+    there = {name for trial in chosen for name in trial.params}
+    params = [name for name in names if name in there]
+    figure = visualization.plot_parallel_coordinate(
+        excerpt(chosen, material.objectives), params, target_name=material.objectives[0].metric
+    )
+    # The bar of colours says nothing that the first axis does not, and takes a third of a phone.
+    figure.update_traces(marker_showscale=False, opacity=0.5 if len(chosen) < 50 else 0.3)
+    names = [_cut(text) for text in figure.layout.xaxis.ticktext]
+    figure.update_xaxes(ticktext=names, tickangle=-25 if max(map(len, names)) > 12 else 0)
+    for label in figure.layout.annotations:
+        label.text = _cut(label.text)
+    notes = _left_out(len(chosen), len(done), "trial", "the best and evenly chosen others")
+    every = len({name for trial in done for name in trial.params})
+    notes += _left_out(len(params), every, "decision", "those that matter most")
+    width = 110 * (len(params) + len(material.objectives))
+    # The values beside the first axis stand left of the plot.
+    return _drawn(figure, "", 380, notes, width=width, left=56)
+
+
+def _cut(label: str) -> str:
+    """A label short enough for its place between two axes; Optuna cuts through escapes."""
+    whole = html.unescape(re.sub(r"&\w*\.\.\.$", "...", label))
+    return html.escape(whole if len(whole) <= 16 else f"{whole[:15]}…", quote=False)
+
+
+def learning(material: Material, place: int) -> Figure:
+    """What trainers reported of an objective, step by step."""
+    title, states = material.metrics[place], (TrialState.COMPLETE, TrialState.PRUNED)
+    label = material.objectives[place].metric
+    trained = [t for t in material.trials if t.number in material.trained and t.state in states]
+    chosen = _best_and_others(material, trained, CURVES)
+    reported = material.curves([trial.number for trial in chosen])
+    curves = [_with_curve(trial, reported.get(trial.number, {}), title) for trial in chosen]
+    curves = [trial for trial in curves if trial.intermediate_values]
+    if all(len(trial.intermediate_values) < 2 for trial in curves):
+        return Figure(label, missing="no trial reported it more than once")
+    figure = visualization.plot_intermediate_values(excerpt(curves, [material.objectives[place]]))
+    _paint_curves(figure, curves, material.best)
+    figure.update_yaxes(title=label)
+    if max(step for trial in curves for step in trial.intermediate_values) <= 10:
+        figure.update_xaxes(dtick=1)
+    notes = _left_out(len(chosen), len(trained), "trained trial", "the best and others")
+    return _drawn(figure, label, 340, notes)
+
+
+def _with_curve(
+    trial: FrozenTrial, reported: Mapping[int, Mapping[str, Any]], metric: str
+) -> FrozenTrial:
+    values = {step: m[metric] for step, m in sorted(reported.items()) if m.get(metric) is not None}
+    kept = {*evenly(list(values), STEPS), *list(values)[-1:]}
+    return with_changes(
+        trial, intermediate_values={step: v for step, v in values.items() if step in kept}
+    )
+
+
+def _paint_curves(figure: Any, trials: Sequence[FrozenTrial], best: frozenset[int]) -> None:
+    """The best in front, pruned ones in another colour, the rest in the background."""
+    for trace, trial in zip(figure.data, trials, strict=True):
+        is_best, pruned = trial.number in best, trial.state is TrialState.PRUNED
+        trace.line = _BEST if is_best else _PRUNED if pruned else _OTHER
+        trace.mode = "lines" if len(trial.intermediate_values) > 1 else "markers"
+        trace.marker = {"color": trace.line.color, "size": 5}
+        trace.name = f"trial {trial.number}"
+    figure.data = sorted(figure.data, key=lambda trace: trace.line.width)
+
+
+def timeline(material: Material) -> Figure:
+    """When each worker trained which trial."""
+    trained = [trial for trial in material.trials if trial.number in material.workers]
+    if not trained:
+        return Figure(missing="no trial was trained by a worker that is known")
+    shown = trained[-BARS:]
+    figure = visualization.plot_timeline(excerpt(shown, material.objectives))
+    for trace in figure.data:
+        trace.y = [material.workers[number] for number in trace.y]
+        trace.name = trace.name.lower()
+        trace.marker = {"color": _STATES[trace.name], "line": _EDGE}
+    workers = list(dict.fromkeys(material.workers.values()))
+    # Bars of several states share a worker's line, instead of each state having its own.
+    figure.update_layout(barmode="overlay", bargap=0.25)
+    figure.update_yaxes(
+        title=None, type="category", categoryorder="array", categoryarray=workers[::-1]
+    )
+    figure.update_xaxes(title=None)
+    said = "A bar is a trial from its proposal to its end."
+    notes = (said, *_left_out(len(shown), len(trained), "trial", "the last"))
+    return _drawn(figure, "", 130 + 24 * len(workers), notes, legend=True)
+
+
+def short_names(times: Sequence[WorkerTime]) -> dict[str, str]:
+    """w1, w2, … for the workers that trained most, by their names in the ledger."""
+    return {time.id: f"w{place}" for place, time in enumerate(times[:WORKERS], 1)}
+
+
+# What they share.
+def _best_and_others(
+    material: Material, trials: Sequence[FrozenTrial], limit: int
+) -> list[FrozenTrial]:
+    """At most so many trials: the best quarter of that many, and others evenly chosen."""
+    if len(trials) <= limit:
+        return list(trials)
+    objective = material.objectives[0]
+    sign = -1 if objective.direction is Direction.MAXIMIZE else 1
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    ranked = sorted(
+        done, key=lambda trial: (trial.number not in material.best, sign * trial.values[0])
+    )
+    best = {trial.number for trial in ranked[: limit // 4]}
+    others = evenly([t for t in trials if t.number not in best], limit - len(best))
+    chosen = best | {trial.number for trial in others}
+    return [trial for trial in trials if trial.number in chosen]
+
+
+def _left_out(shown: int, there: int, noun: str, which: str) -> tuple[str, ...]:
+    if shown >= there:
+        return ()
+    return (f"{shown:,} of {counted(there, noun)} shown: {which}.",)
+
+
+def _drawn(
+    figure: Any,
+    title: str,
+    height: int,
+    notes: tuple[str, ...] = (),
+    legend: bool = False,
+    width: int = 0,
+    left: int = 8,
+) -> Figure:
+    """A figure of Optuna's in the page's style; its title stands on the page."""
+    figure.update_layout(
+        template=_TEMPLATE,
+        title=None,
+        height=height,
+        width=None,
+        margin={"l": left, "r": 8, "t": 24, "b": 8},
+        plot_bgcolor="rgba(0,0,0,0)",
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": None},
+    )
+    return Figure(title, figure.to_json(), None, notes, height, width)

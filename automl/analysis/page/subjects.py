@@ -1,0 +1,287 @@
+"""What a page says of a study in words and tables, one function for each subject."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from automl.analysis.overview import (
+    Failures,
+    Importances,
+    WorkerTime,
+    failures,
+    importances,
+    worker_times,
+)
+from automl.analysis.page.commands import search_command
+from automl.analysis.page.markup import (
+    Markup,
+    code,
+    definitions,
+    details,
+    joined,
+    note,
+    paragraph,
+    section,
+    table,
+    tag,
+)
+from automl.ledger.queries import TrialView
+from automl.plugin.recipe import PartSpec, jsonable_deep
+from automl.plugin.report import Direction
+from automl.study.study import Study
+from automl.text.formatting import counted, duration, number
+from automl.text.redaction import redact_urls
+
+_BEST = 50
+_WORKERS = 40
+_FAILURES = 20
+_NUMBERS = 20
+_LONG = 20_000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a page says of a study, read once."""
+
+    study: Study
+    trials: Sequence[FrozenTrial]
+    views: Sequence[TrialView]
+
+    @classmethod
+    def of(cls, study: Study) -> "Facts":
+        return cls(study, study.optuna.get_trials(deepcopy=False), study.views.trials())
+
+    @cached_property
+    def best(self) -> list[FrozenTrial]:
+        return self.study.best_trials()
+
+    @cached_property
+    def view(self) -> Mapping[int, TrialView]:
+        """The ledger's trials by number."""
+        return {view.number: view for view in self.views}
+
+    @cached_property
+    def importances(self) -> list[Importances]:
+        return importances(self.trials, self.study.objectives)
+
+    @cached_property
+    def workers(self) -> list[WorkerTime]:
+        return worker_times(self.views)
+
+    @cached_property
+    def failures(self) -> list[Failures]:
+        return failures(self.views)
+
+
+def head(facts: Facts) -> Markup:
+    """The study's name, what it searches, and where it stands."""
+    spec = facts.study.spec
+    named = {kind.value: part.reference.rpartition("/")[2] for kind, part in spec.parts().items()}
+    said = ", ".join(f"{kind} {named[kind]}" for kind in ("trainer", "strategy", "pruner"))
+    lead = paragraph(f"{named['space']} on {named['task']}: {said}", class_="lead")
+    aims = ", ".join(f"{o.direction.value} {o.metric}" for o in facts.study.objectives)
+    return tag(
+        "header",
+        tag("h1", facts.study.name),
+        lead,
+        paragraph(f"Objectives: {aims}", class_="lead"),
+        _tiles(facts),
+        *_warnings(facts),
+    )
+
+
+def _tiles(facts: Facts) -> Markup:
+    counts = facts.study.views.counts()
+    values = {
+        f"best {o.metric}": number(facts.best[0].values[place])
+        for place, o in enumerate(facts.study.objectives)
+        if len(facts.best) == 1
+    }
+    values |= {
+        "trials ended": f"{counts.trials:,}",
+        "complete": f"{counts.complete:,}",
+        "pruned": f"{counts.pruned:,}",
+        "failed": f"{counts.failed:,}",
+        "reused": f"{counts.reused:,}",
+        "of training": duration(counts.seconds),
+    }
+    if counts.open:
+        values["under way"] = f"{counts.open:,}"
+    tiles = (tag("div", tag("b", v), tag("span", k), class_="tile") for k, v in values.items())
+    return tag("div", *tiles, class_="tiles")
+
+
+def _warnings(facts: Facts) -> Iterable[Markup]:
+    if not facts.best:
+        yield paragraph(_sentence(facts.study.without_best()), class_="warning")
+    because = facts.study.views.budget().stopped_because
+    if because:
+        yield paragraph(f"Stopped before its budget was spent: {because}", class_="warning")
+
+
+def best(facts: Facts) -> Markup:
+    """The best trial, or all that no other beats, with decisions and metrics."""
+    if not facts.best:
+        return section("Best trial", paragraph(_sentence(facts.study.without_best())))
+    if len(facts.best) == 1:
+        trial = facts.best[0]
+        return section("Best trial", *_trial(facts, trial))
+    objectives = [o.metric for o in facts.study.objectives]
+    rows = [[t.number, *t.values] for t in facts.best[:_BEST]]
+    each = [block for trial in facts.best[:_BEST] for block in _trial(facts, trial)]
+    opened = details("Decisions and metrics of each", *each)
+    said = paragraph(f"No other trial beats these {len(facts.best):,} in every objective at once.")
+    more = _more(len(facts.best), _BEST, "trials")
+    return section("Best trials", said, table(["trial", *objectives], rows), opened, *more)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _trial(facts: Facts, trial: FrozenTrial) -> Iterable[Markup]:
+    view = facts.view.get(trial.number)
+    if view is None:
+        return [paragraph(f"trial {trial.number}")]
+    judges = f", which judges trial {view.judges}" if view.judges is not None else ""
+    reused = f", reused from trial {view.reused_from}" if view.reused_from is not None else ""
+    found = {f"{name} (found by the trainer)": v for name, v in (view.closed or {}).items()}
+    columns = (
+        tag("div", tag("h3", "Metrics"), definitions(view.metrics)),
+        tag("div", tag("h3", "Decisions"), definitions({**trial.params, **found})),
+    )
+    lead = paragraph(f"Trial {trial.number}{judges}{reused}.")
+    return [lead, tag("div", *columns, class_="pair")]
+
+
+def workers(facts: Facts) -> Markup:
+    """Who trained, for how long, and how busy that kept them."""
+    rows = [
+        [f"w{n}", w.name, w.device, f"{w.trials:,}", duration(w.seconds), _share(w.busy)]
+        for n, w in enumerate(facts.workers[:_WORKERS], 1)
+    ]
+    heads = ("", "worker", "device", "trials", "training", "busy")
+    return joined([table(heads, rows), *_more(len(facts.workers), _WORKERS, "workers")])
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def reuse(facts: Facts) -> Markup:
+    """What was reused at each level, and the training time that saved."""
+    counts, hits = facts.study.views.counts(), facts.study.views.hits()
+    spent = facts.study.views.recognized().seconds
+    share = counts.reused / counts.trials if counts.trials else 0
+    said = (
+        f"{counts.reused:,} of {counted(counts.trials, 'ended trial')} ({share:.0%}) got a known "
+        f"result instead of a training. Trained: {duration(counts.seconds)}; "
+        f"saved: {duration(sum(hit.seconds_saved for hit in hits))}."
+    )
+    found = {hit.level: hit for hit in hits}
+    rows = [
+        [
+            f"{level} {_LEVELS.get(level, '')}",
+            f"{found[level].hits:,}" if level in found else "0",
+            duration(found[level].seconds_saved if level in found else 0.0),
+            duration(spent.get(level, 0.0)),
+        ]
+        for level in sorted({*found, *spent})
+    ]
+    heads = ("level", "hits", "training saved", "spent")
+    return section("Reuse", paragraph(said), *([table(heads, rows)] if rows else []))
+
+
+_LEVELS = {"L0": "equal decisions", "L1": "equal graphs", "L2": "equal functions"}
+
+
+def failed(facts: Facts) -> Markup:
+    """Failures by reason and message, each with its last traceback."""
+    if not facts.failures:
+        return section("Failures", paragraph("No trial has failed."))
+    said = [_failure(each) for each in facts.failures[:_FAILURES]]
+    return section("Failures", *said, *_more(len(facts.failures), _FAILURES, "kinds of failure"))
+
+
+def _failure(each: Failures) -> Markup:
+    numbers = ", ".join(map(str, each.numbers[:_NUMBERS]))
+    more = ", …" if len(each.numbers) > _NUMBERS else ""
+    which = f"{counted(len(each.numbers), 'trial')}: {numbers}{more}"
+    # The end of a traceback says most, the start of a message.
+    end = [details("Traceback", code(each.traceback[-_LONG:]))] if each.traceback else []
+    heading = tag("h3", f"{each.reason} ({len(each.numbers):,})")
+    return tag("div", heading, paragraph(each.message[:_LONG]), note(which), *end)
+
+
+def spec(facts: Facts) -> Markup:
+    """What was searched, on what, by what: all that rebuilds the study's parts."""
+    known = facts.study.spec
+    parts = {kind.value: part for kind, part in known.parts().items()}
+    parts |= {"judge": known.judge} if known.judge else {}
+    parts |= {f"plugin file {n}": part for n, part in enumerate(known.plugins, 1)}
+    general = {
+        "seed": known.seed,
+        "objectives": ", ".join(f"{o.metric} ({_AIMS[o.direction]})" for o in known.objectives),
+        **({"required": ", ".join(map(str, known.requirements))} if known.requirements else {}),
+        "data digest": known.data,
+        "study": known.uuid,
+        "storage": facts.study.storage.masked,
+    }
+    whole = redact_urls(json.dumps(jsonable_deep(asdict(known)), indent=2, ensure_ascii=False))
+    return section(
+        "Spec",
+        definitions(general),
+        *(_part(name, part) for name, part in parts.items()),
+        details("The whole spec as JSON", code(whole)),
+    )
+
+
+_AIMS = {Direction.MAXIMIZE: "more is better", Direction.MINIMIZE: "less is better"}
+
+
+def _part(name: str, part: PartSpec) -> Markup:
+    held: dict[str, Any] = {key: _option(value) for key, value in part.options.items()}
+    if part.code is not None:
+        held["code, SHA-256"] = part.code.sha256
+    summary = tag("h3", f"{name}: {part.reference}")
+    return tag("div", summary, definitions(held)) if held else summary
+
+
+def _option(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def reproduce(facts: Facts) -> Markup:
+    """The commands that make the study again, go on with it, and look at it."""
+    study = facts.study
+    trial = facts.best[0].number if facts.best else 0
+    lines = {
+        "The same search, as a new study:": search_command(study),
+        "Go on where it stopped, from the database alone:": study.resume_command(),
+        "The best trial, and one in full:": "\n".join(
+            [study.command("best"), study.command("show", f"--trial {trial}")]
+        ),
+        "What else a result depends on:": "\n".join(f"{k} {v}" for k, v in _versions().items()),
+    }
+    blocks = (joined([paragraph(said), code(line)]) for said, line in lines.items())
+    return section(
+        "Reproduce it",
+        *blocks,
+        note(
+            "The versions are those that wrote this page. Paths are those of the machine that made "
+            "the study; a database's password is in no command."
+        ),
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("automl", "torch", "optuna", "numpy")}
+
+
+def _more(there: int, shown: int, what: str) -> list[Markup]:
+    return [note(f"{shown:,} of {there:,} {what} shown.")] if there > shown else []

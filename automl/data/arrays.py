@@ -1,0 +1,410 @@
+"""Tasks from arrays, so that a data set becomes a task in a few lines: classes or real numbers."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from automl.errors import UsageError
+from automl.plugin.protocols import Split, Task
+from automl.plugin.report import Direction
+from automl.space.candidate import Signature
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from automl.portable.columns import Preparation, Scaling
+    from automl.portable.pixels import Pixels
+
+_PROBE = 10
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrays:
+    """What tasks from arrays share: the splits, their checks, the probe and the digest."""
+
+    name: str
+    inputs: "Tensor"
+    targets: "Tensor"
+    splits: Mapping[Split, "Tensor"]
+    preparation: "Preparation | None" = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets):
+            raise UsageError(
+                f"task {self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets"
+            )
+        self._check_targets()
+        seen = 0
+        for split, rows in self.splits.items():
+            seen += len(rows)
+            self._check_split(split, rows)
+        if len(set().union(*(rows.tolist() for rows in self.splits.values()))) != seen:
+            raise UsageError(f"task {self.name}: its splits overlap")
+
+    def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        hashed = hashlib.blake2b(digest_size=16)
+        if self.preparation is not None:
+            # What tensors do not say: the classes' names, the unit that errors are measured in.
+            hashed.update(json.dumps(self.preparation.to_json(), sort_keys=True).encode())
+        parts = {"inputs": self.inputs, "targets": self.targets}
+        parts |= {split.value: rows for split, rows in self.splits.items()}
+        for name, tensor in parts.items():
+            hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            hashed.update(tensor.contiguous().numpy().tobytes())
+        return hashed.hexdigest()
+
+    @cached_property
+    def _parts(self) -> dict[Split, "tuple[Tensor, Tensor]"]:
+        return {s: (self.inputs[rows], self.targets[rows]) for s, rows in self.splits.items()}
+
+    @property
+    def signature(self) -> Signature:
+        blocks = self.preparation.columns.blocks if self.preparation else ()
+        return Signature(tuple(self.inputs.shape[1:]), self._output_shape, blocks)
+
+    @property
+    def _output_shape(self) -> tuple[int, ...]:
+        return tuple(self.targets.shape[1:])
+
+    def split(self, split: Split) -> "tuple[Tensor, Tensor]":
+        return self._parts[split]
+
+    def probe(self) -> "tuple[Tensor, Tensor]":
+        inputs, targets = self.split(Split.TRAIN)
+        return inputs[:_PROBE], targets[:_PROBE]
+
+    def _check_targets(self) -> None:
+        """Raise UsageError where the targets are not of the task's kind."""
+
+    def _check_split(self, split: Split, rows: "Tensor") -> None:
+        if not len(rows):
+            raise UsageError(f"task {self.name}: split {split.value} is empty")
+        finite = _finite_rows(self.inputs[rows]) & _finite_rows(self.targets[rows])
+        if not finite.all():
+            row = int(rows[(~finite).nonzero()[0, 0]])
+            raise UsageError(_not_finite(f"task {self.name}", row, split))
+
+
+@dataclass(frozen=True, eq=False)
+class Classification(_Arrays):
+    """Classes from inputs: cross-entropy, accuracy and loss.
+
+    inputs: floats [n, *input_shape] of all examples; targets: class numbers [n].
+    splits: the row numbers of each split; they must not overlap. preparation: what made the inputs
+    from raw data, and the names of the classes, so that exports do and say the same.
+
+    Raises:
+        UsageError: NaN or infinite inputs, targets that are no class numbers, overlapping or
+            empty splits; the text names the split and the first bad row.
+    """
+
+    classes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        labels = self.preparation.labels if self.preparation else ()
+        object.__setattr__(self, "classes", len(labels) or int(self.targets.max()) + 1)
+        super().__post_init__()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        inputs: Any,
+        targets: Any,
+        *,
+        validation: float = 0.2,
+        test: float = 0.2,
+        seed: int = 0,
+        tested: int = 0,
+        labels: Sequence[str] = (),
+        pixels: "Pixels | None" = None,
+        scaling: "Scaling | None" = None,
+    ) -> "Classification":
+        """Split arrays at random, each class in proportion; seed and shares fix the split.
+
+        tested: how many of the last examples are the test split, in place of a share of all.
+        labels: the names of the classes 0, 1, …, by default their numbers. pixels: how images
+        became the arrays, which are bytes or in [0, 1]. scaling: how arrays become inputs. Exports
+        do and say all this, too.
+        """
+        import numpy as np
+        import torch
+
+        from automl.portable.columns import Preparation
+
+        classes = _class_numbers(name, np.asarray(targets))
+        ours, share = len(classes) - tested, None if tested else test
+        splits = random_splits(name, ours, validation, share, seed, classes[:ours])
+        if tested:
+            splits[Split.TEST] = torch.arange(ours, len(classes))
+        numbers = torch.as_tensor(classes, dtype=torch.int64)
+        names = tuple(labels) or tuple(map(str, range(int(classes.max()) + 1)))
+        made = Preparation(labels=names, pixels=pixels, inputs=scaling)
+        return cls(name, _prepared(name, made, inputs), numbers, splits, preparation=made)
+
+    @property
+    def _output_shape(self) -> tuple[int, ...]:
+        return (self.classes,)
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        return {"accuracy": Direction.MAXIMIZE, "loss": Direction.MINIMIZE}
+
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, targets)
+
+    def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
+        accuracy = (outputs.argmax(-1) == targets).double().mean()
+        return {"accuracy": float(accuracy), "loss": float(self.loss(outputs, targets))}
+
+    def _check_targets(self) -> None:
+        if int(self.targets.min()) < 0 or self.classes < 2:
+            raise UsageError(
+                f"task {self.name}: targets must be class numbers 0, 1, … of two classes or more"
+            )
+        if (most := int(self.targets.max())) >= self.classes:
+            raise UsageError(f"task {self.name}: {self.classes} labels, but a target is {most}")
+
+
+@dataclass(frozen=True, eq=False)
+class Regression(_Arrays):
+    """Real numbers from inputs: mean squared error, and R² as the first metric.
+
+    R², the share of the variance that is explained (1 minus the squared error over that of the
+    mean; the average over outputs), comes first because it reads the same whatever the targets'
+    unit: 1 is perfect, 0 is the mean. `rmse` and `mae` are in the targets' own unit, of several
+    the mean; `mse` is the loss, in the unit that is learned.
+
+    inputs: floats [n, *input_shape] of all examples; targets: floats [n, outputs].
+    splits: the row numbers of each split; they must not overlap. preparation: what made inputs and
+    targets from raw data, so that exports do the same.
+
+    Raises:
+        UsageError: NaN or infinite inputs or targets, targets that are not [n, outputs] or never
+            vary, overlapping or empty splits; the text names the split and the first bad row.
+    """
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        inputs: Any,
+        targets: Any,
+        *,
+        validation: float = 0.2,
+        test: float = 0.2,
+        seed: int = 0,
+        standardize: bool = False,
+    ) -> "Regression":
+        """Split arrays at random; targets may be [n] for one output. Seed and shares fix it.
+
+        standardize: bring every feature and target to mean 0, deviation 1 over the training part;
+        one that does not vary there is shifted alone. `mse` is then in units of the variance of
+        the training targets, and exports do the same to what they are asked.
+        """
+        import numpy as np
+
+        from automl.portable.columns import Preparation
+
+        reals = _real_numbers(name, np.asarray(targets))
+        splits = random_splits(name, len(reals), validation, test, seed)
+        made, x, y = Preparation(target="target"), _array(inputs), _array(reals)
+        if len(x) != len(y):
+            raise UsageError(f"task {name}: {len(x)} inputs but {len(y)} targets")
+        if standardize:
+            rows = splits[Split.TRAIN]
+            scaling, unit = standardizing(x[rows]), standardizing(y[rows])
+            made = replace(made, inputs=scaling, targets=unit)
+            y = unit.apply(y)
+        return cls(name, _prepared(name, made, x), y.float(), splits, preparation=made)
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        errors = dict.fromkeys(("mse", "rmse", "mae"), Direction.MINIMIZE)
+        return {"r2": Direction.MAXIMIZE, **errors}
+
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
+        from torch.nn.functional import mse_loss
+
+        return mse_loss(outputs, targets)
+
+    def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
+        # In double precision, for the squares of what nearly diverged overflow in single.
+        outputs, targets = outputs.double(), targets.double()
+        error = (outputs - targets).square().sum(0)
+        total = (targets - targets.mean(0)).square().sum(0)
+        # Targets that do not vary are explained wholly or not at all, as scikit-learn has it.
+        explained = (1 - error / total).where(total > 0, (error == 0).double())
+        unit = self._unit.to(targets)
+        return {
+            "r2": float(explained.mean()),
+            "mse": float(error.mean()) / len(targets),
+            "rmse": float(((error / len(targets)).sqrt() * unit).mean()),
+            "mae": float(((outputs - targets).abs() * unit).mean()),
+        }
+
+    @cached_property
+    def _unit(self) -> "Tensor":
+        """How much of each target's own unit is 1 here [outputs], or [1] for all."""
+        import torch
+
+        scaling = self.preparation.targets if self.preparation else None
+        return torch.tensor(scaling.deviation if scaling else (1.0,), dtype=torch.float64)
+
+    def _check_targets(self) -> None:
+        if self.targets.dim() != 2 or not self.targets.is_floating_point():
+            raise UsageError(
+                f"task {self.name}: targets must be floats [n, outputs], got "
+                f"{self.targets.dtype} of shape {list(self.targets.shape)}"
+            )
+        if (self.targets == self.targets[:1]).all(0).any():
+            raise UsageError(f"task {self.name}: targets never vary, so nothing can be learned")
+
+
+def check_inputs(label: str, task: Task) -> None:
+    """Look at what a task trains and chooses by; one without tensors passes.
+
+    Raises:
+        UsageError: NaN or infinite inputs; the text names the split and the first bad row.
+    """
+    if isinstance(task, _Arrays):
+        return  # it has looked at its rows already
+    for split in (Split.TRAIN, Split.VALIDATION):
+        try:
+            inputs, _ = task.split(split)
+            finite = _finite_rows(inputs)
+        except (NotImplementedError, AttributeError):
+            return
+        if not finite.all():
+            raise UsageError(_not_finite(label, int((~finite).nonzero()[0, 0]), split))
+
+
+def _finite_rows(values: "Tensor") -> "Tensor":
+    return values.unsqueeze(-1).flatten(1).isfinite().all(1)
+
+
+def _not_finite(label: str, row: int, split: Split) -> str:
+    return (
+        f"{label}: row {row} of split {split.value} holds NaN or infinity: clean or impute the "
+        "data first"
+    )
+
+
+def _array(values: Any) -> "Tensor":
+    """Numbers as they are, or in double precision where torch has no such kind."""
+    import numpy as np
+    import torch
+
+    found = np.ascontiguousarray(values)
+    kept = found.dtype.kind in "iufb" and found.dtype.itemsize <= np.dtype(np.float64).itemsize
+    with np.errstate(over="ignore"):  # what overflows is refused with its row
+        return torch.as_tensor(found if kept and found.dtype.isnative else found.astype(float))
+
+
+def _prepared(name: str, preparation: "Preparation", arrays: Any) -> "Tensor":
+    """Inputs as an export makes them of the same arrays.
+
+    Raises:
+        UsageError: images of another range, or arrays of another shape.
+    """
+    try:
+        return preparation.of_arrays(_array(arrays))
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"task {name}: {str(error).splitlines()[0]}") from error
+
+
+def random_splits(
+    name: str,
+    examples: int,
+    validation: float,
+    test: float | None,
+    seed: int,
+    labels: Any = None,
+) -> dict[Split, "Tensor"]:
+    """Row numbers of each split, in order; with labels, each class in proportion.
+
+    test: None where the test split lies elsewhere.
+
+    Raises:
+        UsageError: shares that leave nothing to train on.
+    """
+    import numpy as np
+    import torch
+    from sklearn.model_selection import train_test_split
+
+    if not (validation > 0 and (test is None or test > 0) and validation + (test or 0) < 1):
+        raise UsageError(
+            f"task {name}: validation and test must be shares above 0 that leave some to "
+            f"train on, got {validation:g} and {test or 0:g}"
+        )
+
+    def part(rows: Any, share: float) -> Any:
+        classes = None if labels is None else labels[rows]
+        try:
+            return train_test_split(rows, test_size=share, stratify=classes, random_state=seed)
+        except ValueError as error:
+            kept = "" if classes is None else " with each class in every part"
+            text = f"task {name}: {examples} rows cannot be split{kept}"
+            raise UsageError(f"{text}: give more rows, or other shares") from error
+
+    rest, tested = (np.arange(examples), None) if test is None else part(np.arange(examples), test)
+    train, valid = part(rest, validation / (1 - (test or 0)))
+    splits = {Split.TRAIN: train, Split.VALIDATION: valid, Split.TEST: tested}
+    return {
+        split: torch.as_tensor(np.sort(rows)) for split, rows in splits.items() if rows is not None
+    }
+
+
+def standardizing(values: "Tensor") -> "Scaling":
+    """What brings each place of these values [n, ...] to mean 0 and deviation 1 among them."""
+    from automl.portable.columns import Scaling
+
+    values = values.double()
+    mean, deviation = values.mean(0), values.std(0, correction=0)
+    deviation = deviation.where(deviation > 0, 1.0)
+    return Scaling(tuple(mean.flatten().tolist()), tuple(deviation.flatten().tolist()))
+
+
+def _class_numbers(name: str, targets: Any) -> Any:
+    """Targets [n] as whole numbers.
+
+    Raises:
+        UsageError: they are scores, words or real numbers.
+    """
+    import numpy as np
+
+    what, mend = "", ""
+    if not targets.size:
+        what, mend = "are none", "one for each example"
+    elif targets.ndim != 1:
+        what, mend = f"have shape {targets.shape}", "give one class number a row, as by argmax(1)"
+    elif targets.dtype.kind not in "iufb":
+        what, mend = f"are {targets.dtype}", "number them: np.unique(targets, return_inverse=True)"
+    elif targets.dtype.kind == "f" and not (targets == np.floor(targets)).all():
+        what, mend = "are real numbers", "for regression there is automl.Regression"
+    if what:
+        raise UsageError(f"task {name}: targets {what}; expected class numbers [n]: {mend}")
+    return targets.astype(np.int64)
+
+
+def _real_numbers(name: str, targets: Any) -> Any:
+    """Targets [n] or [n, outputs] as [n, outputs].
+
+    Raises:
+        UsageError: they are no numbers, or of another shape.
+    """
+    if targets.dtype.kind not in "iufb" or targets.ndim not in (1, 2) or not targets.size:
+        raise UsageError(
+            f"task {name}: targets are {targets.dtype} of shape {targets.shape}; expected real "
+            "numbers [n] or [n, outputs]"
+        )
+    return targets.reshape(len(targets), -1)

@@ -1,0 +1,298 @@
+"""Rewriting a graph into a normal form, by the algebra that its operations declare.
+
+A value is a linear combination of terms with whole coefficients; a term is an operation on
+values. Terms are made in normal form and equal ones are made once, so one pass from the inputs
+to the output reaches the fixpoint of all rules. Each rule holds exactly in real arithmetic, in
+training and in evaluation, whatever the weights. No operation is known by name.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from automl.errors import GraphError
+from automl.identity.graphs.node_kinds import Kind, input_kind, kind_of
+from automl.space.graph import Algebra, Graph, Node, Shape
+
+MOST_TERMS = 32
+"""Operations are not distributed over longer sums: words of them could grow exponentially."""
+
+
+class Rule(Enum):
+    """What rewriting did to a graph."""
+
+    DEAD = "dead nodes are dropped"
+    IDENTITY = "an identity is its input"
+    ZERO = "zero is propagated"
+    SUM = "sums are flattened"
+    LIKE_TERMS = "like terms are collected"
+    SCALAR = "a factor is taken out of a linear operation"
+    DISTRIBUTE = "a linear operation is distributed over a sum"
+    EXPAND = "a product is expanded"
+    ASSOCIATE = "nested associative operations are flattened"
+    IDEMPOTENT = "an idempotent operation is applied once"
+    INVOLUTIVE = "an involution is undone"
+    AVERAGE = "an average of what is uniform is left out"
+    MERGE = "equal parts without weights are merged"
+    CHANNELS = "channels are put in any order"
+
+
+class Value(NamedTuple):
+    """A linear combination: (term, coefficient) by rising term; no items is zero of a shape."""
+
+    shape: Shape
+    items: tuple[tuple[int, int], ...] = ()
+
+
+class Term(NamedTuple):
+    """An operation on values; `node` names the one node it stands for where it stands alone."""
+
+    kind: Kind
+    arguments: tuple[Value, ...]
+    shape: Shape
+    uniform: bool
+    node: str | None
+
+
+@dataclass(frozen=True)
+class NormalForm:
+    """The output as a value over terms, each of which reads earlier ones only.
+
+    inputs: the shapes of all inputs by position. rules: those that changed something, in order
+    of first use.
+    """
+
+    terms: Sequence[Term]
+    output: Value
+    inputs: tuple[Shape, ...]
+    rules: tuple[Rule, ...]
+
+
+def rewritten(graph: Graph) -> NormalForm:
+    """The normal form of a graph.
+
+    Raises:
+        GraphError: the graph has no output.
+    """
+    if graph.output_node is None:
+        raise GraphError("the graph has no output: call graph.output(node)")
+    nodes: list[Node] = [data["node"] for _, data in graph.dag.nodes(data=True)]
+    live = _live(nodes, graph.output_node)
+    rewriter = _Rewriter()
+    if len(live) < len(nodes):
+        rewriter.used(Rule.DEAD)
+    values: dict[str, Value] = {}
+    shapes: list[Shape] = []
+    for node in live:
+        if node.is_input:
+            values[node.name] = rewriter.input(len(shapes), node.shape)
+            shapes.append(node.shape)
+        else:
+            values[node.name] = rewriter.apply(node, [values[name] for name in node.inputs])
+    output = values[graph.output_node]
+    return NormalForm(rewriter.terms, output, tuple(shapes), tuple(rewriter.rules))
+
+
+def _live(nodes: Sequence[Node], output: str) -> list[Node]:
+    needed = {output}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return [node for node in nodes if node.name in needed or node.is_input]
+
+
+class _Rewriter:
+    def __init__(self) -> None:
+        self.terms: list[Term] = []
+        self.rules: dict[Rule, None] = {}
+        self._known: dict[tuple[bytes, tuple[Value, ...]], Value] = {}
+
+    def used(self, rule: Rule) -> None:
+        self.rules.setdefault(rule)
+
+    def input(self, position: int, shape: Shape) -> Value:
+        return self._new(input_kind(position, shape), (), shape)
+
+    def apply(self, node: Node, inputs: Sequence[Value]) -> Value:
+        """The value of a node, given those of its inputs."""
+        shape = node.shape
+        shapes = tuple([value.shape for value in inputs])
+        kind = kind_of(node, shapes)
+        algebra = kind.algebra
+        # Where shapes differ, inputs are spread over one another, which terms of a sum are not.
+        if algebra.coefficients and not kind.alone and shapes.count(shape) == len(shapes):
+            return self._sum(shape, algebra.coefficients, inputs)
+        if _vanishes(algebra, inputs):
+            self.used(Rule.ZERO)
+            return Value(shape)
+        factor, inputs = self._without_factors(algebra, inputs)
+        if kind.alone:
+            return _scaled(self._new(kind, tuple(inputs), shape, node.name), factor)
+        return _scaled(self._free(kind, inputs, shape), factor)
+
+    def _sum(self, shape: Shape, coefficients: tuple[int, ...], inputs: Sequence[Value]) -> Value:
+        last = len(coefficients) - 1
+        pairs = [(coefficients[min(port, last)], value) for port, value in enumerate(inputs)]
+        made = _combined(shape, pairs)
+        if len(inputs) == 1 and coefficients[0] == 1:
+            self.used(Rule.IDENTITY)
+            return made
+        kept = [value for coefficient, value in pairs if coefficient and value.items]
+        if len(kept) < len(pairs):
+            self.used(Rule.ZERO)
+        if not all(map(_is_term, kept)):
+            self.used(Rule.SUM)
+        if len(made.items) < sum([len(value.items) for value in kept]):
+            self.used(Rule.LIKE_TERMS)
+        return made
+
+    def _without_factors(
+        self, algebra: Algebra, inputs: Sequence[Value]
+    ) -> tuple[int, Sequence[Value]]:
+        """Whole factors of the inputs that the operation passes on to its output."""
+        if algebra.multilinear:
+            factors = [_content([value]) for value in inputs]
+        elif algebra.linear:
+            factors = [_content(inputs)] * len(inputs)
+        else:
+            return 1, inputs
+        factor = math.prod(factors) if algebra.multilinear else factors[0]
+        if any(each != 1 for each in factors):
+            self.used(Rule.SCALAR)
+            pairs = zip(inputs, factors, strict=True)
+            inputs = [_divided(value, each) for value, each in pairs]
+        return factor, inputs
+
+    def _free(self, kind: Kind, inputs: Sequence[Value], shape: Shape) -> Value:
+        """An operation that computes the same wherever it is written."""
+        if len(inputs) > 1 and kind.algebra.multilinear:
+            return self._product(kind, inputs, shape)
+        if len(inputs) > 1 or kind.algebra.associative:
+            return self._several(kind, inputs, shape)
+        (value,) = inputs
+        linear = kind.algebra.linear or kind.algebra.multilinear
+        if not linear or not 1 < len(value.items) <= MOST_TERMS:
+            return self._one(kind, value, shape)
+        self.used(Rule.DISTRIBUTE)
+        parts = [(count, self._one(kind, term, shape)) for count, term in _parts(value)]
+        return _combined(shape, parts)
+
+    def _one(self, kind: Kind, value: Value, shape: Shape) -> Value:
+        algebra = kind.algebra
+        if algebra.averages and shape == value.shape and self._uniform(value):
+            self.used(Rule.AVERAGE)
+            return value
+        if algebra.idempotent or algebra.involutive:
+            inner = self._applied(kind, value)
+            if inner is not None and len(inner) == 1:
+                self.used(Rule.IDEMPOTENT if algebra.idempotent else Rule.INVOLUTIVE)
+                return value if algebra.idempotent else inner[0]
+        return self._once(kind, (value,), shape)
+
+    def _product(self, kind: Kind, inputs: Sequence[Value], shape: Shape) -> Value:
+        size = math.prod(len(value.items) for value in inputs)
+        if not 1 < size <= MOST_TERMS:
+            return self._several(kind, inputs, shape)
+        self.used(Rule.EXPAND)
+        products = []
+        for factors in itertools.product(*(_parts(value) for value in inputs)):
+            coefficient = math.prod(count for count, _ in factors)
+            term = self._several(kind, [value for _, value in factors], shape)
+            products.append((coefficient, term))
+        return _combined(shape, products)
+
+    def _several(self, kind: Kind, inputs: Sequence[Value], shape: Shape) -> Value:
+        arguments = list(inputs)
+        if kind.algebra.associative:
+            arguments = self._flattened(kind, inputs)
+            if len(arguments) == 1:
+                self.used(Rule.IDENTITY)
+                return arguments[0]
+        if kind.algebra.commutative:
+            arguments.sort()
+        return self._once(kind, tuple(arguments), shape)
+
+    def _flattened(self, kind: Kind, inputs: Sequence[Value]) -> list[Value]:
+        arguments: list[Value] = []
+        for value in inputs:
+            inner = self._applied(kind, value)
+            if inner is not None:
+                self.used(Rule.ASSOCIATE)
+            arguments += [value] if inner is None else inner
+        return arguments
+
+    def _applied(self, kind: Kind, value: Value) -> tuple[Value, ...] | None:
+        """What the same operation was applied to where it gave this value."""
+        if not _is_term(value):
+            return None
+        term = self.terms[value.items[0][0]]
+        return term.arguments if kind.told and term.kind.label == kind.label else None
+
+    def _once(self, kind: Kind, arguments: tuple[Value, ...], shape: Shape) -> Value:
+        key = (kind.label, arguments)
+        # An attribute that cannot be written down may differ where the labels agree.
+        if kind.told and key in self._known:
+            self.used(Rule.MERGE)
+            return self._known[key]
+        made = self._new(kind, arguments, shape)
+        self._known[key] = made
+        return made
+
+    def _new(
+        self, kind: Kind, arguments: tuple[Value, ...], shape: Shape, node: str | None = None
+    ) -> Value:
+        uniform = kind.algebra.keeps_uniform and all(map(self._uniform, arguments))
+        self.terms.append(Term(kind, arguments, shape, uniform, node))
+        return Value(shape, ((len(self.terms) - 1, 1),))
+
+    def _uniform(self, value: Value) -> bool:
+        return all(self.terms[term].uniform for term, _ in value.items)
+
+
+def _vanishes(algebra: Algebra, inputs: Sequence[Value]) -> bool:
+    empty = sum([not value.items for value in inputs])
+    if algebra.multilinear:
+        return empty > 0
+    return empty == len(inputs) and (algebra.linear or algebra.zero_preserving)
+
+
+def _combined(shape: Shape, pairs: Iterable[tuple[int, Value]]) -> Value:
+    total: dict[int, int] = {}
+    for coefficient, value in pairs:
+        for term, count in value.items:
+            total[term] = total.get(term, 0) + coefficient * count
+    return Value(shape, tuple(sorted(item for item in total.items() if item[1])))
+
+
+def _content(values: Sequence[Value]) -> int:
+    """The largest whole factor of all coefficients; its sign follows from them alone.
+
+    Where they are as many with either sign, as in x - y, which of the two writings is meant
+    could only be told by the order of the terms, which means nothing: the sign is then kept.
+    """
+    counts = sorted([count for value in values for _, count in value.items])
+    if counts == [1]:
+        return 1
+    sign = -1 if [-count for count in reversed(counts)] > counts else 1
+    return sign * math.gcd(*counts) if counts else 1
+
+
+def _is_term(value: Value) -> bool:
+    return len(value.items) == 1 and value.items[0][1] == 1
+
+
+def _parts(value: Value) -> list[tuple[int, Value]]:
+    return [(count, Value(value.shape, ((term, 1),))) for term, count in value.items]
+
+
+def _scaled(value: Value, factor: int) -> Value:
+    if factor == 1:
+        return value
+    return Value(value.shape, tuple((term, count * factor) for term, count in value.items))
+
+
+def _divided(value: Value, factor: int) -> Value:
+    return Value(value.shape, tuple((term, count // factor) for term, count in value.items))

@@ -1,0 +1,279 @@
+"""What a forward pass consults that a probe cannot show, and so must be known exactly.
+
+A probe runs in double precision, for a few steps, on a few examples. A cast to half precision, an
+event of probability 0.01 or a counter that switches a layer on after a thousand calls is in what
+a candidate computes and not in what a probe sees. Where such a thing can be written down exactly
+it becomes part of the key; where not, the function is not compared with others.
+"""
+
+import hashlib
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from automl.identity.probes.construction import Slot, address, draws, own_attributes, slots
+from automl.identity.probes.forward_draws import Noise, read
+from automl.identity.probes.interception import Call, Handler, Interception
+from automl.identity.probes.isolation import CLOCKS, DATES, replaced
+from automl.identity.probes.module_code import digest_of_code
+from automl.identity.probes.values import Values, scalars, tensors_in
+
+_FEWEST = 8
+"""A draw of fewer numbers decides for a batch, and a probe sees few batches."""
+_NARROWEST = 4
+_COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
+_DECIDING = (
+    *_COMPARED,
+    *("floor", "ceil", "round", "trunc", "frac", "sign", "sgn", "heaviside", "bucketize"),
+    *("argmax", "argmin", "topk", "searchsorted", "nonzero"),
+)
+_FOLLOWED = ("rand", "randn", "uniform", "normal", "bernoulli", "multinomial", "randperm")
+_TRUTH = ("_local_scalar_dense", "item", "is_nonzero")
+_RANDOMNESS: tuple[tuple[Any, str], ...] = ((os, "urandom"), (random, "_urandom"))
+
+
+class Consulted:
+    """What was consulted in one or more forward passes.
+
+    exact: what belongs to the key, each as text, with how often. hidden: why the function cannot
+    be compared; None where it can.
+    """
+
+    def __init__(self) -> None:
+        self.exact: Counter[str] = Counter()
+        self.hidden: str | None = None
+        self._state: str | None = None
+
+    def hide(self, reason: str) -> None:
+        """Note why the function cannot be compared; the first reason stands."""
+        self.hidden = self.hidden or reason
+
+    def texts(self) -> tuple[str, ...]:
+        """What belongs to the key, in an order of its own."""
+        return tuple(sorted(self.exact.elements()))
+
+    @contextmanager
+    def watching(
+        self, module: nn.Module, noise: Noise, inputs: Any, *others: Handler
+    ) -> Iterator[None]:
+        """Take note of what the passes inside consult, forward and back, under this noise.
+
+        Args:
+            others: what else handles their operations.
+        """
+        before, state = generators(module), self._state or digest_of_code(module)
+        held = {address(slot.tensor): slot.tensor for slot in slots(module)}
+        operations = _Operations(self, noise, held, inputs, state)
+        with _heard(self), Interception(*others, noise, operations):
+            yield
+        if any(map(operations.is_new_state, slots(module))):
+            self.hide("counts in tensors that it replaces")
+        if generators(module) != before:
+            self.hide("draws random numbers outside torch")
+        self._state = digest_of_code(module)
+        if self._state != state:
+            # What a state decides later is in the code and in the other values that it reaches.
+            self.exact[f"state {state}"] += 1
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is known of a tensor that follows from a draw.
+
+    shown: whether a probe shows its rare values. alone: whether all else that it follows from is
+    known, and not the inputs.
+    """
+
+    shown: bool
+    alone: bool = True
+
+
+class _Operations:
+    """Looks at each operation, and follows draws and counters.
+
+    held: the tensors of the module, by address. A *counter* is one of them that is changed by
+    what does not follow from the inputs. code: a digest of the module's code.
+    """
+
+    def __init__(
+        self,
+        consulted: Consulted,
+        noise: Noise,
+        held: Mapping[int, Tensor],
+        inputs: Any,
+        code: str,
+    ) -> None:
+        self._consulted, self._noise, self._held, self._code = consulted, noise, held, code
+        self._values = Values()
+        self._seed = torch.default_generator.get_state()
+        # All by address, with the tensors, so that no other gets their address.
+        self._data = {address(tensor): tensor for tensor in tensors_in(inputs)}
+        self._drawn: dict[int, tuple[Tensor, _Drawn]] = {}
+        self._counted: dict[int, tuple[Tensor, str]] = {}
+
+    def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Look at an operation and follow what it made."""
+        given, count = tensors_in((args, kwargs)), self._noise.count
+        result = call(func, args, kwargs)
+        made = tensors_in(result)
+        self._look_at_types(given, made)
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            self._consulted.hide("casts by autocast")
+        if func.is_view:
+            return result
+        if any(address(each) in self._data for each in given):
+            self._data.update((address(each), each) for each in made)
+        if draws(func) and not self._noise.is_running:
+            self._consulted.hide("draws in its backward pass")
+        elif self._noise.count > count:
+            self._draw(func, args, kwargs, made)
+        else:
+            self._follow_draws(func, args, kwargs, given, made)
+            self._follow_counters(func, args, kwargs, given, made)
+        return result
+
+    def is_new_state(self, slot: Slot) -> bool:
+        """Whether a module holds a tensor that it did not, and that is not from the inputs."""
+        at = address(slot.tensor)
+        return at not in self._held and at not in self._data
+
+    def _look_at_types(self, given: list[Tensor], made: list[Tensor]) -> None:
+        for tensor in made:
+            kind = tensor.dtype
+            if kind in (torch.float64, torch.complex128) or not (
+                kind.is_floating_point or kind.is_complex or tensor.is_quantized
+            ):
+                continue
+            size = kind.itemsize // (2 if kind.is_complex else 1)
+            if size < _NARROWEST or any(each.dtype == torch.float64 for each in given):
+                self._consulted.hide(f"casts to {kind}")
+
+    # Draws.
+    def _draw(self, func: Any, args: Any, kwargs: Any, made: list[Tensor]) -> None:
+        if not torch.default_generator.get_state().equal(self._seed):
+            self._consulted.hide("sets the state of torch's generator")
+        name = func._opname.removesuffix("_like").rstrip("_")
+        # A tensor that is drawn from has probabilities; one that is drawn like has only a shape.
+        known = [] if func._opname.endswith("_like") else tensors_in(read(func, args))
+        self._note(f"{name} {_settings(args, kwargs)}", known)
+        if any(tensor.numel() < _FEWEST for tensor in made):
+            self._consulted.hide("one draw decides for a whole batch")
+        for tensor in made:
+            self._drawn[address(tensor)] = (tensor, _Drawn(shown=name in _FOLLOWED))
+
+    def _follow_draws(
+        self, func: Any, args: Any, kwargs: Any, given: list[Tensor], made: list[Tensor]
+    ) -> None:
+        drawn = [self._drawn[address(each)][1] for each in given if address(each) in self._drawn]
+        if not drawn:
+            return
+        name = func._opname.rstrip("_")
+        if name in _TRUTH:
+            self._consulted.hide("branches on a draw")
+        others = [each for each in given if address(each) not in self._drawn]
+        shown, alone = (all(getattr(each, what) for each in drawn) for what in ("shown", "alone"))
+        if name in _DECIDING and not (shown and alone):
+            self._consulted.hide("decides by a draw whose rare values a probe does not show")
+        if name in _COMPARED or (alone and not self._follows_data(others)):
+            self._note(f"{name} {scalars(args, kwargs)}", others)
+        elif others:
+            alone = False
+        for tensor in made:
+            self._drawn[address(tensor)] = (tensor, _Drawn(shown or name in _COMPARED, alone))
+
+    def _follows_data(self, tensors: list[Tensor]) -> bool:
+        return any(address(each) in self._data for each in tensors)
+
+    # Counters.
+    def _follow_counters(
+        self, func: Any, args: Any, kwargs: Any, given: list[Tensor], made: list[Tensor]
+    ) -> None:
+        counted = [each for each in given if address(each) in self._counted]
+        others = [each for each in given if address(each) not in self._counted]
+        if func._schema.is_mutable and given and self._is_counter(given):
+            others = []
+        elif not counted:
+            return
+        name = func._opname.rstrip("_")
+        before = sorted(self._counted[address(each)][1] for each in counted)
+        history = f"{before} {name} {scalars(args, kwargs)}"
+        if name in _TRUTH or name in _DECIDING:
+            # What is decided later is in the code.
+            self._note(f"{history} {self._code}", others)
+        elif self._follows_data(others) or not made:
+            self._note(history, [])
+            return
+        if others:
+            history += hashlib.blake2b(self._values.of(*others), digest_size=16).hexdigest()
+        for tensor in made:
+            self._counted[address(tensor)] = (tensor, history)
+
+    def _is_counter(self, given: list[Tensor]) -> bool:
+        """Whether an operation changes what the module holds by what is not from the inputs."""
+        target, *others = given
+        at = address(target)
+        return at in self._held and at not in self._data and not any(map(self._is_from, others))
+
+    def _is_from(self, tensor: Tensor) -> bool:
+        at = address(tensor)
+        return at in self._data or (at in self._held and at not in self._counted)
+
+    def _note(self, what: str, values: list[Tensor]) -> None:
+        digest = hashlib.blake2b(self._values.of(*values), digest_size=16).hexdigest()
+        self._consulted.exact[f"{what} {digest if values else ''}"] += 1
+
+
+def _settings(args: Any, kwargs: Mapping[str, Any]) -> str:
+    """The numbers that a draw is told, such as a probability; sizes are in what it is for."""
+    given = [*args, *(kwargs[name] for name in sorted(kwargs))]
+    return ",".join(f"{each:.12g}" for each in given if isinstance(each, int | float))
+
+
+@contextmanager
+def _heard(consulted: Consulted) -> Iterator[None]:
+    """Note calls for what shows in no operation: autocast, clocks, the system's randomness."""
+
+    def noting(call: Callable[..., Any], reason: str) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            consulted.hide(reason)
+            return call(*args, **kwargs)
+
+        return noted
+
+    heard: list[tuple[Any, str, str]] = [(torch.autocast, "__enter__", "casts by autocast")]
+    heard += [(time, name, "reads the clock") for name in (*CLOCKS, *DATES)]
+    heard += [(torch.cuda, "is_available", "looks at the device")]
+    heard += [(where, name, "draws from the system's randomness") for where, name in _RANDOMNESS]
+    with ExitStack() as stack:
+        for where, name, reason in heard:
+            noted = noting(getattr(where, name), reason)
+            stack.enter_context(replaced(where, name, noted))
+        yield
+
+
+def generators(module: nn.Module | None = None) -> list[object]:
+    """The states of all random generators in reach that are not torch's."""
+    states: list[object] = [random.getstate(), _numpy_state(np.random.get_state())]
+    for part in module.modules() if module is not None else ():
+        for value in own_attributes(part).values():
+            if isinstance(value, random.Random):
+                states.append(value.getstate())
+            elif isinstance(value, np.random.RandomState):
+                states.append(_numpy_state(value.get_state()))
+            elif isinstance(value, np.random.Generator):
+                states.append(repr(value.bit_generator.state))
+    return states
+
+
+def _numpy_state(state: Any) -> tuple[object, ...]:
+    _, numbers, *rest = state
+    return (numbers.tobytes(), *rest)

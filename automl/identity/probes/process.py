@@ -1,0 +1,203 @@
+"""The process that probes: it reads a recipe of the parts, then a request a line, and answers each.
+
+Candidates run here, so that nothing they leave behind may reach its requests, its answers or other
+processes: its pipes are its own, its time is limited from within, too, and it ends with its parent,
+all that candidates started included.
+"""
+
+import base64
+import faulthandler
+import json
+import mmap
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from optuna.trial import FixedTrial
+
+from automl.data.arrays import Classification
+from automl.identity.fingerprint import Verdict
+from automl.identity.probes.probe import Probe, probe
+from automl.plugin.protocols import Run, Split, Task, Trainer
+from automl.plugin.recipe import START_SECONDS, Recipe
+from automl.plugin.registry import Kind
+from automl.plugin.report import Report
+from automl.space.candidate import Candidate, propose
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+_FOLLOW_SECONDS = 0.5
+_SHORT_OF_MEMORY = ("memory", "alloc", "new thread")
+
+Lines = Iterator[dict[str, Any]]
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests, answers = _own_pipes()
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(requests, lines), daemon=True).start()
+    for answer in _serve(iter(lines.get, None)):
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _own_pipes() -> tuple[IO[str], IO[str]]:
+    """The pipes for requests and answers, where no candidate and no child of one meets them."""
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(nowhere, standard)
+    os.close(nowhere)
+    if hasattr(os, "register_at_fork"):
+        # A child that goes on here would answer, too; and the answers end only with all writers.
+        os.register_at_fork(after_in_child=answers.close)
+    return requests, answers
+
+
+def _read(requests: IO[str], lines: "queue.Queue[str]") -> None:
+    """Hand over what is asked; the end of the input ends all, whatever is under way."""
+    for line in requests:
+        lines.put(line)
+    _end()
+
+
+def _follow(parent: int) -> None:
+    """End with the parent also where another process of its holds our input open.
+
+    The kernel's own signal for that (PR_SET_PDEATHSIG) comes when the parent's thread ends, not
+    the parent, and spares what candidates started.
+    """
+    while os.getppid() == parent:
+        time.sleep(_FOLLOW_SECONDS)
+    _end()
+
+
+def _end() -> None:
+    """End this process and, where they are its own group, all that candidates started."""
+    if sys.platform != "win32" and os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+def _serve(lines: Iterator[str]) -> Lines:
+    first = json.loads(next(lines))
+    if sys.platform != "win32":  # where it says the same when the parent is gone
+        threading.Thread(target=_follow, args=(first["parent"],), daemon=True).start()
+    sys.path[:] = first["path"]
+    try:
+        with _limited(START_SECONDS):
+            run = _prepared(Recipe.from_json(first))
+            _plain(_warm_up())
+    except Exception as error:
+        yield {"error": " ".join(str(error).split()) or type(error).__name__}
+        return
+    resident = _limit_memory(first["megabytes"])
+    yield {"error": None}
+    for line in lines:
+        with _limited(first["seconds"]):
+            answer = _plain(run(json.loads(line)["decisions"]))
+        yield {**answer, "kept": _in_use()[1] - resident}
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """End the process somewhat later than its parent would, even where no Python runs."""
+    faulthandler.dump_traceback_later(min(1.5 * seconds + 2, threading.TIMEOUT_MAX), exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _prepared(recipe: Recipe) -> Callable[[Mapping[str, Any]], Probe]:
+    parts = {kind: part.make() for kind, part in recipe.load().items()}
+    space, task, trainer = (parts[kind] for kind in (Kind.SPACE, Kind.TASK, Kind.TRAINER))
+    task.probe()  # what loads late, loads before memory is limited
+
+    def run(decisions: Mapping[str, Any]) -> Probe:
+        def candidate() -> Candidate:
+            return propose(lambda trial: space.candidate(trial, task), FixedTrial(dict(decisions)))
+
+        return probe(candidate, task, trainer)
+
+    return run
+
+
+def _plain(found: Probe) -> dict[str, Any]:
+    sketch = None if found.sketch is None else found.sketch.to_bytes()
+    return {
+        "verdict": found.verdict.value,
+        "sketch": None if sketch is None else base64.b64encode(sketch).decode(),
+        "live_parameters": found.live_parameters,
+        "reason": found.reason,
+        "consulted": found.consulted,
+        "short": _is_short_of_memory(found),
+    }
+
+
+def _is_short_of_memory(found: Probe) -> bool:
+    """Whether a probe may have failed for want of memory: each library says so in its own words."""
+    reason = (found.reason or "").lower()
+    return found.verdict is Verdict.UNHASHABLE and any(word in reason for word in _SHORT_OF_MEMORY)
+
+
+# The first probe of a process loads much of torch.
+@dataclass(frozen=True)
+class _Descent(Trainer):
+    """Plain gradient descent, for warming up."""
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        module = candidate.build()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        inputs, targets = task.split(Split.TRAIN)
+        for step in range(1, 4):
+            optimizer.zero_grad()
+            task.loss(module(inputs), targets).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            yield Report(step, task.evaluate(module(inputs), targets))
+
+
+def _warm_up() -> Probe:
+    rows = torch.arange(12)
+    splits = {split: rows[start::3] for start, split in enumerate(Split)}
+    task = Classification("warm-up", torch.eye(12), rows % 2, splits)
+    return probe(lambda: Candidate(lambda: torch.nn.Linear(12, 2)), task, _Descent())
+
+
+# Memory.
+def _limit_memory(megabytes: int) -> int:
+    """Let this process allocate so much more, where the system can; bytes it has resident now."""
+    size, resident = _in_use()
+    if resource is not None and size:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 2**20, hard))
+    return resident
+
+
+def _in_use() -> tuple[int, int]:
+    """Bytes of address space and of resident memory; zeros where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[:2]
+    except OSError:
+        return 0, 0
+    size, resident = (int(count) * mmap.PAGESIZE for count in pages)
+    return size, resident
+
+
+if __name__ == "__main__":
+    main()

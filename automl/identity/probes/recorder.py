@@ -1,0 +1,213 @@
+"""What a trainer does to a module, watched from outside: its outputs, its gradients, its steps."""
+
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from automl.plugin.protocols import Split, Task
+from automl.plugin.report import Direction
+from automl.space.candidate import Signature
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+# Gradients that cancel in theory come out as rounding noise, which Adam makes a full step of.
+_NOISE = 2.0**-36
+_NO_GRADIENT = 2.0**-40
+_MOST_STEPS = 4
+_MOST_OUTPUTS = 64
+
+Vector = NDArray[np.float64]
+
+
+class EnoughError(BaseException):
+    """Enough was seen: stops a trainer that would go on for long before its next report."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a module returned for a batch, and in which mode."""
+
+    values: Tensor
+    training: bool
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Sums over all elements of all gradients at a step."""
+
+    squares: float
+    fourth_powers: float
+
+
+@dataclass
+class Watch:
+    """All that was seen of one training."""
+
+    steps: int
+    modules: list[nn.Module] = field(default_factory=list)
+    outputs: list[Outputs] = field(default_factory=list)
+    gradients: list[Gradients] = field(default_factory=list)
+    reports: int = 0
+    finite: bool = True
+    _live: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """The steps made; a trainer without an optimizer makes one a report."""
+        return len(self.gradients) or self.reports
+
+    @property
+    def live_parameters(self) -> int | None:
+        """Elements of the module's parameters that got a gradient; None without an optimizer."""
+        if not self.gradients:
+            return None
+        parameters = {id(p) for module in self.modules for p in module.parameters()}
+        return sum(size for key, size in self._live.items() if key in parameters)
+
+    def record(self, outputs: Any) -> None:
+        """Keep a copy of outputs; numbers and nested tensors, too."""
+        training = bool(self.modules) and self.modules[-1].training
+        for tensor in _tensors(outputs):
+            values = tensor.detach().to("cpu", torch.float64, copy=True)
+            self.finite &= not values.numel() or math.isfinite(values.abs().max())
+            self.outputs.append(Outputs(values, training))
+        if len(self.outputs) > _MOST_OUTPUTS * self.steps:
+            raise EnoughError
+
+    def look(self, optimizer: "Optimizer") -> None:
+        """Take note of the gradients an optimizer is to step by, without their noise."""
+        if len(self.gradients) >= _MOST_STEPS * self.steps:
+            raise EnoughError
+        groups = (group["params"] for group in optimizer.param_groups)
+        found = [p for group in groups for p in group if p.grad is not None]
+        grads = [_dense(p) for p in found]
+        # All at once and by numpy, for there are many gradients of few elements.
+        flat = torch.cat([*(g.reshape(-1) for g in grads), torch.empty(0)])
+        squares = self._without_noise(found, grads, flat.to(torch.float64).numpy()) ** 2
+        self.gradients.append(Gradients(float(squares.sum()), float((squares * squares).sum())))
+
+    def _without_noise(
+        self, found: Sequence[Tensor], grads: Sequence[Tensor], flat: Vector
+    ) -> Vector:
+        """Make gradients of no meaning zero, in place and in `flat`; note who has others."""
+        sizes = np.abs(flat)
+        largest = float(sizes.max(initial=0.0))
+        self.finite &= math.isfinite(largest)
+        noise = sizes < (_NOISE * largest if largest >= _NO_GRADIENT else math.inf)
+        # Most of what is so small is zero already.
+        noisy = bool(noise.any() and sizes[noise].any())
+        stop = 0
+        for parameter, grad in zip(found, grads, strict=True):
+            start, stop = stop, stop + grad.numel()
+            part = noise[start:stop]
+            if id(parameter) not in self._live and not part.all():
+                self._live[id(parameter)] = parameter.numel()
+            if noisy and part.any():
+                grad.masked_fill_(torch.from_numpy(part).reshape(grad.shape), 0)
+        if noisy:
+            flat[noise] = 0
+        return flat
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Let a watch see every step of every optimizer that this thread makes."""
+    thread = threading.get_ident()
+
+    def before_step(optimizer: "Optimizer", args: Any, kwargs: Any) -> None:
+        if threading.get_ident() == thread:
+            with torch.no_grad():
+                watch.look(optimizer)
+
+    handle = register_optimizer_step_pre_hook(before_step)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class ProbeTask:
+    """A task that has nothing but its probe, in float64, and notes what is to be judged."""
+
+    def __init__(self, task: Task, inputs: Any, targets: Any, watch: Watch) -> None:
+        self._task, self._watch = task, watch
+        self._inputs, self._targets = inputs, targets
+
+    @property
+    def signature(self) -> Signature:
+        return self._task.signature
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        return self._task.metrics
+
+    def digest(self) -> str:
+        return self._task.digest()
+
+    def split(self, split: Split) -> tuple[Any, Any]:
+        return self.probe()
+
+    def probe(self) -> tuple[Any, Any]:
+        # Copies, for a module may work in place.
+        return copied(self._inputs), copied(self._targets)
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        self._watch.record(outputs)
+        return self._task.loss(outputs, targets)
+
+    def evaluate(self, outputs: Any, targets: Any) -> Mapping[str, float]:
+        self._watch.record(outputs)
+        return self._task.evaluate(outputs, targets)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._task, name)
+
+
+def copied(value: Any) -> Any:
+    """A copy of a tensor or of nested ones, floating point as float64."""
+    if isinstance(value, Tensor):
+        dtype = torch.float64 if value.is_floating_point() else value.dtype
+        return value.detach().to("cpu", dtype, copy=True)
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(item) for item in value)
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            value = torch.view_as_real(value)
+        yield value
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            yield from _tensors(value[key])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif value is not None:
+        yield torch.as_tensor(value, dtype=torch.float64)
+
+
+def _dense(parameter: Tensor) -> Tensor:
+    """The elements of a gradient that can be changed in place."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.is_sparse:
+        parameter.grad = gradient = gradient.coalesce()
+        gradient = gradient._values()
+    gradient = gradient.detach()
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient

@@ -1,0 +1,506 @@
+"""Finds plugins by metadata, loads them when asked, and builds them from options."""
+
+import functools
+import importlib.metadata
+import inspect
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from automl.errors import AutoMLError, PluginError, UnknownNameError, UsageError
+from automl.plugin.hookspecs import Hooks
+from automl.plugin.options import Option, jsonable, options_of, paths_in, resolve
+from automl.plugin.protocols import Task
+from automl.plugin.source import (
+    NOWHERE,
+    content_of,
+    definitions,
+    home_of,
+    homeless,
+    load,
+    one_line,
+)
+from automl.plugin.trust import Code, Source, Trust
+from automl.space.candidate import Candidate
+from automl.space.files_read import count_scripts, loading
+
+_log = logging.getLogger("automl")
+
+GROUP = "automl"
+
+
+class Kind(Enum):
+    """What a plugin can offer; the value is the first half of an entry point's name."""
+
+    SPACE = "space"
+    TASK = "task"
+    TRAINER = "trainer"
+    STRATEGY = "strategy"
+    PRUNER = "pruner"
+    LAUNCHER = "launcher"
+    COMMAND = "command"
+    EVENT = "event"
+
+
+_HOOK = {
+    Kind.SPACE: "register_spaces",
+    Kind.TASK: "register_tasks",
+    Kind.TRAINER: "register_trainers",
+    Kind.STRATEGY: "register_strategies",
+    Kind.PRUNER: "register_pruners",
+    Kind.LAUNCHER: "register_launchers",
+}
+_LISTENS = {
+    Kind.COMMAND: frozenset({"register_commands"}),
+    Kind.EVENT: frozenset({"trial_proposed", "trial_reused", "trial_finished", "search_finished"}),
+}
+"""The hooks of the kinds that offer nothing by name."""
+_RESERVED = {Kind.STRATEGY: frozenset({"seed", "study_seed", "context"})}
+_MEMBERS = {
+    Kind.SPACE: ("candidate",),
+    Kind.TASK: ("signature", "metrics", "digest", "split", "probe", "loss", "evaluate"),
+    Kind.TRAINER: ("opens", "unread", "costs", "train"),
+    Kind.LAUNCHER: ("start",),
+}
+"""What the engine uses of each kind; strategies and pruners are Optuna's classes."""
+TOP_LEVEL = "put it at the top level of a file"
+_PLUGIN = "plugin"
+"""The use of a file by `--plugin`, beside the kinds, in what is approved."""
+FACTORY_KINDS = tuple(_HOOK)
+
+
+@dataclass(frozen=True)
+class FunctionSpace:
+    """A plain function (trial, task) as a search space."""
+
+    function: Callable[..., object]
+
+    def candidate(self, trial: Any, task: Task) -> Candidate:
+        return self.function(trial, task)  # type: ignore[return-value]  # propose() checks it
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something a plugin offers: its name, who owns it, and what makes it.
+
+    editable: the module that offers it, where its distribution is installed to be edited.
+    """
+
+    kind: Kind
+    name: str
+    owner: str
+    factory: Callable[..., Any]
+    source: Source | None = None
+    editable: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind.value} {self.name}"
+
+    def code(self) -> str:
+        """What its code is known by: what it holds, or the version of an installed package."""
+        if self.source is not None:
+            return self.source.code.digest()
+        # A version says nothing of code that is edited where it lies.
+        return f"{self.owner} {content_of(self.editable)}" if self.editable else self.owner
+
+    def options(self) -> dict[str, Option]:
+        if not _is_factory(self.kind, self.factory):
+            return {}
+        return options_of(self.factory, _RESERVED.get(self.kind, frozenset()))
+
+    def build(self, given: Mapping[str, object]) -> "Part":
+        """Resolve the options; the part makes its object when called."""
+        with self.blaming():
+            known = self.options()
+        return Part(self, resolve(self.label, known, given))
+
+    @contextmanager
+    def blaming(self) -> Iterator[None]:
+        """Say in one line, naming the plugin, what its own code raises.
+
+        Raises:
+            UsageError: an installed plugin refuses a value.
+            PluginError: it raised anything else that is no AutoMLError.
+        """
+        try:
+            yield
+        except AutoMLError:
+            raise
+        except Exception as error:
+            if isinstance(error, ValueError) and self.source is None:
+                raise UsageError(f"{self.label}: {error}") from error
+            place = self.source.path if self.source else ""
+            raise PluginError(f"{self.label}: {one_line(error, place)}") from error
+
+
+@dataclass(frozen=True)
+class Part:
+    """An offer with all its options resolved.
+
+    files: what the files among its options hold, by path; none for a task, whose digest says it.
+    """
+
+    offer: Offer
+    options: dict[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def make(self, **reserved: Any) -> Any:
+        """The object itself; `reserved` are the engine's own arguments (a strategy's seed).
+
+        Raises:
+            PluginError: the plugin raised something of its own, or made something else.
+        """
+        with self.offer.blaming():
+            made = self._made(reserved)
+            if missing := _missing(self.offer.kind, made):
+                raise PluginError(f"{self.offer.label}: expected {missing}, got {_described(made)}")
+        return made
+
+    def _made(self, reserved: Mapping[str, Any]) -> Any:
+        factory = self.offer.factory
+        if not _is_factory(self.offer.kind, factory):
+            return factory
+        if self.offer.kind is Kind.SPACE and _is_space_function(factory):
+            return FunctionSpace(functools.partial(factory, **self.options))
+        known = inspect.signature(factory).parameters
+        return factory(**self.options, **{k: v for k, v in reserved.items() if k in known})
+
+    def paths(self) -> list[tuple[str, str]]:
+        """Every path among the options, with the option it stands in."""
+        return [(name, str(p)) for name, value in self.options.items() for p in paths_in(value)]
+
+    def identity(self) -> dict[str, Any]:
+        """What of this part a result depends on, as JSON values.
+
+        A file among the options counts by what it holds; a task's not at all, its digest does.
+        """
+        known = self.offer.options()
+        of_data = [n for n in self.options if self.offer.kind is Kind.TASK and known[n].is_path]
+        return {
+            "name": self.offer.name,
+            "code": self.offer.code(),
+            "options": {
+                n: jsonable(v, self.files) for n, v in self.options.items() if n not in of_data
+            },
+        }
+
+
+@dataclass
+class Registry:
+    """All plugins of this process; nothing is imported before it is asked for."""
+
+    trust: Trust = field(default_factory=lambda: Trust(typed=True))
+
+    def __post_init__(self) -> None:
+        self.hooks = pluggy.PluginManager(GROUP)
+        self.hooks.add_hookspecs(Hooks)
+        self._files: list[tuple[ModuleType, Source]] = []
+        self._objects: dict[tuple[Kind, str], Offer] = {}
+        self.homeless: list[str] = []
+
+    def names(self, kind: Kind) -> dict[str, list[str]]:
+        """Every name of a kind with its owners, from metadata and the files added."""
+        found: dict[str, list[str]] = {}
+        for point in _entry_points(kind):
+            found.setdefault(point.name.partition(".")[2], []).append(_owner(point))
+        for module, source in self._files:
+            for name in self._offers(kind, module):
+                found.setdefault(name, []).append(source.path)
+        return found
+
+    def add_file(self, path: str, expected: Code | None = None) -> Source:
+        """Load a plugin file; all it offers is known from then on."""
+        with loading():
+            module, source = load(path, expected, self.trust, lambda found: found.claim(_PLUGIN))
+        if module not in self.hooks.get_plugins():
+            self._register(module, source.path)
+            self._files.append((module, source))
+        return source
+
+    def offers_of(self, source: Source) -> list[Offer]:
+        """All that a plugin file offers, whoever else offers those names."""
+        module = self._file(source)
+        return [
+            Offer(kind, name, source.path, factory, source)
+            for kind in FACTORY_KINDS
+            for name, factory in self._offers(kind, module).items()
+        ]
+
+    def listeners_of(self, source: Source) -> dict[Kind, ModuleType]:
+        """The kinds that a plugin file is of by its hooks alone, `command` and `event`."""
+        module = self._file(source)
+        return {kind: module for kind in _LISTENS if self._listens(kind, module)}
+
+    def listener(self, kind: Kind, name: str) -> ModuleType:
+        """An installed plugin of kind `command` or `event`.
+
+        Raises:
+            UnknownNameError: none of that name is installed.
+            PluginError: it is broken, or has no hook of that kind.
+        """
+        points = [p for p in _entry_points(kind) if p.name == f"{kind.value}.{name}"]
+        if not points:
+            raise UnknownNameError(kind.value, name, self.names(kind))
+        module = self._module(points[0])
+        if not self._listens(kind, module):
+            raise PluginError(
+                f"{_owner(points[0])} declares {kind.value} {name!r}, but {points[0].value} has "
+                f"no hook of {', '.join(sorted(_LISTENS[kind]))}"
+            )
+        return module
+
+    def add_events(self) -> None:
+        """Load the plugins that listen to events."""
+        for point in _entry_points(Kind.EVENT):
+            self._module(point)
+
+    def find(self, kind: Kind, reference: str, expected: Code | None = None) -> Offer:
+        """What a reference names: an offered name, `file.py:name` or `module:name`.
+
+        expected: what the code must be, where a study stored it.
+
+        Raises:
+            UnknownNameError: nobody offers it.
+            PluginError: two plugins offer it, or the one that does is broken.
+            UsageError: the file or module has no such name, or has changed.
+            UntrustedError: a study names code this user has not approved.
+        """
+        if (kind, reference) in self._objects:
+            return self._objects[kind, reference]
+        if ":" in reference:
+            return self._find_own(kind, reference, expected)
+        owners = self.names(kind).get(reference, [])
+        if not owners:
+            own = definitions(reference)
+            hint = "name one of the file's" if own else _hint(kind, reference)
+            raise UnknownNameError(kind.value, reference, own or self.names(kind), hint)
+        if len(owners) > 1:
+            raise PluginError(
+                f"{kind.value} {reference!r} is offered twice, by {' and by '.join(owners)}: "
+                "uninstall or rename one"
+            )
+        return self._find_offered(kind, reference)
+
+    def with_argument(self, kind: Kind, reference: str) -> tuple[str, dict[str, object]]:
+        """What `csv:data.csv` says: the offered name, and the option that it needs.
+
+        Any other reference is returned as it is.
+
+        Raises:
+            UsageError: what is offered by that name needs none.
+        """
+        name, colon, argument = reference.partition(":")
+        if not colon or name not in self.names(kind):
+            return reference, {}
+        known = self.find(kind, name).options()
+        needed = next((option for option, what in known.items() if what.required), None)
+        if needed is None:
+            raise UsageError(f"{kind.value} {name} needs nothing: leave out {colon + argument!r}")
+        return name, {needed: argument}
+
+    def refer(self, kind: Kind, value: Any) -> str:
+        """A reference to a name, or to a Python object that is used as it is in this process.
+
+        One that no other process could find is listed in `homeless`.
+        """
+        if isinstance(value, str):
+            return value
+        if kind in (Kind.SPACE, Kind.TRAINER):
+            count_scripts()
+        if home := home_of(value):
+            source, name = home
+            claim = source.claim(kind.value, name)
+            self.trust.require(claim, f"the code of {source.reference}", source.reference)
+            label = f"{Path(source.reference).name}:{name}"
+        else:
+            source, name = homeless(value), getattr(value, "__qualname__", type(value).__qualname__)
+            label = f"{NOWHERE}:{name}"
+            what = f"{kind.value} {name}"
+            self.homeless.append(what)
+            _log.warning("%s cannot be resumed or joined by other workers: %s", what, TOP_LEVEL)
+        reference = f"{source.reference}:{name}"
+        self._objects[kind, reference] = Offer(kind, label, source.path, value, source)
+        return reference
+
+    def build(self, kind: Kind, reference: str, given: Mapping[str, object]) -> Part:
+        return self.find(kind, reference).build(given)
+
+    def _find_offered(self, kind: Kind, name: str) -> Offer:
+        for module, source in self._files:
+            offers = self._offers(kind, module)
+            if name in offers:
+                return Offer(kind, name, source.path, offers[name], source)
+        point = next(p for p in _entry_points(kind) if p.name == f"{kind.value}.{name}")
+        offers = self._offers(kind, self._module(point))
+        if name not in offers:
+            raise PluginError(
+                f"{_owner(point)} declares {kind.value} {name!r}, but {point.value} offers "
+                f"{', '.join(offers) or 'none'}: mend its {_HOOK[kind]}"
+            )
+        editable = point.module if _is_editable(point) else None
+        return Offer(kind, name, _owner(point), offers[name], editable=editable)
+
+    def _find_own(self, kind: Kind, reference: str, expected: Code | None) -> Offer:
+        place, _, name = reference.rpartition(":")
+        if place == NOWHERE:
+            raise UsageError(
+                f"{kind.value} {name} was made within the process that made the study and lies in "
+                f"no file: {TOP_LEVEL} and start a new study"
+            )
+        with loading():
+            module, source = load(place, expected, self.trust, lambda s: s.claim(kind.value, name))
+        if not hasattr(module, name):
+            own = {n: v for n, v in vars(module).items() if callable(v) and n[0] != "_"}
+            there = [n for n, v in own.items() if _is_own(kind, v, module)]
+            raise UnknownNameError(f"{kind.value} in {place}", name, there)
+        value = getattr(module, name)
+        if not _is_own(kind, value, module):
+            home = getattr(value, "__module__", None) or type(value).__module__
+            raise PluginError(
+                f"{kind.value} {name!r} in {place} is no function, class or object of its own but "
+                f"from {home}: name it there, or define one"
+            )
+        return Offer(kind, f"{Path(place).name}:{name}", source.path, value, source)
+
+    def _offers(self, kind: Kind, module: ModuleType) -> dict[str, Callable[..., Any]]:
+        others = [plugin for plugin in self.hooks.get_plugins() if plugin is not module]
+        caller = self.hooks.subset_hook_caller(_HOOK[kind], others) if kind in _HOOK else None
+        try:
+            found = caller() if caller else []
+            return {name: made for offers in found for name, made in offers.items()}
+        except Exception as error:
+            raise PluginError(
+                f"plugin {module.__name__} is broken: its {_HOOK[kind]} raised {one_line(error)}"
+            ) from error
+
+    def _file(self, source: Source) -> ModuleType:
+        return next(module for module, known in self._files if known == source)
+
+    def _listens(self, kind: Kind, module: ModuleType) -> bool:
+        callers = self.hooks.get_hookcallers(module) or ()
+        return any(caller.name in _LISTENS[kind] for caller in callers)
+
+    def _module(self, point: importlib.metadata.EntryPoint) -> ModuleType:
+        try:
+            with loading():
+                module: ModuleType = point.load()
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"plugin {_owner(point)} cannot be loaded: {one_line(error)}"
+            ) from error
+        if module not in self.hooks.get_plugins():
+            self._register(module, _owner(point))
+        return module
+
+    def _register(self, module: ModuleType, owner: str) -> None:
+        try:
+            self.hooks.register(module)
+            self.hooks.check_pending()
+        except (pluggy.PluginValidationError, ValueError) as error:
+            raise PluginError(f"plugin {owner} is broken: {_hook_problem(error)}") from error
+
+
+def _entry_points(kind: Kind) -> Iterable[importlib.metadata.EntryPoint]:
+    return [p for p in _all_entry_points() if p.name.startswith(f"{kind.value}.")]
+
+
+@functools.cache
+def _all_entry_points() -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=GROUP))
+
+
+def _owner(point: importlib.metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _hint(kind: Kind, reference: str) -> str:
+    """What to type in place of a name that nobody offers."""
+    if kind is Kind.TASK and Path(reference).exists():
+        return f"put the one that reads it in front: TASK:{reference}"
+    return "your own: file.py:NAME"
+
+
+def _is_editable(point: importlib.metadata.EntryPoint) -> bool:
+    """Whether a distribution is installed from a directory whose files can be edited (PEP 610)."""
+    said = point.dist.read_text("direct_url.json") if point.dist else None
+    try:
+        return bool(json.loads(said or "{}").get("dir_info", {}).get("editable", False))
+    except (ValueError, AttributeError):
+        return False
+
+
+def _is_factory(kind: Kind, value: object) -> bool:
+    """Whether it makes a part when called; else it is one."""
+    return callable(value) and (inspect.isclass(value) or bool(_missing(kind, value)))
+
+
+def _is_own(kind: Kind, value: object, module: ModuleType) -> bool:
+    """Whether a module defines what it holds, for what it merely imports can be anything.
+
+    An object that is already a part is never called, so it may be of any class.
+    """
+    if isinstance(value, functools.partial):
+        return _is_own(kind, value.func, module)
+    if not inspect.isfunction(value) and not _is_factory(kind, value):
+        return True
+    home = str(getattr(value, "__module__", None))
+    return home == module.__name__ or home.startswith(f"{module.__name__}.")
+
+
+def _missing(kind: Kind, value: object) -> str:
+    """What an object lacks to be of a kind, in words; empty where it lacks nothing."""
+    if kind in (Kind.STRATEGY, Kind.PRUNER):
+        import optuna
+
+        wanted = {
+            Kind.STRATEGY: optuna.samplers.BaseSampler,
+            Kind.PRUNER: optuna.pruners.BasePruner,
+        }[kind]
+        return "" if isinstance(value, wanted) else f"an optuna {wanted.__name__}"
+    is_class = inspect.isclass(value)
+    lacking = [name for name in _MEMBERS[kind] if is_class or not _has(value, name)]
+    return f"a {kind.value} with {', '.join(lacking)}" if lacking else ""
+
+
+def _has(value: object, name: str) -> bool:
+    """As hasattr, but running no property."""
+    try:
+        inspect.getattr_static(value, name)
+    except AttributeError:
+        return hasattr(value, name)
+    return True
+
+
+def _described(value: object) -> str:
+    if inspect.isclass(value):
+        return f"the class {value.__name__}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _is_space_function(factory: Callable[..., Any]) -> bool:
+    if inspect.isclass(factory):
+        return False
+    positional = [
+        p
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    return len(positional) == 2
+
+
+def _hook_problem(error: Exception) -> str:
+    """What pluggy found wrong, without the module's made-up name."""
+    found = re.search(r"unknown hook '(\w+)'", str(error))
+    if found:
+        return str(UnknownNameError("hook", found[1], [n for n in vars(Hooks) if n[0] != "_"]))
+    return " ".join(str(error).split())

@@ -1,0 +1,135 @@
+"""Writes a new plugin: a distribution with one that works, its tests, and what installs it."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from string import Template
+
+from automl.errors import UsageError
+from automl.plugin.registry import Kind
+
+_TEMPLATES = files("automl.plugin") / "templates"
+_SUFFIX = ".tmpl"
+_PREFIX = "automl-"
+_NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+_LONGEST = 24
+"""More would not fit into the lines of the templates."""
+_OURS = frozenset({"plugins", "searchspaces"})
+_USE = {
+    Kind.SPACE: "automl search $name --trials 5",
+    Kind.TASK: "automl search mlp --task $name --trials 5",
+    Kind.TRAINER: "automl search mlp --trainer $name --trials 5",
+    Kind.STRATEGY: "automl search mlp --strategy $name --trials 5",
+    Kind.PRUNER: "automl search mlp --pruner $name --trials 5",
+    Kind.LAUNCHER: "automl search mlp --launcher $name --workers 2 --trials 5",
+    Kind.COMMAND: "automl $name --help",
+    Kind.EVENT: "$variable=trials.log automl search mlp --trials 5",
+}
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """A plugin to be written: its kind, and the name it will be asked for by.
+
+    Raises:
+        UsageError: the name cannot be one of a plugin and of a package.
+    """
+
+    kind: Kind
+    name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name.removeprefix(_PREFIX))
+        if not _NAME.fullmatch(self.name) or len(self.name) > _LONGEST:
+            raise UsageError(
+                f"a plugin cannot be named {self.name!r}: expected at most {_LONGEST} lowercase "
+                "letters, digits and single hyphens, a letter first, such as near-best"
+            )
+        if self.name in _OURS:
+            raise UsageError(f"{self.package} is a package of automl's own: choose another name")
+
+    @property
+    def distribution(self) -> str:
+        """What pip calls it."""
+        return f"{_PREFIX}{self.name}"
+
+    @property
+    def package(self) -> str:
+        """What Python calls it."""
+        return self.distribution.replace("-", "_")
+
+    def next_lines(self) -> tuple[str, ...]:
+        """What to type in its folder: test it, check it, install it, use it."""
+        return (
+            "python -m pytest",
+            f"automl plugins check {self.package}/plugin.py",
+            "pip install --editable .",
+            self._use,
+        )
+
+    def refuse_taken(self, names: Iterable[str]) -> None:
+        """Raise where the name is offered already: whoever asked for it would get an error."""
+        if self.name in names:
+            raise UsageError(
+                f"there is a {self.kind.value} {self.name!r} already, see automl plugins: choose "
+                "another name"
+            )
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Each file's place in the distribution, and what it holds."""
+        words = {**self._words, "use": self._use}
+        for place, source in self._sources():
+            yield place, Template(source.read_text(encoding="utf-8")).substitute(words)
+        yield f"{self.package}/py.typed", ""
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write it into a folder that is not there yet; returns its files.
+
+        Raises:
+            UsageError: there is something of that name, or it cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True)
+            return [_written(folder / place, text) for place, text in self.texts()]
+        except FileExistsError:
+            raise UsageError(
+                f"{folder} exists, and nothing is overwritten: name a new one by --dir"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"cannot write {folder}: {error.strerror}") from error
+
+    def _sources(self) -> Iterator[tuple[str, Traversable]]:
+        own = _TEMPLATES / self.kind.value
+        for name in ("pyproject.toml", "README.md"):
+            yield name, _TEMPLATES / f"{name}{_SUFFIX}"
+        yield f"{self.package}/__init__.py", _TEMPLATES / f"__init__.py{_SUFFIX}"
+        yield f"{self.package}/plugin.py", own / f"plugin.py{_SUFFIX}"
+        yield f"tests/test_{self.package}.py", own / f"test_plugin.py{_SUFFIX}"
+
+    @property
+    def _use(self) -> str:
+        """A line that uses it once it is installed."""
+        return Template(_USE[self.kind]).substitute(self._words)
+
+    @property
+    def _words(self) -> dict[str, str]:
+        parts = re.split(r"[-_]", self.name)
+        kind = self.kind.value
+        return {
+            "kind": kind,
+            "name": self.name,
+            "distribution": self.distribution,
+            "package": self.package,
+            "function": "_".join([*parts, kind]),
+            "class_name": "".join(part.capitalize() for part in [*parts, kind]),
+            "variable": f"{self.package}_log".upper(),
+        }
+
+
+def _written(file: Path, text: str) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file

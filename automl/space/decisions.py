@@ -1,0 +1,301 @@
+"""Decisions: named choices that a strategy closes with a value or leaves open for the trainer."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from automl.errors import CandidateError, OpenDecisionError, UsageError
+from automl.space.files_read import unwatched
+from automl.storable import name_fault, short, size_fault, value_fault
+
+_PLAIN = str | int | float | None
+# Of a step, as Optuna has it: sums of steps are not exact.
+_STEP_TOLERANCE = 1e-8
+
+Opens = Callable[[str, BaseDistribution], bool]
+"""Asks a trainer, decision by decision, whether it wants one left open."""
+
+
+def _trap(use: str) -> Callable[..., NoReturn]:
+    def trapped(self: "Open", *_: object) -> NoReturn:
+        raise OpenDecisionError(self.misuse(use))
+
+    return trapped
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Open:
+    """A decision left open: it stands where a value would, and raises when used as one.
+
+    A search space hands it on untouched: to an operation of a `Graph`, to a layer of
+    `automl.nn`, or into the candidate's hyperparameters. The trainer that asked for it finds it
+    there and tunes it while it trains.
+    """
+
+    name: str
+    distribution: BaseDistribution
+    space: str = ""
+    trainer: str = ""
+
+    def misuse(self, use: str) -> str:
+        """One line that names the decision, the space and the trainer, and says what to do."""
+        where = f" of space {self.space}" if self.space else ""
+        who = f" by trainer {self.trainer}" if self.trainer else ""
+        return (
+            f"decision {self.name!r}{where} is left open{who} and was used {use}: "
+            "hand it unchanged to a Graph operation, a layer of automl.nn (automl.nn.Dropout(p)) "
+            "or the hyperparameters, or train with a trainer that closes it"
+        )
+
+    def __repr__(self) -> str:
+        return f"Open({self.name!r}, {self.distribution})"
+
+    def __copy__(self) -> "Open":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Open":
+        return self
+
+    __hash__ = _trap("as a key")
+    __bool__ = _trap("as a truth value")
+    __str__ = __format__ = _trap("as text")
+    __iter__ = __len__ = __getitem__ = __contains__ = _trap("as a sequence")
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _trap("in a comparison")
+    __int__ = __float__ = __index__ = __complex__ = _trap("as a number")
+    __round__ = __abs__ = __neg__ = __pos__ = __invert__ = _trap("in arithmetic")
+    __trunc__ = __floor__ = __ceil__ = _trap("in arithmetic")
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _trap("in arithmetic")
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _trap("in arithmetic")
+    __mod__ = __rmod__ = __divmod__ = __rdivmod__ = _trap("in arithmetic")
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _trap("in arithmetic")
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _trap("in arithmetic")
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _trap("in arithmetic")
+
+
+@dataclass
+class DecidingTrial(optuna.trial.BaseTrial):
+    """The trial a search space sees: it suggests, and leaves open what the trainer asks for.
+
+    It forwards to any Optuna trial, so that a space also runs in a plain Optuna script.
+    """
+
+    trial: optuna.trial.BaseTrial
+    opens: Opens
+    space: str = ""
+    trainer: str = ""
+    open: dict[str, Open] = field(default_factory=dict)
+    closed: dict[str, Any] = field(default_factory=dict)
+
+    def suggest_float(
+        self,
+        name: str,
+        low: float,
+        high: float,
+        *,
+        step: float | None = None,
+        log: bool = False,
+    ) -> float:
+        value: float = self._decide(
+            name,
+            FloatDistribution(low, high, log=log, step=step),
+            lambda: self.trial.suggest_float(name, low, high, step=step, log=log),
+        )
+        return value
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        value: int = self._decide(
+            name,
+            IntDistribution(low, high, log=log, step=step),
+            lambda: self.trial.suggest_int(name, low, high, step=step, log=log),
+        )
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._decide(
+            name,
+            CategoricalDistribution(choices),
+            lambda: self.trial.suggest_categorical(name, choices),
+        )
+
+    def _decide(self, name: str, distribution: BaseDistribution, close: Callable[[], Any]) -> Any:
+        if name in self.open:
+            return self.open[name]
+        if name not in self.closed:
+            check_storable(name, distribution)
+        if name not in self.closed and self.opens(name, distribution):
+            self.open[name] = Open(name, distribution, self.space, self.trainer)
+            return self.open[name]
+        with unwatched():  # the space does not read the files that Optuna reads to answer
+            self.closed[name] = close()
+        return self.closed[name]
+
+    # What follows belongs to the engine in a search; a space that calls it gets a clear answer.
+    def report(self, value: float, step: int) -> None:
+        raise OpenDecisionError("a search space proposes, it does not report: yield a Report")
+
+    def should_prune(self) -> bool:
+        return False
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        if (fault := name_fault(key) or size_fault(value)) is not None:
+            raise CandidateError(f"attribute {short(key)} cannot be stored: {fault}")
+        # Some databases ignore case and trailing blanks.
+        if re.match(r"\s*automl\s*(:|$)", key, re.IGNORECASE):
+            raise CandidateError(f"the attribute {key!r} is the engine's own: choose another key")
+        with unwatched():
+            self.trial.set_user_attr(key, value)
+
+    def set_constraint(self, key: str, value: float) -> None:
+        if (fault := name_fault(f"constraints:{key}")) is not None:
+            raise CandidateError(f"constraint {short(key)} cannot be stored: {fault}")
+        with unwatched():
+            self.trial.set_constraint(key, value)
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        return self.suggest_float(name, low, high, step=q)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.closed)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        with unwatched():
+            return self.trial.distributions
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        with unwatched():
+            return self.trial.user_attrs
+
+    @property
+    def datetime_start(self) -> Any:
+        with unwatched():
+            return self.trial.datetime_start
+
+    @property
+    def number(self) -> int:
+        with unwatched():
+            return self.trial.number
+
+
+def check_storable(name: str, distribution: BaseDistribution) -> None:
+    """See that every database can hold a decision.
+
+    Raises:
+        CandidateError: its name or its choices are too long, or are no plain text and numbers.
+    """
+    fault = name_fault(name)
+    if isinstance(distribution, CategoricalDistribution):
+        fault = fault or value_fault(distribution.choices) or size_fault(distribution.choices)
+    elif isinstance(distribution, FloatDistribution | IntDistribution):
+        bounds = (distribution.low, distribution.high)
+        fault = fault or next((_unbounded(b) for b in bounds if not math.isfinite(b)), None)
+    if fault is not None:
+        raise CandidateError(f"decision {short(name)} cannot be stored: {fault}")
+
+
+def _unbounded(bound: float) -> str:
+    return f"its bound {bound} is no finite number"
+
+
+def fits(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is in the range of a distribution, or among its choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    try:
+        whole = isinstance(distribution, FloatDistribution) or value == int(value)
+        return bool(whole and distribution.low <= value <= distribution.high)
+    except (TypeError, ValueError):
+        return False
+
+
+def given_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
+    """A given decision, as a strategy would have drawn it.
+
+    Raises:
+        CandidateError: it is not one of its distribution's values.
+    """
+    if not (fits(distribution, value) and _on_grid(distribution, value)):
+        raise CandidateError(f"decision {name!r} was given {value!r}, not of {distribution}")
+    return distribution.to_external_repr(distribution.to_internal_repr(value))
+
+
+def _on_grid(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return True
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if isinstance(value, bool):
+        return False
+    steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
+    return bool(abs(steps - round(steps)) < _STEP_TOLERANCE)
+
+
+def check_taken(given: Mapping[str, Any], decisions: Mapping[str, Any]) -> None:
+    """See that a space has asked for what was given, and taken it.
+
+    Raises:
+        CandidateError: it did not ask for one, or has only another value for it.
+    """
+    for name, value in given.items():
+        if name not in decisions:
+            asked = ", ".join(decisions) or "nothing"
+            raise CandidateError(
+                f"decision {name!r} was given, but the space does not ask for it; it asks for "
+                f"{asked}"
+            )
+        if decisions[name] != value:
+            raise CandidateError(
+                f"decision {name!r} was given {value!r}, but can only be {decisions[name]!r}"
+            )
+
+
+def plain_decisions(given: object) -> dict[str, Any]:
+    """Given decisions, as every database can hold them.
+
+    Raises:
+        UsageError: they are no mapping of names to text, finite numbers, booleans or none.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(f'expected decisions such as {{"lr": 0.01}}, got {given!r}')
+    for name, value in given.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (isinstance(name, str) and isinstance(value, _PLAIN) and finite):
+            raise UsageError(
+                f"decision {name!r}: expected text, a finite number, true, false or none, got "
+                f"{value!r}"
+            )
+        if (fault := name_fault(name) or value_fault(value)) is not None:
+            raise UsageError(f"decision {short(name)} cannot be stored: {fault}")
+    return dict(given)
+
+
+def find_open(value: object) -> Iterator[Open]:
+    """The open decisions inside a value, looking into mappings, lists and tuples."""
+    if isinstance(value, Open):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from find_open(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from find_open(item)

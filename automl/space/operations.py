@@ -1,0 +1,304 @@
+"""The standard operations of a Graph, each declared once with its module, shape and algebra."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from automl.space.decisions import Open
+from automl.space.graph import Algebra, Graph, Operation, Shape, declare
+from automl.space.layers import Dropout
+
+__all__ = ["Graph"]
+
+Shapes = Sequence[Shape]
+_IDENTITY = Algebra(coefficients=(1,), linear=True, channelwise=True, keeps_uniform=True)
+
+
+class _Function(nn.Module):
+    """A parameter-free operation of several inputs."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
+
+
+def _same(shapes: Shapes) -> Shape:
+    if len(set(shapes)) != 1:
+        raise ValueError("its inputs must have one shape")
+    return shapes[0]
+
+
+def _image(shapes: Shapes) -> tuple[int, int, int]:
+    if len(shapes[0]) != 3:
+        raise ValueError("it needs images of shape (channels, height, width)")
+    channels, height, width = shapes[0]
+    return channels, height, width
+
+
+def _window(size: int, kernel: int, stride: int, padding: int) -> int:
+    length = (size + 2 * padding - kernel) // stride + 1
+    if length < 1:
+        raise ValueError(f"a window of {kernel} does not fit a side of {size}")
+    return length
+
+
+# Layers with weights.
+def _linear_shape(shapes: Shapes, features: int, bias: bool = True) -> Shape:
+    return (*shapes[0][:-1], features)
+
+
+def _conv_shape(
+    shapes: Shapes, channels: int, kernel: int = 3, stride: int = 1, bias: bool = True
+) -> Shape:
+    _, height, width = _image(shapes)
+    pad = kernel // 2
+    sides = (_window(side, kernel, stride, pad) for side in (height, width))
+    return (channels, *sides)
+
+
+def _conv2d(
+    shapes: Shapes, channels: int, kernel: int = 3, stride: int = 1, bias: bool = True
+) -> nn.Module:
+    module = nn.Conv2d(shapes[0][0], channels, kernel, stride, kernel // 2, bias=bias)
+    # He et al., arXiv 1502.01852: signals keep their size through many layers even where
+    # nothing normalises them; torch's own default shrinks them.
+    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+def _batch_norm(shapes: Shapes) -> nn.Module:
+    kind = {1: nn.BatchNorm1d, 3: nn.BatchNorm2d}[len(shapes[0])]
+    return kind(shapes[0][0])
+
+
+def _batch_norm_shape(shapes: Shapes) -> Shape:
+    if len(shapes[0]) not in (1, 3):
+        raise ValueError("it needs vectors or images")
+    return shapes[0]
+
+
+def _linear_algebra(shapes: Shapes, features: int, bias: bool = True) -> Algebra:
+    # Of images it mixes the last dimension, one channel like another.
+    vectors = len(shapes[0]) == 1
+    return Algebra(
+        parametric=True,
+        linear=not bias,
+        zero_preserving=not bias,
+        exchangeable=vectors,
+        channelwise=not vectors,
+    )
+
+
+def _conv_algebra(shapes: Shapes, kernel: int = 3, bias: bool = True, **_: Any) -> Algebra:
+    # Larger kernels read zeros beyond the border, so that what is uniform is so no more.
+    return Algebra(
+        parametric=True,
+        linear=not bias,
+        zero_preserving=not bias,
+        exchangeable=True,
+        keeps_uniform=kernel == 1,
+    )
+
+
+declare(
+    Operation(
+        "linear",
+        lambda shapes, features, bias=True: nn.Linear(shapes[0][-1], features, bias),
+        _linear_shape,
+        algebra=_linear_algebra,
+    )
+)
+declare(
+    Operation(
+        "conv2d",
+        _conv2d,
+        _conv_shape,
+        algebra=_conv_algebra,
+    )
+)
+declare(
+    Operation(
+        "batch_norm",
+        _batch_norm,
+        _batch_norm_shape,
+        algebra=Algebra(parametric=True, channelwise=True, keeps_uniform=True),
+    )
+)
+declare(
+    Operation(
+        "layer_norm",
+        lambda shapes: nn.LayerNorm(shapes[0]),
+        _same,
+        algebra=Algebra(parametric=True, channelwise=True),
+    )
+)
+
+
+# Elementwise functions of one input.
+def _elementwise(name: str, module: Callable[[], nn.Module], **algebra: Any) -> None:
+    words = Algebra(channelwise=True, keeps_uniform=True, **algebra)
+    declare(Operation(name, lambda shapes: module(), _same, algebra=words))
+
+
+_elementwise("identity", nn.Identity, coefficients=(1,), linear=True)
+_elementwise("zero", lambda: _Function(torch.zeros_like), coefficients=(0,), linear=True)
+_elementwise("negate", lambda: _Function(torch.neg), coefficients=(-1,), linear=True)
+_elementwise("relu", nn.ReLU, zero_preserving=True, idempotent=True)
+_elementwise("gelu", nn.GELU, zero_preserving=True)
+_elementwise("silu", nn.SiLU, zero_preserving=True)
+_elementwise("tanh", nn.Tanh, zero_preserving=True)
+_elementwise("sigmoid", nn.Sigmoid)
+
+
+def _dropout_shape(shapes: Shapes, p: float | Open = 0.5) -> Shape:
+    if not isinstance(p, Open) and not 0 <= p < 1:
+        raise ValueError(f"its rate must lie in [0, 1), got {p}")
+    return _same(shapes)
+
+
+def _dropout_algebra(shapes: Shapes, p: float | Open = 0.5) -> Algebra:
+    if not isinstance(p, Open) and p == 0:
+        return _IDENTITY
+    return Algebra(stochastic=True, linear=True, zero_preserving=True, channelwise=True)
+
+
+declare(
+    Operation(
+        "dropout",
+        lambda shapes, p=0.5: Dropout(p),
+        _dropout_shape,
+        algebra=_dropout_algebra,
+        openable=frozenset({"p"}),
+    )
+)
+
+
+# Functions of several inputs.
+def _sum(*inputs: Tensor) -> Tensor:
+    total = inputs[0]
+    for term in inputs[1:]:
+        total = total + term
+    return total
+
+
+def _product(*inputs: Tensor) -> Tensor:
+    total = inputs[0]
+    for factor in inputs[1:]:
+        total = total * factor
+    return total
+
+
+def _concat_shape(shapes: Shapes) -> Shape:
+    if len({shape[1:] for shape in shapes}) != 1:
+        raise ValueError("its inputs may differ in their first dimension only")
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def _of_several(
+    name: str,
+    function: Callable[..., Tensor],
+    shape: Callable[..., Shape],
+    inputs: int | None = None,
+    **algebra: Any,
+) -> None:
+    words = Algebra(zero_preserving=True, keeps_uniform=True, **algebra)
+    declare(Operation(name, lambda shapes: _Function(function), shape, inputs, words))
+
+
+_of_several("add", _sum, _same, coefficients=(1,), commutative=True, linear=True, channelwise=True)
+_of_several("subtract", torch.sub, _same, 2, coefficients=(1, -1), linear=True, channelwise=True)
+_of_several(
+    "multiply",
+    _product,
+    _same,
+    commutative=True,
+    associative=True,
+    multilinear=True,
+    channelwise=True,
+)
+_of_several(
+    "concat",
+    lambda *inputs: torch.cat(inputs, 1),
+    _concat_shape,
+    associative=True,
+    linear=True,
+    concatenates=True,
+)
+
+
+# Changes of shape.
+def _pool_shape(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> Shape:
+    channels, height, width = _image(shapes)
+    if not 0 <= 2 * padding <= kernel:
+        raise ValueError(f"a padding of {padding} is more than half the window of {kernel}")
+    sides = (_window(side, kernel, stride or kernel, padding) for side in (height, width))
+    return (channels, *sides)
+
+
+def _avg_pool(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> nn.Module:
+    return nn.AvgPool2d(kernel, stride or kernel, padding, count_include_pad=False)
+
+
+def _max_pool(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> nn.Module:
+    return nn.MaxPool2d(kernel, stride or kernel, padding)
+
+
+def _avg_pool_algebra(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> Algebra:
+    if _leaves_all(kernel, stride):
+        return _IDENTITY
+    same_size = stride == 1 and 2 * padding == kernel - 1
+    return Algebra(linear=True, channelwise=True, keeps_uniform=True, averages=same_size)
+
+
+def _max_pool_algebra(
+    shapes: Shapes, kernel: int = 2, stride: int | None = None, padding: int = 0
+) -> Algebra:
+    if _leaves_all(kernel, stride):
+        return _IDENTITY
+    return Algebra(zero_preserving=True, channelwise=True, keeps_uniform=True)
+
+
+def _leaves_all(kernel: int, stride: int | None) -> bool:
+    return kernel == 1 and (stride or kernel) == 1
+
+
+def _flatten_algebra(shapes: Shapes) -> Algebra:
+    if len(shapes[0]) == 1:
+        return _IDENTITY
+    return Algebra(linear=True, idempotent=True, channelwise=True)
+
+
+declare(
+    Operation(
+        "flatten",
+        lambda shapes: nn.Flatten(),
+        lambda shapes: (math.prod(shapes[0]),),
+        algebra=_flatten_algebra,
+    )
+)
+declare(Operation("max_pool2d", _max_pool, _pool_shape, algebra=_max_pool_algebra))
+declare(Operation("avg_pool2d", _avg_pool, _pool_shape, algebra=_avg_pool_algebra))
+declare(
+    Operation(
+        "global_avg_pool2d",
+        lambda shapes: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        lambda shapes: (_image(shapes)[0],),
+        algebra=Algebra(linear=True, channelwise=True),
+    )
+)

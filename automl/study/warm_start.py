@@ -1,0 +1,112 @@
+"""Starts a search from what an earlier study found: its best decisions are tried first."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import PartialFixedSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from automl.errors import UsageError, first_line
+from automl.plugin.registry import Kind
+from automl.space.candidate import propose
+from automl.space.decisions import check_taken, given_value
+from automl.study.pareto import point_of
+from automl.study.study import Limits, Parts, Plan, Study, keeps_to_requirements
+
+_log = logging.getLogger("automl")
+
+_MOST = 5
+_LOOKED_AT = 100
+"""Trials of the source; where none of so many fits, the spaces have little in common."""
+
+
+def first_decisions(
+    plan: Plan, limits: Limits, given: Sequence[Mapping[str, Any]], source: Study | None
+) -> list[dict[str, Any]]:
+    """The decisions of the first trials: those given, then the best of a study, as many as fit.
+
+    Raises:
+        UsageError: as `best_decisions` has it.
+    """
+    queued = [dict(decisions) for decisions in given]
+    if source is None:
+        return queued
+    room = limits.or_default().room(sys.maxsize) - len(queued)
+    return queued + best_decisions(source, plan, room)
+
+
+def best_decisions(source: Study, plan: Plan, room: int) -> list[dict[str, Any]]:
+    """The decisions of the five best trials of a study, no two alike; room: for so many at most.
+
+    The front comes first where there are several objectives. What a trainer closed is taken as
+    decided. plan: the search that is to start from them; what its space does not allow with the
+    options it has now is left out, with a warning.
+
+    Raises:
+        UsageError: it searched another space, or none of its trials is any good here.
+    """
+    theirs, ours = (each.parts()[Kind.SPACE].reference for each in (source.spec, plan.spec))
+    if theirs != ours:
+        raise UsageError(
+            f"--from {source.name}: it searched space {theirs}, whose decisions space {ours} "
+            "does not ask for"
+        )
+    most = max(0, min(room, _MOST))
+    found, misfits = list[dict[str, Any]](), list[str]()
+    for decisions in islice(_different(source), _LOOKED_AT):
+        try:
+            _check(plan.parts, decisions)
+            found.append(decisions)
+        except Exception as error:  # a space may raise anything where it meets what it never drew
+            misfits.append(first_line(error))
+        if len(found) >= most:
+            break
+    if not found and not misfits:
+        raise UsageError(f"--from {source.name}: {source.without_best()}")
+    if not found and most:
+        raise UsageError(f"--from {source.name}: none of its best fits this search: {misfits[0]}")
+    if misfits and most:
+        said = "%d of its best trials are left out, which this search does not allow: %s"
+        _log.warning(f"--from %s: {said}", source.name, len(misfits), misfits[0])
+    return found[:most]
+
+
+def _check(parts: Parts, decisions: Mapping[str, Any]) -> None:
+    """Raise where the space makes no candidate of these decisions and any others it asks for."""
+
+    def opens(name: str, distribution: BaseDistribution) -> bool:
+        if name in decisions:
+            given_value(name, distribution, decisions[name])
+        return False
+
+    sampler = PartialFixedSampler(dict(decisions), RandomSampler(seed=0))
+    trial = optuna.create_study(sampler=sampler).ask()
+    name = parts.names[Kind.SPACE]
+    made = propose(lambda t: parts.space.candidate(t, parts.task), trial, opens, space=name)
+    check_taken(decisions, made.decisions)
+
+
+def _different(source: Study) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for trial in _best_first(source):
+        view = source.views.trial(trial.number)
+        decisions = {**trial.params, **((view and view.closed) or {})}
+        key = json.dumps(decisions, sort_keys=True)
+        if key not in seen:
+            seen.add(key)
+            yield decisions
+
+
+def _best_first(source: Study) -> Iterator[FrozenTrial]:
+    front = source.best_trials()
+    yield from front
+    trials = source.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    rest = [t for t in trials if keeps_to_requirements(t) and t not in front]
+    points = {trial.number: point_of(trial.values, source.objectives) for trial in rest}
+    yield from sorted(rest, key=lambda trial: points[trial.number], reverse=True)

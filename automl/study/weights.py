@@ -1,0 +1,205 @@
+"""Keeps the weights of the best trials as artifacts of Optuna's, and finds them again."""
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.trial import FrozenTrial, TrialState
+
+from automl.errors import TrialError, UsageError, first_line
+from automl.plugin.report import Outcome, broken
+from automl.state_directory import close_to_others, make_folder
+from automl.study.pareto import beats, point_of
+from automl.study.study import Study, keeps_to_requirements
+from automl.trial_code import TrialCode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_log = logging.getLogger("automl")
+
+MODEL = "automl:model"
+"""The attribute of a trial whose weights are kept: the artifact's id and its SHA-256."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The kept weights of one study, in a directory of this machine or of a shared disk."""
+
+    study: Study
+
+    @property
+    def directory(self) -> Path:
+        return self.study.models_directory()
+
+    def keep(
+        self,
+        trial: optuna.Trial,
+        outcome: Outcome,
+        weights: Callable[[], Mapping[str, "Tensor"]],
+    ) -> None:
+        """Keep a trial's weights if it is among the best so far; called before it is told.
+
+        With several objectives all are kept that no other beats.
+
+        Raises:
+            TrialError: its trainer offers other weights than tensors by name.
+        """
+        spec = self.study.spec
+        if not spec.models or broken(spec.requirements, outcome.metrics):
+            return
+        leaving = self._leaving(outcome.values or ())
+        if leaving is None:
+            return
+        tensors = _tensors(weights)
+        try:
+            self._write(trial, tensors)
+        except (OSError, RuntimeError) as error:
+            why = first_line(error)
+            _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
+            return
+        for old in leaving:
+            self._remove(old)
+
+    def weights(self, number: int) -> "Mapping[str, Tensor]":
+        """The weights that a trial ended with; a reused one has those of the trial that it reused.
+
+        Raises:
+            UsageError: they were not kept, are not there any more, or have changed since.
+        """
+        import torch
+
+        study, number = self.trained(number)
+        trial = study.optuna.get_trials(deepcopy=False)[number]
+        file = Models(study)._file(trial)
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            if digest != trial.user_attrs[MODEL]["sha256"]:
+                raise UsageError(f"{file} has changed since trial {number} wrote it: use --refit")
+            opened.seek(0)
+            found: Mapping[str, Tensor] = torch.load(opened, map_location="cpu", weights_only=True)
+        return found
+
+    def trained(self, number: int) -> tuple[Study, int]:
+        """The study and the number of the trial that was trained: its own, or the one it reused.
+
+        Raises:
+            UsageError: it was another study's, which is gone.
+        """
+        view = self.study.trial(number)
+        if view.reused_from is None:
+            return self.study, number
+        return Models(self.study.with_uuid(view.reused_study)).trained(view.reused_from)
+
+    def _file(self, trial: FrozenTrial) -> Path:
+        known = trial.user_attrs.get(MODEL)
+        if known is None:
+            raise UsageError(
+                f"the weights of trial {trial.number} were not kept: use --refit to train it again"
+            )
+        # An id from the storage is data: it must not lead out of the directory.
+        file = self.directory / Path(str(known["artifact"])).name
+        if not file.is_file():
+            raise UsageError(
+                f"the weights of trial {trial.number} are not there ({file}): they made room for "
+                "better ones (--keep-models keeps more), or lie on another machine; --refit "
+                "trains it again"
+            )
+        return file
+
+    # The best.
+    def _leaving(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
+        """The trials that make room for one of these values; None where it has to stay out."""
+        objectives, most = self.study.objectives, self.study.spec.models
+        point = point_of(values, objectives)
+        if len(objectives) > 1:
+            front = [(trial, point_of(trial.values, objectives)) for trial in self._best()]
+            if any(beats(other, point) for _, other in front):
+                return None
+            return [trial for trial, other in front if beats(point, other)]
+        best = self._best()
+        if len(best) >= most and point <= point_of(best[most - 1].values, objectives):
+            return None
+        return best[most - 1 :]
+
+    def _best(self) -> list[FrozenTrial]:
+        """Complete trials, the best first; with several objectives those that no other beats."""
+        objectives = self.study.objectives
+        if len(objectives) > 1:
+            return self.study.best_trials()
+        trials = self.study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        kept = [trial for trial in trials if keeps_to_requirements(trial)]
+        return sorted(kept, key=lambda t: point_of(t.values, objectives), reverse=True)
+
+    # The files.
+    def _write(self, trial: optuna.Trial, weights: Mapping[str, "Tensor"]) -> None:
+        import torch
+
+        make_folder(self.directory)
+        with tempfile.TemporaryDirectory(dir=self.directory) as folder:
+            file = Path(folder) / f"trial-{trial.number}.pt"
+            torch.save(dict(weights), file)
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            id = upload_artifact(
+                artifact_store=self._store, file_path=str(file), study_or_trial=trial
+            )
+        close_to_others(self.directory / id)
+        trial.set_user_attr(MODEL, {"artifact": id, "sha256": digest})
+
+    def _remove(self, trial: FrozenTrial) -> None:
+        known: Mapping[str, Any] | None = trial.user_attrs.get(MODEL)
+        if known is not None:
+            # On another machine, or another worker was quicker.
+            with suppress(ArtifactNotFound, OSError):
+                self._store.remove(str(known["artifact"]))
+
+    @property
+    def _store(self) -> FileSystemArtifactStore:
+        return FileSystemArtifactStore(self.directory)
+
+
+def _tensors(weights: Callable[[], Mapping[str, "Tensor"]]) -> "Mapping[str, Tensor]":
+    """The weights that a trainer offers, on the CPU.
+
+    Raises:
+        TrialError: they are no tensors by name.
+    """
+    import torch
+
+    with TrialCode():
+        offered = weights()
+        if not isinstance(offered, Mapping):
+            raise TrialError(f"a report's weights must be tensors by name, got {_kind(offered)}")
+        for name, tensor in offered.items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                got = f"{_kind(tensor)} for {name!r}"
+                raise TrialError(f"a report's weights must be tensors by name, got {got}")
+        # Of a class of its own, a name or a tensor would run code when it is written.
+        return {str.__str__(name): _plain(tensor) for name, tensor in offered.items()}
+
+
+def _plain(tensor: "Tensor") -> "Tensor":
+    """A tensor on the CPU, of no other class.
+
+    Raises:
+        TrialError: its class does not let go of it.
+    """
+    import torch
+
+    plain = torch.Tensor.as_subclass(tensor.detach().cpu(), torch.Tensor)
+    if type(plain) is not torch.Tensor:
+        raise TrialError(f"a report's weights must be plain tensors, got {_kind(plain)}")
+    return plain
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
