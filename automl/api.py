@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from automl.devices.placement import Place, arrange, starts_elsewhere
+from automl.devices.placement import MOST_WORKERS, Place, arrange, starts_elsewhere
 from automl.errors import UnknownNameError, UsageError
 from automl.plugin.protocols import Launcher
 from automl.plugin.registry import TOP_LEVEL, Kind, Registry
 from automl.plugin.source import refuse_while_loading
 from automl.plugin.trust import trusting
 from automl.space.decisions import plain_decisions
-from automl.spec import SECONDS, TimeLimits
+from automl.spec import SECONDS
+from automl.storable import require_at_most
 from automl.storage.storage import storage_from
 from automl.study.found import Found, best
 from automl.study.study import (
@@ -27,6 +28,7 @@ from automl.study.study import (
     plan,
 )
 from automl.study.warm_start import first_decisions
+from automl.trial_code.deadline import TimeLimits
 from automl.workers.session import Session
 
 
@@ -178,6 +180,8 @@ def _starting(
     This process is not bound to its device, for the rest of it is the caller's own.
     """
     starter = registry.build(Kind.LAUNCHER, launcher, options).make()
+    if isinstance(workers, int):
+        require_at_most("--workers", workers, MOST_WORKERS)
     places = arrange(starter, str(workers), device, per_device)
     if registry.homeless and (len(places) > 1 or starts_elsewhere(starter)):
         raise UsageError(

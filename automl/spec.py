@@ -1,7 +1,7 @@
 """A study's spec: all that is needed to rebuild its parts anywhere, stored with the study."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -11,6 +11,7 @@ from automl.plugin.options import options_of, resolve
 from automl.plugin.recipe import PART_KINDS, PartSpec, jsonable_deep, part_spec
 from automl.plugin.registry import Kind, Registry
 from automl.plugin.report import Direction, Objective, Requirement
+from automl.trial_code.deadline import TimeLimits
 
 FORMAT = 1
 ATTRIBUTE = "automl"
@@ -81,24 +82,6 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class TimeLimits:
-    """How long a trial, and a step of it from report to report, may take; None is without limit.
-
-    Raises:
-        UsageError: a limit that is not positive.
-    """
-
-    trial: float | None = None
-    epoch: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("trial", "epoch"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"--{name}-timeout: expected more than 0 s, got {value}")
-
-
-@dataclass(frozen=True)
 class Spec:
     """What a study searches, on what, by what; immutable once the study exists."""
 
@@ -115,7 +98,7 @@ class Spec:
     plugins: tuple[PartSpec, ...] = ()
     judge: PartSpec | None = None
     """The trainer that trains again what the trainer of open decisions found."""
-    time_limits: TimeLimits = TimeLimits()
+    time_limits: TimeLimits = field(default_factory=TimeLimits)
     cost_metric: str = SECONDS
     """What counts as a trial's device time: a metric that its trainer reports, or as measured."""
     models: int = 1

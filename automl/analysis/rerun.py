@@ -18,7 +18,7 @@ from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Reason, State
 from automl.space.candidate import Candidate
 from automl.study.study import Parts, Study, costs_of, lost_decisions, rebuild, trial_seed
-from automl.trial_code import TrialCode
+from automl.trial_code.boundary import TrialCode
 
 _MEASURED = frozenset({"latency", "memory"})
 """Costs that differ from run to run."""

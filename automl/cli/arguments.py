@@ -15,9 +15,9 @@ from automl.cli.completing import names
 from automl.errors import AutoMLError, UsageError
 
 if TYPE_CHECKING:
-    from automl.spec import TimeLimits
     from automl.storage.storage import Storage
     from automl.study.study import Limits
+    from automl.trial_code.deadline import TimeLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -274,7 +274,7 @@ def limits(
 
 
 def time_limits(trial: str | None, epoch: str | None) -> "TimeLimits":
-    from automl.spec import TimeLimits
+    from automl.trial_code.deadline import TimeLimits
 
     return TimeLimits(_time("--trial-timeout", trial), _time("--epoch-timeout", epoch))
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from automl.devices.discovery import CPU, Device, choose_devices, pin
 from automl.errors import UsageError
 from automl.plugin.protocols import Launcher
+from automl.storable import require_at_most, short
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What numerical libraries read when they are loaded."""
+MOST_WORKERS = 100_000
+"""As many workers as one search may ask for, so that a slip of a digit starts nothing."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -105,7 +108,7 @@ def places_elsewhere(workers: str, device: str, per_device: int | None = None) -
 def threads_given() -> int | None:
     """The threads that this process's environment allows it, where it says a number."""
     first = os.environ.get(THREADS[0], "").partition(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else None
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int:
@@ -124,7 +127,8 @@ def _check_per_device(workers: str, per_device: int | None) -> None:
     if per_device is None:
         return
     if per_device < 1:
-        raise UsageError(f"--per-device: expected a number from 1, got {per_device}")
+        raise UsageError(f"--per-device: expected a number from 1, got {short(per_device)}")
+    require_at_most("--per-device", per_device, MOST_WORKERS)
     if workers != "auto":
         raise UsageError(
             f"--per-device goes with --workers auto; --workers {workers} deals that many workers "
@@ -133,9 +137,13 @@ def _check_per_device(workers: str, per_device: int | None) -> None:
 
 
 def _number(workers: str) -> int:
-    if not workers.isdigit() or int(workers) < 1:
+    # Of no more digits than the most has, for Python reads no number of thousands.
+    digits = workers.lstrip("0")
+    if not workers.isdecimal() or not digits:
         raise UsageError(f"--workers: expected a number from 1 or auto, got {workers!r}")
-    return int(workers)
+    if len(digits) > len(str(MOST_WORKERS)) or int(digits) > MOST_WORKERS:
+        raise UsageError(f"--workers: expected at most {MOST_WORKERS:,}, got {short(workers)}")
+    return int(digits)
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

@@ -19,7 +19,7 @@ from automl.errors import (
 from automl.plugin.report import Outcome, Reason, State
 from automl.storable import plain_text
 from automl.text.redaction import redact_urls
-from automl.trial_code import TrialCode
+from automl.trial_code.boundary import TrialCode
 
 # CUDA errors after which every call in this process fails, as CUDA's own documentation has it.
 _STICKY = (

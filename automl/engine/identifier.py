@@ -18,7 +18,7 @@ from automl.identity.probes.cost import ProbeTimes
 from automl.space.candidate import Candidate
 from automl.spec import Cache, Degenerate
 from automl.study.study import Parts, Study, costs_of, rebuild
-from automl.trial_code import EngineCode, TrialCode
+from automl.trial_code.boundary import EngineCode, TrialCode
 
 _log = logging.getLogger("automl")
 

@@ -13,7 +13,6 @@ import optuna
 from pluggy import PluginManager
 
 from automl.engine.attempt import Evaluation, refused
-from automl.engine.deadline import NEVER, Deadline
 from automl.engine.failures import (
     failure,
     forget_peak_memory,
@@ -62,7 +61,8 @@ from automl.space.candidate import Candidate, propose
 from automl.space.decisions import check_taken
 from automl.study.study import Parts, Study, costs_of, trial_seed
 from automl.study.weights import Models
-from automl.trial_code import TrialCode, is_a_persons, leave
+from automl.trial_code.boundary import TrialCode, is_a_persons, leave
+from automl.trial_code.deadline import NEVER, Deadline
 
 _log = logging.getLogger("automl")
 

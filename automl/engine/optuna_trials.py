@@ -22,7 +22,7 @@ from automl.plugin.registry import Kind
 from automl.plugin.report import COSTS, Outcome, Requirement, State, constraint_key
 from automl.spec import ATTRIBUTE
 from automl.study.study import Parts, Study, trial_seed
-from automl.trial_code import EngineCode
+from automl.trial_code.boundary import EngineCode
 
 _log = logging.getLogger("automl")
 _LONGEST = 2000

@@ -14,7 +14,7 @@ from automl.engine.failures import is_storage_failure
 from automl.errors import Interrupted, StrategyError, TimeLimitError
 from automl.ledger.values import LeaseLostError
 from automl.space.decisions import given_value
-from automl.trial_code import TrialCode, described_within
+from automl.trial_code.boundary import TrialCode, described_within
 
 _log = logging.getLogger("automl")
 _ENGINES = (Interrupted, LeaseLostError, TimeLimitError)

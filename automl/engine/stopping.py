@@ -9,7 +9,7 @@ from automl.errors import TrialError
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import BudgetSpentError, Lease
 from automl.spec import SECONDS
-from automl.trial_code import EngineCode
+from automl.trial_code.boundary import EngineCode
 
 
 class Stop(threading.Event):

@@ -25,6 +25,7 @@ from automl.ledger.models import (
 )
 from automl.ledger.transaction import reading
 from automl.plugin.report import Reason, State
+from automl.storable import COUNTS
 
 _BATCH = 500
 
@@ -231,6 +232,8 @@ class Views:
 
     @reading
     def trial(self, session: Session, number: int) -> TrialView | None:
+        if number not in COUNTS:
+            return None
         row = session.scalars(
             select(TrialRow).where(TrialRow.study == self.study, TrialRow.number == number)
         ).first()

@@ -31,6 +31,7 @@ NOWHERE = "__main__"
 _PACKAGES = ("site-packages", "dist-packages")
 _NOT_OWN = sys.stdlib_module_names | {"automl", "automl_plugins", "automl_searchspaces"}
 _DEEP = 6
+_LONG_BITS = 10_000
 _HERE = Path(__file__).parent
 
 _loading: ContextVar[str] = ContextVar("_loading")
@@ -395,6 +396,8 @@ def _bound_when_loaded(file: Path, name: str) -> bool:
 
 def _content(value: Any, deep: int) -> object:
     """What an object does, as plain values: its code and what it holds, never an address."""
+    if isinstance(value, int) and value.bit_length() > _LONG_BITS:
+        return hex(value)  # Python writes no decimal of thousands of digits
     if value is None or isinstance(value, str | bytes | int | float | complex):
         return repr(value)
     if not deep:

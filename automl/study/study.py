@@ -31,6 +31,7 @@ from automl.errors import (
     StorageError,
     TimeLimitError,
     UnknownNameError,
+    UnstorableError,
     UsageError,
     first_line,
 )
@@ -46,16 +47,17 @@ from automl.plugin.registry import Kind, Part, Registry
 from automl.plugin.report import COSTS, SHORT, Direction, Objective, Requirement, constraint_key
 from automl.space.candidate import Candidate, propose
 from automl.space.files_read import loading, read_by_code
-from automl.spec import ATTRIBUTE, SECONDS, Cache, Spec, TimeLimits, load_plugins
+from automl.spec import ATTRIBUTE, SECONDS, Cache, Spec, load_plugins
 from automl.state_directory import artifacts_directory
-from automl.storable import metric_name, name_fault, short
+from automl.storable import by_metric_name, name_fault, require_amount, require_at_most, short
 from automl.storage.collation import lost_name
 from automl.storage.databases import mask
 from automl.storage.optuna_logging import quieten_optuna
 from automl.storage.storage import Storage
 from automl.study.pareto import point_of, unbeaten
 from automl.text.formatting import counted
-from automl.trial_code import TrialCode
+from automl.trial_code.boundary import TrialCode
+from automl.trial_code.deadline import Deadline, TimeLimits
 
 _log = logging.getLogger("automl")
 
@@ -69,6 +71,13 @@ DEFAULT_TRIALS = 20
 CACHE = "cache"
 JUDGE = "judge"
 """`-o trainer.judge=NAME` names the trainer that judges; its options are `-o judge.…`."""
+_BEFORE_ANY_TRIAL = (
+    "a proposal before the first trial",
+    "automl search, once the space returns",
+    Path(os.devnull),
+)
+"""What is held to a limit then, what to do where it ends this process, and no note of it."""
+_SEEDS = range(2**32)
 LEASE = "AUTOML_LEASE_SECONDS"
 DATA_DIR = "data_dir"
 """A task's option that `--data-dir` fills."""
@@ -85,11 +94,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("trials", "evaluations", "timeout", "gpu_hours"):
-            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
-            if not isinstance(value, int | float | None) or isinstance(value, bool):
-                raise UsageError(f"{name}: expected a number, got {value!r}")
-            if value is not None and not value > 0:
-                raise UsageError(f"{option}: expected more than 0, got {value}")
+            if (value := getattr(self, name)) is not None:
+                whole = name in ("trials", "evaluations")
+                require_amount(f"--{name.replace('_', '-')}", value, whole)
 
     @property
     def device_seconds(self) -> float | None:
@@ -334,15 +341,16 @@ def lease_seconds() -> float:
     """How long a worker's lease lasts unless it is renewed (AUTOML_LEASE_SECONDS).
 
     Raises:
-        UsageError: it is no number, or less than a second.
+        UsageError: it is no number, less than a second, or more than a billion.
     """
     given = os.environ.get(LEASE, LEASE_SECONDS)
     try:
         seconds = float(given)
     except ValueError:
         seconds = 0.0
-    if not 1 <= seconds < math.inf:
+    if not seconds >= 1:
         raise UsageError(f"{LEASE}: expected a number of seconds, at least 1, got {given!r}")
+    require_at_most(LEASE, seconds)
     return seconds
 
 
@@ -401,7 +409,7 @@ def plan(
         pruner=specs["pruner"],
         objectives=aims,
         requirements=_requirements(parts, requirements),
-        seed=seed,
+        seed=_checked_seed(seed),
         data=parts.side_keys["data"],
         cache=_cache(cache, options.get(CACHE, {}), cache_scope),
         plugins=files,
@@ -529,14 +537,11 @@ def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
     try:
         with TrialCode():
             costs = parts.trainer.costs(candidate, parts.task)
-            found = {str(name): float(value) for name, value in costs.items()}
-    except TimeLimitError:
+            return by_metric_name({name: float(value) for name, value in costs.items()})
+    except (TimeLimitError, UnstorableError):
         raise
     except Exception:
         return {}  # what is wrong with the candidate, training will say
-    for name in found:
-        metric_name(name)
-    return found
 
 
 def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> list[str]:
@@ -554,9 +559,19 @@ def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) 
     return lost
 
 
+def _checked_seed(seed: int) -> int:
+    """A seed that every generator takes."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed not in _SEEDS:
+        raise UsageError(
+            f"--seed: expected a whole number from 0 to {_SEEDS[-1]:,}, got {short(seed)}"
+        )
+    return seed
+
+
 def _at_least_none(models: int) -> int:
     if models < 0:
-        raise UsageError(f"--keep-models: expected 0 or more, got {models}")
+        raise UsageError(f"--keep-models: expected 0 or more, got {short(models)}")
+    require_at_most("--keep-models", models)
     return models
 
 
@@ -694,7 +709,12 @@ def _cache(enabled: bool, given: Mapping[str, object], scope: str | None) -> Cac
             raise UsageError("-o cache.scope is given twice: by --cache-scope, too")
         given = {**given, "scope": scope}
     known = options_of(Cache, frozenset({"enabled"}))
-    return replace(Cache(enabled), **resolve(CACHE, known, given))
+    values = resolve(CACHE, known, given)
+    for name, value in values.items():
+        # Without an end is another thing: `probe_share=inf` probes always.
+        if isinstance(value, int | float) and value != math.inf:
+            require_at_most(f"{CACHE} option {name}", value)
+    return replace(Cache(enabled), **values)
 
 
 def _reject_unknown_parts(options: Mapping[str, object]) -> None:
@@ -754,7 +774,7 @@ def _check_names(storage: Storage, plan: Plan) -> None:
     if storage.tells_names_apart:
         return
     required = [constraint_key(each) for each in plan.spec.requirements]
-    proposed = _proposed(plan.parts)
+    proposed = _proposed(plan.parts, plan.spec.time_limits)
     for kind, names in (
         ("decisions", list(proposed.params)),
         ("attributes", list(proposed.user_attrs)),
@@ -765,16 +785,22 @@ def _check_names(storage: Storage, plan: Plan) -> None:
                 raise UsageError(str(lost_name(kind, other, name, storage.masked)))
 
 
-def _proposed(parts: Parts) -> FrozenTrial:
-    """A trial that a space proposed on outside of any study; what fails there tells nothing."""
+def _proposed(parts: Parts, limits: TimeLimits) -> FrozenTrial:
+    """A trial that a space proposed on outside of any study; what fails there tells nothing.
+
+    It has the limit of any trial's proposal.
+    """
     study = optuna.create_study(sampler=RandomSampler(seed=0))
-    trial = study.ask()
-    with suppress(Exception), TrialCode():
-        propose(
-            lambda deciding: parts.space.candidate(deciding, parts.task),
-            trial,
-            parts.trainer.opens,
-        )
+    trial, deadline = study.ask(), Deadline(limits)
+    with deadline.held():
+        deadline.begin_trial(*_BEFORE_ANY_TRIAL)
+        with suppress(Exception), TrialCode():
+            propose(
+                lambda deciding: parts.space.candidate(deciding, parts.task),
+                trial,
+                parts.trainer.opens,
+            )
+        deadline.end_trial()
     return study.trials[0]
 
 

@@ -19,7 +19,7 @@ from automl.plugin.report import Outcome, broken
 from automl.state_directory import close_to_others, make_folder
 from automl.study.pareto import beats, point_of
 from automl.study.study import Study, keeps_to_requirements
-from automl.trial_code import TrialCode
+from automl.trial_code.boundary import TrialCode
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -43,17 +43,19 @@ KINDS = ("sqlite", "postgresql")
 LIMIT = 1.0
 Case = tuple[str, str]
 GOOD: Case = ("nothing", "space")
+WHOLE_ROUND = 1000.0
+"""Seconds that a search of every act at every place may take; on a busy machine many."""
 
 
 class Search:
     """A study whose trials do what they are told to, and the processes that work at it."""
 
-    def __init__(self, url: str, directory: Path) -> None:
-        self.url, self.directory = url, directory
+    def __init__(self, url: str, directory: Path, within: float = 150.0) -> None:
+        self.url, self.directory, self.within = url, directory, within
         self.log = hostile.log_file(directory)
         self.processes, self.waits = 0, ""
 
-    def run(self, *arguments: str, within: float = 150.0) -> int:
+    def run(self, *arguments: str) -> int:
         """Run a command to its end; returns its exit code, or the signal that ended it."""
         environment = {
             "AUTOML_STORAGE": self.url,
@@ -63,8 +65,7 @@ class Search:
         }
         self.processes += 1
         output = self.directory / f"process-{self.processes}.log"
-        code = children.run(_command, arguments, str(output), within=within, **environment)
-        return code
+        return children.run(_command, arguments, str(output), within=self.within, **environment)
 
     def search(self, cases: Sequence[Case], *more: str) -> int:
         queue = self.directory / "queue.jsonl"
@@ -194,7 +195,7 @@ def _check_children(search: Search) -> None:
 def test_whatever_a_trial_raises_or_forks_anywhere(tmp_path, kind):
     cases = [*everywhere({**hostile.RAISES, **hostile.FORKS}), ("ValueError", "checkpoint")]
     with database(kind, tmp_path) as url:
-        search = Search(url, tmp_path)
+        search = Search(url, tmp_path, WHOLE_ROUND)
         assert search.search(cases) == 0, search.said()
         check(search, cases, Reason.ERROR)
         _check_children(search)
@@ -218,7 +219,7 @@ def test_what_hangs_is_interrupted_at_its_limit(tmp_path, kind):
 def test_whatever_hangs_anywhere(tmp_path, kind, option):
     cases = everywhere(hostile.HANGS)
     with database(kind, tmp_path) as url:
-        search = Search(url, tmp_path)
+        search = Search(url, tmp_path, WHOLE_ROUND)
         assert search.search(cases, option, f"{LIMIT:g}s") == 0, search.said()
         check(search, cases, Reason.TIME_LIMIT)
 

@@ -16,6 +16,7 @@ import optuna
 import pytest
 import tiny
 import torch
+from databases import database
 from optuna.trial import TrialState
 from sqlalchemy import make_url
 
@@ -31,9 +32,9 @@ from automl.ledger.values import Worker
 from automl.plugin.registry import Kind, Registry
 from automl.plugin.report import Reason, State
 from automl.plugin.trust import trusting
-from automl.spec import TimeLimits
 from automl.storage.storage import Storage
 from automl.study.study import Limits, Study, create, open_study, plan
+from automl.trial_code.deadline import TimeLimits
 from automl.workers.worker import stopping_on_signals
 
 FILE = str(Path(__file__))
@@ -352,6 +353,20 @@ def test_a_strategy_that_never_draws_has_the_limit(sqlite_url, where):
     study = searched_by(sqlite_url, where)
     assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
     assert "did not return within 0.5 s" in study.views.trial(1).message
+
+
+def never_proposes(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
+    time.sleep(3600)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mysql"])
+def test_a_space_that_never_proposes_has_the_limit_before_the_first_trial_too(kind, tmp_path):
+    """On MySQL a space is asked once before there is a study, for names that are one there."""
+    given = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
+    with database(kind, tmp_path) as url:
+        study, _ = automl.search(never_proposes, **given, trials=2, trial_timeout=0.5, storage=url)
+        assert [view.reason for view in study.views.trials()] == [Reason.TIME_LIMIT] * 2
 
 
 def test_a_strategy_that_never_takes_an_end_has_the_limit(sqlite_url, caplog):

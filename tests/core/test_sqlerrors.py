@@ -43,11 +43,7 @@ def server(request, tmp_path_factory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory) -> Iterator[str]:
-    with database("postgresql", tmp_path_factory.mktemp("errors")) as url:
-        _ = Storage(url).trials
-        yield url
+on_postgresql = pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 
 
 @contextmanager
@@ -256,6 +252,44 @@ def test_a_user_of_mariadb_with_no_connection_left_waits(tmp_path):
     assert "use fewer workers" in explained(caught.value)
 
 
+# What a test cannot bring about, a server can be made to say.
+SAID = {
+    "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'said' USING ERRCODE = '{}'; END $$",
+    "mysql": "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {}, MESSAGE_TEXT = 'said'",
+}
+
+
+MEANT = {
+    "postgresql": {
+        "54001": (Kind.OWN, "nest values less"),
+        "54011": (Kind.FATAL, "columns beside automl's"),
+        "54023": (Kind.FATAL, "fewer arguments of a function"),
+    },
+    "mysql": {
+        1135: (Kind.AWAY, "use fewer workers"),
+        **dict.fromkeys((1158, 1159, 1160, 1161), (Kind.AWAY, "check the network")),
+        1412: (Kind.TRANSIENT, "another program changes the tables"),
+        1615: (Kind.TRANSIENT, "table_definition_cache"),
+    },
+}
+
+
+def test_what_a_server_says_is_of_its_kind_and_has_a_hint(server):
+    backend = make_url(server).get_backend_name()
+    for code, (kind, hint) in MEANT[backend].items():
+        with connected(server) as run:
+            error = failing(run, SAID[backend].format(code))
+        assert (code, meaning(error).kind) == (code, kind)
+        assert explained(error).startswith("said; ")
+        assert hint in explained(error)
+
+
+@on_postgresql
+def test_a_value_that_is_nested_too_deep_is_the_trials_own(server):
+    deep = "SELECT (repeat('[', 20000) || repeat(']', 20000))::json"
+    assert kind_of(server, "SET max_stack_depth = '100kB'", deep) is Kind.OWN
+
+
 # TLS.
 @contextmanager
 def greeting(answer: bytes, reset: bool = False) -> Iterator[int]:
@@ -354,8 +388,9 @@ def test_tables_of_another_version_are_named(server):
         assert "missing or of another version" in explained(error)
 
 
-def test_an_unknown_error_is_one_line_with_its_code(postgresql):
-    with connected(postgresql) as run:
+@on_postgresql
+def test_an_unknown_error_is_one_line_with_its_code(server):
+    with connected(server) as run:
         error = failing(
             run, "DO $$ BEGIN RAISE EXCEPTION 'odd\nthing' USING ERRCODE='ZZ123'; END $$"
         )

@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from automl import trial_code as boundary
-from automl.engine import time_guard
 from automl.errors import TimeLimitError
-from automl.spec import TimeLimits
+from automl.storable import require_amount
+from automl.trial_code import boundary, time_guard
 
 NEVER = float("inf")
 _SHARE = 0.1
@@ -31,6 +31,23 @@ _SOON = 0.01
 _IMPORT_SECONDS = 60.0
 """So much more time a trial has that is loading a library at its limit."""
 _STDERR = 2
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """How long a trial, and a step of it from report to report, may take; None is without limit.
+
+    Raises:
+        UsageError: a limit that is not positive, or more than systems take.
+    """
+
+    trial: float | None = None
+    epoch: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trial", "epoch"):
+            if (value := getattr(self, name)) is not None:
+                require_amount(f"--{name}-timeout", value)
 
 
 class Deadline:
