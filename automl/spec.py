@@ -101,7 +101,7 @@ class Spec:
     time_limits: TimeLimits = field(default_factory=TimeLimits)
     cost_metric: str = SECONDS
     """What counts as a trial's device time: a metric that its trainer reports, or as measured."""
-    models: int = 1
+    keep_models: int = 1
     """The weights of so many of the best trials are kept."""
     requirements: tuple[Requirement, ...] = ()
 
@@ -153,7 +153,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         **parts,
         time_limits=TimeLimits(**data.get("time_limits", {})),
         cost_metric=str(data.get("cost_metric", SECONDS)),
-        models=int(data.get("models", 1)),
+        keep_models=int(data.get("keep_models", data.get("models", 1))),
         requirements=tuple(_requirement(item) for item in data.get("requirements", ())),
     )
 

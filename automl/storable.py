@@ -5,6 +5,7 @@ the narrowest of all: Optuna's columns of 512 characters and MySQL's texts of 64
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ COUNTS = range(2**31)
 """What the ledger's columns for counts and for numbers of trials hold."""
 _INTEGERS = range(-(2**63), 2**63)
 _SHOWN = 40
+_PLAIN = str | int | float | None
 
 
 def name_fault(name: object) -> str | None:
@@ -127,3 +129,23 @@ def by_metric_name(values: Mapping[Any, T]) -> dict[str, T]:
             raise UnstorableError(f"metric {short(given)} cannot be stored: there are two {name!r}")
         found[name] = value
     return found
+
+
+def plain_decisions(given: object) -> dict[str, Any]:
+    """Given decisions, as every database can hold them.
+
+    Raises:
+        UsageError: they are no mapping of names to text, finite numbers, booleans or none.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(f'expected decisions such as {{"lr": 0.01}}, got {given!r}')
+    for name, value in given.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (isinstance(name, str) and isinstance(value, _PLAIN) and finite):
+            raise UsageError(
+                f"decision {name!r}: expected text, a finite number, true, false or none, got "
+                f"{value!r}"
+            )
+        if (fault := name_fault(name) or value_fault(value)) is not None:
+            raise UsageError(f"decision {short(name)} cannot be stored: {fault}")
+    return dict(given)

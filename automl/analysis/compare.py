@@ -22,7 +22,8 @@ from automl.plugin.registry import Kind
 from automl.space.candidate import Candidate, propose
 from automl.spec import Cache
 from automl.storage.storage import Storage
-from automl.study.study import Parts, Plan
+from automl.study.parts import Parts
+from automl.study.plan import Plan
 
 _log = logging.getLogger("automl")
 

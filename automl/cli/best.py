@@ -54,7 +54,7 @@ def command(
     force: bool,
     storage: Location,
     trust_plugins: bool,
-    named: tuple[str, ...],
+    plugins: tuple[str, ...],
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -63,7 +63,7 @@ def command(
 
     _check_together(directory, pareto, number, refit, force)
     opened = open_study(existing_storage(storage), study)
-    trials = opened.best_trials() if number is None else [_complete(opened, number)]
+    trials = opened.best_trials() if number is None else [opened.complete_trial(number)]
     if not trials:
         why = opened.without_best()
         say(f"error: {why}; look why: {opened.command('show')}", err=True)
@@ -80,7 +80,7 @@ def command(
     from automl.plugin.registry import Registry
     from automl.plugin.trust import trusting
 
-    registry = Registry(trusting(trust_plugins, named))
+    registry = Registry(trusting(trust_plugins, plugins))
     if trials[1:]:
         first, by = trials[0].number, opened.objectives[0].metric
         say(
@@ -143,17 +143,6 @@ def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
     said = f"{study.name}: {aims}; no other trial beats {'these' if trials[1:] else 'this'}"
     lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
     return [said, *lines]
-
-
-def _complete(study: "Study", number: int) -> "FrozenTrial":
-    from optuna.trial import TrialState
-
-    from automl.errors import UsageError
-
-    trials = study.optuna.get_trials(deepcopy=False)
-    if not 0 <= number < len(trials) or trials[number].state is not TrialState.COMPLETE:
-        raise UsageError(f"study {study.name!r} has no complete trial {number}")
-    return trials[number]
 
 
 def _exported(

@@ -45,7 +45,7 @@ def command(
     tolerance: float | None,
     device: str | None,
     trust_plugins: bool,
-    named: tuple[str, ...],
+    plugins: tuple[str, ...],
     storage: Location,
     data_dir: Path | None,
     as_json: bool,
@@ -66,7 +66,7 @@ def command(
     owner, view = origin(opened, number)
     # Before the parts load torch, which must see this device alone.
     place = pin(_device(device, view.device))
-    parts = owner.load_parts(Registry(trusting(trust_plugins, named)), data_dir)
+    parts = owner.load_parts(Registry(trusting(trust_plugins, plugins)), data_dir)
     allowed = tolerance_for(place.name, view.device) if tolerance is None else tolerance
     found = rerun(owner, parts, view, place.torch, allowed)
     event = {

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from automl.cli.arguments import Location, part_options
+from automl.cli.arguments import Location
 from automl.cli.terminal import say
 from automl.errors import UnknownNameError, UsageError
+from automl.study.request import part_options
 
 if TYPE_CHECKING:
     from automl.spec import Spec

@@ -38,7 +38,8 @@ from automl.space.candidate import Candidate
 from automl.space.decisions import Open, fits
 from automl.spec import SECONDS
 from automl.storable import by_metric_name, short, size_fault, value_fault
-from automl.study.study import Parts, Study, trial_seed
+from automl.study.parts import Parts
+from automl.study.study import Study, trial_seed
 from automl.text.redaction import redact_urls
 from automl.trial_code.boundary import EngineCode, TrialCode, described_within
 from automl.trial_code.deadline import NEVER, Deadline

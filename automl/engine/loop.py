@@ -59,7 +59,8 @@ from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Reason, Report, State
 from automl.space.candidate import Candidate, propose
 from automl.space.decisions import check_taken
-from automl.study.study import Parts, Study, costs_of, trial_seed
+from automl.study.parts import Parts, costs_of
+from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
 from automl.trial_code.boundary import TrialCode, is_a_persons, leave
 from automl.trial_code.deadline import NEVER, Deadline

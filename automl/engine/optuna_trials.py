@@ -21,7 +21,8 @@ from automl.plugin.protocols import Context
 from automl.plugin.registry import Kind
 from automl.plugin.report import COSTS, Outcome, Requirement, State, constraint_key
 from automl.spec import ATTRIBUTE
-from automl.study.study import Parts, Study, trial_seed
+from automl.study.parts import Parts
+from automl.study.study import Study, trial_seed
 from automl.trial_code.boundary import EngineCode
 
 _log = logging.getLogger("automl")

@@ -28,7 +28,8 @@ from automl.plugin.registry import Kind
 from automl.portable.columns import Preparation
 from automl.portable.program import Program
 from automl.study.found import Found, found
-from automl.study.study import Parts, Study, trial_seed
+from automl.study.parts import Parts
+from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
 
 if TYPE_CHECKING:
@@ -118,6 +119,14 @@ class Export:
             text = f"the weights do not fit the candidate ({first_line(error)}): use --refit"
             raise UsageError(text) from error
         return module.eval()
+
+    def predict(self, inputs: Any) -> "Tensor":
+        """The model's outputs for a batch, in evaluation mode."""
+        import torch
+
+        with torch.no_grad():
+            outputs: Tensor = self.module(torch.as_tensor(inputs))
+        return outputs
 
     def _refitted(self) -> "Mapping[str, Tensor]":
         """The weights after training once more on all but the test split.

@@ -7,7 +7,8 @@ from typing import Any
 from automl.analysis.page.commands import search_command
 from automl.plugin.protocols import Split
 from automl.portable.columns import Preparation
-from automl.study.study import Parts, Study
+from automl.study.parts import Parts
+from automl.study.study import Study
 from automl.text.formatting import counted, duration
 
 WEIGHTS = "model.safetensors"

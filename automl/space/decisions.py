@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from automl.errors import CandidateError, OpenDecisionError, UsageError
+from automl.errors import CandidateError, OpenDecisionError
 from automl.space.files_read import unwatched
 from automl.storable import name_fault, short, size_fault, value_fault
 
@@ -267,26 +267,6 @@ def check_taken(given: Mapping[str, Any], decisions: Mapping[str, Any]) -> None:
             raise CandidateError(
                 f"decision {name!r} was given {value!r}, but can only be {decisions[name]!r}"
             )
-
-
-def plain_decisions(given: object) -> dict[str, Any]:
-    """Given decisions, as every database can hold them.
-
-    Raises:
-        UsageError: they are no mapping of names to text, finite numbers, booleans or none.
-    """
-    if not isinstance(given, Mapping):
-        raise UsageError(f'expected decisions such as {{"lr": 0.01}}, got {given!r}')
-    for name, value in given.items():
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if not (isinstance(name, str) and isinstance(value, _PLAIN) and finite):
-            raise UsageError(
-                f"decision {name!r}: expected text, a finite number, true, false or none, got "
-                f"{value!r}"
-            )
-        if (fault := name_fault(name) or value_fault(value)) is not None:
-            raise UsageError(f"decision {short(name)} cannot be stored: {fault}")
-    return dict(given)
 
 
 def find_open(value: object) -> Iterator[Open]:

@@ -16,7 +16,8 @@ from automl.engine.worker_ids import is_supervised, this_worker
 from automl.errors import EndedAtOnce
 from automl.ledger.values import Worker
 from automl.plugin.registry import Registry
-from automl.study.study import Parts, Study
+from automl.study.parts import Parts
+from automl.study.study import Study
 
 _log = logging.getLogger("automl")
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")

@@ -16,12 +16,16 @@ from automl.engine.loop import Engine
 from automl.ledger.ledger import Ledger
 from automl.ledger.queries import Views
 from automl.ledger.values import Worker
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.plugin.report import Reason, State
 from automl.space.decisions import given_value
 from automl.spec import ATTRIBUTE
 from automl.storage.storage import Storage
-from automl.study.study import Limits, all_studies, create, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
+from automl.study.study import all_studies
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "device": "cpu"}
 
@@ -196,10 +200,9 @@ class Asks:
 
 
 def test_who_looks_for_work_takes_what_waits_first(sqlite_url):
+    request = SearchRequest(tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy="random")
     registry = Registry()
-    given = {Kind.SPACE: tiny.plane, Kind.TASK: tiny.Nothing, Kind.TRAINER: tiny.Steps}
-    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
-    made = plan(registry, {**references, Kind.STRATEGY: "random"}, {})
+    made = plan(request, registry)
     study = create(Storage(sqlite_url), made, Limits(trials=4))
     engine = Engine(study, made.parts, Worker("w"), registry.hooks)
     registry.hooks.register(Asks(study.ledger))

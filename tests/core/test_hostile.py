@@ -34,7 +34,8 @@ from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
 from automl.plugin.report import Reason, State
 from automl.storage.storage import Storage
-from automl.study.study import Limits, Study, open_study
+from automl.study.limits import Limits
+from automl.study.study import Study, open_study
 from automl.study.weights import Models
 from automl.workers.worker import stopping_on_signals
 

@@ -29,11 +29,15 @@ from automl.engine.stopping import Stop
 from automl.errors import DeviceLostError, Interrupted, UsageError
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.plugin.report import Reason, State
 from automl.plugin.trust import trusting
 from automl.storage.storage import Storage
-from automl.study.study import Limits, Study, create, open_study, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
+from automl.study.study import Study, open_study
 from automl.trial_code.deadline import TimeLimits
 from automl.workers.worker import stopping_on_signals
 
@@ -63,12 +67,11 @@ class Counting(Trainer):
 
 def created(url: str, limits: Limits, trainer: object = Counting, **more: object) -> Engine:
     """An engine on a new study."""
+    request = SearchRequest(
+        tiny.plane, task=tiny.Nothing, trainer=trainer, strategy="random", **more
+    )
     registry = Registry()
-    given = {Kind.SPACE: tiny.plane, Kind.TASK: tiny.Nothing, Kind.TRAINER: trainer}
-    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
-    references[Kind.STRATEGY] = "random"
-    options = more.pop("options", {})
-    made = plan(registry, references, options, **more)
+    made = plan(request, registry)
     study = create(Storage(url), made, limits, "s")
     return Engine(study, made.parts, Worker("w"), registry.hooks)
 
@@ -121,10 +124,11 @@ def test_device_time_holds_over_all_workers_together(storage_url):
 
 def test_reused_trials_cost_no_device_time(sqlite_url):
     options = {"space": {"values": 2}}
+    request = SearchRequest(
+        tiny.corner, task=tiny.Nothing, trainer=Counting, strategy="random", options=options
+    )
     registry = Registry()
-    given = {Kind.SPACE: tiny.corner, Kind.TASK: tiny.Nothing, Kind.TRAINER: Counting}
-    references = {k: registry.refer(k, v) for k, v in given.items()}
-    made = plan(registry, {**references, Kind.STRATEGY: "random"}, options)
+    made = plan(request, registry)
     study = create(Storage(sqlite_url), made, Limits(trials=8, gpu_hours=1), "s")
     Engine(study, made.parts, Worker("w"), registry.hooks).run()
     views = study.views

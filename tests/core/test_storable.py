@@ -27,7 +27,8 @@ from automl.plugin.registry import Registry
 from automl.plugin.trust import trusting
 from automl.storable import LONGEST_TEXT, name_fault, plain_text, size_fault, value_fault
 from automl.storage.storage import Storage
-from automl.study.study import Limits, open_study
+from automl.study.limits import Limits
+from automl.study.study import open_study
 
 PLACES = ("sqlite", "postgresql", "mysql", "journal")
 TINY = {"task": tiny.Nothing, "strategy": "random", "device": "cpu"}
