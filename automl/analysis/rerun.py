@@ -32,7 +32,7 @@ class Verdict(Enum):
 
     EQUAL = "equal"
     WITHIN = "within the tolerance"
-    MEASURED = "measured anew"
+    MEASURED = "measured again"
     DIFFERS = "differs"
 
 

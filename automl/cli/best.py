@@ -1,7 +1,8 @@
 """`automl best`: the best trial, its decisions and metrics."""
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -66,7 +67,7 @@ def command(
     trials = opened.best_trials() if number is None else [opened.complete_trial(number)]
     if not trials:
         why = opened.without_best()
-        say(f"error: {why}; look why: {opened.command('show')}", err=True)
+        say(f"error: {why}; to see why: {opened.command('show')}", err=True)
         raise click.exceptions.Exit(1)
     if directory is None:
         if pareto and not as_json:
@@ -76,7 +77,9 @@ def command(
             _show(opened, trial, as_json)
         return
 
+    from automl.cli import text
     from automl.export.export import Export
+    from automl.export.model_card import data_of
     from automl.plugin.registry import Registry
     from automl.plugin.trust import trusting
 
@@ -92,7 +95,14 @@ def command(
     missing = export.write(directory, force)
     for line in missing:
         say(line, err=True)
-    say_lines(_exported(directory, export.metrics, trials[0].number, bool(missing), as_json))
+    if as_json:
+        event = {"event": "export", "directory": str(directory), "number": trials[0].number}
+        say(text.json_line({**event, **export.metrics}))
+        return
+    say(f"trial {trials[0].number} is exported to {directory}; on the test data:")
+    say_lines(text.decision_lines(export.metrics["test"]))
+    if not missing:
+        say(_predicting(directory, data_of(export.preparation)))
 
 
 def _check_together(
@@ -145,14 +155,10 @@ def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
     return [said, *lines]
 
 
-def _exported(
-    directory: Path, metrics: dict[str, Any], number: int, bare: bool, as_json: bool
-) -> list[str]:
-    from automl.cli import text
-
-    if as_json:
-        event = {"event": "export", "directory": str(directory), "number": number}
-        return [text.json_line({**event, **metrics})]
-    use = [] if bare else [f"predict by: python {directory / 'predict.py'} FILE"]
-    scores = text.decision_lines(metrics["test"])
-    return [f"trial {number} is exported to {directory}; on the test data:", *scores, *use]
+def _predicting(directory: Path, data: str) -> str:
+    """The lines to type next: with automl, and without."""
+    there, alone = (shlex.quote(str(path)) for path in (directory, directory / "predict.py"))
+    return (
+        f"predict with: automl predict {there} {data}   "
+        f"(where automl is not installed: python {alone} {data})"
+    )

@@ -137,5 +137,5 @@ def _conclusion(event: "Mapping[str, Any]") -> str:
     differing = [name for name, verdict in verdicts.items() if verdict == "differs"]
     if differing:
         return f"it differs by more than {event['tolerance']:g}: {', '.join(differing)}"
-    exact = all(verdict in ("equal", "measured anew") for verdict in verdicts.values())
+    exact = all(verdict in ("equal", "measured again") for verdict in verdicts.values())
     return "it agrees exactly" if exact else f"it agrees within {event['tolerance']:g}"

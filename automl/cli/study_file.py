@@ -80,7 +80,7 @@ def read(file: Path, command: click.Command) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read study file {file}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"study file {file} is no TOML: {error}") from error
+        raise UsageError(f"study file {file} is not valid TOML: {error}") from error
     known = ["space", "options", *_keys(command)]
     for key in found:
         if key not in known:

@@ -323,7 +323,7 @@ class _Maker:
         if goal is not Goal.CLASSIFICATION and odd:
             self._refuse_commas(distinct)
         if goal is Goal.REGRESSION and odd:
-            raise self._unusable(f"holds {odd[0]!r}, which is no number to predict")
+            raise self._unusable(f"holds {odd[0]!r}, which is not a number to predict")
         few = not odd and len(known) <= _FEW and all(float(c).is_integer() for c in own)
         classes = goal is Goal.CLASSIFICATION or (goal is Goal.AUTO and (bool(odd) or few))
         if classes and len(known) > len(own) / 2:
@@ -452,7 +452,7 @@ class _Maker:
         odd = sorted(cell for cell in distinct if not is_number(cell))
         if odd and name in self.reading.numeric:
             raise UsageError(
-                f"task {self.name}: column {name!r} holds {odd[0]!r}, which is no number"
+                f"task {self.name}: column {name!r} holds {odd[0]!r}, which is not a number"
             )
         return not odd
 

@@ -35,7 +35,7 @@ from automl.plugin.report import (
     objective_values,
 )
 from automl.space.candidate import Candidate
-from automl.space.decisions import Open, fits
+from automl.space.decisions import Open, fits, values_of
 from automl.spec import SECONDS
 from automl.storable import by_metric_name, short, size_fault, value_fault
 from automl.study.parts import Parts
@@ -351,7 +351,9 @@ def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
     plain = value.item() if hasattr(value, "item") else value
     distribution = open_decisions[name].distribution
     if not fits(distribution, plain):
-        raise TrialError(f"the trainer closed {name!r} with {short(value)}, not of {distribution}")
+        raise TrialError(
+            f"the trainer closed {name!r} with {short(value)}, expected {values_of(distribution)}"
+        )
     if (fault := value_fault(plain)) is not None:
         raise UnstorableError(f"the value of {name!r} cannot be stored: {fault}")
     return plain

@@ -324,16 +324,16 @@ def _check_replaceable(directory: Path, force: bool) -> None:
     if not directory.exists() and not directory.is_symlink():
         return
     if directory.is_symlink() or not directory.is_dir():
-        raise UsageError(f"{directory} exists and is no directory: choose another")
+        raise UsageError(f"{directory} exists and is not a directory: choose another")
     names = {path.name for path in directory.iterdir()}
     if not names:
         return
     if CANDIDATE not in names:
-        raise UsageError(f"{directory} exists and is no export: choose another")
+        raise UsageError(f"{directory} exists and is not an export: choose another")
     if foreign := sorted(names - _FILES):
         raise UsageError(
-            f"{directory} holds {foreign[0]}, which no export writes: move it, or choose another "
-            "directory"
+            f"{directory} holds {foreign[0]}, which is not part of an export: move it, "
+            "or choose another directory"
         )
     if not force:
         raise UsageError(f"{directory} exists: choose another, or replace it by --force")

@@ -332,7 +332,7 @@ def _check_loaded(source: Source, modules: Mapping[str, Held]) -> None:
 
 
 def _changed(path: Path) -> UsageError:
-    return UsageError(f"{path} has changed since this process loaded it: start Python anew")
+    return UsageError(f"{path} has changed since this process loaded it: restart Python")
 
 
 def _two_of_one_name(source: Source, path: Path, name: str, other: Path) -> PluginError:

@@ -44,7 +44,7 @@ def read_table(
         _check_header(path, names, least)
         body = list(_body(path, rows, len(names)))
     except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num}: no CSV: {error}") from error
+        raise ValueError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from error
     if not body:
         raise ValueError(f"{path} has a header and no rows")
     return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}

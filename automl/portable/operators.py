@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from .sizes import bounded
+
 _NAMES = """
 abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not
 bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip copysign cos cosh deg2rad
@@ -111,7 +113,7 @@ def _number(value: Any) -> Any:
     if not isinstance(value, int | float) or (
         isinstance(value, int) and not -_LARGEST <= value < _LARGEST
     ):
-        raise ValueError("it computes sizes of what is no number of 64 bits")
+        raise ValueError("it computes a size that is not a number of 64 bits")
     return value
 
 
@@ -261,8 +263,9 @@ def _typed(operation: OpOverload) -> Callable[..., Any]:
         if str(argument.type) != str(argument.real_type)
         and re.search("ScalarType|Layout|MemoryFormat", str(argument.real_type))
     ]
+    function = bounded(operation)
     if not coded:
-        return operation
+        return function
 
     @functools.wraps(operation)
     def typed(*args: Any, **settings: Any) -> Any:
@@ -270,7 +273,7 @@ def _typed(operation: OpOverload) -> Callable[..., Any]:
             given = args[place] if place < len(args) else settings.get(name)
             if isinstance(given, int):  # torch looks it up in tables, however large it is
                 raise ValueError(f"it gives {name} by a number")
-        return operation(*args, **settings)
+        return function(*args, **settings)
 
     return typed
 

@@ -23,6 +23,9 @@ Answers = dict[str, list[Any]]
 
 MODEL = "model.pt2"
 PREPARATION = "preparation.json"
+CANDIDATE = "candidate.json"
+_EXPORT = "automl best STUDY --export DIR"
+_AGAIN = f"export the model again with {_EXPORT}"
 _BATCH = 1024
 
 
@@ -35,10 +38,11 @@ class Predictor:
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
-            raise ValueError(f"no directory {directory}")
-        if not (directory / MODEL).is_file():
-            raise ValueError(f"{directory} holds no {MODEL}; its README.md says why")
-        self._program = _program(directory / MODEL)
+            raise ValueError(f"{directory} is not a directory")
+        self._file = directory / MODEL
+        if not self._file.is_file():
+            raise ValueError(_missing(directory))
+        self._program = _program(self._file)
         file = directory / PREPARATION
         self.preparation = _preparation(file) if file.exists() else None
 
@@ -52,7 +56,7 @@ class Predictor:
         try:
             return torch.cat([self._program(part) for part in torch.split(inputs, _BATCH)])
         except Exception as error:  # whatever a damaged program makes torch raise
-            raise ValueError(f"{MODEL} cannot be run ({_why(error)})") from error
+            raise ValueError(f"{self._file} cannot be run ({_why(error)})") from error
 
     def answers(self, table: Mapping[str, Sequence[str]]) -> Answers:
         """Answers by column, for the rows of a table.
@@ -130,11 +134,21 @@ def predicted(directory: Path, data: Path, **reading: Any) -> Answers:
     return predictor.answers(read_table(data, least=1, **reading))
 
 
+def _missing(directory: Path) -> str:
+    """What to do about a directory without a program."""
+    if (directory / CANDIDATE).is_file():
+        return (
+            f"{directory / MODEL} is missing: README.md beside it says whether this model has "
+            f"one; if so, {_AGAIN}"
+        )
+    return f"{directory} holds no {MODEL}: expected an export, which {_EXPORT} writes"
+
+
 def _program(file: Path) -> Program:
     try:
         return Program(file)
     except Exception as error:  # whatever a damaged file raises
-        text = f"{file} cannot be loaded ({_why(error)}): export the model again"
+        text = f"{file} cannot be loaded ({_why(error)}): {_AGAIN}"
         raise ValueError(text) from error
 
 
@@ -150,7 +164,7 @@ def _preparation(file: Path) -> Preparation:
         return Preparation.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{file} cannot be read ({why}): export the model again") from error
+        raise ValueError(f"{file} cannot be read ({why}): {_AGAIN}") from error
 
 
 def _images(path: Path) -> list[Path]:

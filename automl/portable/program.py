@@ -49,7 +49,7 @@ class Program:
         self._check(inputs)
         found = self._graph.run({**self._fixed, self._input: inputs})[self._output]
         if not isinstance(found, Tensor):
-            raise ValueError("the model gives no tensor")
+            raise ValueError("the model does not return a tensor")
         return found
 
     def _check(self, inputs: Tensor) -> None:
@@ -85,7 +85,7 @@ def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
 def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     found = json.loads(_bytes(archive, name))
     if not isinstance(found, dict):
-        raise ValueError(f"{name} in it holds no object")
+        raise ValueError(f"{name} in it does not hold a JSON object")
     return found
 
 

@@ -22,6 +22,9 @@ _PLAIN = str | int | float | None
 # Of a step, as Optuna has it: sums of steps are not exact.
 _STEP_TOLERANCE = 1e-8
 
+_SHOWN = 10
+"""So many choices of a decision are said."""
+
 Opens = Callable[[str, BaseDistribution], bool]
 """Asks a trainer, decision by decision, whether it wants one left open."""
 
@@ -214,7 +217,7 @@ def check_storable(name: str, distribution: BaseDistribution) -> None:
 
 
 def _unbounded(bound: float) -> str:
-    return f"its bound {bound} is no finite number"
+    return f"its bound {bound} is not a finite number"
 
 
 def fits(distribution: BaseDistribution, value: Any) -> bool:
@@ -229,6 +232,20 @@ def fits(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
+def values_of(distribution: BaseDistribution) -> str:
+    """Which values a decision may take, in words."""
+    if isinstance(distribution, CategoricalDistribution):
+        choices = distribution.choices
+        more = f" or {len(choices) - _SHOWN} others" if len(choices) > _SHOWN else ""
+        return f"{'one of ' if choices[1:] else ''}{', '.join(map(short, choices[:_SHOWN]))}{more}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    whole = isinstance(distribution, IntDistribution)
+    step = distribution.step
+    steps = f" in steps of {step}" if step is not None and (step != 1 or not whole) else ""
+    kind = "a whole number" if whole else "a number"
+    return f"{kind} from {distribution.low} to {distribution.high}{steps}"
+
+
 def given_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
     """A given decision, as a strategy would have drawn it.
 
@@ -236,7 +253,9 @@ def given_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
         CandidateError: it is not one of its distribution's values.
     """
     if not (fits(distribution, value) and _on_grid(distribution, value)):
-        raise CandidateError(f"decision {name!r} was given {value!r}, not of {distribution}")
+        raise CandidateError(
+            f"decision {name!r} was given {short(value)}, expected {values_of(distribution)}"
+        )
     return distribution.to_external_repr(distribution.to_internal_repr(value))
 
 

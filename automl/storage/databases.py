@@ -156,7 +156,7 @@ def parse(url: str) -> URL:
         # Without the cause: it quotes what it took for the port, maybe a part of the password.
         shown = re.sub(r":(?!//).*@", ":***@", url, flags=re.DOTALL)
         raise UsageError(
-            f"{redact_urls(shown)!r} is no storage URL: expected for example {DEFAULT_URL} or "
+            f"{redact_urls(shown)!r} is not a storage URL: expected, for example, {DEFAULT_URL} or "
             "postgresql://user@host/database"
         ) from None
 

@@ -445,7 +445,9 @@ def _instruction(line: str) -> Instruction:
         if primitive.constant:
             return Instruction(operation, (), _register(output), float(operands[0]))
         return Instruction(operation, tuple(map(_register, operands)), _register(output))
-    raise UsageError(f"program: {line!r} is no instruction; one is: s1 = dot(v0, v1)")
+    raise UsageError(
+        f"program: {line!r} is not an instruction; an example of one: s1 = dot(v0, v1)"
+    )
 
 
 @cache

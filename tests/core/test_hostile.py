@@ -7,10 +7,12 @@ import asyncio
 import gc
 import itertools
 import json
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -232,8 +234,13 @@ def hangs_for_good(search: Search, case: Case, option: str = "--trial-timeout") 
     line = next(line for line in search.said().splitlines() if "trial 1 of study s" in line)
     assert "s it may take" in line or "an epoch may take" in line or "did not return" in line
     assert "go on with: automl resume s" in line
+    assert "most recent call first" not in search.said()
     assert search.resume() == 0, search.said()
     check(search, cases, Reason.TIME_LIMIT)
+    view = open_study(Storage(search.url), "s").views.trial(1)
+    assert "its process had to be ended" in view.message
+    assert "most recent call first" in view.traceback
+    assert hostile.FOR_GOOD[case[0]].__name__ in view.traceback
 
 
 def test_what_nothing_interrupts_ends_with_its_process(tmp_path):
@@ -249,6 +256,37 @@ def test_what_nothing_interrupts_ends_with_its_process(tmp_path):
 def test_whatever_nothing_interrupts_ends_with_its_process(tmp_path, kind, act, place, option):
     with database(kind, tmp_path) as url:
         hangs_for_good(Search(url, tmp_path), (act, place), option)
+
+
+def ends_when_told(search: Search, act: str, code: int, *limit: str) -> list[int]:
+    """Exit codes until a study ends whose strategy does this when it is told of trial 1."""
+    strategy = ("--strategy", f"{FILE}:{act}", "-o", "cache.levels=L0,L1", "--keep-models", "0")
+    parts = ("--task", f"{FILE}:Evaluating", "--trainer", f"{FILE}:Hostile", *strategy)
+    queue = search.directory / "queue.jsonl"
+    queue.write_text(
+        "".join(json.dumps(dict(zip(("act", "place"), GOOD, strict=True))) + "\n" for _ in range(3))
+    )
+    given = ("--trials", "3", "--enqueue", str(queue), "--study", "s", *limit)
+    codes = [search.run("search", f"{FILE}:space", *parts, *given)]
+    while codes[-1] == code and len(codes) < 5:
+        codes.append(search.resume())
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "limit", "times"),
+    [
+        ("never_takes_an_end", -9, ("--trial-timeout", f"{LIMIT:g}s"), 1),
+        ("exits_at_an_end", 3, (), 2),
+    ],
+)
+def test_a_strategy_that_ends_its_process_when_it_is_told_ends_no_other(
+    tmp_path, sqlite_url, act, code, limit, times
+):
+    search = Search(sqlite_url, tmp_path)
+    assert ends_when_told(search, act, code, *limit) == [code] * times + [0], search.said()
+    assert search.said().count("the strategy is not told how trial 1 ended: ") == 1
+    check(search, [GOOD] * 3, Reason.ERROR)
 
 
 # What ends its process.
@@ -287,7 +325,7 @@ def kills_its_worker(search: Search, act: str, place: str) -> None:
     check(search, cases, Reason.WORKER_LOST)
     said, code = search.said(), int(act.split()[1])
     how = f"ended with exit code {code} without signing off"
-    assert said.count(f"a worker {how} and is started anew after trial 1: ") == 2
+    assert said.count(f"a worker {how} and is restarted after trial 1: ") == 2
     assert f"a worker is given up: 3 times in a row it {how}" in said
 
 
@@ -317,7 +355,7 @@ def test_a_worker_that_hangs_for_good_is_ended_and_another_goes_on(
     limits = {"trials": 3, "enqueue": queue, "trial_timeout": 2 * LIMIT, "keep_models": 0}
     study, _ = automl.search(f"{FILE}:space", **parts, **limits, storage=sqlite_url)
     assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
-    assert "was killed by signal 9 and is started anew after trial 1: trial 1 of" in caplog.text
+    assert "was killed by signal 9 and is restarted after trial 1: trial 1 of" in caplog.text
     assert Doctor(study).findings() == []
 
 
@@ -370,6 +408,72 @@ def test_what_a_listener_raises_stops_nothing(sqlite_url, caplog):
         engine.run()
     assert engine.study.views.counts().complete == len(UNCAUGHT)
     assert caplog.text.count("a plugin's trial_finished raised") == len(UNCAUGHT)
+
+
+class Unspeakable(Exception):
+    """Its text ends the process, or raises what nobody catches."""
+
+    def __str__(self):
+        raise self.args[0]
+
+
+class Speechless:
+    """Raises at each trial an error whose text cannot be had, in another way each time."""
+
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        raise Unspeakable([*UNCAUGHT, ValueError][number])
+
+
+class Rendering(logging.Handler):
+    """Makes text of a record with all that it holds, as a program's own log does."""
+
+    def emit(self, record):
+        self.format(record)
+
+
+def test_a_listeners_error_that_cannot_be_shown_stops_nothing(sqlite_url, caplog):
+    engine = created(sqlite_url, Limits(trials=len(UNCAUGHT) + 1), tiny.Steps)
+    engine.hooks.register(Speechless())
+    log = logging.getLogger("automl")
+    log.addHandler(handler := Rendering())
+    try:
+        with stopping_on_signals(engine.stop):
+            engine.run()
+    finally:
+        log.removeHandler(handler)
+    assert engine.study.views.counts().complete == len(UNCAUGHT) + 1
+    said = "a plugin's trial_finished raised Unspeakable: a Unspeakable that cannot say what it is"
+    assert caplog.text.count(said) == len(UNCAUGHT) + 1
+
+
+class ForksInItsText(Exception):
+    """Forks a process when it is asked what it is."""
+
+    def __str__(self):
+        if os.fork() == 0:
+            return "a child"
+        return "the parent"
+
+
+class Forking:
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        raise ForksInItsText
+
+
+def test_what_a_listeners_error_forks_ends(sqlite_url, caplog, capfd):
+    engine = created(sqlite_url, Limits(trials=1), tiny.Steps)
+    engine.hooks.register(Forking())
+    parent = os.getpid()
+    engine.run()
+    if os.getpid() != parent:
+        os._exit(3)
+    with suppress(ChildProcessError):
+        while True:
+            assert os.waitstatus_to_exitcode(os.wait()[1]) != 3
+    assert "came back out of the trial's code" in capfd.readouterr().err
+    assert "a plugin's trial_finished raised ForksInItsText: the parent" in caplog.text
 
 
 @pytest.mark.parametrize(

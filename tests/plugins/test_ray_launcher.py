@@ -120,7 +120,7 @@ def test_a_search_whose_worker_is_killed_is_done_by_another(sqlite_url, caplog):
         launcher="ray",
     )
     killer.join()
-    assert "was killed by signal 9 and is started anew" in caplog.text
+    assert "was killed by signal 9 and is restarted" in caplog.text
     views = open_study(Storage(sqlite_url), "s").views.trials()
     assert found.study.views.counts().complete == 6
     assert not {pid_of(view.worker) for view in views} & {os.getpid(), *killed}

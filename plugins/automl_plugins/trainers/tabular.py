@@ -191,7 +191,7 @@ def _arrays(path: Path) -> Arrays:
         raise UsageError(
             f"table {path} is damaged or no npz file ({type(error).__name__}: {line})"
         ) from error
-    raise UsageError(f"table {path} is no npz file: it holds a single array")
+    raise UsageError(f"table {path} is not an npz file: it holds a single array")
 
 
 def _unreadable(path: Path, error: OSError) -> UsageError:
