@@ -32,7 +32,7 @@ _PACKAGES = ("site-packages", "dist-packages")
 _NOT_OWN = sys.stdlib_module_names | {"automl", "automl_plugins", "automl_searchspaces"}
 _DEEP = 6
 _LONG_BITS = 10_000
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 
 _loading: ContextVar[str] = ContextVar("_loading")
 _loaded: dict[str, str] = {}
@@ -133,7 +133,7 @@ def one_line(error: BaseException, file: str = "") -> str:
     if isinstance(error, SyntaxError) and file in ("", error.filename):
         return f"syntax error in line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if Path(frame.filename).parent != _HERE]
+    theirs = [each for each in frames if not Path(each.filename).is_relative_to(_HERE)]
     last = [frame for frame in frames if frame.filename == file] or theirs
     where = f" (line {last[-1].lineno} of {last[-1].filename})" if last else ""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"

@@ -297,7 +297,7 @@ def _installed() -> tuple[str, ...]:
         *sysconfig.get_paths().values(),
         sys.prefix,
         sys.base_prefix,
-        str(Path(__file__).parent),
+        str(Path(__file__).parents[1]),
     }
     # A prefix such as /usr would take in what users keep below it, so libraries alone count there.
     real = {os.path.realpath(path) for path in paths} - {"/", "/usr", "/usr/local"}
