@@ -28,7 +28,8 @@ from automl.engine.heartbeat import Heartbeat
 from automl.engine.identifier import Identifier, StrategyContext
 from automl.engine.optuna_trials import OptunaTrials
 from automl.engine.seeding import seeded
-from automl.engine.stopping import Handlers, Meter, Stop
+from automl.engine.stopping import Meter, Stop
+from automl.engine.surroundings import Surroundings
 from automl.engine.worker_ids import is_dead
 from automl.errors import (
     AutoMLError,
@@ -134,7 +135,7 @@ class Engine:
             self.meter.refresh()
             self.heartbeat.start()
             # What ends the worker against its will, its supervisor is to see.
-            signs_off, self._handlers = False, Handlers()
+            signs_off, self._surroundings = False, Surroundings()
             try:
                 with explaining(self.ledger.engine), self.deadline.held():
                     self._loop()
@@ -143,6 +144,7 @@ class Engine:
                 signs_off = True
                 raise
             finally:
+                self._surroundings.put_back()
                 self.heartbeat.end()
                 self.identifier.close()
                 if signs_off:
@@ -259,13 +261,14 @@ class Engine:
             raise
         finally:
             leave()
+            self._surroundings.put_back()
             self.deadline.end_trial()
             self.meter.end()
             self.heartbeat.hold(None)
 
     def _take_up(self, lease: Lease) -> None:
         self._lease, self._used, self._given_back = lease, 0.0, False
-        self._handlers.put_back()
+        self._surroundings.put_back()
 
     def _hold_to_limit(self, number: int, note: str = _ENDED) -> None:
         named = f"trial {number} of study {self.study.name}"
@@ -305,6 +308,7 @@ class Engine:
 
         One that cannot even be failed is tried again, which counts as an attempt.
         """
+        self._surroundings.put_back()
         self._used += self.meter.end()
         try:
             self.deadline.grant()
@@ -488,6 +492,7 @@ class Engine:
         reports: list[Report] | None = None,
         identity: Identity | None = None,
     ) -> Lease | None:
+        self._surroundings.put_back()
         self.deadline.end_trial()
         pause = self.stop.is_set() or len(self._parked) > 1 or self._maintenance_due()
         told, next_for = self.trials.take_told(), None if pause else self.worker
@@ -549,6 +554,7 @@ class Engine:
     # Ends.
     def _give_back(self, trial: optuna.Trial | None, counts: bool = False) -> None:
         """Let others go on with the trial under way, or free its slot."""
+        self._surroundings.put_back()
         lease, used = self._lease, self._used + self.meter.end()
         number = lease.number if trial is None else trial.number
         self.ledger.give_back(lease, number, used, counts, self.meter.metered)
