@@ -10,24 +10,24 @@ from automl import Candidate, Direction, Report, Run, Task, Trainer
 
 ENDS = {
     "": "complete",
-    "step": "step 1000000000000000000000000000000 cannot be stored: it has more than the 64 bits",
-    "metric": "cannot be stored: it has 600 characters, of which databases hold 512",
+    "step": "step 1000000000000000000000000000000 cannot be stored: it needs more than the 64 bits",
+    "metric": "cannot be stored: it has 600 characters, and databases store at most 512",
     "nul metric": "metric 'm\\x00' cannot be stored: it has a NUL character",
     "half metric": "metric 'm\\ud800' cannot be stored: it has half a character",
     "many metrics": "the report of step 1 cannot be stored: it takes",
     "huge number": "must be a number, got",
     "error": "boom",
-    "name": "cannot be stored: it has 513 characters, of which databases hold 512",
+    "name": "cannot be stored: it has 513 characters, and databases store at most 512",
     "nul name": "decision 'n\\x00' cannot be stored: it has a NUL character",
     "half name": "decision 'n\\udc80' cannot be stored: it has half a character",
     "number": "decision 7 cannot be stored: expected text, got 7",
     "choices": "decision 'c' cannot be stored: it takes",
-    "big choice": "decision 'c' cannot be stored: it has more than the 64 bits",
+    "big choice": "decision 'c' cannot be stored: it needs more than the 64 bits",
     "endless": "decision 'c' cannot be stored: its bound inf is no finite number",
     "attribute": "attribute 'k' cannot be stored: it takes 70,002 bytes",
-    "key": "cannot be stored: it has 600 characters, of which databases hold 512",
+    "key": "cannot be stored: it has 600 characters, and databases store at most 512",
     "ours": "the attribute 'AutoML ' is the engine's own: choose another key",
-    "constraint": "cannot be stored: it has 612 characters, of which databases hold 512",
+    "constraint": "cannot be stored: it has 612 characters, and databases store at most 512",
 }
 """What each trial does, and what is said of it."""
 DEEDS = tuple(ENDS)

@@ -62,7 +62,7 @@ from automl.space.candidate import Candidate, propose
 from automl.space.decisions import check_taken
 from automl.study.study import Parts, Study, costs_of, trial_seed
 from automl.study.weights import Models
-from automl.trial_code import TrialCode, is_a_persons, leave
+from automl.trial_code import TrialCode, is_user_interrupt, leave_trial_code
 
 _log = logging.getLogger("automl")
 
@@ -233,7 +233,7 @@ class Engine:
                 return self._attempt(lease, trial)
             except BaseException as error:
                 passing = isinstance(error, _PASSING) or is_storage_failure(error)
-                if passing or is_a_persons(error):
+                if passing or is_user_interrupt(error):
                     raise
                 return self._fail(trial, error)
         except LeaseLostError as error:
@@ -254,7 +254,7 @@ class Engine:
                 self._give_back(trial, counts)
             raise
         finally:
-            leave()
+            leave_trial_code()
             self.deadline.end_trial()
             self.meter.end()
             self.heartbeat.hold(None)
@@ -291,7 +291,7 @@ class Engine:
             return self._settle(self._lease, trial, outcome, self._used)
         except BaseException as again:
             passing = isinstance(again, LeaseLostError) or is_storage_failure(again)
-            if passing or is_a_persons(again):
+            if passing or is_user_interrupt(again):
                 raise
             self._give_back(trial, counts=True)
             if self._lease.attempt > MAX_ATTEMPTS:
@@ -561,7 +561,7 @@ class Engine:
 
 def _only_ends_a_process(error: BaseException) -> bool:
     """Whether nothing of ours raises an error, nor a person."""
-    return not isinstance(error, Exception) and not is_a_persons(error)
+    return not isinstance(error, Exception) and not is_user_interrupt(error)
 
 
 def _check_device(error: Exception) -> None:

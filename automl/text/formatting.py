@@ -1,13 +1,14 @@
-"""How numbers, values and times read, on a screen and on a page."""
+"""Formatting of numbers, values and durations for the terminal and for pages."""
 
 from collections.abc import Mapping
 from typing import Any
 
 _EXACT = 2**53
-"""Below it a whole number in floating point is exactly that."""
+"""Floats below this represent whole numbers exactly."""
 
 
 def number(value: float | None) -> str:
+    """A number with four significant digits; whole numbers in full, None as `-`."""
     if value is None:
         return "-"
     if not isinstance(value, float):
@@ -17,10 +18,12 @@ def number(value: float | None) -> str:
 
 
 def pairs(values: Mapping[str, Any] | None) -> str:
+    """`accuracy 0.91, loss 0.2`."""
     return ", ".join(f"{name} {number(value)}" for name, value in (values or {}).items())
 
 
 def duration(seconds: float) -> str:
+    """`3.2 s`, `45 s`, `2 min 05 s`, `1 h 07 min`."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)

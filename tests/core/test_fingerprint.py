@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import automl
 from automl import Candidate
 from automl.identity.fingerprint import canonical_json, digest_of
-from automl.identity.keys import SideKeys, writing
+from automl.identity.keys import SideKeys, static_keys
 from automl.plugin.registry import Kind, Registry
 from automl.study.study import plan
 
@@ -63,6 +63,6 @@ def test_our_own_version_counts():
 def test_hyperparameters_that_json_would_write_alike_are_two(one, other):
     def key(value):
         module = Candidate(lambda: None, {"x": value})
-        return canonical_json(dict(writing(module, SideKeys({})).shared))
+        return canonical_json(dict(static_keys(module, SideKeys({})).shared))
 
     assert key(one) != key(other)

@@ -412,7 +412,7 @@ class Exiting(nn.Linear):
 @pytest.mark.parametrize(
     ("architecture", "verdict", "reason"),
     [
-        (lambda: Exiting(4, 3), Verdict.UNHASHABLE, "its code asked the process to end"),
+        (lambda: Exiting(4, 3), Verdict.UNHASHABLE, "its code tried to exit the process"),
         (lambda: Clock(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
         (lambda: Minute(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
         (lambda: ThreeSeconds(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),

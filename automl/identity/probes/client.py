@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from automl.errors import AutoMLError
 from automl.identity.fingerprint import Identity, Level, Verdict, digest_of
-from automl.identity.keys import Writing
+from automl.identity.keys import StaticKeys
 from automl.identity.probes.sketch import Sketch
 from automl.plugin.importing import own_path
 from automl.plugin.recipe import START_SECONDS, Recipe
@@ -74,13 +74,13 @@ class Answer:
     consulted: tuple[str, ...] = ()
 
 
-def context_of(written: Writing, answer: Answer) -> str:
+def context_of(written: StaticKeys, answer: Answer) -> str:
     """All but the sketch that must be equal in equal functions, as one digest."""
     known = {"live_parameters": answer.live_parameters, "consulted": answer.consulted}
     return digest_of({**(written.shared or {}), **known})
 
 
-def identity_of(written: Writing, answer: Answer) -> Identity:
+def identity_of(written: StaticKeys, answer: Answer) -> Identity:
     """What a candidate's writing and its probe tell of it together."""
     times = {**written.identity.seconds, Level.L2.value: answer.seconds}
     found = replace(
