@@ -116,7 +116,7 @@ def _by_graph(
     from automl.identity.graphs.canonical import canonical
 
     graph = canonical(architecture)
-    if graph.own_operations:
+    if graph.custom_operations:
         shared["code"] = side_keys.values[SPACE]["code"]
     if strict:
         shared["parameters"] = _parameters_of_graph(architecture, graph)

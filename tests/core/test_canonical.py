@@ -326,8 +326,8 @@ def test_own_operations_and_live_weights_are_listed():
     graph.output(graph.add("add", void, graph.add("relu", kept)))
     found = canonical(graph)
     assert found.parametric == ("kept",)
-    assert not found.own_operations
-    assert canonical(plain([(ORDERED, 0, (0,))])).own_operations
+    assert not found.custom_operations
+    assert canonical(plain([(ORDERED, 0, (0,))])).custom_operations
 
 
 def test_an_operation_declared_anew_is_read_anew():
