@@ -59,7 +59,7 @@ class Term(NamedTuple):
         kind: The operation with its attributes.
         arguments: The values it reads.
         shape: The shape of its output for one example.
-        uniform: Whether the output is constant over all positions of an image.
+        uniform: Whether each channel of the output is constant over all positions.
         node: The graph node it represents, if it represents exactly one because its kind is
             `distinct`.
     """
