@@ -36,7 +36,7 @@ def test_negative_zero_equals_zero_but_types_differ():
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "message"),
     [
         ({"a": [1, float("nan")]}, r"^a\[1\] is nan of type float"),
         ({"a": {"b": float("inf")}}, r"^a\.b is inf of type float"),
@@ -46,8 +46,8 @@ def test_negative_zero_equals_zero_but_types_differ():
         ({"a": enum.Enum("E", "A").A}, r"^a is <E\.A: 1> of type E"),
     ],
 )
-def test_values_that_json_cannot_represent_are_named(value, says):
-    with pytest.raises(ValueError, match=says):
+def test_values_that_json_cannot_represent_are_named(value, message):
+    with pytest.raises(ValueError, match=message):
         canonical_json(value)
 
 

@@ -439,7 +439,7 @@ def test_verdicts(architecture, verdict, reason):
 
 def test_a_module_that_draws_in_evaluation_mode_is_never_shared():
     found = probed(lambda: RandomPredictions(4, 3), trainer=SUPERVISED)
-    assert (found.verdict, found.reason) == (Verdict.HIDDEN, "one draw decides for a whole batch")
+    assert (found.verdict, found.reason) == (Verdict.HIDDEN, "one draw affects the entire batch")
 
 
 def test_the_clock_is_restored():
@@ -707,9 +707,9 @@ HIDDEN = {
     "casts to torch.float32": lambda m, x: m.a(x.float().to(x.dtype)),
     "depends on the type of numbers": lambda m, x: m.a(x) * (1 + (x.dtype is torch.float32)),
     "depends on the size of a batch": lambda m, x: m.a(x) * (2 if len(x) > 64 else 1),
-    "looks at the device": lambda m, x: m.a(x) * (2 if x.device.type == "cuda" else 1),
+    "reads the device": lambda m, x: m.a(x) * (2 if x.device.type == "cuda" else 1),
     "branches on a draw": lambda m, x: m.a(x) * (2 if torch.rand(8)[0] < 0.01 else 1),
-    "one draw decides for a whole batch": lambda m, x: m.a(x) * (torch.rand(1) < 0.01),
+    "one draw affects the entire batch": lambda m, x: m.a(x) * (torch.rand(1) < 0.01),
     "draws random numbers outside torch": lambda m, x: m.a(x) * (random.random() < 2),
     "draws from the system's randomness": lambda m, x: m.a(x) * (os.urandom(1)[0] < 256),
     "reads the clock": lambda m, x: m.a(x) * (time.time() > 0),

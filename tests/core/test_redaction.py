@@ -44,9 +44,9 @@ SECRET = "hunter2"
     ],
 )
 def test_a_secret_is_masked(text):
-    said = redact_urls(text.format(SECRET))
-    assert SECRET not in said
-    assert "***" in said
+    redacted = redact_urls(text.format(SECRET))
+    assert SECRET not in redacted
+    assert "***" in redacted
     assert SECRET not in first_line(RuntimeError(text.format(SECRET)))
 
 

@@ -67,10 +67,10 @@ def messages(study) -> list[str]:
 
 def test_unstorable_trials_fail_alike_on_every_storage(where):
     study = searched(where, unstorable.plane, len(unstorable.ENDS), trainer=unstorable.Reports)
-    for said, expected in zip(messages(study), unstorable.ENDS.values(), strict=True):
-        assert expected in said
-        assert "\n" not in said
-        assert len(said) < 400 or expected == "boom"
+    for message, expected in zip(messages(study), unstorable.ENDS.values(), strict=True):
+        assert expected in message
+        assert "\n" not in message
+        assert len(message) < 400 or expected == "boom"
     assert Doctor(open_study(study.storage, "s")).findings() == []
     assert {view.attempt for view in study.views.trials()} == {1}
 

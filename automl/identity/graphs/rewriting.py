@@ -148,7 +148,7 @@ class _Rewriter:
         factor, inputs = self._without_factors(algebra, inputs)
         if kind.distinct:
             return _scaled(self._new(kind, tuple(inputs), shape, node.name), factor)
-        return _scaled(self._free(kind, inputs, shape), factor)
+        return _scaled(self._pure(kind, inputs, shape), factor)
 
     def _sum(self, shape: Shape, coefficients: tuple[int, ...], inputs: Sequence[Value]) -> Value:
         last = len(coefficients) - 1
@@ -183,21 +183,21 @@ class _Rewriter:
             inputs = [_divided(value, each) for value, each in pairs]
         return factor, inputs
 
-    def _free(self, kind: NodeKind, inputs: Sequence[Value], shape: Shape) -> Value:
+    def _pure(self, kind: NodeKind, inputs: Sequence[Value], shape: Shape) -> Value:
         """The value of an operation without weights or noise: equal inputs give equal values."""
         if len(inputs) > 1 and kind.algebra.multilinear:
             return self._product(kind, inputs, shape)
         if len(inputs) > 1 or kind.algebra.associative:
-            return self._several(kind, inputs, shape)
+            return self._nary(kind, inputs, shape)
         (value,) = inputs
         linear = kind.algebra.linear or kind.algebra.multilinear
         if not linear or not 1 < len(value.items) <= MOST_TERMS:
-            return self._one(kind, value, shape)
+            return self._unary(kind, value, shape)
         self.used(Rule.DISTRIBUTE)
-        parts = [(count, self._one(kind, term, shape)) for count, term in _parts(value)]
+        parts = [(count, self._unary(kind, term, shape)) for count, term in _parts(value)]
         return _combined(shape, parts)
 
-    def _one(self, kind: NodeKind, value: Value, shape: Shape) -> Value:
+    def _unary(self, kind: NodeKind, value: Value, shape: Shape) -> Value:
         algebra = kind.algebra
         if algebra.averages and shape == value.shape and self._uniform(value):
             self.used(Rule.AVERAGE)
@@ -207,21 +207,21 @@ class _Rewriter:
             if inner is not None and len(inner) == 1:
                 self.used(Rule.IDEMPOTENT if algebra.idempotent else Rule.INVOLUTIVE)
                 return value if algebra.idempotent else inner[0]
-        return self._once(kind, (value,), shape)
+        return self._interned(kind, (value,), shape)
 
     def _product(self, kind: NodeKind, inputs: Sequence[Value], shape: Shape) -> Value:
         size = math.prod(len(value.items) for value in inputs)
         if not 1 < size <= MOST_TERMS:
-            return self._several(kind, inputs, shape)
+            return self._nary(kind, inputs, shape)
         self.used(Rule.EXPAND)
         products = []
         for factors in itertools.product(*(_parts(value) for value in inputs)):
             coefficient = math.prod(count for count, _ in factors)
-            term = self._several(kind, [value for _, value in factors], shape)
+            term = self._nary(kind, [value for _, value in factors], shape)
             products.append((coefficient, term))
         return _combined(shape, products)
 
-    def _several(self, kind: NodeKind, inputs: Sequence[Value], shape: Shape) -> Value:
+    def _nary(self, kind: NodeKind, inputs: Sequence[Value], shape: Shape) -> Value:
         arguments = list(inputs)
         if kind.algebra.associative:
             arguments = self._flattened(kind, inputs)
@@ -230,7 +230,7 @@ class _Rewriter:
                 return arguments[0]
         if kind.algebra.commutative:
             arguments.sort()
-        return self._once(kind, tuple(arguments), shape)
+        return self._interned(kind, tuple(arguments), shape)
 
     def _flattened(self, kind: NodeKind, inputs: Sequence[Value]) -> list[Value]:
         arguments: list[Value] = []
@@ -248,7 +248,7 @@ class _Rewriter:
         term = self.terms[value.items[0][0]]
         return term.arguments if kind.complete and term.kind.label == kind.label else None
 
-    def _once(self, kind: NodeKind, arguments: tuple[Value, ...], shape: Shape) -> Value:
+    def _interned(self, kind: NodeKind, arguments: tuple[Value, ...], shape: Shape) -> Value:
         key = (kind.label, arguments)
         # If an attribute cannot be encoded, equal labels may hide a difference.
         if kind.complete and key in self._known:

@@ -138,7 +138,7 @@ def _plan(builder: Builder) -> Plan | None:
             return None
         _answer(module, builder.inputs(), consulted, noise, access)
     if depends_on_device(module, access):
-        consulted.hide("looks at the device")
+        consulted.hide("reads the device")
     if access.outside:
         consulted.hide("computes outside torch")
     if access.size and depends_on_size(module, builder.inputs()):

@@ -177,7 +177,7 @@ class _Operations:
         known = [] if func._opname.endswith("_like") else tensors_in(read(func, args))
         self._note(f"{name} {_settings(args, kwargs)}", known)
         if any(tensor.numel() < _FEWEST for tensor in made):
-            self._consulted.hide("one draw decides for a whole batch")
+            self._consulted.hide("one draw affects the entire batch")
         for tensor in made:
             self._drawn[address(tensor)] = (tensor, _Drawn(shown=name in _FOLLOWED))
 
@@ -264,7 +264,7 @@ def _recorded_calls(consulted: Consulted) -> Iterator[None]:
 
     calls: list[tuple[Any, str, str]] = [(torch.autocast, "__enter__", "casts by autocast")]
     calls += [(time, name, "reads the clock") for name in (*CLOCKS, *DATES)]
-    calls += [(torch.cuda, "is_available", "looks at the device")]
+    calls += [(torch.cuda, "is_available", "reads the device")]
     calls += [(where, name, "draws from the system's randomness") for where, name in _RANDOMNESS]
     with ExitStack() as stack:
         for where, name, reason in calls:
