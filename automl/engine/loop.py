@@ -64,7 +64,7 @@ from automl.space.decisions import check_taken
 from automl.study.parts import Parts, costs_of
 from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
-from automl.trial_code.boundary import TrialCode, is_a_persons, leave
+from automl.trial_code.boundary import TrialCode, is_user_interrupt, leave_trial_code
 from automl.trial_code.deadline import NEVER, Deadline
 
 _log = logging.getLogger("automl")
@@ -239,7 +239,7 @@ class Engine:
                 return self._attempt(lease, trial)
             except BaseException as error:
                 passing = isinstance(error, _PASSING) or is_storage_failure(error)
-                if passing or is_a_persons(error):
+                if passing or is_user_interrupt(error):
                     raise
                 return self._fail(trial, error)
         except LeaseLostError as error:
@@ -260,7 +260,7 @@ class Engine:
                 self._give_back(trial, counts)
             raise
         finally:
-            leave()
+            leave_trial_code()
             self._surroundings.put_back()
             self.deadline.end_trial()
             self.meter.end()
@@ -316,7 +316,7 @@ class Engine:
             return self._settle(self._lease, trial, outcome, self._used)
         except BaseException as again:
             passing = isinstance(again, LeaseLostError) or is_storage_failure(again)
-            if passing or is_a_persons(again):
+            if passing or is_user_interrupt(again):
                 raise
             self._give_back(trial, counts=True)
             if self._lease.attempt > MAX_ATTEMPTS:
@@ -602,7 +602,7 @@ class Engine:
 
 def _only_ends_a_process(error: BaseException) -> bool:
     """Whether nothing of ours raises an error, nor a person."""
-    return not isinstance(error, Exception) and not is_a_persons(error)
+    return not isinstance(error, Exception) and not is_user_interrupt(error)
 
 
 def _check_device(error: Exception) -> None:

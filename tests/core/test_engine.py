@@ -184,7 +184,7 @@ def test_a_trial_that_exits_fails_and_the_search_goes_on(search):
     """A script that became a trainer may still end by `sys.exit`."""
     study, _ = search(trainer=raising(SystemExit("usage: train.py")), trials=2)
     assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
-    said = "SystemExit: usage: train.py (its code asked the process to end)"
+    said = "SystemExit: usage: train.py (its code tried to exit the process)"
     assert said in study.views.trial(1).message
 
 
