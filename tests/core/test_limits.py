@@ -65,10 +65,25 @@ class Counting(Trainer):
             )
 
 
-def created(url: str, limits: Limits, trainer: object = Counting, **more: object) -> Engine:
+NO_LIMITS = TimeLimits()
+
+
+def created(
+    url: str,
+    limits: Limits,
+    trainer: object = Counting,
+    time_limits: TimeLimits = NO_LIMITS,
+    **more: object,
+) -> Engine:
     """An engine on a new study."""
     request = SearchRequest(
-        tiny.plane, task=tiny.Nothing, trainer=trainer, strategy="random", **more
+        tiny.plane,
+        task=tiny.Nothing,
+        trainer=trainer,
+        strategy="random",
+        trial_timeout=time_limits.trial,
+        epoch_timeout=time_limits.epoch,
+        **more,
     )
     registry = Registry()
     made = plan(request, registry)

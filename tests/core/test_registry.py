@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import optuna
@@ -499,8 +500,9 @@ def test_listing_every_plugin_imports_none():
 
 def test_the_defaults_are_there():
     found = Registry()
-    for kind, name in automl.study.study.DEFAULTS.items():
-        assert name in found.names(kind)
+    for field in fields(SearchRequest):
+        if field.name in (kind.value for kind in Kind) and field.name != "space":
+            assert field.default in found.names(Kind(field.name))
 
 
 # The launcher.
