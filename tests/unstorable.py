@@ -23,7 +23,7 @@ ENDS = {
     "number": "decision 7 cannot be stored: expected text, got 7",
     "choices": "decision 'c' cannot be stored: it takes",
     "big choice": "decision 'c' cannot be stored: it has more than the 64 bits",
-    "endless": "decision 'c' cannot be stored: its bound inf is no finite number",
+    "endless": "decision 'c' cannot be stored: its bound inf is not a finite number",
     "attribute": "attribute 'k' cannot be stored: it takes 70,002 bytes",
     "key": "cannot be stored: it has 600 characters, of which databases hold 512",
     "ours": "the attribute 'AutoML ' is the engine's own: choose another key",

@@ -34,7 +34,14 @@ _PLAIN = (bool, int, float, str)
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a factory."""
+    """One option of a factory.
+
+    Attributes:
+        name: The parameter's name.
+        annotation: The type that values are converted to.
+        default: The default value.
+        description: The text in the factory's docstring; empty if it has none.
+    """
 
     name: str
     annotation: Any
@@ -50,9 +57,14 @@ class Option:
 
 
 def options_of(factory: Callable[..., Any], reserved: frozenset[str]) -> dict[str, Option]:
-    """The options a factory takes: a class's fields, or a function's keyword-only parameters.
+    """Return a factory's options: a class's fields, or a function's keyword-only parameters.
 
-    One without an annotation is of its default's type; one whose default is None may be None.
+    An option without an annotation has the type of its default. One whose default is None may be
+    None.
+
+    Args:
+        factory: The class or function.
+        reserved: Parameters that the engine sets, which are not options.
     """
     kinds: tuple[object, ...] = (inspect.Parameter.KEYWORD_ONLY,)
     if inspect.isclass(factory):
@@ -80,7 +92,7 @@ def _option(parameter: inspect.Parameter, factory: Callable[..., Any]) -> Option
 
 
 def _hint(annotation: Any, factory: Callable[..., Any]) -> Any:
-    """An annotation, read where it is text; empty where it names what only type checkers see."""
+    """Evaluate an annotation; empty if only type checkers can import its names."""
     if annotation is _EMPTY:
         return _EMPTY
     function = inspect.unwrap(factory.__init__ if inspect.isclass(factory) else factory)
@@ -114,11 +126,16 @@ def _names_path(annotation: Any) -> bool:
 def resolve(
     part: str, options: Mapping[str, Option], given: Mapping[str, object]
 ) -> dict[str, Any]:
-    """All options of a part with their values, given or by default, as a stored study has them.
+    """Return the values of all options, given or default, as a study stores them.
+
+    Args:
+        part: The part's kind and name, for error messages.
+        options: The options it takes.
+        given: The given values, by name.
 
     Raises:
-        UnknownNameError: an option the part does not take.
-        UsageError: a value that cannot be converted, or a required option that is missing.
+        UnknownNameError: The part does not have a given option.
+        UsageError: A value cannot be converted, or a required option is missing.
     """
     for name in given:
         if name not in options:
@@ -134,7 +151,7 @@ def resolve(
 
 
 def _settle(what: str, value: object, annotation: Any) -> Any:
-    """A value as it is after it has been stored and read back."""
+    """Convert a value to what is read back after it has been stored."""
     stored = jsonable(convert(what, value, annotation))
     try:
         json.dumps(stored)
@@ -147,10 +164,15 @@ def _settle(what: str, value: object, annotation: Any) -> Any:
 
 
 def convert(what: str, value: object, annotation: Any) -> Any:
-    """A value as its annotation wants it; text is parsed, JSON values are checked.
+    """Convert a value to its annotation's type; text is parsed, JSON values are checked.
+
+    Args:
+        what: The option's name, for error messages.
+        value: Text or a Python value.
+        annotation: The type to convert to.
 
     Raises:
-        UsageError: naming the option, what was expected and what came.
+        UsageError: The value does not fit the annotation.
     """
     try:
         return _convert(value, annotation)
@@ -159,9 +181,11 @@ def convert(what: str, value: object, annotation: Any) -> Any:
 
 
 def jsonable(value: Any, files: Mapping[str, str] | None = None) -> Any:
-    """An option's value as JSON, so that `convert` reads it back.
+    """Convert an option's value to JSON that `convert` can read back.
 
-    files: what to put in the place of some paths, for an identity.
+    Args:
+        value: The option's value.
+        files: Replacements for some paths, used for identities.
     """
     if isinstance(value, Enum):
         return jsonable(value.value) if isinstance(value.value, _PLAIN) else value.name
@@ -184,7 +208,7 @@ def jsonable(value: Any, files: Mapping[str, str] | None = None) -> Any:
 
 
 def paths_in(value: Any) -> Iterator[Path]:
-    """Every path in an option's value, at any depth."""
+    """Find every path in an option's value, at any depth."""
     if isinstance(value, PurePath):
         yield Path(value)
     elif isinstance(value, Mapping):
@@ -260,7 +284,7 @@ def _convert_many(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """`a=1,b=2` as a mapping."""
+    """Parse `a=1,b=2` as a mapping."""
     parts = [item.partition("=") for item in text.split(",") if item.strip()]
     if not all(equals for _, equals, _ in parts):
         raise ValueError(text)
@@ -297,7 +321,7 @@ def _convert_path(value: Any, annotation: type[PurePath]) -> PurePath:
 
 
 def spell(annotation: Any) -> str:
-    """What an annotation allows, as people say it."""
+    """Describe the values that an annotation allows."""
     if typing.get_origin(annotation) is Literal:
         return " or ".join(map(str, typing.get_args(annotation)))
     if isinstance(annotation, type) and issubclass(annotation, Enum):
@@ -315,7 +339,7 @@ def spell(annotation: Any) -> str:
 
 
 def typed(value: Any) -> str:
-    """A value as a person types it after the equals sign."""
+    """Format a value the way a user types it after the equals sign."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):

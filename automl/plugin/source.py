@@ -1,7 +1,7 @@
-"""A user's own code: the files and modules it lies in, what they hold, and their loading.
+"""A user's own code: its files and modules, digests of their content, and loading.
 
-What a file holds is its SHA-256 and that of each file it imports from beside it. Imports are read
-from the text, not watched, so that all is known before anything runs.
+The digest of a file includes each file that it imports from beside it. Imports are read from the
+source text, so that the digest is known before anything runs.
 """
 
 import ast
@@ -39,14 +39,17 @@ _loaded: dict[str, str] = {}
 
 
 class LoadingError(UsageError):
-    """A file does something while it is loaded that it must not do there."""
+    """A file does something at import time that it must not do there."""
 
 
 def refuse_while_loading(what: str) -> None:
-    """Raise where a user's file is being loaded: a worker would start the search anew, for ever.
+    """Check that no user file is being loaded, because each worker would start another search.
+
+    Args:
+        what: The function that was called.
 
     Raises:
-        LoadingError: naming the file.
+        LoadingError: A file is being loaded; the message names it.
     """
     if file := _loading.get(None):
         raise LoadingError(
@@ -58,14 +61,20 @@ def refuse_while_loading(what: str) -> None:
 def load(
     place: str, expected: Code | None, trust: Trust, claim: Callable[[Source], str]
 ) -> tuple[ModuleType, Source]:
-    """The module of a file or of a dotted name, once it is approved and holds what it should.
+    """Load a file or a dotted module, if it is approved and has the expected content.
 
-    Each file is read once: what is compared and approved is what Python compiles.
+    Each file is read once: the content that is compared and approved is the content that runs.
+
+    Args:
+        place: The path of a file, or a dotted module name.
+        expected: The digests that a study stored; None for new code.
+        trust: The user's approvals.
+        claim: Returns the claim that the user must have approved.
 
     Raises:
-        UsageError: it cannot be found, or has changed since the study was made.
-        UntrustedError: a study names it and this user has not approved it.
-        PluginError: it cannot be loaded.
+        UsageError: It cannot be found, or has changed since the study was made.
+        UntrustedError: A study names it and this user has not approved it.
+        PluginError: It cannot be loaded.
     """
     is_file = place.endswith(".py") or os.sep in place
     with unwatched():  # it is known by its text; what it reads is noted while it runs
@@ -78,7 +87,7 @@ def load(
 def _approved(
     place: str, is_file: bool, expected: Code | None, trust: Trust, claim: Callable[[Source], str]
 ) -> "tuple[_Read, Mapping[str, Held]]":
-    """A file with its modules, which Python may import from then on."""
+    """Read a file with its modules, and allow Python to import them."""
     read = _file(place, expected, trust) if is_file else _module(place)
     source = read.source
     if expected is not None:
@@ -93,21 +102,21 @@ def _approved(
 
 
 def source_of(reference: str, file: Path) -> Source:
-    """A file under the name it is asked by, with what it and those beside it hold."""
+    """Return a file's source under the name that the user typed."""
     return _read(reference, file).source
 
 
 def content_of(module: str) -> str:
-    """One digest of a module and of what it imports from its own package.
+    """Return a digest of a module and of its imports from its own package.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: There is no module of that name.
     """
     return _module(module).source.code.digest()
 
 
 def home_of(value: object) -> tuple[Source, str] | None:
-    """The file and the name under which another process finds this very object, if there is one."""
+    """Return the file and the name where another process finds this object; None if nowhere."""
     made = value.func if isinstance(value, functools.partial) else value
     homes = [sys.modules.get(getattr(made, "__module__", None) or "")]
     if not (inspect.isfunction(value) or inspect.isclass(value)):
@@ -123,12 +132,17 @@ def home_of(value: object) -> tuple[Source, str] | None:
 
 
 def homeless(value: object) -> Source:
-    """The source of an object that only this process has: known by its content alone."""
+    """Return the source of an object that exists only in this process: a digest of its content."""
     return Source(NOWHERE, NOWHERE, Code(sha256(repr(_content(value, _DEEP)).encode())))
 
 
 def one_line(error: BaseException, file: str = "") -> str:
-    """An error in one line, with its last place in a file, or else the last that is not ours."""
+    """Format an error in one line, with the last place in a file or in the user's code.
+
+    Args:
+        error: The error.
+        file: The file whose line to show; by default the last frame outside this package.
+    """
     if isinstance(error, SyntaxError) and file in ("", error.filename):
         return f"syntax error in line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -141,9 +155,13 @@ def one_line(error: BaseException, file: str = "") -> str:
 # Finding.
 @dataclass(frozen=True)
 class _Read:
-    """A file and those that it imports from beside it, as they were when they were read.
+    """A file and its imports from beside it, as they were when they were read.
 
-    root: where imports from beside it begin. beside: by module.
+    Attributes:
+        source: The file with its digests.
+        root: The folder where its imports start.
+        main: The file's content.
+        beside: The files it imports, by module name.
     """
 
     source: Source
@@ -172,9 +190,12 @@ def _module(name: str) -> _Read:
 
 
 def _specs(name: str, path: Sequence[str], top: ModuleSpec | None = None) -> list[ModuleSpec]:
-    """Where each part of a dotted name is found, as far as it is, without running any of them.
+    """Find each part of a dotted name, as far as possible, without running any code.
 
-    top: where the first part is, if that is known.
+    Args:
+        name: The dotted name.
+        path: The folders to search for the first part.
+        top: The spec of the first part, if it is known.
     """
     found: list[ModuleSpec] = []
     parts = name.split(".")
@@ -188,7 +209,7 @@ def _specs(name: str, path: Sequence[str], top: ModuleSpec | None = None) -> lis
 
 
 def _hooked(name: str) -> ModuleSpec | None:
-    """Where an import hook finds a package, as it does some that are installed to be edited."""
+    """Return the spec that an import hook finds, as for some editable installs."""
     with suppress(ValueError):  # it is loaded, and no file's
         spec = importlib.util.find_spec(name.partition(".")[0])
         return spec if spec and spec.has_location else None
@@ -210,16 +231,16 @@ def _read(reference: str, file: Path) -> _Read:
 
 
 def _root(reference: str, file: Path) -> Path:
-    """Where its imports from beside it begin: its folder, or that of its top package."""
+    """Return the folder where its imports start: its own, or that of its top package."""
     if reference == str(file):
         return file.parent
     return file.parents[reference.count(".") + (file.name == "__init__.py")]
 
 
 def _own_files(reference: str, main: Held, root: Path) -> dict[str, Held]:
-    """What a file imports from beside it, and what these import, by module; each is read once.
+    """Read everything that a file imports from beside it, directly or not, by module name.
 
-    A link beside it counts by what it leads to, and a package without `__init__` as a folder.
+    Each file is read once. A link counts by its target, a package without `__init__` as a folder.
     """
     name = "" if reference == str(main.path) else reference
     top = name.partition(".")[0] if _in_package(main.path, root, name) else None
@@ -268,7 +289,7 @@ def _is_own(name: str, top: str | None) -> bool:
 
 
 def _imported(held: Held, package: str) -> Iterator[str]:
-    """Dotted names that a file imports, in functions too; none where it cannot be parsed."""
+    """Yield the dotted names that a file imports, also in functions; none if it does not parse."""
     try:
         source = held.content if held.path.suffix == ".py" else None
         tree = ast.parse(source or b"")
@@ -285,7 +306,7 @@ def _imported(held: Held, package: str) -> Iterator[str]:
 
 
 def _compare(source: Source, expected: Code) -> None:
-    """Refuse code that is not what the study was made with."""
+    """Check that code is the code that the study was made with."""
     _refuse_change(source.path, source.code.sha256, expected.sha256)
     root = _root(source.reference, Path(source.path))
     for name in sorted({*source.code.beside, *expected.beside}):
@@ -304,7 +325,7 @@ def _refuse_change(file: str, now: str | None, then: str | None) -> None:
 
 # Running.
 def _check_new(source: Source, modules: Mapping[str, Held]) -> None:
-    """What these modules hold must be Python that nothing else was approved for."""
+    """Check that these modules are source code, and do not clash with approved modules."""
     for name, held in modules.items():
         if held.path.suffix in BYTECODE_SUFFIXES:
             raise PluginError(f"{held.path} is compiled: put its source beside it")
@@ -318,7 +339,7 @@ def _check_new(source: Source, modules: Mapping[str, Held]) -> None:
 
 
 def _check_loaded(source: Source, modules: Mapping[str, Held]) -> None:
-    """What is imported already must be these very files as they are now."""
+    """Check that modules already imported come from these files in their present version."""
     for name, held in modules.items():
         there = getattr(sys.modules.get(name), "__file__", None)
         if there is None:
@@ -381,7 +402,7 @@ def _running(file: str, what: str) -> Iterator[None]:
 
 # Python objects.
 def _bound_when_loaded(file: Path, name: str) -> bool:
-    """Whether a script has that name also where it is imported, not run."""
+    """Return whether a script also defines the name when it is imported instead of run."""
     for statement in ast.parse(file.read_bytes()).body:
         if isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test):
             continue
@@ -394,7 +415,7 @@ def _bound_when_loaded(file: Path, name: str) -> bool:
 
 
 def _content(value: Any, deep: int) -> object:
-    """What an object does, as plain values: its code and what it holds, never an address."""
+    """Describe an object by plain values: its code and its attributes, never an address."""
     if value is None or isinstance(value, str | bytes | int | float | complex):
         return repr(value)
     if not deep:
@@ -431,7 +452,7 @@ def _captured(cell: CellType) -> object:
 
 
 def definitions(path: str) -> list[str]:
-    """References to what a file defines at its top level, read without running it."""
+    """Return references to a file's top-level functions and classes, without running it."""
     try:
         tree = ast.parse(Path(path).read_bytes())
     except (OSError, SyntaxError, ValueError):
