@@ -179,9 +179,9 @@ def _starting(
     """
     starter = registry.build(Kind.LAUNCHER, launcher, options).make()
     places = arrange(starter, str(workers), device, per_device)
-    if registry.homeless and (len(places) > 1 or starts_elsewhere(starter)):
+    if registry.in_process and (len(places) > 1 or starts_elsewhere(starter)):
         raise UsageError(
-            f"{registry.homeless[0]} cannot be loaded by other workers: {TOP_LEVEL}, or use one "
+            f"{registry.in_process[0]} cannot be loaded by other workers: {TOP_LEVEL}, or use one "
             "worker"
         )
     return starter, places

@@ -29,7 +29,7 @@ _PACKAGE = "__init__.py"
 
 
 @dataclass(frozen=True)
-class Held:
+class ModuleFile:
     """A module's file and its content.
 
     Attributes:
@@ -97,10 +97,10 @@ class _Finder:
     """Finds approved modules, and nothing else in their packages."""
 
     def __init__(self) -> None:
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, ModuleFile] = {}
         self._roots: dict[str, Path] = {}
 
-    def add(self, root: Path, modules: Mapping[str, Held]) -> None:
+    def add(self, root: Path, modules: Mapping[str, ModuleFile]) -> None:
         self.held.update(modules)
         self._roots.update({name.partition(".")[0]: root for name in modules})
 
@@ -114,7 +114,7 @@ class _Finder:
             return held.spec(name)
         elsewhere = PathFinder.find_spec(name, self._others(self._roots[name]))
         if elsewhere is not None and elsewhere.loader is not None:
-            return None  # what is installed comes first, as on Python's path
+            return None  # installed modules come first, as on Python's path
         return _joined(held.spec(name), elsewhere)
 
     def _others(self, root: Path) -> list[str]:
@@ -123,7 +123,7 @@ class _Finder:
         return [entry for entry in sys.path if os.path.realpath(entry) != own]
 
     def _inside(self, name: str, path: Sequence[str]) -> ModuleSpec | None:
-        """Find an unapproved module of an approved package, if it is plain source and that is allowed."""
+        """Find an unapproved module of an approved package; allowed only as source code."""
         root = self._roots.get(name.partition(".")[0])
         found = PathFinder.find_spec(name, path) if root else None
         if root is None or found is None or not found.origin:
@@ -132,9 +132,9 @@ class _Finder:
         if not file.is_relative_to(root):
             return None
         if str(root) in _closed or file.suffix != ".py":
-            text = f"{file} is not approved: no import statement of approved code names {name}"
+            text = f"{file} is not approved, because no approved code imports {name} by name"
             raise ModuleNotFoundError(text, name=name)
-        return Held(file, file.read_bytes()).spec(name)
+        return ModuleFile(file, file.read_bytes()).spec(name)
 
 
 def _joined(own: ModuleSpec, other: ModuleSpec | None) -> ModuleSpec:
@@ -145,7 +145,7 @@ def _joined(own: ModuleSpec, other: ModuleSpec | None) -> ModuleSpec:
     return own
 
 
-class _Nothing:
+class _EmptyFinder:
     """Stands in for Python's own finder in a closed folder, and finds nothing."""
 
     def find_spec(self, name: str, target: ModuleType | None = None) -> None:
@@ -154,15 +154,15 @@ class _Nothing:
 
 _finder = _Finder()
 _closed: set[str] = set()
-"""Folders that are on Python's path for approved code alone."""
+"""Folders on Python's path in which only approved code is found."""
 
 
-def known(name: str) -> Held | None:
+def approved_file(name: str) -> ModuleFile | None:
     """Return the file approved under a module's name, if there is one."""
     return _finder.held.get(name)
 
 
-def approve(root: Path, modules: Mapping[str, Held]) -> None:
+def approve(root: Path, modules: Mapping[str, ModuleFile]) -> None:
     """Let Python import these modules from their content given here.
 
     Args:
@@ -174,13 +174,13 @@ def approve(root: Path, modules: Mapping[str, Held]) -> None:
         sys.meta_path.insert(0, _finder)
 
 
-def see(folder: str) -> None:
+def add_folder(folder: str) -> None:
     """Append a folder to Python's path; only approved modules are found in it."""
     if folder not in map(os.path.abspath, sys.path):
         _closed.add(folder)
         sys.path.append(folder)
     if folder in _closed:
-        sys.path_importer_cache[folder] = _Nothing()
+        sys.path_importer_cache[folder] = _EmptyFinder()
 
 
 def own_path() -> list[str]:
@@ -199,7 +199,7 @@ def find(name: str, folders: Sequence[str]) -> ModuleSpec | None:
         portions += list(found.submodule_search_locations or ()) if found else []
     if not portions:
         return None
-    # Without `__init__`; Python's own finder would want what it is part of to be loaded.
+    # A package without `__init__`; Python's own finder would need its parent to be loaded.
     package = ModuleSpec(name, None, is_package=True)
     package.submodule_search_locations = portions
     return package

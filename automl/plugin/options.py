@@ -6,6 +6,8 @@ import inspect
 import json
 import math
 import os
+import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -27,9 +29,11 @@ _MANY: dict[Any, Callable[..., Any]] = {
         (collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable), tuple
     ),
 }
-"""What makes a value of each annotation of several items."""
+"""The type that is created for each annotation of several items."""
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _PLAIN = (bool, int, float, str)
+_SECTIONS = re.compile(r"^(?:Args|Attributes):\n((?:[ \t].*\n?|\n)*)", re.MULTILINE)
+_ENTRY = re.compile(r"\*{0,2}(\w+)(?: \([^)]*\))?:(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Option:
     name: str
     annotation: Any
     default: Any
+    description: str = ""
 
     @property
     def required(self) -> bool:
@@ -69,14 +74,46 @@ def options_of(factory: Callable[..., Any], reserved: frozenset[str]) -> dict[st
     kinds: tuple[object, ...] = (inspect.Parameter.KEYWORD_ONLY,)
     if inspect.isclass(factory):
         kinds = (*kinds, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    described = _descriptions(factory)
     return {
-        name: _option(parameter, factory)
+        name: _option(parameter, factory, described.get(name, ""))
         for name, parameter in inspect.signature(factory).parameters.items()
         if parameter.kind in kinds and name not in reserved
     }
 
 
-def _option(parameter: inspect.Parameter, factory: Callable[..., Any]) -> Option:
+def parameter_docs(docstring: str) -> dict[str, str]:
+    """Parse the `Args:` and `Attributes:` sections of a Google-style docstring.
+
+    Returns:
+        The first paragraph about each parameter as one line, by name. If several sections
+        describe a parameter, the first one counts.
+    """
+    found: dict[str, str] = {}
+    for section in _SECTIONS.findall(inspect.cleandoc(docstring)):
+        for entry in re.split(r"\n(?=\S)", textwrap.dedent(section)):
+            if match := _ENTRY.match(entry):
+                found.setdefault(match[1], " ".join(match[2].split("\n\n")[0].split()))
+    return found
+
+
+def _descriptions(factory: Callable[..., Any]) -> dict[str, str]:
+    """Collect the parameter docs of a function, or of a class and its bases."""
+    documented = [factory]
+    if inspect.isclass(factory):
+        documented = [each for base in factory.__mro__[::-1] for each in (base, _init_of(base))]
+    found: dict[str, str] = {}
+    for each in documented:
+        text = getattr(each, "__doc__", None)
+        found |= parameter_docs(text) if isinstance(text, str) else {}
+    return found
+
+
+def _init_of(base: type) -> Any:
+    return vars(base).get("__init__")
+
+
+def _option(parameter: inspect.Parameter, factory: Callable[..., Any], description: str) -> Option:
     default = parameter.default
     made = getattr(factory, "__dataclass_fields__", {}).get(parameter.name)
     if made is not None and made.default_factory is not dataclasses.MISSING:
@@ -88,7 +125,7 @@ def _option(parameter: inspect.Parameter, factory: Callable[..., Any]) -> Option
         annotation = _annotation_of(default)
     elif default is None and annotation is not Any:
         annotation = annotation | None
-    return Option(parameter.name, annotation, default)
+    return Option(parameter.name, annotation, default, description)
 
 
 def _hint(annotation: Any, factory: Callable[..., Any]) -> Any:
@@ -145,12 +182,14 @@ def resolve(
         kind = part.split(maxsplit=1)[0]
         raise UsageError(f"{part} needs -o {kind}.{missing[0]}=…")
     return {
-        name: _settle(f"{part} option {name}", given.get(name, option.default), option.annotation)
+        name: _as_stored(
+            f"{part} option {name}", given.get(name, option.default), option.annotation
+        )
         for name, option in options.items()
     }
 
 
-def _settle(what: str, value: object, annotation: Any) -> Any:
+def _as_stored(what: str, value: object, annotation: Any) -> Any:
     """Convert a value to what is read back after it has been stored."""
     stored = jsonable(convert(what, value, annotation))
     try:
@@ -250,7 +289,7 @@ def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
         raise TypeError(value)
     kinds = [member for member in members if member is not types.NoneType]
     if not isinstance(value, str):
-        # A number is what it is; only text can be meant as one thing or another.
+        # A value that is not text keeps its own type if the union has it.
         kinds.sort(key=lambda kind: kind is not type(value))
     for kind in kinds:
         try:
@@ -316,7 +355,7 @@ def _convert_path(value: Any, annotation: type[PurePath]) -> PurePath:
         raise TypeError(value)
     if not issubclass(annotation, Path):
         return annotation(value)
-    # Absolute, so that a study is resumed from any directory.
+    # Absolute, so that a study can be resumed from any directory.
     return annotation(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 - keeps links
 
 
@@ -332,7 +371,7 @@ def spell(annotation: Any) -> str:
         )
     if typing.get_origin(annotation) is tuple:
         kinds = dict.fromkeys(a for a in typing.get_args(annotation) if a is not Ellipsis)
-        return f"{' or '.join(map(spell, kinds))}, with commas between them"
+        return f"{' or '.join(map(spell, kinds))}, separated by commas"
     if (typing.get_origin(annotation) or annotation) in _MAPPINGS:
         return "NAME=VALUE,…"
     return getattr(annotation, "__name__", str(annotation))

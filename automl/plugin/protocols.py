@@ -45,7 +45,7 @@ class Task(Protocol):
         """The metrics that `evaluate` returns; the first one is the default objective."""
 
     def digest(self) -> str:
-        """Return a digest of the data and its splits; trials share results only under equal digests."""
+        """Return a digest of the data and its splits; results are shared under one digest."""
 
     def split(self, split: Split) -> "tuple[Tensor, Tensor]":
         """Return a split's inputs [n, *input_shape] and targets [n, ...]."""
@@ -140,7 +140,7 @@ class Run:
         return digest
 
     def restore(self) -> Mapping[str, Any] | None:
-        """Return the checkpoint of an earlier attempt, or None if there is none or it is unreadable.
+        """Return the checkpoint of an earlier attempt; None if there is none or it is unreadable.
 
         A file is only opened if its digest is the one recorded in the ledger.
         """
@@ -157,9 +157,9 @@ class Run:
                     file, map_location=self.device, weights_only=True
                 )
         except Exception as error:
-            # Whatever a damaged file makes torch raise: its loss costs time, not the trial.
-            what = self.checkpoint
-            _log.warning("starting over, checkpoint %s cannot be read: %s", what, first_line(error))
+            # A damaged file can raise any error in torch. Losing it costs time, not the trial.
+            digest, reason = self.checkpoint, first_line(error)
+            _log.warning("cannot read checkpoint %s, starting over: %s", digest, reason)
             return None
         return state
 
@@ -198,8 +198,8 @@ class Trainer(Protocol):
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         """Train, and yield a Report after each step; the last one is the trial's result.
 
-        The engine stores each report, asks the pruner, and closes the generator to stop it. Clean up
-        in `finally`.
+        The engine stores each report, asks the pruner, and closes the generator to stop it. Clean
+        up in `finally`.
         """
 
 
@@ -285,7 +285,7 @@ def checkpoint_file(directory: Path, digest: str) -> Path:
             path outside the directory.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ValueError("it has no SHA-256")
+        raise ValueError(f"expected a SHA-256, got {digest!r}")
     return directory / f"{digest}.pt"
 
 

@@ -55,7 +55,7 @@ PART_KINDS = (Kind.SPACE, Kind.TASK, Kind.TRAINER, Kind.STRATEGY, Kind.PRUNER)
 
 
 START_SECONDS = 120.0
-"""How long a process that makes parts from a recipe may take until it is ready."""
+"""The time in seconds that a process may take to build parts from a recipe."""
 
 
 @dataclass(frozen=True)

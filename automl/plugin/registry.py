@@ -25,7 +25,7 @@ from automl.plugin.source import (
     content_of,
     definitions,
     home_of,
-    homeless,
+    in_process_source,
     load,
     one_line,
 )
@@ -63,7 +63,7 @@ _LISTENS = {
     Kind.COMMAND: frozenset({"register_commands"}),
     Kind.EVENT: frozenset({"trial_proposed", "trial_reused", "trial_finished", "search_finished"}),
 }
-"""The hooks of the kinds that offer nothing by name."""
+"""The hooks of the kinds that are not factories."""
 _RESERVED = {Kind.STRATEGY: frozenset({"seed", "study_seed", "context"})}
 _MEMBERS = {
     Kind.SPACE: ("candidate",),
@@ -71,10 +71,10 @@ _MEMBERS = {
     Kind.TRAINER: ("opens", "unread", "costs", "train"),
     Kind.LAUNCHER: ("start",),
 }
-"""What the engine uses of each kind; strategies and pruners are Optuna's classes."""
-TOP_LEVEL = "put it at the top level of a file"
+"""The members that the engine uses; strategies and pruners are Optuna's classes."""
+TOP_LEVEL = "define it at the top level of a file"
 _PLUGIN = "plugin"
-"""The use of a file by `--plugin`, beside the kinds, in what is approved."""
+"""Stands for `--plugin` where a claim names the kind of part."""
 FACTORY_KINDS = tuple(_HOOK)
 
 
@@ -116,7 +116,7 @@ class Offer:
         """Return what identifies its code: a digest, or the version of an installed package."""
         if self.source is not None:
             return self.source.code.digest()
-        # A version says nothing of code that is edited where it lies.
+        # The version does not change when an editable install is edited.
         return f"{self.owner} {content_of(self.editable)}" if self.editable else self.owner
 
     def options(self) -> dict[str, Option]:
@@ -127,12 +127,12 @@ class Offer:
 
     def build(self, given: Mapping[str, object]) -> "Part":
         """Resolve the options; call `make` on the returned part to create its object."""
-        with self.blaming():
+        with self.naming_errors():
             known = self.options()
         return Part(self, resolve(self.label, known, given))
 
     @contextmanager
-    def blaming(self) -> Iterator[None]:
+    def naming_errors(self) -> Iterator[None]:
         """Convert errors of the plugin's own code into one line that names the plugin.
 
         Raises:
@@ -174,7 +174,7 @@ class Part:
         Raises:
             PluginError: The plugin raised an error, or created an object of another kind.
         """
-        with self.offer.blaming():
+        with self.offer.naming_errors():
             made = self._made(reserved)
             if missing := _missing(self.offer.kind, made):
                 raise PluginError(f"{self.offer.label}: expected {missing}, got {_described(made)}")
@@ -196,8 +196,8 @@ class Part:
     def identity(self) -> dict[str, Any]:
         """Return what a result depends on in this part, as JSON values.
 
-        A file among the options counts by its content. A task's files are left out, because its digest
-        covers them.
+        A file among the options counts by its content. A task's files are left out, because its
+        digest covers them.
         """
         known = self.offer.options()
         of_data = [n for n in self.options if self.offer.kind is Kind.TASK and known[n].is_path]
@@ -226,7 +226,7 @@ class Registry:
         self.hooks.add_hookspecs(Hooks)
         self._files: list[tuple[ModuleType, Source]] = []
         self._objects: dict[tuple[Kind, str], Offer] = {}
-        self.homeless: list[str] = []
+        self.in_process: list[str] = []
 
     def names(self, kind: Kind) -> dict[str, list[str]]:
         """Return every name of a kind with its owners, from metadata and added files."""
@@ -305,7 +305,7 @@ class Registry:
         owners = self.names(kind).get(reference, [])
         if not owners:
             own = definitions(reference)
-            hint = "name one of the file's" if own else _hint(kind, reference)
+            hint = "name an object in the file" if own else _hint(kind, reference)
             raise UnknownNameError(kind.value, reference, own or self.names(kind), hint)
         if len(owners) > 1:
             raise PluginError(
@@ -328,7 +328,9 @@ class Registry:
         known = self.find(kind, name).options()
         needed = next((option for option, what in known.items() if what.required), None)
         if needed is None:
-            raise UsageError(f"{kind.value} {name} needs nothing: leave out {colon + argument!r}")
+            raise UsageError(
+                f"{kind.value} {name} takes no argument: leave out {colon + argument!r}"
+            )
         return name, {needed: argument}
 
     def refer(self, kind: Kind, value: Any) -> str:
@@ -346,11 +348,12 @@ class Registry:
             self.trust.require(claim, f"the code of {source.reference}", source.reference)
             label = f"{Path(source.reference).name}:{name}"
         else:
-            source, name = homeless(value), getattr(value, "__qualname__", type(value).__qualname__)
+            source = in_process_source(value)
+            name = getattr(value, "__qualname__", type(value).__qualname__)
             label = f"{NOWHERE}:{name}"
             what = f"{kind.value} {name}"
-            self.homeless.append(what)
-            _log.warning("%s cannot be resumed or joined by other workers: %s", what, TOP_LEVEL)
+            self.in_process.append(what)
+            _log.warning("other processes cannot load %s to resume or join: %s", what, TOP_LEVEL)
         reference = f"{source.reference}:{name}"
         self._objects[kind, reference] = Offer(kind, label, source.path, value, source)
         return reference
@@ -369,7 +372,7 @@ class Registry:
         if name not in offers:
             raise PluginError(
                 f"{_owner(point)} declares {kind.value} {name!r}, but {point.value} offers "
-                f"{', '.join(offers) or 'none'}: mend its {_HOOK[kind]}"
+                f"{', '.join(offers) or 'none'}: fix its {_HOOK[kind]}"
             )
         editable = point.module if _is_editable(point) else None
         return Offer(kind, name, _owner(point), offers[name], editable=editable)
@@ -378,8 +381,8 @@ class Registry:
         place, _, name = reference.rpartition(":")
         if place == NOWHERE:
             raise UsageError(
-                f"{kind.value} {name} was made within the process that made the study and lies in "
-                f"no file: {TOP_LEVEL} and start a new study"
+                f"{kind.value} {name} existed only in the process that created the study: "
+                f"{TOP_LEVEL} and start a new study"
             )
         with loading():
             module, source = load(place, expected, self.trust, lambda s: s.claim(kind.value, name))
@@ -391,8 +394,8 @@ class Registry:
         if not _is_own(kind, value, module):
             home = getattr(value, "__module__", None) or type(value).__module__
             raise PluginError(
-                f"{kind.value} {name!r} in {place} is no function, class or object of its own but "
-                f"from {home}: name it there, or define one"
+                f"{kind.value} {name!r} in {place} is imported from {home}: use it from there, or "
+                "define one in this file"
             )
         return Offer(kind, f"{Path(place).name}:{name}", source.path, value, source)
 
@@ -450,15 +453,15 @@ def _owner(point: importlib.metadata.EntryPoint) -> str:
 def _hint(kind: Kind, reference: str) -> str:
     """Suggest what to type instead of an unknown name."""
     if kind is Kind.TASK and Path(reference).exists():
-        return f"put the one that reads it in front: TASK:{reference}"
-    return "your own: file.py:NAME"
+        return f"name the task that reads this file: TASK:{reference}"
+    return "for your own, use file.py:NAME"
 
 
 def _is_editable(point: importlib.metadata.EntryPoint) -> bool:
     """Return whether a distribution is installed in editable mode (PEP 610)."""
-    said = point.dist.read_text("direct_url.json") if point.dist else None
+    text = point.dist.read_text("direct_url.json") if point.dist else None
     try:
-        return bool(json.loads(said or "{}").get("dir_info", {}).get("editable", False))
+        return bool(json.loads(text or "{}").get("dir_info", {}).get("editable", False))
     except (ValueError, AttributeError):
         return False
 

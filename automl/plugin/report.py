@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 COSTS = ("parameters", "flops", "latency", "memory")
-"""Metrics that belong to one candidate alone; two that compute the same may differ in them."""
+"""Metrics of one candidate; they may differ between candidates that compute the same function."""
 SHORT = {"params": "parameters"}
-"""Metrics by a name that is shorter to type."""
+"""Short names of metrics, for the command line."""
 
 
 class Direction(Enum):
@@ -84,7 +84,7 @@ class Requirement:
         if match is None or not math.isfinite(bound):
             strict = re.fullmatch(r"\s*([\w.-]+)\s*([<>])\s*([\d.]\S*)\s*", text)
             meant = "{}{}={}".format(*strict.groups()) if strict else "parameters<=1e6"
-            raise UsageError(f"--require: expected one such as {meant!r}, got {text!r}")
+            raise UsageError(f"--require: expected a bound such as {meant!r}, got {text!r}")
         return cls(match[1], bound, match[2] == ">=")
 
     def excess(self, metrics: Mapping[str, float | None]) -> float:
@@ -158,7 +158,6 @@ class Outcome:
     message: str | None = None
     traceback: str | None = None
     cause: str | None = None
-    """Where a failure came from, equal for failures of one origin."""
 
     def finite_metrics(self) -> dict[str, float | None]:
         """Return the metrics as JSON values: NaN and infinity become None."""
@@ -181,8 +180,8 @@ def objective_values(report: Report, objectives: tuple[Objective, ...]) -> tuple
     for objective in objectives:
         if objective.metric not in report.metrics:
             raise TrialError(
-                f"step {report.step} reports no {objective.metric!r}; "
-                f"it reports: {', '.join(report.metrics) or 'nothing'}"
+                f"the report of step {report.step} lacks {objective.metric!r}; "
+                f"its metrics: {', '.join(report.metrics) or 'none'}"
             )
         value = float(report.metrics[objective.metric])
         if not math.isfinite(value):

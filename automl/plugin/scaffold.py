@@ -16,7 +16,7 @@ _SUFFIX = ".tmpl"
 _PREFIX = "automl-"
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST = 24
-"""More would not fit into the lines of the templates."""
+"""Longer names would not fit into the lines of the templates."""
 _OURS = frozenset({"plugins", "searchspaces"})
 _USE = {
     Kind.SPACE: "automl search $name --trials 5",
@@ -49,11 +49,11 @@ class Scaffold:
         object.__setattr__(self, "name", self.name.removeprefix(_PREFIX))
         if not _NAME.fullmatch(self.name) or len(self.name) > _LONGEST:
             raise UsageError(
-                f"a plugin cannot be named {self.name!r}: expected at most {_LONGEST} lowercase "
-                "letters, digits and single hyphens, a letter first, such as near-best"
+                f"invalid plugin name {self.name!r}: use at most {_LONGEST} lowercase letters, "
+                "digits and single hyphens, starting with a letter, such as near-best"
             )
         if self.name in _OURS:
-            raise UsageError(f"{self.package} is a package of automl's own: choose another name")
+            raise UsageError(f"{self.package} is a package of automl: choose another name")
 
     @property
     def distribution(self) -> str:
@@ -82,7 +82,7 @@ class Scaffold:
         """
         if self.name in names:
             raise UsageError(
-                f"there is a {self.kind.value} {self.name!r} already, see automl plugins: choose "
+                f"{self.kind.value} {self.name!r} already exists, see automl plugins: choose "
                 "another name"
             )
 
@@ -103,9 +103,7 @@ class Scaffold:
             folder.mkdir(parents=True)
             return [_written(folder / place, text) for place, text in self.texts()]
         except FileExistsError:
-            raise UsageError(
-                f"{folder} exists, and nothing is overwritten: name a new one by --dir"
-            ) from None
+            raise UsageError(f"{folder} already exists: choose a new folder with --dir") from None
         except OSError as error:
             raise UsageError(f"cannot write {folder}: {error.strerror}") from error
 

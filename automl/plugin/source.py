@@ -22,12 +22,12 @@ from types import CellType, CodeType, ModuleType
 from typing import Any
 
 from automl.errors import PluginError, UsageError
-from automl.plugin.importing import Held, approve, find, known, see
+from automl.plugin.importing import ModuleFile, add_folder, approve, approved_file, find
 from automl.plugin.trust import Code, Source, Trust, sha256
 from automl.space.files_read import unwatched
 
 NOWHERE = "__main__"
-"""The place of an object that lies at the top level of no file."""
+"""The place of an object that no file defines at its top level."""
 _PACKAGES = ("site-packages", "dist-packages")
 _NOT_OWN = sys.stdlib_module_names | {"automl", "automl_plugins", "automl_searchspaces"}
 _DEEP = 6
@@ -35,7 +35,7 @@ _HERE = Path(__file__).parent
 
 _loading: ContextVar[str] = ContextVar("_loading")
 _loaded: dict[str, str] = {}
-"""The SHA-256 under which this process loaded each file: what is imported stays as it was."""
+"""The SHA-256 of each file when this process loaded it; an imported module does not change."""
 
 
 class LoadingError(UsageError):
@@ -53,7 +53,7 @@ def refuse_while_loading(what: str) -> None:
     """
     if file := _loading.get(None):
         raise LoadingError(
-            f"{file} calls {what} while it is loaded, as each worker does: put the call under "
+            f"{file} calls {what} while it is imported, as every worker does: put the call under "
             '`if __name__ == "__main__":`'
         )
 
@@ -77,7 +77,7 @@ def load(
         PluginError: It cannot be loaded.
     """
     is_file = place.endswith(".py") or os.sep in place
-    with unwatched():  # it is known by its text; what it reads is noted while it runs
+    with unwatched():  # the digest covers this file; its own reads are recorded when it runs
         read, modules = _approved(place, is_file, expected, trust, claim)
     module = _execute(read.source, read.main) if is_file else _import(read.source)
     _check_loaded(read.source, modules)
@@ -86,7 +86,7 @@ def load(
 
 def _approved(
     place: str, is_file: bool, expected: Code | None, trust: Trust, claim: Callable[[Source], str]
-) -> "tuple[_Read, Mapping[str, Held]]":
+) -> "tuple[_Read, Mapping[str, ModuleFile]]":
     """Read a file with its modules, and allow Python to import them."""
     read = _file(place, expected, trust) if is_file else _module(place)
     source = read.source
@@ -131,7 +131,7 @@ def home_of(value: object) -> tuple[Source, str] | None:
     return None
 
 
-def homeless(value: object) -> Source:
+def in_process_source(value: object) -> Source:
     """Return the source of an object that exists only in this process: a digest of its content."""
     return Source(NOWHERE, NOWHERE, Code(sha256(repr(_content(value, _DEEP)).encode())))
 
@@ -166,8 +166,8 @@ class _Read:
 
     source: Source
     root: Path
-    main: Held
-    beside: Mapping[str, Held]
+    main: ModuleFile
+    beside: Mapping[str, ModuleFile]
 
 
 def _file(place: str, expected: Code | None, trust: Trust) -> _Read:
@@ -177,7 +177,7 @@ def _file(place: str, expected: Code | None, trust: Trust) -> _Read:
         )
         return _read(str(file), file)
     except OSError as error:
-        copy = "; name your copy of it: --plugin FILE" if expected else "; check the path"
+        copy = "; pass your copy of it: --plugin FILE" if expected else "; check the path"
         raise UsageError(f"cannot read {place}: {error.strerror}{copy}") from error
 
 
@@ -186,7 +186,7 @@ def _module(name: str) -> _Read:
     for found in (on_path, hooked):
         if len(found) == len(name.split(".")) and found[-1].has_location:
             return _read(name, Path(str(found[-1].origin)).absolute())
-    raise UsageError(f"no module named {name!r} here: check the spelling and the path")
+    raise UsageError(f"no module named {name!r}: check the spelling and Python's path")
 
 
 def _specs(name: str, path: Sequence[str], top: ModuleSpec | None = None) -> list[ModuleSpec]:
@@ -210,7 +210,7 @@ def _specs(name: str, path: Sequence[str], top: ModuleSpec | None = None) -> lis
 
 def _hooked(name: str) -> ModuleSpec | None:
     """Return the spec that an import hook finds, as for some editable installs."""
-    with suppress(ValueError):  # it is loaded, and no file's
+    with suppress(ValueError):  # raised for a loaded module without a file
         spec = importlib.util.find_spec(name.partition(".")[0])
         return spec if spec and spec.has_location else None
     return None
@@ -218,7 +218,7 @@ def _hooked(name: str) -> ModuleSpec | None:
 
 # The files beside it.
 def _read(reference: str, file: Path) -> _Read:
-    main = Held(file, _bytes(file))
+    main = ModuleFile(file, _bytes(file))
     root = _root(reference, file)
     beside = _own_files(reference, main, root)
     held = {
@@ -237,14 +237,14 @@ def _root(reference: str, file: Path) -> Path:
     return file.parents[reference.count(".") + (file.name == "__init__.py")]
 
 
-def _own_files(reference: str, main: Held, root: Path) -> dict[str, Held]:
+def _own_files(reference: str, main: ModuleFile, root: Path) -> dict[str, ModuleFile]:
     """Read everything that a file imports from beside it, directly or not, by module name.
 
     Each file is read once. A link counts by its target, a package without `__init__` as a folder.
     """
     name = "" if reference == str(main.path) else reference
     top = name.partition(".")[0] if _in_package(main.path, root, name) else None
-    found: dict[str, Held] = {}
+    found: dict[str, ModuleFile] = {}
     todo = [(name, main)]
     importlib.invalidate_caches()
     while todo:
@@ -261,17 +261,17 @@ def _own_files(reference: str, main: Held, root: Path) -> dict[str, Held]:
     return found
 
 
-def _read_module(spec: ModuleSpec) -> Held | None:
+def _read_module(spec: ModuleSpec) -> ModuleFile | None:
     if spec.origin and spec.has_location:
-        return Held(Path(spec.origin), _bytes(Path(spec.origin)))
+        return ModuleFile(Path(spec.origin), _bytes(Path(spec.origin)))
     folders = spec.submodule_search_locations
-    return Held(Path(next(iter(folders))), None) if folders and not spec.origin else None
+    return ModuleFile(Path(next(iter(folders))), None) if folders and not spec.origin else None
 
 
 def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
-    except OSError as error:  # it may have gone since it was found
+    except OSError as error:  # it may have been deleted since it was found
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
 
@@ -288,7 +288,7 @@ def _is_own(name: str, top: str | None) -> bool:
     return first == top if top else bool(first) and first not in _NOT_OWN
 
 
-def _imported(held: Held, package: str) -> Iterator[str]:
+def _imported(held: ModuleFile, package: str) -> Iterator[str]:
     """Yield the dotted names that a file imports, also in functions; none if it does not parse."""
     try:
         source = held.content if held.path.suffix == ".py" else None
@@ -324,12 +324,12 @@ def _refuse_change(file: str, now: str | None, then: str | None) -> None:
 
 
 # Running.
-def _check_new(source: Source, modules: Mapping[str, Held]) -> None:
+def _check_new(source: Source, modules: Mapping[str, ModuleFile]) -> None:
     """Check that these modules are source code, and do not clash with approved modules."""
     for name, held in modules.items():
         if held.path.suffix in BYTECODE_SUFFIXES:
-            raise PluginError(f"{held.path} is compiled: put its source beside it")
-        before = known(name)
+            raise PluginError(f"{held.path} is bytecode: put its source file beside it")
+        before = approved_file(name)
         if before is None:
             continue
         if before.path != held.path and before.path.exists():
@@ -338,7 +338,7 @@ def _check_new(source: Source, modules: Mapping[str, Held]) -> None:
             raise _changed(held.path)
 
 
-def _check_loaded(source: Source, modules: Mapping[str, Held]) -> None:
+def _check_loaded(source: Source, modules: Mapping[str, ModuleFile]) -> None:
     """Check that modules already imported come from these files in their present version."""
     for name, held in modules.items():
         there = getattr(sys.modules.get(name), "__file__", None)
@@ -352,7 +352,7 @@ def _check_loaded(source: Source, modules: Mapping[str, Held]) -> None:
 
 
 def _changed(path: Path) -> UsageError:
-    return UsageError(f"{path} has changed since this process loaded it: start Python anew")
+    return UsageError(f"{path} has changed since this process loaded it: restart Python")
 
 
 def _two_of_one_name(source: Source, path: Path, name: str, other: Path) -> PluginError:
@@ -361,15 +361,15 @@ def _two_of_one_name(source: Source, path: Path, name: str, other: Path) -> Plug
     )
 
 
-def _execute(source: Source, main: Held) -> ModuleType:
-    # Of its place, too: a copy elsewhere has other files beside it.
+def _execute(source: Source, main: ModuleFile) -> ModuleType:
+    # The path is part of the name: a copy in another folder has other files beside it.
     name = f"automl_user_{sha256(f'{main.path} {source.code.digest()}'.encode())[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = ModuleSpec(name, loader=None, origin=str(main.path))
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(main.path)
-    see(str(main.path.parent))
+    add_folder(str(main.path.parent))
     sys.modules[name] = module
     try:
         with _running(source.path, f"plugin {main.path}"):
@@ -382,7 +382,7 @@ def _execute(source: Source, main: Held) -> ModuleType:
 
 def _import(source: Source) -> ModuleType:
     if Path.cwd() == _root(source.reference, Path(source.path)):
-        see(str(Path.cwd()))
+        add_folder(str(Path.cwd()))
     with _running(source.path, f"module {source.reference}"):
         return importlib.import_module(source.reference)
 
@@ -431,10 +431,10 @@ def _content(value: Any, deep: int) -> object:
         return [[inner(key), inner(item)] for key, item in value.items()]
     if isinstance(value, functools.partial):
         return [inner(value.func), inner(value.args), inner(value.keywords)]
-    return [f"{type(value).__module__}.{type(value).__qualname__}", *map(inner, _held(value))]
+    return [f"{type(value).__module__}.{type(value).__qualname__}", *map(inner, _members(value))]
 
 
-def _held(value: Any) -> list[object]:
+def _members(value: Any) -> list[object]:
     if inspect.isfunction(value):
         cells = [_captured(cell) for cell in value.__closure__ or ()]
         return [value.__code__, value.__defaults__, value.__kwdefaults__, cells]

@@ -101,8 +101,8 @@ class Trust:
             _remember(claim)
         elif not _approval(claim).exists():
             raise UntrustedError(
-                f"the study uses {what}, which you have not approved on this machine: look at "
-                f"it, then name it again (--plugin {name}) or pass --trust-plugins"
+                f"the study uses {what}, which you have not approved on this machine: review it, "
+                f"then pass --plugin {name} or --trust-plugins"
             )
 
 
@@ -135,6 +135,6 @@ def _remember(claim: str) -> None:
             file.write(json.dumps({"approved": claim}) + "\n")
     except OSError as error:
         raise StorageError(
-            f"cannot remember approvals in {approval.parent}: {error.strerror}; "
-            f"set {STATE} to a directory you can write"
+            f"cannot store approvals in {approval.parent}: {error.strerror}; "
+            f"set {STATE} to a directory you can write to"
         ) from error

@@ -387,7 +387,7 @@ def plan(
     built = {kind: approved(part, kind, registry) for kind, part in built.items()}
     files = tuple(PartSpec.of_file(source) for source in sources)
     parts = _parts(built, judge and approved(judge, Kind.TRAINER, registry), files, registry)
-    with offers[Kind.TASK].blaming():
+    with offers[Kind.TASK].naming_errors():
         check_inputs(offers[Kind.TASK].label, parts.task)
     aims = _objectives(parts, objectives)
     _check_strategy(parts, aims)
@@ -617,7 +617,7 @@ def _judging(parts: Parts, judge: Part) -> Parts:
 def _side_keys(
     built: Mapping[Kind, Part], task: Task, plugins: tuple[PartSpec, ...]
 ) -> dict[str, Any]:
-    with built[Kind.TASK].offer.blaming():
+    with built[Kind.TASK].offer.naming_errors():
         data, shape, metrics = task.digest(), list(task.signature.input_shape), task.metrics
     if not isinstance(data, str) or not metrics:
         found = f"digest {data!r}" if metrics else "no metrics"

@@ -378,7 +378,9 @@ def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(
     assert why.startswith("no model.pt2 and no predict.py: torch.export cannot take this model")
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert why in (tmp_path / "out" / "README.md").read_text()
-    assert "its README.md says why" in call(2, "predict", str(tmp_path / "out"), "x.npy").err
+    assert (
+        "see its README.md for the reason" in call(2, "predict", str(tmp_path / "out"), "x.npy").err
+    )
 
 
 def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
@@ -395,7 +397,7 @@ def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
     found = torch.tensor([[float(row[f"p({n})"]) for n in range(10)] for row in answers])
     assert torch.allclose(found, expected, atol=1e-5)
     assert (
-        "this model reads arrays: give it a .npy file"
+        "this model reads arrays: pass a .npy file"
         in call(2, "predict", str(tmp_path / "out"), __file__).err
     )
     np.save(tmp_path / "x.npy", inputs[:5, :, :4].numpy())
@@ -429,10 +431,10 @@ def test_numbers_are_predicted_from_raw_arrays_in_their_own_unit(sqlite_url, tmp
     ("array", "said"),
     [
         (np.zeros(5), "the array does not fit this model"),
-        (np.zeros((2, 3), complex), "holds complex128: expected one array of numbers"),
-        (np.array(["a"]), "holds <U1: expected one array of numbers"),
-        (np.array([[0, np.nan, 0]]), "example 0 of the array holds NaN or infinity"),
-        (np.array(3.0), "holds float64: expected one array of numbers [n, ...]"),
+        (np.zeros((2, 3), complex), "contains complex128: expected one array of numbers"),
+        (np.array(["a"]), "contains <U1: expected one array of numbers"),
+        (np.array([[0, np.nan, 0]]), "example 0 of the array contains NaN or infinity"),
+        (np.array(3.0), "contains float64: expected one array of numbers [n, ...]"),
         (b"", "cannot read"),
         (b"nothing", "cannot read"),
         ({"x": np.zeros(3)}, "holds several arrays: expected one"),
@@ -495,7 +497,7 @@ def test_classes_that_have_names_are_predicted_by_name(sqlite_url, tmp_path, cal
     assert "the names of the classes" in card
     assert "python predict.py inputs.npy" in card
     assert (
-        "this model reads arrays: give it a .npy file"
+        "this model reads arrays: pass a .npy file"
         in call(2, "predict", str(tmp_path / "out"), __file__).err
     )
 
@@ -528,8 +530,8 @@ def test_images_are_predicted_from_files(sqlite_url, tmp_path, call):
     )
     (photos / "red" / "z.png").touch()
     assert "z.png cannot be decoded" in call(2, "predict", str(out), str(photos)).err
-    assert "holds no images" in call(2, "predict", str(out), str(out)).err
-    assert "reads images: give it one" in call(2, "predict", str(out), __file__).err
+    assert "contains no images" in call(2, "predict", str(out), str(out)).err
+    assert "reads images: pass an image" in call(2, "predict", str(out), __file__).err
     assert "No such file" in call(2, "predict", str(out), str(photos / "none.png")).err
 
 

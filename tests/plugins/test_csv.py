@@ -56,8 +56,8 @@ def test_columns_are_inferred(people, caplog):
     # Age has missing cells, so a second input says which; a missing city is a city of its own.
     assert kinds == [("Numbers", "age", 2), ("Categories", "city", 4), ("Numbers", "income", 1)]
     assert task.signature.blocks == ((2, 6),)
-    assert "'constant' is left out: it says the same" in caplog.text
-    assert "'id' is left out: nearly every row has another text" in caplog.text
+    assert "'constant' is left out: it is the same" in caplog.text
+    assert "'id' is left out: its text differs in nearly every row" in caplog.text
     assert task.preparation.labels == ("no", "yes")
     assert list(task.metrics) == ["accuracy", "balanced_accuracy", "auc", "loss"]
 
@@ -67,8 +67,8 @@ def test_decimal_commas_are_told_of_and_read_where_asked(tmp_path, caplog):
     file = written(tmp_path / "c.csv", lines)
     with caplog.at_level(logging.WARNING):
         csv(file=file, separator=";")
-    assert "column 'size' holds '0,0': are its commas decimal?" in caplog.text
-    with pytest.raises(UsageError, match=r"'size' holds '0,0': say '-o task\.decimal=,' if"):
+    assert "column 'size' contains '0,0': for decimal commas" in caplog.text
+    with pytest.raises(UsageError, match=r"'size' contains '0,0': pass '-o task\.decimal=,' for"):
         csv(file=file, target="size")
     read = csv(file=file, target="size", decimal=",")
     pointed = written(tmp_path / "p.csv", [line.replace(",", ".") for line in lines])
@@ -91,14 +91,14 @@ def test_with_decimal_commas_a_point_is_no_decimal(tmp_path):
     table = read_table(file)
     assert torch.equal(again.encode(table), task.inputs)
     with pytest.raises(
-        ValueError, match=r"column 'size' holds '1\.234', and decimals have a comma"
+        ValueError, match=r"column 'size' contains '1\.234', but decimals use a comma"
     ):
         again.encode({**table, "size": ["1.234", *table["size"][1:]]})
     thousands = written(tmp_path / "t.csv", [*lines, "1.234;0,5;a"])
-    with pytest.raises(UsageError, match=r"column 'size' holds '1\.234', and decimals have"):
+    with pytest.raises(UsageError, match=r"column 'size' contains '1\.234', but decimals use"):
         csv(file=thousands, decimal=",")
     words = written(tmp_path / "w.csv", ["size;step;label", "much;0,5;a"])
-    with pytest.raises(UsageError, match="column 'size' of the test file holds 'much'"):
+    with pytest.raises(UsageError, match="column 'size' contains 'much' in the test file"):
         csv(file=file, decimal=",", test_file=words)
 
 
@@ -201,27 +201,27 @@ def test_rare_classes_count_as_much_where_asked(tmp_path):
     ("text", "given", "said"),
     [
         ("a,b\n1,2\n", {"target": "c"}, r"unknown target column of task .*'c'.* a, b"),
-        ("a,b\n" + "1,x\n" * 30, {}, "holds only 'x': nothing to learn"),
-        ("a,b\n" + "?,x\n?,y\n" * 30, {}, "no column is left to learn from"),
+        ("a,b\n" + "1,x\n" * 30, {}, "contains only 'x': there is nothing to learn"),
+        ("a,b\n" + "?,x\n?,y\n" * 30, {}, "no useful column to learn from"),
         ("a,a\n1,2\n", {}, "two columns 'a'"),
         ("a,b\n1,2\n3,4\n", {}, "2 rows"),
         ("a,b\n1,2,3\n", {}, "row 2: 3 cells, the header has 2"),
-        ("a,b\n", {}, "a header and no rows"),
-        ("", {}, "holds nothing"),
+        ("a,b\n", {}, "a header but no rows"),
+        ("", {}, "contains nothing"),
         ("a\n1\n", {}, "one column, 'a'"),
-        ('a,b\n"1,2\n', {}, "line 2: no CSV"),
-        ("a,b\nx,1\n2,3\n" * 30, {"numeric": ("a",)}, "'a' holds '[ax]', which is no num"),
-        ("a,b\n" + "1,x\ninf,y\n" * 30, {}, "column 'a' holds 'inf'"),
-        ("a,b\n" + "1,1.5\n2,1e400\n3,2\n" * 30, {}, "column 'b' holds '1e400'"),
+        ('a,b\n"1,2\n', {}, "line 2: invalid CSV"),
+        ("a,b\nx,1\n2,3\n" * 30, {"numeric": ("a",)}, "'a' contains '[ax]', which is not a num"),
+        ("a,b\n" + "1,x\ninf,y\n" * 30, {}, "column 'a' contains 'inf'"),
+        ("a,b\n" + "1,1.5\n2,1e400\n3,2\n" * 30, {}, "column 'b' contains '1e400'"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"ignore": ("z",)}, "unknown column .*'z'"),
-        ("a,b\n" + "1,x\n2,y\n" * 30, {"goal": Goal.REGRESSION}, "'x', which is no number"),
+        ("a,b\n" + "1,x\n2,y\n" * 30, {"goal": Goal.REGRESSION}, "'x', which is not a number"),
         ("a,b\n" + "".join(f"1,word {n}\n" for n in range(30)), {}, "30 classes in 30 rows"),
         ("a,b\n" + "1,x\n2,y\n" * 30, {"validation": 0.9, "test": 0.2}, "must be shares"),
-        ("a,b\n" + "1,x\n2,y\n" * 30, {"encoding": "klingon"}, "no such encoding: klingon"),
+        ("a,b\n" + "1,x\n2,y\n" * 30, {"encoding": "klingon"}, "unknown encoding: klingon"),
         ("a,b\n" + "1,x\n2,y\n" * 2, {}, "4 rows with a target: too few"),
         ("a,b\n" + "1,x\n2,y\n" * 3, {}, "6 rows cannot be split with each class in every part"),
         ("a,b\n1,2\n", {"separator": ";;"}, "separator must be one character or tab, got ';;'"),
-        ("a,b\n" + "1,1\n2,1.0\n" * 30, {}, "holds only '1': nothing to learn"),
+        ("a,b\n" + "1,1\n2,1.0\n" * 30, {}, "contains only '1': there is nothing to learn"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(tmp_path, text, given, said):
@@ -268,12 +268,12 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UsageError, match=r"cannot read .*: No such file"):
         csv(file=tmp_path / "none.csv")
     latin = written(tmp_path / "latin.csv", [HEADER, *rows()], "latin-1")
-    with pytest.raises(UsageError, match=r"line \d+: not in utf-8: give its encoding"):
+    with pytest.raises(UsageError, match=r"line \d+: not in utf-8: set its encoding"):
         csv(file=latin)
     assert csv(file=latin, encoding="latin-1").preparation.columns.columns[1].values[-1] == "Köln"
     big = tmp_path / "big.csv.gz"
     big.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 400_000))
-    with pytest.raises(UsageError, match="more than 1 MB"):
+    with pytest.raises(UsageError, match="larger than 1 MB"):
         csv(file=big, max_megabytes=1)
     broken = tmp_path / "broken.csv.gz"
     broken.write_bytes(big.read_bytes()[:100])
@@ -332,18 +332,23 @@ def test_what_only_the_test_file_holds_is_refused(people, tmp_path):
         return str(caught.value)
 
     dotted = tested("label", "30,Bonn,2.5,7,name,yes.")
-    assert "'label' is 'yes.' in the test file alone; the other file has: no, yes" in dotted
-    assert "column 'income' of the test file holds 'much'" in tested("city", "30,Bonn,much,7,n,no")
+    assert (
+        "'label' has the value 'yes.' only in the test file; the training file has: no, yes"
+        in dotted
+    )
+    assert "column 'income' contains 'much' in the test file" in tested(
+        "city", "30,Bonn,much,7,n,no"
+    )
     spoiled = tested("income", "30,Bonn,much,7,n,no")
-    assert "column 'income' of the test file holds 'much'" in spoiled
+    assert "column 'income' contains 'much' in the test file" in spoiled
 
 
 def test_words_that_are_missing_are_told_of_and_can_be_others(tmp_path, caplog):
     lines = ["x,y", *(f"{n},{('none', 'some', '')[n % 3]}" for n in range(60))]
     file = written(tmp_path / "x.csv", lines)
-    with pytest.raises(UsageError, match="holds only 'some'"), caplog.at_level(logging.WARNING):
+    with pytest.raises(UsageError, match="contains only 'some'"), caplog.at_level(logging.WARNING):
         csv(file=file)
-    assert "40 rows without a target are left out, those that say 'none' among them" in caplog.text
+    assert "40 rows without a target are left out, including those with 'none'" in caplog.text
     assert csv(file=file, missing=("?",)).preparation.labels == ("none", "some")
     kept = csv(file=file, missing=("?",)).preparation
     assert kept.columns.missing == ("?",)
@@ -420,7 +425,7 @@ def test_cells_of_new_rows_may_be_new():
     assert inputs[1, 1:].tolist() == [1.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="column 'a': expected a number, got 'one'"):
         made.encode({"a": ["one"], "b": ["x"]})
-    with pytest.raises(ValueError, match="no column 'b'; there are: a"):
+    with pytest.raises(ValueError, match="no column 'b'; columns: a"):
         made.encode({"a": ["1"]})
 
 

@@ -264,7 +264,7 @@ def test_it_can_be_pickled():
 
 @pytest.mark.parametrize(("population", "tournament"), [(5, 6), (5, 0), (0, 0)])
 def test_a_tournament_must_fit_the_population(population, tournament):
-    with pytest.raises(ValueError, match="tournament must lie between 1 and the population"):
+    with pytest.raises(ValueError, match="tournament must be between 1 and the population"):
         Evolution(population=population, tournament=tournament)
 
 

@@ -73,7 +73,7 @@ def test_the_usual_size_is_taken_and_made_small(photos, caplog):
     draw(photos / "red" / "other.png", size=(30, 30))
     with caplog.at_level(logging.WARNING):
         assert images(directory=photos).signature.input_shape == (3, 6, 8)
-    assert "stretched to 6,8; -o task.size=H,W" in caplog.text
+    assert "resized to 6,8; set another size with -o task.size=H,W" in caplog.text
     for path in photos.rglob("*.png"):
         draw(path, size=(640, 320))
     assert images(directory=photos).signature.input_shape == (3, 32, 64)
@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_decoded_is_named(photos, caplog, content):
     refused(f"{broken.name} cannot be decoded: .*task.skip_broken=yes", photos)
     with caplog.at_level(logging.WARNING):
         assert images(directory=photos, skip_broken=True).digest() == digest
-    assert f"left out: {broken} cannot be decoded" in caplog.text
+    assert f"skipped: {broken} cannot be decoded" in caplog.text
 
 
 def test_a_bomb_is_not_opened(photos, monkeypatch):
@@ -189,7 +189,7 @@ def test_a_bomb_is_not_opened(photos, monkeypatch):
 
 def test_what_claims_another_format_starts_no_program(photos):
     (photos / "red" / "z.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n")
-    refused("z.png cannot be decoded: it holds no image", photos)
+    refused("z.png cannot be decoded: it is not an image", photos)
 
 
 def test_pixels_of_no_known_range_are_refused(photos):
@@ -204,7 +204,7 @@ def test_inputs_that_are_too_large(photos):
 def test_folders_that_are_no_classes(photos, tmp_path):
     refused("cannot read .*none: No such file", tmp_path / "none")
     refused("cannot read .*: Not a directory", photos / "red" / "1.png")
-    refused("holds no folders: expected one for each class", photos / "red")
+    refused("contains no folders: expected one folder of images", photos / "red")
     (photos / "green").mkdir()
     refused("green holds no images", photos)
     (photos / "green").rmdir()
@@ -212,7 +212,7 @@ def test_folders_that_are_no_classes(photos, tmp_path):
         path.write_bytes(b"")
     refused("no image in .*red can be decoded", photos, skip_broken=True)
     (photos / "red").rename(tmp_path / "red")
-    refused("holds the folder of one class, blue", photos)
+    refused("has only the class blue", photos)
 
 
 def test_a_class_too_small_to_split(photos):

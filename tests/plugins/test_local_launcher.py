@@ -61,7 +61,7 @@ def test_it_reads_nothing_of_our_input(tmp_path):
 
 
 def test_waiting_ends_with_a_timeout(sleeper):
-    with pytest.raises(TimeoutError, match="still runs after"):
+    with pytest.raises(TimeoutError, match="is still running after"):
         sleeper.wait(0.01)
     assert sleeper.poll() is None
 

@@ -50,19 +50,19 @@ def test_classes_keep_their_names(tmp_path, targets, labels):
 @pytest.mark.parametrize(
     ("arrays", "given", "said"),
     [
-        ({"x": X, "y": np.arange(60)}, {}, "60 classes in 60 rows: to predict numbers, say -o"),
+        ({"x": X, "y": np.arange(60)}, {}, "60 classes in 60 rows: to predict numbers, pass -o"),
         ({"x": X, "y": X[:, 0, 0]}, {"goal": Goal.CLASSIFICATION}, "expected classes"),
-        ({"x": X.astype(complex), "y": X[:, 0, 0]}, {}, "'x' holds complex128 of shape"),
+        ({"x": X.astype(complex), "y": X[:, 0, 0]}, {}, "'x' contains complex128 of shape"),
         ({"x": X.astype(str), "y": X[:, 0, 0]}, {}, "expected numbers"),
         ({"x": np.array(3.0), "y": np.arange(60) % 2}, {}, r"of shape \(\); expected numbers"),
         ({"x": X, "y": np.zeros((60, 2, 2))}, {}, r"expected real numbers \[n\] or"),
         ({"x": X, "y": np.array([0, 1, np.inf] * 20)}, AS_CLASSES, "expected classes"),
         ({"x": X, "y": np.array([0, 1, 1e300] * 20)}, AS_CLASSES, "expected classes"),
         ({"x": X, "y": np.zeros(0)}, {}, "expected real numbers"),
-        ({"x": X, "y": np.zeros(0, int)}, {}, "targets are none"),
+        ({"x": X, "y": np.zeros(0, int)}, {}, "targets are empty"),
         ({"x": X[:, :0], "y": X[:, 0, 0]}, {}, r"of shape \(60, 0, 3\); expected numbers"),
-        ({"x": X * np.longdouble("1e4000"), "y": X[:, 0, 0]}, {}, "holds NaN or infinity"),
-        ({}, {}, "there are: none"),
+        ({"x": X * np.longdouble("1e4000"), "y": X[:, 0, 0]}, {}, "contains NaN or infinity"),
+        ({}, {}, "arrays: none"),
     ],
 )
 def test_arrays_that_cannot_be_learned(tmp_path, arrays, given, said):
@@ -72,7 +72,7 @@ def test_arrays_that_cannot_be_learned(tmp_path, arrays, given, said):
 
 def test_arrays_have_the_names_that_are_said(tmp_path):
     file = saved(tmp_path / "a.npz", images=X, labels=np.arange(60) % 3)
-    with pytest.raises(UsageError, match="no array 'x'; there are: images, labels"):
+    with pytest.raises(UsageError, match="no array 'x'; arrays: images, labels"):
         npz(file=file)
     assert npz(file=file, inputs="images", targets="labels").classes == 3
 
@@ -96,7 +96,7 @@ def test_files_that_cannot_be_read(tmp_path, content, said):
 
 def test_one_array_is_told_from_several(tmp_path):
     np.save(tmp_path / "a.npy", X)
-    with pytest.raises(UsageError, match="holds one array; expected two by name"):
+    with pytest.raises(UsageError, match="has one array; expected two named ones"):
         npz(file=tmp_path / "a.npy")
 
 

@@ -131,7 +131,7 @@ def test_a_module_that_cannot_learn_is_named(tmp_path):
 
 
 def test_hyperparameters_are_refused(tmp_path):
-    with pytest.raises(TrialError, match="reads no hyperparameter; the candidate has: 'lr'"):
+    with pytest.raises(TrialError, match="takes no hyperparameters; the candidate has: 'lr'"):
         next(Online().train(linear(Line(), lr=0.1), Line(), a_run(tmp_path)))
 
 

@@ -118,7 +118,7 @@ class OpenML:
         self.datasets, self.asked, self.broken = list(datasets), [], {}
 
     def answer(self, path):
-        """A status and a body; 412 is what OpenML says where it knows nothing."""
+        """A status and a body; 412 is OpenML's status for an unknown data set."""
         self.asked.append(path)
         if path in self.broken:
             return self.broken[path]
@@ -226,7 +226,7 @@ def test_categories_may_be_words_that_elsewhere_say_no_value(server):
     assert columns.columns[1].values == ("", "NA", "x")
     assert not {"na", "none"} & set(columns.missing)
     assert "?" in columns.missing
-    refused("holds only 'some'", dataset="words", missing=("none",))
+    refused("contains only 'some'", dataset="words", missing=("none",))
 
 
 def test_a_number_and_a_name_are_the_same_data(server):
@@ -275,7 +275,7 @@ def test_the_network_is_as_it_was_afterwards(server):
     urllib.request.install_opener(opener)
     try:
         openml(dataset="fares")
-        refused("knows no data set", dataset="nothing")
+        refused("has no data set", dataset="nothing")
         assert urllib.request._opener is opener
     finally:
         urllib.request.install_opener(None)
@@ -290,15 +290,15 @@ def test_several_of_a_name_are_told_apart_by_version(server):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"dataset": "nothing"}, "knows no data set 'nothing'"),
-        ({"dataset": "12345"}, "knows no data set '12345'"),
-        ({"dataset": "fares", "version": 4}, "knows no data set 'fares': .*version"),
-        ({"dataset": "7", "version": 1}, "7 is a number, not a name: leave out version"),
+        ({"dataset": "nothing"}, "has no data set 'nothing'"),
+        ({"dataset": "12345"}, "has no data set '12345'"),
+        ({"dataset": "fares", "version": 4}, "has no data set 'fares': .*version"),
+        ({"dataset": "7", "version": 1}, "data set number 7 needs no version"),
         ({"dataset": "fares", "version": 0}, "version must be at least 1, got 0"),
         ({"dataset": " "}, "got nothing"),
-        ({"dataset": "../../a b?c#d"}, "knows no data set"),
+        ({"dataset": "../../a b?c#d"}, "has no data set"),
         ({"dataset": "fares", "target": "clas"}, "'clas': did you mean 'class'"),
-        ({"dataset": "fares", "max_megabytes": 0}, "holds 0 MB.*raise max_megabytes"),
+        ({"dataset": "fares", "max_megabytes": 0}, "has 0 MB.*raise max_megabytes"),
     ],
 )
 def test_what_cannot_be_had_is_told_in_one_line(server, options, said):
@@ -306,7 +306,7 @@ def test_what_cannot_be_had_is_told_in_one_line(server, options, said):
 
 
 def test_a_name_stays_within_the_folder(server, tmp_path):
-    refused("knows no data set", dataset="../../../../../../escaped")
+    refused("has no data set", dataset="../../../../../../escaped")
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
     assert not list(tmp_path.rglob("*escaped*.gz"))
 
@@ -314,7 +314,7 @@ def test_a_name_stays_within_the_folder(server, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"target": None}, "OpenML names none: .*task.target=NAME; there are: age, home town"),
+        ({"target": None}, "OpenML names none: .*task.target=NAME; columns: age, home town"),
         ({"target": "class,fare"}, "expected one target of fares, but .* 'class,fare'"),
         ({"kinds": {"age": "string", "class": "nominal"}}, "columns of free text.*csv:FILE"),
         ({"arff": "@relation x\nnonsense"}, "cannot be read .*remove .*openml"),
@@ -335,7 +335,7 @@ def test_data_that_is_no_table_is_refused(server, change, said):
 
 def test_a_withdrawn_version_is_warned_of(server, caplog):
     server.datasets = [Dataset(7, "fares", version=2, status="deactivated")]
-    refused("knows no data set 'fares'", dataset="fares")
+    refused("has no data set 'fares'", dataset="fares")
     with caplog.at_level(logging.WARNING):
         openml(dataset="fares", version=2)
     assert "Version 2 of dataset fares is inactive" in caplog.text
@@ -375,7 +375,7 @@ def test_without_network_and_copy_it_says_what_to_do(monkeypatch, tmp_path):
         monkeypatch.setenv("AUTOML_OPENML_SERVER", url)
         digest = openml(dataset="7").digest()
     assert openml(dataset="7").digest() == digest
-    refused("cannot reach OpenML for '8' .*holds no copy: connect.*--data-dir", dataset="8")
+    refused("cannot reach OpenML for '8' .*has no copy: connect.*--data-dir", dataset="8")
     kept(tmp_path, "7/fares.arff.gz").write_bytes(b"damaged")
     refused("cannot reach OpenML for '7' .*its copy in .* is damaged", dataset="7")
 
@@ -389,7 +389,7 @@ def test_a_folder_that_cannot_be_written(server, monkeypatch, tmp_path):
 @pytest.mark.parametrize("value", ["openml.example", "http://", "file:///etc"])
 def test_a_mirror_is_an_address(server, monkeypatch, value):
     monkeypatch.setenv("AUTOML_OPENML_SERVER", value)
-    refused("AUTOML_OPENML_SERVER must be like https://", dataset="fares")
+    refused("AUTOML_OPENML_SERVER must look like https://", dataset="fares")
 
 
 def test_missing_cells_are_missing_and_not_zero(server):

@@ -286,7 +286,7 @@ def test_a_damaged_checkpoint_costs_time_alone(tmp_path, caplog):
     digest = run.save({"weights": torch.zeros(3)})
     (tmp_path / f"{digest}.pt").write_bytes((tmp_path / f"{digest}.pt").read_bytes()[:100])
     assert run.restore() is None
-    assert "cannot be read: its content has changed" in caplog.text
+    assert "starting over: its content has changed" in caplog.text
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "../elsewhere", "/etc/passwd", ""])
@@ -322,7 +322,7 @@ def test_hyperparameters_take_the_place_of_fields():
 
 
 def test_an_unknown_hyperparameter_lists_what_is_read():
-    with pytest.raises(TrialError, match=r"reads no hyperparameter 'depth'; it reads: epochs, opt"):
+    with pytest.raises(TrialError, match=r"unknown hyperparameter 'depth'; known: epochs, opt"):
         Supervised().configured({"depth": 3, "lr": 0.1})
 
 

@@ -190,23 +190,23 @@ def test_every_row_is_found(tmp_path_factory, data):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decisions": None}, "no array 'decisions'; it has: choices/depth"),
+        ({"decisions": None}, "no array 'decisions'; arrays: choices/depth"),
         ({"codes": None}, "no array 'codes'"),
         ({"choices__kind": None}, "no array 'choices/kind'"),
-        ({"decisions": np.array([1, 2])}, "'decisions' holds int64 of shape .2.; expected text"),
-        ({"codes": np.zeros((3, 2))}, "'codes' holds float64 .*expected whole numbers in 2"),
+        ({"decisions": np.array([1, 2])}, "'decisions' contains int64 of shape .2.; expected text"),
+        ({"codes": np.zeros((3, 2))}, "'codes' contains float64 .*expected whole numbers in 2"),
         ({"codes": np.array([[0], [1]])}, "'codes' has shape .2, 1.; .* 2 different decisions"),
         ({"codes": np.zeros((0, 2), int)}, "'codes' has shape .0, 2."),
         ({"codes": np.array([[0, 0], [1, 3], [0, 1]])}, "0 to 3 for decision 'kind', .* 3 diff"),
         ({"codes": np.array([[0, 0], [-2, 2], [0, 1]])}, "-2 to 0 for decision 'depth'"),
-        ({"codes": np.array([[0, 0], [1, 2], [0, 0]])}, "'codes' has 1 rows twice"),
+        ({"codes": np.array([[0, 0], [1, 2], [0, 0]])}, "'codes' has 1 duplicate rows"),
         ({"choices__depth": np.array([1, 1])}, "'depth', which has 1 different choices"),
         ({"choices__depth": np.array([[1, 2]])}, "expected text or numbers in 1 dim"),
         ({"one__accuracy": np.zeros(4)}, "'one/accuracy' has shape .4.; .* 3 rows"),
         ({"one__accuracy": np.zeros((3, 0))}, "'one/accuracy' has shape .3, 0."),
-        ({"one__accuracy": np.array(["a"] * 3)}, "'one/accuracy' holds <U1 .*expected numbers"),
+        ({"one__accuracy": np.array(["a"] * 3)}, "'one/accuracy' contains <U1 .*expected numbers"),
         ({"parameters": np.zeros((3, 2))}, "'parameters' .*expected numbers in 1 dimensions"),
-        ({"parameters": np.array([1, np.nan, 2])}, "'parameters' holds NaN or infinity"),
+        ({"parameters": np.array([1, np.nan, 2])}, "'parameters' contains NaN or infinity"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(table, changes, message):
@@ -221,7 +221,7 @@ def test_a_table_without_a_metric_is_refused(tmp_path):
     kept = {n: a for n, a in arrays().items() if "/acc" not in n and "/test" not in n}
     kept.pop("seconds")
     np.savez(tmp_path / "t.npz", **kept)
-    with pytest.raises(UsageError, match="no array of a metric; it has: decisions"):
+    with pytest.raises(UsageError, match="no array of a metric; arrays: decisions"):
         Tabular(tmp_path / "t.npz")
 
 
@@ -240,7 +240,7 @@ def test_an_unknown_data_set_lists_those_there_are(table):
 def test_a_file_that_is_no_table_is_one_line(tmp_path, content):
     path = tmp_path / "table.npz"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="is damaged or no npz file") as caught:
+    with pytest.raises(UsageError, match="is damaged or not an npz file") as caught:
         Tabular(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -252,7 +252,7 @@ def test_a_missing_file_a_folder_and_a_lone_array_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"cannot read table .*: Is a directory"):
         Tabular(tmp_path)
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(UsageError, match="it holds a single array"):
+    with pytest.raises(UsageError, match="it contains a single array"):
         Tabular(tmp_path / "one.npy")
 
 

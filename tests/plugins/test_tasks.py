@@ -98,7 +98,7 @@ def test_an_idx_file_cut_anywhere_is_refused_by_name(tmp_path_factory, data, pac
 def test_a_corrupt_idx_file_is_refused(tmp_path, content, pack):
     path = tmp_path / ("f" if pack is bytes else "f.gz")
     path.write_bytes(pack(content))
-    with pytest.raises(UsageError, match=r"truncated or corrupt: .*get the file again"):
+    with pytest.raises(UsageError, match=r"truncated or corrupt: .*download the file again"):
         read_idx(path)
 
 
@@ -109,7 +109,7 @@ def test_a_flipped_byte_in_a_gzip_file_is_refused(tmp_path):
     content[len(content) // 2] ^= 0xFF
     path = tmp_path / "f.gz"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="not a whole gzip file"):
+    with pytest.raises(UsageError, match="not a complete gzip file"):
         read_idx(path)
 
 
@@ -207,7 +207,7 @@ def test_the_real_fashion_mnist_has_its_known_moments():
         (np.eye(3)[[0, 1, 2] * 10], "have shape (30, 3).*argmax"),
         (["a", "b", "c"] * 10, "np.unique"),
         ([0.5, 1.5, 2.5] * 10, "are real numbers.*regression"),
-        ([0] * 30, "of two classes or more"),
+        ([0] * 30, "of at least two classes"),
     ],
     ids=["one-hot", "words", "real", "one-class"],
 )
@@ -363,7 +363,7 @@ def test_targets_of_one_output_need_no_second_dimension():
         (np.zeros((20, 2, 2)), r"shape \(20, 2, 2\); expected real numbers \[n\] or"),
         (np.ones(20), "never vary"),
         (np.arange(19), "20 inputs but 19 targets"),
-        ([*range(19), np.nan], "row 19 of split .* holds NaN or infinity"),
+        ([*range(19), np.nan], "row 19 of split .* contains NaN or infinity"),
     ],
     ids=["words", "images", "constant", "one missing", "NaN"],
 )
@@ -374,12 +374,12 @@ def test_targets_that_are_no_real_numbers_are_told_so(targets, message):
 
 @pytest.mark.parametrize("make", [Classification, Regression])
 def test_shares_must_leave_examples_to_train_on(make):
-    with pytest.raises(UsageError, match="shares above 0 that leave some to train on"):
+    with pytest.raises(UsageError, match="shares above 0 with a sum below 1"):
         make.from_arrays("mine", np.zeros((20, 3)), [0, 1] * 10, validation=0.5, test=0.5)
 
 
 def test_a_regression_names_its_bad_row():
     inputs = np.zeros((20, 3))
     inputs[4, 1] = np.inf
-    with pytest.raises(UsageError, match=r"task mine: row 4 of split \w+ holds NaN or infinity"):
+    with pytest.raises(UsageError, match=r"task mine: row 4 of split \w+ contains NaN or infinity"):
         Regression.from_arrays("mine", inputs, np.arange(20))

@@ -112,7 +112,7 @@ def test_other_encodings_and_marks_of_order(tmp_path):
     marked = written(tmp_path / "b.txt", "\ufeff" + content)
     latin = tmp_path / "c.txt"
     latin.write_bytes(content.encode("latin-1"))
-    with pytest.raises(UsageError, match=r"c.txt, line 1: not in utf-8: give its encoding"):
+    with pytest.raises(UsageError, match=r"c.txt, line 1: not in utf-8: set its encoding"):
         text(file=latin)
     digests = {text(file=plain).digest(), text(file=marked).digest()}
     assert digests == {text(file=latin, encoding="latin-1").digest()}
@@ -121,17 +121,17 @@ def test_other_encodings_and_marks_of_order(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
-        ("", {}, "holds 0 characters"),
-        ("short", {}, "holds 5 characters, of which .*split .*: give a longer text"),
-        ("a" * 500, {}, "holds only the character 'a'"),
-        ("\ufffd" * 500, {}, "holds only the character '\ufffd'"),
+        ("", {}, "has 0 characters"),
+        ("short", {}, "has 5 characters, of which .*split .*: use a longer text"),
+        ("a" * 500, {}, "contains only the character 'a'"),
+        ("\ufffd" * 500, {}, "contains only the character '\ufffd'"),
         ("ab" * 600, {"max_megabytes": 0}, "more than 0 MB"),
         ("abc" * 300_000, {"examples": 10**6, "max_megabytes": 1}, "take .* lower examples"),
         ("ab" * 500, {"context": 0}, "context must be at least 1, got 0"),
         ("ab" * 500, {"examples": 0}, "examples must be at least 1"),
         ("ab" * 500, {"alphabet": 0}, "alphabet must be at least 1"),
         ("ab" * 500, {"test": 0.6, "validation": 0.5}, "must be shares"),
-        ("ab" * 500, {"encoding": "klingon"}, "no such encoding: klingon"),
+        ("ab" * 500, {"encoding": "klingon"}, "unknown encoding: klingon"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(tmp_path, content, options, said):

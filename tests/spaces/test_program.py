@@ -144,11 +144,11 @@ def test_a_found_program_is_printed_as_code():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("s1 = s0 + s0", "must stand under setup:, predict: or learn:"),
-        ("predict:\n s1 = v0 + v1", "'s1 = v0 [+] v1' is no instruction; one is: s1 = dot"),
-        ("predict:\n s1 = dot(v0, v1", "is no instruction"),
-        ("predict:\n s1 = x", "is no instruction"),
-        ("setup:\n" + "s2 = 1.0\n" * 3, "setup has 3 instructions, room for 2"),
+        ("s1 = s0 + s0", "must be below setup:, predict: or learn:"),
+        ("predict:\n s1 = v0 + v1", "'s1 = v0 [+] v1' is not an instruction such as s1 = dot"),
+        ("predict:\n s1 = dot(v0, v1", "is not an instruction"),
+        ("predict:\n s1 = x", "is not an instruction"),
+        ("setup:\n" + "s2 = 1.0\n" * 3, "setup has 3 instructions, but only room for 2"),
     ],
 )
 def test_text_that_is_no_program_is_told_so(text, message):
