@@ -50,7 +50,7 @@ class Option:
     name: str
     annotation: Any
     default: Any
-    description: str = ""
+    description: str = dataclasses.field(default="", compare=False)
 
     @property
     def required(self) -> bool:

@@ -70,8 +70,8 @@ def test_nothing_is_overwritten(run, here):
         ("x" * 25, "task", "at most 24"),
         ("", "task", "invalid plugin name ''"),
         ("plugins", "task", "automl_plugins is a package of automl:"),
-        ("digits", "task", "there is a task 'digits' already"),
-        ("search", "command", "there is a command 'search' already"),
+        ("digits", "task", "task 'digits' already exists"),
+        ("search", "command", "command 'search' already exists"),
         ("sun", "tsak", "unknown kind of plugin 'tsak': did you mean 'task'"),
     ],
 )

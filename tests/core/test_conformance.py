@@ -168,7 +168,7 @@ class Everything(Line):
         (Infinite(), "split train: inputs must be finite"),
         (Uneven(), "split train: 32 inputs, 31 targets"),
         (Shuffled(), "split train must be the same in every call"),
-        (Misshapen(), r"probe: inputs have shape \(2,\), the signature \(3,\)"),
+        (Misshapen(), r"probe: inputs have shape \(2,\), but the signature \(3,\)"),
         (Detached(), "the loss must be differentiable"),
         (Flat(), "the gradient of the loss must not vanish"),
         (Vector(), "the loss must be a scalar"),
@@ -249,8 +249,8 @@ def test_a_sound_trainer_passes(tmp_path):
         ({"metric": "other"}, "must report the default objective 'score'; its metrics: other"),
         ({"seeded": False}, "the same seed must give the same values"),
         ({"stubborn": True}, "closing the generator must stop the training"),
-        ({"swallows": True}, r"what run.tick\(\) raises must pass"),
-        ({"forgets": True}, "resumed from the checkpoint of step 1 the result is"),
+        ({"swallows": True}, r"must not catch what run.tick"),
+        ({"forgets": True}, "after resuming from the checkpoint of step 1 the result is"),
         ({"closes": "x"}, "closed contains decisions that were not open"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -399,7 +399,7 @@ def test_sound_listeners_pass():
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        (SimpleNamespace(), "at least one hook of trial_proposed, trial_reused"),
+        (SimpleNamespace(), "must implement one of trial_proposed, trial_reused"),
         (listening("trial_finishd", lambda study: None), "unknown hook 'trial_finishd'"),
         (listening("trial_finished", lambda study, trial: None), "trial"),
         (listening("trial_reused", lambda number: 1 / 0), "trial_reused raised ZeroDivisionError"),

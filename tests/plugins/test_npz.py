@@ -1,4 +1,4 @@
-"""Tasks made of arrays in a file."""
+"""Tasks from arrays in a file."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def saved(path, **arrays):
     return path
 
 
-def test_whole_numbers_are_classes_and_others_are_predicted(tmp_path):
+def test_integers_are_classes_and_reals_are_regression_targets(tmp_path):
     labels = np.arange(60) % 3
     check_task(task := npz(file=saved(tmp_path / "a.npz", x=X, y=labels)))
     assert isinstance(task, Classification)
@@ -70,7 +70,7 @@ def test_arrays_that_cannot_be_learned(tmp_path, arrays, given, said):
         npz(file=saved(tmp_path / "a.npz", **arrays), **given)
 
 
-def test_arrays_have_the_names_that_are_said(tmp_path):
+def test_array_names_are_options(tmp_path):
     file = saved(tmp_path / "a.npz", images=X, labels=np.arange(60) % 3)
     with pytest.raises(UsageError, match="no array 'x'; arrays: images, labels"):
         npz(file=file)
@@ -94,7 +94,7 @@ def test_files_that_cannot_be_read(tmp_path, content, said):
         npz(file=file)
 
 
-def test_one_array_is_told_from_several(tmp_path):
+def test_a_single_array_is_rejected(tmp_path):
     np.save(tmp_path / "a.npy", X)
     with pytest.raises(UsageError, match="has one array; expected two named ones"):
         npz(file=tmp_path / "a.npy")
