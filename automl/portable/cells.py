@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 
 Cells = Sequence[str | None]
-"""Text without blanks around it; None where there is no value."""
+"""Stripped text; None for a missing value."""
 MISSING = ("?", "na", "n/a", "nan", "null", "none", "#n/a")
 """Words that mean a missing value, in any case."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")

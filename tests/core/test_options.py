@@ -23,7 +23,7 @@ from automl.plugin.options import (
     resolve,
 )
 from automl.plugin.recipe import PartSpec, load
-from automl.plugin.registry import Kind, Offer, Registry
+from automl.plugin.registry import FACTORY_KINDS, Kind, Offer, Registry
 
 
 class Colour(Enum):
@@ -325,3 +325,21 @@ def test_options_are_described_by_the_class_its_bases_and_its_init():
         "From the init.",
         "",
     ]
+
+
+def test_every_option_of_a_built_in_plugin_is_described():
+    registry = Registry()
+    offers = [
+        registry.find(kind, name)
+        for kind in FACTORY_KINDS
+        for name, owners in registry.names(kind).items()
+        if owners[0].startswith("automl ")
+    ]
+    missing = [
+        f"{offer.label}: {option.name}"
+        for offer in offers
+        for option in offer.options().values()
+        if not option.description
+    ]
+    assert offers
+    assert not missing

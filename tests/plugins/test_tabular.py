@@ -88,10 +88,10 @@ def test_its_metrics_are_options():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": 1}, "two classes or more"),
+        ({"classes": 1}, "at least two classes"),
         ({"input_shape": ()}, "positive input_shape"),
         ({"input_shape": (3, 0, 3)}, "positive input_shape"),
-        ({"maximize": ()}, "one metric at least.*got none"),
+        ({"maximize": ()}, "at least one metric.*got none"),
         ({"minimize": ("accuracy",)}, "each once, got accuracy, accuracy"),
     ],
 )
