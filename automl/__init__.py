@@ -13,7 +13,7 @@ from automl.space.files_read import install
 
 if TYPE_CHECKING:
     from automl import nn
-    from automl.api import resume, search
+    from automl.api import Result, Study, resume, search
     from automl.data.arrays import Classification, Regression
     from automl.data.tables import Goal, Reading, table_task, with_reading
     from automl.errors import (
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
         OpenDecisionError,
         PluginError,
         StorageError,
+        StrategyError,
         TrialError,
         UnknownNameError,
         UntrustedError,
         UsageError,
     )
-    from automl.identity.probes.callables import functional_hash, same_function
+    from automl.identity.probes.callables import FunctionError, functional_hash, same_function
+    from automl.ledger.queries import TrialView
     from automl.plugin.hookspecs import hookimpl
     from automl.plugin.protocols import (
         Context,
@@ -60,6 +62,9 @@ install()
 _HOME = {
     "nn": "nn",
     "Found": "study.found",
+    "TrialView": "ledger.queries",
+    "Result": "api",
+    "Study": "api",
     "resume": "api",
     "search": "api",
     "Candidate": "space.candidate",
@@ -73,6 +78,7 @@ _HOME = {
     "OpenDecisionError": "errors",
     "PluginError": "errors",
     "StorageError": "errors",
+    "StrategyError": "errors",
     "TrialError": "errors",
     "UnknownNameError": "errors",
     "UntrustedError": "errors",
@@ -82,6 +88,7 @@ _HOME = {
     "Operation": "space.graph",
     "declare": "space.graph",
     "hookimpl": "plugin.hookspecs",
+    "FunctionError": "identity.probes.callables",
     "functional_hash": "identity.probes.callables",
     "same_function": "identity.probes.callables",
     # Through operations, so that a graph always knows the standard ones.
@@ -120,7 +127,10 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "nn",
     "search",
     "resume",
+    "Result",
+    "Study",
     "Found",
+    "TrialView",
     "Candidate",
     "Signature",
     "Open",
@@ -132,6 +142,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "OpenDecisionError",
     "PluginError",
     "StorageError",
+    "StrategyError",
     "TrialError",
     "UnknownNameError",
     "UntrustedError",
@@ -142,6 +153,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Operation",
     "declare",
     "hookimpl",
+    "FunctionError",
     "functional_hash",
     "same_function",
     "Preparation",

@@ -1,198 +1,244 @@
-"""The Python interface: a search in three lines, the same as on the command line.
+"""The Python interface: what `automl search`, `resume`, `best` and `predict` do, as objects.
 
 import automl
+
 study, best = automl.search("mlp", task="digits", trials=30)
 print(best.values, best.decisions, best.candidate.build())
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from automl.devices.placement import Place, arrange, starts_elsewhere
 from automl.errors import UnknownNameError, UsageError
-from automl.plugin.protocols import Launcher
-from automl.plugin.registry import TOP_LEVEL, Kind, Registry
+from automl.export.export import Export
+from automl.ledger.queries import TrialView
+from automl.plugin.registry import Kind, Registry
 from automl.plugin.source import refuse_while_loading
 from automl.plugin.trust import trusting
-from automl.space.decisions import plain_decisions
-from automl.spec import SECONDS, TimeLimits
+from automl.storable import plain_decisions
 from automl.storage.storage import storage_from
-from automl.study.found import Found, best
-from automl.study.study import (
-    Limits,
-    Study,
-    create,
-    open_study,
-    plan,
-)
+from automl.study import study as core
+from automl.study.creation import create
+from automl.study.found import Found, best, found
+from automl.study.limits import Limits
+from automl.study.parts import Parts
+from automl.study.plan import plan
+from automl.study.request import ResumeRequest, RunRequest, SearchRequest, taking
+from automl.study.study import open_study
 from automl.study.warm_start import first_decisions
+from automl.workers.launch import Launch
 from automl.workers.session import Session
 
 
+@dataclass(frozen=True)
+class Study(core.Study):
+    """A study in a database: its trials, its best candidate, and models made of them.
+
+    Attributes:
+        name: The study's name.
+        optuna: The same study as Optuna knows it, for its samplers, plots and tools.
+    """
+
+    registry: Registry = field(default_factory=Registry, repr=False)
+    loaded: Parts | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        storage: str | None = None,
+        ledger: str | None = None,
+        trust_storage: bool = False,
+        trust_plugins: bool = False,
+        plugins: Sequence[str] = (),
+        data_dir: str | Path | None = None,
+    ) -> "Study":
+        """Open a study to look at it or to take models out of it.
+
+        Args:
+            name: The study's name.
+            storage: Where it is stored. Default: AUTOML_STORAGE, else sqlite:///automl.db.
+            ledger: The SQL database of the ledger, if the storage cannot hold it.
+            trust_storage: Let Optuna unpickle what it keeps there.
+            trust_plugins: Load all code and paths that the study names.
+            plugins: Approve these files, modules and paths of the study.
+            data_dir: Where data sets are stored on this machine.
+
+        Raises:
+            UnknownNameError: There is no such study.
+            StorageError: The database cannot be read.
+        """
+        opened = open_study(storage_from(storage, ledger, trust_storage), name)
+        registry = Registry(trusting(trust_plugins, plugins))
+        made = cls.of(opened, registry)
+        return made if data_dir is None else made._with_parts(data_dir)
+
+    @classmethod
+    def of(cls, study: core.Study, registry: Registry, parts: Parts | None = None) -> "Study":
+        """The same study, with what it takes to rebuild its candidates."""
+        return cls(study.storage, study.name, study.spec, study.optuna, registry, parts)
+
+    @property
+    def trials(self) -> list[TrialView]:
+        """All trials in the order of their numbers, with their metrics, costs and errors."""
+        return list(self.views.trials())
+
+    @property
+    def best(self) -> Found | None:
+        """The best trial with its candidate; None if no trial qualifies.
+
+        With several objectives: the best by the first objective of those that no other beats.
+
+        Raises:
+            UntrustedError: The study names code that this user has not approved.
+        """
+        return next(iter(self.front), None)
+
+    @property
+    def front(self) -> list[Found]:
+        """The trials that no other beats, the best by the first objective first."""
+        return best(self, self.parts)
+
+    @property
+    def parts(self) -> Parts:
+        """The study's space, task, trainer, strategy and pruner, loaded when first needed."""
+        return self.loaded or self._with_parts(None).parts
+
+    def found(self, number: int) -> Found:
+        """A complete trial with its candidate.
+
+        Raises:
+            UsageError: There is no such trial, or it has not completed.
+        """
+        return found(self, self.parts, self.complete_trial(number))
+
+    def export(
+        self,
+        directory: str | Path,
+        trial: int | None = None,
+        *,
+        refit: bool = False,
+        force: bool = False,
+        device: str = "cpu",
+    ) -> Path:
+        """Write a trial's model to a directory that predicts without this package.
+
+        Args:
+            directory: A directory to be made.
+            trial: The trial's number. Default: the best.
+            refit: Train once more, on the training and the validation split.
+            force: Replace an earlier export.
+            device: Where to train.
+
+        Returns:
+            The directory.
+
+        Raises:
+            UsageError: There is no such trial, no weights, or the directory exists.
+        """
+        chosen = self._best_trial() if trial is None else self.complete_trial(trial)
+        Export(self, self.parts, chosen, device, refit).write(Path(directory), force)
+        return Path(directory)
+
+    def predict(self, inputs: Any, trial: int | None = None) -> Any:
+        """The outputs of a trial's model, in evaluation mode.
+
+        Args:
+            inputs: A batch as the task gives it to models, of shape (examples, *input_shape).
+            trial: The trial's number. Default: the best.
+
+        Raises:
+            UsageError: There is no such trial, or its weights have not been kept.
+        """
+        chosen = self._best_trial() if trial is None else self.complete_trial(trial)
+        return Export(self, self.parts, chosen).predict(inputs)
+
+    def _best_trial(self) -> Any:
+        trials = self.best_trials()
+        if not trials:
+            raise UsageError(self.without_best())
+        return trials[0]
+
+    def _with_parts(self, data_dir: str | Path | None) -> "Study":
+        parts = self.load_parts(self.registry, data_dir)
+        # The parts follow from the rest, so the object stays the same value.
+        object.__setattr__(self, "loaded", parts)
+        return self
+
+
 class Result(NamedTuple):
-    """A study, and its best candidate; None where no trial completed."""
+    """What a search gives.
+
+    Attributes:
+        study: The study.
+        best: Its best trial with the candidate; None if no trial qualifies.
+    """
 
     study: Study
     best: Found | None
 
 
-def search(
-    space: str | Callable[..., Any],
-    *,
-    task: str | Callable[..., Any] = "digits",
-    trainer: str | Callable[..., Any] = "supervised",
-    strategy: str | Callable[..., Any] = "tpe",
-    pruner: str | Callable[..., Any] = "none",
-    options: Mapping[str, Mapping[str, object]] | None = None,
-    objectives: Sequence[str] = (),
-    requirements: Sequence[str] = (),
-    trials: int | None = None,
-    evaluations: int | None = None,
-    timeout: float | None = None,
-    gpu_hours: float | None = None,
-    workers: int | str = 1,
-    per_device: int | None = None,
-    device: str = "auto",
-    storage: str | None = None,
-    ledger: str | None = None,
-    trust_storage: bool = False,
-    study: str | None = None,
-    seed: int = 0,
-    cache: bool = True,
-    cache_scope: str | None = None,
-    launcher: str = "local",
-    plugins: Sequence[str] = (),
-    data_dir: str | Path | None = None,
-    trial_timeout: float | None = None,
-    epoch_timeout: float | None = None,
-    cost_metric: str = SECONDS,
-    enqueue: Sequence[Mapping[str, Any]] = (),
-    warm_start: str | None = None,
-    keep_models: int = 1,
-) -> Result:
-    """Search a space on a task and return the study with its best candidate.
+@taking(SearchRequest)
+def search(request: SearchRequest) -> Result:
+    """Search a space on a task, and return the study with its best candidate.
 
-    space, task, trainer, strategy, pruner: a name, `file.py:name`, `module:name`, or the function
-    or class itself. options: by part, {"trainer": {"epochs": 5}}. requirements: bounds that the
-    best has to keep to, ["parameters<=1e6"]. timeout, trial_timeout,
-    epoch_timeout: seconds. launcher: what starts further workers, with its options under
-    "launcher". enqueue: decisions of the first trials, [{"lr": 0.01}, …]; the strategy draws what
-    they leave out. warm_start: a study of this storage whose five best decisions come first, too.
-    Other arguments are those of `automl search`.
+    Args:
+        space: A name, `file.py:name`, `module:name`, or the function or class itself. The same
+            holds for task, trainer, strategy and pruner.
 
     Raises:
-        UsageError: a name, an option or a value is wrong.
-        StorageError: the database cannot be used.
-        Interrupted: Ctrl-C; `resume` goes on.
+        UsageError: A name, an option or a value is wrong.
+        StorageError: The database cannot be used.
+        Interrupted: Ctrl-C; `resume` continues.
     """
     refuse_while_loading("automl.search")
     registry = Registry()
-    given = {
-        Kind.SPACE: space,
-        Kind.TASK: task,
-        Kind.TRAINER: trainer,
-        Kind.STRATEGY: strategy,
-        Kind.PRUNER: pruner,
-    }
-    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
-    of_parts = dict(options or {})
-    own = of_parts.pop(Kind.LAUNCHER.value, {})
-    started = _starting(registry, launcher, own, workers, device, per_device)
-    made = plan(
-        registry,
-        references,
-        of_parts,
-        objectives=objectives,
-        requirements=requirements,
-        seed=seed,
-        cache=cache,
-        cache_scope=cache_scope,
-        plugins=plugins,
-        data_dir=None if data_dir is None else Path(data_dir),
-        time_limits=TimeLimits(trial_timeout, epoch_timeout),
-        cost_metric=cost_metric,
-        models=keep_models,
-    )
-    limits = Limits(trials, evaluations, timeout, gpu_hours)
-    opened = storage_from(storage, ledger, trust_storage)
-    source = None if warm_start is None else open_study(opened, warm_start)
-    first = first_decisions(made, limits, _queued(enqueue), source)
-    created = create(opened, made, limits, study, first)
-    return _run(Session(created, made.parts, registry, *started))
+    launch = Launch.of(request, registry)
+    made = plan(request, registry)
+    launch.require_loadable(registry)
+    opened = storage_from(request.storage, request.ledger, request.trust_storage)
+    earlier = None if request.warm_start is None else open_study(opened, request.warm_start)
+    limits = Limits.of(request)
+    first = first_decisions(made, limits, _queued(request), earlier)
+    created = create(opened, made, limits, request.study, first)
+    return _run(created, made.parts, registry, launch)
 
 
-def resume(
-    study: str,
-    *,
-    storage: str | None = None,
-    ledger: str | None = None,
-    trust_storage: bool = False,
-    trials: int | None = None,
-    evaluations: int | None = None,
-    timeout: float | None = None,
-    gpu_hours: float | None = None,
-    workers: int | str = 1,
-    per_device: int | None = None,
-    device: str = "auto",
-    launcher: str = "local",
-    options: Mapping[str, Mapping[str, object]] | None = None,
-    trust_plugins: bool = False,
-    plugins: Sequence[str] = (),
-    data_dir: str | Path | None = None,
-    enqueue: Sequence[Mapping[str, Any]] = (),
-) -> Result:
-    """Go on with a study from its database alone; `trials` and `evaluations` are so many more.
+@taking(ResumeRequest)
+def resume(request: ResumeRequest) -> Result:
+    """Continue a study from its database alone.
 
-    options: those of the launcher, {"launcher": {…}}; the study has all others. plugins: files,
-    modules and paths of the study that you approve, or your copies of its files. enqueue: as
-    `search` has it.
+    Args:
+        study: The study's name.
 
     Raises:
-        UnknownNameError: there is no such study.
-        UntrustedError: it names code or paths this user has not approved.
+        UnknownNameError: There is no such study.
+        UntrustedError: It names code or paths that this user has not approved.
     """
     refuse_while_loading("automl.resume")
-    registry = Registry(trusting(trust_plugins, plugins))
-    for part in options or {}:
+    registry = Registry(trusting(request.trust_plugins, request.plugins))
+    for part in request.options:
         if part != Kind.LAUNCHER.value:
             raise UnknownNameError("part in options of resume", part, [Kind.LAUNCHER.value])
-    own = (options or {}).get(Kind.LAUNCHER.value, {})
-    started = _starting(registry, launcher, own, workers, device, per_device)
-    opened = open_study(storage_from(storage, ledger, trust_storage), study)
-    parts = opened.load_parts(registry, None if data_dir is None else Path(data_dir))
-    opened.extend(Limits(trials, evaluations, timeout, gpu_hours), _queued(enqueue))
-    return _run(Session(opened, parts, registry, *started))
+    launch = Launch.of(request, registry)
+    storage = storage_from(request.storage, request.ledger, request.trust_storage)
+    opened = open_study(storage, request.study)
+    parts = opened.load_parts(registry, request.data_dir)
+    opened.extend(Limits.of(request), _queued(request))
+    return _run(opened, parts, registry, launch)
 
 
-def _starting(
-    registry: Registry,
-    launcher: str,
-    options: Mapping[str, object],
-    workers: int | str,
-    device: str,
-    per_device: int | None,
-) -> tuple[Launcher, tuple[Place, ...]]:
-    """What starts workers, and where they work; looked at before a study is made.
-
-    This process is not bound to its device, for the rest of it is the caller's own.
-    """
-    starter = registry.build(Kind.LAUNCHER, launcher, options).make()
-    places = arrange(starter, str(workers), device, per_device)
-    if registry.in_process and (len(places) > 1 or starts_elsewhere(starter)):
-        raise UsageError(
-            f"{registry.in_process[0]} cannot be loaded by other workers: {TOP_LEVEL}, or use one "
-            "worker"
-        )
-    return starter, places
+def _queued(request: RunRequest) -> list[dict[str, Any]]:
+    given = request.enqueue
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise UsageError(f'enqueue: expected a list such as [{{"lr": 0.01}}], got {given!r}')
+    return [plain_decisions(decisions) for decisions in given]
 
 
-def _queued(enqueue: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    if isinstance(enqueue, Mapping | str):
-        raise UsageError(f'enqueue: expected a list such as [{{"lr": 0.01}}], got {enqueue!r}')
-    return [plain_decisions(given) for given in enqueue]
-
-
-def _run(session: Session) -> Result:
-    session.run()
-    return Result(session.study, next(iter(best(session.study, session.parts)), None))
+def _run(study: core.Study, parts: Parts, registry: Registry, launch: Launch) -> Result:
+    Session(study, parts, registry, launch.launcher, launch.places).run()
+    made = Study.of(study, registry, parts)
+    return Result(made, made.best)

@@ -1,7 +1,7 @@
 """A study's spec: all that is needed to rebuild its parts anywhere, stored with the study."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -11,6 +11,7 @@ from automl.plugin.options import options_of, resolve
 from automl.plugin.recipe import PART_KINDS, PartSpec, jsonable_deep, part_spec
 from automl.plugin.registry import Kind, Registry
 from automl.plugin.report import Direction, Objective, Requirement
+from automl.trial_code.deadline import TimeLimits
 
 FORMAT = 1
 ATTRIBUTE = "automl"
@@ -81,24 +82,6 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class TimeLimits:
-    """How long a trial, and a step of it from report to report, may take; None is without limit.
-
-    Raises:
-        UsageError: a limit that is not positive.
-    """
-
-    trial: float | None = None
-    epoch: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("trial", "epoch"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"--{name}-timeout: expected more than 0 s, got {value}")
-
-
-@dataclass(frozen=True)
 class Spec:
     """What a study searches, on what, by what; immutable once the study exists."""
 
@@ -115,10 +98,10 @@ class Spec:
     plugins: tuple[PartSpec, ...] = ()
     judge: PartSpec | None = None
     """The trainer that trains again what the trainer of open decisions found."""
-    time_limits: TimeLimits = TimeLimits()
+    time_limits: TimeLimits = field(default_factory=TimeLimits)
     cost_metric: str = SECONDS
     """What counts as a trial's device time: a metric that its trainer reports, or as measured."""
-    models: int = 1
+    keep_models: int = 1
     """The weights of so many of the best trials are kept."""
     requirements: tuple[Requirement, ...] = ()
 
@@ -170,7 +153,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         **parts,
         time_limits=TimeLimits(**data.get("time_limits", {})),
         cost_metric=str(data.get("cost_metric", SECONDS)),
-        models=int(data.get("models", 1)),
+        keep_models=int(data.get("keep_models", data.get("models", 1))),
         requirements=tuple(_requirement(item) for item in data.get("requirements", ())),
     )
 

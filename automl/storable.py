@@ -5,10 +5,13 @@ the narrowest of all: Optuna's columns of 512 characters and MySQL's texts of 64
 """
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from automl.errors import UnstorableError
+from automl.errors import UnstorableError, UsageError
+
+T = TypeVar("T")
 
 LONGEST_NAME = 512
 """Characters of the name of a decision, a metric, an attribute or a study."""
@@ -16,8 +19,16 @@ LONGEST_VALUE = 65_535
 """Bytes of an attribute, or of a decision's choices, in JSON."""
 LONGEST_TEXT = 1_000_000
 """Characters of a message or a traceback: servers limit what comes in one piece."""
+LARGEST = 10**9
+"""The most that a person may ask for of anything.
+
+The ledger counts in columns of 32 bits, and systems wait no longer than 292 years.
+"""
+COUNTS = range(2**31)
+"""What the ledger's columns for counts and for numbers of trials hold."""
 _INTEGERS = range(-(2**63), 2**63)
 _SHOWN = 40
+_PLAIN = str | int | float | None
 
 
 def name_fault(name: object) -> str | None:
@@ -54,8 +65,36 @@ def size_fault(value: Any, limit: int = LONGEST_VALUE) -> str | None:
 
 def short(value: object) -> str:
     """A value in a message, cut where it is long."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return f"a value of type {type(value).__name__} that is too long to show"
     return shown if len(shown) <= 2 * _SHOWN else f"{shown[:_SHOWN]}…{shown[-_SHOWN:]}"
+
+
+def require_amount(option: str, value: object, whole: bool = False) -> None:
+    """See that what a person asks for is more than 0, and that databases and systems take it.
+
+    Raises:
+        UsageError: it is not; named by its option.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UsageError(f"{option}: expected a number, got {short(value)}")
+    if not value > 0:
+        raise UsageError(f"{option}: expected more than 0, got {short(value)}")
+    require_at_most(option, value)
+    if whole and value != int(value):
+        raise UsageError(f"{option}: expected a whole number, got {short(value)}")
+
+
+def require_at_most(option: str, value: float, most: int = LARGEST) -> None:
+    """See that databases and systems take a number.
+
+    Raises:
+        UsageError: it is more than that; named by its option.
+    """
+    if value > most:
+        raise UsageError(f"{option}: expected at most {most:,}, got {short(value)}")
 
 
 def plain_text(text: str) -> str:
@@ -75,12 +114,38 @@ def _text_fault(text: str) -> str | None:
     return None
 
 
-def metric_name(name: object) -> str:
-    """The name of a metric as text.
+def by_metric_name(values: Mapping[Any, T]) -> dict[str, T]:
+    """Metrics by their names as text.
 
     Raises:
-        UnstorableError: some database cannot hold it.
+        UnstorableError: some database cannot hold one, or two of them are one name.
     """
-    if (fault := name_fault(str(name))) is not None:
-        raise UnstorableError(f"metric {short(name)} cannot be stored: {fault}")
-    return str(name)
+    found: dict[str, T] = {}
+    for given, value in values.items():
+        name = str(given)
+        if (fault := name_fault(name)) is not None:
+            raise UnstorableError(f"metric {short(given)} cannot be stored: {fault}")
+        if name in found:
+            raise UnstorableError(f"metric {short(given)} cannot be stored: there are two {name!r}")
+        found[name] = value
+    return found
+
+
+def plain_decisions(given: object) -> dict[str, Any]:
+    """Given decisions, as every database can hold them.
+
+    Raises:
+        UsageError: they are no mapping of names to text, finite numbers, booleans or none.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(f'expected decisions such as {{"lr": 0.01}}, got {given!r}')
+    for name, value in given.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (isinstance(name, str) and isinstance(value, _PLAIN) and finite):
+            raise UsageError(
+                f"decision {name!r}: expected text, a finite number, true, false or none, got "
+                f"{value!r}"
+            )
+        if (fault := name_fault(name) or value_fault(value)) is not None:
+            raise UsageError(f"decision {short(name)} cannot be stored: {fault}")
+    return dict(given)

@@ -19,9 +19,11 @@ import automl
 from automl.identity.fingerprint import Level, Verdict
 from automl.identity.graphs.canonical import Canonical, canonical
 from automl.identity.probes.probe import probe
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.space.candidate import propose
-from automl.study.study import Parts, plan, rebuild
+from automl.study.parts import Parts, rebuild
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
 
 NAMES = tuple(decisions(CELLS[0]))
 SMALL = {
@@ -210,9 +212,10 @@ def _digits() -> automl.Task:
 def parts_of(
     space: str, task: str = "digits", trainer: str = "supervised", **options: object
 ) -> Parts:
-    registry = Registry()
-    references = {Kind.SPACE: space, Kind.TASK: task, Kind.TRAINER: trainer}
-    return plan(registry, {**references, Kind.STRATEGY: "random"}, {"space": options}).parts
+    request = SearchRequest(
+        space, task=task, trainer=trainer, strategy="random", options={"space": options}
+    )
+    return plan(request, Registry()).parts
 
 
 def table(folder: Path | None) -> Path | None:

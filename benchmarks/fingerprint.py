@@ -41,8 +41,10 @@ from automl.identity.graphs.canonical import canonical
 from automl.identity.keys import SideKeys, writing
 from automl.identity.probes.client import Prober
 from automl.identity.probes.probe import Probe, probe
-from automl.plugin.registry import Kind, Registry
-from automl.study.study import Parts, plan, rebuild
+from automl.plugin.registry import Registry
+from automl.study.parts import Parts, rebuild
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
 
 SEED = 0
 HELPER = str(Path(__file__).with_name("_cells.py"))
@@ -54,9 +56,8 @@ DRAWS = 20
 
 def parts_of(space: str, **options: object) -> Parts:
     """Everything that a study of a space on task `digits` with trainer `supervised` is made of."""
-    registry = Registry()
-    references = {Kind.SPACE: space, Kind.TASK: "digits", Kind.STRATEGY: "random"}
-    return plan(registry, references, {"space": options}).parts
+    request = SearchRequest(space, strategy="random", options={"space": options})
+    return plan(request, Registry()).parts
 
 
 def mlps(parts: Parts) -> list[dict[str, Any]]:

@@ -39,8 +39,9 @@ from torch.nn.parameter import is_lazy
 import automl
 from automl.analysis.compare import Comparer, comparing
 from automl.plugin.protocols import Run, Split
-from automl.plugin.registry import Kind, Registry
-from automl.study.study import plan
+from automl.plugin.registry import Registry
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
 
 TESTS = Path(__file__).parents[1] / "tests"
 SPACE = f"{TESTS / 'attacked.py'}:sides"
@@ -74,8 +75,8 @@ def compared(comparer: Comparer, pair: Any) -> tuple[bool, list[dict[str, Any]]]
 
 
 def comparisons(pairs: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    parts = {Kind.SPACE: SPACE, Kind.TASK: "digits", Kind.STRATEGY: "random"}
-    with comparing(plan(Registry(), parts, {"trainer": {"lr": 0.01}})) as comparer:
+    request = SearchRequest(SPACE, strategy="random", options={"trainer": {"lr": 0.01}})
+    with comparing(plan(request, Registry())) as comparer:
         for number, pair in enumerate(pairs, 1):
             progress(f"{number}/{len(pairs)} {pair.kind}: {pair.name}")
             merged, found = compared(comparer, pair)
@@ -318,7 +319,7 @@ def trainings(pair: Any, task: automl.Task) -> dict[str, Any]:
 
 def training(pairs: Sequence[Any]) -> list[dict[str, Any]]:
     """What training makes of the pairs that should differ."""
-    parts = plan(Registry(), {Kind.SPACE: SPACE, Kind.TASK: "digits"}, {}).parts
+    parts = plan(SearchRequest(SPACE), Registry()).parts
     rows = []
     for pair in pairs:
         if not pair.equal:

@@ -30,9 +30,13 @@ from sqlalchemy.exc import OperationalError
 import automl
 from automl.engine.loop import Engine
 from automl.ledger.values import Worker
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.storage.storage import Storage
-from automl.study.study import Limits, Study, create, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
+from automl.study.study import Study
 
 BLOCK = 100
 FLOATS = [f"x{i}" for i in range(10)]
@@ -87,13 +91,8 @@ class OurLoop:
 
     def __init__(self, storage: Storage) -> None:
         self.registry = Registry()
-        references = {
-            Kind.SPACE: self.registry.refer(Kind.SPACE, space),
-            Kind.TASK: self.registry.refer(Kind.TASK, Nothing),
-            Kind.TRAINER: self.registry.refer(Kind.TRAINER, Trivial),
-            Kind.STRATEGY: "random",
-        }
-        self.plan = plan(self.registry, references, {})
+        request = SearchRequest(space, task=Nothing, trainer=Trivial, strategy="random")
+        self.plan = plan(request, self.registry)
         self.study: Study = create(storage, self.plan, Limits(trials=1), f"ours-{uuid.uuid4()}")
         self.run()
 

@@ -29,7 +29,8 @@ from _databases import KINDS, Database, SkippedError, database
 from workers import NAME, SIDES, make_plan, run_ours
 
 from automl.plugin.registry import Registry
-from automl.study.study import Limits, create
+from automl.study.creation import create
+from automl.study.limits import Limits
 
 CONTEXT = multiprocessing.get_context("forkserver")
 SECONDS = 0.002

@@ -43,10 +43,14 @@ from automl.engine.loop import Engine
 from automl.engine.worker_ids import this_worker
 from automl.ledger.models import Phase, TrialRow
 from automl.ledger.values import Worker
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.plugin.report import Outcome, State
 from automl.space.candidate import propose
-from automl.study.study import Limits, Plan, create, open_study, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import Plan, plan
+from automl.study.request import SearchRequest
+from automl.study.study import open_study
 
 CONTEXT = multiprocessing.get_context("forkserver")
 SIDES = ("ours", "bare")
@@ -75,15 +79,16 @@ class Cell:
 
 # One worker.
 def make_plan(registry: Registry, seconds: float, strategy: str = "random") -> Plan:
-    references = {
-        Kind.SPACE: registry.refer(Kind.SPACE, _sleeping.plane),
-        Kind.TASK: registry.refer(Kind.TASK, _sleeping.Nothing),
-        Kind.TRAINER: registry.refer(Kind.TRAINER, _sleeping.Sleep),
-        Kind.STRATEGY: strategy,
-    }
     # There is no model to probe, and the process that probes would load torch.
     options = {"trainer": {"seconds": seconds}, "cache": {"probe_share": 0.0}}
-    return plan(registry, references, options)
+    request = SearchRequest(
+        _sleeping.plane,
+        task=_sleeping.Nothing,
+        trainer=_sleeping.Sleep,
+        strategy=strategy,
+        options=options,
+    )
+    return plan(request, registry)
 
 
 def run_ours(where: Database, seconds: float, connected: Callable[[], Any]) -> None:

@@ -30,6 +30,7 @@ HEAVY = {
     "optuna",
     "plotly",
     "psycopg",
+    "pymysql",
     "redis",
     "rich",
     "safetensors",

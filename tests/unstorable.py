@@ -11,11 +11,17 @@ from automl import Candidate, Direction, Report, Run, Task, Trainer
 ENDS = {
     "": "complete",
     "step": "step 1000000000000000000000000000000 cannot be stored: it has more than the 64 bits",
+    "huge step": "step a value of type int that is too long to show cannot be stored",
+    "odd step": "a report's step must be a whole number, got 1.5",
+    "odd metrics": "a report's metrics must be values by name, got 0",
+    "two metrics": "metric '1' cannot be stored: there are two '1'",
+    "closed": "a report's closed must be values by name, got 0",
     "metric": "cannot be stored: it has 600 characters, of which databases hold 512",
     "nul metric": "metric 'm\\x00' cannot be stored: it has a NUL character",
     "half metric": "metric 'm\\ud800' cannot be stored: it has half a character",
     "many metrics": "the report of step 1 cannot be stored: it takes",
     "huge number": "must be a number, got",
+    "huger number": "must be a number, got a value of type int that is too long to show",
     "error": "boom",
     "name": "cannot be stored: it has 513 characters, of which databases hold 512",
     "nul name": "decision 'n\\x00' cannot be stored: it has a NUL character",
@@ -69,8 +75,17 @@ class Reports(Trainer):
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         metrics: dict[str, Any] = {"score": 1.0, "cost": 1.0}
         yield Report(1, metrics | self._more(run.number))
-        if DEEDS[run.number] == "step":
-            yield Report(10**30, metrics)
+        match DEEDS[run.number]:
+            case "step":
+                yield Report(10**30, metrics)
+            case "huge step":
+                yield Report(10**5000, metrics)
+            case "odd step":
+                yield Report(1.5, metrics)  # type: ignore[arg-type]
+            case "odd metrics":
+                yield Report(2, 0)  # type: ignore[arg-type]
+            case "closed":
+                yield Report(2, metrics, closed=0)  # type: ignore[arg-type]
 
     def _more(self, number: int) -> Mapping[str, Any]:
         match DEEDS[number]:
@@ -82,8 +97,12 @@ class Reports(Trainer):
                 return {"m\ud800": 1.0}
             case "many metrics":
                 return {f"{number:0500}": 1.0 for number in range(3000)}
+            case "two metrics":
+                return {1: 1.0, "1": 2.0}  # type: ignore[dict-item]
             case "huge number":
                 return {"m": 10**400}
+            case "huger number":
+                return {"m": 10**5000}
             case "error":
                 raise ValueError("boom \0 \ud800" + "y" * 3_000_000)
         return {}

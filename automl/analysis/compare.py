@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial
 
 from automl.engine.identifier import known_files
-from automl.errors import UsageError
+from automl.errors import AutoMLError, UsageError, described
 from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
 from automl.identity.probes.client import Answer, Prober, identity_of
@@ -20,9 +21,11 @@ from automl.identity.probes.sketch import Sketch
 from automl.ledger.catalogue import Functions
 from automl.plugin.registry import Kind
 from automl.space.candidate import Candidate, propose
+from automl.space.decisions import given_value, values_of
 from automl.spec import Cache
 from automl.storage.storage import Storage
-from automl.study.study import Parts, Plan
+from automl.study.parts import Parts
+from automl.study.plan import Plan
 
 _log = logging.getLogger("automl")
 
@@ -103,16 +106,38 @@ class Comparer:
 
     def _candidate(self, decisions: Decisions) -> Candidate:
         space = self.parts.names[Kind.SPACE]
+
+        def check(name: str, distribution: BaseDistribution) -> bool:
+            """See that the decision is there and fits; none is left open."""
+            if name not in decisions:
+                given = ", ".join(map(str, decisions)) or "nothing"
+                values = values_of(distribution)
+                raise UsageError(
+                    f"space {space} asks for decision {name!r}, {values}, but it is missing; "
+                    f"given: {given}"
+                )
+            given_value(name, distribution, decisions[name])
+            return False
+
         try:
             made = propose(
                 lambda trial: self.parts.space.candidate(trial, self.parts.task),
                 FixedTrial(dict(decisions)),
+                check,
                 space=space,
             )
-        except (ValueError, KeyError) as error:  # as Optuna refuses what is missing or unknown
-            raise UsageError(f"space {space} cannot use {dict(decisions)}: {error}") from error
+        except AutoMLError:
+            raise
+        except Exception as error:  # whatever the space's own code raises
+            raise UsageError(f"space {space}: {described(error)}") from error
         if unused := decisions.keys() - made.decisions.keys():
-            _log.warning("space %s does not ask for: %s", space, ", ".join(sorted(unused)))
+            asked, not_asked = (", ".join(sorted(each)) for each in (made.decisions, unused))
+            _log.warning(
+                "space %s does not ask for: %s; it asks for %s",
+                space,
+                not_asked,
+                asked or "nothing",
+            )
         return made
 
     def _probed(self, found: Compared) -> Compared:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
+from automl.analysis.overview import silent_since
 from automl.engine.optuna_trials import TRIAL_STATE, fail, tell
+from automl.engine.worker_ids import host_and_pid
 from automl.ledger.checks import Checks, Finding, Rule
 from automl.ledger.evaluations import Terms
 from automl.ledger.models import Phase
@@ -21,6 +23,7 @@ from automl.ledger.queries import TrialView
 from automl.plugin.protocols import checkpoint_file
 from automl.spec import ATTRIBUTE
 from automl.study.study import Study
+from automl.text.formatting import moment
 
 _BETWEEN_SECONDS = 0.5
 
@@ -49,6 +52,7 @@ class Doctor:
         untold = {settled.number for settled in self.study.ledger.untold()}
         return [
             *self._checks.findings(),
+            *self._of_workers(),
             *self._of_telling(views, untold),
             *self._of_checkpoints(views),
         ]
@@ -87,6 +91,18 @@ class Doctor:
             if trial.number not in known and _row(trial) not in {None, *waiting}
         ]
 
+    def _of_workers(self) -> Iterator[Finding]:
+        """Trials whose workers are gone: the next worker takes them over."""
+        for view in self.study.views.open_trials():
+            since = silent_since(view, self.study.ledger.lease_seconds)
+            if since is not None:
+                number = None if view.number < 0 else view.number
+                worker = (
+                    f"{'a' if number is None else 'its'} worker {host_and_pid(view.worker or '')}"
+                )
+                said = f"{worker} has not been heard of since {moment(since)}"
+                yield Finding(Rule.PHASE, number, said, broken=False)
+
     def _of_telling(self, views: dict[int, TrialView], untold: set[int]) -> Iterator[Finding]:
         for number in self._orphans():
             yield Finding(Rule.TOLD, number, "Optuna has it, nobody runs it")
@@ -117,7 +133,9 @@ class Doctor:
                 try:
                     file = checkpoint_file(directory, view.checkpoint)
                 except ValueError as error:
-                    yield Finding(Rule.ARTIFACTS, view.number, f"its checkpoint is none: {error}")
+                    yield Finding(
+                        Rule.ARTIFACTS, view.number, f"its checkpoint is not valid: {error}"
+                    )
                     continue
                 if not file.exists():
                     said = f"its checkpoint is not on this machine ({file}); it starts over here"

@@ -9,7 +9,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.analysis.excerpts import evenly, excerpt, valued
-from automl.engine.worker_ids import host_and_pid
+from automl.engine.worker_ids import host_and_pid, is_dead
+from automl.ledger.models import Phase
 from automl.ledger.queries import TrialView
 from automl.plugin.report import Objective, State
 
@@ -120,6 +121,21 @@ def _time(worker: str, trained: Sequence[TrialView]) -> WorkerTime:
         min(trial.started_at for trial in trained),
         max(trial.settled_at or trial.started_at for trial in trained),
     )
+
+
+def silent_since(trial: TrialView, lease_seconds: float) -> float | None:
+    """When the worker that holds a trial was last heard of; None while it may be at work.
+
+    A worker is silent once its process is known to be gone, or its lease has run out.
+
+    Returns:
+        Seconds since 1970, by the database's clock.
+    """
+    if trial.worker is None or trial.phase not in (Phase.PROPOSING, Phase.TRAINING):
+        return None
+    if not trial.expired and not is_dead(trial.worker):
+        return None
+    return max(trial.started_at, (trial.expires_at or 0.0) - lease_seconds)
 
 
 def failures(trials: Iterable[TrialView]) -> list[Failures]:

@@ -17,8 +17,9 @@ from automl.plugin.protocols import Run
 from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Reason, State
 from automl.space.candidate import Candidate
-from automl.study.study import Parts, Study, costs_of, lost_decisions, rebuild, trial_seed
-from automl.trial_code import TrialCode
+from automl.study.parts import Parts, costs_of, lost_decisions, rebuild
+from automl.study.study import Study, trial_seed
+from automl.trial_code.boundary import TrialCode
 
 _MEASURED = frozenset({"latency", "memory"})
 """Costs that differ from run to run."""
@@ -31,7 +32,7 @@ class Verdict(Enum):
 
     EQUAL = "equal"
     WITHIN = "within the tolerance"
-    MEASURED = "measured anew"
+    MEASURED = "measured again"
     DIFFERS = "differs"
 
 

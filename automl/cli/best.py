@@ -1,7 +1,8 @@
 """`automl best`: the best trial, its decisions and metrics."""
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -54,7 +55,7 @@ def command(
     force: bool,
     storage: Location,
     trust_plugins: bool,
-    named: tuple[str, ...],
+    plugins: tuple[str, ...],
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -63,10 +64,10 @@ def command(
 
     _check_together(directory, pareto, number, refit, force)
     opened = open_study(existing_storage(storage), study)
-    trials = opened.best_trials() if number is None else [_complete(opened, number)]
+    trials = opened.best_trials() if number is None else [opened.complete_trial(number)]
     if not trials:
         why = opened.without_best()
-        say(f"error: {why}; look why: {opened.command('show')}", err=True)
+        say(f"error: {why}; to see why: {opened.command('show')}", err=True)
         raise click.exceptions.Exit(1)
     if directory is None:
         if pareto and not as_json:
@@ -76,11 +77,13 @@ def command(
             _show(opened, trial, as_json)
         return
 
+    from automl.cli import text
     from automl.export.export import Export
+    from automl.export.model_card import data_of
     from automl.plugin.registry import Registry
     from automl.plugin.trust import trusting
 
-    registry = Registry(trusting(trust_plugins, named))
+    registry = Registry(trusting(trust_plugins, plugins))
     if trials[1:]:
         first, by = trials[0].number, opened.objectives[0].metric
         say(
@@ -92,7 +95,14 @@ def command(
     missing = export.write(directory, force)
     for line in missing:
         say(line, err=True)
-    say_lines(_exported(directory, export.metrics, trials[0].number, bool(missing), as_json))
+    if as_json:
+        event = {"event": "export", "directory": str(directory), "number": trials[0].number}
+        say(text.json_line({**event, **export.metrics}))
+        return
+    say(f"trial {trials[0].number} is exported to {directory}; on the test data:")
+    say_lines(text.decision_lines(export.metrics["test"]))
+    if not missing:
+        say(_predicting(directory, data_of(export.preparation)))
 
 
 def _check_together(
@@ -145,25 +155,10 @@ def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
     return [said, *lines]
 
 
-def _complete(study: "Study", number: int) -> "FrozenTrial":
-    from optuna.trial import TrialState
-
-    from automl.errors import UsageError
-
-    trials = study.optuna.get_trials(deepcopy=False)
-    if not 0 <= number < len(trials) or trials[number].state is not TrialState.COMPLETE:
-        raise UsageError(f"study {study.name!r} has no complete trial {number}")
-    return trials[number]
-
-
-def _exported(
-    directory: Path, metrics: dict[str, Any], number: int, bare: bool, as_json: bool
-) -> list[str]:
-    from automl.cli import text
-
-    if as_json:
-        event = {"event": "export", "directory": str(directory), "number": number}
-        return [text.json_line({**event, **metrics})]
-    use = [] if bare else [f"predict by: python {directory / 'predict.py'} FILE"]
-    scores = text.decision_lines(metrics["test"])
-    return [f"trial {number} is exported to {directory}; on the test data:", *scores, *use]
+def _predicting(directory: Path, data: str) -> str:
+    """The lines to type next: with automl, and without."""
+    there, alone = (shlex.quote(str(path)) for path in (directory, directory / "predict.py"))
+    return (
+        f"predict with: automl predict {there} {data}   "
+        f"(where automl is not installed: python {alone} {data})"
+    )

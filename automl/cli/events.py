@@ -8,8 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from automl.analysis.overview import failures, importances, worker_times
-from automl.engine.worker_ids import host_and_pid
+from automl.analysis.overview import failures, importances, silent_since, worker_times
+from automl.engine.worker_ids import host_and_pid, is_dead
 from automl.ledger.models import Phase
 from automl.ledger.queries import Budget, Counts, TrialView
 from automl.plugin.report import State, broken
@@ -18,6 +18,8 @@ from automl.study.study import Study
 Event = dict[str, Any]
 _log = logging.getLogger("automl")
 _WINDOW = 10_000
+_LOST = "lost"
+"""The state of a trial whose worker is gone, until another takes it over."""
 
 
 def study_event(study: Study) -> Event:
@@ -45,24 +47,28 @@ def study_event(study: Study) -> Event:
 
 
 def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> Event:
-    """How a trial ended; `closed`, `judges`, `reused_study`, `breaks` are there only where a trial
-    has them.
+    """How a trial ended; `closed`, `judges`, `reused_study`, `breaks`, `worker` and
+    `silent_since` are there only where a trial has them.
 
     closed: what its trainer found for the decisions it left open. judges: the number of the trial
     whose found decisions it trained again. reused_study: where `reused_from` is of another study.
-    breaks: what the study requires and a complete trial does not keep to.
+    breaks: what the study requires and a complete trial does not keep to. worker, silent_since: the
+    worker that it has lost, and when that was last heard of, in seconds since 1970.
     """
+    silent = silent_since(view, study.ledger.lease_seconds)
     other = study.name_of(view.reused_study) if view.reused_study is not None else None
     more = {
         "closed": view.closed,
         "judges": view.judges,
         "reused_study": other,
         "breaks": _breaks(study, view) or None,
+        "worker": None if silent is None else host_and_pid(view.worker or ""),
+        "silent_since": silent,
     }
     return {
         "event": "trial",
         "number": view.number,
-        "state": _state(view),
+        "state": _state(view) if silent is None else _LOST,
         "values": named_values(study, view),
         "decisions": dict(decisions),
         "reused_from": view.reused_from,
@@ -94,8 +100,9 @@ def named_values(study: Study, view: TrialView) -> dict[str, float] | None:
 
 
 def summary_event(study: Study) -> Event:
-    """Where the study stands."""
+    """Where the study stands; `running` and `lost` are parts of `open`, the rest waits."""
     counts, budget = study.views.counts(), study.views.budget()
+    lost, running = _at_work(study) if counts.open else (0, 0)
     return {
         "event": "summary",
         "study": study.name,
@@ -105,6 +112,8 @@ def summary_event(study: Study) -> Event:
         "pruned": counts.pruned,
         "failed": counts.failed,
         "open": counts.open,
+        "running": running,
+        "lost": lost,
         "evaluated": counts.evaluated,
         "reused": counts.reused,
         "best": _best(study),
@@ -112,6 +121,14 @@ def summary_event(study: Study) -> Event:
         "gpu_hours": _hours(budget.device_seconds),
         "stopped": budget.stopped_because or _why_over(budget),
     }
+
+
+def _at_work(study: Study) -> tuple[int, int]:
+    """How many trials their workers have lost, and how many are with a worker."""
+    held = [view for view in study.views.open_trials() if view.worker is not None]
+    held = [view for view in held if view.phase is not Phase.PARKED]
+    silent = [silent_since(view, study.ledger.lease_seconds) is not None for view in held]
+    return sum(silent), len(held) - sum(silent)
 
 
 def overview(
@@ -144,6 +161,7 @@ def overview(
                 "step": each.step,
             }
             for each in study.views.workers()
+            if not is_dead(each.id)
         ],
         "failures": [
             {"reason": each.reason, "message": each.message, "trials": list(each.numbers)}

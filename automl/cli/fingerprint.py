@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from automl.cli.arguments import data_dir_option, decision_lines, naming, part_options
+from automl.cli.arguments import data_dir_option
 from automl.cli.completing import names
 from automl.cli.terminal import say
 from automl.errors import UsageError
+from automl.study.request import SearchRequest, decision_lines, naming, part_options
 
 
 @click.command("fingerprint")
@@ -57,11 +58,18 @@ def command(
     """
     from automl.analysis.compare import comparing
     from automl.cli.text import json_line
-    from automl.plugin.registry import Kind, Registry
-    from automl.study.study import plan
+    from automl.plugin.registry import Registry
+    from automl.study.plan import plan
 
-    references = {Kind.SPACE: space, Kind.TASK: task, Kind.TRAINER: trainer}
-    made = plan(Registry(), references, part_options(options), plugins=plugins, data_dir=data_dir)
+    request = SearchRequest(
+        space,
+        task=task,
+        trainer=trainer,
+        options=part_options(options),
+        plugins=plugins,
+        data_dir=data_dir,
+    )
+    made = plan(request, Registry())
     lines = decision_lines(file)
     with comparing(made) as comparer:
         if explain:

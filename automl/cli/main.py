@@ -13,6 +13,7 @@ import click
 import automl
 from automl.cli.terminal import say, say_lines, visible_streams
 from automl.errors import AutoMLError, Interrupted, UnknownNameError
+from automl.text.formatting import shortened
 from automl.text.redaction import redact_urls
 
 COMMANDS = (
@@ -114,7 +115,7 @@ def _explain(error: Exception, debug: bool) -> int:
         # Set in, for an error's text could have a line that looks like one of ours.
         trace = redact_urls("".join(traceback.format_exception(error)))
         say_lines((f"  {line}" for line in trace.rstrip().splitlines()), err=True)
-    line = " ".join(str(error).split())
+    line = shortened(" ".join(str(error).split()))
     if not isinstance(error, AutoMLError):
         hint = "" if debug else " (--debug shows where)"
         say(f"error: {redact_urls(f'{type(error).__name__}: {line}')}{hint}", err=True)
@@ -139,7 +140,7 @@ def _log_to_stderr() -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = redact_urls(record.getMessage())
-            say(f"{record.levelname.lower()}: {text}", err=True)
+            say(f"{record.levelname.lower()}: {shortened(text)}", err=True)
 
     logger = logging.getLogger("automl")
     logger.handlers[:] = [Handler()]

@@ -45,7 +45,7 @@ def command(
     tolerance: float | None,
     device: str | None,
     trust_plugins: bool,
-    named: tuple[str, ...],
+    plugins: tuple[str, ...],
     storage: Location,
     data_dir: Path | None,
     as_json: bool,
@@ -66,7 +66,7 @@ def command(
     owner, view = origin(opened, number)
     # Before the parts load torch, which must see this device alone.
     place = pin(_device(device, view.device))
-    parts = owner.load_parts(Registry(trusting(trust_plugins, named)), data_dir)
+    parts = owner.load_parts(Registry(trusting(trust_plugins, plugins)), data_dir)
     allowed = tolerance_for(place.name, view.device) if tolerance is None else tolerance
     found = rerun(owner, parts, view, place.torch, allowed)
     event = {
@@ -137,5 +137,5 @@ def _conclusion(event: "Mapping[str, Any]") -> str:
     differing = [name for name, verdict in verdicts.items() if verdict == "differs"]
     if differing:
         return f"it differs by more than {event['tolerance']:g}: {', '.join(differing)}"
-    exact = all(verdict in ("equal", "measured anew") for verdict in verdicts.values())
+    exact = all(verdict in ("equal", "measured again") for verdict in verdicts.values())
     return "it agrees exactly" if exact else f"it agrees within {event['tolerance']:g}"

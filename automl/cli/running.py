@@ -13,6 +13,7 @@ from automl.cli.terminal import say, say_block, say_lines
 from automl.cli.text import json_line, next_lines
 from automl.errors import DeviceLostError, Interrupted, StorageError
 from automl.study.study import Study
+from automl.text.formatting import shortened
 from automl.workers.session import Preview, Session
 
 _PATIENCE_SECONDS = 30.0
@@ -97,10 +98,10 @@ def _saved(study: Study, number: int) -> str:
 
 def _nothing_complete(study: Study, summary: Event) -> str:
     failed = [view for view in study.views.trials() if view.message]
-    last = f", the last for: {failed[-1].message}" if failed else ""
+    last = f", the last for: {shortened(failed[-1].message or '')}" if failed else ""
     options = [f"--trial {failed[-1].number}"] if failed else []
     pruned = f", {summary['pruned']} pruned" if summary["pruned"] else ""
     return (
         f"error: no trial completed ({summary['failed']} failed{pruned}{last}); "
-        f"look why: {study.command('show', *options)}"
+        f"to see why: {study.command('show', *options)}"
     )

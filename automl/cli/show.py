@@ -74,6 +74,8 @@ def _show_trial(study: "Study", number: int, as_json: bool) -> None:
     say(text.trial_line(event))
     for line in text.trial_details(event):
         say(line)
+    if "silent_since" in event:
+        say(text.lost_line(1, study.resume_command()))
 
 
 def _details(study: "Study", view: "TrialView") -> dict[str, Any]:
@@ -106,3 +108,5 @@ def _show(study: "Study", as_json: bool) -> None:
         say(text.trial_line(event))
     for line in (*text.summary_lines(summary), *text.overview_lines(summary)):
         say(line)
+    if summary["lost"]:
+        say(text.lost_line(summary["lost"], study.resume_command()))

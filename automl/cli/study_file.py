@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from automl.cli.arguments import Location, part_options
+from automl.cli.arguments import Location
 from automl.cli.terminal import say
 from automl.errors import UnknownNameError, UsageError
+from automl.study.request import part_options
 
 if TYPE_CHECKING:
     from automl.spec import Spec
@@ -79,7 +80,7 @@ def read(file: Path, command: click.Command) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read study file {file}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"study file {file} is no TOML: {error}") from error
+        raise UsageError(f"study file {file} is not valid TOML: {error}") from error
     known = ["space", "options", *_keys(command)]
     for key in found:
         if key not in known:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from automl.text.formatting import counted, duration, number, pairs
+from automl.text.formatting import counted, duration, moment, number, pairs, shortened, value_text
 
 if TYPE_CHECKING:
     from automl.study.study import Study
@@ -30,13 +30,16 @@ def _finite(value: Any) -> Any:
 def study_line(event: Mapping[str, Any]) -> str:
     parts = ("space", "task", "trainer", "judge", "strategy", "pruner")
     said = ", ".join(f"{part} {event[part]}" for part in parts if event[part])
-    return f"study {event['study']} in {event['storage']}: {said}"
+    return shortened(f"study {event['study']} in {event['storage']}: {said}")
 
 
 def trial_line(event: Mapping[str, Any]) -> str:
     line = f"trial {event['number']:>3}  {event['state']:<8}"
     if event["error"]:
-        return f"{line}  {event['error']}"
+        return f"{line}  {shortened(event['error'])}"
+    if "silent_since" in event:
+        since = moment(event["silent_since"])
+        return f"{line}  its worker {event['worker']} has not been heard of since {since}"
     line += f"  {pairs(event['values'])}"
     if "breaks" in event:
         line += f"  breaks {' and '.join(event['breaks'])}"
@@ -49,15 +52,7 @@ def trial_line(event: Mapping[str, Any]) -> str:
 
 
 def summary_lines(event: Mapping[str, Any]) -> list[str]:
-    share = event["reused"] / event["trials"] if event["trials"] else 0
-    states = ", ".join(
-        f"{event[s]} {s}" for s in ("complete", "pruned", "failed", "open") if event[s]
-    )
-    lines = [
-        f"{counted(event['trials'], 'trial')} ended ({states or 'none'}): "
-        f"{event['evaluated']} evaluated, "
-        f"{event['reused']} reused ({share:.0%}), {duration(event['seconds'])} of training"
-    ]
+    lines = [_ended_line(event) if event["trials"] else _none_ended_line(event)]
     if event["stopped"]:
         lines.append(f"stopped: {event['stopped']}")
     if event["best"]:
@@ -65,8 +60,37 @@ def summary_lines(event: Mapping[str, Any]) -> list[str]:
         lines.append(f"best: trial {best['number']}, {pairs(best['values'])}")
         lines += all_decision_lines(best)
     elif event["complete"]:
-        lines.append("best: none of the complete trials keeps to what the study requires")
+        lines.append("best: no complete trial meets the study's requirements")
     return lines
+
+
+def _ended_line(event: Mapping[str, Any]) -> str:
+    states = ", ".join(f"{event[s]} {s}" for s in ("complete", "pruned", "failed") if event[s])
+    left = "".join(f", {each}" for each in _open_parts(event))
+    return (
+        f"{counted(event['trials'], 'trial')} ended ({states}){left}: "
+        f"{event['evaluated']} evaluated, "
+        f"{event['reused']} reused ({event['reused'] / event['trials']:.0%}), "
+        f"{duration(event['seconds'])} of training"
+    )
+
+
+def _none_ended_line(event: Mapping[str, Any]) -> str:
+    left = ", ".join(_open_parts(event))
+    return f"no trial has finished yet{'; ' if left else ''}{left}"
+
+
+def _open_parts(event: Mapping[str, Any]) -> list[str]:
+    """What trials do that have not ended."""
+    waiting = event["open"] - event["running"] - event["lost"]
+    parts = {"running": event["running"], "waiting": waiting, "lost": event["lost"]}
+    return [f"{count} {doing}" for doing, count in parts.items() if count]
+
+
+def lost_line(lost: int, resume: str) -> str:
+    """What to do about trials whose workers are gone."""
+    said = "1 trial has lost its worker" if lost == 1 else f"{lost} trials have lost their workers"
+    return f"{said}; any worker at this study takes over, or start one: {resume}"
 
 
 _MANY = 10
@@ -114,7 +138,7 @@ def _at_work_line(event: Mapping[str, Any]) -> str:
 def _failure_line(event: Mapping[str, Any]) -> str:
     numbers = ", ".join(map(str, event["trials"][:_MANY]))
     more = ", …" if len(event["trials"]) > _MANY else ""
-    return f"  {event['reason']}: {event['message']} (trials {numbers}{more})"
+    return f"  {event['reason']}: {shortened(event['message'])} (trials {numbers}{more})"
 
 
 def _some(title: str, lines: list[str]) -> list[str]:
@@ -141,7 +165,7 @@ def next_lines(study: "Study") -> list[str]:
 
 def decision_lines(decisions: Mapping[str, Any]) -> list[str]:
     width = max(map(len, decisions), default=0)
-    return [f"  {name:<{width}}  {number(value)}" for name, value in decisions.items()]
+    return [f"  {name:<{width}}  {value_text(value)}" for name, value in decisions.items()]
 
 
 def all_decision_lines(event: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ def command(
     device: str,
     memory_fraction: float | None,
     trust_plugins: bool,
-    named: tuple[str, ...],
+    plugins: tuple[str, ...],
     storage: Location,
     data_dir: Path | None,
 ) -> None:
@@ -52,7 +52,7 @@ def command(
     from automl.study.study import open_study
     from automl.workers.worker import stopping_on_signals, work
 
-    registry = Registry(trusting(trust_plugins, named))
+    registry = Registry(trusting(trust_plugins, plugins))
     opened = open_study(existing_storage(storage), study)
     parts = opened.load_parts(registry, data_dir)
     stop = Stop()

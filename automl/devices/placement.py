@@ -9,9 +9,12 @@ from pathlib import Path
 from automl.devices.discovery import CPU, Device, choose_devices, pin
 from automl.errors import UsageError
 from automl.plugin.protocols import Launcher
+from automl.storable import require_at_most, short
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that numerical libraries read when they are loaded."""
+MOST_WORKERS = 100_000
+"""The largest number of workers, so that a typing error does not start millions."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -121,7 +124,7 @@ def places_elsewhere(workers: str, device: str, per_device: int | None = None) -
 def threads_given() -> int | None:
     """Return the number of threads that the environment sets; None if it sets none."""
     first = os.environ.get(THREADS[0], "").partition(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else None
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int:
@@ -142,7 +145,8 @@ def _check_per_device(workers: str, per_device: int | None) -> None:
     if per_device is None:
         return
     if per_device < 1:
-        raise UsageError(f"--per-device: expected a number of at least 1, got {per_device}")
+        raise UsageError(f"--per-device: expected a number of at least 1, got {short(per_device)}")
+    require_at_most("--per-device", per_device, MOST_WORKERS)
     if workers != "auto":
         raise UsageError(
             f"--per-device needs --workers auto; --workers {workers} distributes that many "
@@ -151,9 +155,13 @@ def _check_per_device(workers: str, per_device: int | None) -> None:
 
 
 def _number(workers: str) -> int:
-    if not workers.isdigit() or int(workers) < 1:
+    # Count digits first, because Python does not parse numbers with thousands of them.
+    digits = workers.lstrip("0")
+    if not workers.isdecimal() or not digits:
         raise UsageError(f"--workers: expected auto or a number of at least 1, got {workers!r}")
-    return int(workers)
+    if len(digits) > len(str(MOST_WORKERS)) or int(digits) > MOST_WORKERS:
+        raise UsageError(f"--workers: expected at most {MOST_WORKERS:,}, got {short(workers)}")
+    return int(digits)
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.pruners import NopPruner
 
-from automl.engine.deadline import NEVER, Deadline
 from automl.engine.failures import is_storage_failure
 from automl.engine.stopping import Stop
 from automl.errors import (
@@ -36,12 +35,14 @@ from automl.plugin.report import (
     objective_values,
 )
 from automl.space.candidate import Candidate
-from automl.space.decisions import Open, fits
+from automl.space.decisions import Open, fits, values_of
 from automl.spec import SECONDS
-from automl.storable import metric_name, short, size_fault, value_fault
-from automl.study.study import Parts, Study, trial_seed
+from automl.storable import by_metric_name, short, size_fault, value_fault
+from automl.study.parts import Parts
+from automl.study.study import Study, trial_seed
 from automl.text.redaction import redact_urls
-from automl.trial_code import EngineCode, TrialCode, described_within
+from automl.trial_code.boundary import EngineCode, TrialCode, described_within
+from automl.trial_code.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -304,22 +305,34 @@ def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
     """A report in plain Python values, as every database can hold them.
 
     Raises:
-        TrialError: a step or metric that is no number, or a decision closed to no value of its.
+        TrialError: a step or metric that is no number, two metrics of one name, or a decision
+            closed to no value of its.
     """
-    try:
-        step = operator.index(report.step)
-    except TypeError:
-        raise TrialError(f"a report's step must be a whole number, got {report.step!r}") from None
-    if (fault := value_fault(step)) is not None:
-        raise UnstorableError(f"step {short(step)} cannot be stored: {fault}")
-    given = report.metrics.items()
-    metrics = {metric_name(name): _number(name, value, step) for name, value in given}
+    step = _step(report.step)
+    named = by_metric_name(_named("metrics", report.metrics))
+    metrics = {name: _number(name, value, step) for name, value in named.items()}
     if (fault := size_fault(metrics, _LONGEST_REPORT)) is not None:
         raise UnstorableError(f"the report of step {step} cannot be stored: {fault}")
-    closed = report.closed and {
-        name: _closed(name, value, open_decisions) for name, value in report.closed.items()
-    }
+    closed = report.closed
+    if closed is not None:
+        closed = {n: _closed(n, v, open_decisions) for n, v in _named("closed", closed).items()}
     return replace(report, step=step, metrics=metrics, closed=closed)
+
+
+def _step(given: object) -> int:
+    try:
+        step = operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        raise TrialError(f"a report's step must be a whole number, got {short(given)}") from None
+    if (fault := value_fault(step)) is not None:
+        raise UnstorableError(f"step {short(step)} cannot be stored: {fault}")
+    return step
+
+
+def _named(what: str, given: object) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise TrialError(f"a report's {what} must be values by name, got {short(given)}")
+    return given
 
 
 def _number(name: str, value: object, step: int) -> float:
@@ -338,7 +351,9 @@ def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
     plain = value.item() if hasattr(value, "item") else value
     distribution = open_decisions[name].distribution
     if not fits(distribution, plain):
-        raise TrialError(f"the trainer closed {name!r} with {value!r}, not of {distribution}")
+        raise TrialError(
+            f"the trainer closed {name!r} with {short(value)}, expected {values_of(distribution)}"
+        )
     if (fault := value_fault(plain)) is not None:
         raise UnstorableError(f"the value of {name!r} cannot be stored: {fault}")
     return plain

@@ -4,6 +4,7 @@ import gc
 import resource
 import sys
 import traceback
+from dataclasses import replace
 
 from automl.errors import (
     CandidateError,
@@ -19,7 +20,7 @@ from automl.errors import (
 from automl.plugin.report import Outcome, Reason, State
 from automl.storable import plain_text
 from automl.text.redaction import redact_urls
-from automl.trial_code import TrialCode
+from automl.trial_code.boundary import TrialCode
 
 # CUDA errors after which every call in this process fails, as CUDA's own documentation has it.
 _STICKY = (
@@ -64,6 +65,14 @@ def _shown(error: BaseException, where: str) -> Outcome:
         traceback=_storable("".join(traceback.format_exception(error))),
         cause=_cause(error),
     )
+
+
+def hung(why: str, stack: str) -> Outcome:
+    """The outcome of a trial whose process had to be ended; stack: where it was then."""
+    error = TimeLimitError(f"{why or 'it took too long'}; its process had to be ended")
+    outcome = failure(error)
+    # Of the process that says so now, the place of this error says nothing.
+    return replace(outcome, traceback=_storable(stack) or outcome.traceback)
 
 
 def lost(attempts: int) -> Outcome:

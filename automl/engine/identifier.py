@@ -17,8 +17,9 @@ from automl.identity.probes.client import Answer, Prober, ProberError, identity_
 from automl.identity.probes.cost import ProbeTimes
 from automl.space.candidate import Candidate
 from automl.spec import Cache, Degenerate
-from automl.study.study import Parts, Study, costs_of, rebuild
-from automl.trial_code import EngineCode, TrialCode
+from automl.study.parts import Parts, costs_of, rebuild
+from automl.study.study import Study
+from automl.trial_code.boundary import EngineCode, TrialCode
 
 _log = logging.getLogger("automl")
 

@@ -1,5 +1,6 @@
 """The search loop that every worker runs: propose, fingerprint, claim, train, settle, tell."""
 
+import json
 import logging
 import random
 import time
@@ -13,11 +14,11 @@ import optuna
 from pluggy import PluginManager
 
 from automl.engine.attempt import Evaluation, refused
-from automl.engine.deadline import NEVER, Deadline
 from automl.engine.failures import (
     failure,
     forget_peak_memory,
     free_memory,
+    hung,
     is_device_loss,
     is_storage_failure,
     lost,
@@ -27,7 +28,8 @@ from automl.engine.heartbeat import Heartbeat
 from automl.engine.identifier import Identifier, StrategyContext
 from automl.engine.optuna_trials import OptunaTrials
 from automl.engine.seeding import seeded
-from automl.engine.stopping import Handlers, Meter, Stop
+from automl.engine.stopping import Meter, Stop
+from automl.engine.surroundings import Surroundings
 from automl.engine.worker_ids import is_dead
 from automl.errors import (
     AutoMLError,
@@ -37,7 +39,6 @@ from automl.errors import (
     Interrupted,
     StorageError,
     StrategyError,
-    TimeLimitError,
     TrialError,
     UncaughtError,
     UnstorableError,
@@ -58,11 +59,13 @@ from automl.ledger.values import (
 )
 from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Reason, Report, State
-from automl.space.candidate import Candidate, propose
+from automl.space.candidate import Candidate, propose, raised_in_building
 from automl.space.decisions import check_taken
-from automl.study.study import Parts, Study, costs_of, trial_seed
+from automl.study.parts import Parts, costs_of
+from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
-from automl.trial_code import TrialCode, is_a_persons, leave
+from automl.trial_code.boundary import TrialCode, is_a_persons, leave
+from automl.trial_code.deadline import NEVER, Deadline
 
 _log = logging.getLogger("automl")
 
@@ -74,6 +77,8 @@ MICRO_BATCHES = 8
 
 _PASSING = (Interrupted, LeaseLostError, BudgetSpentError, DeviceLostError)
 """What ends an attempt and is no failure of the trial's; nor is that of a database."""
+_ENDED, _TELLING = "ended", "telling"
+"""Notes in a trial's directory: that it ended its process, that the strategy is being told."""
 _MAINTAIN_SECONDS = 10.0
 _LONGEST_POLL = 2.0
 
@@ -130,7 +135,7 @@ class Engine:
             self.meter.refresh()
             self.heartbeat.start()
             # What ends the worker against its will, its supervisor is to see.
-            signs_off, self._handlers = False, Handlers()
+            signs_off, self._surroundings = False, Surroundings()
             try:
                 with explaining(self.ledger.engine), self.deadline.held():
                     self._loop()
@@ -139,6 +144,7 @@ class Engine:
                 signs_off = True
                 raise
             finally:
+                self._surroundings.put_back()
                 self.heartbeat.end()
                 self.identifier.close()
                 if signs_off:
@@ -255,35 +261,54 @@ class Engine:
             raise
         finally:
             leave()
+            self._surroundings.put_back()
             self.deadline.end_trial()
             self.meter.end()
             self.heartbeat.hold(None)
 
     def _take_up(self, lease: Lease) -> None:
         self._lease, self._used, self._given_back = lease, 0.0, False
-        self._handlers.put_back()
+        self._surroundings.put_back()
 
-    def _hold_to_limit(self, number: int) -> None:
+    def _hold_to_limit(self, number: int, note: str = _ENDED) -> None:
         named = f"trial {number} of study {self.study.name}"
         again = self.study.resume_command()
-        self.deadline.begin_trial(named, again, self._note(number))
+        self.deadline.begin_trial(named, again, self._note(number, note))
 
     def _tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
         """Tell Optuna how a trial ended; what the strategy does then has the limit, too."""
-        self._hold_to_limit(settled.number)
+        self._hold_to_limit(settled.number, _TELLING)
         try:
             if trial is None:
-                self.trials.tell_once(settled)
+                self._tell_for_another(settled)
             else:
                 self.trials.tell(settled, trial)
         finally:
             self.deadline.end_trial()
+
+    def _tell_for_another(self, settled: Settled) -> None:
+        """Tell what this process did not settle, without the strategy if it ended a process so.
+
+        A note says that this is tried, so that one which ends each process comes to an end.
+        """
+        if self.trials.has_told(settled):
+            return
+        number, note = settled.number, self._noted(settled.number, _TELLING)
+        if note is not None and ("why" in note or is_dead(str(note.get("worker", "")))):
+            why = note.get("why", "a process ended while it was told")
+            _log.warning("the strategy is not told how trial %d ended: %s", number, why)
+            self.trials.tell(settled, to_strategy=False)
+        else:
+            self._write_note(number, _TELLING, {"worker": self.worker.id})
+            self.trials.tell(settled)
+        self.study.remove_checkpoint(number)
 
     def _fail(self, trial: optuna.Trial, error: BaseException) -> Lease | None:
         """Fail a trial with which this engine could not do what it should, and go on with others.
 
         One that cannot even be failed is tried again, which counts as an attempt.
         """
+        self._surroundings.put_back()
         self._used += self.meter.end()
         try:
             self.deadline.grant()
@@ -322,23 +347,32 @@ class Engine:
 
     def _ended_before(self, lease: Lease, trial: optuna.Trial) -> Outcome | None:
         """How a trial ended that is not to be trained: before it came here, or too often."""
-        if not lease.fresh and (why := self._noted(trial.number)) is not None:
-            return failure(TimeLimitError(f"{why}; its process had to be ended"))
+        if not lease.fresh and (note := self._noted(trial.number, _ENDED)) is not None:
+            return hung(str(note.get("why", "")), str(note.get("stack", "")))
         if lease.attempt > MAX_ATTEMPTS:
             return lost(MAX_ATTEMPTS)
         if lease.number is not None and self.trials.is_finished(trial.number):
             return failure(TrialError(f"trial {trial.number} was ended by another program"))
         return None
 
-    def _note(self, number: int) -> Path:
-        """What the process that ends one which hangs says why in."""
-        return self.study.directory(number) / "ended"
+    def _note(self, number: int, name: str) -> Path:
+        """What the process that ends one which hangs says why in, and where it was."""
+        return self.study.directory(number) / name
 
-    def _noted(self, number: int) -> str | None:
+    def _write_note(self, number: int, name: str, note: Mapping[str, Any]) -> None:
+        file = self._note(number, name)
+        with suppress(OSError):  # then nobody knows of it, as on another machine
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_text(json.dumps(note))
+
+    def _noted(self, number: int, name: str) -> Mapping[str, Any] | None:
         try:
-            return self._note(number).read_text(errors="replace")
+            note = json.loads(self._note(number, name).read_text(errors="replace"))
         except OSError:
             return None
+        except ValueError:
+            note = None  # it was being written when the machine stopped
+        return note if isinstance(note, Mapping) else {}
 
     def _claim(
         self,
@@ -458,6 +492,7 @@ class Engine:
         reports: list[Report] | None = None,
         identity: Identity | None = None,
     ) -> Lease | None:
+        self._surroundings.put_back()
         self.deadline.end_trial()
         pause = self.stop.is_set() or len(self._parked) > 1 or self._maintenance_due()
         told, next_for = self.trials.take_told(), None if pause else self.worker
@@ -492,9 +527,11 @@ class Engine:
         """The part to name for what went wrong in training; errors of ours name it themselves."""
         if isinstance(error, CandidateError):
             return self._space
-        trainer = f"trainer {parts.names[Kind.TRAINER]}"
-        ours = isinstance(error, AutoMLError) and not isinstance(error, UncaughtError)
-        return "" if ours else trainer
+        if isinstance(error, AutoMLError) and not isinstance(error, UncaughtError):
+            return ""
+        if (place := raised_in_building(error)) is not None:
+            return f"{self._space}, in {place}" if place else self._space
+        return f"trainer {parts.names[Kind.TRAINER]}"
 
     @property
     def _space(self) -> str:
@@ -517,6 +554,7 @@ class Engine:
     # Ends.
     def _give_back(self, trial: optuna.Trial | None, counts: bool = False) -> None:
         """Let others go on with the trial under way, or free its slot."""
+        self._surroundings.put_back()
         lease, used = self._lease, self._used + self.meter.end()
         number = lease.number if trial is None else trial.number
         self.ledger.give_back(lease, number, used, counts, self.meter.metered)
@@ -555,8 +593,11 @@ class Engine:
         try:
             with TrialCode(watched=False):
                 getattr(self.hooks.hook, name)(**arguments)
-        except Exception:
-            _log.warning("a plugin's %s raised; the search goes on", name, exc_info=True)
+        except Exception as error:
+            # Shown within the boundary, for what an error's text is made of is the plugin's.
+            shown = failure(error)
+            _log.warning("a plugin's %s raised %s; the search goes on", name, shown.message)
+            _log.debug("%s", shown.traceback)
 
 
 def _only_ends_a_process(error: BaseException) -> bool:
@@ -575,7 +616,7 @@ def _check_device(error: Exception) -> None:
         lost = is_device_loss(error)
     if lost:
         line = " ".join(text_of(error).split())
-        raise DeviceLostError(f"the device was lost: {line}; start this worker anew") from error
+        raise DeviceLostError(f"the device was lost: {line}; restart this worker") from error
 
 
 def _released(error: BaseException, outcome: Outcome) -> Outcome:

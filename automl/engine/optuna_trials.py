@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,8 +21,9 @@ from automl.plugin.protocols import Context
 from automl.plugin.registry import Kind
 from automl.plugin.report import COSTS, Outcome, Requirement, State, constraint_key
 from automl.spec import ATTRIBUTE
-from automl.study.study import Parts, Study, trial_seed
-from automl.trial_code import EngineCode
+from automl.study.parts import Parts
+from automl.study.study import Study, trial_seed
+from automl.trial_code.boundary import EngineCode
 
 _log = logging.getLogger("automl")
 _LONGEST = 2000
@@ -113,17 +114,19 @@ class OptunaTrials:
     def is_finished(self, number: int) -> bool:
         return self._storage.get_trial(self._id(number)).state.is_finished()
 
-    def tell_once(self, settled: Settled) -> None:
-        """Tell a trial that another worker settled, unless this one did tell it."""
-        if settled.id not in self.told and settled.id not in self._untold:
-            self.tell(settled)
+    def has_told(self, settled: Settled) -> bool:
+        """Whether this worker told a trial, or tried to."""
+        return settled.id in self.told or settled.id in self._untold
 
-    def tell(self, settled: Settled, trial: optuna.Trial | None = None) -> None:
+    def tell(
+        self, settled: Settled, trial: optuna.Trial | None = None, to_strategy: bool = True
+    ) -> None:
         """Tell Optuna how a trial ended; telling twice is harmless, it says the same."""
         id = self._id(settled.number)
         storage, required = cast(BaseStorage, self._holding), self.study.spec.requirements
         try:
-            news = tell(self._optuna, storage, id, settled, required, trial)
+            with nullcontext() if to_strategy else self._sampler.untold():
+                news = tell(self._optuna, storage, id, settled, required, trial)
         except Exception as error:
             if is_storage_failure(error):
                 raise

@@ -14,7 +14,7 @@ from automl.engine.failures import is_storage_failure
 from automl.errors import Interrupted, StrategyError, TimeLimitError
 from automl.ledger.values import LeaseLostError
 from automl.space.decisions import given_value
-from automl.trial_code import TrialCode, described_within
+from automl.trial_code.boundary import TrialCode, described_within
 
 _log = logging.getLogger("automl")
 _ENGINES = (Interrupted, LeaseLostError, TimeLimitError)
@@ -38,7 +38,7 @@ class ReseedingSampler(BaseSampler):
     ) -> None:
         self.given: Mapping[str, Any] = {}
         self.failed: StrategyError | TimeLimitError | None = None
-        self._making = False
+        self._making, self._deaf = False, False
         self._name, self._make, self._seed_of = name, make, seed_of
         self._sampler = make(seed_of(0))
 
@@ -50,6 +50,15 @@ class ReseedingSampler(BaseSampler):
             yield
         finally:
             self._making = False
+
+    @contextmanager
+    def untold(self) -> Iterator[None]:
+        """Do not let the strategy know how trials end in here."""
+        self._deaf = True
+        try:
+            yield
+        finally:
+            self._deaf = False
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         with self._putting_off():
@@ -93,6 +102,8 @@ class ReseedingSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
+        if self._deaf:
+            return
         try:
             with self._naming():
                 self._sampler.after_trial(study, trial, state, values)

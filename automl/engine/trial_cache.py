@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.errors import TrialError, UnstorableError
 from automl.storage.collation import lost_name
 from automl.storage.long_steps import is_reserved
-from automl.trial_code import EngineCode, end_forked, is_in_trial_code
+from automl.trial_code.boundary import EngineCode, end_forked, is_in_trial_code
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -28,7 +28,8 @@ from automl.plugin.registry import Kind
 from automl.portable.columns import Preparation
 from automl.portable.program import Program
 from automl.study.found import Found, found
-from automl.study.study import Parts, Study, trial_seed
+from automl.study.parts import Parts
+from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
 
 if TYPE_CHECKING:
@@ -118,6 +119,14 @@ class Export:
             text = f"the weights do not fit the candidate ({first_line(error)}): use --refit"
             raise UsageError(text) from error
         return module.eval()
+
+    def predict(self, inputs: Any) -> "Tensor":
+        """The model's outputs for a batch, in evaluation mode."""
+        import torch
+
+        with torch.no_grad():
+            outputs: Tensor = self.module(torch.as_tensor(inputs))
+        return outputs
 
     def _refitted(self) -> "Mapping[str, Tensor]":
         """The weights after training once more on all but the test split.
@@ -315,16 +324,16 @@ def _check_replaceable(directory: Path, force: bool) -> None:
     if not directory.exists() and not directory.is_symlink():
         return
     if directory.is_symlink() or not directory.is_dir():
-        raise UsageError(f"{directory} exists and is no directory: choose another")
+        raise UsageError(f"{directory} exists and is not a directory: choose another")
     names = {path.name for path in directory.iterdir()}
     if not names:
         return
     if CANDIDATE not in names:
-        raise UsageError(f"{directory} exists and is no export: choose another")
+        raise UsageError(f"{directory} exists and is not an export: choose another")
     if foreign := sorted(names - _FILES):
         raise UsageError(
-            f"{directory} holds {foreign[0]}, which no export writes: move it, or choose another "
-            "directory"
+            f"{directory} holds {foreign[0]}, which is not part of an export: move it, "
+            "or choose another directory"
         )
     if not force:
         raise UsageError(f"{directory} exists: choose another, or replace it by --force")

@@ -7,13 +7,23 @@ from typing import Any
 from automl.analysis.page.commands import search_command
 from automl.plugin.protocols import Split
 from automl.portable.columns import Preparation
-from automl.study.study import Parts, Study
+from automl.study.parts import Parts
+from automl.study.study import Study
 from automl.text.formatting import counted, duration
 
 WEIGHTS = "model.safetensors"
 PROGRAM = "model.pt2"
 PREPARATION = "preparation.json"
 CANDIDATE = "candidate.json"
+
+
+def data_of(preparation: Preparation | None) -> str:
+    """What a model is asked about, as a word that stands for the argument of a command."""
+    if preparation is not None and preparation.reads_tables:
+        return "data.csv"
+    if preparation is not None and preparation.pixels is not None:
+        return "FOLDER_OF_IMAGES"
+    return "inputs.npy"
 
 
 @dataclass(frozen=True)
@@ -40,18 +50,18 @@ class ModelCard:
         spec = self.study.spec
         return (
             f"# Trial {self.candidate['trial']} of study {self.study.name}\n\n"
-            f"A model of space `{spec.space.reference}` for task `{spec.task.reference}`, "
-            f"{self._how_trained()}."
+            f"A model from search space `{spec.space.reference}` for task "
+            f"`{spec.task.reference}`, {self._how_trained()}."
         )
 
     def _how_trained(self) -> str:
         if self.candidate["refit"]:
-            return "trained again on training and validation data"
+            return "trained again on the training and validation data"
         trained, own = self.candidate["trained"], self.candidate
         if (trained["study"], trained["trial"]) == (own["study"], own["trial"]):
-            return "as it was trained in the search"
+            return "with the weights from the search"
         of = f" of study {trained['study']}" if trained["study"] != own["study"] else ""
-        return f"as trial {trained['trial']}{of} was trained, which computes the same"
+        return f"with the weights of trial {trained['trial']}{of}, which computes the same function"
 
     def _scores(self) -> str:
         test, validation = self.metrics["test"], self.metrics.get("validation")
@@ -64,7 +74,7 @@ class ModelCard:
         head += ["validation"] if validation else []
         table = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
         n = len(self.parts.task.split(Split.TEST)[1])
-        said = f"The {n} test examples took no part in the search."
+        said = f"The search did not use the {n} test examples."
         return "\n".join([*(f"| {line} |" for line in table), "", said])
 
     def _use(self) -> Iterator[str]:
@@ -74,21 +84,28 @@ class ModelCard:
             [
                 *([f"- {self.why_not}"] if self.why_not else self._program_files()),
                 *self._preparation_file(),
-                f"- `{WEIGHTS}`: the weights; `{CANDIDATE}`: the decisions that rebuild the model;",
-                "  `metrics.json`: what it scores.",
+                f"- `{WEIGHTS}`: the weights.",
+                f"- `{CANDIDATE}`: the decisions that the model is built from.",
+                "- `metrics.json`: its scores.",
             ]
         )
 
     def _predicting(self) -> Iterator[str]:
-        data, needs = "inputs.npy", "torch and numpy"
+        needs = "Python, torch and numpy"
         if self._reads_tables:
-            data, needs = "data.csv", "torch"
+            needs = "Python and torch"
         elif self._reads_images:
-            data, needs = "FOLDER_OF_IMAGES", "torch and Pillow"
-        yield f"`python predict.py {data}` needs Python, {needs} alone."
+            needs = "Python, torch and Pillow"
+        data = data_of(self.preparation)
+        yield "\n".join(
+            [
+                f"- `automl predict . {data}` predicts where automl is installed.",
+                f"- `python predict.py {data}` needs only {needs}.",
+            ]
+        )
         if not self._reads_tables:
             shape = ", ".join(map(str, ("n", *self.parts.task.signature.input_shape)))
-            yield f"An array [{shape}] holds {self._of_arrays}."
+            yield f"The array has shape [{shape}] and holds {self._of_arrays}."
 
     @property
     def _reads_tables(self) -> bool:
@@ -99,8 +116,8 @@ class ModelCard:
         if self._reads_images:
             return "images, as bytes or as floats in [0, 1]"
         if self.preparation is not None and self.preparation.inputs:
-            return "raw examples, as the task's data had them"
-        return "inputs, as the task has them"
+            return "raw examples, in the form of the task's data"
+        return "inputs, in the form that the task provides"
 
     @property
     def _reads_images(self) -> bool:
@@ -108,19 +125,19 @@ class ModelCard:
 
     def _program_files(self) -> list[str]:
         return [
-            f"- `{PROGRAM}`: the model as a program of tensors, for any batch;",
-            "  `predict.py`, `portable/`: what runs it. They are code: where this directory is",
-            "  somebody else's, `automl predict` runs none of it.",
+            f"- `{PROGRAM}`: the model as a tensor program, for batches of any size.",
+            "- `predict.py`, `portable/`: the code that runs it. If somebody else gave you this",
+            "  directory, use `automl predict`, which does not run that code.",
         ]
 
     def _preparation_file(self) -> list[str]:
         if self.preparation is None:
             return []
-        said = "the unit of the numbers that are predicted"
+        said = "the unit of the predicted numbers"
         if self.preparation.labels:
-            said = "the names of the classes, in the order of the outputs"
+            said = "the names of the classes, in output order"
         if self._reads_tables:
-            said = f"how rows become inputs, learned from training rows, and {said}"
+            said = f"how rows become inputs, as learned from the training rows, and {said}"
         elif self._reads_images:
             said = f"how images become inputs, and {said}"
         elif self.preparation.inputs:
@@ -130,10 +147,10 @@ class ModelCard:
     def _origin(self) -> Iterator[str]:
         counts, spec = self.study.views.counts(), self.study.spec
         yield (
-            f"Found among {counted(counts.trials, 'trial')} ({counts.evaluated} trained, "
-            f"{counts.reused} reused, {duration(counts.seconds)} of training), by"
+            f"Found in a search of {counted(counts.trials, 'trial')} ({counts.evaluated} trained, "
+            f"{counts.reused} reused, {duration(counts.seconds)} of training), started with:"
         )
         yield "\n".join(["```sh", search_command(self.study), "```"])
         made = ", ".join(f"{n} {version}" for n, version in self.candidate["versions"].items())
-        seeds = f"seed {spec.seed}, of the training {self.candidate['train_seed']}"
-        yield f"Data digest `{spec.data}`; {seeds}; {made}."
+        seeds = f"seed {spec.seed}, training seed {self.candidate['train_seed']}"
+        yield f"Data digest `{spec.data}`; {seeds}; versions: {made}."

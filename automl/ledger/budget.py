@@ -9,6 +9,7 @@ from automl.errors import UsageError
 from automl.ledger.clock import now
 from automl.ledger.dialects import changed, update_table
 from automl.ledger.models import Phase, StopReason, StudyRow, TrialRow
+from automl.storable import COUNTS, require_at_most
 
 _LARGEST_PURCHASE = 15.0
 _SMALLEST_PURCHASE = 0.25
@@ -48,6 +49,27 @@ def take_slots(session: Session, study: str, number: int) -> None:
     pairs = ((row.trials_limit, row.slots), (row.evaluations_limit, row.payable))
     left = [limit - taken for limit, taken in pairs if limit is not None]
     raise no_room(number, min(left, default=number))
+
+
+def raised(
+    session: Session, study: str, trials: int | None, evaluations: int | None
+) -> dict[str, Any]:
+    """The limits of a study that is to have so many more; those that are None stay.
+
+    Raises:
+        UsageError: they would be more than databases hold.
+    """
+    columns = [
+        func.coalesce(StudyRow.trials_limit, StudyRow.slots),
+        func.coalesce(StudyRow.evaluations_limit, StudyRow.payable),
+    ]
+    mine = select(*columns).where(StudyRow.uuid == study).with_for_update()
+    so_far = dict(zip(("trials", "evaluations"), session.execute(mine).one(), strict=True))
+    asked = {"trials": trials, "evaluations": evaluations}
+    found = {name: so_far[name] + more for name, more in asked.items() if more is not None}
+    for name, limit in found.items():
+        require_at_most(f"--{name}, with those before", limit, COUNTS[-1])
+    return {f"{name}_limit": limit for name, limit in found.items()}
 
 
 def no_room(number: int, left: int) -> UsageError:

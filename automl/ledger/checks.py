@@ -107,7 +107,7 @@ def _of_phases(trials: Sequence[TrialRow], time: float) -> Iterator[Finding]:
         if trial.phase is Phase.SETTLED:
             if trial.state is None or trial.number is None:
                 yield Finding(Rule.PHASE, trial.number, "it is settled without a result")
-        elif trial.phase in _OPEN and (trial.expires_at or 0.0) <= time:
+        elif trial.phase in _OPEN and trial.worker is None and (trial.expires_at or 0.0) <= time:
             yield Finding(Rule.PHASE, trial.number, "it waits for a worker", broken=False)
 
 

@@ -108,6 +108,9 @@ class Ledger:
         enqueue: decisions to queue, as `enqueue` does; where they do not fit, nothing changes.
         timeout: a new deadline. The old one falls where another limit is given; where none is,
         it may be the only thing that ends the study, and stays.
+
+        Raises:
+            UsageError: the limits would be more than databases hold, or too many are queued.
         """
         changes: dict[str, Any] = {"stopped": None, "stopped_because": None, "repeats": 0}
         if timeout is not None:
@@ -117,11 +120,7 @@ class Ledger:
         if device_seconds is not None:
             spent = func.coalesce(StudyRow.device_seconds_limit, StudyRow.device_seconds)
             changes["device_seconds_limit"] = spent + device_seconds
-        if trials is not None:
-            changes["trials_limit"] = func.coalesce(StudyRow.trials_limit, StudyRow.slots) + trials
-        if evaluations is not None:
-            limit = func.coalesce(StudyRow.evaluations_limit, StudyRow.payable)
-            changes["evaluations_limit"] = limit + evaluations
+        changes |= budget.raised(session, self.study, trials, evaluations)
         session.execute(update_table(StudyRow).where(self._mine()).values(changes))
         queue.enqueue(session, self.study, enqueue)
 

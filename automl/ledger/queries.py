@@ -25,6 +25,7 @@ from automl.ledger.models import (
 )
 from automl.ledger.transaction import reading
 from automl.plugin.report import Reason, State
+from automl.storable import COUNTS
 
 _BATCH = 500
 
@@ -72,7 +73,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class TrialView:
-    """A trial as people see it."""
+    """A trial as people see it.
+
+    expires_at, expired: the end of the lease on it, and whether that is past, by the database's
+    clock.
+    """
 
     id: int
     number: int
@@ -84,6 +89,8 @@ class TrialView:
     attempt: int
     worker: str | None
     device: str | None
+    expires_at: float | None
+    expired: bool
     fingerprint: str | None
     level: str | None
     reused_from: int | None
@@ -231,20 +238,33 @@ class Views:
 
     @reading
     def trial(self, session: Session, number: int) -> TrialView | None:
-        row = session.scalars(
-            select(TrialRow).where(TrialRow.study == self.study, TrialRow.number == number)
-        ).first()
-        return None if row is None else _trial(row)
+        if number not in COUNTS:
+            return None
+        found = select(TrialRow, now()).where(
+            TrialRow.study == self.study, TrialRow.number == number
+        )
+        row = session.execute(found).first()
+        return None if row is None else _trial(*row)
 
     @reading
     def trials(self, session: Session) -> list[TrialView]:
         """All trials with a number, in its order."""
-        rows = session.scalars(
-            select(TrialRow)
+        rows = session.execute(
+            select(TrialRow, now())
             .where(TrialRow.study == self.study, TrialRow.number.is_not(None))
             .order_by(TrialRow.number)
         )
-        return [_trial(row) for row in rows]
+        return [_trial(*row) for row in rows]
+
+    @reading
+    def open_trials(self, session: Session) -> list[TrialView]:
+        """All trials that have not ended, those without a number yet included."""
+        rows = session.execute(
+            select(TrialRow, now())
+            .where(TrialRow.study == self.study, TrialRow.phase != Phase.SETTLED)
+            .order_by(TrialRow.id)
+        )
+        return [_trial(*row) for row in rows]
 
     @reading
     def settled(self, session: Session, known: Collection[int]) -> list[TrialView]:
@@ -431,7 +451,8 @@ def _batches(ids: list[int]) -> list[list[int]]:
     return [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
 
 
-def _trial(row: TrialRow) -> TrialView:
+def _trial(row: TrialRow, time: float = 0.0) -> TrialView:
+    """A trial at this time, by the database's clock."""
     return TrialView(
         id=row.id,
         number=-1 if row.number is None else row.number,
@@ -443,6 +464,8 @@ def _trial(row: TrialRow) -> TrialView:
         attempt=row.attempt,
         worker=row.worker,
         device=row.device,
+        expires_at=row.expires_at,
+        expired=row.expires_at is not None and row.expires_at <= time,
         fingerprint=row.fingerprint,
         level=row.level,
         reused_from=row.reused_from,

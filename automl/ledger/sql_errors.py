@@ -54,7 +54,16 @@ _READ_ONLY_SERVER = Meaning(
     "the server is read-only, as after a failover: name the one that takes writes, or end its "
     "read-only mode",
 )
+_NO_THREAD = Meaning(
+    Kind.AWAY, "the server can start no thread more: give it memory, or use fewer workers"
+)
+_NETWORK = Meaning(
+    Kind.AWAY, "check the network, or raise the server's net_read_timeout and net_write_timeout"
+)
+_CHANGED_TABLES = Meaning(Kind.TRANSIENT, "another program changes the tables: let it end")
+_FORGOTTEN = Meaning(Kind.TRANSIENT, "raise the server's table_definition_cache")
 _OWN = Meaning(Kind.OWN)
+_TOO_DEEP = Meaning(Kind.OWN, "nest values less, or raise the server's max_stack_depth")
 _DISK = Meaning(Kind.FATAL, "free some space or check the disk: nothing that was stored is lost")
 _LOGIN = Meaning(Kind.FATAL, "check the user and the password")
 _TLS = Meaning(Kind.FATAL, "check sslmode and the certificates")
@@ -62,6 +71,13 @@ _NO_DATABASE = Meaning(Kind.FATAL, "check the database's name, or create it")
 _RIGHTS = Meaning(Kind.FATAL, "ask for the right to create and write tables")
 _TABLES = Meaning(
     Kind.FATAL, "its tables are missing or of another version: open it with one version of automl"
+)
+# Of statements of ours, whose shape no trial decides.
+_TOO_MANY_COLUMNS = Meaning(
+    Kind.FATAL, "its tables have columns beside automl's: use a database of its own"
+)
+_TOO_MANY_ARGUMENTS = Meaning(
+    Kind.FATAL, "the server was built for fewer arguments of a function: use another"
 )
 _BLOCKED = Meaning(Kind.FATAL, "the server does not let this host in: ask who runs it")
 _DAMAGED = Meaning(Kind.FATAL, "the file is damaged: put a copy back, or name another")
@@ -89,6 +105,9 @@ POSTGRESQL = {
     "53200": _NO_MEMORY,
     "53300": _FULL_HOUSE,
     "54000": _OWN,  # such as an index row that is too long
+    "54001": _TOO_DEEP,
+    "54011": _TOO_MANY_COLUMNS,
+    "54023": _TOO_MANY_ARGUMENTS,
     "55P03": _LOCKED,
     "57014": _CANCELLED,
     "57P01": _GONE,  # shut down by its administrator
@@ -120,10 +139,15 @@ MYSQL = {
     1118: _OWN,  # row too large
     1129: _BLOCKED,
     1130: _BLOCKED,
+    1135: _NO_THREAD,
     1142: _RIGHTS,
     1143: _RIGHTS,
     1146: _TABLES,
     1153: _OWN,  # packet too large
+    1158: _NETWORK,  # an error in reading
+    1159: _NETWORK,  # a timeout in reading
+    1160: _NETWORK,  # an error in writing
+    1161: _NETWORK,  # a timeout in writing
     1203: _FULL_HOUSE,
     1205: _LOCKED,
     1206: _LOCKED,  # more locks than fit
@@ -137,6 +161,8 @@ MYSQL = {
     1317: _CANCELLED,
     1366: _OWN,  # incorrect text
     1406: _OWN,  # too long
+    1412: _CHANGED_TABLES,
+    1615: _FORGOTTEN,  # a prepared statement
     1637: _DEADLOCK,  # too many transactions at once
     1690: _OWN,  # out of range in an expression
     1698: _LOGIN,

@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, Union
 
 from automl.errors import UnknownNameError, UsageError
+from automl.storable import short
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _EMPTY = inspect.Parameter.empty
@@ -196,7 +197,7 @@ def _as_stored(what: str, value: object, annotation: Any) -> Any:
         json.dumps(stored)
     except (TypeError, ValueError):
         raise UsageError(
-            f"{what}: {value!r} cannot be stored with a study; expected numbers, text, paths, "
+            f"{what}: {short(value)} cannot be stored with a study; expected numbers, text, paths, "
             "choices, or lists and mappings of these"
         ) from None
     return convert(what, stored, annotation)
@@ -216,7 +217,7 @@ def convert(what: str, value: object, annotation: Any) -> Any:
     try:
         return _convert(value, annotation)
     except (ValueError, TypeError, KeyError, OverflowError):
-        raise UsageError(f"{what}: expected {spell(annotation)}, got {value!r}") from None
+        raise UsageError(f"{what}: expected {spell(annotation)}, got {short(value)}") from None
 
 
 def jsonable(value: Any, files: Mapping[str, str] | None = None) -> Any:

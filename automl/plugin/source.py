@@ -31,7 +31,8 @@ NOWHERE = "__main__"
 _PACKAGES = ("site-packages", "dist-packages")
 _NOT_OWN = sys.stdlib_module_names | {"automl", "automl_plugins", "automl_searchspaces"}
 _DEEP = 6
-_HERE = Path(__file__).parent
+_LONG_BITS = 10_000
+_HERE = Path(__file__).parents[1]
 
 _loading: ContextVar[str] = ContextVar("_loading")
 _loaded: dict[str, str] = {}
@@ -146,7 +147,7 @@ def one_line(error: BaseException, file: str = "") -> str:
     if isinstance(error, SyntaxError) and file in ("", error.filename):
         return f"syntax error in line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if Path(frame.filename).parent != _HERE]
+    theirs = [each for each in frames if not Path(each.filename).is_relative_to(_HERE)]
     last = [frame for frame in frames if frame.filename == file] or theirs
     where = f" (line {last[-1].lineno} of {last[-1].filename})" if last else ""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"
@@ -416,6 +417,8 @@ def _bound_when_loaded(file: Path, name: str) -> bool:
 
 def _content(value: Any, deep: int) -> object:
     """Describe an object by plain values: its code and its attributes, never an address."""
+    if isinstance(value, int) and value.bit_length() > _LONG_BITS:
+        return hex(value)  # Python does not write decimals of thousands of digits
     if value is None or isinstance(value, str | bytes | int | float | complex):
         return repr(value)
     if not deep:

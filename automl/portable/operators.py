@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from .sizes import bounded
+
 _NAMES = """
 abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not
 bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip copysign cos cosh deg2rad
@@ -261,8 +263,9 @@ def _typed(operation: OpOverload) -> Callable[..., Any]:
         if str(argument.type) != str(argument.real_type)
         and re.search("ScalarType|Layout|MemoryFormat", str(argument.real_type))
     ]
+    function = bounded(operation)
     if not coded:
-        return operation
+        return function
 
     @functools.wraps(operation)
     def typed(*args: Any, **settings: Any) -> Any:
@@ -270,7 +273,7 @@ def _typed(operation: OpOverload) -> Callable[..., Any]:
             given = args[place] if place < len(args) else settings.get(name)
             if isinstance(given, int):  # torch uses it as an index without a bounds check
                 raise ValueError(f"it passes a number for {name}")
-        return operation(*args, **settings)
+        return function(*args, **settings)
 
     return typed
 

@@ -23,6 +23,9 @@ Answers = dict[str, list[Any]]
 
 MODEL = "model.pt2"
 PREPARATION = "preparation.json"
+CANDIDATE = "candidate.json"
+_EXPORT = "automl best STUDY --export DIR"
+_AGAIN = f"export the model again with {_EXPORT}"
 _BATCH = 1024
 
 
@@ -38,10 +41,11 @@ class Predictor:
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
-            raise ValueError(f"no directory {directory}")
-        if not (directory / MODEL).is_file():
-            raise ValueError(f"{directory} has no {MODEL}; see its README.md for the reason")
-        self._program = _program(directory / MODEL)
+            raise ValueError(f"{directory} is not a directory")
+        self._file = directory / MODEL
+        if not self._file.is_file():
+            raise ValueError(_missing(directory))
+        self._program = _program(self._file)
         file = directory / PREPARATION
         self.preparation = _preparation(file) if file.exists() else None
 
@@ -55,7 +59,7 @@ class Predictor:
         try:
             return torch.cat([self._program(part) for part in torch.split(inputs, _BATCH)])
         except Exception as error:  # a damaged program can raise any error in torch
-            raise ValueError(f"{MODEL} cannot be run ({_why(error)})") from error
+            raise ValueError(f"{self._file} cannot be run ({_why(error)})") from error
 
     def answers(self, table: Mapping[str, Sequence[str]]) -> Answers:
         """Return predictions by column for the rows of a table.
@@ -141,11 +145,21 @@ def predicted(directory: Path, data: Path, **reading: Any) -> Answers:
     return predictor.answers(read_table(data, least=1, **reading))
 
 
+def _missing(directory: Path) -> str:
+    """Describe what to do about a directory without a program."""
+    if (directory / CANDIDATE).is_file():
+        return (
+            f"{directory / MODEL} is missing: see README.md beside it whether this model has "
+            f"one; if so, {_AGAIN}"
+        )
+    return f"{directory} has no {MODEL}: expected an export, as written by {_EXPORT}"
+
+
 def _program(file: Path) -> Program:
     try:
         return Program(file)
     except Exception as error:  # a damaged file can raise any error
-        text = f"{file} cannot be loaded ({_why(error)}): export the model again"
+        text = f"{file} cannot be loaded ({_why(error)}): {_AGAIN}"
         raise ValueError(text) from error
 
 
@@ -161,7 +175,7 @@ def _preparation(file: Path) -> Preparation:
         return Preparation.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{file} cannot be read ({why}): export the model again") from error
+        raise ValueError(f"{file} cannot be read ({why}): {_AGAIN}") from error
 
 
 def _images(path: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from automl.errors import CandidateError, OpenDecisionError
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 
     from automl.space.decisions import Opens
     from automl.space.graph import Graph
+
+
+_GRAPHS = str(Path(__file__).with_name("graph.py"))
+"""The file that builds architectures given as graphs."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,33 @@ def _open_in(candidate: Candidate) -> Mapping[str, Any]:
     from automl.space.layers import open_in
 
     return open_in(candidate.build())
+
+
+def raised_in_building(error: BaseException) -> str | None:
+    """Find where the space's own code raised an error while an architecture was built.
+
+    Returns:
+        The function and its line; empty if that is not the space's own code. None if the error and
+        its causes come from elsewhere.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is _module_of.__code__:
+            return _last_of_file(trace.tb_next)
+        trace = trace.tb_next
+    return None if error.__cause__ is None else raised_in_building(error.__cause__)
+
+
+def _last_of_file(trace: TracebackType | None) -> str:
+    """Return the deepest frame in the file in which a traceback starts."""
+    if trace is None:
+        return ""
+    file, last = trace.tb_frame.f_code.co_filename, trace
+    while trace is not None:
+        last = trace if trace.tb_frame.f_code.co_filename == file else last
+        trace = trace.tb_next
+    name = last.tb_frame.f_code.co_name
+    return "" if file == _GRAPHS else f"{name} at {Path(file).name}:{last.tb_lineno}"
 
 
 def _module_of(architecture: "Graph | Callable[[], nn.Module]") -> "nn.Module":

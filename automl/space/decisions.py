@@ -14,13 +14,16 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from automl.errors import CandidateError, OpenDecisionError, UsageError
+from automl.errors import CandidateError, OpenDecisionError
 from automl.space.files_read import unwatched
 from automl.storable import name_fault, short, size_fault, value_fault
 
 _PLAIN = str | int | float | None
 # In steps, the same as Optuna's: sums of steps are not exact.
 _STEP_TOLERANCE = 1e-8
+
+_SHOWN = 10
+"""The largest number of a decision's choices in a message."""
 
 Opens = Callable[[str, BaseDistribution], bool]
 """Returns whether the trainer wants this decision left open."""
@@ -245,6 +248,20 @@ def fits(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
+def values_of(distribution: BaseDistribution) -> str:
+    """Describe the values that a decision may take."""
+    if isinstance(distribution, CategoricalDistribution):
+        choices = distribution.choices
+        more = f" or {len(choices) - _SHOWN} others" if len(choices) > _SHOWN else ""
+        return f"{'one of ' if choices[1:] else ''}{', '.join(map(short, choices[:_SHOWN]))}{more}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    whole = isinstance(distribution, IntDistribution)
+    step = distribution.step
+    steps = f" in steps of {step}" if step is not None and (step != 1 or not whole) else ""
+    kind = "a whole number" if whole else "a number"
+    return f"{kind} from {distribution.low} to {distribution.high}{steps}"
+
+
 def given_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
     """Convert a given value to the one that a strategy would have drawn.
 
@@ -253,7 +270,7 @@ def given_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
     """
     if not (fits(distribution, value) and _on_grid(distribution, value)):
         raise CandidateError(
-            f"decision {name!r}: the given value {value!r} is not in {distribution}"
+            f"decision {name!r}: expected {values_of(distribution)}, got {short(value)}"
         )
     return distribution.to_external_repr(distribution.to_internal_repr(value))
 
@@ -286,26 +303,6 @@ def check_taken(given: Mapping[str, Any], decisions: Mapping[str, Any]) -> None:
                 f"decision {name!r}: the given value is {value!r}, but the only possible value is "
                 f"{decisions[name]!r}"
             )
-
-
-def plain_decisions(given: object) -> dict[str, Any]:
-    """Check that every supported database can store these decisions, and return them as a dict.
-
-    Raises:
-        UsageError: They are not a mapping from names to text, finite numbers, booleans or none.
-    """
-    if not isinstance(given, Mapping):
-        raise UsageError(f'expected decisions such as {{"lr": 0.01}}, got {given!r}')
-    for name, value in given.items():
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if not (isinstance(name, str) and isinstance(value, _PLAIN) and finite):
-            raise UsageError(
-                f"decision {name!r}: expected text, a finite number, true, false or none, got "
-                f"{value!r}"
-            )
-        if (fault := name_fault(name) or value_fault(value)) is not None:
-            raise UsageError(f"decision {short(name)} cannot be stored: {fault}")
-    return dict(given)
 
 
 def find_open(value: object) -> Iterator[Open]:

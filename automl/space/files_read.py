@@ -304,7 +304,7 @@ def _installed() -> tuple[str, ...]:
         *sysconfig.get_paths().values(),
         sys.prefix,
         sys.base_prefix,
-        str(Path(__file__).parent),
+        str(Path(__file__).parents[1]),
     }
     # Users may keep files below a prefix such as /usr, so only its library folders count.
     real = {os.path.realpath(path) for path in paths} - {"/", "/usr", "/usr/local"}

@@ -177,7 +177,9 @@ class JournalFile(Backend):
 
     def _checked_url(self) -> str:
         if not parse(self.url).database:
-            raise UsageError(f"{self.shown!r} names no file: expected for example journal:///a.log")
+            raise UsageError(
+                f"{self.shown!r} names no file: expected, for example, journal:///a.log"
+            )
         return self.url
 
     @property

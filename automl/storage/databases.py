@@ -16,14 +16,22 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from automl.errors import UsageError
 from automl.ledger.sql_errors import Kind, meaning
-from automl.storage import postgresql
+from automl.storage import mysql, postgresql
 from automl.storage.forked_connections import leave_to_parent
 from automl.text.redaction import is_secret, redact_urls
 
 DEFAULT_URL = "sqlite:///automl.db"
 _WAL_SECONDS = 5.0
 """How long a new SQLite file may be locked by who makes it."""
-_PSYCOPG = "postgresql+psycopg"
+_PSYCOPG, _PYMYSQL = "postgresql+psycopg", "mysql+pymysql"
+_OWN_DRIVERS = {_PSYCOPG: postgresql.driver, _PYMYSQL: mysql.driver}
+"""Drivers of which we have a version that does not wait for a silent server for ever."""
+_SILENT_SECONDS = 70
+"""How long a server may be silent; with one try to connect again it is noticed within 90 s.
+
+Beyond the minute after which it lets go of the locks of a worker that is asleep, and the 50 s for
+which InnoDB waits for a lock.
+"""
 _PATIENT: dict[str, dict[str, int]] = {
     "sqlite": {"timeout": 60},
     "postgresql": {
@@ -33,11 +41,8 @@ _PATIENT: dict[str, dict[str, int]] = {
         "keepalives_interval": 5,
         "keepalives_count": 4,
     },
-    # Beyond the minute after which it lets go of the locks of a worker that is asleep; and within
-    # 90 s with one try to connect again.
-    _PSYCOPG: {postgresql.OPTION: 70},
-    # Its answers may take as long as InnoDB waits for a lock: 50 s.
-    "mysql": {"connect_timeout": 10, "read_timeout": 90, "write_timeout": 30},
+    _PSYCOPG: {postgresql.OPTION: _SILENT_SECONDS},
+    "mysql": {"connect_timeout": 10, "read_timeout": _SILENT_SECONDS, "write_timeout": 30},
 }
 """How long a driver waits for another's lock, or for a server that may be gone without a word.
 
@@ -64,7 +69,7 @@ class _Driver:
 
 
 _POSTGRESQL = _Driver(_PSYCOPG, "postgresql")
-_MYSQL = _Driver("mysql+pymysql", "mysql")
+_MYSQL = _Driver(_PYMYSQL, "mysql")
 _DRIVERS = {
     "postgres": _POSTGRESQL,
     "postgresql": _POSTGRESQL,
@@ -116,7 +121,7 @@ class Database:
             "connect_args": {k: v for k, v in waits.items() if k not in url.query},
             "pool_pre_ping": self.is_server,
             **({"isolation_level": "READ COMMITTED"} if mysql else {}),
-            **({"module": postgresql.driver()} if url.drivername == _PSYCOPG else {}),
+            **({"module": own()} if (own := _OWN_DRIVERS.get(url.drivername)) else {}),
         }
 
     def connect(self, options: Mapping[str, Any]) -> Engine:
@@ -151,7 +156,7 @@ def parse(url: str) -> URL:
         # Without the cause: it quotes what it took for the port, maybe a part of the password.
         shown = re.sub(r":(?!//).*@", ":***@", url, flags=re.DOTALL)
         raise UsageError(
-            f"{redact_urls(shown)!r} is no storage URL: expected for example {DEFAULT_URL} or "
+            f"{redact_urls(shown)!r} is not a storage URL: expected, for example, {DEFAULT_URL} or "
             "postgresql://user@host/database"
         ) from None
 

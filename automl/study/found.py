@@ -8,7 +8,8 @@ from optuna.trial import FrozenTrial
 
 from automl.space.candidate import Candidate
 from automl.spec import ATTRIBUTE
-from automl.study.study import Parts, Study, rebuild
+from automl.study.parts import Parts, rebuild
+from automl.study.study import Study
 
 
 @dataclass(frozen=True)

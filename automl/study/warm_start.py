@@ -16,8 +16,11 @@ from automl.errors import UsageError, first_line
 from automl.plugin.registry import Kind
 from automl.space.candidate import propose
 from automl.space.decisions import check_taken, given_value
+from automl.study.limits import Limits
 from automl.study.pareto import point_of
-from automl.study.study import Limits, Parts, Plan, Study, keeps_to_requirements
+from automl.study.parts import Parts
+from automl.study.plan import Plan
+from automl.study.study import Study, keeps_to_requirements
 
 _log = logging.getLogger("automl")
 

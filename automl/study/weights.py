@@ -19,7 +19,7 @@ from automl.plugin.report import Outcome, broken
 from automl.state_directory import close_to_others, make_folder
 from automl.study.pareto import beats, point_of
 from automl.study.study import Study, keeps_to_requirements
-from automl.trial_code import TrialCode
+from automl.trial_code.boundary import TrialCode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class Models:
             TrialError: its trainer offers other weights than tensors by name.
         """
         spec = self.study.spec
-        if not spec.models or broken(spec.requirements, outcome.metrics):
+        if not spec.keep_models or broken(spec.requirements, outcome.metrics):
             return
         leaving = self._leaving(outcome.values or ())
         if leaving is None:
@@ -118,7 +118,7 @@ class Models:
     # The best.
     def _leaving(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
         """The trials that make room for one of these values; None where it has to stay out."""
-        objectives, most = self.study.objectives, self.study.spec.models
+        objectives, most = self.study.objectives, self.study.spec.keep_models
         point = point_of(values, objectives)
         if len(objectives) > 1:
             front = [(trial, point_of(trial.values, objectives)) for trial in self._best()]

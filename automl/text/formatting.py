@@ -1,8 +1,14 @@
 """How numbers, values and times read, on a screen and on a page."""
 
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+_LONG = re.compile(r"'[^']{300,}'|\"[^\"]{300,}\"|\S{1000,}")
+"""What is quoted, or a word, and too long to read; a word may be a name in a command to copy."""
+_LONG_VALUE = 300
+_HEAD, _TAIL = 60, 20
 _EXACT = 2**53
 """Below it a whole number in floating point is exactly that."""
 
@@ -20,12 +26,33 @@ def pairs(values: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{name} {number(value)}" for name, value in (values or {}).items())
 
 
+def shortened(text: str) -> str:
+    """Text in which long values are cut in their middle; the rest is as it was."""
+    return _LONG.sub(lambda found: _cut(found[0]), text)
+
+
+def value_text(value: Any) -> str:
+    """One value, cut where it is too long to read."""
+    text = number(value)
+    return _cut(text) if len(text) > _LONG_VALUE else text
+
+
+def _cut(value: str) -> str:
+    left_out = len(value) - _HEAD - _TAIL
+    return f"{value[:_HEAD]}…({left_out:,} more characters)…{value[-_TAIL:]}"
+
+
 def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def moment(seconds: float) -> str:
+    """A time in seconds since 1970, as clocks here show it."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def counted(amount: int, noun: str) -> str:

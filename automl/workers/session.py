@@ -17,7 +17,8 @@ from automl.ledger.values import Left
 from automl.plugin.protocols import Launcher
 from automl.plugin.registry import Registry
 from automl.state_directory import ARTIFACTS, STATE, make_folder, private, state_directory
-from automl.study.study import LEASE, Parts, Study
+from automl.study.parts import Parts
+from automl.study.study import LEASE, Study
 from automl.workers.supervision import Started, Supervisor
 from automl.workers.worker import stopping_on_signals, work
 

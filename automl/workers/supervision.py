@@ -1,4 +1,4 @@
-"""Keeps a search's workers at work: those that die are started anew."""
+"""Keeps a search's workers at work: those that die are restarted."""
 
 import logging
 import threading
@@ -181,10 +181,10 @@ class Supervisor:
             post.progress = self.progress()
         except Exception as error:
             post.given_up, post.code = True, code
-            _log.warning("a worker %s and cannot be started anew: %s", how, error)
+            _log.warning("a worker %s and cannot be restarted: %s", how, error)
             return
         trial = "" if left is None or left.number is None else f" after trial {left.number}"
-        _log.warning("a worker %s and is started anew%s: %s (%s)", how, trial, words, log)
+        _log.warning("a worker %s and is restarted%s: %s (%s)", how, trial, words, log)
 
 
 def _code(started: Started) -> int | None:

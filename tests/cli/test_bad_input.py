@@ -1,6 +1,7 @@
 """Whatever is wrong: one clear line that names it, the right exit code, and nothing lost."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -64,7 +65,7 @@ USAGE = {
     "pruner": (search("--pruner", "x"), "unknown pruner 'x'", "asha, hyperband, median, none"),
     "launcher": (search("--launcher", "x"), "unknown launcher 'x'", "local"),
     "option": (search("-o", "trainer.stepz=3"), "'stepz'", "did you mean 'steps'", "seconds"),
-    "queue": (search("--enqueue", "queue.jsonl"), "queue.jsonl, line 3: no JSON"),
+    "queue": (search("--enqueue", "queue.jsonl"), "queue.jsonl, line 3: not valid JSON"),
     "queued list": (search("--enqueue", "list.jsonl"), "list.jsonl, line 1: expected an object"),
     "queued nested": (search("--enqueue", "nested.jsonl"), "line 1: decision 'x': expected text"),
     "long queue": (search("--enqueue", "three.jsonl"), "3 trials", "room for 2", "--trials"),
@@ -97,6 +98,13 @@ USAGE = {
     "workers": (search("--workers", "x"), "--workers", "auto or a number of at least 1", "'x'"),
     "no workers": (search("--workers", "0"), "--workers", "auto or a number of at least 1"),
     "no trials": (search("--trials", "0"), "--trials", "more than 0", "0"),
+    "endless trials": (search("--trials", str(10**12)), "--trials", "at most 1,000,000,000"),
+    "endless time": (search("--timeout", "9" * 400), "--timeout", "at most 1,000,000,000"),
+    "endless trial": (search("--trial-timeout", "99999999d"), "--trial-timeout", "at most"),
+    "endless seed": (search("--seed", str(2**64)), "--seed", "0 to 4,294,967,295"),
+    "endless models": (search("--keep-models", str(10**12)), "--keep-models", "at most"),
+    "endless workers": (search("--workers", str(10**12)), "--workers", "at most 100,000"),
+    "endless cache": (search("-o", f"cache.keep={10**12}"), "option keep", "at most"),
     "fewer trials": (search("--trials", "-3"), "--trials", "more than 0", "-3"),
     "evaluations": (search("--evaluations", "0"), "--evaluations", "more than 0"),
     "timeout": (search("--timeout", "10x"), "--timeout", "90s, 10m or 2h", "'10x'"),
@@ -194,7 +202,7 @@ def test_trials_that_all_fail_are_one_line_and_exit_code_1(run, case):
     assert ended.code == 1
     assert len(ended.err.splitlines()) == 1, ended.err
     assert [word for word in words if word not in ended.err] == []
-    assert ended.err.endswith("look why: automl show s --trial 1\n")
+    assert ended.err.endswith("to see why: automl show s --trial 1\n")
     assert study("s").views.counts().failed == 2
     assert "Traceback" in run("show", "s", "--trial", "1").out
 
@@ -365,3 +373,67 @@ def _command_lines() -> list[str]:
         if "automl" in line:
             found.append(line)
     return found
+
+
+BUILDS = """
+import torch
+from torch import nn
+import automl
+
+def space(trial, task):
+    lr = trial.suggest_float("lr", 1e-3, 1e-1)
+
+    def build():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        load(model)
+        return model
+
+    return automl.Candidate(build, {"lr": lr})
+
+def load(model):
+    model.load_state_dict(torch.load("weights.pt"))
+"""
+
+
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+def test_a_file_missing_in_build_is_the_spaces_and_its_function_is_named(run, here, cache):
+    (here / "mine.py").write_text(BUILDS)
+    quick = ("--task", "digits", "--trials", "1", "-o", "trainer.epochs=1")
+    ended = run("search", "mine.py:space", *quick, cache, "--json")
+    (event,) = ended.of("trial")
+    assert event["error"] == (
+        "space mine.py:space, in load at mine.py:17: "
+        "FileNotFoundError: [Errno 2] No such file or directory: 'weights.pt'"
+    )
+
+
+LONG = "spam and eggs " * 1000
+
+
+@pytest.mark.parametrize(
+    "option", [f"trainer.steps={LONG}", f"trainer.{'x' * 9000}=1", LONG, f"{'x' * 9000}.steps=1"]
+)
+def test_a_long_option_is_shortened_in_what_is_said_of_it(run, option):
+    ended = run(*search("-o", option))
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert re.search(r"…\([\d,]+ more characters\)…", ended.err)
+    assert len(ended.err) < 400
+
+
+def test_long_values_are_shortened_on_screen_and_whole_in_json(run, here):
+    (here / "mine.py").write_text(
+        "def space(trial, task, *, word='', fail=False):\n"
+        "    if fail:\n        raise ValueError(f'no such word: {word!r}')\n"
+        "    trial.suggest_categorical('word', [word])\n"
+        "    from automl import Candidate\n"
+        "    return Candidate(lambda: None, {'x': 1})\n"
+    )
+    for fail, name in ((False, "s"), (True, "f")):
+        given = ("-o", f"space.word={'yyy ' * 1000}", "-o", f"space.fail={fail}", "--study", name)
+        run(*search(*given, space="mine.py:space"))
+        for more in ((), ("--trial", "0")):
+            said = run("show", name, *more).out
+            line = next(line for line in said.splitlines() if "yyy" in line)
+            assert "more characters)…" in line
+            assert len(line) < 250
+        assert "yyy " * 1000 in run("show", name, "--json").out

@@ -78,11 +78,26 @@ def test_it_explains_where_two_meet_or_part(fingerprint, space, two, says):
 @pytest.mark.parametrize(
     ("decisions", "options", "says"),
     [
-        (['{"how": "plain"'], (), "decisions.jsonl, line 1: no JSON"),
+        (['{"how": "plain"'], (), "decisions.jsonl, line 1: not valid JSON"),
         (["", "[1]"], (), "decisions.jsonl, line 2: expected an object"),
         ([{"how": "plain"}], ("--explain",), "expected two lines of decisions, got 1"),
-        ([{"how": "nothing"}], (), "decisions.jsonl, line 1: space shapes.py:writings cannot"),
-        (["", {}], (), "decisions.jsonl, line 2: space shapes.py:writings cannot use {}"),
+        (
+            [{"how": "nothing"}],
+            (),
+            "decisions.jsonl, line 1: decision 'how': expected one of 'plain', 'commuted'",
+        ),
+        ([{"how": 3}], (), "line 1: decision 'how': expected one of 'plain', "),
+        (
+            ["", {}],
+            (),
+            "line 2: space shapes.py:writings asks for decision 'how', one of 'plain', 'commuted'",
+        ),
+        (
+            [{"hwo": "plain"}],
+            (),
+            "but it is missing; given: hwo",
+        ),
+        ([{"how": "plain"}, {}], ("--explain",), "but it is missing; given: nothing"),
         ([{"how": "plain"}], ("-o", "cache.levels=L1"), "L0 is always in use"),
     ],
 )
@@ -91,6 +106,17 @@ def test_what_cannot_be_read_is_one_line(fingerprint, decisions, options, says):
     assert said.code == 2
     assert len(said.err.strip().splitlines()) == 1
     assert says in said.err
+    assert "FixedTrial" not in said.err
+    assert "Distribution" not in said.err
+
+
+def test_a_space_that_raises_is_named_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def space(trial, task):\n    raise TypeError('boom')\n")
+    Path("decisions.jsonl").write_text("{}\n")
+    said = in_process(capsys, ("fingerprint", "mine.py:space", "--decisions", "decisions.jsonl"))
+    expected = "error: decisions.jsonl, line 1: space mine.py:space: TypeError: boom\n"
+    assert (said.code, said.err) == (2, expected)
 
 
 def test_a_candidate_that_is_no_function_is_told_so(fingerprint):
@@ -104,4 +130,4 @@ def test_a_candidate_that_is_no_function_is_told_so(fingerprint):
 def test_decisions_that_nobody_asks_for_are_named(fingerprint):
     said = fingerprint("writings", [{"how": "plain", "bogus": 1}], "-o", "cache.levels=L0,L1")
     assert said.code == 0
-    assert "does not ask for: bogus" in said.err
+    assert "does not ask for: bogus; it asks for how" in said.err

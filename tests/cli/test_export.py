@@ -78,7 +78,12 @@ def exported(searched, tmp_path, call) -> Path:
     url, _ = searched
     said = call(0, "best", "s", "--storage", url, "--export", str(tmp_path / "out")).out
     assert "on the test data:" in said
-    return tmp_path / "out"
+    there = tmp_path / "out"
+    assert said.splitlines()[-1] == (
+        f"predict with: automl predict {there} data.csv   "
+        f"(where automl is not installed: python {there / 'predict.py'} data.csv)"
+    )
+    return there
 
 
 def alone(directory: Path, data: Path) -> list[dict[str, str]]:
@@ -132,6 +137,26 @@ def test_the_command_predicts_the_same(exported, table, call):
     assert list(csv.DictReader(io.StringIO(said))) == alone(exported, table)
 
 
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda out: (out / "model.pt2").unlink(), "model.pt2 is missing: see README.md beside"),
+        (lambda out: (out / "model.pt2").write_bytes(b"PK"), "model.pt2 cannot be loaded (BadZip"),
+        (shutil.rmtree, "out is not a directory"),
+        (
+            lambda out: [shutil.rmtree(out), out.mkdir()],
+            "out has no model.pt2: expected an export, as written by automl best STUDY --export",
+        ),
+    ],
+)
+def test_a_directory_without_a_whole_model_is_told_in_one_line(exported, table, call, harm, says):
+    harm(exported)
+    ended = call(2, "predict", str(exported), str(table))
+    assert (ended.out, ended.err.count("\n")) == ("", 1)
+    assert says in ended.err
+    assert str(exported) in ended.err
+
+
 def test_a_reader_may_stop_reading(exported, table):
     command = f"{sys.executable} {exported / 'predict.py'} {table}"
     many = subprocess.run(
@@ -161,7 +186,7 @@ def test_the_directory_says_what_it_is(searched, exported):
     assert 0 <= low < metrics["test"]["accuracy"] <= high <= 1
     assert metrics["interval"].keys() == metrics["test"].keys()
     card = (exported / "README.md").read_text()
-    assert "The 40 test examples took no part in the search" in card
+    assert "The search did not use the 40 test examples" in card
     assert "| metric | test | 95 % interval | validation |" in card
     weights = load_file(exported / "model.safetensors")
     assert weights.keys() == export_of(url).module.state_dict().keys()
@@ -185,10 +210,10 @@ def test_what_is_no_export_is_never_replaced(searched, exported, tmp_path, call)
     (precious / "a").touch()
     (tmp_path / "link").symlink_to(exported, target_is_directory=True)
     for name, said in (
-        ("out", "holds mine.txt, which no export writes"),
-        ("precious", "is no export"),
-        ("precious/a", "is no directory"),
-        ("link", "is no directory"),
+        ("out", "holds mine.txt, which is not part of an export"),
+        ("precious", "is not an export"),
+        ("precious/a", "is not a directory"),
+        ("link", "is not a directory"),
     ):
         command = ("best", "s", "--storage", url, "--export", str(tmp_path / name), "--force")
         assert said in call(2, *command).err
@@ -378,16 +403,17 @@ def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(
     assert why.startswith("no model.pt2 and no predict.py: torch.export cannot take this model")
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert why in (tmp_path / "out" / "README.md").read_text()
-    assert (
-        "see its README.md for the reason" in call(2, "predict", str(tmp_path / "out"), "x.npy").err
-    )
+    err = call(2, "predict", str(tmp_path / "out"), "x.npy").err
+    assert f"{tmp_path / 'out' / 'model.pt2'} is missing: see README.md beside it whether" in err
 
 
 def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
     automl.search(
         "cnn", options={"trainer": {"epochs": 1}}, storage=sqlite_url, trials=1, study="s"
     )
-    call(0, "best", "s", "--storage", sqlite_url, "--export", str(tmp_path / "out"))
+    there = tmp_path / "out"
+    said = call(0, "best", "s", "--storage", sqlite_url, "--export", str(there)).out
+    assert f"predict with: automl predict {there} inputs.npy " in said
     export = export_of(sqlite_url)
     inputs, _ = export.parts.task.split(Split.TEST)
     np.save(tmp_path / "x.npy", (inputs[:5] * 16).numpy().astype(np.uint8))
@@ -423,8 +449,10 @@ def test_numbers_are_predicted_from_raw_arrays_in_their_own_unit(sqlite_url, tmp
     expected = outputs * y[rows].std(0) + y[rows].mean(0)
     assert torch.allclose(found, torch.from_numpy(expected).float(), rtol=1e-5)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "An array [n, 2] holds raw examples, as the task's data had them" in card
-    assert "how arrays become inputs, and the unit of the numbers" in card
+    assert (
+        "The array has shape [n, 2] and holds raw examples, in the form of the task's data" in card
+    )
+    assert "how arrays become inputs, and the unit of the predicted numbers" in card
 
 
 @pytest.mark.parametrize(
@@ -525,7 +553,7 @@ def test_images_are_predicted_from_files(sqlite_url, tmp_path, call):
     (one,) = alone(out, photos / "red" / "03.png")
     assert float(one["p(red)"]) == pytest.approx(expected[11].item(), abs=1e-5)
     assert (
-        "predict.py FOLDER_OF_IMAGES` needs Python, torch and Pillow"
+        "python predict.py FOLDER_OF_IMAGES` needs only Python, torch and Pillow"
         in (out / "README.md").read_text()
     )
     (photos / "red" / "z.png").touch()
@@ -638,7 +666,7 @@ def test_weights_of_a_trial_that_another_study_trained(sqlite_url, tmp_path):
     source = open_study(Storage(sqlite_url), "a")
     assert made["train_seed"] == trial_seed(source.spec, 0, "train")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "as trial 0 of study a was trained, which computes the same" in card
+    assert "with the weights of trial 0 of study a, which computes the same function" in card
 
 
 def one_decision(trial, task):

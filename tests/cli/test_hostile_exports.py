@@ -378,6 +378,95 @@ def test_an_operation_refuses_what_torch_does_not_check(what):
         BEYOND[what]()
 
 
+EMPTY, ROW, COLUMN = torch.ones(0), torch.ones(1, 2**18), torch.ones(2**18, 1)
+HUGE: dict[str, Callable[[], Any]] = {
+    "the least exponent": lambda: call("linalg_matrix_power.default", torch.eye(2), LEAST),
+    "the largest exponent": lambda: call("linalg_matrix_power.default", torch.eye(2), -LEAST - 1),
+    "an exponent by name": lambda: call("linalg_matrix_power.default", torch.eye(2), n=LEAST),
+    "repeats": lambda: call("repeat.default", torch.ones(2), [2**30, 2**30]),
+    "many repeats": lambda: call("repeat.default", torch.ones(2**20), [2**12]),
+    "repeats of nothing": lambda: call("repeat.default", EMPTY, [2**62]),
+    "repeats of rows": lambda: call("repeat_interleave.self_int", torch.ones(2), 2**40, 0),
+    "repeats by a tensor": lambda: call("repeat_interleave.Tensor", torch.tensor([2**40])),
+    "tiles": lambda: call("tile.default", torch.ones(2), [2**40]),
+    "an expansion": lambda: call("expand.default", torch.ones(1), [2**40]),
+    "a broadcast": lambda: call("broadcast_to.default", torch.ones(1), [2**20, 2**20]),
+    "strides of nothing": lambda: call("as_strided.default", torch.ones(1), [2**40], [0]),
+    "a range": lambda: call("arange.default", 2**40),
+    "a range from a start": lambda: call("arange.start", LEAST, -LEAST - 1),
+    "small steps": lambda: call("arange.start_step", 0, 1, 1e-12),
+    "an endless range": lambda: call("arange.default", float("inf")),
+    "a range of no number": lambda: call("arange.start", 0.0, float("nan")),
+    "zeros": lambda: call("zeros.default", [2**20, 2**20]),
+    "a fill": lambda: call("full.default", [2**34], 1.0),
+    "a square": lambda: call("eye.m", 2**20, 2**20),
+    "a permutation": lambda: call("randperm.default", 2**33),
+    "steps": lambda: call("linspace.default", 0.0, 1.0, 2**36),
+    "classes": lambda: call("one_hot.default", torch.arange(2), 2**40),
+    "classes by a number": lambda: call("one_hot.default", torch.tensor([0, 2**40])),
+    "a count": lambda: call("bincount.default", torch.tensor([2**40])),
+    "a least count": lambda: call("bincount.default", torch.tensor([1]), None, 2**40),
+    "parts": lambda: call("tensor_split.sections", torch.ones(2), 2**40),
+    "a border": lambda: call("constant_pad_nd.default", torch.ones(2, 2), [2**20] * 4),
+    "a scale": lambda: call("upsample_nearest2d.vec", PLANE, None, [2.0**20, 2.0**20]),
+    "a size": lambda: call("upsample_nearest2d.vec", PLANE, [2**20, 2**20], None),
+    "a diagonal": lambda: call("diag_embed.default", torch.ones(2), 2**20),
+    "combinations": lambda: call("combinations.default", torch.ones(64), 30),
+    "products": lambda: call("outer.default", ROW[0], ROW[0]),
+    "a sum of a row and a column": lambda: call("add.Tensor", ROW, COLUMN),
+    "a product of a column and a row": lambda: call("mm.default", COLUMN, ROW),
+    "a mesh": lambda: call("meshgrid.indexing", [ROW[0], ROW[0]], indexing="ij"),
+    "copies of a view": lambda: call("cat.default", [torch.ones(1).expand(2**30)] * 3),
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_an_operation_refuses_numbers_out_of_all_proportion(what):
+    with pytest.raises(ValueError, match=r"more than [\d,]+$") as refused:
+        HUGE[what]()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("linalg_matrix_power.default", {"as_int": LEAST}),
+        ("repeat.default", {"as_ints": [2**31, 2**31]}),
+        ("expand.default", {"as_ints": [2**31, 2, WIDTH]}),
+    ],
+)
+def test_a_model_of_huge_numbers_is_told_in_one_line(export, name, argument):
+    def edit(model: Any) -> None:
+        graph = model["graph_module"]["graph"]
+        node, given = graph["nodes"][0], graph["inputs"][-1]
+        node["target"] = f"torch.ops.aten.{name}"
+        node["inputs"] = [{"name": "", "arg": each, "kind": 1} for each in (given, argument)]
+
+    rewrite(export / "model.pt2", {"models/model.json": edited(edit)})
+    code, out, err = in_its_own_process(export)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "model.pt2 cannot be run (it " in err
+    assert "more than " in err
+
+
+def test_honest_numbers_are_computed():
+    some = torch.arange(24.0).reshape(2, 3, 4)
+    last = -LEAST - 1
+    assert torch.equal(call("slice.Tensor", some, 1, LEAST, last), some)
+    assert torch.equal(call("repeat.default", some, [2, 1, 1]), some.repeat(2, 1, 1))
+    assert torch.equal(call("expand.default", some[:1], [5, -1, -1]), some[:1].expand(5, -1, -1))
+    assert torch.equal(call("arange.start_step", 5, -5, -2), torch.arange(5, -5, -2))
+    assert torch.equal(call("arange.default", 0), torch.arange(0))
+    assert torch.equal(call("constant_pad_nd.default", some, [1, -2])[..., 1:], some[..., :2])
+    assert call("masked_fill.Scalar", some, some > 3, LEAST).min() == LEAST
+    square = torch.randn(3, 3, dtype=torch.float64)
+    assert torch.equal(call("linalg_matrix_power.default", square, -5), square.matrix_power(-5))
+    assert call("upsample_nearest2d.vec", PLANE, None, [2.0, 2.0]).shape == (1, 1, 8, 8)
+    rows = torch.tensor([0, 2, 1])
+    assert call("repeat_interleave.Tensor", rows).tolist() == [1, 1, 2]
+    assert call("one_hot.default", rows).shape == (3, 3)
+
+
 def test_an_lstm_reads_no_more_than_its_biases():
     weights = [torch.randn(8, 2), torch.randn(8, 2)]
     rest = (True, 1, 0.0, False, False, False)

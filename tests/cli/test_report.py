@@ -157,7 +157,7 @@ def test_an_existing_file_stays_without_force(searched, here):
     ("options", "says"),
     [
         (("--html", "no/such/page.html"), "cannot write no/such/page.html: No such file"),
-        (("--html", ".", "--force"), "is there, and is no file"),
+        (("--html", ".", "--force"), "exists and is not a file"),
         (("--html", "page.html", "--trial", "0"), "leave out --trial"),
         (("--force",), "name one by --html FILE"),
     ],

@@ -129,7 +129,7 @@ def test_what_differs_is_named(mine, monkeypatch):
         "score": "differs",
         "cost": "equal",
         "nan": "equal",
-        "latency": "measured anew",
+        "latency": "measured again",
         "parameters": "equal",
     }
 

@@ -126,8 +126,8 @@ def test_nothing_is_overwritten(run, file):
 
 BAD = {
     "no file": (None, "cannot read study file x.toml: No such file"),
-    "no TOML": ("space = ", "study file x.toml is no TOML: Invalid value (at end of document)"),
-    "binary": ("\x00", "study file x.toml is no TOML"),
+    "no TOML": ("space = ", "x.toml is not valid TOML: Invalid value (at end of document)"),
+    "binary": ("\x00", "study file x.toml is not valid TOML"),
     "no space": ("trials = 3", "names no space: add a line such as space ="),
     "key": ('space = "mlp"\ntrails = 3', "study file 'trails': did you mean 'trials'"),
     "trust": ('space = "mlp"\ntrust-storage = true', "unknown key in study file 'trust-storage'"),

@@ -3,10 +3,12 @@
 import io
 import os
 import pty
+import re
 import signal
 import threading
 
 import pytest
+import tiny
 from commands import CORNER, FILE, PARTS, PLANE, URL, started, study, training, wait_for
 from rich.console import Console
 
@@ -115,6 +117,52 @@ def test_show_says_who_works_now(run, here):
         command.send(signal.SIGINT)
         assert command.wait().code == 130
     assert run("show", "s", "--json").of("summary")[0]["at_work"] == []
+
+
+def killed(here, trial):
+    """A search of four trials whose only worker is killed in this one."""
+    dying = {tiny.KILL: f"{trial}:train"}
+    with started(
+        here, "search", PLANE, *PARTS, "--trials", "4", "--study", "s", **dying
+    ) as command:
+        assert command.wait().code == -signal.SIGKILL
+
+
+def test_show_and_doctor_say_that_the_worker_is_gone_and_what_to_do(run, here):
+    killed(here, 1)
+    out = run("show", "s").out
+    assert re.search(
+        r"^trial   1  lost      its worker \S+:\d+ has not been heard of since 20", out, re.M
+    )
+    assert "1 trial ended (1 complete), 1 lost: " in out
+    assert "at work:" not in out
+    assert out.splitlines()[-1] == (
+        "1 trial has lost its worker; any worker at this study takes over, or start one: "
+        "automl resume s"
+    )
+    assert run("show", "s", "--trial", "1").out.endswith("automl resume s\n")
+    *_, lost, summary = run("show", "s", "--json").events
+    assert (lost["state"], summary["lost"], summary["running"]) == ("lost", 1, 0)
+    view = study("s").views.trial(1)
+    assert view.started_at <= lost["silent_since"] < view.expires_at
+    ended = run("doctor", "s")
+    assert ended.code == 0
+    assert re.search(
+        r"^waits   trial 1: its worker \S+ has not been heard of since 20", ended.out, re.M
+    )
+    assert ended.out.endswith("to be done by the next worker: automl resume s\n")
+    assert run("resume", "s").code == 0
+    assert "lost" not in run("show", "s").out
+    assert run("doctor", "s").out == "nothing is broken\n"
+
+
+def test_no_trial_that_has_finished_is_not_zero_that_ended(run, here):
+    options = ("--trials", "1", "--study", "s", "-o", "trainer.seconds=20")
+    with started(here, "search", PLANE, *PARTS, *options) as command:
+        wait_for(lambda: training("s", URL))
+        assert "\nno trial has finished yet; 1 running\n" in run("show", "s").out
+        command.send(signal.SIGINT)
+        assert "\nno trial has finished yet; 1 waiting\n" in command.wait().out
 
 
 def test_an_exhausted_study_is_not_to_be_searched_on(run):

@@ -19,7 +19,8 @@ from automl.analysis.doctor import Doctor
 from automl.ledger.checks import Finding, Rule
 from automl.ledger.values import Worker
 from automl.storage.storage import Storage
-from automl.study.study import Limits, Study, open_study
+from automl.study.limits import Limits
+from automl.study.study import Study, open_study
 
 FILE = str(Path(tiny.__file__))
 PARTS = {"task": f"{FILE}:Nothing", "trainer": f"{FILE}:Steps", "strategy": "random", "study": "s"}

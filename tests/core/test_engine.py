@@ -19,11 +19,14 @@ from automl import Report, Run, Trainer, TrialError, UsageError
 from automl.engine.loop import Engine
 from automl.ledger.models import StopReason
 from automl.ledger.values import Worker
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.plugin.report import Reason, State
 from automl.spec import ATTRIBUTE
 from automl.storage.storage import Storage
-from automl.study.study import Limits, create, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
 
@@ -490,11 +493,11 @@ def make_engine(sqlite_url):
     """An engine on a new study, to look at from inside."""
 
     def make(space=tiny.plane, trials=5, **options) -> Engine:
+        request = SearchRequest(
+            space, task=tiny.Nothing, trainer=tiny.Steps, strategy="random", options=options
+        )
         registry = Registry()
-        given = {Kind.SPACE: space, Kind.TASK: tiny.Nothing, Kind.TRAINER: tiny.Steps}
-        references = {kind: registry.refer(kind, value) for kind, value in given.items()}
-        references[Kind.STRATEGY] = "random"
-        made = plan(registry, references, options)
+        made = plan(request, registry)
         study = create(Storage(sqlite_url), made, Limits(trials))
         return Engine(study, made.parts, Worker("w"), registry.hooks)
 

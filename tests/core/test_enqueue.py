@@ -16,12 +16,16 @@ from automl.engine.loop import Engine
 from automl.ledger.ledger import Ledger
 from automl.ledger.queries import Views
 from automl.ledger.values import Worker
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.plugin.report import Reason, State
 from automl.space.decisions import given_value
 from automl.spec import ATTRIBUTE
 from automl.storage.storage import Storage
-from automl.study.study import Limits, all_studies, create, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
+from automl.study.study import all_studies
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "device": "cpu"}
 
@@ -66,13 +70,16 @@ def one_choice(trial, task):
     ("given", "message"),
     [
         ({"lr": 0.1}, "decision 'lr' was given, but the space does not have it; its decisions: te"),
-        ({"x": 1.5}, r"decision 'x': the given value 1.5 is not in FloatDistribution\(high=1.0"),
-        ({"x": "0.5"}, "decision 'x': the given value '0.5' is not in"),
-        ({"z": 1.5}, "decision 'z': the given value 1.5 is not in"),
-        ({"z": True}, "decision 'z': the given value True is not in"),
-        ({"z": None}, "decision 'z': the given value None is not in"),
-        ({"tenths": 0.25}, "decision 'tenths': the given value 0.25 is not in"),
-        ({"c": "b"}, "decision 'c': the given value 'b' is not in"),
+        ({"x": 1.5}, r"decision 'x': expected a number from -1.0 to 1.0, got 1.5$"),
+        ({"x": "0.5"}, "decision 'x': expected a number from .*, got '0.5'"),
+        ({"z": 1.5}, "decision 'z': expected a whole number from 0 to 9, got 1.5$"),
+        ({"z": True}, "decision 'z': expected a whole .*, got True"),
+        ({"z": None}, "decision 'z': expected a whole .*, got None"),
+        (
+            {"tenths": 0.25},
+            "decision 'tenths': expected a number from .* in steps of 0.1, got 0.25$",
+        ),
+        ({"c": "b"}, "decision 'c': expected one of 'a', True, got 'b'$"),
         ({"one": 2}, "decision 'one': the given value is 2, but the only possible value is 1"),
     ],
     ids=str,
@@ -196,10 +203,9 @@ class Asks:
 
 
 def test_who_looks_for_work_takes_what_waits_first(sqlite_url):
+    request = SearchRequest(tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy="random")
     registry = Registry()
-    given = {Kind.SPACE: tiny.plane, Kind.TASK: tiny.Nothing, Kind.TRAINER: tiny.Steps}
-    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
-    made = plan(registry, {**references, Kind.STRATEGY: "random"}, {})
+    made = plan(request, registry)
     study = create(Storage(sqlite_url), made, Limits(trials=4))
     engine = Engine(study, made.parts, Worker("w"), registry.hooks)
     registry.hooks.register(Asks(study.ledger))

@@ -23,7 +23,7 @@ import automl
 from automl.engine.identifier import KnownFiles
 from automl.plugin.registry import Kind
 from automl.space.files_read import FilesRead, digest_of_file, unwatched
-from automl.study.study import rebuild
+from automl.study.parts import rebuild
 
 SPACE = """
 import functools

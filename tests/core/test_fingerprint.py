@@ -10,8 +10,9 @@ import automl
 from automl import Candidate
 from automl.identity.fingerprint import canonical_json, digest_of
 from automl.identity.keys import SideKeys, writing
-from automl.plugin.registry import Kind, Registry
-from automl.study.study import plan
+from automl.plugin.registry import Registry
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
 
 PLAIN = st.recursive(
     st.none()
@@ -52,7 +53,7 @@ def test_what_cannot_be_part_of_an_identity_is_named(value, says):
 
 
 def test_our_own_version_counts():
-    made = plan(Registry(), {Kind.SPACE: "mlp"}, {})
+    made = plan(SearchRequest("mlp"), Registry())
     assert made.parts.side_keys["automl"] == automl.__version__
 
 

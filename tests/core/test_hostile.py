@@ -7,10 +7,12 @@ import asyncio
 import gc
 import itertools
 import json
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -34,7 +36,8 @@ from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
 from automl.plugin.report import Reason, State
 from automl.storage.storage import Storage
-from automl.study.study import Limits, Study, open_study
+from automl.study.limits import Limits
+from automl.study.study import Study, open_study
 from automl.study.weights import Models
 from automl.workers.worker import stopping_on_signals
 
@@ -43,17 +46,19 @@ KINDS = ("sqlite", "postgresql")
 LIMIT = 1.0
 Case = tuple[str, str]
 GOOD: Case = ("nothing", "space")
+WHOLE_ROUND = 1000.0
+"""Seconds that a search of every act at every place may take; on a busy machine many."""
 
 
 class Search:
     """A study whose trials do what they are told to, and the processes that work at it."""
 
-    def __init__(self, url: str, directory: Path) -> None:
-        self.url, self.directory = url, directory
+    def __init__(self, url: str, directory: Path, within: float = 150.0) -> None:
+        self.url, self.directory, self.within = url, directory, within
         self.log = hostile.log_file(directory)
         self.processes, self.waits = 0, ""
 
-    def run(self, *arguments: str, within: float = 150.0) -> int:
+    def run(self, *arguments: str) -> int:
         """Run a command to its end; returns its exit code, or the signal that ended it."""
         environment = {
             "AUTOML_STORAGE": self.url,
@@ -63,8 +68,7 @@ class Search:
         }
         self.processes += 1
         output = self.directory / f"process-{self.processes}.log"
-        code = children.run(_command, arguments, str(output), within=within, **environment)
-        return code
+        return children.run(_command, arguments, str(output), within=self.within, **environment)
 
     def search(self, cases: Sequence[Case], *more: str) -> int:
         queue = self.directory / "queue.jsonl"
@@ -162,28 +166,29 @@ def at_places(acts: Iterable[str], *places: str) -> list[Case]:
 
 
 # What is raised, and what is forked.
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_a_trial_raises_fails_it_alone(tmp_path, kind):
-    cases = everywhere(hostile.RAISES, every={"sqlite": 5, "postgresql": 7}[kind])
+@pytest.mark.parametrize(
+    ("kind", "acts", "every"),
+    [
+        ("sqlite", hostile.RAISES, 5),
+        ("postgresql", hostile.RAISES, 7),
+        ("sqlite", hostile.FORKS, 2),
+        ("postgresql", hostile.FORKS, 3),
+    ],
+    ids=["raises-sqlite", "raises-postgresql", "forks-sqlite", "forks-postgresql"],
+)
+def test_what_a_trial_raises_or_forks_fails_it_alone_or_not_at_all(tmp_path, kind, acts, every):
+    cases = everywhere(acts, every)
     with database(kind, tmp_path) as url:
         search = Search(url, tmp_path)
         assert search.search(cases) == 0, search.said()
         check(search, cases, Reason.ERROR)
+        _check_children(search, forks=acts is hostile.FORKS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_forked_process_ends_and_touches_nothing(tmp_path, kind):
-    cases = everywhere(hostile.FORKS, every={"sqlite": 2, "postgresql": 3}[kind])
-    with database(kind, tmp_path) as url:
-        search = Search(url, tmp_path)
-        assert search.search(cases) == 0, search.said()
-        check(search, cases, Reason.ERROR)
-        _check_children(search)
-
-
-def _check_children(search: Search) -> None:
+def _check_children(search: Search, forks: bool = True) -> None:
     """Every process that was forked said that it was ended, and nothing was trained twice."""
-    assert len(search.lines("forked")) == search.said().count("is ended\n") > 0
+    assert len(search.lines("forked")) == search.said().count("is ended\n")
+    assert bool(search.lines("forked")) == forks
     assert set(Counter(search.lines("trial")).values()) == {1}
     assert "again" not in search.said()
 
@@ -194,7 +199,7 @@ def _check_children(search: Search) -> None:
 def test_whatever_a_trial_raises_or_forks_anywhere(tmp_path, kind):
     cases = [*everywhere({**hostile.RAISES, **hostile.FORKS}), ("ValueError", "checkpoint")]
     with database(kind, tmp_path) as url:
-        search = Search(url, tmp_path)
+        search = Search(url, tmp_path, WHOLE_ROUND)
         assert search.search(cases) == 0, search.said()
         check(search, cases, Reason.ERROR)
         _check_children(search)
@@ -218,7 +223,7 @@ def test_what_hangs_is_interrupted_at_its_limit(tmp_path, kind):
 def test_whatever_hangs_anywhere(tmp_path, kind, option):
     cases = everywhere(hostile.HANGS)
     with database(kind, tmp_path) as url:
-        search = Search(url, tmp_path)
+        search = Search(url, tmp_path, WHOLE_ROUND)
         assert search.search(cases, option, f"{LIMIT:g}s") == 0, search.said()
         check(search, cases, Reason.TIME_LIMIT)
 
@@ -230,8 +235,13 @@ def hangs_for_good(search: Search, case: Case, option: str = "--trial-timeout") 
     line = next(line for line in search.said().splitlines() if "trial 1 of study s" in line)
     assert "s it may take" in line or "an epoch may take" in line or "did not return" in line
     assert "go on with: automl resume s" in line
+    assert "most recent call first" not in search.said()
     assert search.resume() == 0, search.said()
     check(search, cases, Reason.TIME_LIMIT)
+    view = open_study(Storage(search.url), "s").views.trial(1)
+    assert "its process had to be ended" in view.message
+    assert "most recent call first" in view.traceback
+    assert hostile.FOR_GOOD[case[0]].__name__ in view.traceback
 
 
 def test_what_nothing_interrupts_ends_with_its_process(tmp_path):
@@ -247,6 +257,37 @@ def test_what_nothing_interrupts_ends_with_its_process(tmp_path):
 def test_whatever_nothing_interrupts_ends_with_its_process(tmp_path, kind, act, place, option):
     with database(kind, tmp_path) as url:
         hangs_for_good(Search(url, tmp_path), (act, place), option)
+
+
+def ends_when_told(search: Search, act: str, code: int, *limit: str) -> list[int]:
+    """Exit codes until a study ends whose strategy does this when it is told of trial 1."""
+    strategy = ("--strategy", f"{FILE}:{act}", "-o", "cache.levels=L0,L1", "--keep-models", "0")
+    parts = ("--task", f"{FILE}:Evaluating", "--trainer", f"{FILE}:Hostile", *strategy)
+    queue = search.directory / "queue.jsonl"
+    queue.write_text(
+        "".join(json.dumps(dict(zip(("act", "place"), GOOD, strict=True))) + "\n" for _ in range(3))
+    )
+    given = ("--trials", "3", "--enqueue", str(queue), "--study", "s", *limit)
+    codes = [search.run("search", f"{FILE}:space", *parts, *given)]
+    while codes[-1] == code and len(codes) < 5:
+        codes.append(search.resume())
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "limit", "times"),
+    [
+        ("never_takes_an_end", -9, ("--trial-timeout", f"{LIMIT:g}s"), 1),
+        ("exits_at_an_end", 3, (), 2),
+    ],
+)
+def test_a_strategy_that_ends_its_process_when_it_is_told_ends_no_other(
+    tmp_path, sqlite_url, act, code, limit, times
+):
+    search = Search(sqlite_url, tmp_path)
+    assert ends_when_told(search, act, code, *limit) == [code] * times + [0], search.said()
+    assert search.said().count("the strategy is not told how trial 1 ended: ") == 1
+    check(search, [GOOD] * 3, Reason.ERROR)
 
 
 # What ends its process.
@@ -285,7 +326,7 @@ def kills_its_worker(search: Search, act: str, place: str) -> None:
     check(search, cases, Reason.WORKER_LOST)
     said, code = search.said(), int(act.split()[1])
     how = f"ended with exit code {code} without signing off"
-    assert said.count(f"a worker {how} and is started anew after trial 1: ") == 2
+    assert said.count(f"a worker {how} and is restarted after trial 1: ") == 2
     assert f"a worker is given up: 3 times in a row it {how}" in said
 
 
@@ -315,7 +356,7 @@ def test_a_worker_that_hangs_for_good_is_ended_and_another_goes_on(
     limits = {"trials": 3, "enqueue": queue, "trial_timeout": 2 * LIMIT, "keep_models": 0}
     study, _ = automl.search(f"{FILE}:space", **parts, **limits, storage=sqlite_url)
     assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
-    assert "was killed by signal 9 and is started anew after trial 1: trial 1 of" in caplog.text
+    assert "was killed by signal 9 and is restarted after trial 1: trial 1 of" in caplog.text
     assert Doctor(study).findings() == []
 
 
@@ -368,6 +409,72 @@ def test_what_a_listener_raises_stops_nothing(sqlite_url, caplog):
         engine.run()
     assert engine.study.views.counts().complete == len(UNCAUGHT)
     assert caplog.text.count("a plugin's trial_finished raised") == len(UNCAUGHT)
+
+
+class Unspeakable(Exception):
+    """Its text ends the process, or raises what nobody catches."""
+
+    def __str__(self):
+        raise self.args[0]
+
+
+class Speechless:
+    """Raises at each trial an error whose text cannot be had, in another way each time."""
+
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        raise Unspeakable([*UNCAUGHT, ValueError][number])
+
+
+class Rendering(logging.Handler):
+    """Makes text of a record with all that it holds, as a program's own log does."""
+
+    def emit(self, record):
+        self.format(record)
+
+
+def test_a_listeners_error_that_cannot_be_shown_stops_nothing(sqlite_url, caplog):
+    engine = created(sqlite_url, Limits(trials=len(UNCAUGHT) + 1), tiny.Steps)
+    engine.hooks.register(Speechless())
+    log = logging.getLogger("automl")
+    log.addHandler(handler := Rendering())
+    try:
+        with stopping_on_signals(engine.stop):
+            engine.run()
+    finally:
+        log.removeHandler(handler)
+    assert engine.study.views.counts().complete == len(UNCAUGHT) + 1
+    said = "a plugin's trial_finished raised Unspeakable: a Unspeakable that cannot say what it is"
+    assert caplog.text.count(said) == len(UNCAUGHT) + 1
+
+
+class ForksInItsText(Exception):
+    """Forks a process when it is asked what it is."""
+
+    def __str__(self):
+        if os.fork() == 0:
+            return "a child"
+        return "the parent"
+
+
+class Forking:
+    @automl.hookimpl
+    def trial_finished(self, study, number, outcome):
+        raise ForksInItsText
+
+
+def test_what_a_listeners_error_forks_ends(sqlite_url, caplog, capfd):
+    engine = created(sqlite_url, Limits(trials=1), tiny.Steps)
+    engine.hooks.register(Forking())
+    parent = os.getpid()
+    engine.run()
+    if os.getpid() != parent:
+        os._exit(3)
+    with suppress(ChildProcessError):
+        while True:
+            assert os.waitstatus_to_exitcode(os.wait()[1]) != 3
+    assert "came back out of the trial's code" in capfd.readouterr().err
+    assert "a plugin's trial_finished raised ForksInItsText: the parent" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -507,15 +614,13 @@ def test_an_error_that_exits_when_it_is_shown_fails_its_trial_alone(sqlite_url, 
     assert error.__name__ in study.views.trial(1).message
 
 
-@pytest.mark.parametrize("error", [Sleeps, SleepsAtOnce])
-def test_an_error_that_never_says_what_it_is_has_the_limit(sqlite_url, error):
-    study = fails_alone(sqlite_url, raising(error), seconds=LIMIT)
-    assert study.views.trial(1).reason in (Reason.TIME_LIMIT, Reason.ERROR)
-
-
-def test_a_generator_that_never_ends_has_the_limit(sqlite_url):
-    study = fails_alone(sqlite_url, raising(ValueError, holding=True), seconds=LIMIT)
-    assert study.views.trial(1).reason is Reason.TIME_LIMIT
+@pytest.mark.parametrize(
+    ("error", "holding"), [(Sleeps, False), (SleepsAtOnce, False), (ValueError, True)]
+)
+def test_what_an_error_leaves_behind_has_the_limit(sqlite_url, error, holding):
+    study = fails_alone(sqlite_url, raising(error, holding), seconds=LIMIT)
+    reasons = {Reason.TIME_LIMIT} if holding else {Reason.TIME_LIMIT, Reason.ERROR}
+    assert study.views.trial(1).reason in reasons
 
 
 @dataclass(frozen=True)

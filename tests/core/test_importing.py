@@ -24,7 +24,8 @@ from automl.identity.probes.client import Prober
 from automl.plugin.registry import Kind, Registry
 from automl.plugin.source import load
 from automl.plugin.trust import Source, Trust
-from automl.study.study import plan
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
 
 PARTS = {"strategy": "random", "device": "cpu", "trials": 1, "study": "s"}
 _numbers = itertools.count()
@@ -279,12 +280,10 @@ def space(trial, task):
 def test_the_process_that_probes_runs_what_was_approved(tmp_path):
     place = Place(tmp_path, packaged=False)
     place.own.write_text(SPACE.replace("HELPER", place.helper))
-    parts = {
-        Kind.SPACE: f"{place.own}:space",
-        Kind.TASK: f"{toys.__file__}:blobs",
-        Kind.TRAINER: f"{shapes.__file__}:Brief",
-    }
-    recipe = plan(Registry(), parts, {}).parts.recipe
+    request = SearchRequest(
+        f"{place.own}:space", task=f"{toys.__file__}:blobs", trainer=f"{shapes.__file__}:Brief"
+    )
+    recipe = plan(request, Registry()).parts.recipe
     plant(place, place.beside, unchecked=True)
     prober = Prober(recipe)
     try:

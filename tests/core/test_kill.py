@@ -20,7 +20,11 @@ from automl.engine.loop import Engine
 from automl.ledger.values import Worker
 from automl.plugin.registry import Registry
 from automl.storage.storage import Storage
-from automl.study.study import Limits, Study, create, open_study, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
+from automl.study.study import Study, open_study
 
 FILE = str(Path(tiny.__file__))
 TRIALS = 14
@@ -100,8 +104,8 @@ def test_killed_three_times_in_one_trial_it_is_given_up(sqlite_url):
 def test_a_trial_made_for_a_slot_that_was_taken_over_does_not_stay_running(sqlite_url):
     """A worker that slept too long makes a trial for its slot, which is another's by now."""
     registry = Registry()
-    references = {k: registry.refer(k, v) for k, v in _references().items()}
-    study = create(Storage(sqlite_url), plan(registry, references, {}), Limits(2))
+    request = SearchRequest(tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy="random")
+    study = create(Storage(sqlite_url), plan(request, registry), Limits(2))
     parts = study.load_parts(registry)
     late, early = (Engine(study, parts, Worker(name), registry.hooks) for name in "ab")
     slept = late.ledger.reserve(late.worker)

@@ -16,9 +16,12 @@ import automl
 from automl.engine.loop import Engine
 from automl.engine.worker_ids import this_worker
 from automl.ledger.values import Worker
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.storage.storage import Storage
-from automl.study.study import Limits, create, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
 
 KILOBYTES = 10 * 1024
 """How much a worker may grow from the first look to the last."""
@@ -69,10 +72,11 @@ def connections(url: str) -> int:
 
 def work(url: str, file: Path, trials: int, strategy: str, cache: bool) -> None:
     """A search in this process that is looked at after a fifth of its trials and at its end."""
+    request = SearchRequest(
+        tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy=strategy, cache=cache
+    )
     registry = Registry()
-    given = {Kind.SPACE: tiny.plane, Kind.TASK: tiny.Nothing, Kind.TRAINER: tiny.Steps}
-    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
-    made = plan(registry, {**references, Kind.STRATEGY: strategy}, {}, cache=cache)
+    made = plan(request, registry)
     study = create(Storage(url), made, Limits(trials=trials))
     registry.hooks.register(Watch(file, (trials // 5, trials - 1), url))
     Engine(study, made.parts, Worker(this_worker()), registry.hooks).run()

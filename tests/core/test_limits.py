@@ -16,6 +16,7 @@ import optuna
 import pytest
 import tiny
 import torch
+from databases import database
 from optuna.trial import TrialState
 from sqlalchemy import make_url
 
@@ -28,12 +29,16 @@ from automl.engine.stopping import Stop
 from automl.errors import DeviceLostError, Interrupted, UsageError
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.plugin.report import Reason, State
 from automl.plugin.trust import trusting
-from automl.spec import TimeLimits
 from automl.storage.storage import Storage
-from automl.study.study import Limits, Study, create, open_study, plan
+from automl.study.creation import create
+from automl.study.limits import Limits
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
+from automl.study.study import Study, open_study
+from automl.trial_code.deadline import TimeLimits
 from automl.workers.worker import stopping_on_signals
 
 FILE = str(Path(__file__))
@@ -62,12 +67,11 @@ class Counting(Trainer):
 
 def created(url: str, limits: Limits, trainer: object = Counting, **more: object) -> Engine:
     """An engine on a new study."""
+    request = SearchRequest(
+        tiny.plane, task=tiny.Nothing, trainer=trainer, strategy="random", **more
+    )
     registry = Registry()
-    given = {Kind.SPACE: tiny.plane, Kind.TASK: tiny.Nothing, Kind.TRAINER: trainer}
-    references = {kind: registry.refer(kind, value) for kind, value in given.items()}
-    references[Kind.STRATEGY] = "random"
-    options = more.pop("options", {})
-    made = plan(registry, references, options, **more)
+    made = plan(request, registry)
     study = create(Storage(url), made, limits, "s")
     return Engine(study, made.parts, Worker("w"), registry.hooks)
 
@@ -120,10 +124,11 @@ def test_device_time_holds_over_all_workers_together(storage_url):
 
 def test_reused_trials_cost_no_device_time(sqlite_url):
     options = {"space": {"values": 2}}
+    request = SearchRequest(
+        tiny.corner, task=tiny.Nothing, trainer=Counting, strategy="random", options=options
+    )
     registry = Registry()
-    given = {Kind.SPACE: tiny.corner, Kind.TASK: tiny.Nothing, Kind.TRAINER: Counting}
-    references = {k: registry.refer(k, v) for k, v in given.items()}
-    made = plan(registry, {**references, Kind.STRATEGY: "random"}, options)
+    made = plan(request, registry)
     study = create(Storage(sqlite_url), made, Limits(trials=8, gpu_hours=1), "s")
     Engine(study, made.parts, Worker("w"), registry.hooks).run()
     views = study.views
@@ -352,6 +357,20 @@ def test_a_strategy_that_never_draws_has_the_limit(sqlite_url, where):
     study = searched_by(sqlite_url, where)
     assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
     assert "did not return within 0.5 s" in study.views.trial(1).message
+
+
+def never_proposes(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
+    time.sleep(3600)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mysql"])
+def test_a_space_that_never_proposes_has_the_limit_before_the_first_trial_too(kind, tmp_path):
+    """On MySQL a space is asked once before there is a study, for names that are one there."""
+    given = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
+    with database(kind, tmp_path) as url:
+        study, _ = automl.search(never_proposes, **given, trials=2, trial_timeout=0.5, storage=url)
+        assert [view.reason for view in study.views.trials()] == [Reason.TIME_LIMIT] * 2
 
 
 def test_a_strategy_that_never_takes_an_end_has_the_limit(sqlite_url, caplog):

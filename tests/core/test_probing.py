@@ -15,12 +15,13 @@ import toys
 
 from automl.identity.probes.client import Answer, End, PartsError, Prober, StartError
 from automl.plugin.registry import Kind, Registry
-from automl.study.study import plan
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 
 FILE = str(Path(shapes.__file__))
-GIVEN = {Kind.TASK: f"{Path(toys.__file__)}:blobs", Kind.TRAINER: f"{FILE}:Brief"}
+GIVEN = {"task": f"{Path(toys.__file__)}:blobs", "trainer": f"{FILE}:Brief"}
 TESTS = Path(shapes.__file__).parent
 SOON = 30.0
 CHILD = """
@@ -36,7 +37,7 @@ print(answer.verdict)
 
 
 def recipe(space: str = f"{FILE}:unruly"):
-    return plan(Registry(), {Kind.SPACE: space, **GIVEN}, {}).parts.recipe
+    return plan(SearchRequest(space, **GIVEN), Registry()).parts.recipe
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ from automl.plugin import registry
 from automl.plugin.registry import Kind, Offer, Registry
 from automl.plugin.trust import Code, Trust
 from automl.storage.storage import Storage
-from automl.study.study import open_study, plan
+from automl.study.plan import plan
+from automl.study.request import SearchRequest
+from automl.study.study import open_study
 
 OFFER = """
 import automl
@@ -465,9 +467,9 @@ class NoDigest(Iris):
 def test_what_a_task_raises_is_one_line_that_names_it(tmp_path, name, error, says):
     path = tmp_path / "own.py"
     path.write_text(RAISING)
-    references = {Kind.SPACE: f"{tiny.__file__}:plane", Kind.TASK: f"{path}:{name}"}
+    request = SearchRequest(f"{tiny.__file__}:plane", task=f"{path}:{name}")
     with pytest.raises(error, match=rf"^task own\.py:{name}: .*{says}") as caught:
-        plan(Registry(), references, {})
+        plan(request, Registry())
     assert "\n" not in str(caught.value)
 
 
@@ -566,7 +568,7 @@ def test_a_name_may_bring_the_option_that_it_needs():
 def test_an_option_is_given_once(tmp_path):
     given = {"task": {"file": "other.csv"}}
     with pytest.raises(UsageError, match=r"-o task.file is given twice: after the colon, too"):
-        plan(Registry(), {Kind.SPACE: "mlp", Kind.TASK: "csv:data.csv"}, given)
+        plan(SearchRequest("mlp", task="csv:data.csv", options=given), Registry())
 
 
 def test_an_editable_plugin_is_known_by_what_it_holds(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import servers
 import tiny
 from databases import database
 from optuna.study import StudyDirection
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -43,11 +43,7 @@ def server(request, tmp_path_factory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory) -> Iterator[str]:
-    with database("postgresql", tmp_path_factory.mktemp("errors")) as url:
-        _ = Storage(url).trials
-        yield url
+on_postgresql = pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 
 
 @contextmanager
@@ -74,6 +70,11 @@ def failing(run: Run, *statements: str) -> DBAPIError:
     return caught.value
 
 
+def check(error: DBAPIError, kind: Kind, hint: str) -> None:
+    assert meaning(error).kind is kind, str(error.orig)
+    assert hint in explained(error)
+
+
 def kind_of(url: str, *statements: str) -> Kind:
     with connected(url) as run:
         return meaning(failing(run, *statements)).kind
@@ -87,8 +88,7 @@ def test_a_lock_that_another_holds_is_waited_for(server):
     with connected(server) as holder, connected(server) as waiter:
         holder(take[kind])
         error = failing(waiter, limit[kind], "DELETE FROM automl_workers")
-    assert meaning(error).kind is Kind.TRANSIENT
-    assert "another program holds a lock" in explained(error)
+    check(error, Kind.TRANSIENT, "another program holds a lock")
 
 
 def test_a_statement_that_takes_too_long_is_tried_again(server):
@@ -193,9 +193,8 @@ def _admin(url: str, statement: str) -> None:
 def test_a_server_that_is_read_only_is_away(server):
     with read_only(server) as url:
         error = failing_write(url)
-    assert meaning(error).kind is Kind.AWAY
+    check(error, Kind.AWAY, "the server is read-only")
     assert error.connection_invalidated
-    assert "the server is read-only" in explained(error)
 
 
 def failing_write(url: str) -> DBAPIError:
@@ -252,8 +251,44 @@ def test_a_user_of_mariadb_with_no_connection_left_waits(tmp_path):
         _admin(url, f"ALTER USER '{user}'@'%%' WITH MAX_USER_CONNECTIONS 1")
         with connected(own), pytest.raises(DBAPIError) as caught, connected(own):
             pass
-    assert meaning(caught.value).kind is Kind.AWAY
-    assert "use fewer workers" in explained(caught.value)
+    check(caught.value, Kind.AWAY, "use fewer workers")
+
+
+# What a test cannot bring about, a server can be made to say.
+SAID = {
+    "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'said' USING ERRCODE = '{}'; END $$",
+    "mysql": "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {}, MESSAGE_TEXT = 'said'",
+}
+
+
+MEANT = {
+    "postgresql": {
+        "54001": (Kind.OWN, "nest values less"),
+        "54011": (Kind.FATAL, "columns beside automl's"),
+        "54023": (Kind.FATAL, "fewer arguments of a function"),
+    },
+    "mysql": {
+        1135: (Kind.AWAY, "use fewer workers"),
+        **dict.fromkeys((1158, 1159, 1160, 1161), (Kind.AWAY, "check the network")),
+        1412: (Kind.TRANSIENT, "another program changes the tables"),
+        1615: (Kind.TRANSIENT, "table_definition_cache"),
+    },
+}
+
+
+def test_what_a_server_says_is_of_its_kind_and_has_a_hint(server):
+    backend = make_url(server).get_backend_name()
+    for code, (kind, hint) in MEANT[backend].items():
+        with connected(server) as run:
+            error = failing(run, SAID[backend].format(code))
+        check(error, kind, hint)
+        assert explained(error).startswith("said; ")
+
+
+@on_postgresql
+def test_a_value_that_is_nested_too_deep_is_the_trials_own(server):
+    deep = "SELECT (repeat('[', 20000) || repeat(']', 20000))::json"
+    assert kind_of(server, "SET max_stack_depth = '100kB'", deep) is Kind.OWN
 
 
 # TLS.
@@ -295,8 +330,7 @@ def connecting(port: int, options: str) -> DBAPIError:
 @pytest.mark.parametrize("mode", ["require", "prefer"])
 def test_a_server_that_goes_away_amid_the_greeting_of_tls_is_away(reset, mode):
     with greeting(b"S", reset) as port:
-        error = connecting(port, f"sslmode={mode}")
-    assert meaning(error).kind is Kind.AWAY, str(error.orig)
+        check(connecting(port, f"sslmode={mode}"), Kind.AWAY, "")
 
 
 @pytest.mark.parametrize(
@@ -305,9 +339,7 @@ def test_a_server_that_goes_away_amid_the_greeting_of_tls_is_away(reset, mode):
 )
 def test_tls_that_cannot_be_had_is_fatal(options):
     with greeting(b"N") as port:
-        error = connecting(port, options)
-    assert meaning(error).kind is Kind.FATAL, str(error.orig)
-    assert "check sslmode and the certificates" in explained(error)
+        check(connecting(port, options), Kind.FATAL, "check sslmode and the certificates")
 
 
 # What only a person can help with.
@@ -333,29 +365,25 @@ def test_a_wrong_url_is_told_at_once_with_its_cause(kind, changes, hint, tmp_pat
 
 
 def test_a_right_that_lacks_is_named(server):
-    if "mysql" in server:
-        with ordinary_user(server) as own:
+    with ordinary_user(server) as own:
+        if "mysql" in server:
             user, name = make_url(own).username, make_url(own).database
             _admin(server, f"REVOKE ALL ON `{name}`.* FROM '{user}'@'%%'")
             _admin(server, f"GRANT SELECT ON `{name}`.* TO '{user}'@'%%'")
-            error = failing_write(own)
-    else:
-        with ordinary_user(server) as own:
-            error = failing_write(own)
-    assert meaning(error).kind is Kind.FATAL
-    assert "ask for the right to create and write tables" in explained(error)
+        error = failing_write(own)
+    check(error, Kind.FATAL, "ask for the right to create and write tables")
 
 
 def test_tables_of_another_version_are_named(server):
     for statement in ("SELECT * FROM automl_nosuch", "SELECT nosuch FROM automl_workers"):
         with connected(server) as run:
             error = failing(run, statement)
-        assert meaning(error).kind is Kind.FATAL
-        assert "missing or of another version" in explained(error)
+        check(error, Kind.FATAL, "missing or of another version")
 
 
-def test_an_unknown_error_is_one_line_with_its_code(postgresql):
-    with connected(postgresql) as run:
+@on_postgresql
+def test_an_unknown_error_is_one_line_with_its_code(server):
+    with connected(server) as run:
         error = failing(
             run, "DO $$ BEGIN RAISE EXCEPTION 'odd\nthing' USING ERRCODE='ZZ123'; END $$"
         )
@@ -388,19 +416,12 @@ def test_an_unknown_error_in_a_search_loses_no_trial(tmp_path, monkeypatch):
 
 
 # SQLite.
-def sqlite_error(act: Callable[[], object]) -> DBAPIError:
-    with pytest.raises(DBAPIError) as caught:
-        act()
-    return caught.value
-
-
 def test_a_locked_file_is_waited_for(sqlite_url):
     url = f"{sqlite_url}?timeout=0.1"
     with connected(url) as holder, connected(url) as waiter:
         holder("DELETE FROM automl_workers")
         error = failing(waiter, "DELETE FROM automl_workers")
-    assert meaning(error).kind is Kind.TRANSIENT
-    assert "close it or use PostgreSQL" in explained(error)
+    check(error, Kind.TRANSIENT, "close it or use PostgreSQL")
 
 
 def test_a_file_that_is_moved_away_is_named(sqlite_url, tmp_path):
@@ -409,17 +430,15 @@ def test_a_file_that_is_moved_away_is_named(sqlite_url, tmp_path):
         connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
         connection.exec_driver_sql("SELECT COUNT(*) FROM automl_workers").all()
         (tmp_path / "automl.db").rename(tmp_path / "elsewhere.db")
-        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
-    assert meaning(error).kind is Kind.FATAL
-    assert "moved or deleted while it was open" in explained(error)
+        error = failing(connection.exec_driver_sql, "DELETE FROM automl_workers")
+    check(error, Kind.FATAL, "moved or deleted while it was open")
 
 
 def test_a_file_that_is_read_only_is_named(sqlite_url):
     engine = create_engine(f"{sqlite_url.replace('///', '///file:')}?mode=ro&uri=true")
     with engine.connect() as connection:
-        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
-    assert meaning(error).kind is Kind.FATAL
-    assert "make the file and its directory writable" in explained(error)
+        error = failing(connection.exec_driver_sql, "DELETE FROM automl_workers")
+    check(error, Kind.FATAL, "make the file and its directory writable")
 
 
 def test_a_damaged_file_is_named(sqlite_url, tmp_path):
@@ -431,18 +450,16 @@ def test_a_damaged_file_is_named(sqlite_url, tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     with engine.connect() as connection:
-        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
-    assert meaning(error).kind is Kind.FATAL
-    assert "put a copy back" in explained(error)
+        error = failing(connection.exec_driver_sql, "DELETE FROM automl_workers")
+    check(error, Kind.FATAL, "put a copy back")
 
 
-def test_a_text_that_is_too_big_is_the_trials_own(sqlite_url):
+def test_a_value_that_is_too_big_is_the_trials_own(sqlite_url):
     engine = create_engine(sqlite_url)
     with engine.connect() as connection:
         driven = connection.connection.driver_connection
         driven.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
-        statement = text("INSERT INTO automl_workers (id) VALUES (:id)")
-        error = sqlite_error(lambda: connection.execute(statement, {"id": "x" * 2000}))
+        error = failing(connection.exec_driver_sql, "SELECT zeroblob(2000)")
     assert meaning(error).kind is Kind.OWN
 
 

@@ -1,5 +1,6 @@
 """What some database cannot hold fails its trial, with its reason, alike on every storage."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from automl.plugin.registry import Registry
 from automl.plugin.trust import trusting
 from automl.storable import LONGEST_TEXT, name_fault, plain_text, size_fault, value_fault
 from automl.storage.storage import Storage
+from automl.study.limits import Limits
 from automl.study.study import open_study
 
 PLACES = ("sqlite", "postgresql", "mysql", "journal")
@@ -138,6 +140,47 @@ def test_a_study_whose_name_cannot_be_stored_is_refused(where, name):
         searched(where, tiny.plane, 1, study=name)
     with pytest.raises(UnknownNameError):
         automl.resume(name, **where)
+
+
+HUGE = 10**5000
+TOO_MUCH = (
+    *({"trials": n} for n in (10**12, HUGE, 2.5, math.inf)),
+    *({"evaluations": n} for n in (2**31, HUGE)),
+    *({limit: n} for limit in ("timeout", "gpu_hours") for n in (1e300, math.inf, HUGE)),
+    *({limit: n} for limit in ("trial_timeout", "epoch_timeout") for n in (1e12, math.inf)),
+    *({"seed": n} for n in (-1, 2**32, HUGE, 0.5)),
+    *({"keep_models": n} for n in (10**10, HUGE, -HUGE)),
+    *({"workers": n} for n in (10**12, HUGE, "9" * 5000, "²")),
+    {"workers": "auto", "per_device": HUGE},
+    *({"options": {"cache": {"exhausted_after": n}}} for n in (10**10, HUGE)),
+)
+
+
+def test_what_no_database_or_system_takes_is_refused_before_there_is_a_study(where):
+    for more in TOO_MUCH:
+        with pytest.raises(UsageError, match=r"expected|cannot be stored") as caught:
+            searched(where, tiny.plane, **{"trials": 1, "trainer": tiny.Steps, **more})
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 200
+    storage = Storage(where["storage"], where.get("ledger"))
+    assert storage.trials.get_all_studies() == []
+
+
+def test_a_study_is_not_extended_beyond_what_databases_hold(where):
+    study = searched(where, tiny.plane, 1, trainer=tiny.Steps)
+    for _ in range(2):
+        study.extend(Limits(trials=10**9, evaluations=10**9))
+    for limits in (Limits(trials=10**9), Limits(evaluations=10**9)):
+        with pytest.raises(UsageError, match="with those before: expected at most 2,147,483,647"):
+            study.extend(limits)
+    assert study.views.budget().trials == 2 * 10**9 + 1
+
+
+def test_no_study_has_a_trial_of_a_number_that_cannot_be_stored(where):
+    study = searched(where, tiny.plane, 1, trainer=tiny.Steps)
+    for number in (-1, 2**31, 10**30):
+        with pytest.raises(UsageError, match="has no trial"):
+            study.trial(number)
 
 
 @pytest.mark.parametrize(

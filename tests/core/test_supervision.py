@@ -1,4 +1,4 @@
-"""Workers that die are started anew: here small shell scripts, and below a real search's."""
+"""Workers that die are restarted: here small shell scripts, and below a real search's."""
 
 import itertools
 import os
@@ -80,7 +80,7 @@ def test_one_that_dies_is_started_anew(supervised, tmp_path, caplog, death, says
     assert starts(tmp_path) == ["0", "0"]
     assert supervisor.completed()
     assert caplog.text.count("WARNING") == 1
-    assert f"a worker {says} and is started anew" in caplog.text
+    assert f"a worker {says} and is restarted" in caplog.text
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
@@ -98,7 +98,7 @@ def test_one_that_left_a_trial_has_died_whatever_it_says(supervised, tmp_path, c
     left = [None, Left(number=7)]
     ended(supervised(ONCE.format(f"exit {code}"), left=lambda _: left.pop()))
     assert starts(tmp_path) == ["0", "0"]
-    said = f"ended with exit code {code} without signing off and is started anew after trial 7"
+    said = f"ended with exit code {code} without signing off and is restarted after trial 7"
     assert said in caplog.text
 
 
@@ -194,7 +194,7 @@ def test_a_start_that_fails_gives_the_worker_up(tmp_path, caplog):
     supervisor.add(0)
     supervisor.watch()
     ended(supervisor)
-    assert "was killed by signal 9 and cannot be started anew: the disk is full" in caplog.text
+    assert "was killed by signal 9 and cannot be restarted: the disk is full" in caplog.text
 
 
 # Of a real search.
@@ -216,7 +216,7 @@ def test_killed_workers_of_a_search_are_replaced_and_nothing_is_lost(kind, tmp_p
         finally:
             process.kill()
         assert process.returncode == 0, said
-        assert said.count("was killed by signal 9 and is started anew") == 2
+        assert said.count("was killed by signal 9 and is restarted") == 2
         study = opened(url)
         assert study.views.counts().complete == 16
         assert [t.number for t in study.optuna.trials] == list(range(16))
@@ -231,7 +231,7 @@ def test_a_worker_whose_device_is_lost_is_started_anew(tmp_path, sqlite_url):
     process = search_command(sqlite_url, *options, **environment)
     said = process.communicate(timeout=90)[1].decode()
     assert process.returncode == 0, said
-    assert "a worker lost its device and is started anew" in said
+    assert "a worker lost its device and is restarted" in said
     assert opened(sqlite_url).views.counts().complete == 30
 
 

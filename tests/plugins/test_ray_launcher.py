@@ -120,7 +120,7 @@ def test_another_worker_finishes_the_search_of_a_killed_one(sqlite_url, caplog):
         launcher="ray",
     )
     killer.join()
-    assert "was killed by signal 9 and is started anew" in caplog.text
+    assert "was killed by signal 9 and is restarted" in caplog.text
     views = open_study(Storage(sqlite_url), "s").views.trials()
     assert found.study.views.counts().complete == 6
     assert not {pid_of(view.worker) for view in views} & {os.getpid(), *killed}

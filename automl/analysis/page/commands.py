@@ -9,7 +9,8 @@ from automl.ledger.queries import Budget
 from automl.plugin.options import jsonable, typed
 from automl.plugin.recipe import PartSpec
 from automl.spec import SECONDS, Cache, Spec
-from automl.study.study import CACHE, JUDGE, Study
+from automl.study.plan import CACHE, JUDGE
+from automl.study.study import Study
 from automl.text.formatting import counted
 
 
@@ -42,8 +43,8 @@ def _words(spec: Spec) -> Iterator[str]:
     yield from _cache(spec.cache)
     yield from _times(spec)
     yield f"--seed {spec.seed}"
-    if spec.models != Spec.models:
-        yield f"--keep-models {spec.models}"
+    if spec.keep_models != Spec.keep_models:
+        yield f"--keep-models {spec.keep_models}"
 
 
 def _cache(cache: Cache) -> Iterator[str]:

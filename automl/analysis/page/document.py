@@ -53,7 +53,7 @@ def _require_plotly() -> None:
 def _require_room(file: Path, force: bool) -> None:
     try:
         if file.exists() and not file.is_file():
-            raise UsageError(f"{file} is there, and is no file: name another")
+            raise UsageError(f"{file} exists and is not a file: choose another")
         if file.exists() and not force:
             raise UsageError(f"{file} exists: name another file, or overwrite it by --force")
     except OSError as error:

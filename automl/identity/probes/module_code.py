@@ -195,4 +195,4 @@ def _of_class(kind: type) -> list[object]:
 def _libraries() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     libraries = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return (*libraries, str(Path(__file__).parents[1]))
+    return (*libraries, str(Path(__file__).parents[2]))

@@ -31,7 +31,7 @@ from automl.identity.probes.symmetry import MOST_PASSES, TooSymmetricError
 from automl.identity.probes.values import tensors_in
 from automl.plugin.protocols import Run, Task, Trainer
 from automl.space.candidate import Candidate, Signature
-from automl.trial_code import TrialCode
+from automl.trial_code.boundary import TrialCode
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,17 +10,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from automl import trial_code as boundary
-from automl.engine import time_guard
 from automl.errors import TimeLimitError
-from automl.spec import TimeLimits
+from automl.storable import require_amount
+from automl.trial_code import boundary, time_guard
 
 NEVER = float("inf")
 _SHARE = 0.1
@@ -30,7 +31,23 @@ _MARGINS = 2
 _SOON = 0.01
 _IMPORT_SECONDS = 60.0
 """So much more time a trial has that is loading a library at its limit."""
-_STDERR = 2
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """How long a trial, and a step of it from report to report, may take; None is without limit.
+
+    Raises:
+        UsageError: a limit that is not positive, or more than systems take.
+    """
+
+    trial: float | None = None
+    epoch: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trial", "epoch"):
+            if (value := getattr(self, name)) is not None:
+                require_amount(f"--{name}-timeout", value)
 
 
 class Deadline:
@@ -67,8 +84,9 @@ class Deadline:
         with ExitStack() as stack:
             if limited or self._alone:
                 self._guard = stack.enter_context(_guard())
+            if limited and self._guard is not None:
+                stack.enter_context(self._guard.dumping())
             if limited:
-                stack.enter_context(_dumping())
                 stack.enter_context(self._ringing())
                 boundary.watched_by(self)
                 stack.callback(boundary.watched_by, None)
@@ -218,11 +236,32 @@ class _Guard:
     """The process that ends this one."""
 
     def __init__(self) -> None:
+        # The guard reads where this process was from a file that both have open.
+        self._stack = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the guard runs
+        number = self._stack.fileno()
         # -I, -S: nothing but the standard library, and nothing that lies about.
-        command = [sys.executable, "-I", "-S", str(Path(time_guard.__file__))]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0
-        )
+        command = [sys.executable, "-I", "-S", str(Path(time_guard.__file__)), str(number)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                bufsize=0,
+                pass_fds=[number],
+            )
+        except OSError:
+            self._stack.close()
+            raise
+
+    @contextmanager
+    def dumping(self) -> Iterator[None]:
+        """Have this process write down where it is when the guard asks."""
+        assert time_guard.STACK_SIGNAL is not None
+        faulthandler.register(time_guard.STACK_SIGNAL, file=self._stack, all_threads=False)
+        try:
+            yield
+        finally:
+            faulthandler.unregister(time_guard.STACK_SIGNAL)
 
     def arm(self, seconds: float, why: str, line: str, note: Path) -> None:
         """End this process after so many seconds, with a line for people and a note."""
@@ -243,6 +282,8 @@ class _Guard:
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
+        with suppress(OSError):
+            self._stack.close()
 
     def _send(self, order: dict[str, object]) -> None:
         assert self._process.stdin is not None
@@ -270,16 +311,3 @@ def _guard() -> Iterator[_Guard | None]:
         yield guard
     finally:
         guard.close()
-
-
-@contextmanager
-def _dumping() -> Iterator[None]:
-    """Have this process say where it is when the guard asks."""
-    if time_guard.STACK_SIGNAL is None or not hasattr(faulthandler, "register"):
-        yield
-        return
-    faulthandler.register(time_guard.STACK_SIGNAL, file=_STDERR, all_threads=False)
-    try:
-        yield
-    finally:
-        faulthandler.unregister(time_guard.STACK_SIGNAL)

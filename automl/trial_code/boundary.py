@@ -67,7 +67,22 @@ class _Here(threading.local):
 _here = _Here()
 
 
-class TrialCode:
+class _Side:
+    """Code of one side; what it leaves by is all that matters."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        raise NotImplementedError
+
+
+class TrialCode(_Side):
     """Runs code of the trial's.
 
     Whatever it raises leaves as an Exception, unless a person ends this process. What the engine
@@ -94,12 +109,7 @@ class TrialCode:
             self._knew = _here.turn(self._watched)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         # While it is still the trial's code, for the error's class is.
         refused = error is not None and _is_not_its_to_raise(error)
         said = _said(error) if refused and error is not None else ""
@@ -118,7 +128,7 @@ class TrialCode:
             raise UncaughtError(said) from error
 
 
-class EngineCode:
+class EngineCode(_Side):
     """Runs code of the engine's that a trial's code called; its errors stand.
 
     A process that the trial forked ends here instead. waits: it may take its time, as a database
@@ -135,12 +145,7 @@ class EngineCode:
         self._knew = _here.turn(watched=False) if self._waits else _here.watched
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         if self._outer and isinstance(error, AutoMLError):
             _here.verdict = error
         _here.inside = self._outer

@@ -2,7 +2,8 @@
 
 It needs nothing of the parent: not its interpreter, which a trial may hold for good. Each line of
 its input puts off the end, or calls it off, or gives the line to write if the parent ends by
-itself. Run by its path, so it imports nothing of automl's.
+itself. Its argument is the number of the open file in which the parent writes down where it is.
+Run by its path, so it imports nothing of automl's.
 """
 
 import json
@@ -19,6 +20,7 @@ STACK_SIGNAL = getattr(signal, "SIGURG", None)
 _LOOK_SECONDS = 0.1
 _SOON_SECONDS = 0.01
 _WRITING_SECONDS = 0.3
+_LONGEST_STACK = 65536
 
 
 def main() -> None:
@@ -58,18 +60,28 @@ def _wait_for_end(parent: int) -> None:
 
 def _end(parent: int, order: dict[str, Any]) -> None:
     """Leave a note for whoever takes the trial over, say why, and end the parent."""
+    stack = _stack_of(parent)
     try:
         note = Path(order["note"])
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note.write_text(order["why"])
+        note.write_text(json.dumps({"why": order["why"], "stack": stack}))
     except OSError:
         pass  # then the attempt counts, and no more is known of it
-    if STACK_SIGNAL is not None:
-        os.kill(parent, STACK_SIGNAL)
-        time.sleep(_WRITING_SECONDS)
     sys.stderr.write(f"{order['line']}\n")
     sys.stderr.flush()
     os.kill(parent, signal.SIGKILL)
+
+
+def _stack_of(parent: int) -> str:
+    """Where the parent is; nothing where it does not say."""
+    try:
+        assert STACK_SIGNAL is not None
+        os.kill(parent, STACK_SIGNAL)
+        time.sleep(_WRITING_SECONDS)
+        # From the start, whatever the place is at which the parent writes on.
+        return os.pread(int(sys.argv[1]), _LONGEST_STACK, 0).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,152 @@
+"""Enters a new study into a storage."""
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna import Study as OptunaStudy
+from optuna.samplers import RandomSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from automl.errors import (
+    UsageError,
+)
+from automl.ledger.transaction import explaining
+from automl.plugin.registry import Kind
+from automl.plugin.report import constraint_key
+from automl.space.candidate import propose
+from automl.spec import ATTRIBUTE
+from automl.storable import name_fault, short
+from automl.storage.collation import lost_name
+from automl.storage.storage import Storage
+from automl.study.commands import command_line
+from automl.study.limits import Limits
+from automl.study.parts import Parts
+from automl.study.plan import Plan
+from automl.study.study import Study, exact_name
+from automl.trial_code.boundary import TrialCode
+from automl.trial_code.deadline import Deadline, TimeLimits
+
+_BEFORE_ANY_TRIAL = (
+    "a proposal before the first trial",
+    "automl search, once the space returns",
+    Path(os.devnull),
+)
+"""What is held to a limit then, what to do where it ends this process, and no note of it."""
+
+
+def create(
+    storage: Storage,
+    plan: Plan,
+    limits: Limits,
+    name: str | None = None,
+    enqueue: Sequence[Mapping[str, Any]] = (),
+) -> Study:
+    """Enter a new study into the storage.
+
+    enqueue: decisions of trials that come first.
+
+    Raises:
+        UsageError: a study of that name exists, or its budget is too small for what is queued.
+        StorageError: the database cannot be written.
+    """
+    if name is not None and not name.strip():
+        raise UsageError("--study: expected a name, got none")
+    if name is not None and (fault := name_fault(name)) is not None:
+        raise UsageError(f"--study: {short(name)} cannot be stored: {fault}")
+    storage.vetted(plan.parts.sampler(plan.spec.seed))
+    _check_names(storage, plan)
+    limits = limits.or_default()
+    limits.require_room(len(enqueue))
+    with explaining(storage.engine):
+        made = _create_named(storage, plan, name)
+        study = Study(storage, made.study_name, plan.spec, made)
+        study.ledger.open_study(
+            limits.trials, limits.evaluations, limits.timeout, limits.device_seconds
+        )
+        study.ledger.enqueue(enqueue)
+        made.set_metric_names([objective.metric for objective in plan.spec.objectives])
+        # The spec comes last: a study that has one is whole.
+        made.set_user_attr(ATTRIBUTE, plan.spec.to_json())
+    return study
+
+
+def _create_named(storage: Storage, plan: Plan, name: str | None) -> OptunaStudy:
+    directions = [StudyDirection[o.direction.name] for o in plan.spec.objectives]
+    stem = f"{_stem(plan.parts.names[Kind.SPACE])}-{_stem(plan.parts.names[Kind.TASK])}"
+    taken = set() if name else set(optuna.get_all_study_names(storage.trials))
+    while True:
+        candidate = name or next(
+            f"{stem}-{n}" for n in itertools.count(1) if f"{stem}-{n}" not in taken
+        )
+        try:
+            return optuna.create_study(
+                storage=storage.trials,
+                study_name=candidate,
+                directions=directions,
+                sampler=plan.parts.sampler(plan.spec.seed),
+                pruner=plan.parts.pruner,
+            )
+        except optuna.exceptions.DuplicatedStudyError:
+            if name and (other := exact_name(storage, name)) != name:
+                raise UsageError(
+                    f"study {name!r} and {other!r}, which exists, are one name in "
+                    f"{storage.masked}, which ignores case, accents and trailing blanks: choose "
+                    "another --study"
+                ) from None
+            if name:
+                raise UsageError(
+                    f"study {name!r} exists in {storage.masked}: go on with it by "
+                    f"`{command_line(storage, name, 'resume')}`, or choose another --study"
+                ) from None
+            taken.add(candidate)
+
+
+def _check_names(storage: Storage, plan: Plan) -> None:
+    """See that the database tells apart all names of a trial, as far as one proposal shows them.
+
+    Raises:
+        UsageError: it takes two for one, so that one value would be lost.
+    """
+    if storage.tells_names_apart:
+        return
+    required = [constraint_key(each) for each in plan.spec.requirements]
+    proposed = _proposed(plan.parts, plan.spec.time_limits)
+    for kind, names in (
+        ("decisions", list(proposed.params)),
+        ("attributes", list(proposed.user_attrs)),
+        ("requirements", required),
+    ):
+        for place, name in enumerate(names):
+            if (other := storage.name_like(name, names[:place])) is not None:
+                raise UsageError(str(lost_name(kind, other, name, storage.masked)))
+
+
+def _proposed(parts: Parts, limits: TimeLimits) -> FrozenTrial:
+    """A trial that a space proposed on outside of any study; what fails there tells nothing.
+
+    It has the limit of any trial's proposal.
+    """
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    trial, deadline = study.ask(), Deadline(limits)
+    with deadline.held():
+        deadline.begin_trial(*_BEFORE_ANY_TRIAL)
+        with suppress(Exception), TrialCode():
+            propose(
+                lambda deciding: parts.space.candidate(deciding, parts.task),
+                trial,
+                parts.trainer.opens,
+            )
+        deadline.end_trial()
+    return study.trials[0]
+
+
+def _stem(name: str) -> str:
+    last = re.split(r"[:.]", name)[-1]
+    return re.sub(r"[\W_]+", "-", last.lower()).strip("-") or "own"

@@ -1,0 +1,198 @@
+"""A search as it was asked for: all names found, all options resolved, nothing stored yet."""
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+from optuna.pruners import NopPruner
+from optuna.study import StudyDirection
+
+from automl.data.arrays import check_inputs
+from automl.errors import (
+    UnknownNameError,
+    UsageError,
+    first_line,
+)
+from automl.plugin.options import options_of, resolve
+from automl.plugin.recipe import PART_KINDS, PartSpec, approved
+from automl.plugin.registry import Kind, Offer, Part, Registry
+from automl.plugin.report import COSTS, SHORT, Direction, Objective, Requirement, constraint_key
+from automl.spec import Cache, Spec
+from automl.storable import name_fault, require_at_most, short
+from automl.study.parts import DATA_DIR, Parts, make_parts
+from automl.study.request import SearchRequest
+from automl.trial_code.deadline import TimeLimits
+
+CACHE = "cache"
+JUDGE = "judge"
+"""`-o trainer.judge=NAME` names the trainer that judges; its options are `-o judge.…`."""
+_SEEDS = range(2**32)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search as it was asked for, with all names found and all options resolved."""
+
+    parts: Parts
+    spec: Spec
+
+
+def plan(request: SearchRequest, registry: Registry) -> Plan:
+    """Find every part of a search, resolve its options and read its data.
+
+    Args:
+        request: What is asked for. Its budget, workers and storage are not used here.
+        registry: Where parts are found; it loads the request's plugin files.
+
+    Raises:
+        UsageError: A name, an option or a value is wrong.
+    """
+    sources = [registry.add_file(path) for path in request.plugins]
+    _reject_unknown_parts(request.options)
+    offers, given, judge = _found(request, registry)
+    built = {kind: offer.build(given[kind]) for kind, offer in offers.items()}
+    built = {kind: approved(part, kind, registry) for kind, part in built.items()}
+    files = tuple(PartSpec.of_file(source) for source in sources)
+    parts = make_parts(built, judge and approved(judge, Kind.TRAINER, registry), files, registry)
+    with offers[Kind.TASK].naming_errors():
+        check_inputs(offers[Kind.TASK].label, parts.task)
+    objectives = _objectives(parts, request.objectives)
+    _check_strategy(parts, objectives)
+    spec = Spec(
+        uuid=str(uuid.uuid4()),
+        **{kind.value: PartSpec.of(part) for kind, part in built.items()},
+        objectives=objectives,
+        requirements=_requirements(parts, request.requirements),
+        seed=_checked_seed(request.seed),
+        data=parts.side_keys["data"],
+        cache=_cache(request),
+        plugins=files,
+        judge=PartSpec.of(judge) if judge else None,
+        time_limits=TimeLimits(request.trial_timeout, request.epoch_timeout),
+        cost_metric=request.cost_metric,
+        keep_models=_at_least_none(request.keep_models),
+    )
+    return Plan(parts, spec)
+
+
+def _found(
+    request: SearchRequest, registry: Registry
+) -> tuple[dict[Kind, Offer], dict[Kind, dict[str, object]], Part | None]:
+    """What offers each part, the options given for it, and the judge."""
+    names = {kind: registry.refer(kind, getattr(request, kind.value)) for kind in PART_KINDS}
+    split = {kind: registry.with_argument(kind, name) for kind, name in names.items()}
+    offers = {kind: registry.find(kind, name) for kind, (name, _) in split.items()}
+    given = {
+        kind: _merged(kind, argument, request.options.get(kind.value, {}))
+        for kind, (_, argument) in split.items()
+    }
+    if request.data_dir is not None and DATA_DIR in offers[Kind.TASK].options():
+        given[Kind.TASK].setdefault(DATA_DIR, Path(request.data_dir))
+    name = given[Kind.TRAINER].pop(JUDGE, None)
+    return offers, given, _judge(registry, name, request.options.get(JUDGE, {}))
+
+
+def _checked_seed(seed: int) -> int:
+    """A seed that every generator takes."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed not in _SEEDS:
+        raise UsageError(
+            f"--seed: expected a whole number from 0 to {_SEEDS[-1]:,}, got {short(seed)}"
+        )
+    return seed
+
+
+def _at_least_none(models: int) -> int:
+    if models < 0:
+        raise UsageError(f"--keep-models: expected 0 or more, got {short(models)}")
+    require_at_most("--keep-models", models)
+    return models
+
+
+def _merged(
+    kind: Kind, argument: Mapping[str, object], options: Mapping[str, object]
+) -> dict[str, object]:
+    for name in argument.keys() & options.keys():
+        raise UsageError(f"-o {kind.value}.{name} is given twice: after the colon, too")
+    return {**argument, **options}
+
+
+def _judge(registry: Registry, name: object, options: Mapping[str, object]) -> Part | None:
+    if name is None:
+        if options:
+            raise UsageError("-o judge.… needs -o trainer.judge=NAME, such as supervised")
+        return None
+    return registry.build(Kind.TRAINER, str(name), options)
+
+
+def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:
+    known = _metrics(parts)
+    found = [_metric("objective", name, parts) for name in asked] or list(known)[:1]
+    names = list(dict.fromkeys(found))
+    if len(names) > 1 and not isinstance(parts.pruner, NopPruner):
+        raise UsageError(
+            f"pruner {parts.names[Kind.PRUNER]} cannot compare several objectives: "
+            "use --pruner none or one --objective"
+        )
+    return tuple(Objective(name, known[name]) for name in names)
+
+
+def _check_strategy(parts: Parts, objectives: Sequence[Objective]) -> None:
+    """See that the strategy takes several objectives; some say only in a trial that they do not."""
+    if len(objectives) == 1:
+        return
+    directions = [StudyDirection[objective.direction.name] for objective in objectives]
+    try:
+        trial = optuna.create_study(directions=directions, sampler=parts.sampler(0)).ask()
+        trial.suggest_float("x", 0.0, 1.0, step=0.5)
+    except ValueError as error:
+        raise UsageError(
+            f"strategy {parts.names[Kind.STRATEGY]}: {first_line(error)}: give it one --objective, "
+            "or choose another"
+        ) from error
+
+
+def _requirements(parts: Parts, asked: Sequence[str]) -> tuple[Requirement, ...]:
+    read = [Requirement.parse(text) for text in asked]
+    found = [replace(each, metric=_metric("requirement", each.metric, parts)) for each in read]
+    for each in found:
+        if (fault := name_fault(constraint_key(each))) is not None:
+            raise UsageError(f"--require: {short(str(each))} cannot be stored: {fault}")
+    return tuple(found)
+
+
+def _metric(what: str, name: str, parts: Parts) -> str:
+    """The metric that a name asks for."""
+    name, known = SHORT.get(name, name), _metrics(parts)
+    if name not in known:
+        raise UnknownNameError(f"{what} of task {parts.names[Kind.TASK]}", name, known)
+    return name
+
+
+def _metrics(parts: Parts) -> dict[str, Direction]:
+    """What can be optimised or required: the task's metrics, and a candidate's costs."""
+    return {**parts.task.metrics, **dict.fromkeys(COSTS, Direction.MINIMIZE)}
+
+
+def _cache(request: SearchRequest) -> Cache:
+    given, enabled = dict(request.options.get(CACHE, {})), request.cache
+    if request.cache_scope is not None:
+        if "scope" in given:
+            raise UsageError("-o cache.scope is given twice: by --cache-scope, too")
+        given["scope"] = request.cache_scope
+    known = options_of(Cache, frozenset({"enabled"}))
+    values = resolve(CACHE, known, given)
+    for name, value in values.items():
+        # Without an end is another thing: `probe_share=inf` probes always.
+        if isinstance(value, int | float) and value != math.inf:
+            require_at_most(f"{CACHE} option {name}", value)
+    return replace(Cache(enabled), **values)
+
+
+def _reject_unknown_parts(options: Mapping[str, object]) -> None:
+    known = [*(kind.value for kind in PART_KINDS), Kind.LAUNCHER.value, CACHE, JUDGE]
+    for part in options:
+        if part not in known:
+            raise UnknownNameError("part in -o part.option=value", part, known)

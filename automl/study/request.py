@@ -1,0 +1,357 @@
+"""The options of a search and of a resumed one, each listed once.
+
+The command line, the Python functions, study files and `automl search --save` are all made from
+these classes, so a new option is one field here.
+"""
+
+import functools
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any, ParamSpec, TypeVar
+
+from automl.errors import AutoMLError, UsageError
+from automl.storable import plain_decisions
+
+P = ParamSpec("P")
+Request = TypeVar("Request", bound="RunRequest")
+R = TypeVar("R")
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_ENTRY = "entry"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How people set one option of a request.
+
+    Attributes:
+        help: One line for `--help`.
+        option: The long name on the command line and in study files, where it is not the field's.
+        short: A short name on the command line.
+        metavar: What stands for the value in `--help`.
+        convert: Reads the value from the command line's text, or from a file that it names.
+        is_file: Whether the command line names a file from which the value is read.
+        plugin: The kind of plugin that it names, for completion in a shell.
+        choices: All values there are.
+        variable: The environment variable that sets it.
+        saved: Whether a study file can set it.
+        in_python: What Python's function takes where it differs from the command line's.
+    """
+
+    help: str
+    option: str | None = None
+    short: str | None = None
+    metavar: str | None = None
+    convert: Callable[[Any], Any] | None = None
+    is_file: bool = False
+    plugin: str | None = None
+    choices: tuple[str, ...] = ()
+    variable: str | None = None
+    saved: bool = True
+    in_python: str | None = None
+
+
+def entry(default: Any, help: str, **settings: Any) -> Any:
+    """A field of a request, with how people set it."""
+    metadata = {_ENTRY: Entry(help, **settings)}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def entries(request: "type[RunRequest]") -> Iterator[tuple[Field[Any], Entry]]:
+    """The fields of a request that people set as options, its own before those it inherits."""
+    own = request.__annotations__
+    for each in sorted(fields(request), key=lambda each: each.name not in own):
+        if _ENTRY in each.metadata:
+            yield each, each.metadata[_ENTRY]
+
+
+# Conversions.
+def seconds(text: str) -> float:
+    """Read `90`, `90s`, `10m`, `2h` or `1d`.
+
+    Raises:
+        UsageError: The text is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if match is None:
+        raise UsageError(f"expected a time such as 90s, 10m or 2h, got {text!r}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def part_options(texts: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Sort `part.option=value` texts by part.
+
+    Raises:
+        UsageError: A text has another form, or sets an option a second time.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for text in texts:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", text, re.DOTALL)
+        if match is None:
+            raise UsageError(f"expected part.option=value, got {text!r}")
+        part, option, value = match.groups()
+        if option in found.setdefault(part, {}):
+            raise UsageError(f"{part}.{option} is given twice")
+        found[part][option] = value
+    return found
+
+
+def read_decisions(file: IO[str]) -> list[dict[str, Any]]:
+    """Read decisions, one JSON object per line.
+
+    Raises:
+        UsageError: A line holds something else; the message names the line.
+    """
+    found = []
+    for where, decisions in decision_lines(file):
+        with naming(where):
+            found.append(plain_decisions(decisions))
+    return found
+
+
+def decision_lines(file: IO[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read the JSON object of each line that is not empty, with the line's place in the file.
+
+    Raises:
+        UsageError: A line is not a JSON object; the message names the line.
+    """
+    for number, line in enumerate(_text(file), 1):
+        if not line.strip():
+            continue
+        where = f"{file.name}, line {number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{where}: not valid JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise UsageError(
+                f'{where}: expected an object such as {{"lr": 0.01}}, got {line.strip()[:60]}'
+            )
+        yield where, value
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put the place of decisions in a file into the message of any error inside."""
+    try:
+        yield
+    except AutoMLError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _text(file: IO[str]) -> Iterator[str]:
+    try:
+        yield from file
+    except UnicodeDecodeError:
+        raise UsageError(f"{file.name}: not UTF-8 text") from None
+
+
+# The requests.
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a new search and a resumed one have in common: budget, workers and storage."""
+
+    trials: int | None = entry(None, "End at N trials, reused ones included.", metavar="N")
+    evaluations: int | None = entry(None, "Pay for at most N trials.", metavar="N")
+    timeout: float | None = entry(
+        None,
+        "Stop after 90s, 10m, 2h.",
+        metavar="TIME",
+        convert=seconds,
+        in_python="Stop after so many seconds.",
+    )
+    gpu_hours: float | None = entry(
+        None, "Train for at most H hours, summed over all workers.", metavar="H"
+    )
+    enqueue: Sequence[Mapping[str, Any]] = entry(
+        (),
+        "Try these decisions first: one JSON object per line; - reads standard input.",
+        metavar="FILE",
+        convert=read_decisions,
+        is_file=True,
+        in_python='Try these decisions first, such as [{"lr": 0.01}]; the strategy chooses those '
+        "that are missing.",
+    )
+    launcher: str = entry("local", "What starts further workers [local].", plugin="launcher")
+    workers: int | str = entry(
+        1,
+        "Processes to train in; auto: one per GPU, or one per two cores [1].",
+        metavar="N|auto",
+    )
+    per_device: int | None = entry(
+        None, "With --workers auto: K workers share each device [1].", metavar="K"
+    )
+    device: str = entry("auto", "auto, cpu, cuda:0 … [auto]", metavar="DEVICE")
+    storage: str | None = entry(
+        None,
+        "Where studies are stored [AUTOML_STORAGE, else sqlite:///automl.db]; set AUTOML_STORAGE "
+        "for a URL with a password, which others could see on the command line.",
+        metavar="URL",
+    )
+    ledger: str | None = entry(
+        None,
+        "An SQL database for the ledger, if the storage cannot hold it [AUTOML_LEDGER].",
+        metavar="URL",
+    )
+    trust_storage: bool = entry(
+        False,
+        "Let Optuna unpickle what it keeps there: CMA-ES, a journal in Redis.",
+        variable="AUTOML_TRUST_STORAGE",
+        saved=False,
+    )
+    options: Mapping[str, Mapping[str, object]] = entry(
+        {}, "Set an option of a part.", option="", short="-o", convert=part_options
+    )
+    data_dir: Path | str | None = entry(
+        None,
+        "Where data sets are stored on this machine [AUTOML_DATA_DIR].",
+        variable="AUTOML_DATA_DIR",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest(RunRequest):
+    """Everything that a search accepts.
+
+    Attributes:
+        space: A name, `file.py:function`, `module:function`, or in Python the function or class
+            itself. The same holds for task, trainer, strategy and pruner.
+    """
+
+    space: str | Callable[..., Any] = field(kw_only=False)
+    task: str | Callable[..., Any] = entry(
+        "digits", "What to train on: a name or file.py:Task [digits].", plugin="task"
+    )
+    trainer: str | Callable[..., Any] = entry(
+        "supervised", "How to train [supervised].", plugin="trainer"
+    )
+    strategy: str | Callable[..., Any] = entry("tpe", "How to propose [tpe].", plugin="strategy")
+    pruner: str | Callable[..., Any] = entry(
+        "none", "What stops poor trials early [none].", plugin="pruner"
+    )
+    options: Mapping[str, Mapping[str, object]] = entry(
+        {},
+        "Set an option of a part.",
+        option="",
+        short="-o",
+        metavar="PART.OPTION=VALUE",
+        convert=part_options,
+        in_python='Options by part, such as {"trainer": {"epochs": 5}}.',
+    )
+    objectives: Sequence[str] = entry((), "What to optimise.", option="objective", metavar="METRIC")
+    requirements: Sequence[str] = entry(
+        (),
+        "Exclude trials that violate this bound: 'parameters<=1e6', 'accuracy>=0.9'.",
+        option="require",
+        metavar="METRIC<=X",
+    )
+    trial_timeout: float | None = entry(
+        None,
+        "Fail a trial that takes longer.",
+        metavar="TIME",
+        convert=seconds,
+        in_python="Fail a trial that takes more seconds.",
+    )
+    epoch_timeout: float | None = entry(
+        None,
+        "Fail a trial that goes without a report for TIME.",
+        metavar="TIME",
+        convert=seconds,
+        in_python="Fail a trial that goes without a report for so many seconds.",
+    )
+    cost_metric: str = entry(
+        "seconds",
+        "What --gpu-hours counts: a metric in seconds, or as measured [seconds].",
+        metavar="METRIC",
+    )
+    study: str | None = entry(None, "The study's name [space-task-number].", metavar="NAME")
+    seed: int = entry(0, "Seeds every random draw [0].", metavar="N")
+    cache: bool = entry(True, "Reuse results of equal candidates [cache].")
+    cache_scope: str | None = entry(
+        None,
+        "Reuse results of this study, or of every study in the storage [study].",
+        choices=("study", "storage"),
+    )
+    plugins: Sequence[str] = entry(
+        (), "Load a plugin file of yours.", option="plugin", metavar="FILE"
+    )
+    keep_models: int = entry(1, "Keep the weights of the K best trials [1].", metavar="K")
+    warm_start: str | None = entry(
+        None, "Try the five best decisions of this study first.", option="from", metavar="STUDY"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeRequest(RunRequest):
+    """Everything that resuming a study accepts; the study's own options stay as they were.
+
+    Attributes:
+        study: The study's name.
+    """
+
+    study: str = field(kw_only=False)
+    trials: int | None = entry(None, "End at N trials more, reused ones included.", metavar="N")
+    evaluations: int | None = entry(None, "Pay for at most N trials more.", metavar="N")
+    gpu_hours: float | None = entry(
+        None, "Train for at most H hours more, summed over all workers.", metavar="H"
+    )
+    options: Mapping[str, Mapping[str, object]] = entry(
+        {},
+        "Set a launcher's option.",
+        option="",
+        short="-o",
+        metavar="launcher.OPTION=VALUE",
+        convert=part_options,
+        in_python='Options of the launcher, such as {"launcher": {"partition": "gpu"}}.',
+    )
+    trust_plugins: bool = entry(False, "Load all code and paths that the study names.", saved=False)
+    plugins: Sequence[str] = entry(
+        (), "Approve this file, module or path of the study.", option="plugin", metavar="FILE"
+    )
+
+
+# The Python functions.
+def taking(
+    request: Callable[P, Request],
+) -> Callable[[Callable[[Request], R]], Callable[P, R]]:
+    """Give a function of a request the request's own parameters, types and documentation."""
+
+    def decorate(function: Callable[[Request], R]) -> Callable[P, R]:
+        signature = inspect.signature(request)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            signature.bind(*args, **kwargs)  # so that an error does not name the request
+            return function(request(*args, **kwargs))
+
+        returned = inspect.signature(function).return_annotation
+        called.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        called.__annotations__ = {}
+        called.__doc__ = _with_arguments(function.__doc__ or "", request)  # type: ignore[arg-type]
+        return called
+
+    return decorate
+
+
+def _with_arguments(text: str, request: "type[RunRequest]") -> str:
+    """A docstring with a section of all options, before that of the exceptions."""
+    lines = [f"        {each.name}: {_in_python(each, one)}" for each, one in entries(request)]
+    section = "Args:\n" + "\n".join(
+        textwrap.fill(line, 96, subsequent_indent=" " * 12) for line in lines
+    )
+    before, raises, after = text.partition("    Raises:")
+    return f"{before}    {section}\n\n{raises}{after}"
+
+
+def _in_python(each: Field[Any], one: Entry) -> str:
+    help = one.in_python or re.sub(r" \[[^\]]*\](?=[.;]?|$)", "", one.help)
+    default = "" if each.default in (MISSING, None, ()) else f" Default: {each.default!r}."
+    return f"{help.rstrip('.')}.{default}"
