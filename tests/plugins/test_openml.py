@@ -351,7 +351,7 @@ def test_a_broken_server_is_reported_in_one_line(server, tmp_path):
     shutil.rmtree(tmp_path / "data")  # as the error says, because the answer is cached
     server.broken.clear()
     server.broken[Dataset(7, "fares").path] = (200, b"cut off")
-    refused(r"cannot be read \(ValueError: The md5 checksum", dataset="fares")
+    refused(r"cannot read OpenML's answer .*\(ValueError: The md5 checksum", dataset="fares")
 
 
 def kept(tmp_path, ending):
