@@ -1,4 +1,4 @@
-"""What plugins promise, and how they are found, loaded, trusted and given options.
+"""Plugins: their protocols, discovery, loading, approval and options.
 
-The public names of this package are those in `automl.__all__`; all others may change.
+The public names of this package are in `automl.__all__`; all others may change.
 """

@@ -1,4 +1,4 @@
-"""What a search space is written in: decisions, graphs, layers and candidates.
+"""The building blocks of a search space: decisions, graphs, layers and candidates.
 
-The public names of this package are those in `automl.__all__`; all others may change.
+The public names of this package are in `automl.__all__`; all others may change.
 """

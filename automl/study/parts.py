@@ -138,7 +138,7 @@ def _judging(parts: Parts, judge: Part) -> Parts:
 def _side_keys(
     built: Mapping[Kind, Part], task: Task, plugins: tuple[PartSpec, ...]
 ) -> dict[str, Any]:
-    with built[Kind.TASK].offer.blaming():
+    with built[Kind.TASK].offer.naming_errors():
         data, shape, metrics = task.digest(), list(task.signature.input_shape), task.metrics
     if not isinstance(data, str) or not metrics:
         found = f"digest {data!r}" if metrics else "no metrics"

@@ -51,8 +51,8 @@ def test_queued_trials_come_first_and_say_why_they_fail(run, here):
     assert (first["decisions"]["x"], first["decisions"]["z"]) == (0.5, 3)
     assert second["state"] == "failed"
     assert second["error"] == (
-        "space tiny.py:plane: decision 'lr' was given, but the space does not ask for it; "
-        "it asks for x, y, z"
+        "space tiny.py:plane: decision 'lr' was given, but the space does not have it; "
+        "its decisions: x, y, z"
     )
     assert third["state"] == "complete"
     again = run("resume", "s", "--trials", "2", "--enqueue", "more.jsonl", "--json")

@@ -88,7 +88,7 @@ def test_a_planted_row_leads_to_no_other_file(searched, tmp_path, column):
     change(searched, f"UPDATE automl_trials SET {phase}{column} = '{planted}' WHERE number = 1")
     try:
         findings = Doctor(searched).findings()
-        assert any("it has no SHA-256" in each.message for each in findings)
+        assert any("expected a SHA-256" in each.message for each in findings)
         Doctor(searched).repair()
     except TypeError as error:
         assert column == "number", error

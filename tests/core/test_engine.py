@@ -224,7 +224,7 @@ def test_a_failure_among_successes_stops_nothing(search):
     [
         ({"score": float("nan")}, Reason.NOT_FINITE, "score is nan at step 1"),
         ({"score": float("-inf")}, Reason.NOT_FINITE, "score is -inf at step 1"),
-        ({"cost": 1.0}, Reason.ERROR, "step 1 reports no 'score'; it reports: cost"),
+        ({"cost": 1.0}, Reason.ERROR, "the report of step 1 lacks 'score'; its metrics: cost"),
     ],
     ids=["nan", "infinite", "missing"],
 )

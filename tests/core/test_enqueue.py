@@ -69,18 +69,18 @@ def one_choice(trial, task):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr": 0.1}, "decision 'lr' was given, but the space does not ask for it; it asks for te"),
-        ({"x": 1.5}, r"decision 'x' was given 1.5, expected a number from -1.0 to 1.0$"),
-        ({"x": "0.5"}, "decision 'x' was given '0.5', expected a number from"),
-        ({"z": 1.5}, "decision 'z' was given 1.5, expected a whole number from 0 to 9$"),
-        ({"z": True}, "decision 'z' was given True, expected a whole"),
-        ({"z": None}, "decision 'z' was given None, expected a whole"),
+        ({"lr": 0.1}, "decision 'lr' was given, but the space does not have it; its decisions: te"),
+        ({"x": 1.5}, r"decision 'x': expected a number from -1.0 to 1.0, got 1.5$"),
+        ({"x": "0.5"}, "decision 'x': expected a number from .*, got '0.5'"),
+        ({"z": 1.5}, "decision 'z': expected a whole number from 0 to 9, got 1.5$"),
+        ({"z": True}, "decision 'z': expected a whole .*, got True"),
+        ({"z": None}, "decision 'z': expected a whole .*, got None"),
         (
             {"tenths": 0.25},
-            "decision 'tenths' was given 0.25, expected a number from .* in steps of 0.1$",
+            "decision 'tenths': expected a number from .* in steps of 0.1, got 0.25$",
         ),
-        ({"c": "b"}, "decision 'c' was given 'b', expected one of 'a', True$"),
-        ({"one": 2}, "decision 'one' was given 2, but can only be 1"),
+        ({"c": "b"}, "decision 'c': expected one of 'a', True, got 'b'$"),
+        ({"one": 2}, "decision 'one': the given value is 2, but the only possible value is 1"),
     ],
     ids=str,
 )

@@ -580,5 +580,5 @@ def test_a_trial_that_says_so_may_be_quiet_for_longer(sqlite_url):
 
 def test_a_run_announces_its_quiet_phase(tmp_path):
     heard: list[float] = []
-    Run("cpu", 0, 0, 1, tmp_path, announce=heard.append).quiet(90.0)
+    Run("cpu", 0, 0, 1, tmp_path, announce=heard.append).expect_pause(90.0)
     assert heard == [90.0]

@@ -458,7 +458,7 @@ def test_uninitialised_memory_is_never_shared():
 def test_an_unreadable_hyperparameter_is_a_verdict():
     found = probed(lambda: nn.Linear(4, 3), nothing=1)
     assert found.verdict is Verdict.UNHASHABLE
-    assert found.reason.startswith("TrialError: trainer supervised reads no hyperparameter")
+    assert found.reason.startswith("TrialError: trainer supervised: unknown hyperparameter")
 
 
 def test_a_proposal_that_raises_is_a_verdict():
