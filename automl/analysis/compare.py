@@ -17,7 +17,7 @@ from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, Writing, writing
 from automl.identity.probes.client import Answer, Prober, identity_of
 from automl.identity.probes.sketch import Sketch
-from automl.ledger.catalogue import Functions
+from automl.ledger.functions import Functions
 from automl.plugin.registry import Kind
 from automl.space.candidate import Candidate, propose
 from automl.spec import Cache

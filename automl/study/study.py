@@ -38,7 +38,7 @@ from automl.ledger.audits import Audits
 from automl.ledger.budget import no_room
 from automl.ledger.ledger import LEASE_SECONDS, Ledger
 from automl.ledger.queries import TrialView, Views
-from automl.ledger.transaction import explaining
+from automl.ledger.transaction import translate_errors
 from automl.plugin.options import options_of, resolve
 from automl.plugin.protocols import Context, SearchSpace, Task, Trainer, derive_seed
 from automl.plugin.recipe import PART_KINDS, PartSpec, Recipe, approved, load, path_claim
@@ -49,9 +49,9 @@ from automl.space.files_read import loading, read_by_code
 from automl.spec import ATTRIBUTE, SECONDS, Cache, Spec, TimeLimits, load_plugins
 from automl.state_directory import artifacts_directory
 from automl.storable import metric_name, name_fault, short
-from automl.storage.collation import lost_name
+from automl.storage.collation import name_conflict
 from automl.storage.databases import mask
-from automl.storage.optuna_logging import quieten_optuna
+from automl.storage.optuna_logging import silence_optuna
 from automl.storage.storage import Storage
 from automl.study.pareto import point_of, unbeaten
 from automl.text.formatting import counted
@@ -436,7 +436,7 @@ def create(
     _check_names(storage, plan)
     limits = limits.or_default()
     limits.require_room(len(enqueue))
-    with explaining(storage.engine):
+    with translate_errors(storage.engine):
         made = _create_named(storage, plan, name)
         study = Study(storage, made.study_name, plan.spec, made)
         study.ledger.open_study(
@@ -456,7 +456,7 @@ def open_study(storage: Storage, name: str) -> Study:
         UnknownNameError: there is none of that name here.
         StorageError: it is not one of ours, or of a newer version.
     """
-    with explaining(storage.engine):
+    with translate_errors(storage.engine):
         try:
             if name_fault(name) is not None or _exact_name(storage, name) != name:
                 raise KeyError(name)
@@ -487,7 +487,7 @@ def all_studies(storage: Storage) -> list[Study]:
 
     One that cannot be read, such as that of a newer version, is left out with a warning.
     """
-    with explaining(storage.engine):
+    with translate_errors(storage.engine):
         summaries = storage.trials.get_all_studies()
     studies = []
     for summary in summaries:
@@ -582,7 +582,7 @@ def _parts(
     plugins: tuple[PartSpec, ...],
     registry: Registry,
 ) -> Parts:
-    quieten_optuna()
+    silence_optuna()
     with loading():
         made = {kind: built[kind].make() for kind in (Kind.SPACE, Kind.TRAINER)}
     made |= {kind: built[kind].make() for kind in (Kind.TASK, Kind.PRUNER)}
@@ -751,7 +751,7 @@ def _check_names(storage: Storage, plan: Plan) -> None:
     Raises:
         UsageError: it takes two for one, so that one value would be lost.
     """
-    if storage.tells_names_apart:
+    if storage.distinguishes_names:
         return
     required = [constraint_key(each) for each in plan.spec.requirements]
     proposed = _proposed(plan.parts)
@@ -762,7 +762,7 @@ def _check_names(storage: Storage, plan: Plan) -> None:
     ):
         for place, name in enumerate(names):
             if (other := storage.name_like(name, names[:place])) is not None:
-                raise UsageError(str(lost_name(kind, other, name, storage.masked)))
+                raise UsageError(str(name_conflict(kind, other, name, storage.masked)))
 
 
 def _proposed(parts: Parts) -> FrozenTrial:

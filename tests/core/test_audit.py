@@ -95,7 +95,7 @@ def test_an_audit_that_is_taken_over_stays_one(ledger):
     identity = Identity(f"b/{ledger.study}", f"{ledger.study}/g")
     first = short.claim(short.reserve(Worker("w")), 1, identity, {}).lease
     again = ledger.claim(ledger.take_over(Worker("v")), 1, identity, {}).lease
-    assert (again.evaluation, again.repeats_known) == (first.evaluation, True)
+    assert (again.evaluation, again.reevaluates) == (first.evaluation, True)
     assert Views(ledger.engine, ledger.study).trial(1).audits
 
 

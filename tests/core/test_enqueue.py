@@ -97,7 +97,7 @@ def test_a_value_is_what_the_strategy_would_have_drawn():
 # The budget.
 @pytest.mark.parametrize("limits", [{"trials": 2}, {"trials": None, "evaluations": 2}])
 def test_more_than_fit_are_refused_before_a_study_is_made(search, sqlite_url, limits):
-    with pytest.raises(UsageError, match=r"^3 trials to queue do not fit .* has room for 2: raise"):
+    with pytest.raises(UsageError, match=r"^cannot queue 3 trials: .* has room for 2; raise"):
         search(enqueue=[{}] * 3, **limits)
     assert all_studies(Storage(sqlite_url)) == []
 
@@ -116,7 +116,7 @@ def test_a_ledger_enters_all_or_none(ledger):
 def test_a_resume_that_asks_for_too_many_changes_nothing(search, sqlite_url):
     study = search(enqueue=[], trials=1, study="s")
     before = study.views.budget()
-    with pytest.raises(UsageError, match=r"2 trials to queue do not fit .* room for 1"):
+    with pytest.raises(UsageError, match=r"cannot queue 2 trials: .* room for 1"):
         automl.resume("s", storage=sqlite_url, trials=1, enqueue=[{}] * 2)
     assert study.views.budget() == before
     automl.resume("s", storage=sqlite_url, trials=2, enqueue=[{"z": 4}])
@@ -152,7 +152,7 @@ def test_one_that_is_given_back_stays_in_its_slot(ledger):
     for _ in range(4):
         lease = ledger.reserve(Worker("w"))
         assert (lease.given, lease.attempt, lease.fresh) == ({"x": 1}, 1, True)
-        ledger.give_back(lease, None)
+        ledger.release(lease, None)
     assert Views(ledger.engine, ledger.study).budget().slots == 1
 
 

@@ -587,7 +587,7 @@ def test_a_worker_that_ends_against_its_will_does_not_sign_off(sqlite_url):
     engine = Engine(made.study, made.parts, Worker("here:w"), made.hooks)
     with pytest.raises(SystemExit):
         ending(engine, 1, settles=False).run()
-    assert made.study.ledger.left_by("w") is not None
+    assert made.study.ledger.lost_worker("w") is not None
 
 
 class Wraps(tiny.Steps):

@@ -204,7 +204,7 @@ def test_a_late_give_back_changes_nothing(make):
     ledger = make(lease_seconds=0.0)
     old = claimed(ledger, 0, "f")
     new = replace(ledger, lease_seconds=60.0).take_over(B)
-    ledger.give_back(old, 0)
+    ledger.release(old, 0)
     assert ledger.take_over(C) is None
     ledger.settle(new, 0, GOOD, 1.0)
 
@@ -277,7 +277,7 @@ def test_a_trial_that_now_computes_something_else_leaves_nobody_waiting(make):
 # Giving back.
 def test_what_is_given_back_goes_on_under_any_worker_with_the_same_attempt(ledger):
     lease = claimed(ledger, 4, "f")
-    ledger.give_back(lease, 4)
+    ledger.release(lease, 4)
     assert ledger.holders() == set()
     taken = ledger.take_over(B)
     assert (taken.id, taken.number, taken.attempt) == (lease.id, 4, 1)
@@ -288,7 +288,7 @@ def test_a_slot_without_a_trial_that_is_given_back_is_free_again(make):
     ledger = make(trials=1)
     lease = ledger.reserve(A)
     assert ledger.reserve(B) is None
-    ledger.give_back(lease, None)
+    ledger.release(lease, None)
     assert ledger.open_trials() == 0
     assert ledger.reserve(B) is not None
     assert ledger.reserve(B) is None
@@ -493,7 +493,7 @@ def test_first_trials_that_fail_alike_stop_the_study(make):
     assert ledger.reserve(A) is None
     budget = views(ledger).budget()
     assert budget.stopped is StopReason.SAME_FAILURE
-    assert budget.stopped_because == "the first 3 trials failed alike: boom"
+    assert budget.stopped_because == "the first 3 trials failed for the same reason: boom"
 
 
 @pytest.mark.parametrize("odd", [GOOD, replace(FAILED, cause="y:2")], ids=["success", "other"])
@@ -568,7 +568,7 @@ def test_a_ledger_elsewhere_sees_the_same(ledger):
 def test_what_was_given_back_is_beyond_its_holders_heartbeat(make):
     ledger = make()
     lease = claimed(ledger, 0, "f")
-    ledger.give_back(lease, 0)
+    ledger.release(lease, 0)
     with pytest.raises(LeaseLostError):
         ledger.renew(lease)
     assert ledger.take_over(B) is not None
@@ -578,7 +578,7 @@ def test_a_judging_trial_that_is_given_back_is_not_freed(make):
     ledger = make(trials=1)
     ledger.settle(claimed(ledger, 0, "f"), 0, GOOD, 1.0, judge={"x": 1})
     lease = ledger.take_over(A)
-    ledger.give_back(lease, None)
+    ledger.release(lease, None)
     assert ledger.reserve(A).given == {"x": 1}
     assert ledger.reserve(B) is None
 
@@ -606,16 +606,16 @@ def test_what_a_trial_evaluates_is_read_from_its_row(ledger):
 def test_a_claimed_trial_that_is_given_back_by_an_old_lease_stays(ledger):
     lease = ledger.reserve(A)
     ledger.claim(lease, 0, who("f"), {})
-    ledger.give_back(lease, None)
+    ledger.release(lease, None)
     assert ledger.reserve(B).number == 0
 
 
 def test_who_freed_a_slot_does_not_hold_the_next_of_its_id(ledger):
     """SQLite gives the id of a row that is gone to the next."""
     freed = ledger.reserve(A)
-    ledger.give_back(freed, None)
+    ledger.release(freed, None)
     held = ledger.reserve(B)
-    ledger.give_back(freed, None)
+    ledger.release(freed, None)
     with pytest.raises(LeaseLostError):
         ledger.settle(freed, 0, FAILED, 1.0)
     ledger.renew(held)

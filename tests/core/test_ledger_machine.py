@@ -84,7 +84,7 @@ class LedgerMachine(RuleBasedStateMachine):
         storage = Storage(self.url)
         self.engine = storage.engine
         self.stack.callback(self.engine.dispose)
-        self.stack.enter_context(storage.patience.lasting(threading.Event(), 60.0))
+        self.stack.enter_context(storage.outage_retry.enabled(threading.Event(), 60.0))
         self._lose_answers()
         self.study = str(uuid.uuid4())
         self.ledger = Ledger(self.engine, self.study, CACHE, ("score",), same_failures=10**9)
@@ -363,11 +363,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self._held())
     @rule(data=DATA, counts=st.booleans(), opened=st.booleans())
-    def give_back(self, data: Any, counts: bool, opened: bool) -> None:
+    def release(self, data: Any, counts: bool, opened: bool) -> None:
         """opened: Optuna has the trial."""
         trial, lease = self._draw_lease(data)
         number = self._number(trial) if opened or trial.number is not None else None
-        self._call(data, self.ledger.give_back, lease, number, 0.5, counts, metered=True)
+        self._call(data, self.ledger.release, lease, number, 0.5, counts, metered=True)
         self.ghosts.append(self.leases.pop(trial.id))
         if number is None and trial.attempt == 1 and not (trial.given or trial.charged):
             del self.trials[trial.id]
@@ -379,7 +379,7 @@ class LedgerMachine(RuleBasedStateMachine):
         trial.worker, trial.waits, trial.expired = None, True, False
 
     @precondition(lambda self: self.ghosts)
-    @rule(data=DATA, deed=st.sampled_from(["settle", "claim", "renew", "buy_time", "give_back"]))
+    @rule(data=DATA, deed=st.sampled_from(["settle", "claim", "renew", "buy_time", "release"]))
     def haunt(self, data: Any, deed: str) -> None:
         """A former holder goes on as if nothing had happened; nothing does happen."""
         ghost = data.draw(st.sampled_from(self.ghosts), "ghost")
@@ -388,10 +388,10 @@ class LedgerMachine(RuleBasedStateMachine):
             "claim": lambda: self.ledger.claim(ghost, 99, Identity(f"{self.study}f"), {}),
             "renew": lambda: self.ledger.renew(ghost, [Report(1, {"score": 9.0})]),
             "buy_time": lambda: self.ledger.buy_time(ghost),
-            "give_back": lambda: self.ledger.give_back(ghost, 99),
+            "release": lambda: self.ledger.release(ghost, 99),
         }
         DONE[f"{deed} by a former holder"] += 1
-        if deed == "give_back":
+        if deed == "release":
             deeds[deed]()
             return
         with pytest.raises(LeaseLostError):

@@ -27,10 +27,10 @@ from automl.identity.fingerprint import Identity
 from automl.ledger.dialects import table
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import EvaluationRow, TrialRow
-from automl.ledger.outages import Patience
+from automl.ledger.outages import OutageRetry
 from automl.ledger.queries import Views
 from automl.ledger.values import Claimed, Hit, LeaseLostError, Parked, Worker
-from automl.storage.retrying import PatientStorage
+from automl.storage.retrying import RetryingStorage
 from automl.storage.storage import Storage, storage_from
 from automl.study.study import open_study
 
@@ -57,7 +57,7 @@ class Cut:
     def commit(self) -> Iterator[None]:
         """The next commit goes through, and nobody hears of it."""
         before, self._armed = self.relay.cuts, True
-        with self.storage.patience.lasting(threading.Event(), 30.0):
+        with self.storage.outage_retry.enabled(threading.Event(), 30.0):
             yield
         assert self.relay.cuts == before + 1
 
@@ -194,7 +194,7 @@ def test_what_is_given_back_is_freed_once(cut, number):
     ledger.reserve(B)
     lease = ledger.reserve(A)
     with cut.commit():
-        ledger.give_back(lease, number)
+        ledger.release(lease, number)
     assert views(ledger).budget().slots == (1 if number is None else 2)
     if number is not None:
         lease = ledger.take_over(B)
@@ -267,14 +267,14 @@ def end_a_trial(trials, id: int, row: int, around) -> int:
 
 
 def test_a_trial_is_made_once_and_ends_once():
-    deaf, patience = Deaf(), Patience()
-    trials = PatientStorage(deaf, deaf, patience)
+    deaf, patience = Deaf(), OutageRetry()
+    trials = RetryingStorage(deaf, deaf, patience)
     id = trials.create_new_study([StudyDirection.MINIMIZE], "s")
     template = create_trial(state=TrialState.RUNNING, user_attrs={"automl": {"row": 9}})
     with pytest.raises(StorageError, match="database deaf: lost"):
         trials.create_new_trial(id, template)
     deaf.deaf = False
-    with patience.lasting(threading.Event(), 30.0):
+    with patience.enabled(threading.Event(), 30.0):
         assert [end_a_trial(trials, id, row, nullcontext) for row in range(3)] == [1, 2, 3]
         with pytest.raises(UpdateFinishedTrialError):
             trials.set_trial_state_values(2, TrialState.COMPLETE, [0.25])
@@ -297,12 +297,12 @@ def test_before_a_search_runs_nothing_is_waited_for(cut):
     cut.relay.refuses = True
     cut.relay.cut_all()
     try:
-        began = cut.storage.patience.seconds_since_outage()
+        began = cut.storage.outage_retry.seconds_since_outage()
         for call in (cut.ledger, cut.storage.trials.get_all_studies):
             with pytest.raises(StorageError) as caught:
                 call()
             assert "\n" not in str(caught.value)
-        assert cut.storage.patience.seconds_since_outage() >= began
+        assert cut.storage.outage_retry.seconds_since_outage() >= began
     finally:
         cut.relay.refuses = False
 
@@ -325,16 +325,16 @@ def test_an_outage_is_said_once_and_its_end(cut, caplog):
     cut.relay.cut_all()
     threading.Timer(3.0, lambda: setattr(cut.relay, "refuses", False)).start()
     caplog.clear()
-    with cut.storage.patience.lasting(threading.Event(), 60.0):
+    with cut.storage.outage_retry.enabled(threading.Event(), 60.0):
         calls = [threading.Thread(target=ledger.open_trials) for _ in range(3)]
         for call in calls:
             call.start()
         for call in calls:
             call.join()
     said = [record.getMessage() for record in caplog.records]
-    assert sum("does not answer, trying again for up to 1 min" in line for line in said) == 1
+    assert sum("does not answer, retrying for up to 1 min" in line for line in said) == 1
     assert sum("answers again" in line for line in said) == 1
-    assert cut.storage.patience.seconds_since_outage() < 60
+    assert cut.storage.outage_retry.seconds_since_outage() < 60
 
 
 @pytest.mark.parametrize("stops", [False, True])
@@ -347,7 +347,7 @@ def test_patience_has_an_end(cut, stops, monkeypatch):
     cut.relay.cut_all()
     try:
         with (
-            cut.storage.patience.lasting(stop, 600.0 if stops else 0.3),
+            cut.storage.outage_retry.enabled(stop, 600.0 if stops else 0.3),
             pytest.raises(StorageError),
         ):
             ledger.reserve(A)

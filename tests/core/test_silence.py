@@ -69,7 +69,7 @@ def test_a_silent_server_is_noticed(hole):
 def test_who_is_patient_goes_on_when_a_silent_server_speaks_again(hole):
     storage, ledger = hole.storage()
     hole.relay.swallows = True
-    with storage.patience.lasting(threading.Event(), 60.0):
+    with storage.outage_retry.enabled(threading.Event(), 60.0):
         threading.Timer(2 * SHORT, lambda: setattr(hole.relay, "swallows", False)).start()
         ledger.enter(Worker("a"))
         assert ledger.reserve(Worker("a")) is not None
@@ -91,12 +91,12 @@ def test_a_server_that_takes_its_time_is_not_silent(kind, tmp_path):
 
 
 def test_tables_are_made_however_long_it_takes(tmp_path):
-    from automl.ledger.schema import alone
+    from automl.ledger.schema import exclusive_transaction
 
     with database("postgresql", tmp_path) as plain:
         url = make_url(plain).update_query_string("read_timeout=0.5").render_as_string(False)
         engine = Storage(url).engine
-        with alone(engine) as connection:
+        with exclusive_transaction(engine) as connection:
             assert connection.exec_driver_sql("SELECT pg_sleep(1.5)").all()
         engine.dispose()
 

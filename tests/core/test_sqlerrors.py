@@ -211,14 +211,14 @@ def test_a_ledger_waits_for_a_server_that_is_read_only_for_a_while(server, caplo
             ledger.enter(Worker("a"))
         with pytest.raises(StorageError, match="the server is read-only"):
             storage.trials.create_new_study([StudyDirection.MINIMIZE], "s")
-        with storage.patience.lasting(threading.Event(), 60.0), ThreadPoolExecutor(1) as pool:
+        with storage.outage_retry.enabled(threading.Event(), 60.0), ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(ledger.stop_exhausted, "done")
-            while "refuses for now" not in caplog.text and not waiting.done():
+            while "rejects requests" not in caplog.text and not waiting.done():
                 time.sleep(0.05)
             _admin(server, _WRITABLE[make_url(server).get_backend_name()](server))
             waiting.result(60)
         storage.engine.dispose()
-    assert "refuses for now, trying again for up to 1 min" in caplog.text
+    assert "rejects requests, retrying for up to 1 min" in caplog.text
     assert "answers again" in caplog.text
 
 
@@ -343,7 +343,7 @@ def test_a_right_that_lacks_is_named(server):
         with ordinary_user(server) as own:
             error = failing_write(own)
     assert meaning(error).kind is Kind.FATAL
-    assert "ask for the right to create and write tables" in explained(error)
+    assert "get the permission to create and write tables" in explained(error)
 
 
 def test_tables_of_another_version_are_named(server):
@@ -433,7 +433,7 @@ def test_a_damaged_file_is_named(sqlite_url, tmp_path):
     with engine.connect() as connection:
         error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
     assert meaning(error).kind is Kind.FATAL
-    assert "put a copy back" in explained(error)
+    assert "restore a copy" in explained(error)
 
 
 def test_a_text_that_is_too_big_is_the_trials_own(sqlite_url):

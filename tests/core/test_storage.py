@@ -27,7 +27,7 @@ from automl.ledger.clock import now
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import Base
 from automl.ledger.queries import Views
-from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config, alone
+from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config, exclusive_transaction
 from automl.ledger.values import Worker
 from automl.storage.databases import Database
 from automl.storage.storage import DEFAULT_URL, VARIABLE, Storage, storage_url
@@ -257,14 +257,14 @@ def test_a_database_of_the_first_version_is_upgraded_with_all_it_holds(storage_u
     assert [(r.number, r.step) for r in views.reports(())] == [(0, 3), (2, 1)]
     assert [(h.level, h.hits, h.seconds_saved) for h in views.hits()] == [("L0", 1, 2.0)]
     assert [(f.fingerprint, f.n) for f in views.functions()] == [("f", 1)]
-    assert ledger.functions.foreign() == 2
+    assert ledger.functions.count_other_versions() == 2
     assert [settled.number for settled in ledger.untold()] == [1]
     lease = ledger.take_over(Worker("v"))
     claimed = ledger.claim(lease, 2, Identity("new"), {}).lease
     ledger.settle(claimed, 2, Outcome(State.COMPLETE, (0.25,), {"score": 0.25}, 1), 1.0)
     assert ledger.open_trials() == 0
     assert ledger.functions.prune(1) == 2
-    assert ledger.functions.foreign() == 0
+    assert ledger.functions.count_other_versions() == 0
     engine.dispose()
 
 
@@ -333,14 +333,14 @@ def test_who_makes_tables_next_reads_what_the_last_one_wrote(storage_url):
     first_is_in = threading.Event()
 
     def first() -> None:
-        with alone(engines[0]) as connection:
+        with exclusive_transaction(engines[0]) as connection:
             first_is_in.set()
             connection.execute(text("CREATE TABLE steps (number INTEGER)"))
             connection.execute(text("INSERT INTO steps VALUES (1)"))
 
     def second() -> list[int]:
         first_is_in.wait()
-        with alone(engines[1]) as connection:
+        with exclusive_transaction(engines[1]) as connection:
             return list(connection.scalars(text("SELECT number FROM steps")))
 
     with ThreadPoolExecutor(2) as threads:
@@ -440,7 +440,7 @@ def test_a_transaction_that_is_sent_back_is_tried_for_a_while(monkeypatch, patie
         return number
 
     def tried():
-        return transaction.past_deadlocks(once, False, lambda e: isinstance(e, SentBack))
+        return transaction.retry_deadlocks(once, False, lambda e: isinstance(e, SentBack))
 
     if patience:
         assert tried() == 20
