@@ -145,7 +145,7 @@ def stop(session: Session, study: str, reason: StopReason, message: str) -> None
 
 
 def stop_if_exhausted(session: Session, study: str, after: int) -> None:
-    """Stop a study whose last `after` candidates were all known or not trained."""
+    """Stop a study if its last `after` candidates were all known or not trained."""
     message = (
         f"the last {after} candidates were all known, invalid or too expensive: the space is "
         "exhausted, or the strategy no longer leaves the region it has found; use "

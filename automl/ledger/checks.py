@@ -130,7 +130,7 @@ def _running_findings(
         if trial.phase is Phase.PARKED and (evaluation is None or not _runs(evaluation)):
             yield Finding(Rule.FLIGHT, trial.number, "it waits for an evaluation that has ended")
         if trial.phase is Phase.TRAINING and (evaluation is None or evaluation.owner != trial.id):
-            yield Finding(Rule.FLIGHT, trial.number, "another trial owns its evaluation")
+            yield Finding(Rule.FLIGHT, trial.number, "it does not own its evaluation")
 
 
 def _mean_findings(

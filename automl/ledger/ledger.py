@@ -202,14 +202,27 @@ class Ledger:
     def take_over(
         self, session: Session, worker: Worker, dead: Collection[str] = ()
     ) -> Lease | None:
-        """Take over the oldest trial whose lease has expired, or whose holder is dead."""
+        """Take over the oldest trial whose lease has expired, or whose holder is dead.
+
+        Args:
+            worker: The worker that takes over the trial.
+            dead: Ids of workers that are known to be dead.
+
+        Returns:
+            The new lease, or None if there is no such trial.
+        """
         if is_retry(session) and (taken := self._committed_lease(session, worker)):
             return taken
         return self._take(session, worker, queue.available(self.study, dead))
 
     @reading
     def has_work(self, session: Session, dead: Collection[str] = (), slots: bool = True) -> bool:
-        """Whether there is a trial to take over or a free slot, without locking anything."""
+        """Whether there is a trial to take over or a free slot, without locking anything.
+
+        Args:
+            dead: Ids of workers that are known to be dead.
+            slots: Whether a free slot counts.
+        """
         left = select(TrialRow.id).where(queue.available(self.study, dead)).limit(1)
         if session.scalar(left) is not None:
             return True
@@ -450,7 +463,11 @@ class Ledger:
 
     @reading
     def lost_worker(self, session: Session, mark: str) -> LostWorker | None:
-        """Return the worker of this mark, unless it has signed off or never started."""
+        """Return the worker of this mark, unless it has signed off or never started.
+
+        Args:
+            mark: The last part of the worker's id, which its supervisor chose.
+        """
         mine = and_(WorkerRow.study == self.study, WorkerRow.id.endswith(f":{mark}"))
         worker = session.scalar(select(WorkerRow.id).where(mine))
         if worker is None:

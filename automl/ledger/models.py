@@ -103,7 +103,7 @@ class StudyRow(Base):
     payable: Mapped[int] = mapped_column(default=0)
     """Slots that count as evaluations, or may still come to do so."""
     repeats: Mapped[int] = mapped_column(default=0)
-    """How many trials in a row were not worth paying for, such as known fingerprints."""
+    """Consecutive trials whose candidates were known or not trained."""
     stopped: Mapped[StopReason | None] = mapped_column(_enum(StopReason))
     stopped_because: Mapped[str | None] = mapped_column(LongText)
     created_at: Mapped[float]

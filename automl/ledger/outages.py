@@ -75,7 +75,7 @@ class OutageRetry:
             is_outage: Whether an error means that the database is unavailable.
 
         Returns:
-            What the call returns; its last error is raised.
+            The call's result. If the time is up, the last error is raised.
         """
         for attempt in itertools.count():
             try:

@@ -282,7 +282,11 @@ class Views:
 
     @reading
     def settled(self, session: Session, known: Collection[int]) -> list[TrialView]:
-        """Return trials that have ended, except those with known ids."""
+        """Return trials that have ended, by the time of their end.
+
+        Args:
+            known: Ids of trials to leave out.
+        """
         fresh = [id for id in session.scalars(self._settled_ids()) if id not in known]
         rows = [
             row
@@ -303,7 +307,12 @@ class Views:
 
     @reading
     def reports(self, session: Session, known: Collection[int], after: int = 0) -> list[ReportView]:
-        """Return reports with ids above `after`, except known ones."""
+        """Return the reports of all trials, in the order in which they were stored.
+
+        Args:
+            known: Ids of reports to leave out.
+            after: Leave out all reports with ids up to this one.
+        """
         rows = session.execute(
             select(ReportRow, TrialRow.number)
             .join(TrialRow, TrialRow.id == ReportRow.trial)

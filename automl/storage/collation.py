@@ -59,7 +59,7 @@ def all_differ(name: str, others: Sequence[str]) -> Collection[str]:
 
 
 def folded_alike(name: str, others: Sequence[str]) -> Collection[str]:
-    """Compare as the strictest database behind a proxy might, as it cannot be asked."""
+    """Compare as the least strict database behind a proxy might, as it cannot be asked."""
     return {other for other in others if _folded(other) == _folded(name)}
 
 
@@ -76,7 +76,14 @@ def collated_alike(engine: Engine, name: str, others: Sequence[str]) -> Collecti
 
 
 def name_conflict(kind: str, name: str, other: str, where: str) -> CandidateError:
-    """Return the error of a trial with two names that the database treats as equal."""
+    """Return the error of a trial with two names that the database treats as equal.
+
+    Args:
+        kind: What the names are of, in the plural, such as "decisions".
+        name: One of the names.
+        other: The other name.
+        where: The database, without its password.
+    """
     return CandidateError(
         f"{kind} {short(name)} and {short(other)} are the same name in {where}, which ignores "
         "case, accents and trailing blanks: rename one of them"
