@@ -23,7 +23,7 @@ import tiny
 import torch
 from databases import database
 from optuna.trial import TrialState
-from test_limits import again, created
+from test_limits import created, extended
 from test_supervision import LosesItsDevice
 
 import automl.cli
@@ -537,7 +537,7 @@ def test_a_fault_of_the_engines_own_counts_as_an_attempt(sqlite_url, tmp_path, m
         engine.run()
     trained = {tuple(line.split()[:2]) for line in log.read_text().splitlines()}
     assert {attempt for number, attempt in trained if number == "1"} == {"1", "2", "3"}
-    engine = again(engine, Limits())
+    engine = extended(engine, Limits())
     engine.run()
     assert engine.study.views.trial(1).reason is Reason.WORKER_LOST
     assert engine.study.views.counts().complete == 2

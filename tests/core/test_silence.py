@@ -1,4 +1,4 @@
-"""A server that takes all that it is sent and never answers: noticed, waited for, gone on from."""
+"""A server that accepts packets but never answers is noticed, and workers wait for it."""
 
 import threading
 import time
@@ -20,9 +20,9 @@ from automl.storage.storage import Storage
 from automl.study.study import open_study
 
 SHORT = 2
-"""Seconds, in the place of the 70 and 90 that a server may be silent by default."""
+"""Seconds that a server may be silent, instead of 70 and 90."""
 NOTICED = {"postgresql": 90.0, "mysql": 105.0}
-"""With the ten seconds of one more try to connect."""
+"""Including the ten seconds of another attempt to connect."""
 
 
 class Hole:
@@ -66,7 +66,7 @@ def test_a_silent_server_is_noticed(hole):
     storage.engine.dispose()
 
 
-def test_who_is_patient_goes_on_when_a_silent_server_speaks_again(hole):
+def test_a_waiting_worker_continues_when_a_silent_server_answers_again(hole):
     storage, ledger = hole.storage()
     hole.relay.swallows = True
     with storage.outage_retry.enabled(threading.Event(), 60.0):
@@ -76,8 +76,8 @@ def test_who_is_patient_goes_on_when_a_silent_server_speaks_again(hole):
     storage.engine.dispose()
 
 
-def test_a_server_that_takes_its_time_is_not_silent(kind, tmp_path):
-    """The limit is for each silence, not for all that a statement takes."""
+def test_a_slow_statement_is_not_silence(kind, tmp_path):
+    """The limit applies to each silence, not to the whole statement."""
     statement = {
         "postgresql": "SELECT pg_sleep(0.5), n FROM generate_series(1, 6) AS n",
         "mysql": "SELECT SLEEP(0.5), n FROM (SELECT 1 AS n UNION SELECT 2) AS two",
@@ -90,7 +90,7 @@ def test_a_server_that_takes_its_time_is_not_silent(kind, tmp_path):
         engine.dispose()
 
 
-def test_tables_are_made_however_long_it_takes(tmp_path):
+def test_creating_tables_has_no_time_limit(tmp_path):
     from automl.ledger.schema import exclusive_transaction
 
     with database("postgresql", tmp_path) as plain:
@@ -114,7 +114,7 @@ def test_a_silent_redis_is_noticed():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("hole", [""], indirect=True)
 def test_a_search_outlives_a_black_hole(hole, kind, tmp_path, capsys):
-    """With the limits of every user: it is noticed within 90 s, and no trial is lost."""
+    """With the default limits, it is noticed within 90 s and no trial is lost."""
     storage, ledger = hole.storage()
     hole.relay.swallows = True
     began = time.monotonic()
@@ -129,11 +129,11 @@ def test_a_search_outlives_a_black_hole(hole, kind, tmp_path, capsys):
         hole.relay.swallows = True
         time.sleep(30)
         hole.relay.swallows = False
-        _, said = process.communicate(timeout=400)
+        _, stderr = process.communicate(timeout=400)
     finally:
         if process.poll() is None:
             test_kill.kill(process)
-    assert process.returncode == 0, said
+    assert process.returncode == 0, stderr
     study = open_study(Storage(hole.plain), "s")
     assert study.views.counts().complete == test_kill.TRIALS
     assert Doctor(study).findings() == []
