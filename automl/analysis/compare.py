@@ -18,7 +18,7 @@ from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, StaticKeys, static_keys
 from automl.identity.probes.client import Answer, Prober, identity_of
 from automl.identity.probes.sketch import Sketch
-from automl.ledger.catalogue import Functions
+from automl.ledger.functions import Functions
 from automl.plugin.registry import Kind
 from automl.space.candidate import Candidate, propose
 from automl.space.decisions import given_value, values_of

@@ -46,7 +46,7 @@ from automl.errors import (
     text_of,
 )
 from automl.identity.fingerprint import Identity
-from automl.ledger.transaction import explaining
+from automl.ledger.transaction import translate_errors
 from automl.ledger.values import (
     BudgetSpentError,
     Claimed,
@@ -107,7 +107,7 @@ class Engine:
     alone: bool = False
 
     def __post_init__(self) -> None:
-        self.ledger, self.patience = self.study.ledger, self.study.storage.patience
+        self.ledger, self.outage_retry = self.study.ledger, self.study.storage.outage_retry
         self.meter = Meter(self.ledger, self.study.spec.cost_metric)
         self.heartbeat = Heartbeat(
             self.ledger, self.worker, beaten=self.meter.refresh, hung=self.hung
@@ -129,7 +129,7 @@ class Engine:
             DeviceLostError: the device fails for good; what was under way has been given back.
             StorageError: the database failed; what was under way will be taken over.
         """
-        with self.patience.lasting(self.stop):
+        with self.outage_retry.enabled(self.stop):
             self.ledger.enter(self.worker)
             self._warn_of_foreign_functions()
             self.meter.refresh()
@@ -137,7 +137,7 @@ class Engine:
             # What ends the worker against its will, its supervisor is to see.
             signs_off, self._surroundings = False, Surroundings()
             try:
-                with explaining(self.ledger.engine), self.deadline.held():
+                with translate_errors(self.ledger.engine), self.deadline.held():
                     self._loop()
                 signs_off = True
             except (AutoMLError, EndedAtOnce):
@@ -209,7 +209,7 @@ class Engine:
         for settled in self.ledger.untold(older_than=fresh):
             self._tell(settled)
         self._prune()
-        if self.patience.seconds_since_outage() < self.ledger.lease_seconds / 4:
+        if self.outage_retry.seconds_since_outage() < self.ledger.lease_seconds / 4:
             return None  # what expired while nobody could renew it is not lost
         dead = self._dead_holders()
         if not self.ledger.has_work(dead, slots=False):
@@ -557,11 +557,13 @@ class Engine:
         self._surroundings.put_back()
         lease, used = self._lease, self._used + self.meter.end()
         number = lease.number if trial is None else trial.number
-        self.ledger.give_back(lease, number, used, counts, self.meter.metered)
+        self.ledger.release(lease, number, used, counts, self.meter.metered)
         self._given_back = True
 
     def _warn_of_foreign_functions(self) -> None:
-        if self.study.spec.cache.enabled and (foreign := self.ledger.functions.foreign()):
+        if self.study.spec.cache.enabled and (
+            foreign := self.ledger.functions.count_other_versions()
+        ):
             _log.warning(
                 "%d known functions were written by another version of automl and are not used",
                 foreign,

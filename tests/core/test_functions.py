@@ -197,9 +197,9 @@ def test_a_damaged_sketch_matches_nothing_and_loses_nothing(ledger, caplog):
 
 def test_functions_of_another_hasher_are_counted_and_ignored(ledger):
     evaluated(ledger, 0, probed("a", l1="g"))
-    assert ledger.functions.foreign() == 0
+    assert ledger.functions.count_other_versions() == 0
     execute(ledger, "UPDATE automl_functions SET version = :v", v=VERSION - 1)
-    assert ledger.functions.foreign() == 1
+    assert ledger.functions.count_other_versions() == 1
     assert not ledger.functions.is_known(Identity("a", "g"))
     lease = evaluated(ledger, 1, probed("a", l1="g"), 0.25)
     assert lease.fingerprint != "g"

@@ -25,7 +25,7 @@ import tiny
 import torch
 from databases import database
 from optuna.trial import TrialState
-from test_limits import again, created
+from test_limits import created, extended
 from test_supervision import LosesItsDevice
 
 import automl.cli
@@ -642,7 +642,7 @@ def test_a_fault_of_the_engines_own_counts_as_an_attempt(sqlite_url, tmp_path, m
         engine.run()
     trained = {tuple(line.split()[:2]) for line in log.read_text().splitlines()}
     assert {attempt for number, attempt in trained if number == "1"} == {"1", "2", "3"}
-    engine = again(engine, Limits())
+    engine = extended(engine, Limits())
     engine.run()
     assert engine.study.views.trial(1).reason is Reason.WORKER_LOST
     assert engine.study.views.counts().complete == 2
@@ -692,7 +692,7 @@ def test_a_worker_that_ends_against_its_will_does_not_sign_off(sqlite_url):
     engine = Engine(made.study, made.parts, Worker("here:w"), made.hooks)
     with pytest.raises(SystemExit):
         ending(engine, 1, settles=False).run()
-    assert made.study.ledger.left_by("w") is not None
+    assert made.study.ledger.lost_worker("w") is not None
 
 
 class Wraps(tiny.Steps):

@@ -114,7 +114,7 @@ def test_a_value_that_only_the_server_refuses_fails_its_trial(kind, tmp_path):
             connection.execute(text(BEYOND[kind]))
         study = searched(where, tiny.plane, 2, trainer=unstorable.Long, study="t")
         assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
-        assert all("cannot hold what the trial gave" in str(m) for m in messages(study))
+        assert all("cannot hold a value of the trial" in str(m) for m in messages(study))
         assert Doctor(study).findings() == []
 
 
@@ -123,13 +123,13 @@ def test_a_server_that_refuses_changes_nothing(tmp_path):
         ledger = Ledger(Storage(url).engine, "u")
         ledger.open_study(1, None, None)
         lease = ledger.reserve(Worker("a"))
-        with pytest.raises(UnstorableError, match="cannot hold what the trial gave"):
-            ledger.give_back(lease, 2**40)
+        with pytest.raises(UnstorableError, match="cannot hold a value of the trial"):
+            ledger.release(lease, 2**40)
         with pytest.raises(UnstorableError, match="NUL"):
             ledger.stop_exhausted("a\0b")
         with pytest.raises(UnstorableError, match="surrogates not allowed"):
             ledger.stop_exhausted("a\ud800b")
-        ledger.give_back(lease, 0)
+        ledger.release(lease, 0)
         ledger.engine.dispose()
 
 
@@ -206,7 +206,7 @@ def test_names_stay_distinct_or_are_refused_before_the_first_trial(kind, tmp_pat
                 )
             except UsageError as error:
                 assert kind == "mysql"
-                assert "are one name in mysql" in str(error)
+                assert "are the same name in mysql" in str(error)
                 assert Storage(where["storage"]).trials.get_all_studies() == []
                 continue
             (trial,) = study.optuna.trials
@@ -222,7 +222,7 @@ def test_a_name_that_collides_later_fails_its_trial(on_mysql, space):
     study = searched(on_mysql, space, 2, trainer=tiny.Steps)
     first, second = study.views.trials()
     assert (first.state, second.state) == (State.COMPLETE, State.FAILED)
-    assert "are one name in mysql" in second.message
+    assert "are the same name in mysql" in second.message
     assert "rename one of them" in second.message
     assert Doctor(study).findings() == []
 
@@ -235,8 +235,8 @@ def test_a_study_is_found_only_by_its_exact_name(on_mysql):
         searched(on_mysql, tiny.plane, 1, study="ABC", trainer=tiny.Steps)
 
 
-def test_requirements_whose_names_collide_are_refused(on_mysql):
-    with pytest.raises(UsageError, match=r"requirements .* are one name in"):
+def test_requirements_that_are_one_name_are_refused(on_mysql):
+    with pytest.raises(UsageError, match=r"requirements .* are the same name in"):
         searched(
             on_mysql, tiny.plane, 1, task=unstorable.TwoCases, trainer=tiny.Steps,
             requirements=["score>=-9", "Score>=-9"],
