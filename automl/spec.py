@@ -43,7 +43,6 @@ class Cache:
         exhausted_after: A study ends after this many known candidates in a row.
         repeats: The number of evaluations of one function, each with another seed, before their
             mean is served.
-        forget: The probability that a hit discards the known results and evaluates again.
         audit: The share of hits that are evaluated anyway, to measure how often sharing is wrong.
         strict: Whether functions whose parameters differ in shape or number are kept apart.
         levels: The levels in use; L0 is required.
@@ -64,7 +63,6 @@ class Cache:
     enabled: bool = True
     exhausted_after: int = 100
     repeats: int = 1
-    forget: float = 0.0
     audit: float = 0.0
     strict: bool = False
     levels: tuple[Level, ...] = tuple(Level)
@@ -79,9 +77,8 @@ class Cache:
         for name in ("exhausted_after", "repeats", "keep", "probe_megabytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"cache option {name}: expected at least 1")
-        for name in ("forget", "audit"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"cache option {name}: expected a probability from 0 to 1")
+        if not 0 <= self.audit <= 1:
+            raise UsageError("cache option audit: expected a probability from 0 to 1")
         for name in ("probe_share", "probe_seconds"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"cache option {name}: expected a number, at least 0")
@@ -174,7 +171,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         ),
         seed=int(data["seed"]),
         data=str(data["data"]),
-        cache=Cache(**resolve("cache", options_of(Cache, frozenset()), data["cache"])),
+        cache=_cache(data["cache"]),
         plugins=tuple(part_spec(item) for item in data["plugins"]),
         judge=part_spec(data["judge"]) if data["judge"] else None,
         **parts,
@@ -183,6 +180,12 @@ def _read(data: Mapping[str, Any]) -> Spec:
         keep_models=int(data.get("keep_models", data.get("models", 1))),
         requirements=tuple(_requirement(item) for item in data.get("requirements", ())),
     )
+
+
+def _cache(data: Mapping[str, Any]) -> Cache:
+    # An option of earlier versions.
+    given = {name: value for name, value in data.items() if name != "forget"}
+    return Cache(**resolve("cache", options_of(Cache, frozenset()), given))
 
 
 def _requirement(data: Mapping[str, Any]) -> Requirement:

@@ -23,7 +23,7 @@ ANSWERS: list[tuple[str, str, str]] = [
     ("the time limit of a trial", "trial_code/deadline.py", "Deadline"),
     ("the take-over of a dead worker's trial", "ledger/ledger.py", "Ledger"),
     ("the meaning of a database's error codes", "ledger/sql_errors.py", "Kind"),
-    ("the wait for a database that is away", "ledger/outages.py", "Patience"),
+    ("the wait for a database that is unavailable", "ledger/outages.py", "OutageRetry"),
     ("the canonical form of a graph", "identity/graphs/canonical.py", "canonical"),
     ("the probe of a candidate's function", "identity/probes/probe.py", "probe"),
     ("the separation of tied weights", "identity/probes/symmetry.py", "general_keys"),

@@ -151,12 +151,10 @@ def _mean_findings(
             sound = source.owner != trial.id or _agree(trial, source.metrics or {})
         else:
             equal = shared[source.fingerprint]
-            # Evaluations that were forgotten since can no longer be compared.
-            forgotten = any(each.served for each in equal)
             served = [source]
             if repeats > 1:
                 served = [row for row in equal if _was_complete(row, trial, owners)]
-            sound = forgotten or not served or _agree(trial, _mean(served))
+            sound = not served or _agree(trial, _mean(served))
         if not sound:
             yield Finding(
                 Rule.MEANS,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, or_, select, true
+from sqlalchemy import ColumnElement, or_, select, true
 from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import Level
@@ -152,7 +152,7 @@ def _standing(
     served = _served(terms, shared)
     if served is None:
         return Waits(_running(shared).id)
-    return _hit(session, terms, request, shared, served)
+    return _hit(session, terms, request, served)
 
 
 def _find_more(
@@ -162,9 +162,7 @@ def _find_more(
     names = (terms.study, request.function.fingerprint)
     if Level.L2 in terms.cache.levels and adopt(session, *names):
         return True
-    # A forgotten result must not be imported again.
-    forgotten = any(row.served is not None for row in shared)
-    if terms.cache.scope is not Scope.STORAGE or forgotten:
+    if terms.cache.scope is not Scope.STORAGE:
         return False
     return _import(session, terms, request, shared)
 
@@ -173,7 +171,6 @@ def _hit(
     session: Session,
     terms: Terms,
     request: Request,
-    shared: Sequence[EvaluationRow],
     served: Served,
 ) -> Standing:
     if served.objectives(terms, request.costs) is None:
@@ -183,10 +180,6 @@ def _hit(
         "n": served.n,
         "merged": served.decisions != {request.function.identity.l0},
     }
-    # Other trials may wait for an evaluation that is still running.
-    finished = not any(_runs(row) for row in shared)
-    if finished and _drawn(terms.cache.forget, terms, request, "forget"):
-        return Owned(_forget(session, request, shared, instead), known=True)
     if served.state is State.COMPLETE and _drawn(terms.cache.audit, terms, request, "audit"):
         audit = {**_private(terms, request, Role.AUDIT), "served": instead}
         return Owned(_insert_private(session, audit), known=True, audits=True)
@@ -378,28 +371,6 @@ def _insert_private(session: Session, values: dict[str, Any]) -> int:
     mine = [columns[name] == values[name] for name in ("study", "fingerprint", "replicate")]
     session.execute(update_table(EvaluationRow).where(*mine).values(values))
     return int(session.scalars(select(columns.id).where(*mine)).one())
-
-
-def _forget(
-    session: Session,
-    request: Request,
-    shared: Sequence[EvaluationRow],
-    instead: Mapping[str, Any],
-) -> int:
-    """Drop a function's finished evaluations; the trial evaluates the function again.
-
-    Args:
-        session: The transaction.
-        request: The trial that becomes the owner.
-        shared: The function's evaluations, none of which is running.
-        instead: The result that the trial would have been served. Storing it marks the function as
-            forgotten in this study.
-    """
-    first, *others = shared
-    columns = table(EvaluationRow)
-    session.execute(delete(columns).where(columns.c.id.in_([row.id for row in others])))
-    _restart(session, first, {**request.owner, "served": instead})
-    return first.id
 
 
 def _import(

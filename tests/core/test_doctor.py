@@ -51,7 +51,7 @@ def shared_url(
         yield url
 
 
-@pytest.mark.parametrize("cache", [{}, {"repeats": 2}, {"forget": 0.5}, {"audit": 1.0}])
+@pytest.mark.parametrize("cache", [{}, {"repeats": 2}, {"audit": 1.0}])
 @pytest.mark.parametrize("space", ["plane", "corner"])
 def test_a_search_leaves_a_whole_study(shared_url, cache, space):
     name, options = f"{space} {cache}", {"cache": cache}

@@ -218,9 +218,9 @@ def test_many_workers_leave_no_trial_open(url, ledger):
 
 
 @pytest.mark.parametrize(
-    "cache", [Cache(repeats=2), Cache(repeats=3, forget=0.2, audit=0.2)], ids=["repeats", "all"]
+    "cache", [Cache(repeats=2), Cache(repeats=3, audit=0.2)], ids=["repeats", "all"]
 )
-def test_many_workers_that_repeat_forget_and_audit_leave_no_trial_open(url, ledger, cache):
+def test_many_workers_that_repeat_and_audit_leave_no_trial_open(url, ledger, cache):
     ledger.open_study(120, None, None)
     assert len(race(url, ledger, work_through, 6, cache)) == 6
     views = Views(ledger.engine, ledger.study)
@@ -243,16 +243,15 @@ def claim_and_merge(ledger: Ledger, index: int, start, put, rounds: int, cache: 
             ledger.settle(answer.lease, number, OUTCOME, 1.0)
 
 
-@pytest.mark.parametrize("forget", [0.0, 0.5])
-def test_merging_functions_that_are_being_proposed_loses_no_trial(url, ledger, forget):
+def test_merging_functions_that_are_being_proposed_loses_no_trial(url, ledger):
     ledger.open_study(None, None, None)
     ledger.functions.prune(0)
     rounds = 20
     for round in range(rounds):
         ledger.functions.resolve(variant(round, "a"))
         ledger.functions.resolve(replace(variant(round, "b"), l2=(), sketch=None, verdict=None))
-    assert len(race(url, ledger, claim_and_merge, 4, rounds, Cache(forget=forget))) == 4 * rounds
+    assert len(race(url, ledger, claim_and_merge, 4, rounds, Cache())) == 4 * rounds
     counts = Views(ledger.engine, ledger.study).counts()
     assert (counts.complete, counts.open) == (4 * rounds, 0)
-    assert forget or counts.evaluated <= 2 * rounds
+    assert counts.evaluated <= 2 * rounds
     assert ledger.functions.prune(0) == rounds
