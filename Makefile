@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Test files at a time; what a file's tests share is made once.
 JOBS ?= logical
 
-.PHONY: demo test long coverage lint types check clean
+.PHONY: demo test long coverage lint types docs check clean
 
 demo: $(READY)  ## search mlp on digits, 20 trials
 	$(BIN)/automl search mlp --task digits --trials 20
@@ -28,7 +28,10 @@ lint: $(READY)  ## style, and the order in which packages may import each other
 types: $(READY)
 	$(BIN)/mypy
 
-check: test lint types
+docs: $(READY)  ## the documentation as a site in build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: test lint types docs
 
 $(READY): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
