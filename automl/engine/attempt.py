@@ -35,7 +35,8 @@ from automl.plugin.report import (
     objective_values,
 )
 from automl.space.candidate import Candidate
-from automl.space.decisions import Open, fits, values_of
+from automl.space.decisions import Open, values_of
+from automl.space.distributions import contains
 from automl.spec import SECONDS
 from automl.storable import by_metric_name, short, size_fault, value_fault
 from automl.study.parts import Parts
@@ -350,7 +351,7 @@ def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
         raise TrialError(f"the trainer closed {name!r}, which is not open; open are: {known}")
     plain = value.item() if hasattr(value, "item") else value
     distribution = open_decisions[name].distribution
-    if not fits(distribution, plain):
+    if not contains(distribution, plain):
         raise TrialError(
             f"the trainer closed {name!r} with {short(value)}, expected {values_of(distribution)}"
         )
