@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,17 +20,20 @@ from typing import TYPE_CHECKING, Any, cast
 from optuna.trial import FrozenTrial
 
 from automl.engine.seeding import seeded
-from automl.errors import UsageError, first_line
+from automl.engine.training import Step, Training, train
+from automl.errors import TrialError, UsageError, first_line
 from automl.export.intervals import intervals
 from automl.export.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, ModelCard
 from automl.plugin.protocols import Run, Split, Task
 from automl.plugin.registry import Kind
+from automl.plugin.report import Outcome, Report, State
 from automl.portable.columns import Preparation
 from automl.portable.program import Program
 from automl.study.found import Found, found
 from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
+from automl.trial_code.boundary import TrialCode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -129,25 +132,25 @@ class Export:
         return outputs
 
     def _refitted(self) -> "Mapping[str, Tensor]":
-        """The weights after training once more on all but the test split.
+        """The weights after training again on all splits but the test split.
 
-        A trainer that chose an epoch by the validation split trains up to that one: the rows to
-        choose by are now among those that it learns.
+        A trainer that chose an epoch by the validation split stops at that one, because the rows
+        to choose by are now among those that it learns.
         """
-        spec, number = self.study.spec, self.trial.number
-        seed, last = trial_seed(spec, number, "train"), None
-        best = self.found.metrics.get(BEST_EPOCH, math.inf)
-        with tempfile.TemporaryDirectory() as directory, seeded(seed):
+        number = self.trial.number
+        refit = _Refit(self.found.metrics.get(BEST_EPOCH, math.inf))
+        with tempfile.TemporaryDirectory() as directory:
+            seed = trial_seed(self.study.spec, number, "train")
             run = Run(self.device, seed, number, 1, Path(directory), refit=True)
-            task = cast(Task, _All(self.parts.task))
-            for report in self.parts.trainer.train(self.found.candidate, task, run):
-                last = report
-                if report.step >= best:
-                    break
-        if last is None or last.weights is None:
+            task = cast(Task, _SeenByTheSearch(self.parts.task))
+            training = Training(self.parts, task, self.found.candidate, run)
+            outcome = train(training, refit.follow)
+        if outcome.state is not State.COMPLETE:
+            raise TrialError(f"trial {number} cannot be trained again: {outcome.message}")
+        if refit.weights is None:
             name = self.parts.names[Kind.TRAINER]
-            raise UsageError(f"trainer {name} hands over no weights, so nothing can be exported")
-        return {key: tensor.detach().cpu() for key, tensor in last.weights().items()}
+            raise UsageError(f"trainer {name} offers no weights, so nothing can be exported")
+        return refit.weights
 
     def _write_program(self, file: Path) -> str | None:
         """Write the model as a program of tensors; where that cannot be, say why."""
@@ -247,9 +250,36 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
+@dataclass
+class _Refit:
+    """Keeps the weights of a training up to a step."""
+
+    last_step: float
+    weights: "Mapping[str, Tensor] | None" = None
+
+    def follow(self, training: Training) -> Outcome:
+        last: Step | None = None
+        with closing(training.steps()) as steps:
+            for last in steps:
+                if last.report.step >= self.last_step:
+                    break
+            if last is None:
+                raise training.nothing_reported()
+            # Before the trainer is closed, which may free them.
+            self.weights = _weights(last.report)
+        return last.outcome
+
+
+def _weights(report: Report) -> "Mapping[str, Tensor] | None":
+    if report.weights is None:
+        return None
+    with TrialCode():
+        return {key: tensor.detach().cpu() for key, tensor in report.weights().items()}
+
+
 @dataclass(frozen=True)
-class _All:
-    """A task whose training split is all that the search has seen."""
+class _SeenByTheSearch:
+    """A task whose training split is all data that the search has seen."""
 
     task: Any
 

@@ -24,7 +24,8 @@ import automl
 from automl import Candidate, Report, Run, Task, Trainer
 from automl.analysis.doctor import Doctor
 from automl.engine.heartbeat import Heartbeat
-from automl.engine.loop import MICRO_BATCHES, Engine
+from automl.engine.loop import Engine
+from automl.engine.out_of_memory import MICRO_BATCHES
 from automl.engine.stopping import Stop
 from automl.errors import DeviceLostError, Interrupted, UsageError
 from automl.ledger.ledger import Ledger
@@ -553,7 +554,7 @@ def test_a_trial_that_says_so_may_be_quiet_for_longer(sqlite_url):
     lease = ledger.reserve(Worker("w"))
     heartbeat.start()
     heartbeat.hold(lease)
-    heartbeat.quiet(3600.0)
+    heartbeat.expect_pause(3600.0)
     time.sleep(1.0)
     assert ledger.take_over(Worker("x")) is None
     assert not hung.is_set()
