@@ -1,6 +1,7 @@
 """Notes in a trial's directory, which outlive the process that wrote them.
 
-They say why a process had to be ended, and that it was about to tell the strategy of a trial.
+One records why a process had to be ended, another that it was about to tell the strategy
+of a trial.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Takes a model out of a study: a directory that predicts without this package."""
+"""Exports a trial's model: a directory that predicts without this package."""
 
 import importlib.metadata
 import importlib.resources
@@ -44,10 +44,10 @@ _FILES = frozenset(
         *("predict.py", "portable"),
     }
 )
-"""All that an export may hold."""
+"""All files and folders that an export may contain."""
 BEST_EPOCH = "best_epoch"
-"""The metric by which a trainer says that it ended with the weights of that step."""
-_PREDICT = '''"""Predicts with the model beside this file; README.md says from what.
+"""The metric by which a trainer reports that it ended with the weights of that step."""
+_PREDICT = '''"""Predicts with the model in this directory; README.md describes its inputs.
 
     python predict.py data.csv > predictions.csv
 """
@@ -55,7 +55,7 @@ _PREDICT = '''"""Predicts with the model beside this file; README.md says from w
 import warnings
 from pathlib import Path
 
-# torch tells of a numpy that is not there, and that only arrays in files need.
+# torch warns if numpy is missing, which only arrays in files need.
 warnings.filterwarnings("ignore", "Failed to initialize NumPy")
 
 from portable.predict import main  # noqa: E402
@@ -66,10 +66,15 @@ raise SystemExit(main(Path(__file__).parent))
 
 @dataclass(frozen=True)
 class Export:
-    """One trial of a study on its way into a directory.
+    """One trial of a study, to be exported.
 
-    refit: train its decisions again, on the training and the validation split, instead of taking
-    the weights that it ended with.
+    Attributes:
+        study: The study.
+        parts: The study's parts in this process.
+        trial: The trial in Optuna.
+        device: The device to train on again, if `refit` is set, by its name in torch.
+        refit: Train the trial again on the training and the validation split, instead of using
+            the weights that it ended with.
     """
 
     study: Study
@@ -79,10 +84,18 @@ class Export:
     refit: bool = False
 
     def write(self, directory: Path, force: bool = False) -> list[str]:
-        """Write the export, whole or not at all; returns what could not be written, and why.
+        """Write the export, completely or not at all.
+
+        Args:
+            directory: Where to write it.
+            force: Replace an export that exists there.
+
+        Returns:
+            Messages on parts that could not be written.
 
         Raises:
-            UsageError: the directory exists, or the weights cannot be had.
+            UsageError: The directory exists, or there are no weights.
+            TrialError: Training again failed.
         """
         with _new_directory(directory, force) as new:
             return list(self._write(new))
@@ -92,26 +105,28 @@ class Export:
 
         save_model(self.module, str(new / WEIGHTS))
         _write_json(new / CANDIDATE, self.candidate)
-        # safetensors gives a file to its owner alone, whatever the umask says.
+        # safetensors makes the file readable only to its owner, whatever the umask is.
         (new / WEIGHTS).chmod((new / CANDIDATE).stat().st_mode & 0o777)
         _write_json(new / "metrics.json", self.metrics)
         if self.preparation is not None:
             _write_json(new / PREPARATION, self.preparation.to_json())
-        why_not = self._write_program(new / PROGRAM)
-        if why_not is None:
+        problem = self._write_program(new / PROGRAM)
+        if problem is None:
             (new / "predict.py").write_text(_PREDICT, encoding="utf-8")
             _copy_portable(new / "portable")
         else:
-            yield why_not
-        (new / "README.md").write_text(self._card(why_not).text(), encoding="utf-8")
+            yield problem
+        (new / "README.md").write_text(self._card(problem).text(), encoding="utf-8")
 
     # The model.
     @cached_property
     def found(self) -> Found:
+        """The trial's decisions and metrics, and its candidate."""
         return found(self.study, self.parts, self.trial)
 
     @cached_property
     def module(self) -> "nn.Module":
+        """The model with its weights, in evaluation mode."""
         task = self.parts.task
         with seeded(trial_seed(self.study.spec, self.trial.number, "export")):
             module = self.found.candidate.build(task.probe()[0], task.signature)
@@ -124,7 +139,11 @@ class Export:
         return module.eval()
 
     def predict(self, inputs: Any) -> "Tensor":
-        """The model's outputs for a batch, in evaluation mode."""
+        """Return the model's outputs in evaluation mode.
+
+        Args:
+            inputs: A batch of inputs in the form of the task, shape [n, ...].
+        """
         import torch
 
         with torch.no_grad():
@@ -153,8 +172,8 @@ class Export:
         return refit.weights
 
     def _write_program(self, file: Path) -> str | None:
-        """Write the model as a program of tensors; where that cannot be, say why."""
-        for what, step in (
+        """Write the model as a program of tensors; returns why that failed, or None."""
+        for failed, step in (
             ("torch.export cannot take this model", self._save_program),
             ("predict.py cannot run this model", self._try_program),
         ):
@@ -162,7 +181,7 @@ class Export:
                 step(file)
             except Exception as error:
                 file.unlink(missing_ok=True)
-                return f"no {PROGRAM} and no predict.py: {what}: {first_line(error)}"
+                return f"no {PROGRAM} and no predict.py: {failed}: {first_line(error)}"
         return None
 
     def _save_program(self, file: Path) -> None:
@@ -187,14 +206,15 @@ class Export:
 
     @cached_property
     def preparation(self) -> Preparation | None:
+        """How raw data becomes inputs; None if the task does not say."""
         return getattr(self.parts.task, "preparation", None)
 
-    # What is said of it.
+    # Its description.
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What the model scores on the splits that it did not learn, and what the search said.
+        """The model's scores on the splits that it was not trained on, and those of the search.
 
-        interval: where 95 in 100 such test splits would have the test scores.
+        `interval` holds the 95 % interval of each test score.
         """
         evaluate = self.parts.task.evaluate
         splits = (Split.TEST,) if self.refit else (Split.TEST, Split.VALIDATION)
@@ -207,7 +227,7 @@ class Export:
         return {**scores, "interval": sure, "search": dict(self.found.metrics)}
 
     def _answers(self, split: Split) -> "tuple[Tensor, Tensor]":
-        """The model's outputs for a split, and its targets."""
+        """The model's outputs for a split, and the split's targets."""
         import torch
 
         inputs, targets = self.parts.task.split(split)
@@ -216,7 +236,7 @@ class Export:
 
     @cached_property
     def candidate(self) -> dict[str, Any]:
-        """What makes the model again, and where it came from."""
+        """Everything needed to make the model again, and its origin."""
         spec = self.study.spec
         return {
             "study": self.study.name,
@@ -232,16 +252,16 @@ class Export:
         }
 
     def _training(self) -> dict[str, Any]:
-        """Which trial was trained, and under which seed."""
+        """Which trial was trained, and with which seed."""
         study, number = self.study, self.trial.number
         if not self.refit:
             study, number = Models(study).trained(number)
         seed = trial_seed(study.spec, number, "train")
         return {"trained": {"study": study.name, "trial": number}, "train_seed": seed}
 
-    def _card(self, why_not: str | None) -> ModelCard:
+    def _card(self, problem: str | None) -> ModelCard:
         return ModelCard(
-            self.study, self.parts, self.candidate, self.metrics, self.preparation, why_not
+            self.study, self.parts, self.candidate, self.metrics, self.preparation, problem
         )
 
 
@@ -297,7 +317,7 @@ class _SeenByTheSearch:
 
 
 def _of_one_input(module: "nn.Module") -> "nn.Module":
-    """A module whose forward pass has one named input, as torch.export wants it."""
+    """Wrap a module so that its forward pass has one named input, as torch.export requires."""
     from torch import nn
 
     class OneInput(nn.Module):
@@ -313,7 +333,7 @@ def _of_one_input(module: "nn.Module") -> "nn.Module":
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Say nothing of what torch prints, logs and warns of; what it raises says enough."""
+    """Silence what torch prints, logs and warns of; its errors say enough."""
     before, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)
     try:
@@ -326,7 +346,7 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
-    """A directory that takes its place only when it is whole."""
+    """Make a directory that replaces the one there only once it is complete."""
     try:
         _check_replaceable(directory, force)
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -335,7 +355,7 @@ def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
         raise UsageError(f"cannot write {directory}: {error.strerror}") from error
     new, old = beside / "new", beside / "old"
     try:
-        new.mkdir()  # open to whom the umask says, as a temporary directory is not
+        new.mkdir()  # with the umask's permissions, unlike a temporary directory
         yield new
         if directory.exists():
             directory.rename(old)
@@ -343,14 +363,18 @@ def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
     except OSError as error:
         raise UsageError(f"cannot write {directory}: {error.strerror or error}") from error
     finally:
-        # Whatever came between, Ctrl-C too, the old one is not lost.
+        # The old directory must survive any error, even Ctrl-C.
         if old.exists() and not directory.exists():
             old.rename(directory)
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def _check_replaceable(directory: Path, force: bool) -> None:
-    """Raise UsageError where there is anything but an export, or one and it may not be replaced."""
+    """Check that a directory can be written.
+
+    Raises:
+        UsageError: It contains other files than those of an export, or `force` is not set.
+    """
     if not directory.exists() and not directory.is_symlink():
         return
     if directory.is_symlink() or not directory.is_dir():
@@ -362,11 +386,11 @@ def _check_replaceable(directory: Path, force: bool) -> None:
         raise UsageError(f"{directory} exists and is not an export: choose another")
     if foreign := sorted(names - _FILES):
         raise UsageError(
-            f"{directory} holds {foreign[0]}, which is not part of an export: move it, "
+            f"{directory} contains {foreign[0]}, which is not part of an export: move it, "
             "or choose another directory"
         )
     if not force:
-        raise UsageError(f"{directory} exists: choose another, or replace it by --force")
+        raise UsageError(f"{directory} exists: choose another, or replace it with --force")
 
 
 def _write_json(file: Path, data: Any) -> None:

@@ -40,7 +40,7 @@ from automl.study.plan import plan
 from automl.study.request import SearchRequest
 from automl.study.study import Study, open_study
 from automl.trial_code.deadline import TimeLimits
-from automl.workers.worker import stopping_on_signals
+from automl.workers.signals import stopping_on_signals
 
 FILE = str(Path(__file__))
 
