@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         UsageError,
     )
     from automl.identity.probes.callables import FunctionError, functional_hash, same_function
-    from automl.ledger.queries import TrialView
     from automl.plugin.hookspecs import hookimpl
     from automl.plugin.protocols import (
         Context,
@@ -45,8 +44,8 @@ if TYPE_CHECKING:
         WorkerHandle,
         derive_seed,
     )
-    from automl.plugin.report import COSTS, Direction, Objective, Outcome, Report, State
-    from automl.portable.columns import Preparation, Scaling
+    from automl.plugin.report import COSTS, Direction, Objective, Outcome, Reason, Report, State
+    from automl.portable.columns import Categories, Columns, Numbers, Preparation, Scaling
     from automl.portable.csv_file import read_table, read_text
     from automl.portable.pixels import Pixels, images_in, open_image
     from automl.space.candidate import Candidate, Signature
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from automl.space.distributions import contains
     from automl.space.graph import Algebra, Node, Operation, declare
     from automl.space.operations import Graph
-    from automl.study.found import Found
+    from automl.study.found import Found, TrialRecord
 
 __version__ = "0.1.0"
 
@@ -63,7 +62,7 @@ install()
 _HOME = {
     "nn": "nn",
     "Found": "study.found",
-    "TrialView": "ledger.queries",
+    "TrialRecord": "study.found",
     "Result": "api",
     "Study": "api",
     "resume": "api",
@@ -95,6 +94,9 @@ _HOME = {
     "same_function": "identity.probes.callables",
     # Through operations, so that a graph always knows the standard ones.
     "Graph": "space.operations",
+    "Categories": "portable.columns",
+    "Columns": "portable.columns",
+    "Numbers": "portable.columns",
     "Preparation": "portable.columns",
     "Scaling": "portable.columns",
     "read_table": "portable.csv_file",
@@ -115,6 +117,7 @@ _HOME = {
     "Direction": "plugin.report",
     "Objective": "plugin.report",
     "Outcome": "plugin.report",
+    "Reason": "plugin.report",
     "Report": "plugin.report",
     "State": "plugin.report",
     "Goal": "data.tables",
@@ -132,7 +135,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Result",
     "Study",
     "Found",
-    "TrialView",
+    "TrialRecord",
     "Candidate",
     "Signature",
     "Open",
@@ -159,6 +162,9 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "FunctionError",
     "functional_hash",
     "same_function",
+    "Categories",
+    "Columns",
+    "Numbers",
     "Preparation",
     "Scaling",
     "read_table",
@@ -179,6 +185,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Direction",
     "Objective",
     "Outcome",
+    "Reason",
     "Report",
     "State",
     "Goal",

@@ -17,7 +17,7 @@ from automl.cli.terminal import say
 from automl.cli.text import json_line
 from automl.errors import AutoMLError, UnknownNameError, UsageError
 from automl.plugin.registry import FACTORY_KINDS, Kind, Offer, Part, Registry
-from automl.storage.optuna_logging import quieten_optuna
+from automl.storage.optuna_logging import silence_optuna
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Checker:
 
 def report(checks: list[Check], as_json: bool = False) -> int:
     """Run each check, saying how it went in a line; returns how many failed."""
-    quieten_optuna()
+    silence_optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     failed = 0
     for check in checks:

@@ -22,7 +22,7 @@ _PATIENCE_SECONDS = 30.0
 
 def run_and_show(session: Session, output: Output) -> None:
     """Run a session, show it, and exit 0, 1 (nothing completed) or 130 (interrupted)."""
-    with session.study.storage.patience.lasting(threading.Event(), _PATIENCE_SECONDS):
+    with session.study.storage.outage_retry.enabled(threading.Event(), _PATIENCE_SECONDS):
         _run_and_show(session, output)
 
 

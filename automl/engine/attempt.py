@@ -48,7 +48,7 @@ from automl.space.candidate import Candidate, propose
 from automl.space.decisions import check_taken
 from automl.study.parts import Parts, costs_of
 from automl.study.study import trial_seed
-from automl.trial_code.boundary import TrialCode, is_a_persons, leave
+from automl.trial_code.boundary import TrialCode, is_user_interrupt, leave_trial_code
 from automl.trial_code.deadline import NEVER
 
 _log = logging.getLogger("automl")
@@ -85,7 +85,7 @@ class Attempt:
             DeviceLostError: The device fails for good; the trial has been given back.
             StorageError: The database failed; another worker will take the trial over.
         """
-        self.state.signal_handlers.restore()
+        self.state.settings.restore()
         self.state.heartbeat.hold(self.lease)
         try:
             return self._run()
@@ -105,7 +105,8 @@ class Attempt:
                 self.give_back(counts=_may_recur(error))
             raise
         finally:
-            leave()
+            leave_trial_code()
+            self.state.settings.restore()
             self.state.deadline.end_trial()
             self.state.meter.end()
             self.state.heartbeat.hold(None)
@@ -116,9 +117,10 @@ class Attempt:
         Args:
             counts: Count this as one of the trial's attempts.
         """
+        self.state.settings.restore()
         used = self.seconds + self.state.meter.end()
         metered = self.state.meter.metered
-        self.state.ledger.give_back(self.lease, self._number, used, counts, metered)
+        self.state.ledger.release(self.lease, self._number, used, counts, metered)
         self.given_back = True
 
     def _run(self) -> Lease | None:
@@ -126,7 +128,7 @@ class Attempt:
         try:
             return self._attempt(trial)
         except BaseException as error:
-            if is_interruption(error) or is_a_persons(error):
+            if is_interruption(error) or is_user_interrupt(error):
                 raise
             return self._fail(trial, error)
 
@@ -135,13 +137,14 @@ class Attempt:
 
         If even that fails, the trial is tried again, which counts as an attempt.
         """
+        self.state.settings.restore()
         self.seconds += self.state.meter.end()
         try:
             self.state.deadline.grant()
             return self._settle(trial, released(error, failure(error)))
         except BaseException as again:
             lost = isinstance(again, LeaseLostError) or is_storage_failure(again)
-            if lost or is_a_persons(again):
+            if lost or is_user_interrupt(again):
                 raise
             self.give_back(counts=True)
             if self.lease.attempt > MAX_ATTEMPTS:
@@ -266,6 +269,7 @@ class Attempt:
             reports: The reports that the ledger does not have yet.
             identity: The identity of a candidate that is not claimed, to count how it was found.
         """
+        self.state.settings.restore()
         self.state.deadline.end_trial()
         settlement = self._settle_in_ledger(trial, outcome, reports, identity)
         for settled in settlement.settled:
@@ -319,4 +323,4 @@ def _may_recur(error: BaseException) -> bool:
     """
     if isinstance(error, DeviceLostError):
         return True
-    return not isinstance(error, Exception) and not is_a_persons(error)
+    return not isinstance(error, Exception) and not is_user_interrupt(error)

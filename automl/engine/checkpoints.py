@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from automl.plugin.protocols import Run
 from automl.plugin.report import Report
 from automl.text.redaction import redact_urls
-from automl.trial_code.boundary import TrialCode, described_within
+from automl.trial_code.boundary import TrialCode, trial_error_text
 
 _log = logging.getLogger("automl")
 
@@ -55,7 +55,7 @@ class Checkpoints:
             with TrialCode():
                 digest = run.save(report.checkpoint())
         except (OSError, RuntimeError) as error:
-            why = redact_urls(described_within(error))
+            why = redact_urls(trial_error_text(error))
             _log.warning("no checkpoint saved in %s: %s", run.directory, why)
         else:
             self.saved(digest)

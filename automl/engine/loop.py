@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pluggy import PluginManager
 
 from automl.engine.attempt import Attempt
+from automl.engine.process_settings import ProcessSettings
 from automl.engine.state import MAINTAIN_SECONDS, EngineState
-from automl.engine.stopping import SignalHandlers, Stop
+from automl.engine.stopping import Stop
 from automl.engine.tell import tell_all
 from automl.engine.worker_ids import is_dead
 from automl.errors import AutoMLError, EndedAtOnce, Interrupted, StorageError
-from automl.ledger.transaction import explaining
+from automl.ledger.transaction import translate_errors
 from automl.ledger.values import Lease, Worker
 from automl.study.parts import Parts
 from automl.study.study import Study
@@ -54,7 +55,7 @@ class Engine:
     alone: bool = False
 
     def __post_init__(self) -> None:
-        self.ledger, self.outages = self.study.ledger, self.study.storage.patience
+        self.ledger, self.outages = self.study.ledger, self.study.storage.outage_retry
         self.state = EngineState(
             self.study,
             self.parts,
@@ -75,21 +76,22 @@ class Engine:
             DeviceLostError: The device fails for good; the running trial has been given back.
             StorageError: The database failed; another worker will take the running trial over.
         """
-        with self.outages.lasting(self.stop):
+        with self.outages.enabled(self.stop):
             self.ledger.enter(self.worker)
             self._warn_of_foreign_functions()
             self.state.meter.refresh()
             self.state.heartbeat.start()
             # A worker that ends unexpectedly must not sign off, so that its supervisor notices.
-            signs_off, self.state.signal_handlers = False, SignalHandlers()
+            signs_off, self.state.settings = False, ProcessSettings()
             try:
-                with explaining(self.ledger.engine), self.state.deadline.held():
+                with translate_errors(self.ledger.engine), self.state.deadline.held():
                     self._loop()
                 signs_off = True
             except (AutoMLError, EndedAtOnce):
                 signs_off = True
                 raise
             finally:
+                self.state.settings.restore()
                 self.state.heartbeat.end()
                 self.state.identifier.close()
                 if signs_off:
@@ -165,7 +167,9 @@ class Engine:
         return True
 
     def _warn_of_foreign_functions(self) -> None:
-        if self.study.spec.cache.enabled and (foreign := self.ledger.functions.foreign()):
+        if self.study.spec.cache.enabled and (
+            foreign := self.ledger.functions.count_other_versions()
+        ):
             _log.warning(
                 "%d known functions were written by another version of automl and are not used",
                 foreign,

@@ -11,7 +11,7 @@ from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome
 from automl.study.parts import Parts
 from automl.study.study import Study
-from automl.trial_code.boundary import TrialCode, described_within
+from automl.trial_code.boundary import TrialCode, trial_error_text
 from automl.trial_code.deadline import Deadline
 
 
@@ -58,7 +58,7 @@ class Pruning:
             if is_storage_failure(error) or isinstance(error, TimeLimitError):
                 raise
             name = self.parts.names[Kind.PRUNER]
-            raise TrialError(f"pruner {name}: {described_within(error)}") from error
+            raise TrialError(f"pruner {name}: {trial_error_text(error)}") from error
 
     def _known(self) -> set[int]:
         """The steps that an earlier attempt reported."""

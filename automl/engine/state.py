@@ -12,7 +12,8 @@ from automl.engine.heartbeat import Heartbeat
 from automl.engine.identifier import Identifier, StrategyContext
 from automl.engine.notes import Note, Notes
 from automl.engine.optuna_trials import OptunaTrials
-from automl.engine.stopping import SignalHandlers, Stop
+from automl.engine.process_settings import ProcessSettings
+from automl.engine.stopping import Stop
 from automl.errors import Interrupted
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Settled, Worker
@@ -67,7 +68,7 @@ class EngineState:
         self.trials = OptunaTrials(self.study, self.parts, self._send_reused, context)
         self.models = Models(self.study)
         self.deadline = Deadline(self.study.spec.time_limits, self.alone)
-        self.signal_handlers = SignalHandlers()
+        self.settings = ProcessSettings()
 
     @property
     def ledger(self) -> Ledger:

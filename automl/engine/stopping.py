@@ -1,6 +1,5 @@
-"""Requests to stop a worker, and the signal handlers that make them."""
+"""Requests to stop a worker."""
 
-import signal
 import threading
 import time
 
@@ -26,23 +25,3 @@ class Stop(threading.Event):
     def overdue(self) -> bool:
         """Whether the worker was asked to stop, and the time for a last checkpoint is over."""
         return self.is_set() and time.monotonic() >= self._until
-
-
-class SignalHandlers:
-    """The handlers of the signals that ask this process to stop, which a trial may replace."""
-
-    def __init__(self) -> None:
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        self._known = {number: signal.getsignal(number) for number in numbers}
-
-    def restore(self) -> None:
-        """Restore the handlers of when this object was made; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, handler in self._known.items():
-            # A handler that was not set from Python cannot be restored.
-            if handler is not None and signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._known)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from automl.errors import DeviceLostError, Interrupted, UsageError, first_line
-from automl.ledger.values import Left
+from automl.ledger.values import LostWorker
 from automl.plugin.protocols import WorkerHandle
 
 _log = logging.getLogger("automl")
@@ -89,7 +89,7 @@ class Supervisor:
     start: Callable[[int], Started]
     wanted: Callable[[], bool]
     progress: Callable[[], int | None] = lambda: None
-    left: Callable[[Started], Left | None] = lambda started: None
+    left: Callable[[Started], LostWorker | None] = lambda started: None
 
     def __post_init__(self) -> None:
         self._workers: dict[int, _Supervised] = {}
@@ -190,7 +190,7 @@ class Supervisor:
         else:
             worker.code = code
 
-    def _restart(self, index: int, worker: _Supervised, code: int, left: Left | None) -> None:
+    def _restart(self, index: int, worker: _Supervised, code: int, left: LostWorker | None) -> None:
         how, log, line = _death(code), worker.started.log, worker.started.last_line()
         if worker.deaths >= MAX_DEATHS:
             worker.abandoned, worker.code = True, code
@@ -222,7 +222,7 @@ def _exit_code(started: Started) -> int | None:
         return LOST
 
 
-def _died(code: int, left: Left | None) -> bool:
+def _died(code: int, left: LostWorker | None) -> bool:
     """Return whether a worker ended unexpectedly, whatever exit code a trial ended it with.
 
     A worker that leaves on purpose signs off first. One that is done, with code 0, needs no check:

@@ -44,6 +44,7 @@ def work(
     alone = not is_supervised()
     worker = Worker(this_worker(), place.device.name)
     share = Share(place)
+    share.limit_threads()
     Engine(
         study,
         parts,
@@ -69,14 +70,20 @@ class Share:
     place: Place
     applied: bool = False
 
+    def limit_threads(self) -> None:
+        """Limit torch to this worker's share of the cores, if it is loaded."""
+        torch, threads = sys.modules.get("torch"), self.place.threads
+        # To set the number again takes longer than a step of a small model.
+        if torch is not None and threads is not None and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
     def apply(self) -> None:
         """Set the limits in torch, once it is loaded: not every trainer needs torch."""
+        self.limit_threads()
         torch = sys.modules.get("torch")
         if torch is None or self.applied:
             return
         self.applied = True
-        if self.place.threads is not None:
-            torch.set_num_threads(self.place.threads)
         if not self.place.device.is_gpu:
             return
         if not torch.cuda.is_available():
