@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from automl.space.operations import Graph
     from automl.study.found import Found, TrialRecord
 
-__version__ = "0.1.0"
-
 install()
 
 _HOME = {
@@ -198,6 +196,10 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("automl")
     if name not in _HOME:
         raise AttributeError(f"module 'automl' has no attribute {name!r}")
     import importlib

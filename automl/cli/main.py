@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-import automl
 from automl.cli.terminal import say, say_lines, visible_streams
 from automl.errors import AutoMLError, Interrupted, UnknownNameError
 from automl.text.formatting import shortened
@@ -60,7 +59,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "color": False}
 )
-@click.version_option(automl.__version__, prog_name="automl")
+@click.version_option(package_name="automl", prog_name="automl")
 @click.option("--debug", is_flag=True, envvar="AUTOML_DEBUG", help="Show tracebacks.")
 def cli(debug: bool) -> None:
     """Search architectures and hyperparameters; never pay twice for the same candidate.

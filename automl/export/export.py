@@ -27,8 +27,6 @@ from automl.export.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, M
 from automl.plugin.protocols import Run, Split, Task
 from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Report, State
-from automl.portable.columns import Preparation
-from automl.portable.program import Program
 from automl.study.found import Found, found
 from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
@@ -37,6 +35,8 @@ from automl.trial_code.boundary import TrialCode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from automl.portable.columns import Preparation
 
 _FILES = frozenset(
     {
@@ -199,13 +199,15 @@ class Export:
     def _try_program(self, file: Path) -> None:
         import torch
 
+        from automl.portable.program import Program
+
         example, again = self.parts.task.probe()[0], Program(file)
         with torch.no_grad():
             for part in (example, example[:1]):
                 torch.testing.assert_close(again(part), self.module(part))
 
     @cached_property
-    def preparation(self) -> Preparation | None:
+    def preparation(self) -> "Preparation | None":
         """How raw data becomes inputs; None if the task does not say."""
         return getattr(self.parts.task, "preparation", None)
 
