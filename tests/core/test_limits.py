@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import children
@@ -331,10 +331,8 @@ def test_waiting_for_the_database_does_not_count_against_a_trial(sqlite_url, lim
                     study._storage.set_trial_user_attr(trial._trial_id, "own", 1)
             return False
 
-    engine = created(sqlite_url, Limits(trials=1), Locking, time_limits=limits)
-    engine.parts = replace(engine.parts, pruner=Writing())
-    engine.trials.parts = engine.parts
-    engine.trials._optuna.pruner = engine.parts.pruner
+    given = {"pruner": Writing, "time_limits": limits}
+    engine = created(sqlite_url, Limits(trials=1), Locking, **given)
     engine.run()
     view = engine.study.views.trial(0)
     assert view.state is State.COMPLETE, view.message
@@ -392,7 +390,7 @@ def test_a_space_that_never_proposes_has_the_limit_before_the_first_trial_too(ki
 def test_the_limit_applies_to_a_strategy_that_hangs_when_told_of_an_end(sqlite_url, caplog):
     study = searched_by(sqlite_url, "after_trial")
     assert study.views.counts().complete == 3
-    assert "was told of trial 1: its code did not return within 0.5 s" in caplog.text
+    assert "after trial 1: its code did not return within 0.5 s" in caplog.text
 
 
 def searched_by(url: str, where: str) -> Study:
