@@ -1,4 +1,4 @@
-"""What a study comes to: importances, workers' time, failures by reason; for screens and pages."""
+"""Summaries of a study for screens and pages: importances, workers' time, failures by reason."""
 
 import warnings
 from collections import defaultdict
@@ -15,15 +15,20 @@ from automl.ledger.queries import TrialView
 from automl.plugin.report import Objective, State
 
 LOOKED_AT = 2_000
-"""Of this many trials importances are computed, so that they come at once."""
+"""The most trials that importances are computed from, so that they come at once."""
+FEWEST = 20
+"""The fewest complete trials that importances are computed from; below it they are noise."""
 
 
 @dataclass(frozen=True)
 class Importances:
     """How much each decision mattered for one objective, most first; the shares add up to 1.
 
-    trials: how many complete trials that is said of. missing: why nothing can be said, where
-    nothing can.
+    Attributes:
+        metric: The objective.
+        shares: The share of each decision, none where `missing` says why.
+        trials: How many complete trials the shares rest on.
+        missing: Why there are no shares.
     """
 
     metric: str
@@ -34,9 +39,15 @@ class Importances:
 
 @dataclass(frozen=True)
 class WorkerTime:
-    """What one worker did: the trials it trained, for how long, and between which times.
+    """The trials that one worker trained.
 
-    began, ended: seconds since 1970.
+    Attributes:
+        id: The worker's name in the ledger.
+        device: The device of its last trial.
+        trials: How many trials it trained.
+        seconds: How long it trained.
+        began: Start of its first trial, seconds since 1970.
+        ended: End of its last trial, seconds since 1970.
     """
 
     id: str
@@ -71,7 +82,7 @@ class Failures:
 def importances(
     trials: Sequence[FrozenTrial], objectives: Sequence[Objective]
 ) -> list[Importances]:
-    """The importance of decisions for each objective, by Optuna's own evaluator."""
+    """The importance of decisions for each objective, by Optuna's evaluator."""
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     return [
         _importances(evenly(valued(done, place), LOOKED_AT), objective)
@@ -84,19 +95,21 @@ def _importances(done: Sequence[FrozenTrial], objective: Objective) -> Importanc
     if missing is not None:
         return Importances(objective.metric, missing=missing)
     with warnings.catch_warnings():
-        # It warns of few trials; how many there are stands beside the figure.
+        # Optuna warns of few trials; screens and pages show how many there are.
         warnings.simplefilter("ignore")
         shares = optuna.importance.get_param_importances(excerpt(done, [objective]))
     return Importances(objective.metric, shares, len(done))
 
 
 def why_unimportant(done: Sequence[FrozenTrial]) -> str | None:
-    """Why these complete trials say nothing of importances; None where they do."""
+    """Why importances cannot be computed from these complete trials; None where they can."""
     decisions = {name for trial in done for name in trial.params}
-    if len(done) < 2:
-        return "fewer than two trials have completed"
+    if not done:
+        return "no trial has completed"
     if len(decisions) < 2:
         return f"there is {'one decision' if decisions else 'no decision'} to compare"
+    if len(done) < FEWEST:
+        return f"importance needs {FEWEST} complete trials, there are {len(done)}"
     if len({tuple(trial.values) for trial in done}) == 1:
         return "all trials have the same value"
     return None

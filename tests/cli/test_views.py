@@ -92,7 +92,7 @@ def test_show_says_what_the_trials_come_to(run, here):
         "    if trial.number == 3:\n        raise ValueError('boom')\n"
         "    return Candidate(lambda: None, {'x': x, 'y': y})\n"
     )
-    run("search", "mine.py:space", *PARTS, "--trials", "9", "--study", "s")
+    run("search", "mine.py:space", *PARTS, "--trials", "24", "--study", "s")
     summary = run("show", "s", "--json").of("summary")[0]
     assert sum(summary["importances"]["score"].values()) == pytest.approx(1)
     assert summary["failures"] == [
@@ -102,7 +102,7 @@ def test_show_says_what_the_trials_come_to(run, here):
     assert worker["trials"] == summary["evaluated"] + 1
     assert summary["levels"]["L0"]["hits"] == summary["reused"]
     out = run("show", "s").out
-    for line in ("importance for score: x ", "reuse: L0 ", "workers:\n", "failures:\n"):
+    for line in ("importance for score (23 trials): x ", "reuse: L0 ", "workers:\n", "failures:\n"):
         assert line in out
 
 
