@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Test files at a time; what a file's tests share is made once.
 JOBS ?= logical
 
-.PHONY: demo test long lint types check clean
+.PHONY: demo test long coverage lint types docs check clean
 
 demo: $(READY)  ## search mlp on digits, 20 trials
 	$(BIN)/automl search mlp --task digits --trials 20
@@ -16,14 +16,22 @@ test: $(READY)  ## the whole suite but for the runs of many repetitions
 long: $(READY)  ## the fault and statistics runs of many repetitions
 	$(BIN)/python -m pytest -m long
 
-lint: $(READY)
+coverage: $(READY)  ## the suite with branch coverage, and the lines that no test reaches
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term
+
+lint: $(READY)  ## style, and the order in which packages may import each other
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(READY)
 	$(BIN)/mypy
 
-check: test lint types
+docs: $(READY)  ## the documentation as a site in build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: test lint types docs
 
 $(READY): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -31,4 +39,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         UsageError,
     )
     from automl.identity.probes.callables import FunctionError, functional_hash, same_function
-    from automl.ledger.queries import TrialView
     from automl.plugin.hookspecs import hookimpl
     from automl.plugin.protocols import (
         Context,
@@ -45,24 +44,22 @@ if TYPE_CHECKING:
         WorkerHandle,
         derive_seed,
     )
-    from automl.plugin.report import COSTS, Direction, Objective, Outcome, Report, State
-    from automl.portable.columns import Preparation, Scaling
+    from automl.plugin.report import COSTS, Direction, Objective, Outcome, Reason, Report, State
+    from automl.portable.columns import Categories, Columns, Numbers, Preparation, Scaling
     from automl.portable.csv_file import read_table, read_text
     from automl.portable.pixels import Pixels, images_in, open_image
     from automl.space.candidate import Candidate, Signature
     from automl.space.decisions import Open
     from automl.space.graph import Algebra, Node, Operation, declare
     from automl.space.operations import Graph
-    from automl.study.found import Found
-
-__version__ = "0.1.0"
+    from automl.study.found import Found, TrialRecord
 
 install()
 
 _HOME = {
     "nn": "nn",
     "Found": "study.found",
-    "TrialView": "ledger.queries",
+    "TrialRecord": "study.found",
     "Result": "api",
     "Study": "api",
     "resume": "api",
@@ -93,6 +90,9 @@ _HOME = {
     "same_function": "identity.probes.callables",
     # Through operations, so that a graph always knows the standard ones.
     "Graph": "space.operations",
+    "Categories": "portable.columns",
+    "Columns": "portable.columns",
+    "Numbers": "portable.columns",
     "Preparation": "portable.columns",
     "Scaling": "portable.columns",
     "read_table": "portable.csv_file",
@@ -113,6 +113,7 @@ _HOME = {
     "Direction": "plugin.report",
     "Objective": "plugin.report",
     "Outcome": "plugin.report",
+    "Reason": "plugin.report",
     "Report": "plugin.report",
     "State": "plugin.report",
     "Goal": "data.tables",
@@ -130,7 +131,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Result",
     "Study",
     "Found",
-    "TrialView",
+    "TrialRecord",
     "Candidate",
     "Signature",
     "Open",
@@ -156,6 +157,9 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "FunctionError",
     "functional_hash",
     "same_function",
+    "Categories",
+    "Columns",
+    "Numbers",
     "Preparation",
     "Scaling",
     "read_table",
@@ -176,6 +180,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Direction",
     "Objective",
     "Outcome",
+    "Reason",
     "Report",
     "State",
     "Goal",
@@ -188,6 +193,10 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("automl")
     if name not in _HOME:
         raise AttributeError(f"module 'automl' has no attribute {name!r}")
     import importlib

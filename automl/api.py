@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from automl.errors import UnknownNameError, UsageError
 from automl.export.export import Export
-from automl.ledger.queries import TrialView
 from automl.plugin.registry import Kind, Registry
 from automl.plugin.source import refuse_while_loading
 from automl.plugin.trust import trusting
@@ -21,7 +20,7 @@ from automl.storable import plain_decisions
 from automl.storage.storage import storage_from
 from automl.study import study as core
 from automl.study.creation import create
-from automl.study.found import Found, best, found
+from automl.study.found import Found, TrialRecord, best, found, records
 from automl.study.limits import Limits
 from automl.study.parts import Parts
 from automl.study.plan import plan
@@ -41,8 +40,8 @@ class Study(core.Study):
         optuna: The same study as Optuna knows it, for its samplers, plots and tools.
     """
 
-    registry: Registry = field(default_factory=Registry, repr=False)
-    loaded: Parts | None = field(default=None, repr=False)
+    _registry: Registry = field(default_factory=Registry, repr=False)
+    _loaded: Parts | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -73,18 +72,13 @@ class Study(core.Study):
         """
         opened = open_study(storage_from(storage, ledger, trust_storage), name)
         registry = Registry(trusting(trust_plugins, plugins))
-        made = cls.of(opened, registry)
+        made = cls._of(opened, registry)
         return made if data_dir is None else made._with_parts(data_dir)
 
-    @classmethod
-    def of(cls, study: core.Study, registry: Registry, parts: Parts | None = None) -> "Study":
-        """The same study, with what it takes to rebuild its candidates."""
-        return cls(study.storage, study.name, study.spec, study.optuna, registry, parts)
-
     @property
-    def trials(self) -> list[TrialView]:
-        """All trials in the order of their numbers, with their metrics, costs and errors."""
-        return list(self.views.trials())
+    def trials(self) -> list[TrialRecord]:
+        """All trials in the order of their numbers."""
+        return records(self)
 
     @property
     def best(self) -> Found | None:
@@ -100,12 +94,7 @@ class Study(core.Study):
     @property
     def front(self) -> list[Found]:
         """The trials that no other beats, the best by the first objective first."""
-        return best(self, self.parts)
-
-    @property
-    def parts(self) -> Parts:
-        """The study's space, task, trainer, strategy and pruner, loaded when first needed."""
-        return self.loaded or self._with_parts(None).parts
+        return best(self, self._parts)
 
     def found(self, number: int) -> Found:
         """A complete trial with its candidate.
@@ -113,7 +102,7 @@ class Study(core.Study):
         Raises:
             UsageError: There is no such trial, or it has not completed.
         """
-        return found(self, self.parts, self.complete_trial(number))
+        return found(self, self._parts, self.complete_trial(number))
 
     def export(
         self,
@@ -140,7 +129,7 @@ class Study(core.Study):
             UsageError: There is no such trial, no weights, or the directory exists.
         """
         chosen = self._best_trial() if trial is None else self.complete_trial(trial)
-        Export(self, self.parts, chosen, device, refit).write(Path(directory), force)
+        Export(self, self._parts, chosen, device, refit).write(Path(directory), force)
         return Path(directory)
 
     def predict(self, inputs: Any, trial: int | None = None) -> Any:
@@ -154,7 +143,16 @@ class Study(core.Study):
             UsageError: There is no such trial, or its weights have not been kept.
         """
         chosen = self._best_trial() if trial is None else self.complete_trial(trial)
-        return Export(self, self.parts, chosen).predict(inputs)
+        return Export(self, self._parts, chosen).predict(inputs)
+
+    @classmethod
+    def _of(cls, study: core.Study, registry: Registry, parts: Parts | None = None) -> "Study":
+        """The same study, with what it takes to rebuild its candidates."""
+        return cls(study.storage, study.name, study.spec, study.optuna, registry, parts)
+
+    @property
+    def _parts(self) -> Parts:
+        return self._loaded or self._with_parts(None)._parts
 
     def _best_trial(self) -> Any:
         trials = self.best_trials()
@@ -163,9 +161,9 @@ class Study(core.Study):
         return trials[0]
 
     def _with_parts(self, data_dir: str | Path | None) -> "Study":
-        parts = self.load_parts(self.registry, data_dir)
+        parts = self.load_parts(self._registry, data_dir)
         # The parts follow from the rest, so the object stays the same value.
-        object.__setattr__(self, "loaded", parts)
+        object.__setattr__(self, "_loaded", parts)
         return self
 
 
@@ -240,5 +238,5 @@ def _queued(request: RunRequest) -> list[dict[str, Any]]:
 
 def _run(study: core.Study, parts: Parts, registry: Registry, launch: Launch) -> Result:
     Session(study, parts, registry, launch.launcher, launch.places).run()
-    made = Study.of(study, registry, parts)
+    made = Study._of(study, registry, parts)
     return Result(made, made.best)

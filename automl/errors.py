@@ -1,21 +1,22 @@
-"""The errors people see: each is one line that names the thing, what was expected, what to do.
+"""The errors that users see. Each message is one line: what failed, what was expected, what to do.
 
 AutoMLError                 anything this package raises on purpose
-├── UsageError              what was asked for cannot be done as asked (exit code 2)
-│   ├── UnknownNameError    a space, task, trainer, strategy, option or study nobody knows
-│   └── UntrustedError      a study names code or paths this user has not approved
-├── PluginError             a plugin is broken, or two offer one name
+├── UsageError              a request is invalid or contradicts itself (exit code 2)
+│   ├── UnknownNameError    a space, task, trainer, strategy, option or study is unknown
+│   └── UntrustedError      a study names code or paths that this user has not approved
+├── PluginError             a plugin is broken, or two plugins provide the same name
 ├── StorageError            the database cannot be opened, read or written
 ├── CandidateError          a search space made something that cannot be trained
-│   ├── DegenerateError     its outputs are constant or not finite before it is trained
+│   ├── DegenerateError     the outputs are constant or not finite before training
 │   ├── GraphError          an operation of a graph does not fit its inputs
 │   └── OpenDecisionError   an open decision was used as a value, or lost
-├── TrialError              a trial failed for a reason its trainer could name
+├── TrialError              a trial failed for a reason that its trainer or task could name
 │   ├── NotFiniteError      an objective became NaN or infinite
-│   ├── TimeLimitError      it took longer than the study allows
-│   ├── UncaughtError       its code raised what only a process's end or the engine may raise
-│   └── UnstorableError     it gave what some database cannot hold
-├── DeviceLostError         the device fails for good: the process must be started anew (75)
+│   ├── TimeLimitError      the trial took longer than the study allows
+│   ├── UncaughtError       trial code raised an error reserved for the engine or process exit
+│   ├── UnstorableError     the trial returned something that a database cannot store
+│   └── StrategyError       a strategy raised while it drew a trial's decisions
+├── DeviceLostError         the device failed for good; the process must restart (exit code 75)
 └── Interrupted             a person or a signal asked the worker to stop
 """
 
@@ -26,27 +27,38 @@ from automl.text.redaction import redact_urls
 
 
 class AutoMLError(Exception):
-    """Anything this package raises on purpose; its text is one line for a person."""
+    """Anything this package raises on purpose; the message is one line.
+
+    Attributes:
+        exit_code: The exit code of a command that ends with this error.
+    """
 
     exit_code = 1
 
 
 class UsageError(AutoMLError):
-    """What was asked for cannot be done as asked."""
+    """A request is invalid or contradicts itself."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that nobody offers; the text lists the names there are."""
+    """A name is unknown; the message lists the known names.
+
+    Args:
+        kind: What the name stands for, such as "task".
+        name: The unknown name.
+        known: The known names.
+        hint: What to do about it.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=1)
         meant = f"did you mean {close[0]!r}? " if close else ""
-        there_are = ", ".join(known) if known else "none"
+        names = ", ".join(known) if known else "none"
         super().__init__(
-            f"unknown {kind} {name!r}: {meant}known: {there_are}{'; ' + hint if hint else ''}"
+            f"unknown {kind} {name!r}: {meant}known: {names}{'; ' + hint if hint else ''}"
         )
 
 
@@ -55,7 +67,7 @@ class UntrustedError(UsageError):
 
 
 class PluginError(AutoMLError):
-    """A plugin is broken, or two plugins offer one name."""
+    """A plugin is broken, or two plugins provide the same name."""
 
     exit_code = 2
 
@@ -71,15 +83,15 @@ class CandidateError(AutoMLError):
 
 
 class DegenerateError(CandidateError):
-    """A candidate whose outputs are constant or not finite in a probe, and so is not trained."""
+    """A candidate's outputs are constant or not finite in a probe, so it is not trained."""
 
 
 class GraphError(CandidateError):
-    """An operation of a graph does not fit its inputs; the text names the node."""
+    """An operation of a graph does not fit its inputs; the message names the node."""
 
 
 class OpenDecisionError(CandidateError):
-    """An open decision was used as a value, or is nowhere to be found in the candidate."""
+    """An open decision was used as a value, or does not appear in the candidate."""
 
 
 class TrialError(AutoMLError):
@@ -95,11 +107,11 @@ class TimeLimitError(TrialError):
 
 
 class UncaughtError(TrialError):
-    """A trial's code raised what only a process's end or the engine itself may raise."""
+    """A trial's code raised an error that is reserved for the engine or for process exit."""
 
 
 class UnstorableError(TrialError):
-    """A trial gave what a database cannot hold: a name too long, a number out of range."""
+    """A trial returned something a database cannot store: a long name, a number out of range."""
 
 
 class StrategyError(TrialError):
@@ -107,37 +119,37 @@ class StrategyError(TrialError):
 
 
 class DeviceLostError(AutoMLError):
-    """The device was lost (a sticky CUDA error): this process must be started anew."""
+    """The device was lost (a sticky CUDA error); this process must restart."""
 
     exit_code = 75
 
 
 class Interrupted(AutoMLError):
-    """A person or a signal asked the worker to stop; its trial is given back, not failed."""
+    """A person or a signal asked the worker to stop; its trial is released, not failed."""
 
     exit_code = 130
 
 
 class EndedAtOnce(KeyboardInterrupt):
-    """A person asked a second time: this process ends now, whatever is under way."""
+    """A person asked to stop a second time: this process ends immediately."""
 
 
 def text_of(error: BaseException) -> str:
-    """An error's text, also where its class fails to say it, or asks the process to end."""
+    """An error's message, even if its class fails to format it or tries to exit the process."""
     try:
         return str(error)
     except EndedAtOnce:
         raise
     except BaseException:
-        return f"a {type(error).__name__} that cannot say what it is"
+        return f"a {type(error).__name__} whose message cannot be read"
 
 
 def described(error: BaseException) -> str:
-    """An error in one line; those of ours say themselves what they are."""
+    """An error in one line, with its type unless it is one of ours."""
     line = " ".join(text_of(error).split()) or "no message"
     return line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without passwords; its type where it says nothing."""
+    """The first line of an error's message without passwords, or its type if there is none."""
     return redact_urls((text_of(error).strip() or type(error).__name__).splitlines()[0])

@@ -1,4 +1,4 @@
-"""Layers that can hold an open decision, for use where a plain `torch.nn` layer could not."""
+"""Layers that can hold an open decision; use them where a plain `torch.nn` layer cannot."""
 
 from automl.space.layers import Choice, Dropout, OpenLayer, centre, open_in, open_layers
 

@@ -1,4 +1,4 @@
-"""A study's spec: all that is needed to rebuild its parts anywhere, stored with the study."""
+"""A study's spec, stored with the study: everything needed to rebuild its parts anywhere."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,20 +15,20 @@ from automl.trial_code.deadline import TimeLimits
 
 FORMAT = 1
 ATTRIBUTE = "automl"
-"""The one attribute of ours on Optuna's studies and trials."""
+"""The only attribute that automl sets on Optuna's studies and trials."""
 SECONDS = "seconds"
-"""The cost of a trial as it is measured, rather than one that its trainer reports."""
+"""The cost metric for measured time, in place of a metric that the trainer reports."""
 
 
 class Degenerate(Enum):
-    """What becomes of a candidate whose outputs are constant, or not finite, in its probe."""
+    """How to treat a candidate whose outputs in a probe are constant or not finite."""
 
     EVALUATE = "evaluate"
     FAIL = "fail"
 
 
 class Scope(Enum):
-    """Whose results a study may reuse: its own, or those of every study in its storage."""
+    """Whether a study reuses only its own results or those of every study in its storage."""
 
     STUDY = "study"
     STORAGE = "storage"
@@ -36,27 +36,33 @@ class Scope(Enum):
 
 @dataclass(frozen=True)
 class Cache:
-    """How results are shared; `-o cache.…` on the command line.
+    """How results are shared between equal candidates; `-o cache.…` on the command line.
 
-    repeats: evaluations of one function, under other seeds, before their mean is served.
-    forget: the probability that a hit drops what is known and evaluates anew. audit: the share of
-    hits that are evaluated anyway, to measure how often sharing was wrong. strict: functions
-    whose canonical graphs have other parameters are not shared. levels: those in use.
-    scope: whose results are reused. degenerate: what becomes of candidates whose outputs are
-    constant or not finite; none of them is shared by L2. probe_share: the largest share of an
-    evaluation's time that a probe may cost; `inf` probes always. probe_seconds,
-    probe_megabytes: where a probe is ended. keep: how many functions the storage holds at most;
-    the least recently used leave.
-    exhausted_after: known candidates in a row that end a study.
+    Attributes:
+        enabled: Whether results are reused at all.
+        exhausted_after: A study ends after this many known candidates in a row.
+        repeats: The number of evaluations of one function, each with another seed, before their
+            mean is served.
+        audit: The share of hits that are evaluated anyway, to measure how often sharing is wrong.
+        strict: Whether functions whose parameters differ in shape or number are kept apart.
+        levels: The levels in use; L0 is required.
+        scope: Whose results are reused.
+        degenerate: How to treat candidates whose outputs are constant or not finite. L2 never
+            shares them.
+        probe_share: The largest share of a mean evaluation's time that a probe may take; `inf`
+            always probes.
+        probe_seconds: The time limit of a probe, in seconds.
+        probe_megabytes: The memory limit of a probe, in MiB.
+        keep: The largest number of functions that the storage keeps; the least recently used are
+            dropped first.
 
     Raises:
-        UsageError: a value out of its range.
+        UsageError: A value is out of range.
     """
 
     enabled: bool = True
     exhausted_after: int = 100
     repeats: int = 1
-    forget: float = 0.0
     audit: float = 0.0
     strict: bool = False
     levels: tuple[Level, ...] = tuple(Level)
@@ -71,19 +77,37 @@ class Cache:
         for name in ("exhausted_after", "repeats", "keep", "probe_megabytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"cache option {name}: expected at least 1")
-        for name in ("forget", "audit"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"cache option {name}: expected a probability from 0 to 1")
+        if not 0 <= self.audit <= 1:
+            raise UsageError("cache option audit: expected a probability from 0 to 1")
         for name in ("probe_share", "probe_seconds"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"cache option {name}: expected a number, at least 0")
         if Level.L0 not in self.levels:
-            raise UsageError("cache option levels: L0 is always in use: name it, too")
+            raise UsageError("cache option levels: L0 is always in use: include it")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a study searches, on what, by what; immutable once the study exists."""
+    """What a study searches, on which task and how; immutable once the study exists.
+
+    Attributes:
+        uuid: Identifies the study across storages.
+        space: The search space.
+        task: The task.
+        trainer: The trainer.
+        strategy: The search strategy.
+        pruner: The pruner.
+        objectives: The metrics to optimize, with their directions.
+        seed: The seed that all seeds of the study derive from.
+        data: The digest of the task's data.
+        cache: How results are shared.
+        plugins: The plugin files that the study was made with.
+        judge: The trainer that retrains candidates found by a trainer of open decisions.
+        time_limits: How long trials and their steps may take.
+        cost_metric: The metric that counts as a trial's device time, or `SECONDS`.
+        keep_models: How many of the best trials keep their weights.
+        requirements: Bounds that the best trial must satisfy.
+    """
 
     uuid: str
     space: PartSpec
@@ -97,15 +121,13 @@ class Spec:
     cache: Cache = Cache()
     plugins: tuple[PartSpec, ...] = ()
     judge: PartSpec | None = None
-    """The trainer that trains again what the trainer of open decisions found."""
     time_limits: TimeLimits = field(default_factory=TimeLimits)
     cost_metric: str = SECONDS
-    """What counts as a trial's device time: a metric that its trainer reports, or as measured."""
     keep_models: int = 1
-    """The weights of so many of the best trials are kept."""
     requirements: tuple[Requirement, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """The spec as plain JSON values, for `from_json`."""
         return {
             "format": FORMAT,
             **{key: jsonable_deep(value) for key, value in asdict(self).items()},
@@ -116,12 +138,13 @@ class Spec:
         """Read a spec from a study's attribute.
 
         Raises:
-            StorageError: it is of a newer format, or damaged.
+            StorageError: The spec has another format or is damaged.
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, Mapping) else data
             raise StorageError(
-                f"the study's spec has format {found!r}, this automl reads {FORMAT}: upgrade automl"
+                f"the study's spec has format {found!r}, but this automl reads format {FORMAT}: "
+                "upgrade automl"
             )
         try:
             return _read(data)
@@ -129,11 +152,12 @@ class Spec:
             raise StorageError(f"the study's spec is damaged: {error!r}") from error
 
     def parts(self) -> dict[Kind, PartSpec]:
+        """The space, task, trainer, strategy and pruner by kind."""
         return {kind: getattr(self, kind.value) for kind in PART_KINDS}
 
 
 def load_plugins(spec: Spec, registry: Registry) -> None:
-    """Load the plugin files that a study was made with."""
+    """Load the plugin files that a study was made with into a registry."""
     for plugin in spec.plugins:
         registry.add_file(plugin.reference, plugin.code)
 
@@ -147,7 +171,7 @@ def _read(data: Mapping[str, Any]) -> Spec:
         ),
         seed=int(data["seed"]),
         data=str(data["data"]),
-        cache=Cache(**resolve("cache", options_of(Cache, frozenset()), data["cache"])),
+        cache=_cache(data["cache"]),
         plugins=tuple(part_spec(item) for item in data["plugins"]),
         judge=part_spec(data["judge"]) if data["judge"] else None,
         **parts,
@@ -156,6 +180,12 @@ def _read(data: Mapping[str, Any]) -> Spec:
         keep_models=int(data.get("keep_models", data.get("models", 1))),
         requirements=tuple(_requirement(item) for item in data.get("requirements", ())),
     )
+
+
+def _cache(data: Mapping[str, Any]) -> Cache:
+    # An option of earlier versions.
+    given = {name: value for name, value in data.items() if name != "forget"}
+    return Cache(**resolve("cache", options_of(Cache, frozenset()), given))
 
 
 def _requirement(data: Mapping[str, Any]) -> Requirement:

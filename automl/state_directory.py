@@ -1,4 +1,4 @@
-"""What this user keeps on this machine: approvals, checkpoints and logs, closed to all others."""
+"""The user's private files on this machine: approvals, checkpoints and logs."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ _FOLDER, _FILE = 0o700, 0o600
 
 
 def state_directory() -> Path:
-    """Where this user's approvals, checkpoints and worker logs are (AUTOML_STATE_DIR)."""
+    """The directory of this user's approvals, checkpoints and worker logs (AUTOML_STATE_DIR)."""
     if own := os.environ.get(STATE):
         return Path(own)
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -21,19 +21,22 @@ def state_directory() -> Path:
 
 
 def artifacts_directory() -> Path:
-    """Where checkpoints are (AUTOML_ARTIFACTS): machines that share it go on from each other's."""
+    """The directory of checkpoints (AUTOML_ARTIFACTS).
+
+    Machines that share it can continue from each other's checkpoints.
+    """
     own = os.environ.get(ARTIFACTS)
     return Path(own) if own else state_directory() / "checkpoints"
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; in the state directory for this user alone.
+    """Make a folder and its parents, private to this user within the state directory.
 
-    Those that exist and are open to others are closed. A folder elsewhere, as AUTOML_ARTIFACTS
-    names, is shared on purpose: the umask says with whom.
+    Existing folders that other users can open are made private too. A folder elsewhere, such as
+    AUTOML_ARTIFACTS, is shared on purpose; its permissions follow the umask.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: The folder cannot be made.
     """
     root = state_directory()
     if not folder.is_relative_to(root):
@@ -49,7 +52,7 @@ def make_folder(folder: Path) -> None:
 
 
 def private(path: str | Path, flags: int) -> int:
-    """Opens a file, for `open(..., opener=private)`: one in the state directory for this user."""
+    """An opener for `open(..., opener=private)` that keeps state files private to this user."""
     if not Path(path).is_relative_to(state_directory()):
         return os.open(path, flags, 0o666)
     opened = os.open(path, flags, _FILE)
@@ -58,7 +61,7 @@ def private(path: str | Path, flags: int) -> int:
 
 
 def close_to_others(file: Path) -> None:
-    """Close a file of the state directory to all but this user."""
+    """Make a file private to this user if it is in the state directory."""
     if file.is_relative_to(state_directory()):
         _close(file, _FILE)
 
@@ -67,11 +70,11 @@ def _close(path: Path, mode: int) -> None:
     try:
         if stat.S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)
-    except OSError as error:  # another user made it
-        _log.warning("%s cannot be closed to other users: %s", path, error.strerror)
+    except OSError as error:  # another user owns it
+        _log.warning("cannot make %s private to this user: %s", path, error.strerror)
 
 
 def _belongs_to_all(root: Path) -> bool:
-    """Whether a folder given as the state directory is one that others need, as /tmp is."""
-    there = root.resolve()
-    return bool(there.stat().st_mode & stat.S_ISVTX) or there in (Path.home(), Path(there.anchor))
+    """Whether a folder given as the state directory must stay open to others, like /tmp."""
+    path = root.resolve()
+    return bool(path.stat().st_mode & stat.S_ISVTX) or path in (Path.home(), Path(path.anchor))

@@ -1,7 +1,7 @@
-"""What every database can hold: checked where values enter, so that all storages are alike.
+"""Limits that every database can store, checked where values enter so that all storages agree.
 
-Servers differ in what they refuse, and SQLite and journals take nearly anything. These bounds are
-the narrowest of all: Optuna's columns of 512 characters and MySQL's texts of 64 KB.
+Servers differ in what they refuse, and SQLite and journal files accept nearly anything. These are
+the narrowest limits: Optuna's columns of 512 characters and MySQL's texts of 64 KB.
 """
 
 import json
@@ -14,11 +14,11 @@ from automl.errors import UnstorableError, UsageError
 T = TypeVar("T")
 
 LONGEST_NAME = 512
-"""Characters of the name of a decision, a metric, an attribute or a study."""
+"""The most characters in the name of a decision, a metric, an attribute or a study."""
 LONGEST_VALUE = 65_535
-"""Bytes of an attribute, or of a decision's choices, in JSON."""
+"""The most bytes of an attribute or of a decision's choices, as JSON."""
 LONGEST_TEXT = 1_000_000
-"""Characters of a message or a traceback: servers limit what comes in one piece."""
+"""The most characters of a message or a traceback: servers limit the size of a statement."""
 LARGEST = 10**9
 """The most that a person may ask for of anything.
 
@@ -32,20 +32,20 @@ _PLAIN = str | int | float | None
 
 
 def name_fault(name: object) -> str | None:
-    """Why some database could not hold this name; None where each can."""
+    """Why some database cannot store this name; None if all can."""
     if not isinstance(name, str):
         return f"expected text, got {short(name)}"
     if len(name) > LONGEST_NAME:
-        return f"it has {len(name)} characters, of which databases hold {LONGEST_NAME}"
+        return f"it has {len(name)} characters, and databases store at most {LONGEST_NAME}"
     return _text_fault(name)
 
 
 def value_fault(value: object) -> str | None:
-    """Why some database could not hold this plain value; None where each can."""
+    """Why some database cannot store this plain value; None if all can."""
     if isinstance(value, str):
         return _text_fault(value)
     if isinstance(value, int) and value not in _INTEGERS:
-        return "it has more than the 64 bits that databases hold"
+        return "it needs more than the 64 bits that databases store"
     if isinstance(value, Mapping):
         value = [*value.keys(), *value.values()]
     if isinstance(value, list | tuple):
@@ -54,17 +54,23 @@ def value_fault(value: object) -> str | None:
 
 
 def size_fault(value: Any, limit: int = LONGEST_VALUE) -> str | None:
-    """Why some database could not hold this value's JSON; None where each can.
+    """Why some database cannot store this value as JSON; None if all can.
+
+    Args:
+        value: The value.
+        limit: The most bytes of its JSON.
 
     Raises:
-        TypeError: it has no JSON.
+        TypeError: The value cannot be written as JSON.
     """
     size = len(json.dumps(value))
-    return f"it takes {size:,} bytes, of which databases hold {limit:,}" if size > limit else None
+    if size <= limit:
+        return None
+    return f"it takes {size:,} bytes, and databases store at most {limit:,}"
 
 
 def short(value: object) -> str:
-    """A value in a message, cut where it is long."""
+    """The `repr` of a value for a message, with the middle of a long one left out."""
     try:
         shown = repr(value)
     except ValueError:  # Python writes no whole number of thousands of digits
@@ -98,7 +104,7 @@ def require_at_most(option: str, value: float, most: int = LARGEST) -> None:
 
 
 def plain_text(text: str) -> str:
-    """Text as every database takes it: without lone surrogates or NUL, and not endless."""
+    """Text that every database accepts: lone surrogates and NUL escaped, long text shortened."""
     plain = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
     if len(plain) <= LONGEST_TEXT:
         return plain
@@ -108,9 +114,9 @@ def plain_text(text: str) -> str:
 
 def _text_fault(text: str) -> str | None:
     if "\x00" in text:
-        return "it has a NUL character, which databases do not hold"
+        return "it has a NUL character, which databases do not store"
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        return "it has half a character (a lone surrogate), which databases do not hold"
+        return "it has half a character (a lone surrogate), which databases do not store"
     return None
 
 
@@ -118,7 +124,7 @@ def by_metric_name(values: Mapping[Any, T]) -> dict[str, T]:
     """Metrics by their names as text.
 
     Raises:
-        UnstorableError: some database cannot hold one, or two of them are one name.
+        UnstorableError: Some database cannot store one, or two of them have one name.
     """
     found: dict[str, T] = {}
     for given, value in values.items():

@@ -1,11 +1,11 @@
-"""The suites that plugins must pass: call them from a plugin's own tests.
+"""Test suites that plugins must pass; call them from a plugin's own tests.
 
     from automl.testing import check_space
 
     def test_my_space():
         check_space(my_space, my_task())
 
-Each raises an AssertionError of one line that says what is expected.
+Each raises an AssertionError with one line that says what was expected.
 """
 
 import itertools
@@ -59,11 +59,20 @@ _SECRET = "the-password-of-a-storage"
 
 
 def check_space(space: Space, task: Task, trials: int = 10, seed: int = 0) -> frozenset[str]:
-    """A space proposes sound candidates on a task; returns the decisions that can be left open.
+    """Check that a space proposes valid candidates on a task.
 
-    On random trials: a candidate builds and maps the task's inputs to its output shape; the
-    same decisions make the same candidate again; each decision left open is carried through or
-    refused with an OpenDecisionError.
+    On random trials: a candidate builds, and maps the task's inputs to its output shape; the same
+    decisions make the same candidate again; a decision left open is passed on, or rejected with an
+    OpenDecisionError.
+
+    Args:
+        space: The space.
+        task: The task.
+        trials: The number of random trials.
+        seed: The seed of the random trials.
+
+    Returns:
+        The names of the decisions that can be left open.
     """
     openable: set[str] = set()
     sampler = optuna.samplers.RandomSampler(seed=seed)
@@ -82,7 +91,7 @@ def check_space(space: Space, task: Task, trials: int = 10, seed: int = 0) -> fr
 
 
 def check_task(task: Task) -> None:
-    """A task's digest, splits, probe, loss and metrics hold what the protocol promises."""
+    """Check a task's digest, splits, probe, loss and metrics."""
     _expect(len(task.metrics) > 0, "a task needs at least one metric, the default objective")
     _expect(bool(task.digest()), "digest() must not be empty")
     _expect(task.digest() == task.digest(), "digest() must not change from call to call")
@@ -98,10 +107,16 @@ def check_task(task: Task) -> None:
 def check_trainer(
     trainer: Trainer, space: Space, task: Task, directory: Path, seed: int = 0
 ) -> None:
-    """A trainer reports, ticks, stops when it is closed, repeats itself, and resumes.
+    """Check that a trainer reports, ticks, stops when closed, is deterministic, and resumes.
 
-    It trains a random candidate of the space a few times, so give it few epochs. directory: an
-    empty one, for checkpoints.
+    It trains a random candidate of the space several times, so use few epochs.
+
+    Args:
+        trainer: The trainer.
+        space: A space with candidates that it can train.
+        task: The task.
+        directory: An empty directory for checkpoints.
+        seed: The seed of the candidate and of the training.
     """
     training = _Trainings(trainer, space, task, directory, seed)
     reports = list(training.start(training.run("whole")))
@@ -117,10 +132,15 @@ def check_trainer(
 def check_strategy(
     factory: Callable[..., optuna.samplers.BaseSampler], trials: int = 40, seed: int = 0
 ) -> None:
-    """A strategy proposes what each decision can be, in plain Optuna and rebuilt each trial.
+    """Check that a strategy proposes valid values, in plain Optuna and when rebuilt for each trial.
 
-    factory: called as factory(seed=...). The decisions it meets are floats, integers and
-    categories, linear, logarithmic and stepped, some of them conditional; some trials fail.
+    The decisions are floats, integers and categories, linear, logarithmic and stepped, some of them
+    conditional; some trials fail.
+
+    Args:
+        factory: Called as factory(seed=...).
+        trials: The number of trials.
+        seed: The seed of the strategy.
     """
     made = factory(seed=seed)
     expected = "a strategy's factory must return an optuna.samplers.BaseSampler"
@@ -139,7 +159,12 @@ def check_strategy(
 
 
 def check_pruner(factory: Callable[[], optuna.pruners.BasePruner], trials: int = 12) -> None:
-    """A pruner answers for trials with and without reports, in both directions, and repeatably."""
+    """Check that a pruner answers for all kinds of trials, in both directions, and repeatably.
+
+    Args:
+        factory: Returns the pruner.
+        trials: The number of trials.
+    """
     made = factory()
     expected = "a pruner's factory must return an optuna.pruners.BasePruner"
     _expect(isinstance(made, optuna.pruners.BasePruner), f"{expected}, got {made!r}")
@@ -148,27 +173,30 @@ def check_pruner(factory: Callable[[], optuna.pruners.BasePruner], trials: int =
         kinds = {type(verdict).__name__ for verdict in first}
         _expect(kinds <= {"bool", "bool_"}, f"prune() must return a bool, got {sorted(kinds)}")
         _expect(first == second, "one history must give the same verdicts")
-        _expect(not first[0], "a trial without reports must go on")
+        _expect(not first[0], "a trial without reports must not be stopped")
 
 
 def check_launcher(launcher: Launcher, directory: Path, seconds: float = 60.0) -> None:
-    """A launcher starts, asks about, interrupts and tells the end of workers, and keeps secrets.
+    """Check that a launcher starts, polls, interrupts and awaits workers, and keeps secrets.
 
-    directory: an empty one that the workers can write, too. seconds: how long a worker may take
-    to start or to end.
+    Args:
+        launcher: The launcher.
+        directory: An empty directory that workers can write to, too.
+        seconds: The time that a worker may take to start or to end.
     """
     checked = _Launched(launcher, directory, seconds)
     _check_exit_code(checked)
     _check_environment(checked)
-    _check_asking(checked)
+    _check_polling(checked)
     _check_killed(checked)
     _check_preview(checked)
 
 
 def check_commands(plugin: Any) -> None:
-    """A module adds commands, each with a help text, and is light to load.
+    """Check that a module adds commands with help texts, and is fast to import.
 
-    plugin: the module that holds `register_commands`.
+    Args:
+        plugin: The module with `register_commands`.
     """
     group = click.Group("automl")
     plugin.register_commands(group)
@@ -177,13 +205,14 @@ def check_commands(plugin: Any) -> None:
         _expect(bool(command.help), f"command {name!r} must have a help text")
         command.get_help(click.Context(command, info_name=name))
     heavy = _loaded_with(plugin)
-    _expect(not heavy, f"automl --help loads it, so import {heavy} in the command, not at the top")
+    _expect(not heavy, f"automl --help imports it: import {heavy} in the command, not at the top")
 
 
 def check_events(plugin: Any) -> None:
-    """A module listens to at least one event, takes it as the engine tells it, raises nothing.
+    """Check that a module implements at least one event hook, and raises no error.
 
-    plugin: the module that holds the hooks.
+    Args:
+        plugin: The module with the hooks.
     """
     manager = pluggy.PluginManager("automl")
     manager.add_hookspecs(Hooks)
@@ -193,11 +222,11 @@ def check_events(plugin: Any) -> None:
     except pluggy.PluginValidationError as error:
         raise AssertionError(" ".join(str(error).split())) from error
     heard = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
-    events = [(name, told) for name, told in _EVENTS if name in heard]
-    _expect(bool(events), f"at least one hook of {', '.join(dict(_EVENTS))} must be there")
-    for name, told in events:
+    events = [(name, arguments) for name, arguments in _EVENTS if name in heard]
+    _expect(bool(events), f"the module must implement one of {', '.join(dict(_EVENTS))}")
+    for name, arguments in events:
         try:
-            getattr(manager.hook, name)(**told)
+            getattr(manager.hook, name)(**arguments)
         except Exception as error:
             raise AssertionError(f"{name} raised {type(error).__name__}: {error}") from error
 
@@ -210,8 +239,8 @@ def _expect(condition: bool, message: str) -> None:
 # Commands and events.
 _HEAVY = ("torch", "optuna", "sqlalchemy")
 _EVENTS: list[tuple[str, dict[str, Any]]] = [
-    (name, {"study": "mlp-digits-1", **told})
-    for name, told in (
+    (name, {"study": "mlp-digits-1", **arguments})
+    for name, arguments in (
         ("trial_proposed", {"number": 0, "decisions": {"lr": 0.01, "activation": "relu"}}),
         ("trial_reused", {"number": 1, "source": 0, "level": "L1"}),
         ("trial_finished", {"number": 0, "outcome": Outcome(State.COMPLETE, (0.9,), step=3)}),
@@ -219,11 +248,11 @@ _EVENTS: list[tuple[str, dict[str, Any]]] = [
         ("search_finished", {"trials": 3}),
     )
 ]
-"""Every event, as the engine may tell it."""
+"""Every event, with arguments such as the engine passes."""
 
 
 def _loaded_with(plugin: Any) -> str:
-    """The heavy libraries that a process loads with a module."""
+    """Return the slow libraries that a process loads together with a module."""
     own = getattr(plugin.__spec__, "loader", None) is None
     load = f"runpy.run_path({plugin.__file__!r})" if own else f"__import__({plugin.__name__!r})"
     code = (
@@ -231,7 +260,7 @@ def _loaded_with(plugin: Any) -> str:
         f"print(*[name for name in {_HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    _expect(done.returncode == 0, f"it must load on its own: {done.stderr.strip()[-200:]}")
+    _expect(done.returncode == 0, f"the module must import: {done.stderr.strip()[-200:]}")
     return ", ".join(done.stdout.splitlines()[-1].split())
 
 
@@ -241,7 +270,7 @@ def _propose(
 ) -> Candidate:
     function = cast("Callable[..., object]", getattr(space, "candidate", space))
     name = getattr(space, "__name__", type(space).__name__)
-    # A space that returns a module draws its weights while it proposes.
+    # A space that returns a module initializes its weights while it proposes.
     torch.manual_seed(0)
     if opens is None:
         return propose(lambda deciding: function(deciding, task), trial, space=name)
@@ -257,7 +286,7 @@ def _outputs(candidate: Candidate, task: Task) -> Tensor:
 
 
 def _opens(space: Space, task: Task, decisions: Mapping[str, Any], name: str) -> bool:
-    """Whether a decision can be left open while the others are taken."""
+    """Return whether a decision can be left open while the others are closed."""
     try:
         candidate = _propose(space, FixedTrial(dict(decisions)), task, lambda n, _: n == name)
         _outputs(candidate, task)
@@ -265,7 +294,7 @@ def _opens(space: Space, task: Task, decisions: Mapping[str, Any], name: str) ->
         return False
     except Exception as error:
         raise AssertionError(
-            f"decision {name!r} left open must be carried through or raise OpenDecisionError, "
+            f"decision {name!r} left open must be passed on or raise OpenDecisionError, "
             f"but {type(error).__name__} was raised: {error}"
         ) from error
     return name in candidate.open_decisions
@@ -275,14 +304,14 @@ def _opens(space: Space, task: Task, decisions: Mapping[str, Any], name: str) ->
 def _check_examples(what: str, task: Task, examples: Callable[[], tuple[Tensor, Tensor]]) -> None:
     inputs, targets = examples()
     shape, expected = tuple(inputs.shape[1:]), task.signature.input_shape
-    _expect(shape == expected, f"{what}: inputs have shape {shape}, the signature {expected}")
+    _expect(shape == expected, f"{what}: inputs have shape {shape}, but the signature {expected}")
     _expect(len(inputs) > 0, f"{what} is empty")
     _expect(len(inputs) == len(targets), f"{what}: {len(inputs)} inputs, {len(targets)} targets")
     _expect(bool(inputs.isfinite().all()), f"{what}: inputs must be finite")
     _expect(bool(targets.isfinite().all()), f"{what}: targets must be finite")
     again = examples()
     same = torch.equal(inputs, again[0]) and torch.equal(targets, again[1])
-    _expect(same, f"{what} must be the same at each call")
+    _expect(same, f"{what} must be the same in every call")
 
 
 def _random_outputs(task: Task, targets: Tensor) -> Tensor:
@@ -317,7 +346,7 @@ def _check_metrics(task: Task) -> None:
 # Trainers.
 @dataclass
 class _Trainings:
-    """Trainings of one candidate, each in a directory of its own."""
+    """Trainings of one candidate, each in its own directory."""
 
     trainer: Trainer
     space: Space
@@ -336,19 +365,19 @@ class _Trainings:
         return Run("cpu", self.seed, 0, attempt, directory, self._count, checkpoint=checkpoint)
 
     def propose(self) -> Candidate:
-        """The candidate, made anew: one that is a module has been trained after a training."""
+        """Return a new candidate, because training changes one that contains a module."""
         return _propose(self.space, self.trial, self.task, self.trainer.opens)
 
     def start(self, run: Run) -> Iterator[Report]:
         return self.trainer.train(self.propose(), self.task, run)
 
     def objective(self, report: Report) -> float:
-        """The task's default objective in a report."""
+        """Return the task's default objective in a report."""
         metric = next(iter(self.task.metrics))
         _expect(
             metric in report.metrics,
             f"step {report.step} must report the default objective {metric!r}; "
-            f"it reports: {', '.join(report.metrics) or 'nothing'}",
+            f"its metrics: {', '.join(report.metrics) or 'none'}",
         )
         return float(report.metrics[metric])
 
@@ -360,12 +389,12 @@ def _check_reports(reports: Sequence[Report], task: Task, training: _Trainings) 
     _expect(len(reports) > 0, "a trainer must yield at least one report")
     steps = [report.step for report in reports]
     growing = steps[0] >= 1 and all(a < b for a, b in itertools.pairwise(steps))
-    _expect(growing, f"steps must count from 1 and grow, got {steps}")
-    _expect(training.ticks >= len(reports), "run.tick() must be called once a batch")
+    _expect(growing, f"steps must count from 1 and increase, got {steps}")
+    _expect(training.ticks >= len(reports), "run.tick() must be called once per batch")
     opened = training.candidate.open_decisions
     for report in reports:
-        strangers = set(report.closed or {}) - set(opened)
-        _expect(not strangers, f"closed holds decisions that were not open: {sorted(strangers)}")
+        unknown = set(report.closed or {}) - set(opened)
+        _expect(not unknown, f"closed contains decisions that were not open: {sorted(unknown)}")
 
 
 def _check_closing(training: _Trainings) -> None:
@@ -391,11 +420,11 @@ def _check_interrupt(training: _Trainings) -> None:
         list(training.start(run))
     except Interrupted:
         return
-    raise AssertionError("what run.tick() raises must pass through the trainer")
+    raise AssertionError("the trainer must not catch what run.tick() raises")
 
 
 def _check_resuming(training: _Trainings, expected: float) -> None:
-    """Where checkpoints are offered, going on from the first leads to the same end."""
+    """Check that a training resumed from its first checkpoint has the same result."""
     started = training.run("resumed")
     reports = training.start(started)
     first = next(reports)
@@ -408,14 +437,14 @@ def _check_resuming(training: _Trainings, expected: float) -> None:
     value = training.objective(rest[-1])
     _expect(
         value == expected,
-        f"resumed from the checkpoint of step {first.step} the result is {value}, expected "
-        f"{expected} as without a stop",
+        f"after resuming from the checkpoint of step {first.step} the result is {value}; expected "
+        f"{expected} as without interruption",
     )
 
 
 # Strategies and pruners.
 def _decide(trial: optuna.trial.BaseTrial) -> float:
-    """Decisions of every kind, some of them conditional."""
+    """Suggest decisions of every kind, some of them conditional."""
     x = trial.suggest_float("x", -1.0, 1.0)
     lr = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
     rate = trial.suggest_float("rate", 0.0, 0.5, step=0.1)
@@ -437,7 +466,7 @@ def _objective(trial: optuna.Trial) -> float:
 def _rebuilt_study(
     factory: Callable[..., optuna.samplers.BaseSampler], trials: int, seed: int
 ) -> optuna.Study:
-    """A study whose strategy is made anew for each trial, as the engine does."""
+    """Run a study whose strategy is created again for each trial, as the engine does."""
     study = optuna.create_study()
     for number in range(trials):
         study.sampler = factory(seed=derive_seed(seed, number))
@@ -468,7 +497,7 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def _verdicts(pruner: optuna.pruners.BasePruner, direction: Any, trials: int) -> list[bool]:
-    """What a pruner says at each report of trials of different worth, none of them stopped."""
+    """Return a pruner's answers at each report of good and bad trials, none of which is stopped."""
     study = optuna.create_study(study_name="pruner", direction=direction, pruner=pruner)
     found = []
     for number in range(trials):
@@ -506,14 +535,14 @@ _DIES = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 @dataclass(frozen=True)
 class _Launched:
-    """Starts small programs by a launcher."""
+    """Starts small programs with a launcher."""
 
     launcher: Launcher
     directory: Path
     seconds: float
 
     def start(self, name: str, code: str) -> WorkerHandle:
-        """Start a program that may write a file of that name."""
+        """Start a program that may write to a file of that name."""
         code = f"FILE = {str(self.file(name))!r}\n{code}"
         command = [sys.executable, "-c", code]
         return self.launcher.start(command, {"AUTOML_CHECK": _SECRET}, self.log(name))
@@ -525,7 +554,7 @@ class _Launched:
         return self.directory / f"{name}.log"
 
     def end(self, worker: WorkerHandle) -> int:
-        """How a worker ends, which it must in time."""
+        """Return a worker's exit code; it must end in time."""
         try:
             return worker.wait(self.seconds)
         except TimeoutError:
@@ -545,21 +574,21 @@ def _check_exit_code(launched: _Launched) -> None:
     _expect(code == 7, f"wait() must return the exit code 7, got {code}")
     _expect(worker.poll() == 7, f"poll() must return the exit code 7, got {worker.poll()}")
     log = launched.log("ends")
-    _expect(log.exists(), "the log that start() is given must be made")
-    said = log.read_text()
-    _expect("not said" not in said, "a worker's standard output must not come into its log")
+    _expect(log.exists(), "start() must create the log")
+    text = log.read_text()
+    _expect("not said" not in text, "a worker's standard output must not be in its log")
 
 
 def _check_environment(launched: _Launched) -> None:
     launched.end(launched.start("tells", _TELLS))
     launched.see(launched.file("tells"), "a worker must write a file in its directory")
     given, *lines = launched.file("tells").read_text().splitlines()
-    _expect(given == _SECRET, "a worker must be given the environment of start()")
+    _expect(given == _SECRET, "a worker must receive the environment of start()")
     shown = [line for line in lines if _SECRET in line]
-    _expect(not shown, f"the environment must stand in no command line, but in: {shown}")
+    _expect(not shown, f"the environment must not be in command lines, but it is in: {shown}")
 
 
-def _check_asking(launched: _Launched) -> None:
+def _check_polling(launched: _Launched) -> None:
     worker = launched.start("waits", _WAITS)
     launched.see(launched.file("waits"), "a worker must start")
     _expect(worker.poll() is None, f"poll() must be None while it runs, got {worker.poll()}")
@@ -571,7 +600,7 @@ def _check_asking(launched: _Launched) -> None:
     worker.interrupt()
     code = launched.end(worker)
     stopped = launched.file("waits.stopped").exists()
-    _expect(stopped, "interrupt() must reach the worker as SIGINT, so that it gives its trial back")
+    _expect(stopped, "interrupt() must send a signal, so that the worker releases its trial")
     _expect(code != 0, "poll() must not be 0 for a worker that was interrupted")
     worker.interrupt()
     _expect(worker.poll() == code, "interrupting a worker that has ended must do nothing")
@@ -579,7 +608,7 @@ def _check_asking(launched: _Launched) -> None:
 
 def _check_killed(launched: _Launched) -> None:
     code = launched.end(launched.start("dies", _DIES))
-    _expect(code < 0, f"poll() must be negative where the worker was killed, got {code}")
+    _expect(code < 0, f"poll() must be negative if the worker was killed, got {code}")
 
 
 def _check_preview(launched: _Launched) -> None:
@@ -590,4 +619,4 @@ def _check_preview(launched: _Launched) -> None:
     text = preview(["python", "worker"], {}, launched.log("preview"))
     _expect("worker" in text, f"preview() must show the worker's command line, got {text!r}")
     same = sorted(launched.directory.rglob("*")) == files
-    _expect(same, "preview() must start and write nothing")
+    _expect(same, "preview() must not start or write anything")

@@ -38,7 +38,7 @@ from _cells import CELLS, Cell, Sketches, compared, decisions, truth
 import automl
 from automl.identity.fingerprint import digest_of
 from automl.identity.graphs.canonical import canonical
-from automl.identity.keys import SideKeys, writing
+from automl.identity.keys import SideKeys, static_keys
 from automl.identity.probes.client import Prober
 from automl.identity.probes.probe import Probe, probe
 from automl.plugin.registry import Registry
@@ -162,7 +162,7 @@ def of_decisions(parts: Parts, repeats: int) -> Iterator[dict[str, Any]]:
     yield row("L0", "decisions of a cell", timed(lambda: digest_of(chosen), repeats, 200), 0.02)
     made = rebuild(parts, chosen)
     side_keys = SideKeys(parts.side_keys)
-    times = timed(lambda: writing(made, side_keys, graphs=False), repeats, 200)
+    times = timed(lambda: static_keys(made, side_keys, graphs=False), repeats, 200)
     yield row("L0", "with a study's side keys", times, 0.02)
 
 

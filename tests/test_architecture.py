@@ -4,12 +4,14 @@ the last test breaks each one on purpose and sees its function object."""
 import ast
 import functools
 import importlib
+import inspect
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +50,7 @@ HEAVY_OWN = {
         "automl.space.operations",
         "automl.identity.graphs.canonical",
     ),
-    *("automl.portable.columns", "automl.portable.pixels"),
+    *("automl.portable.columns", "automl.portable.pixels", "automl.portable.program"),
 }
 """Modules of ours that load torch, and so may be imported late, too."""
 LIGHT = {"torch", "optuna", "sqlalchemy"}
@@ -399,6 +401,49 @@ WALLS: list[Callable[[Path], list[str]]] = [
 @pytest.mark.parametrize("wall", WALLS, ids=lambda wall: wall.__name__)
 def test_the_wall_stands(wall):
     assert wall(ROOT) == []
+
+
+def _classes(hint: object) -> Iterator[type]:
+    if isinstance(hint, type):
+        yield hint
+    for each in typing.get_args(hint):
+        yield from _classes(each)
+
+
+def _hints(thing: object) -> dict[str, object]:
+    try:
+        return typing.get_type_hints(thing)
+    except (NameError, TypeError):  # for types only, or an object without hints
+        return {}
+
+
+def _returned(owner: object) -> Iterator[object]:
+    """Type hints of what a public function, method or attribute gives."""
+    if not isinstance(owner, type):
+        yield _hints(inspect.unwrap(owner)).get("return")
+        return
+    for name, member in vars(owner).items():
+        function = member.fget if isinstance(member, property) else member
+        function = getattr(function, "__func__", function)
+        if not name.startswith("_") and inspect.isfunction(function):
+            yield _hints(function).get("return")
+    own = vars(owner).get("__annotations__", {})
+    hints = _hints(owner) if own else {}
+    yield from (hints.get(name) for name in own if not name.startswith("_"))
+
+
+def test_what_public_names_give_is_public():
+    things = {name: getattr(automl, name) for name in automl.__all__}
+    public = {id(thing) for thing in things.values()}
+    private = [
+        f"{name}: {each.__module__}.{each.__name__}"
+        for name, thing in things.items()
+        if callable(thing)
+        for hint in _returned(thing)
+        for each in _classes(hint)
+        if each.__module__.startswith("automl") and id(each) not in public
+    ]
+    assert private == []
 
 
 def test_every_public_name_can_be_had():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import automl
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -72,11 +74,21 @@ def test_the_source_distribution_holds_tests_docs_and_licence(built):
         example,
         "LICENSE",
         "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "mkdocs.yml",
         "Makefile",
         "constraints.txt",
         "tests/test_packaging.py",
     }
     assert wanted <= names
+
+
+def test_the_version_is_stated_once():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert automl.__version__ == declared
+    assert declared not in (ROOT / "automl" / "__init__.py").read_text()
 
 
 def test_constraints_pin_every_dependency():

@@ -15,10 +15,10 @@ from optuna.trial import FixedTrial
 from automl.engine.identifier import known_files
 from automl.errors import AutoMLError, UsageError, described
 from automl.identity.fingerprint import Identity, Level, Verdict
-from automl.identity.keys import SideKeys, Writing, writing
+from automl.identity.keys import SideKeys, StaticKeys, static_keys
 from automl.identity.probes.client import Answer, Prober, identity_of
 from automl.identity.probes.sketch import Sketch
-from automl.ledger.catalogue import Functions
+from automl.ledger.functions import Functions
 from automl.plugin.registry import Kind
 from automl.space.candidate import Candidate, propose
 from automl.space.decisions import given_value, values_of
@@ -37,7 +37,7 @@ class Compared:
     """A candidate and what is known of its function; `answer` is there where it was probed."""
 
     candidate: Candidate
-    writing: Writing
+    static: StaticKeys
     identity: Identity
     answer: Answer | None = None
 
@@ -82,7 +82,7 @@ class Comparer:
         yield from self._explain_graphs(a, b)
 
     def _explain_graphs(self, a: Compared, b: Compared) -> Iterator[str]:
-        read = [dict((x.writing.shared or {}).get("hyperparameters", {})) for x in (a, b)]
+        read = [dict((x.static.shared or {}).get("hyperparameters", {})) for x in (a, b)]
         if read[0] != read[1]:
             yield f"they part: training reads other hyperparameters: {_differences(*read)}"
             return
@@ -101,7 +101,7 @@ class Comparer:
         unread = self.parts.trainer.unread(candidate)
         side_keys = SideKeys({**self.parts.side_keys, "device": "cpu"})
         files = known_files.of(self.parts, candidate)
-        written = writing(candidate, side_keys, unread, strict=self.cache.strict, files=files)
+        written = static_keys(candidate, side_keys, unread, strict=self.cache.strict, files=files)
         return Compared(candidate, written, written.identity)
 
     def _candidate(self, decisions: Decisions) -> Candidate:
@@ -144,7 +144,7 @@ class Comparer:
         if Level.L2 not in self.cache.levels or found.candidate.open_decisions:
             return found
         answer = self.prober.probe(found.candidate.decisions)
-        return replace(found, identity=identity_of(found.writing, answer), answer=answer)
+        return replace(found, identity=identity_of(found.static, answer), answer=answer)
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def comparing(plan: Plan) -> Iterator[Comparer]:
 
 
 def _unless_sound(verdict: str | None, reason: str | None) -> dict[str, Any]:
-    """Why a candidate is recognised by its writing alone, if it is."""
+    """Why a candidate is recognised by its static keys alone, if it is."""
     if verdict in (None, Verdict.SOUND.value):
         return {}
     return {"verdict": verdict, "reason": reason}
@@ -221,7 +221,7 @@ def _first_difference(a: Sketch, b: Sketch) -> str:
 
 
 def _how_rewritten(found: Compared) -> str:
-    graph = found.writing.graph
+    graph = found.static.graph
     if graph is None:
         return "no graph"
     if graph.key is None:

@@ -1,4 +1,4 @@
-"""Summaries of a study for screens and pages: importances, workers' time, failures by reason."""
+"""What a study comes to: importances, workers' time, failures by reason; for screens and pages."""
 
 import warnings
 from collections import defaultdict
@@ -15,7 +15,7 @@ from automl.ledger.queries import TrialView
 from automl.plugin.report import Objective, State
 
 LOOKED_AT = 2_000
-"""The most trials that importances are computed from, so that they come at once."""
+"""Of this many trials importances are computed, so that they come at once."""
 FEWEST = 20
 """The fewest complete trials that importances are computed from; below it they are noise."""
 
@@ -24,11 +24,8 @@ FEWEST = 20
 class Importances:
     """How much each decision mattered for one objective, most first; the shares add up to 1.
 
-    Attributes:
-        metric: The objective.
-        shares: The share of each decision, none where `missing` says why.
-        trials: How many complete trials the shares rest on.
-        missing: Why there are no shares.
+    trials: how many complete trials that is said of. missing: why nothing can be said, where
+    nothing can.
     """
 
     metric: str
@@ -39,15 +36,9 @@ class Importances:
 
 @dataclass(frozen=True)
 class WorkerTime:
-    """The trials that one worker trained.
+    """What one worker did: the trials it trained, for how long, and between which times.
 
-    Attributes:
-        id: The worker's name in the ledger.
-        device: The device of its last trial.
-        trials: How many trials it trained.
-        seconds: How long it trained.
-        began: Start of its first trial, seconds since 1970.
-        ended: End of its last trial, seconds since 1970.
+    began, ended: seconds since 1970.
     """
 
     id: str
@@ -82,7 +73,7 @@ class Failures:
 def importances(
     trials: Sequence[FrozenTrial], objectives: Sequence[Objective]
 ) -> list[Importances]:
-    """The importance of decisions for each objective, by Optuna's evaluator."""
+    """The importance of decisions for each objective, by Optuna's own evaluator."""
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     return [
         _importances(evenly(valued(done, place), LOOKED_AT), objective)
@@ -95,14 +86,14 @@ def _importances(done: Sequence[FrozenTrial], objective: Objective) -> Importanc
     if missing is not None:
         return Importances(objective.metric, missing=missing)
     with warnings.catch_warnings():
-        # Optuna warns of few trials; screens and pages show how many there are.
+        # It warns of few trials; how many there are stands beside the figure.
         warnings.simplefilter("ignore")
         shares = optuna.importance.get_param_importances(excerpt(done, [objective]))
     return Importances(objective.metric, shares, len(done))
 
 
 def why_unimportant(done: Sequence[FrozenTrial]) -> str | None:
-    """Why importances cannot be computed from these complete trials; None where they can."""
+    """Why these complete trials say nothing of importances; None where they do."""
     decisions = {name for trial in done for name in trial.params}
     if not done:
         return "no trial has completed"

@@ -52,7 +52,7 @@ def show(study: str | None, storage: Location, as_json: bool) -> None:
 def prune(keep: int, storage: Location, as_json: bool) -> None:
     """Drop the least recently used functions; studies and their results are kept."""
     from automl.cli.text import json_line
-    from automl.ledger.catalogue import Functions
+    from automl.ledger.functions import Functions
 
     dropped = Functions(existing_storage(storage).engine).prune(keep)
     event = {"event": "prune", "dropped": dropped, "keep": keep}

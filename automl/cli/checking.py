@@ -1,4 +1,4 @@
-"""Runs the conformance suites of `automl.testing` on plugin files and installed plugins."""
+"""Runs the conformance suites of `automl.testing` on a plugin file or on what is installed."""
 
 import contextlib
 import os
@@ -17,19 +17,19 @@ from automl.cli.terminal import say
 from automl.cli.text import json_line
 from automl.errors import AutoMLError, UnknownNameError, UsageError
 from automl.plugin.registry import FACTORY_KINDS, Kind, Offer, Part, Registry
-from automl.storage.optuna_logging import quieten_optuna
+from automl.storage.optuna_logging import silence_optuna
 
 
 @dataclass(frozen=True)
 class Check:
-    """One plugin to check, with the suite of its kind."""
+    """One plugin to be checked: what it is, and the suite of its kind."""
 
     kind: Kind
     name: str
     run: Callable[[], None]
 
     def problem(self) -> str | None:
-        """The broken promise, in one line."""
+        """The promise that is broken, in one line."""
         try:
             self.run()
         except Exception as error:
@@ -41,13 +41,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Checker:
-    """Finds the plugins to check, and the parts to check them with.
+    """Finds what is to be checked, and what to check it with.
 
-    Attributes:
-        space: The space that trainers are tried on.
-        task: The task that spaces and trainers are tried on.
-        options: Options by part.
-        registry: Finds the plugins.
+    space, task: what trainers, and spaces, are tried on. options: by part.
     """
 
     space: str = "mlp"
@@ -56,10 +52,10 @@ class Checker:
     registry: Registry = field(default_factory=Registry)
 
     def checks(self, what: str) -> list[Check]:
-        """The checks for `file.py`, `file.py:name`, `module:name` or an installed `kind.name`.
+        """What `file.py`, `file.py:name`, `module:name` or an installed `kind.name` means.
 
         Raises:
-            UsageError: There is no such plugin, or it offers nothing.
+            UsageError: there is no such thing, or it offers nothing.
         """
         if ":" in what:
             return [self._of(self._of_its_kind(what))]
@@ -99,7 +95,7 @@ class Checker:
         return Check(offer.kind, offer.name, lambda: self._run(offer))
 
     def _of_its_kind(self, reference: str) -> Offer:
-        """The offer of a function or class, by the kind of object it makes; by default a space."""
+        """What a function or class offers, by what it makes: a space where nothing else."""
         for kind in FACTORY_KINDS:
             offer = self.registry.find(kind, reference)
             try:
@@ -116,7 +112,7 @@ class Checker:
         part = self._part(offer)
         task = self.registry.find(Kind.TASK, self.task)
         if offer.kind is Kind.STRATEGY:
-            # The study's seed is fixed while the trials' change, as in the engine.
+            # The study's seed stays while the trials' change, as in the engine.
             testing.check_strategy(lambda seed: part.make(seed=seed, study_seed=0))
         elif offer.kind is Kind.PRUNER:
             testing.check_pruner(part.make)
@@ -138,16 +134,16 @@ class Checker:
 
 
 def report(checks: list[Check], as_json: bool = False) -> int:
-    """Run each check and write its result in one line; returns how many failed."""
-    quieten_optuna()
+    """Run each check, saying how it went in a line; returns how many failed."""
+    silence_optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     failed = 0
     for check in checks:
         problem = check.problem()
         failed += problem is not None
         event = {"kind": check.kind.value, "name": check.name, "ok": not problem, "error": problem}
-        result = f"FAILED: {problem}" if problem else "ok"
-        line = f"{check.kind.value} {check.name}: {result}"
+        said = f"FAILED: {problem}" if problem else "ok"
+        line = f"{check.kind.value} {check.name}: {said}"
         say(json_line(event) if as_json else line)
     return failed
 
@@ -166,6 +162,6 @@ def _check_commands(module: ModuleType) -> None:
 
 
 def _check_events(module: ModuleType) -> None:
-    """Run in a temporary folder, because a listener may write a log."""
+    """In a folder of its own, for what listens may write a log."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         testing.check_events(module)

@@ -1,4 +1,4 @@
-"""`automl plugins`: lists installed plugins, checks them, and creates new ones."""
+"""`automl plugins`: what is installed, whether a plugin keeps its promises, and a new one."""
 
 import shlex
 from pathlib import Path
@@ -7,14 +7,14 @@ import click
 
 from automl.cli.arguments import json_option
 from automl.cli.completing import installed, kinds, names, names_of_kind
-from automl.cli.terminal import say
+from automl.cli.terminal import say, say_lines
 from automl.study.request import part_options
 
 
 @click.group("plugins", invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """List plugins, write a new one, or check one of your own."""
+    """List plugins, create a new one, or check your own."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_plugins)
 
@@ -23,7 +23,7 @@ def command(ctx: click.Context) -> None:
 @click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Add a plugin file.")
 @json_option
 def list_plugins(plugins: tuple[str, ...] = (), as_json: bool = False) -> None:
-    """List every plugin by kind, with its owner."""
+    """List all plugins by kind, with their owners."""
     from automl.cli.text import json_line
     from automl.plugin.registry import Kind, Registry
 
@@ -44,7 +44,7 @@ def list_plugins(plugins: tuple[str, ...] = (), as_json: bool = False) -> None:
 @click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Add a plugin file.")
 @json_option
 def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """List the options of a plugin: automl plugins options trainer supervised."""
+    """Describe the options of a plugin: automl plugins options trainer supervised."""
     from automl.cli.text import json_line
     from automl.errors import UnknownNameError
     from automl.plugin.options import jsonable, spell, typed
@@ -59,10 +59,18 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
     options = registry.find(Kind(kind), name).options().values()
     for option in options:
         default = None if option.required else jsonable(option.default)
-        event = {"option": option.name, "default": default, "expected": spell(option.annotation)}
+        event = {
+            "option": option.name,
+            "default": default,
+            "expected": spell(option.annotation),
+            "required": option.required,
+            "description": option.description,
+        }
         shown = "(required)" if option.required else typed(default)
         line = f"{f'-o {kind}.{option.name}={shown}':<32}  {event['expected']}"
-        say(json_line({**event, "required": option.required}) if as_json else line)
+        say(json_line(event) if as_json else line)
+        if option.description and not as_json:
+            say_lines(click.wrap_text(option.description, 80, "    ", "    ").splitlines())
     if not options and not as_json:
         say(f"{kind} {name} has no options")
 
@@ -80,8 +88,8 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
 def check(what: str, space: str, task: str, options: tuple[str, ...], as_json: bool) -> None:
     """Run the conformance suite on a plugin: exit code 0 if it passes, 1 if not.
 
-    FILE.py checks all that the file offers, FILE.py:NAME one function or class of it, KIND.NAME
-    an installed plugin such as strategy.tpe.
+    FILE.py: all that the file offers; FILE.py:NAME: a function or class of it; KIND.NAME: an
+    installed plugin, as strategy.tpe.
     """
     from automl.cli.checking import Checker, report
 

@@ -69,7 +69,7 @@ def command(
 
 
 def _leave() -> None:
-    """End a process whose trial hangs; its supervisor starts another."""
+    """End a process whose trial hangs; who supervises it starts another."""
     from automl.errors import DeviceLostError
 
     say("the trial makes no progress, and its lease is gone: this worker ends", err=True)

@@ -1,4 +1,4 @@
-"""Tasks from arrays, so that a data set becomes a task in a few lines: classes or real numbers."""
+"""Tasks from arrays: classification or regression on a data set in a few lines."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ _PROBE = 10
 
 @dataclass(frozen=True, eq=False)
 class _Arrays:
-    """What tasks from arrays share: the splits, their checks, the probe and the digest."""
+    """Splits, validation, probe and digest, shared by the tasks from arrays."""
 
     name: str
     inputs: "Tensor"
@@ -51,7 +51,7 @@ class _Arrays:
     def _digest(self) -> str:
         hashed = hashlib.blake2b(digest_size=16)
         if self.preparation is not None:
-            # What tensors do not say: the classes' names, the unit that errors are measured in.
+            # Tensors do not contain the classes' names and the unit of the errors.
             hashed.update(json.dumps(self.preparation.to_json(), sort_keys=True).encode())
         parts = {"inputs": self.inputs, "targets": self.targets}
         parts |= {split.value: rows for split, rows in self.splits.items()}
@@ -81,7 +81,7 @@ class _Arrays:
         return inputs[:_PROBE], targets[:_PROBE]
 
     def _check_targets(self) -> None:
-        """Raise UsageError where the targets are not of the task's kind."""
+        """Raise UsageError if the targets do not fit the kind of task."""
 
     def _check_split(self, split: Split, rows: "Tensor") -> None:
         if not len(rows):
@@ -94,15 +94,19 @@ class _Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Classification(_Arrays):
-    """Classes from inputs: cross-entropy, accuracy and loss.
+    """Classification with cross-entropy; metrics: accuracy and loss.
 
-    inputs: floats [n, *input_shape] of all examples; targets: class numbers [n].
-    splits: the row numbers of each split; they must not overlap. preparation: what made the inputs
-    from raw data, and the names of the classes, so that exports do and say the same.
+    Attributes:
+        name: The task's name, for messages.
+        inputs: Floats [n, *input_shape] of all examples.
+        targets: Class numbers [n].
+        splits: The row numbers of each split; they must not overlap.
+        preparation: How the inputs were made from raw data, and the classes' names, for exports.
+        classes: The number of classes.
 
     Raises:
-        UsageError: NaN or infinite inputs, targets that are no class numbers, overlapping or
-            empty splits; the text names the split and the first bad row.
+        UsageError: Inputs are NaN or infinite, targets are not class numbers, or splits overlap
+            or are empty. The message names the split and the first bad row.
     """
 
     classes: int = field(init=False)
@@ -127,12 +131,19 @@ class Classification(_Arrays):
         pixels: "Pixels | None" = None,
         scaling: "Scaling | None" = None,
     ) -> "Classification":
-        """Split arrays at random, each class in proportion; seed and shares fix the split.
+        """Split arrays at random, with each class in proportion. The seed and shares fix the split.
 
-        tested: how many of the last examples are the test split, in place of a share of all.
-        labels: the names of the classes 0, 1, …, by default their numbers. pixels: how images
-        became the arrays, which are bytes or in [0, 1]. scaling: how arrays become inputs. Exports
-        do and say all this, too.
+        Args:
+            name: The task's name, for messages.
+            inputs: Numbers [n, *input_shape].
+            targets: Class numbers [n].
+            validation: The share of examples to validate on.
+            test: The share of examples to test on.
+            seed: The seed of the random split.
+            tested: Use this many examples at the end as the test split, instead of a share.
+            labels: The names of classes 0, 1, …; by default their numbers. Exports use them.
+            pixels: How images became the arrays, which are bytes or in [0, 1]. Exports do the same.
+            scaling: How arrays become inputs. Exports do the same.
         """
         import numpy as np
         import torch
@@ -169,7 +180,7 @@ class Classification(_Arrays):
     def _check_targets(self) -> None:
         if int(self.targets.min()) < 0 or self.classes < 2:
             raise UsageError(
-                f"task {self.name}: targets must be class numbers 0, 1, … of two classes or more"
+                f"task {self.name}: targets must be class numbers 0, 1, … of at least two classes"
             )
         if (most := int(self.targets.max())) >= self.classes:
             raise UsageError(f"task {self.name}: {self.classes} labels, but a target is {most}")
@@ -177,20 +188,24 @@ class Classification(_Arrays):
 
 @dataclass(frozen=True, eq=False)
 class Regression(_Arrays):
-    """Real numbers from inputs: mean squared error, and R² as the first metric.
+    """Regression with mean squared error; the first metric is R².
 
-    R², the share of the variance that is explained (1 minus the squared error over that of the
-    mean; the average over outputs), comes first because it reads the same whatever the targets'
-    unit: 1 is perfect, 0 is the mean. `rmse` and `mae` are in the targets' own unit, of several
-    the mean; `mse` is the loss, in the unit that is learned.
+    R² is the share of the variance that is explained: 1 minus the squared error over that of the
+    mean, averaged over outputs. It comes first because it does not depend on the targets' unit: 1
+    is perfect, 0 is the mean. `rmse` and `mae` are in the targets' original unit, averaged over
+    outputs. `mse` is the loss, in the unit used for training.
 
-    inputs: floats [n, *input_shape] of all examples; targets: floats [n, outputs].
-    splits: the row numbers of each split; they must not overlap. preparation: what made inputs and
-    targets from raw data, so that exports do the same.
+    Attributes:
+        name: The task's name, for messages.
+        inputs: Floats [n, *input_shape] of all examples.
+        targets: Floats [n, outputs].
+        splits: The row numbers of each split; they must not overlap.
+        preparation: How inputs and targets were made from raw data, for exports.
 
     Raises:
-        UsageError: NaN or infinite inputs or targets, targets that are not [n, outputs] or never
-            vary, overlapping or empty splits; the text names the split and the first bad row.
+        UsageError: Inputs or targets are NaN or infinite, targets are not [n, outputs] or never
+            vary, or splits overlap or are empty. The message names the split and the first bad
+            row.
     """
 
     @classmethod
@@ -205,11 +220,18 @@ class Regression(_Arrays):
         seed: int = 0,
         standardize: bool = False,
     ) -> "Regression":
-        """Split arrays at random; targets may be [n] for one output. Seed and shares fix it.
+        """Split arrays at random. The seed and shares fix the split.
 
-        standardize: bring every feature and target to mean 0, deviation 1 over the training part;
-        one that does not vary there is shifted alone. `mse` is then in units of the variance of
-        the training targets, and exports do the same to what they are asked.
+        Args:
+            name: The task's name, for messages.
+            inputs: Numbers [n, *input_shape].
+            targets: Numbers [n, outputs], or [n] for one output.
+            validation: The share of examples to validate on.
+            test: The share of examples to test on.
+            seed: The seed of the random split.
+            standardize: Scale every feature and target to mean 0 and deviation 1 over the training
+                examples; constant ones are only shifted. `mse` is then in units of the training
+                targets' variance, and exports scale in the same way.
         """
         import numpy as np
 
@@ -238,11 +260,11 @@ class Regression(_Arrays):
         return mse_loss(outputs, targets)
 
     def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
-        # In double precision, for the squares of what nearly diverged overflow in single.
+        # In double precision, because the squares of nearly diverged outputs overflow in single.
         outputs, targets = outputs.double(), targets.double()
         error = (outputs - targets).square().sum(0)
         total = (targets - targets.mean(0)).square().sum(0)
-        # Targets that do not vary are explained wholly or not at all, as scikit-learn has it.
+        # As in scikit-learn, constant targets are explained fully or not at all.
         explained = (1 - error / total).where(total > 0, (error == 0).double())
         unit = self._unit.to(targets)
         return {
@@ -254,7 +276,7 @@ class Regression(_Arrays):
 
     @cached_property
     def _unit(self) -> "Tensor":
-        """How much of each target's own unit is 1 here [outputs], or [1] for all."""
+        """One training unit in each target's original unit [outputs], or [1] for all."""
         import torch
 
         scaling = self.preparation.targets if self.preparation else None
@@ -267,17 +289,17 @@ class Regression(_Arrays):
                 f"{self.targets.dtype} of shape {list(self.targets.shape)}"
             )
         if (self.targets == self.targets[:1]).all(0).any():
-            raise UsageError(f"task {self.name}: targets never vary, so nothing can be learned")
+            raise UsageError(f"task {self.name}: targets never vary: there is nothing to learn")
 
 
 def check_inputs(label: str, task: Task) -> None:
-    """Look at what a task trains and chooses by; one without tensors passes.
+    """Check the inputs that a task trains and validates on; a task without tensors passes.
 
     Raises:
-        UsageError: NaN or infinite inputs; the text names the split and the first bad row.
+        UsageError: Inputs are NaN or infinite; the message names the split and the first bad row.
     """
     if isinstance(task, _Arrays):
-        return  # it has looked at its rows already
+        return  # it checks its rows when it is created
     for split in (Split.TRAIN, Split.VALIDATION):
         try:
             inputs, _ = task.split(split)
@@ -294,27 +316,27 @@ def _finite_rows(values: "Tensor") -> "Tensor":
 
 def _not_finite(label: str, row: int, split: Split) -> str:
     return (
-        f"{label}: row {row} of split {split.value} holds NaN or infinity: clean or impute the "
-        "data first"
+        f"{label}: row {row} of split {split.value} contains NaN or infinity: clean or impute "
+        "the data first"
     )
 
 
 def _array(values: Any) -> "Tensor":
-    """Numbers as they are, or in double precision where torch has no such kind."""
+    """Convert numbers to a tensor; double precision if torch lacks their type."""
     import numpy as np
     import torch
 
     found = np.ascontiguousarray(values)
     kept = found.dtype.kind in "iufb" and found.dtype.itemsize <= np.dtype(np.float64).itemsize
-    with np.errstate(over="ignore"):  # what overflows is refused with its row
+    with np.errstate(over="ignore"):  # a later check reports the row that overflows
         return torch.as_tensor(found if kept and found.dtype.isnative else found.astype(float))
 
 
 def _prepared(name: str, preparation: "Preparation", arrays: Any) -> "Tensor":
-    """Inputs as an export makes them of the same arrays.
+    """Make inputs from arrays in the same way as an export.
 
     Raises:
-        UsageError: images of another range, or arrays of another shape.
+        UsageError: Images have another range, or arrays another shape.
     """
     try:
         return preparation.of_arrays(_array(arrays))
@@ -330,12 +352,18 @@ def random_splits(
     seed: int,
     labels: Any = None,
 ) -> dict[Split, "Tensor"]:
-    """Row numbers of each split, in order; with labels, each class in proportion.
+    """Return the sorted row numbers of each split; stratified if labels are given.
 
-    test: None where the test split lies elsewhere.
+    Args:
+        name: The task's name, for messages.
+        examples: The number of examples.
+        validation: The share of examples to validate on.
+        test: The share of examples to test on; None if the test split comes from elsewhere.
+        seed: The seed of the random split.
+        labels: Classes [examples] to keep in proportion.
 
     Raises:
-        UsageError: shares that leave nothing to train on.
+        UsageError: The shares leave no examples to train on.
     """
     import numpy as np
     import torch
@@ -343,8 +371,8 @@ def random_splits(
 
     if not (validation > 0 and (test is None or test > 0) and validation + (test or 0) < 1):
         raise UsageError(
-            f"task {name}: validation and test must be shares above 0 that leave some to "
-            f"train on, got {validation:g} and {test or 0:g}"
+            f"task {name}: validation and test must be shares above 0 with a sum below 1, "
+            f"got {validation:g} and {test or 0:g}"
         )
 
     def part(rows: Any, share: float) -> Any:
@@ -354,7 +382,7 @@ def random_splits(
         except ValueError as error:
             kept = "" if classes is None else " with each class in every part"
             text = f"task {name}: {examples} rows cannot be split{kept}"
-            raise UsageError(f"{text}: give more rows, or other shares") from error
+            raise UsageError(f"{text}: use more rows, or other shares") from error
 
     rest, tested = (np.arange(examples), None) if test is None else part(np.arange(examples), test)
     train, valid = part(rest, validation / (1 - (test or 0)))
@@ -365,7 +393,7 @@ def random_splits(
 
 
 def standardizing(values: "Tensor") -> "Scaling":
-    """What brings each place of these values [n, ...] to mean 0 and deviation 1 among them."""
+    """Return the scaling that gives each feature of values [n, ...] mean 0 and deviation 1."""
     from automl.portable.columns import Scaling
 
     values = values.double()
@@ -375,32 +403,32 @@ def standardizing(values: "Tensor") -> "Scaling":
 
 
 def _class_numbers(name: str, targets: Any) -> Any:
-    """Targets [n] as whole numbers.
+    """Convert targets [n] to integers.
 
     Raises:
-        UsageError: they are scores, words or real numbers.
+        UsageError: They are scores, words or real numbers.
     """
     import numpy as np
 
-    what, mend = "", ""
+    what, fix = "", ""
     if not targets.size:
-        what, mend = "are none", "one for each example"
+        what, fix = "are empty", "pass one for each example"
     elif targets.ndim != 1:
-        what, mend = f"have shape {targets.shape}", "give one class number a row, as by argmax(1)"
+        what, fix = f"have shape {targets.shape}", "pass one class number per row, as by argmax(1)"
     elif targets.dtype.kind not in "iufb":
-        what, mend = f"are {targets.dtype}", "number them: np.unique(targets, return_inverse=True)"
+        what, fix = f"are {targets.dtype}", "number them: np.unique(targets, return_inverse=True)"
     elif targets.dtype.kind == "f" and not (targets == np.floor(targets)).all():
-        what, mend = "are real numbers", "for regression there is automl.Regression"
+        what, fix = "are real numbers", "use automl.Regression for regression"
     if what:
-        raise UsageError(f"task {name}: targets {what}; expected class numbers [n]: {mend}")
+        raise UsageError(f"task {name}: targets {what}; expected class numbers [n]: {fix}")
     return targets.astype(np.int64)
 
 
 def _real_numbers(name: str, targets: Any) -> Any:
-    """Targets [n] or [n, outputs] as [n, outputs].
+    """Reshape targets [n] or [n, outputs] to [n, outputs].
 
     Raises:
-        UsageError: they are no numbers, or of another shape.
+        UsageError: They are not numbers, or have another shape.
     """
     if targets.dtype.kind not in "iufb" or targets.ndim not in (1, 2) or not targets.size:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""A table of text becomes a task: kinds of columns inferred, encodings fitted on training rows."""
+"""Turns a table of text into a task: infers column kinds, and fits encodings on training rows."""
 
 import functools
 import inspect
@@ -39,13 +39,13 @@ _log = logging.getLogger("automl")
 Table = Mapping[str, Cells]
 """Cells by column, None for those without a value; all columns have the same length."""
 _LEAST = 5
-"""So few rows still leave some to each split."""
+"""The smallest number of rows that leaves some for each split."""
 _FEW = 20
-"""So many whole numbers in a target are taken for classes, and so many words for categories."""
+"""The largest number of whole numbers in a target, or words in a column, read as categories."""
 
 
 class Goal(Enum):
-    """What the target is; AUTO: numbers but for a few whole ones are to be predicted as such."""
+    """The kind of target. AUTO predicts numbers, unless there are only a few whole numbers."""
 
     AUTO = "auto"
     CLASSIFICATION = "classification"
@@ -54,17 +54,25 @@ class Goal(Enum):
 
 @dataclass(frozen=True)
 class Reading:
-    """How a table is read.
+    """How to read a table.
 
-    target: the column to predict, by default the last. categorical, numeric: columns whose kind is
-    not to be inferred. ignore: columns to leave out. missing: words that say no value, in any
-    case, as an empty cell does. decimal: the point or comma in numbers. quantiles: map numbers to
-    a normal distribution by their rank, else only shift and scale them. categories: the most that
-    one column may have, rarer ones are one. weighted: count rare classes as much as frequent ones
-    in the loss. validation, test: shares of the rows; seed: of the split.
+    Attributes:
+        target: The column to predict; by default the last one.
+        goal: Whether to predict classes or numbers; by default inferred from the target.
+        categorical: Columns to read as categories.
+        numeric: Columns to read as numbers.
+        ignore: Columns to leave out.
+        missing: Words that mean a missing value, in any case; empty cells are always missing.
+        decimal: The decimal sign of numbers, a point or a comma.
+        quantiles: Map numbers to a normal distribution by rank, instead of shifting and scaling.
+        categories: The largest number of categories of one column; rarer ones are merged.
+        weighted: Give all classes the same total weight in the loss.
+        validation: The share of rows to validate on.
+        test: The share of rows to test on.
+        seed: The seed of the random split.
 
     Raises:
-        UsageError: less than one category, or another decimal sign.
+        UsageError: `categories` is less than 1, or `decimal` is another sign.
     """
 
     target: str | None = None
@@ -89,10 +97,11 @@ class Reading:
 
 
 def with_reading(factory: Callable[..., Task]) -> Callable[..., Task]:
-    """Give a task's factory every field of a Reading as an option, so that all tables share them.
+    """Add every field of Reading to a task factory's options, so that all tables share them.
 
-    factory: a function of keyword-only parameters, one of which is `reading`; it gets the Reading
-    that the options make.
+    Args:
+        factory: A function with keyword-only parameters, one of which is `reading`. It receives
+            the Reading made from the options.
     """
     signature, fields = inspect.signature(factory), inspect.signature(Reading).parameters
     own = [each for name, each in signature.parameters.items() if name != "reading"]
@@ -104,14 +113,17 @@ def with_reading(factory: Callable[..., Task]) -> Callable[..., Task]:
         return factory(**options, reading=reading)
 
     made.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    texts = (inspect.getdoc(factory), inspect.getdoc(Reading))
+    made.__doc__ = "\n\n".join(text for text in texts if text)
     return made
 
 
 @dataclass(frozen=True, eq=False)
 class TableClassification(Classification):
-    """Classes from the rows of a table, with metrics that rare classes show in.
+    """Classification of table rows, with metrics that account for rare classes.
 
-    weighted: the loss counts each class as much as any other.
+    Attributes:
+        weighted: Whether the loss gives all classes the same total weight.
     """
 
     weighted: bool = field(default=False, kw_only=True)
@@ -144,11 +156,17 @@ class TableClassification(Classification):
 
 
 def area_under_curve(scores: "Tensor", targets: "Tensor") -> float:
-    """The chance that a positive example has the higher score, ties counting half.
+    """Return the probability that a positive example scores higher; ties count half.
 
-    scores: [n]; targets: 0 or 1 [n]. 0.5 where one of the two is missing, NaN where a score is.
     Source: H. B. Mann, D. R. Whitney: On a Test of Whether One of Two Random Variables Is
     Stochastically Larger, 1947.
+
+    Args:
+        scores: Scores [n].
+        targets: Classes 0 or 1 [n].
+
+    Returns:
+        A value in [0, 1]; 0.5 if one of the classes is missing, NaN if a score is NaN.
     """
     import torch
 
@@ -168,21 +186,23 @@ def area_under_curve(scores: "Tensor", targets: "Tensor") -> float:
 def table_task(
     name: str, table: Table, reading: Reading | None = None, test: Table | None = None
 ) -> Classification | Regression:
-    """The task of predicting one column of a table from the others.
+    """Make a task that predicts one column of a table from the others.
 
-    Cells are text, or None where there is no value. test: rows of their own to test on; else a
-    share of the table is.
+    Args:
+        name: The task's name, for messages.
+        table: Cells by column: text, or None for a missing value.
+        reading: How to read the table.
+        test: Separate rows to test on; by default a share of the table.
 
     Raises:
-        UsageError: no such column, a target that cannot be learned, or columns without anything to
-            learn from.
+        UsageError: A column does not exist, the target cannot be learned, or no column is useful.
     """
     return _Maker(name, table, reading or Reading(), test).task()
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """One table on its way to a task."""
+    """Builds a task from one table."""
 
     name: str
     raw: Table
@@ -219,7 +239,7 @@ class _Maker:
 
     # The target.
     def _spelled(self) -> dict[str, str]:
-        """The classes that there are, and how each is mostly written."""
+        """Return the classes with their most frequent spelling."""
         found: dict[str, str] = {}
         for cell, _ in Counter(self.target).most_common():
             found.setdefault(category(cell), cell)
@@ -227,15 +247,15 @@ class _Maker:
         return found
 
     def _refuse_untrained(self, trained: Collection[str], spelled: Mapping[str, str]) -> None:
-        """Raise UsageError where the test file has a class that no row to learn from has."""
+        """Raise UsageError if the test file has a class that the training file lacks."""
         new = [cell for label, cell in spelled.items() if label not in trained]
         if new:
             known = ", ".join(sorted({spelled[label] for label in trained}, key=_natural)[:5])
             numbers = all(map(is_number, spelled))
-            hint = "; to predict numbers, say -o task.goal=regression" if numbers else ""
+            hint = "; to predict numbers, pass -o task.goal=regression" if numbers else ""
             raise self._unusable(
-                f"is {new[0]!r} in the test file alone; the other file has: {known}: "
-                f"write them alike, or leave such rows out{hint}"
+                f"has the value {new[0]!r} only in the test file; the training file has: {known}: "
+                f"use the same spelling, or remove these rows{hint}"
             )
 
     @cached_property
@@ -247,7 +267,7 @@ class _Maker:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The table to learn from, and that of the test file, which has all its columns."""
+        """The training table and the test table, which must have the same columns."""
         if self.extra is None:
             return [self.raw]
         for name in self.raw:
@@ -257,22 +277,19 @@ class _Maker:
 
     @cached_property
     def table(self) -> dict[str, list[str | None]]:
-        """All rows whose target is known; those to test on come last."""
+        """All rows with a known target; test rows come last."""
         whole = {
             name: self._cleaned([cell for each in self.tables for cell in each[name]])
             for name in self.raw
         }
         known = [cell is not None for cell in whole[self.target_name]]
         if not all(known):
-            self._tell_left_out([cell for each in self.tables for cell in each[self.target_name]])
+            self._warn_left_out([cell for each in self.tables for cell in each[self.target_name]])
         kept = {name: list(compress(cells, known)) for name, cells in whole.items()}
         return {**kept, self.target_name: self._pointed(self.target_name, kept[self.target_name])}
 
     def _pointed(self, name: str, cells: Cells) -> list[str | None]:
-        """Numbers with a point, as all else here has them, where the file has commas.
-
-        Only where all are numbers: words, and categories, stay as they are.
-        """
+        """Replace decimal commas by points, if the file uses them and the column is numeric."""
         if self.reading.decimal == ".":
             return list(cells)
         own = {cell for cell in cells[: len(cells) - self.tested] if cell is not None}
@@ -286,24 +303,24 @@ class _Maker:
     def _cleaned(self, cells: Cells) -> list[str | None]:
         return cleaned(cells, self.reading.missing)
 
-    def _tell_left_out(self, targets: Cells) -> None:
-        """Say how many rows have no target, and which words say so."""
+    def _warn_left_out(self, targets: Cells) -> None:
+        """Warn about the number of rows without a target, and the words that mark them."""
         kept = zip(targets, self._cleaned(targets), strict=True)
         gone = [(raw or "").strip() for raw, cell in kept if cell is None]
         words = sorted(set(gone) - {""})
-        said = f", those that say {' or '.join(map(repr, words))} among them" if words else ""
-        hint = "; if that is a class, -o task.missing=… says what is missing" if words else ""
-        self._warn(f"{len(gone)} rows without a target are left out{said}{hint}")
+        marked = f", including those with {' or '.join(map(repr, words))}" if words else ""
+        hint = "; if this is a class, set the missing words with -o task.missing=…" if words else ""
+        self._warn(f"{len(gone)} rows without a target are left out{marked}{hint}")
 
     @cached_property
     def tested(self) -> int:
-        """How many of the last rows are the test file's."""
+        """The number of rows at the end that come from the test file."""
         cells = [cell for each in self.tables[1:] for cell in each[self.target_name]]
         return sum(cell is not None for cell in self._cleaned(cells))
 
     @property
     def ours(self) -> int:
-        """How many of the first rows are there to learn from."""
+        """The number of rows at the start to learn from."""
         return len(self.target) - self.tested
 
     @property
@@ -319,32 +336,32 @@ class _Maker:
         known = set(map(category, distinct))
         if len(known) < 2:
             found = f"only {own[0]!r}" if own else "nothing"
-            raise self._unusable(f"holds {found}: nothing to learn")
+            raise self._unusable(f"contains {found}: there is nothing to learn")
         if goal is not Goal.CLASSIFICATION and odd:
             self._refuse_commas(distinct)
         if goal is Goal.REGRESSION and odd:
-            raise self._unusable(f"holds {odd[0]!r}, which is not a number to predict")
+            raise self._unusable(f"contains {odd[0]!r}, which is not a number")
         few = not odd and len(known) <= _FEW and all(float(c).is_integer() for c in own)
         classes = goal is Goal.CLASSIFICATION or (goal is Goal.AUTO and (bool(odd) or few))
         if classes and len(known) > len(own) / 2:
-            said = f"has {len(known)} classes in {len(own)} rows"
-            raise self._unusable(f"{said}: name another by -o task.target")
+            count = f"has {len(known)} classes in {len(own)} rows"
+            raise self._unusable(f"{count}: choose another with -o task.target")
         return classes
 
     def _refuse_infinite(self, name: str, distinct: Collection[str]) -> None:
-        """Raise UsageError where numbers are mixed with infinite ones, which nobody means."""
+        """Raise UsageError if a column of numbers holds infinite values."""
         infinite = [cell for cell in distinct if is_infinite(cell)]
         if infinite and all(is_number(cell) for cell in distinct if not is_infinite(cell)):
             raise UsageError(
-                f"task {self.name}: column {name!r} holds {infinite[0]!r}: leave such cells empty"
+                f"task {self.name}: column {name!r} contains {infinite[0]!r}: empty these cells"
             )
 
     def _refuse_commas(self, distinct: Collection[str]) -> None:
-        """Raise UsageError where a target of words is one of numbers with decimal commas."""
+        """Raise UsageError if a target read as words consists of numbers with decimal commas."""
         if pointed := _with_comma(distinct):
             raise self._unusable(
-                f"holds {pointed!r}: say '-o task.decimal=,' if its commas are decimal, and "
-                "'-o task.goal=classification' if not"
+                f"contains {pointed!r}: pass '-o task.decimal=,' for decimal commas, or "
+                "'-o task.goal=classification' for classes"
             )
 
     def _unusable(self, why: str) -> UsageError:
@@ -352,16 +369,16 @@ class _Maker:
 
     # The rows.
     def _check_rows(self) -> None:
-        """Raise UsageError where there are too few, in either file."""
+        """Raise UsageError if either file has too few rows."""
         if self.extra is not None and not self.tested:
             raise UsageError(
                 f"task {self.name}: no row of the test file has a target {self.target_name!r}: "
-                "leave the file out, and predict it once a model is exported"
+                "leave the file out, and predict it with an exported model"
             )
         if self.ours < _LEAST:
             raise UsageError(
                 f"task {self.name}: {counted(self.ours, 'row')} with a target: too few to train, "
-                f"choose and test by, which needs {_LEAST} or more"
+                f"validate and test, which takes at least {_LEAST}"
             )
 
     def _splits(self, classes: Any) -> "dict[Split, Tensor]":
@@ -374,7 +391,7 @@ class _Maker:
         return splits | ({Split.TEST: torch.arange(ours, rows)} if self.tested else {})
 
     def _without_rare(self, classes: Any, ours: int) -> Any:
-        """Classes to keep in proportion; those too rare for every split are one among them."""
+        """Return the classes to stratify by; classes too rare for every split are merged."""
         if classes is None:
             return None
         classes = classes[:ours].copy()
@@ -388,19 +405,19 @@ class _Maker:
     def _prepared(
         self, splits: "Mapping[Split, Tensor]", **of_target: Any
     ) -> "tuple[Preparation, Tensor]":
-        """How the columns become inputs, and these inputs."""
+        """Return the fitted preparation, and the inputs that it makes."""
         from automl.portable.columns import Columns, Preparation
 
         found = list(self._columns(splits[Split.TRAIN].tolist()))
         if not found:
-            raise UsageError(f"task {self.name}: no column is left to learn from")
+            raise UsageError(f"task {self.name}: no useful column to learn from")
         kept = tuple(column for column, _ in found)
         columns = Columns(kept, self.reading.missing, self.reading.decimal)
         inputs = columns.inputs({column.name: cells for column, cells in found})
         return Preparation(columns, self.target_name, **of_target), inputs
 
     def _columns(self, rows: Sequence[int]) -> "Iterator[tuple[Numbers | Categories, Cells]]":
-        """The columns that say anything, learned from training rows, and their cells."""
+        """Yield the useful columns, fitted on training rows, and their cells."""
 
         reading = self.reading
         for name in (*reading.categorical, *reading.numeric, *reading.ignore):
@@ -415,10 +432,9 @@ class _Maker:
     def _column(
         self, name: str, rows: Sequence[int], whole: Cells
     ) -> "Numbers | Categories | None":
-        """How one column is read, learned from training rows; None where it says nothing.
+        """Fit one column on training rows; None if it carries no information.
 
-        Its kind follows from the rows to learn from: what one of the test file cannot be read as
-        that kind is refused.
+        Its kind follows from the training file; test cells that do not fit are an error.
         """
         from automl.portable.columns import Categories, Numbers
 
@@ -429,41 +445,41 @@ class _Maker:
         if numbers:
             self._check_numbers(name, whole)
         if len({cell if cell is None else category(cell) for cell in set(cells)}) < 2:
-            self._warn(f"column {name!r} is left out: it says the same in every row")
+            self._warn(f"column {name!r} is left out: it is the same in every row")
             return None
         if numbers:
             return Numbers.fit(name, cells, reading.quantiles)
         if name not in reading.categorical:
             if pointed := _with_comma(distinct):
-                hint = "are its commas decimal? (-o task.decimal=,)"
-                self._warn(f"column {name!r} holds {pointed!r}: {hint}")
+                hint = "for decimal commas, pass '-o task.decimal=,'"
+                self._warn(f"column {name!r} contains {pointed!r}: {hint}")
             if len(distinct) > max(_FEW, self.ours / 2):
-                self._warn(f"column {name!r} is left out: nearly every row has another text")
+                self._warn(f"column {name!r} is left out: its text differs in nearly every row")
                 return None
         return Categories.fit(name, cells, reading.categories)
 
     def _is_numeric(self, name: str, distinct: Collection[str]) -> bool:
-        """Whether a column holds numbers alone.
+        """Return whether a column holds only numbers.
 
         Raises:
-            UsageError: it holds infinite ones, or has to be numeric and is not.
+            UsageError: It holds infinite numbers, or must be numeric and is not.
         """
         self._refuse_infinite(name, distinct)
         odd = sorted(cell for cell in distinct if not is_number(cell))
         if odd and name in self.reading.numeric:
             raise UsageError(
-                f"task {self.name}: column {name!r} holds {odd[0]!r}, which is not a number"
+                f"task {self.name}: column {name!r} contains {odd[0]!r}, which is not a number"
             )
         return not odd
 
     def _check_numbers(self, name: str, whole: Cells) -> None:
-        """Raise UsageError where the test file has no number in a column of numbers."""
+        """Raise UsageError if a numeric column has other cells in the test file."""
         odd = [cell for cell in whole[self.ours :] if cell is not None and not is_number(cell)]
         kind = "goal=classification" if name == self.target_name else f"categorical={name}"
         if odd:
             raise UsageError(
-                f"task {self.name}: column {name!r} of the test file holds {odd[0]!r}, and the "
-                f"other file numbers alone: mend the cell, or say -o task.{kind}"
+                f"task {self.name}: column {name!r} contains {odd[0]!r} in the test file, but only "
+                f"numbers in the training file: fix the cell, or pass -o task.{kind}"
             )
 
     def _warn(self, what: str) -> None:
@@ -471,13 +487,13 @@ class _Maker:
 
 
 def _with_comma(distinct: Collection[str]) -> str | None:
-    """One of the cells where all are numbers but for decimal commas; else None."""
+    """Return a cell with a decimal comma, if all cells are numbers; otherwise None."""
     commas = [cell for cell in distinct if has_decimal_comma(cell)]
     alike = len(commas) + sum(map(is_number, distinct)) == len(distinct)
     return min(commas) if commas and alike else None
 
 
 def _natural(label: str) -> tuple[bool, float, str]:
-    """Numbers by their size, before words."""
+    """Sort key: numbers by value, before words."""
     number = is_number(label)
     return not number, float(label) if number else 0.0, label

@@ -1,4 +1,4 @@
-"""The devices of this machine, found and chosen without loading torch."""
+"""Finds and chooses the devices of this machine without loading torch."""
 
 import os
 import re
@@ -19,15 +19,18 @@ _GPU = re.compile(r"GPU (\d+):.*\(UUID: (GPU-[^)]+)\)")
 _SLICE = re.compile(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)")
 _SMI_SECONDS = 60.0
 _DRIVERS = (Path("/dev/kfd"), Path("/dev/nvidia0"))
-"""Where the drivers of AMD and NVIDIA show."""
+"""The device files of AMD's and NVIDIA's drivers."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device to train on: `cpu`, `mps`, or `cuda:` and what the machine calls the GPU.
+    """A device to train on.
 
-    name: for people and the ledger. torch: torch's name for it in this process. alone: the
-    environment variables under which a process sees no other GPU.
+    Attributes:
+        name: Its name for users and the ledger: `cpu`, `mps`, or `cuda:` and the machine's name
+            for the GPU.
+        torch: Torch's name for it in this process.
+        alone: Environment variables that make this the only GPU a process can see.
     """
 
     name: str = "cpu"
@@ -43,10 +46,10 @@ CPU = Device()
 
 
 def accelerators() -> list[Device]:
-    """What this process may train on beside the CPU.
+    """List the devices that this process may train on besides the CPU.
 
-    These are the GPUs of CUDA_VISIBLE_DEVICES where it is set, else those that `nvidia-smi -L`
-    lists. Only where there is no such program, but a driver of some kind, torch is asked.
+    These are the GPUs of CUDA_VISIBLE_DEVICES if it is set, otherwise those that `nvidia-smi -L`
+    lists. Torch is only asked if that program is missing but a driver is present.
     """
     visible = os.environ.get(VISIBLE)
     if visible is not None:
@@ -57,10 +60,10 @@ def accelerators() -> list[Device]:
 
 
 def choose_devices(asked: str) -> tuple[Device, ...]:
-    """The devices that `--device` means: with `auto` every accelerator, or else the CPU.
+    """Return the devices that `--device` selects; `auto` selects all accelerators, or else the CPU.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: This machine has no such device.
     """
     found = accelerators()
     if asked == "auto":
@@ -72,24 +75,28 @@ def choose_devices(asked: str) -> tuple[Device, ...]:
         return (named[asked],)
     visible = os.environ.get(VISIBLE)
     why = "" if visible is None else f" ({VISIBLE}={visible})"
-    raise UsageError(f"no device {asked!r} here: expected auto or {' or '.join(named)}{why}")
+    raise UsageError(f"no device {asked!r}: expected auto or {' or '.join(named)}{why}")
 
 
 def resolve_device(asked: str, index: int = 0) -> Device:
-    """The device of the worker of that index: `auto` deals the accelerators round.
+    """Return the device of one worker; `auto` assigns the accelerators in turn.
+
+    Args:
+        asked: The value of `--device`.
+        index: The worker's index.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: This machine has no such device.
     """
     chosen = choose_devices(asked)
     return chosen[index % len(chosen)]
 
 
 def pin(device: Device) -> Device:
-    """Let this process see that device alone, which torch then calls `cuda:0`.
+    """Make the device the only GPU that this process can see; torch then calls it `cuda:0`.
 
-    Call it before torch is loaded. Where torch has looked at the GPUs already, it is too late:
-    the device keeps its place among those that torch saw.
+    Call it before torch is loaded. If torch has initialized CUDA already, the device is returned
+    unchanged.
     """
     torch = sys.modules.get("torch")
     if not device.alone or (torch is not None and torch.cuda.is_initialized()):
@@ -101,7 +108,7 @@ def pin(device: Device) -> Device:
 def _visible(text: str) -> list[Device]:
     entries: list[str] = []
     for entry in (part.strip() for part in text.split(",")):
-        # As CUDA does: what it does not know, such as -1, ends the list.
+        # As in CUDA, an unknown entry such as -1 ends the list.
         if not _ENTRY.fullmatch(entry):
             break
         if entry not in entries:
@@ -114,21 +121,21 @@ def _visible(text: str) -> list[Device]:
 
 
 def _name(entry: str, indices: Mapping[str, str]) -> str:
-    """A GPU's index on the machine; where only its UUID is known, that."""
+    """Return a GPU's index on the machine; its UUID if the index is unknown."""
     if entry.isdigit():
         return str(int(entry))
-    # CUDA takes the beginning of a UUID for the whole.
+    # CUDA accepts the beginning of a UUID.
     return next((index for uuid, index in indices.items() if uuid.startswith(entry)), entry)
 
 
 def _indices() -> dict[str, str]:
-    """The index of each GPU by its UUID."""
+    """Return the index of each GPU by its UUID."""
     found = map(_GPU.match, _smi()) if shutil.which("nvidia-smi") else ()
     return {gpu[2]: gpu[1] for gpu in found if gpu}
 
 
 def _listed(lines: list[str]) -> list[Device]:
-    """The GPUs of `nvidia-smi -L`; one that is divided counts by its slices."""
+    """Return the GPUs that `nvidia-smi -L` lists; a divided GPU counts as its slices."""
     entries: list[str] = []
     for line in lines:
         if gpu := _GPU.match(line):
@@ -137,7 +144,7 @@ def _listed(lines: list[str]) -> list[Device]:
             if entries and entries[-1].isdigit():
                 entries.pop()
             entries.append(part[1])
-    # The program counts by the bus; CUDA would count by speed unless it is told.
+    # nvidia-smi orders by bus; CUDA orders by speed unless it is set to do the same.
     return [
         Device(f"cuda:{entry}", f"cuda:{position}", {VISIBLE: entry, _ORDER: "PCI_BUS_ID"})
         for position, entry in enumerate(entries)
@@ -160,7 +167,7 @@ def _smi() -> list[str]:
 
 
 def _asked_of_torch() -> list[Device]:
-    """What torch sees, where it is loaded or where only it can tell."""
+    """Return the devices that torch finds, if it is loaded or no other source exists."""
     known = sys.platform == "darwin" or any(driver.exists() for driver in _DRIVERS)
     if "torch" not in sys.modules and not known:
         return []

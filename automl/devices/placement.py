@@ -1,4 +1,4 @@
-"""Where workers work: their devices, their shares of these, and their threads."""
+"""Places for workers: their devices, shares of device memory, and threads."""
 
 import os
 from collections import Counter
@@ -12,18 +12,22 @@ from automl.plugin.protocols import Launcher
 from automl.storable import require_at_most, short
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""What numerical libraries read when they are loaded."""
+"""Variables that numerical libraries read when they are loaded."""
 MOST_WORKERS = 100_000
-"""As many workers as one search may ask for, so that a slip of a digit starts nothing."""
+"""The largest number of workers, so that a typing error does not start millions."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
 class Place:
-    """One worker's device, its share of the device's memory, and its threads.
+    """One worker's device, share of the device's memory, and threads.
 
-    memory_fraction, threads: None is without limit. near: whether it lies on this machine.
+    Attributes:
+        device: The device.
+        memory_fraction: The share of the device's memory; None for no limit.
+        threads: The number of threads; None for no limit.
+        near: Whether the worker runs on this machine.
     """
 
     device: Device = CPU
@@ -33,7 +37,7 @@ class Place:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What `automl worker` is told of its place."""
+        """The options that describe this place to `automl worker`."""
         device = ("--device", self.device.name)
         if self.memory_fraction is None:
             return device
@@ -41,41 +45,51 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What must hold in a worker's process from its start; the user's own settings stay."""
+        """Variables to set when the worker's process starts; settings of the user are kept."""
         limits = {} if self.threads is None else dict.fromkeys(THREADS, str(self.threads))
         return {**self.device.alone, **{n: v for n, v in limits.items() if not os.environ.get(n)}}
 
 
 def starts_elsewhere(launcher: Launcher) -> bool:
-    """Whether a launcher finds the machines; one that does not say so starts workers here."""
+    """Return whether a launcher chooses the machines; by default workers start on this one."""
     return bool(getattr(launcher, "elsewhere", False))
 
 
 def arrange(
     launcher: Launcher, workers: str, device: str, per_device: int | None = None
 ) -> tuple[Place, ...]:
-    """The places of a search's workers; torch is not loaded for it.
+    """Return the places of a search's workers, without loading torch.
+
+    Args:
+        launcher: The launcher that starts the workers.
+        workers: The value of `--workers`, a number or `auto`.
+        device: The value of `--device`.
+        per_device: The value of `--per-device`.
 
     Raises:
-        UsageError: an option has no such value, or there is no such device.
+        UsageError: An option has an invalid value, or this machine has no such device.
     """
     arranged = places_elsewhere if starts_elsewhere(launcher) else places_here
     return arranged(workers, device, per_device)
 
 
 def pinned(places: tuple[Place, ...]) -> tuple[Place, ...]:
-    """The places with this process bound to the device of the first, which is its own."""
+    """Bind this process to the device of the first place, which is its own."""
     own, *others = places
     return (replace(own, device=pin(own.device)), *others) if own.near else places
 
 
 def places_here(workers: str, device: str, per_device: int | None = None) -> tuple[Place, ...]:
-    """The places of a search on this machine, dealt round its devices.
+    """Return the places of a search on this machine, distributed over its devices.
 
-    workers: a number, or `auto` for `per_device` on each device; on a CPU one for two cores.
+    Args:
+        workers: A number, or `auto` for `per_device` workers on each device. On a CPU, `auto`
+            starts one worker for every two cores.
+        device: The value of `--device`.
+        per_device: The number of workers on each device, for `auto`.
 
     Raises:
-        UsageError: it is neither, or there is no such device.
+        UsageError: A value is invalid, or this machine has no such device.
     """
     _check_per_device(workers, per_device)
     devices, cores = choose_devices(device), usable_cores()
@@ -91,30 +105,34 @@ def places_here(workers: str, device: str, per_device: int | None = None) -> tup
 
 
 def places_elsewhere(workers: str, device: str, per_device: int | None = None) -> tuple[Place, ...]:
-    """The places of a search whose launcher finds the machines; the workers find their devices.
+    """Return the places of a search whose launcher chooses the machines.
+
+    The workers choose their devices themselves.
 
     Raises:
-        UsageError: workers is no number, for what is there cannot be counted from here.
+        UsageError: `workers` is not a number: devices elsewhere cannot be counted from here.
     """
     if workers == "auto" or per_device is not None:
         option = "--workers auto" if workers == "auto" else "--per-device"
         raise UsageError(
-            f"{option} counts the devices of this machine, and this launcher starts workers "
-            "elsewhere: give --workers a number"
+            f"{option} counts the devices of this machine, but this launcher starts workers on "
+            "others: pass a number to --workers"
         )
     return (Place(Device(device, device), near=False),) * _number(workers)
 
 
 def threads_given() -> int | None:
-    """The threads that this process's environment allows it, where it says a number."""
+    """Return the number of threads that the environment sets; None if it sets none."""
     first = os.environ.get(THREADS[0], "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int:
-    """The cores this process may use: by its affinity, and by the quota of its control group.
+    """Return the number of cores this process may use, by its affinity and control group quota.
 
-    cgroups, own: where Linux mounts control groups, and where it says which are this process's.
+    Args:
+        cgroups: Where Linux mounts control groups.
+        own: The file that lists this process's control groups.
     """
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
@@ -127,34 +145,34 @@ def _check_per_device(workers: str, per_device: int | None) -> None:
     if per_device is None:
         return
     if per_device < 1:
-        raise UsageError(f"--per-device: expected a number from 1, got {short(per_device)}")
+        raise UsageError(f"--per-device: expected a number of at least 1, got {short(per_device)}")
     require_at_most("--per-device", per_device, MOST_WORKERS)
     if workers != "auto":
         raise UsageError(
-            f"--per-device goes with --workers auto; --workers {workers} deals that many workers "
-            "round the devices"
+            f"--per-device needs --workers auto; --workers {workers} distributes that many "
+            "workers over the devices"
         )
 
 
 def _number(workers: str) -> int:
-    # Of no more digits than the most has, for Python reads no number of thousands.
+    # Count digits first, because Python does not parse numbers with thousands of them.
     digits = workers.lstrip("0")
     if not workers.isdecimal() or not digits:
-        raise UsageError(f"--workers: expected a number from 1 or auto, got {workers!r}")
+        raise UsageError(f"--workers: expected auto or a number of at least 1, got {workers!r}")
     if len(digits) > len(str(MOST_WORKERS)) or int(digits) > MOST_WORKERS:
         raise UsageError(f"--workers: expected at most {MOST_WORKERS:,}, got {short(workers)}")
     return int(digits)
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """The quotas, in cores, of this process's control group and of those it lies in."""
+    """Yield the quotas, in cores, of this process's control group and its parents."""
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = cgroups / "cpu" if controllers else cgroups
         folder = base / path.lstrip("/")
-        # Within a container the path may be the host's; the mount's root is its own then.
+        # In a container the path may be the host's; then the mount's root is the container's.
         for each in {folder, *folder.parents, base}:
             if each == base or base in each.parents:
                 yield from _quota(each)

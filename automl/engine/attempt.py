@@ -41,7 +41,7 @@ from automl.storable import by_metric_name, short, size_fault, value_fault
 from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
 from automl.text.redaction import redact_urls
-from automl.trial_code.boundary import EngineCode, TrialCode, described_within
+from automl.trial_code.boundary import EngineCode, TrialCode, trial_error_text
 from automl.trial_code.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class Evaluation:
         except (OSError, RuntimeError) as error:
             where = self._run.directory
             _log.warning(
-                "no checkpoint saved in %s: %s", where, redact_urls(described_within(error))
+                "no checkpoint saved in %s: %s", where, redact_urls(trial_error_text(error))
             )
         else:
             # With all reports, since what goes on from here will not report these steps again.
@@ -263,7 +263,7 @@ class Evaluation:
             if is_storage_failure(error) or isinstance(error, TimeLimitError):
                 raise
             name = self.parts.names[Kind.PRUNER]
-            raise TrialError(f"pruner {name}: {described_within(error)}") from error
+            raise TrialError(f"pruner {name}: {trial_error_text(error)}") from error
 
     @cached_property
     def _reported_before(self) -> set[int]:

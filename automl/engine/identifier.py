@@ -12,7 +12,7 @@ from typing import Any
 
 from automl.errors import DegenerateError, StorageError, TimeLimitError
 from automl.identity.fingerprint import Identity, Level, Verdict
-from automl.identity.keys import SideKeys, Writing, writing
+from automl.identity.keys import SideKeys, StaticKeys, static_keys
 from automl.identity.probes.client import Answer, Prober, ProberError, identity_of
 from automl.identity.probes.cost import ProbeTimes
 from automl.space.candidate import Candidate
@@ -150,7 +150,7 @@ class Identifier:
         for prober in self._probers.values():
             prober.close()
 
-    def _written(self, parts: Parts, candidate: Candidate, number: int | None) -> Writing:
+    def _written(self, parts: Parts, candidate: Candidate, number: int | None) -> StaticKeys:
         cache, side_keys = self._cache, self._side_keys(parts)
         if candidate.open_decisions and not candidate.decisions:
             # Nothing is left to tell trials apart: they are repeats under other seeds.
@@ -159,7 +159,7 @@ class Identifier:
         with TrialCode():
             unread = parts.trainer.unread(candidate) if beyond else ()
             files = known_files.of(parts, candidate)
-            return writing(
+            return static_keys(
                 candidate, side_keys, unread, graphs=beyond, strict=cache.strict, files=files
             )
 
@@ -172,7 +172,7 @@ class Identifier:
 
     # Probes.
     def _why_not(
-        self, parts: Parts, candidate: Candidate, written: Writing, costs: Mapping[str, float]
+        self, parts: Parts, candidate: Candidate, written: StaticKeys, costs: Mapping[str, float]
     ) -> str | None:
         """Why a candidate is not probed; None where it is."""
         if candidate.open_decisions:
@@ -197,7 +197,7 @@ class Identifier:
         return False
 
     def _probed(
-        self, parts: Parts, candidate: Candidate, written: Writing, costs: Mapping[str, float]
+        self, parts: Parts, candidate: Candidate, written: StaticKeys, costs: Mapping[str, float]
     ) -> Identity:
         key = written.identity.l1 or written.identity.l0
         if key in self._answers:

@@ -28,7 +28,8 @@ from automl.engine.heartbeat import Heartbeat
 from automl.engine.identifier import Identifier, StrategyContext
 from automl.engine.optuna_trials import OptunaTrials
 from automl.engine.seeding import seeded
-from automl.engine.stopping import Handlers, Meter, Stop
+from automl.engine.stopping import Meter, Stop
+from automl.engine.surroundings import Surroundings
 from automl.engine.worker_ids import is_dead
 from automl.errors import (
     AutoMLError,
@@ -45,7 +46,7 @@ from automl.errors import (
     text_of,
 )
 from automl.identity.fingerprint import Identity
-from automl.ledger.transaction import explaining
+from automl.ledger.transaction import translate_errors
 from automl.ledger.values import (
     BudgetSpentError,
     Claimed,
@@ -63,7 +64,7 @@ from automl.space.decisions import check_taken
 from automl.study.parts import Parts, costs_of
 from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
-from automl.trial_code.boundary import TrialCode, is_a_persons, leave
+from automl.trial_code.boundary import TrialCode, is_user_interrupt, leave_trial_code
 from automl.trial_code.deadline import NEVER, Deadline
 
 _log = logging.getLogger("automl")
@@ -106,7 +107,7 @@ class Engine:
     alone: bool = False
 
     def __post_init__(self) -> None:
-        self.ledger, self.patience = self.study.ledger, self.study.storage.patience
+        self.ledger, self.outage_retry = self.study.ledger, self.study.storage.outage_retry
         self.meter = Meter(self.ledger, self.study.spec.cost_metric)
         self.heartbeat = Heartbeat(
             self.ledger, self.worker, beaten=self.meter.refresh, hung=self.hung
@@ -128,21 +129,22 @@ class Engine:
             DeviceLostError: the device fails for good; what was under way has been given back.
             StorageError: the database failed; what was under way will be taken over.
         """
-        with self.patience.lasting(self.stop):
+        with self.outage_retry.enabled(self.stop):
             self.ledger.enter(self.worker)
             self._warn_of_foreign_functions()
             self.meter.refresh()
             self.heartbeat.start()
             # What ends the worker against its will, its supervisor is to see.
-            signs_off, self._handlers = False, Handlers()
+            signs_off, self._surroundings = False, Surroundings()
             try:
-                with explaining(self.ledger.engine), self.deadline.held():
+                with translate_errors(self.ledger.engine), self.deadline.held():
                     self._loop()
                 signs_off = True
             except (AutoMLError, EndedAtOnce):
                 signs_off = True
                 raise
             finally:
+                self._surroundings.put_back()
                 self.heartbeat.end()
                 self.identifier.close()
                 if signs_off:
@@ -207,7 +209,7 @@ class Engine:
         for settled in self.ledger.untold(older_than=fresh):
             self._tell(settled)
         self._prune()
-        if self.patience.seconds_since_outage() < self.ledger.lease_seconds / 4:
+        if self.outage_retry.seconds_since_outage() < self.ledger.lease_seconds / 4:
             return None  # what expired while nobody could renew it is not lost
         dead = self._dead_holders()
         if not self.ledger.has_work(dead, slots=False):
@@ -237,7 +239,7 @@ class Engine:
                 return self._attempt(lease, trial)
             except BaseException as error:
                 passing = isinstance(error, _PASSING) or is_storage_failure(error)
-                if passing or is_a_persons(error):
+                if passing or is_user_interrupt(error):
                     raise
                 return self._fail(trial, error)
         except LeaseLostError as error:
@@ -258,14 +260,15 @@ class Engine:
                 self._give_back(trial, counts)
             raise
         finally:
-            leave()
+            leave_trial_code()
+            self._surroundings.put_back()
             self.deadline.end_trial()
             self.meter.end()
             self.heartbeat.hold(None)
 
     def _take_up(self, lease: Lease) -> None:
         self._lease, self._used, self._given_back = lease, 0.0, False
-        self._handlers.put_back()
+        self._surroundings.put_back()
 
     def _hold_to_limit(self, number: int, note: str = _ENDED) -> None:
         named = f"trial {number} of study {self.study.name}"
@@ -305,6 +308,7 @@ class Engine:
 
         One that cannot even be failed is tried again, which counts as an attempt.
         """
+        self._surroundings.put_back()
         self._used += self.meter.end()
         try:
             self.deadline.grant()
@@ -312,7 +316,7 @@ class Engine:
             return self._settle(self._lease, trial, outcome, self._used)
         except BaseException as again:
             passing = isinstance(again, LeaseLostError) or is_storage_failure(again)
-            if passing or is_a_persons(again):
+            if passing or is_user_interrupt(again):
                 raise
             self._give_back(trial, counts=True)
             if self._lease.attempt > MAX_ATTEMPTS:
@@ -488,6 +492,7 @@ class Engine:
         reports: list[Report] | None = None,
         identity: Identity | None = None,
     ) -> Lease | None:
+        self._surroundings.put_back()
         self.deadline.end_trial()
         pause = self.stop.is_set() or len(self._parked) > 1 or self._maintenance_due()
         told, next_for = self.trials.take_told(), None if pause else self.worker
@@ -549,13 +554,16 @@ class Engine:
     # Ends.
     def _give_back(self, trial: optuna.Trial | None, counts: bool = False) -> None:
         """Let others go on with the trial under way, or free its slot."""
+        self._surroundings.put_back()
         lease, used = self._lease, self._used + self.meter.end()
         number = lease.number if trial is None else trial.number
-        self.ledger.give_back(lease, number, used, counts, self.meter.metered)
+        self.ledger.release(lease, number, used, counts, self.meter.metered)
         self._given_back = True
 
     def _warn_of_foreign_functions(self) -> None:
-        if self.study.spec.cache.enabled and (foreign := self.ledger.functions.foreign()):
+        if self.study.spec.cache.enabled and (
+            foreign := self.ledger.functions.count_other_versions()
+        ):
             _log.warning(
                 "%d known functions were written by another version of automl and are not used",
                 foreign,
@@ -596,7 +604,7 @@ class Engine:
 
 def _only_ends_a_process(error: BaseException) -> bool:
     """Whether nothing of ours raises an error, nor a person."""
-    return not isinstance(error, Exception) and not is_a_persons(error)
+    return not isinstance(error, Exception) and not is_user_interrupt(error)
 
 
 def _check_device(error: Exception) -> None:

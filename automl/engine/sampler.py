@@ -14,7 +14,7 @@ from automl.engine.failures import is_storage_failure
 from automl.errors import Interrupted, StrategyError, TimeLimitError
 from automl.ledger.values import LeaseLostError
 from automl.space.decisions import given_value
-from automl.trial_code.boundary import TrialCode, described_within
+from automl.trial_code.boundary import TrialCode, trial_error_text
 
 _log = logging.getLogger("automl")
 _ENGINES = (Interrupted, LeaseLostError, TimeLimitError)
@@ -134,4 +134,4 @@ class ReseedingSampler(BaseSampler):
         except Exception as error:
             if is_storage_failure(error) or isinstance(error, _ENGINES):
                 raise
-            raise StrategyError(f"strategy {self._name}: {described_within(error)}") from error
+            raise StrategyError(f"strategy {self._name}: {trial_error_text(error)}") from error

@@ -1,6 +1,5 @@
 """What ends a trial under way before its end: a request to stop, or a budget that is spent."""
 
-import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -28,26 +27,6 @@ class Stop(threading.Event):
     def overdue(self) -> bool:
         """Whether it was asked, and the time for a last checkpoint has passed."""
         return self.is_set() and time.monotonic() >= self._until
-
-
-class Handlers:
-    """What takes the signals that ask this process to stop; a trial may replace it."""
-
-    def __init__(self) -> None:
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        self._known = {number: signal.getsignal(number) for number in numbers}
-
-    def put_back(self) -> None:
-        """Have signals taken as they were; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, handler in self._known.items():
-            # What was set by other means than Python's cannot be set again.
-            if handler is not None and signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._known)
 
 
 class Meter:

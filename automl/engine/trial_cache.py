@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.errors import TrialError, UnstorableError
-from automl.storage.collation import lost_name
+from automl.storage.collation import name_conflict
 from automl.storage.long_steps import is_reserved
 from automl.trial_code.boundary import EngineCode, end_forked, is_in_trial_code
 
@@ -77,7 +77,7 @@ class HoldingStorage:
         except ValueError as error:
             # Of another kind than in an earlier trial; but was it the same decision there?
             if (other := self._call(self._like_any, param_name)) is not None:
-                raise lost_name("decisions", other, param_name, self._shown) from error
+                raise name_conflict("decisions", other, param_name, self._shown) from error
             raise
         if (held := self._known(trial_id)) is not None:
             value = distribution.to_external_repr(param_value_internal)
@@ -135,7 +135,7 @@ class HoldingStorage:
         if name in others:
             return
         if (other := self._call(self._name_like, name, others)) is not None:
-            raise lost_name(kind, other, name, self._shown)
+            raise name_conflict(kind, other, name, self._shown)
 
     def _like_any(self, name: str) -> str | None:
         """A decision of any trial of the study that the database takes for this name."""

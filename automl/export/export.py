@@ -25,8 +25,6 @@ from automl.export.intervals import intervals
 from automl.export.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, ModelCard
 from automl.plugin.protocols import Run, Split, Task
 from automl.plugin.registry import Kind
-from automl.portable.columns import Preparation
-from automl.portable.program import Program
 from automl.study.found import Found, found
 from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
@@ -34,6 +32,8 @@ from automl.study.weights import Models
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from automl.portable.columns import Preparation
 
 _FILES = frozenset(
     {
@@ -177,13 +177,15 @@ class Export:
     def _try_program(self, file: Path) -> None:
         import torch
 
+        from automl.portable.program import Program
+
         example, again = self.parts.task.probe()[0], Program(file)
         with torch.no_grad():
             for part in (example, example[:1]):
                 torch.testing.assert_close(again(part), self.module(part))
 
     @cached_property
-    def preparation(self) -> Preparation | None:
+    def preparation(self) -> "Preparation | None":
         return getattr(self.parts.task, "preparation", None)
 
     # What is said of it.

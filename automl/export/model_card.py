@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from automl.analysis.page.commands import search_command
 from automl.plugin.protocols import Split
-from automl.portable.columns import Preparation
 from automl.study.parts import Parts
 from automl.study.study import Study
 from automl.text.formatting import counted, duration
+
+if TYPE_CHECKING:
+    from automl.portable.columns import Preparation
 
 WEIGHTS = "model.safetensors"
 PROGRAM = "model.pt2"
@@ -17,7 +19,7 @@ PREPARATION = "preparation.json"
 CANDIDATE = "candidate.json"
 
 
-def data_of(preparation: Preparation | None) -> str:
+def data_of(preparation: "Preparation | None") -> str:
     """What a model is asked about, as a word that stands for the argument of a command."""
     if preparation is not None and preparation.reads_tables:
         return "data.csv"
@@ -38,7 +40,7 @@ class ModelCard:
     parts: Parts
     candidate: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Any]]
-    preparation: Preparation | None
+    preparation: "Preparation | None"
     why_not: str | None
 
     def text(self) -> str:

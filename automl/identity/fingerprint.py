@@ -1,7 +1,8 @@
-"""The fingerprint: what a candidate computes, under one task, trainer and budget.
+"""The fingerprint identifies what a candidate computes under one task, trainer and budget.
 
-Levels are tried in order, cheapest first: L0 by decisions, L1 by canonical graphs, L2 by what a
-candidate computes on a few examples. Each key holds the side keys: all else a result depends on.
+Three levels are tried, cheapest first: L0 compares decisions, L1 canonical graphs, and L2 what a
+candidate computes on a few examples. Every key includes the side keys: everything else that a
+result depends on.
 """
 
 import hashlib
@@ -13,11 +14,11 @@ from enum import Enum
 from typing import Any
 
 VERSION = 3
-"""Part of every fingerprint: raised when what goes into one changes."""
+"""Part of every fingerprint; increased whenever the content of fingerprints changes."""
 
 
 class Level(Enum):
-    """How a candidate is recognised: by its decisions, its canonical graph, or its function."""
+    """How a candidate is recognised: by its decisions (L0), its graph (L1) or its function (L2)."""
 
     L0 = "L0"
     L1 = "L1"
@@ -25,26 +26,34 @@ class Level(Enum):
 
 
 class Verdict(Enum):
-    """What a probe says of a candidate's function; only a sound one is ever shared."""
+    """The outcome of a probe. Only sound functions are shared at L2."""
 
     SOUND = "sound"
     DEGENERATE = "degenerate"
     UNHASHABLE = "unhashable"
     NONDETERMINISTIC = "non-deterministic"
     HIDDEN = "hidden"
-    """It depends on what a probe cannot show, such as a cast to half precision."""
+    """The function depends on something a probe cannot show, such as a cast to half precision."""
     SYMMETRIC = "too symmetric"
-    """It has more equal layers than can be set apart."""
+    """The candidate has more equal layers than the probe can tell apart."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """All that is known of what a candidate computes; every key holds the side keys, too.
+    """Everything known about what a candidate computes. All keys include the side keys.
 
-    colour: what plain colour refinement sees of the canonical graph. l2: one digest for each
-    grid, none where it was not probed or gave nothing to share. sketch: what the digests were
-    made of. verdict: a Verdict's value; reason: why it is not a sound one. seconds: the time
-    spent, by level. skipped: why it was not probed.
+    Attributes:
+        l0: The key of the decisions.
+        l1: The key of the canonical graph; None without a graph or a canonical labelling.
+        colour: A digest of what plain colour refinement sees of the canonical graph.
+        l2: One digest per grid of the sketch; empty if the candidate was not probed or the probe
+            found nothing to share.
+        sketch: The sketch behind the L2 digests, as bytes.
+        live_parameters: The number of parameter elements that a gradient reached in the probe.
+        verdict: The value of the probe's `Verdict`.
+        reason: Why the verdict is not `SOUND`.
+        seconds: The time spent on each level.
+        skipped: Why the candidate was not probed.
     """
 
     l0: str
@@ -60,25 +69,27 @@ class Identity:
 
 
 def canonical_json(value: Any) -> str:
-    """One text for equal values: sorted keys, no spaces; 1, 1.0 and true stay apart, 0.0 is -0.0.
+    """Encode a value so that equal values have equal texts.
+
+    Keys are sorted and there are no spaces. 1, 1.0 and true differ; 0.0 and -0.0 do not.
 
     Raises:
-        ValueError: the value holds something JSON cannot; the text says where.
+        ValueError: The value contains something that JSON cannot represent. The message says
+            where.
     """
     try:
         plain = _plain(value)
     except _NotPlainError as error:
         where = "".join(reversed(error.path)).lstrip(".") or "the value"
         raise ValueError(
-            f"{where} is {error.value!r} of type {type(error.value).__name__}: an identity is "
-            "made of text, finite numbers, true, false, none, and lists and mappings of these by "
-            "text"
+            f"{where} is {error.value!r} of type {type(error.value).__name__}: expected text, a "
+            "finite number, a boolean, None, or lists and mappings (with text keys) of these"
         ) from None
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class _NotPlainError(Exception):
-    """A value that JSON has not; `path` leads to it, last step first."""
+    """A value that JSON cannot represent; `path` leads to it, last step first."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -108,5 +119,9 @@ def _step(name: str, item: Any) -> Any:
 
 
 def digest_of(content: Any) -> str:
-    """64 hexadecimal digits that stand for a value; raises ValueError as `canonical_json`."""
+    """Hash a value to 64 hexadecimal digits.
+
+    Raises:
+        ValueError: The value has no `canonical_json`.
+    """
     return hashlib.blake2b(canonical_json(content).encode(), digest_size=32).hexdigest()

@@ -1,4 +1,4 @@
-"""The keys of a candidate at each level, from its writing and from what a probe of it found."""
+"""The keys of a candidate that need no probe: L0 from its decisions, L1 from its graph."""
 
 import math
 import time
@@ -23,27 +23,34 @@ SPACE = "space"
 
 @dataclass(frozen=True)
 class SideKeys:
-    """All that a result depends on beside the candidate; digested once for many candidates."""
+    """Everything a result depends on besides the candidate, digested once for many candidates.
+
+    Attributes:
+        values: The dependencies by name, such as the task, the trainer and the space.
+    """
 
     values: Mapping[str, Any]
 
     @cached_property
     def digest(self) -> str:
-        """Of everything: what decisions make depends on the space."""
+        """The digest of all values, for L0: the space determines what decisions mean."""
         return digest_of(dict(self.values))
 
     @cached_property
     def shared(self) -> str:
-        """Of all but the space: graphs and functions count by themselves."""
+        """The digest of all values except the space, for L1 and L2."""
         return digest_of({k: v for k, v in self.values.items() if k != SPACE})
 
 
 @dataclass(frozen=True)
-class Writing:
-    """A candidate as it is written: its keys by decisions and by graph, and what L2 needs besides.
+class StaticKeys:
+    """What is known about a candidate before it is probed.
 
-    shared: what keys of L1 and L2 hold beside the graph or the function; None where the
-    hyperparameters are no plain values, so that nothing but equal decisions is recognised.
+    Attributes:
+        identity: The L0 and L1 keys.
+        graph: The canonical form of the candidate's graph, if it has one.
+        shared: The content of L1 and L2 keys besides the graph or the function. None if the
+            hyperparameters are not plain values; only equal decisions are recognised then.
     """
 
     identity: Identity
@@ -51,7 +58,7 @@ class Writing:
     shared: Mapping[str, Any] | None
 
 
-def writing(
+def static_keys(
     candidate: Candidate,
     side_keys: SideKeys,
     unread: Collection[str] = (),
@@ -59,16 +66,19 @@ def writing(
     graphs: bool = True,
     strict: bool = False,
     files: Sequence[str] = (),
-) -> Writing:
-    """The keys of a candidate under its side keys.
+) -> StaticKeys:
+    """Compute the keys of a candidate that need no probe.
 
-    files: digests of what it was read from.
-
-    unread: hyperparameters that do not count. graphs: whether to look beyond decisions. strict:
-    whether candidates with other parameters are never one.
+    Args:
+        candidate: The candidate.
+        side_keys: Everything else that its result depends on.
+        unread: Names of hyperparameters that the trainer does not read; they are left out.
+        graphs: Whether to look beyond the decisions.
+        strict: Whether candidates whose parameters differ in shape or number always differ.
+        files: Digests of the files that the candidate was made from.
 
     Raises:
-        ValueError: a decision that no key can hold, such as NaN.
+        ValueError: A decision has a value that no key can contain, such as NaN.
     """
     began = time.perf_counter()
     content = {
@@ -80,7 +90,7 @@ def writing(
     }
     identity = Identity(digest_of(content), seconds={Level.L0.value: time.perf_counter() - began})
     if not graphs:
-        return Writing(identity, None, None)
+        return StaticKeys(identity, None, None)
     began = time.perf_counter()
     found = _by_graph(candidate, side_keys, unread, strict, files)
     seconds = {**identity.seconds, Level.L1.value: time.perf_counter() - began}
@@ -93,25 +103,27 @@ def _by_graph(
     unread: Collection[str],
     strict: bool,
     files: Sequence[str],
-) -> Writing:
-    """The writing but for its key by decisions."""
+) -> StaticKeys:
+    """The static keys without L0."""
     shared = _shared(candidate, side_keys, unread, files)
     if shared is None:
-        return Writing(Identity(""), None, None)
+        return StaticKeys(Identity(""), None, None)
     architecture = candidate.architecture
     if callable(architecture):
         parameters = {"parameters": _parameters_of_module(candidate)} if strict else {}
-        return Writing(Identity(""), None, {**shared, **parameters})
-    # Who has a graph has loaded torch; a plain function may do without.
+        return StaticKeys(Identity(""), None, {**shared, **parameters})
+    # A candidate with a graph has loaded torch already; a plain function may not need it.
     from automl.identity.graphs.canonical import canonical
 
     graph = canonical(architecture)
-    if graph.own_operations:
+    if graph.custom_operations:
         shared["code"] = side_keys.values[SPACE]["code"]
     if strict:
         shared["parameters"] = _parameters_of_graph(architecture, graph)
     l1 = None if graph.key is None else digest_of({**shared, "graph": graph.key})
-    return Writing(Identity("", l1, digest_of({**shared, "colour": graph.colour})), graph, shared)
+    return StaticKeys(
+        Identity("", l1, digest_of({**shared, "colour": graph.colour})), graph, shared
+    )
 
 
 def _shared(
@@ -141,7 +153,7 @@ def _parameters_of_graph(graph: "Graph", found: "Canonical") -> list[Any]:
 
 
 def _weights(graph: "Graph", node: "Node") -> list[Any]:
-    """What the weights of a node follow from."""
+    """Everything that determines the shapes of a node's weights."""
     shapes = [list(graph.node(name).shape) for name in node.inputs]
     return [_plain(node.operation), _plain(node.attributes), shapes]
 
@@ -152,7 +164,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value):
             return {key: _plain(item) for key, item in value.items()}
-        # JSON knows no other keys, and the number 1 is not the text "1".
+        # JSON allows text keys only, and the number 1 must differ from the text "1".
         return {"\0mapping": [[_plain(key), _plain(item)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

@@ -1,7 +1,8 @@
-"""Audits: how often a result was served for a function that it is not of.
+"""Audits: how often a trial was served the result of a different function.
 
-An audit evaluates anyway what would have been served. Evaluations of equal decisions tell how far
-two results of one function are apart by chance; what is farther apart was served wrongly.
+An audit evaluates a trial that would have been served a result. Repeated evaluations of equal
+decisions show how far two results of one function differ by chance. A larger difference means that
+the result was served wrongly.
 """
 
 import math
@@ -18,7 +19,7 @@ from automl.ledger.models import EvaluationRow, EvaluationState, Role
 from automl.ledger.transaction import reading
 
 SIGNIFICANCE = 0.05
-"""The probability that any merge at all is called false where none is."""
+"""The probability that any merge is called false although all are correct."""
 
 _EXACT = 1e-9
 _CONFIDENCE = 0.95
@@ -26,7 +27,7 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval of a share."""
+    """A confidence interval of a proportion, both from 0 to 1."""
 
     low: float
     high: float
@@ -34,13 +35,20 @@ class Interval:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What the audits of a study found in one metric.
+    """The findings of a study's audits in one metric.
 
-    n: audits that ended with a result. merges: those of a function that was written in other
-    decisions. mean_difference: of |audited - served| over the merges. noise: the standard
-    deviation of evaluations of equal decisions, from `degrees` degrees of freedom. false: merges
-    that noise does not explain; rate: their share, with its 95 % Wilson interval. None is what
-    cannot be known: of the noise, where no decisions were evaluated twice.
+    The noise is unknown, and with it what depends on it, if no decisions were evaluated twice.
+
+    Attributes:
+        metric: The metric's name.
+        n: How many audits ended with a result.
+        merges: How many of these were served the result of other decisions.
+        mean_difference: The mean of |audited - served| over the merges.
+        noise: The standard deviation of evaluations of equal decisions.
+        degrees: The degrees of freedom of the noise.
+        false: How many merges the noise does not explain.
+        rate: The proportion of false merges.
+        interval: The 95 % Wilson interval of the rate.
     """
 
     metric: str
@@ -63,11 +71,11 @@ class Audits:
 
     @reading
     def report(self, session: Session, metric: str) -> AuditReport:
-        """What they found in a metric.
+        """Return what the audits found in a metric.
 
-        A merge is false where Student's t test on |audited - served|, against the pooled variance
-        of evaluations of equal decisions, rejects that both are of one function; its level is
-        divided by the number of merges (Bonferroni).
+        A merge is false if Student's t-test rejects that both results are of one function. The
+        test compares |audited - served| with the pooled variance of evaluations of equal
+        decisions, at a level divided by the number of merges (Bonferroni).
         """
         rows = session.scalars(
             select(EvaluationRow)
@@ -78,15 +86,22 @@ class Audits:
             )
             .order_by(EvaluationRow.id)
         ).all()
-        found = [one for one in rows if _number(one.metrics, metric) is not None]
-        audits = [audit for one in found if (audit := _audit(one, metric)) is not None]
+        found = [row for row in rows if _number(row.metrics, metric) is not None]
+        audits = [audit for row in found if (audit := _audit(row, metric)) is not None]
         variance, degrees = _noise(found, metric)
         return _report(metric, audits, variance, degrees)
 
 
 @dataclass(frozen=True)
 class _Audit:
-    """|audited - served|, of how many evaluations the served one was the mean."""
+    """One audit.
+
+    Attributes:
+        difference: |audited - served|.
+        n: How many evaluations the served result was the mean of.
+        merged: Whether the served result was of other decisions.
+        scale: |served|.
+    """
 
     difference: float
     n: int
@@ -108,7 +123,7 @@ def _number(metrics: Mapping[str, Any] | None, name: str) -> float | None:
 
 
 def _noise(rows: Sequence[EvaluationRow], metric: str) -> tuple[float, int]:
-    """The pooled variance of evaluations of equal decisions, and its degrees of freedom."""
+    """Return the pooled variance of evaluations of equal decisions, and its degrees of freedom."""
     groups: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         number = _number(row.metrics, metric)
@@ -148,7 +163,13 @@ def _is_false(audit: _Audit, variance: float, degrees: int, level: float) -> boo
 
 
 def wilson(successes: int, n: int, confidence: float = _CONFIDENCE) -> Interval:
-    """The score interval of a binomial share (E. B. Wilson, 1927); n is at least 1."""
+    """Return the score interval of a binomial proportion (E. B. Wilson, 1927).
+
+    Args:
+        successes: How many of the n trials succeeded.
+        n: The number of trials, at least 1.
+        confidence: The probability that the interval covers the true proportion.
+    """
     z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
     share, shrink = successes / n, 1 + z * z / n
     center = (share + z * z / (2 * n)) / shrink
@@ -158,7 +179,7 @@ def wilson(successes: int, n: int, confidence: float = _CONFIDENCE) -> Interval:
 
 
 def two_sided_p(t: float, degrees: int) -> float:
-    """The probability that Student's t of so many degrees of freedom is beyond t on either side."""
+    """Return the two-sided p-value of Student's t statistic."""
     from scipy.stats import t as student
 
     return float(2 * student.sf(t, degrees))

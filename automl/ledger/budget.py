@@ -1,4 +1,4 @@
-"""A study's budget: its slots, what was paid, device time, and what ends it early."""
+"""A study's budget: trial slots, evaluations, device time, and reasons to stop early."""
 
 from typing import Any
 
@@ -14,14 +14,19 @@ from automl.storable import COUNTS, require_at_most
 _LARGEST_PURCHASE = 15.0
 _SMALLEST_PURCHASE = 0.25
 _SHARES = 16
-"""Device time is bought in parts of what is left, so that all workers have some until the end."""
+"""Workers buy a fraction of the remaining device time, so that each gets some until the end."""
 
 
 def take_slot(session: Session, study: str, paid_before: bool, seconds: float = 0.0) -> bool:
-    """Count one more slot where the budget has one; exact however many workers ask at once.
+    """Take a slot of the budget if one is free. The count is exact for concurrent workers.
 
-    paid_before: the caller has just paid for a trial, so known ones no longer come in a row.
-    seconds: device time to charge, whether or not there is a slot.
+    Args:
+        paid_before: Whether the caller has just paid for a trial, which ends the row of known
+            candidates.
+        seconds: Device time to charge, with or without a free slot.
+
+    Returns:
+        Whether a slot was taken.
     """
     counts: dict[str, Any] = {"slots": StudyRow.slots + 1, "payable": StudyRow.payable + 1}
     if paid_before:
@@ -30,17 +35,17 @@ def take_slot(session: Session, study: str, paid_before: bool, seconds: float = 
         counts["device_seconds"] = StudyRow.device_seconds + seconds
     taken = changed(session, update_table(StudyRow).where(_free(study)).values(counts))
     if not taken and paid_before:
-        count(session, study, repeats=None)
+        reset_known_in_a_row(session, study)
     if not taken and seconds:
         charge(session, study, seconds)
     return taken
 
 
 def take_slots(session: Session, study: str, number: int) -> None:
-    """Count so many more slots, all of them or none.
+    """Take several slots of the budget, all of them or none.
 
     Raises:
-        UsageError: the budget has not so many, or the study has ended.
+        UsageError: The budget has too few, or the study has ended.
     """
     counts = {"slots": StudyRow.slots + number, "payable": StudyRow.payable + number}
     if changed(session, update_table(StudyRow).where(_free(study, number)).values(counts)):
@@ -73,51 +78,55 @@ def raised(
 
 
 def no_room(number: int, left: int) -> UsageError:
-    """What is wrong with queueing so many trials where so many slots are left."""
+    """Return the error for queueing `number` trials when `left` slots are free."""
     if number <= left:
-        return UsageError("no trial can be queued: the study was stopped, or its time is up")
+        return UsageError("cannot queue trials: the study was stopped, or its time is up")
     return UsageError(
-        f"{number} trials to queue do not fit into the budget, which has room for {left}: raise "
-        "--trials or --evaluations, or queue fewer"
+        f"cannot queue {number} trials: the budget has room for {left}; raise --trials or "
+        "--evaluations, or queue fewer"
     )
 
 
 def has_slot(session: Session, study: str) -> bool:
-    """Whether a slot could be taken now."""
+    """Whether a slot is free now."""
     return session.scalar(select(StudyRow.uuid).where(_free(study))) is not None
 
 
-def goes_on(study: str) -> ColumnElement[bool]:
-    """Whether a study has neither been stopped nor run out of time."""
+def is_running(study: str) -> ColumnElement[bool]:
+    """A condition: the study has neither been stopped nor run out of time."""
     return select(StudyRow.uuid).where(_in_time(study)).exists()
 
 
 def take_payment(session: Session, study: str) -> bool:
-    """Count one more evaluation beside the slots, where the budget of evaluations has one."""
+    """Take an evaluation, without a slot, if the budget has one; return whether it was taken."""
     limit = StudyRow.evaluations_limit
     free = and_(StudyRow.uuid == study, or_(limit.is_(None), StudyRow.payable < limit))
     return changed(session, update_table(StudyRow).where(free).values(payable=StudyRow.payable + 1))
 
 
 def count(
-    session: Session, study: str, slots: int = 0, payable: int = 0, repeats: int | None = 0
+    session: Session, study: str, slots: int = 0, payable: int = 0, known_in_a_row: int = 0
 ) -> None:
-    """Add to a study's counts; `repeats=None` starts its count of known candidates anew."""
-    statement = update_table(StudyRow).where(StudyRow.uuid == study)
-    if repeats is None:
-        session.execute(statement.where(StudyRow.repeats > 0).values(repeats=0))
-        return
+    """Add to a study's counts."""
     session.execute(
-        statement.values(
+        update_table(StudyRow)
+        .where(StudyRow.uuid == study)
+        .values(
             slots=StudyRow.slots + slots,
             payable=StudyRow.payable + payable,
-            repeats=StudyRow.repeats + repeats,
+            repeats=StudyRow.repeats + known_in_a_row,
         )
     )
 
 
+def reset_known_in_a_row(session: Session, study: str) -> None:
+    """Restart the count of consecutive known candidates."""
+    counted = (StudyRow.uuid == study, StudyRow.repeats > 0)
+    session.execute(update_table(StudyRow).where(*counted).values(repeats=0))
+
+
 def buy_seconds(session: Session, study: str) -> float:
-    """Take some device time where the budget has any; returns how much, in seconds."""
+    """Take some of the remaining device time; return how much, in seconds."""
     row = session.execute(
         select(StudyRow.device_seconds_limit, StudyRow.device_seconds)
         .where(StudyRow.uuid == study)
@@ -133,23 +142,23 @@ def buy_seconds(session: Session, study: str) -> float:
 
 
 def charge(session: Session, study: str, seconds: float) -> None:
-    """Count device time; what was bought and not used comes back as a negative number."""
+    """Charge device time; a negative number returns time that was bought and not used."""
     changes = {"device_seconds": StudyRow.device_seconds + seconds}
     session.execute(update_table(StudyRow).where(StudyRow.uuid == study).values(changes))
 
 
 def has_time(study: str) -> ColumnElement[bool]:
-    """Whether trials of a study may train."""
+    """A condition: the study has time and device time left to train."""
     return select(StudyRow.uuid).where(StudyRow.uuid == study, _has_time()).exists()
 
 
 def is_over(session: Session, study: str) -> bool:
-    """Whether no trial may train any more: time is over, or device time is spent."""
+    """Whether no trial may train any more: the deadline has passed or device time is spent."""
     return not session.scalar(select(has_time(study)))
 
 
 def stop(session: Session, study: str, reason: StopReason, message: str) -> None:
-    """End a study that nothing has ended yet: no new trial is started."""
+    """Stop a study, unless it has been stopped: no new trial starts."""
     session.execute(
         update_table(StudyRow)
         .where(StudyRow.uuid == study, StudyRow.stopped.is_(None))
@@ -158,11 +167,11 @@ def stop(session: Session, study: str, reason: StopReason, message: str) -> None
 
 
 def stop_if_exhausted(session: Session, study: str, after: int) -> None:
-    """End a study whose last `after` candidates were all known, or not to be trained."""
+    """Stop a study if its last `after` candidates were all known or not trained."""
     message = (
-        f"the last {after} candidates were all known, invalid or dearer than required: the space "
-        "is exhausted, or the strategy no longer leaves what it has found; "
-        "-o cache.exhausted_after=N waits longer"
+        f"the last {after} candidates were all known, invalid or too expensive: the space is "
+        "exhausted, or the strategy no longer leaves the region it has found; use "
+        "-o cache.exhausted_after=N to wait longer"
     )
     session.execute(
         update_table(StudyRow)
@@ -172,8 +181,8 @@ def stop_if_exhausted(session: Session, study: str, after: int) -> None:
 
 
 def stop_on_one_cause(session: Session, study: str, first: int) -> None:
-    """End a study whose trials, `first` or more, all failed for one cause."""
-    # All of them, for of those that settle at once none sees the others.
+    """Stop a study if all its trials, at least `first`, failed for the same cause."""
+    # All trials are checked: those that settle at the same time do not see each other.
     kinds = session.execute(
         select(func.count(), func.min(TrialRow.message), func.min(TrialRow.cause))
         .where(TrialRow.study == study, TrialRow.phase == Phase.SETTLED)
@@ -182,7 +191,7 @@ def stop_on_one_cause(session: Session, study: str, first: int) -> None:
     ).all()
     if len(kinds) > 1 or kinds[0][0] < first or kinds[0][2] is None:
         return
-    message = f"the first {kinds[0][0]} trials failed alike: {kinds[0][1]}"
+    message = f"the first {kinds[0][0]} trials failed for the same reason: {kinds[0][1]}"
     stop(session, study, StopReason.SAME_FAILURE, message)
 
 
@@ -207,6 +216,6 @@ def _has_time() -> ColumnElement[bool]:
     limit, spent = StudyRow.device_seconds_limit, StudyRow.device_seconds
     return and_(
         or_(StudyRow.deadline.is_(None), StudyRow.deadline > now()),
-        # What is less than the smallest purchase is for trials under way.
+        # A remainder below the smallest purchase is left to the running trials.
         or_(limit.is_(None), spent <= limit - _SMALLEST_PURCHASE),
     )

@@ -1,4 +1,4 @@
-"""What must hold in a study's ledger whatever happened to its workers, and how to mend it."""
+"""Finds and repairs broken invariants of a study's ledger, as after workers have died."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _OPEN = (Phase.PROPOSING, Phase.TRAINING)
 
 
 class Rule(Enum):
-    """What must hold; the values are words for people and for `--json`."""
+    """An invariant; `doctor` prints the value, also in `--json`."""
 
     PHASE = "final or leased"
     FLIGHT = "one evaluation at a time"
@@ -33,7 +33,14 @@ class Rule(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it must be; broken: no worker will put it right by itself."""
+    """A violated invariant, or a trial that waits for a worker.
+
+    Attributes:
+        rule: The invariant.
+        number: The trial's number; None for a finding about the study.
+        message: What is wrong.
+        broken: Whether it needs a repair; otherwise the next worker puts it right.
+    """
 
     rule: Rule
     number: int | None
@@ -43,14 +50,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checks:
-    """Looks through the ledger of one study."""
+    """Checks and repairs the ledger of one study."""
 
     engine: Engine
     terms: Terms
 
     @reading
     def findings(self, session: Session) -> list[Finding]:
-        """All that is not as it must be, or that waits for a worker."""
+        """Return every violated invariant, and every trial that waits for a worker."""
         trials = session.scalars(select(TrialRow).where(TrialRow.study == self.terms.study)).all()
         rows = session.scalars(
             select(EvaluationRow).where(EvaluationRow.study == self.terms.study)
@@ -58,21 +65,21 @@ class Checks:
         study = session.get_one(StudyRow, self.terms.study)
         time = float(session.scalar(select(now())) or 0.0)
         return [
-            *_of_phases(trials, time),
-            *_of_flights(trials, rows),
-            *_of_means(trials, rows, self.terms.cache.repeats),
-            *_of_budget(study, trials),
+            *_phase_findings(trials, time),
+            *_running_findings(trials, rows),
+            *_mean_findings(trials, rows, self.terms.cache.repeats),
+            *_budget_findings(study, trials),
         ]
 
     @transactional
     def repair(self, session: Session) -> None:
-        """End evaluations that nobody runs, let go on who waits for them, count anew."""
-        # Held throughout, so that no slot is taken meanwhile and counted neither here nor there.
+        """End abandoned evaluations, resume the trials parked on them, and recount the budget."""
+        # Locked until the end, so that no slot is taken in the meantime and missed by the count.
         session.execute(
             select(StudyRow.uuid).where(StudyRow.uuid == self.terms.study).with_for_update()
         )
         mine = EvaluationRow.study == self.terms.study
-        # Before the trials: what a trial begins to evaluate after this look is none of them.
+        # Read before the trials, so that an evaluation that starts later does not look abandoned.
         rows = session.scalars(select(EvaluationRow).where(mine).with_for_update()).all()
         trials = {
             row.id: row
@@ -81,7 +88,7 @@ class Checks:
             )
         }
         for row in rows:
-            if _is_ownerless(row, trials):
+            if _is_abandoned(row, trials):
                 row.state = EvaluationState.FAILED
         session.flush()
         runs = EvaluationRow.state == EvaluationState.RUNNING
@@ -90,19 +97,19 @@ class Checks:
             if trial.phase is Phase.PARKED and trial.evaluation not in running:
                 self._release(session, trial)
         session.flush()
-        _count_anew(session, self.terms.study)
+        _recount(session, self.terms.study)
 
     def _release(self, session: Session, trial: TrialRow) -> None:
         known = None if trial.evaluation is None else session.get(EvaluationRow, trial.evaluation)
         if known is not None:
-            evaluations.release(session, self.terms, known.id, [trial.id])
+            evaluations.resume_parked(session, self.terms, known.id, [trial.id])
             return
-        # What it waited for is gone altogether: it is proposed again from its decisions.
+        # The evaluation no longer exists: propose the trial again from its decisions.
         trial.phase, trial.worker, trial.evaluation = Phase.PROPOSING, None, None
         trial.attempt, trial.expires_at, trial.token = 0, 0.0, trial.token + 1
 
 
-def _of_phases(trials: Sequence[TrialRow], time: float) -> Iterator[Finding]:
+def _phase_findings(trials: Sequence[TrialRow], time: float) -> Iterator[Finding]:
     for trial in trials:
         if trial.phase is Phase.SETTLED:
             if trial.state is None or trial.number is None:
@@ -111,23 +118,25 @@ def _of_phases(trials: Sequence[TrialRow], time: float) -> Iterator[Finding]:
             yield Finding(Rule.PHASE, trial.number, "it waits for a worker", broken=False)
 
 
-def _of_flights(trials: Sequence[TrialRow], rows: Sequence[EvaluationRow]) -> Iterator[Finding]:
+def _running_findings(
+    trials: Sequence[TrialRow], rows: Sequence[EvaluationRow]
+) -> Iterator[Finding]:
     by_id, known = {trial.id: trial for trial in trials}, {row.id: row for row in rows}
     for row in rows:
-        if _is_ownerless(row, by_id):
-            yield Finding(Rule.FLIGHT, row.number, "its evaluation runs, but nobody runs it")
+        if _is_abandoned(row, by_id):
+            yield Finding(Rule.FLIGHT, row.number, "its evaluation runs without a worker")
     for trial in trials:
         evaluation = None if trial.evaluation is None else known.get(trial.evaluation)
         if trial.phase is Phase.PARKED and (evaluation is None or not _runs(evaluation)):
-            yield Finding(Rule.FLIGHT, trial.number, "it waits for an evaluation that is over")
+            yield Finding(Rule.FLIGHT, trial.number, "it waits for an evaluation that has ended")
         if trial.phase is Phase.TRAINING and (evaluation is None or evaluation.owner != trial.id):
-            yield Finding(Rule.FLIGHT, trial.number, "it trains what is another's to evaluate")
+            yield Finding(Rule.FLIGHT, trial.number, "it does not own its evaluation")
 
 
-def _of_means(
+def _mean_findings(
     trials: Sequence[TrialRow], rows: Sequence[EvaluationRow], repeats: int
 ) -> Iterator[Finding]:
-    """Results that differ from what their evaluations come to."""
+    """Find results that differ from the mean of their evaluations."""
     owners = {trial.id: trial for trial in trials}
     known = {row.id: row for row in rows}
     shared = defaultdict(list)
@@ -135,27 +144,31 @@ def _of_means(
         if row.role is Role.SHARED:
             shared[row.fingerprint].append(row)
     for trial in trials:
-        gave = None if trial.evaluation is None else known.get(trial.evaluation)
-        if gave is None or trial.phase is not Phase.SETTLED or _runs(gave):
+        source = None if trial.evaluation is None else known.get(trial.evaluation)
+        if source is None or trial.phase is not Phase.SETTLED or _runs(source):
             continue
         if trial.reused_from is None:
-            sound = gave.owner != trial.id or _agree(trial, gave.metrics or {})
+            sound = source.owner != trial.id or _agree(trial, source.metrics or {})
         else:
-            equal = shared[gave.fingerprint]
-            # What was forgotten since cannot be looked at any more.
-            forgotten = any(each.served for each in equal)
-            served = [gave] if repeats == 1 else [r for r in equal if _was_there(r, trial, owners)]
-            sound = forgotten or not served or _agree(trial, _mean(served))
+            equal = shared[source.fingerprint]
+            served = [source]
+            if repeats > 1:
+                served = [row for row in equal if _was_complete(row, trial, owners)]
+            sound = not served or _agree(trial, _mean(served))
         if not sound:
-            yield Finding(Rule.MEANS, trial.number, "its result is not what its function gave")
+            yield Finding(
+                Rule.MEANS,
+                trial.number,
+                "its result is not the mean of its evaluations",
+            )
 
 
 def _mean(rows: Sequence[EvaluationRow]) -> dict[str, float | None]:
     return means([row.metrics or {} for row in rows])
 
 
-def _was_there(row: EvaluationRow, trial: TrialRow, owners: Mapping[int, TrialRow]) -> bool:
-    """Whether an evaluation was complete when a trial was served."""
+def _was_complete(row: EvaluationRow, trial: TrialRow, owners: Mapping[int, TrialRow]) -> bool:
+    """Whether an evaluation was complete when a trial was served with its result."""
     owner = owners.get(row.owner)
     complete = row.state is EvaluationState.COMPLETE
     return complete and (row.source is not None or owner is None or _before(owner, trial))
@@ -166,7 +179,7 @@ def _before(owner: TrialRow, trial: TrialRow) -> bool:
 
 
 def _agree(trial: TrialRow, metrics: Mapping[str, float | None]) -> bool:
-    """Whether a trial has these metrics of quality, costs being its own."""
+    """Whether a trial has these metrics, apart from costs, which are its own."""
     ours = {k: v for k, v in (trial.metrics or {}).items() if k not in COSTS}
     if ours.keys() != metrics.keys():
         return False
@@ -174,25 +187,25 @@ def _agree(trial: TrialRow, metrics: Mapping[str, float | None]) -> bool:
     return all(a == b or (a is not None and b is not None and isclose(a, b)) for a, b in pairs)
 
 
-def _of_budget(study: StudyRow, trials: Sequence[TrialRow]) -> Iterator[Finding]:
+def _budget_findings(study: StudyRow, trials: Sequence[TrialRow]) -> Iterator[Finding]:
     slots, payable, seconds = _counts(trials)
     if study.slots != slots:
-        yield Finding(Rule.BUDGET, None, f"{study.slots} slots are counted, {slots} are taken")
+        yield Finding(Rule.BUDGET, None, f"{study.slots} slots are recorded, but {slots} are taken")
     if study.payable != payable:
-        said = f"{study.payable} evaluations are counted, {payable} were or may be paid for"
-        yield Finding(Rule.BUDGET, None, said)
+        message = f"{study.payable} evaluations are recorded, but {payable} were or may be paid for"
+        yield Finding(Rule.BUDGET, None, message)
     if study.trials_limit is not None and slots > study.trials_limit:
-        yield Finding(Rule.BUDGET, None, f"{slots} trials, {study.trials_limit} were allowed")
+        yield Finding(Rule.BUDGET, None, f"{slots} trials, but {study.trials_limit} are allowed")
     if study.evaluations_limit is not None and payable > study.evaluations_limit:
-        said = f"{payable} evaluations, {study.evaluations_limit} were allowed"
-        yield Finding(Rule.BUDGET, None, said)
+        message = f"{payable} evaluations, but {study.evaluations_limit} are allowed"
+        yield Finding(Rule.BUDGET, None, message)
     if abs(study.device_seconds - seconds) > 1e-3 + 1e-9 * seconds:
-        said = f"{study.device_seconds:.3f} s of device time are counted, {seconds:.3f} s charged"
-        yield Finding(Rule.BUDGET, None, said)
+        recorded = f"{study.device_seconds:.3f} s of device time are recorded"
+        yield Finding(Rule.BUDGET, None, f"{recorded}, but {seconds:.3f} s were charged")
 
 
 def _counts(trials: Sequence[TrialRow]) -> tuple[int, int, float]:
-    """Slots, payable evaluations and device time, from the trials themselves."""
+    """Count slots, payable evaluations and device time from the trials themselves."""
     slots = sum(trial.judges is None for trial in trials)
     settled = [trial for trial in trials if trial.phase is Phase.SETTLED]
     paid = sum(trial.evaluation is not None and trial.reused_from is None for trial in settled)
@@ -200,7 +213,7 @@ def _counts(trials: Sequence[TrialRow]) -> tuple[int, int, float]:
     return slots, len(trials) - len(settled) + paid, seconds
 
 
-def _count_anew(session: Session, study: str) -> None:
+def _recount(session: Session, study: str) -> None:
     trials = session.scalars(select(TrialRow).where(TrialRow.study == study)).all()
     slots, payable, seconds = _counts(trials)
     counts = {"slots": slots, "payable": payable, "device_seconds": seconds}
@@ -211,6 +224,6 @@ def _runs(row: EvaluationRow) -> bool:
     return row.state is EvaluationState.RUNNING
 
 
-def _is_ownerless(row: EvaluationRow, trials: Mapping[int, TrialRow]) -> bool:
+def _is_abandoned(row: EvaluationRow, trials: Mapping[int, TrialRow]) -> bool:
     owner = trials.get(row.owner)
     return _runs(row) and (owner is None or owner.phase not in _OPEN)

@@ -1,4 +1,4 @@
-"""The database's clock: leases expire by it, whatever the workers' own clocks say."""
+"""The database's clock, by which leases expire whatever the workers' own clocks show."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 
-class now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
+class now(FunctionElement[float]):  # noqa: N801 - named as an SQL function
     """Seconds since 1970, with fractions, by the database's clock."""
 
     inherit_cache = True
@@ -27,5 +27,5 @@ def _postgresql(element: now, compiler: Any, **_: Any) -> str:
 
 @compiles(now, "mysql", "mariadb")
 def _mysql(element: now, compiler: Any, **_: Any) -> str:
-    # Not UNIX_TIMESTAMP(NOW(6)), which goes by the time zone and so back an hour in autumn.
+    # UNIX_TIMESTAMP(NOW(6)) uses the time zone, and so repeats an hour in autumn.
     return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6)"

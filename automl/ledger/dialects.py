@@ -1,4 +1,4 @@
-"""The few statements that SQLAlchemy words differently for each database."""
+"""Statements that SQLAlchemy writes differently for each database."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -13,16 +13,17 @@ from automl.ledger.models import Base
 
 
 def table(row: type[Base]) -> Table:
+    """Return the Core table of a row class."""
     return cast(Table, row.__table__)
 
 
 def update_table(row: type[Base]) -> Update:
-    """An update past the session: rows that it holds are not told, so read them afterwards."""
+    """Return an update that bypasses the session; reload the session's rows afterwards."""
     return update(table(row))
 
 
 def changed(session: Session, statement: Update | Delete) -> bool:
-    """Whether an update or a deletion met a row."""
+    """Run an update or a deletion; return whether it matched a row."""
     return cast("CursorResult[Any]", session.execute(statement)).rowcount > 0
 
 
@@ -33,23 +34,26 @@ def insert_row(session: Session, row: type[Base], values: dict[str, Any]) -> Any
 
 
 def insert_if_absent(session: Session, row: type[Base], values: dict[str, Any]) -> Any | None:
-    """Insert a row unless one of its unique key is there; its primary key, or None.
+    """Insert a row unless its unique key is taken.
 
-    Where another transaction is inserting the same key, it waits for the end of that one.
+    If another transaction is inserting the same key, wait for that transaction to end.
+
+    Returns:
+        The primary key of the new row, or None if the key was taken.
     """
     return next(iter(insert_absent(session, row, [values])), None)
 
 
 def insert_absent(session: Session, row: type[Base], rows: Sequence[dict[str, Any]]) -> list[Any]:
-    """Insert those rows whose unique key is not there, in order; returns their primary keys."""
+    """Insert, in order, the rows whose unique key is not taken; return their primary keys."""
     dialect, into = session.get_bind().dialect.name, table(row)
     (identifier,) = into.primary_key.columns
     if dialect == "sqlite":
-        quiet = sqlite.insert(into).on_conflict_do_nothing()
-        return _returned(session, quiet.returning(identifier), rows)
+        statement = sqlite.insert(into).on_conflict_do_nothing()
+        return _returned(session, statement.returning(identifier), rows)
     if dialect == "postgresql":
-        silent = postgresql.insert(into).on_conflict_do_nothing()
-        return _returned(session, silent.returning(identifier), rows)
+        insertion = postgresql.insert(into).on_conflict_do_nothing()
+        return _returned(session, insertion.returning(identifier), rows)
     made = [_inserted(session, row, values) for values in rows]
     return [key for key in made if key is not None]
 
@@ -57,9 +61,9 @@ def insert_absent(session: Session, row: type[Base], rows: Sequence[dict[str, An
 def _returned(
     session: Session, statement: ReturningInsert[Any], rows: Sequence[dict[str, Any]]
 ) -> list[Any]:
-    """The keys that an insertion gives; one row may hold expressions such as the time now.
+    """Insert rows and return the keys; a single row may hold expressions such as `now()`.
 
-    SQLAlchemy compiles a statement of several rows anew each time, and one of one row once.
+    SQLAlchemy compiles a statement for several rows every time, and one for a single row once.
     """
     if len(rows) == 1:
         return list(session.scalars(statement.values(rows[0])))
@@ -80,10 +84,10 @@ def _inserted(session: Session, row: type[Base], values: dict[str, Any]) -> Any 
 def _inserted_on_mysql(
     session: Session, row: type[Base], counter: str, values: dict[str, Any]
 ) -> int | None:
-    # A refused insert would leave a shared lock on the row that is there, and two workers that
-    # both hold one and both want the row would wait for each other; this takes the exclusive one.
-    # MySQL counts an unchanged row as it counts a new one, so that a row that was there is told
-    # by the id that the statement sets: none.
+    # A rejected insert would keep a shared lock on the existing row, and two workers that both
+    # hold one and want to write the row would deadlock. This statement takes an exclusive lock.
+    # MySQL reports the same row count for an unchanged row as for a new one, so the statement sets
+    # the last id to 0 for a row that existed.
     insertion = mysql.insert(table(row)).values(values)
     unchanged = {counter: table(row).c[counter] + func.last_insert_id(0)}
     result = session.execute(insertion.on_duplicate_key_update(unchanged))

@@ -1,11 +1,11 @@
-"""The evaluations of a function: who owns which, who waits, and what is served of them."""
+"""The evaluations of a function: which trial owns one, which trials wait, and which are served."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, or_, select, true
+from sqlalchemy import ColumnElement, or_, select, true
 from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import Level
@@ -28,12 +28,18 @@ from automl.spec import Cache, Scope
 
 _TRIES = 64
 _IMPORTED = 64
-"""How many evaluations of other studies are looked at."""
+"""The largest number of evaluations of other studies to read."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Under which terms a study shares: its cache, and the metrics it needs."""
+    """The terms on which a study shares results.
+
+    Attributes:
+        study: The study's UUID.
+        cache: How results are shared.
+        objectives: The metrics that a result needs to be served.
+    """
 
     study: str
     cache: Cache
@@ -42,7 +48,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Request:
-    """A trial that asks for the evaluation of its function, with its own costs."""
+    """A trial that asks for an evaluation of its function, with its own costs."""
 
     lease: Lease
     number: int
@@ -51,14 +57,21 @@ class Request:
 
     @property
     def owner(self) -> dict[str, Any]:
-        """The columns of an evaluation that say whose it is."""
+        """The columns of an evaluation that this trial owns."""
         decisions = self.function.identity.l0
         return _owner(self.lease.id, self.number, decisions)
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a function gives to who does not evaluate it: the mean of its n evaluations."""
+    """The result that a trial is served: the mean of the function's n evaluations.
+
+    Attributes:
+        evaluation: The id of the first of these evaluations.
+        number: The number of that evaluation's trial.
+        source_study: The study of that trial, if it is another one.
+        decisions: The keys at L0 of the evaluated candidates.
+    """
 
     evaluation: int
     state: State
@@ -73,7 +86,7 @@ class Served:
     def objectives(
         self, terms: Terms, costs: Mapping[str, float] | None
     ) -> tuple[float, ...] | None:
-        """The objectives' values for a trial of these costs; None where one is missing."""
+        """Return the objectives' values for a trial with these costs; None if one is missing."""
         known = {**self.metrics, **(costs or {})}
         values = [known.get(name) for name in terms.objectives]
         found = tuple(float(value) for value in values if value is not None)
@@ -82,7 +95,13 @@ class Served:
 
 @dataclass(frozen=True)
 class Owned:
-    """The evaluation is the trial's; known: it has been evaluated before, and will be again."""
+    """The trial is to run the evaluation.
+
+    Attributes:
+        evaluation: The evaluation's id.
+        known: Whether a result was known already, so that the evaluation is a repetition.
+        audits: Whether the evaluation only checks that result.
+    """
 
     evaluation: int
     known: bool = False
@@ -91,7 +110,7 @@ class Owned:
 
 @dataclass(frozen=True)
 class Waits:
-    """Another trial evaluates it now."""
+    """Another trial is running the evaluation."""
 
     evaluation: int
 
@@ -99,12 +118,12 @@ class Waits:
 Standing = Owned | Waits | Served
 
 
-def ask(session: Session, terms: Terms, request: Request) -> Standing:
-    """What a trial has to do to get a result: evaluate, wait, or take what is known."""
+def acquire(session: Session, terms: Terms, request: Request) -> Standing:
+    """Decide how a trial gets its result: by evaluating, by waiting, or by being served."""
     if not _shareable(terms, request):
-        return Owned(_own_alone(session, _alone(terms, request, Role.OWN)))
+        return Owned(_insert_private(session, _private(terms, request, Role.OWN)))
     if request.function.level is None and terms.cache.scope is Scope.STUDY:
-        # Nearly always nothing is there yet, and then this is all.
+        # Usually the function has no evaluation yet, and this insert suffices.
         made = insert_if_absent(session, EvaluationRow, _new(terms, request, 0))
         if made is not None:
             return Owned(made)
@@ -113,18 +132,18 @@ def ask(session: Session, terms: Terms, request: Request) -> Standing:
         found = _standing(session, terms, request, rows)
         if found is not None:
             return found
-    raise AssertionError("each lost race leaves one evaluation more")
+    raise AssertionError("each lost race adds an evaluation")
 
 
 def _standing(
     session: Session, terms: Terms, request: Request, rows: Sequence[EvaluationRow]
 ) -> Standing | None:
-    """None where another worker was quicker, so that one has to look again."""
+    """Return None if another worker was faster, so that the evaluations must be read again."""
     mine = next((row for row in rows if row.owner == request.lease.id and _runs(row)), None)
     if mine is not None:
         return Owned(mine.id, mine.role is Role.AUDIT, mine.role is Role.AUDIT)
     shared = _shared(rows)
-    vacant = _vacancy(terms, shared)
+    vacant = _next_replicate(terms, shared)
     if vacant is not None:
         if _find_more(session, terms, request, shared):
             return None
@@ -133,19 +152,17 @@ def _standing(
     served = _served(terms, shared)
     if served is None:
         return Waits(_running(shared).id)
-    return _hit(session, terms, request, shared, served)
+    return _hit(session, terms, request, served)
 
 
 def _find_more(
     session: Session, terms: Terms, request: Request, shared: Sequence[EvaluationRow]
 ) -> bool:
-    """Whether evaluations came from a function's former names, or from other studies."""
+    """Adopt evaluations from the function's former names or other studies; return whether any."""
     names = (terms.study, request.function.fingerprint)
     if Level.L2 in terms.cache.levels and adopt(session, *names):
         return True
-    # What was forgotten is not to come back from there.
-    forgotten = any(row.served is not None for row in shared)
-    if terms.cache.scope is not Scope.STORAGE or forgotten:
+    if terms.cache.scope is not Scope.STORAGE:
         return False
     return _import(session, terms, request, shared)
 
@@ -154,30 +171,25 @@ def _hit(
     session: Session,
     terms: Terms,
     request: Request,
-    shared: Sequence[EvaluationRow],
     served: Served,
 ) -> Standing:
     if served.objectives(terms, request.costs) is None:
-        return Owned(_own_alone(session, _alone(terms, request, Role.OWN)))
+        return Owned(_insert_private(session, _private(terms, request, Role.OWN)))
     instead = {
         "metrics": dict(served.metrics),
         "n": served.n,
         "merged": served.decisions != {request.function.identity.l0},
     }
-    # Others may wait for what still runs.
-    finished = not any(_runs(row) for row in shared)
-    if finished and _drawn(terms.cache.forget, terms, request, "forget"):
-        return Owned(_forget(session, request, shared, instead), known=True)
     if served.state is State.COMPLETE and _drawn(terms.cache.audit, terms, request, "audit"):
-        audit = {**_alone(terms, request, Role.AUDIT), "served": instead}
-        return Owned(_own_alone(session, audit), known=True, audits=True)
+        audit = {**_private(terms, request, Role.AUDIT), "served": instead}
+        return Owned(_insert_private(session, audit), known=True, audits=True)
     return served
 
 
 def end(
     session: Session, evaluation: int, owner: int, number: int, outcome: Outcome, seconds: float
 ) -> list[int]:
-    """Write an owner's result; returns the trials that wait for it, oldest first."""
+    """Write an owner's result; return the ids of the trials parked on it, oldest first."""
     result = {**quality_columns(outcome), "number": number, "seconds": seconds}
     columns = table(EvaluationRow).c
     mine = (columns.id == evaluation, columns.owner == owner)
@@ -188,23 +200,27 @@ def end(
     return list(session.scalars(select(TrialRow.id).where(*waiting).order_by(TrialRow.id)))
 
 
-def release(
+def resume_parked(
     session: Session, terms: Terms, evaluation: int, parked: Iterable[int]
 ) -> list[Settled]:
-    """Let parked trials go on after an evaluation ended: evaluate, wait for another, or end."""
+    """Resume parked trials after an evaluation ended: each evaluates, waits again, or ends.
+
+    Returns:
+        The trials that ended.
+    """
     ended = session.get_one(EvaluationRow, evaluation, populate_existing=True)
     settled = []
     for id in parked:
         trial = session.get_one(TrialRow, id, populate_existing=True)
-        settled += _release(session, terms, ended.fingerprint, trial)
+        settled += _resume(session, terms, ended.fingerprint, trial)
     return settled
 
 
-def _release(session: Session, terms: Terms, fingerprint: str, trial: TrialRow) -> list[Settled]:
+def _resume(session: Session, terms: Terms, fingerprint: str, trial: TrialRow) -> list[Settled]:
     owner = _owner(trial.id, trial.number, (trial.identification or {}).get("l0"))
     for _ in range(_TRIES):
         shared = _shared(_evaluations(session, terms.study, fingerprint))
-        if (vacant := _vacancy(terms, shared)) is not None:
+        if (vacant := _next_replicate(terms, shared)) is not None:
             made = _take(session, shared, {**_key(terms.study, fingerprint, vacant), **owner})
             if made is None:
                 continue
@@ -213,16 +229,16 @@ def _release(session: Session, terms: Terms, fingerprint: str, trial: TrialRow) 
             trial.evaluation = _running(shared).id
             session.flush()
         elif served.objectives(terms, trial.costs) is None:
-            alone = {**_key(terms.study, fingerprint, -trial.id), **owner, "role": Role.OWN}
-            _promote(session, trial, _own_alone(session, alone))
+            private = {**_key(terms.study, fingerprint, -trial.id), **owner, "role": Role.OWN}
+            _promote(session, trial, _insert_private(session, private))
         else:
             return [settle_served(session, terms, trial.id, served)]
         return []
-    raise AssertionError("each lost race leaves one evaluation more")
+    raise AssertionError("each lost race adds an evaluation")
 
 
 def settle_served(session: Session, terms: Terms, waiting: int, served: Served) -> Settled:
-    """End a trial with what its function gave; nothing was paid for it."""
+    """Settle a trial with its function's known result, at no charge."""
     row = session.get_one(TrialRow, waiting, populate_existing=True)
     values = served.objectives(terms, row.costs)
     row.phase, row.state = Phase.SETTLED, served.state
@@ -233,14 +249,14 @@ def settle_served(session: Session, terms: Terms, waiting: int, served: Served) 
     row.evaluation = served.evaluation
     row.settled_at, row.seconds = now(), 0.0
     session.flush()
-    count(session, terms.study, payable=-1, repeats=1)
+    count(session, terms.study, payable=-1, known_in_a_row=1)
     stop_if_exhausted(session, terms.study, terms.cache.exhausted_after)
     return settled_of(row)
 
 
-# What is there.
+# Reading.
 def _evaluations(session: Session, study: str, fingerprint: str) -> Sequence[EvaluationRow]:
-    """A function's evaluations in a study, locked, so that none ends before we wait for it."""
+    """Return a function's evaluations in a study, locked so that none ends before we park on it."""
     return session.scalars(
         select(EvaluationRow)
         .where(EvaluationRow.study == study, EvaluationRow.fingerprint == fingerprint)
@@ -263,8 +279,8 @@ def _running(shared: Sequence[EvaluationRow]) -> EvaluationRow:
     return next(row for row in shared if _runs(row))
 
 
-def _vacancy(terms: Terms, shared: Sequence[EvaluationRow]) -> int | None:
-    """The replicate to evaluate next: one that failed, or none had yet; None: enough are taken."""
+def _next_replicate(terms: Terms, shared: Sequence[EvaluationRow]) -> int | None:
+    """Return the replicate to evaluate next, failed ones first; None if enough exist."""
     failed = [row.replicate for row in shared if row.state is EvaluationState.FAILED]
     if len(shared) - len(failed) >= terms.cache.repeats:
         return None
@@ -272,7 +288,7 @@ def _vacancy(terms: Terms, shared: Sequence[EvaluationRow]) -> int | None:
 
 
 def _served(terms: Terms, shared: Sequence[EvaluationRow]) -> Served | None:
-    """The mean of what is complete, else what was pruned; None while it has to be waited for."""
+    """Return the mean of the complete evaluations, or a pruned one; None to wait for more."""
     complete = [row for row in shared if row.state is EvaluationState.COMPLETE]
     if len(complete) < terms.cache.repeats and any(_runs(row) for row in shared):
         return None
@@ -293,7 +309,7 @@ def _served(terms: Terms, shared: Sequence[EvaluationRow]) -> Served | None:
 
 
 def means(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Each metric's mean over those that have a number for it; None where none has."""
+    """Return each metric's mean over the evaluations that have it; None if none has."""
     names = dict.fromkeys(name for one in metrics for name in one)
     numbers = {name: [one[name] for one in metrics if one.get(name) is not None] for name in names}
     return {name: statistics.fmean(found) if found else None for name, found in numbers.items()}
@@ -305,11 +321,11 @@ def _shareable(terms: Terms, request: Request) -> bool:
 
 
 def _drawn(probability: float, terms: Terms, request: Request, use: str) -> bool:
-    """A decision by chance that is the same when its transaction runs again."""
+    """Return a random draw that is the same if the transaction is retried."""
     return derive_seed(terms.study, request.number, use) < probability * 2**32
 
 
-# What is written.
+# Writing.
 def _key(study: str, fingerprint: str, replicate: int) -> dict[str, Any]:
     return {"study": study, "fingerprint": fingerprint, "replicate": replicate}
 
@@ -325,7 +341,7 @@ def _new(terms: Terms, request: Request, replicate: int) -> dict[str, Any]:
 
 
 def _take(session: Session, shared: Sequence[EvaluationRow], values: dict[str, Any]) -> int | None:
-    """Make a vacant replicate an owner's; None where another worker did so meanwhile."""
+    """Give a free replicate to its new owner; None if another worker took it first."""
     failed = next((row for row in shared if row.replicate == values["replicate"]), None)
     if failed is None:
         made = insert_if_absent(session, EvaluationRow, {**values, "role": Role.SHARED})
@@ -341,13 +357,13 @@ def _restart(session: Session, row: EvaluationRow, owner: Mapping[str, Any]) -> 
     session.flush()
 
 
-def _alone(terms: Terms, request: Request, role: Role) -> dict[str, Any]:
+def _private(terms: Terms, request: Request, role: Role) -> dict[str, Any]:
     key = _key(terms.study, request.function.fingerprint, -request.lease.id)
     return {**key, **request.owner, "role": role}
 
 
-def _own_alone(session: Session, values: dict[str, Any]) -> int:
-    """An evaluation that nobody else is served with."""
+def _insert_private(session: Session, values: dict[str, Any]) -> int:
+    """Insert, or restart, an evaluation whose result no other trial is served."""
     made = insert_if_absent(session, EvaluationRow, values)
     if made is not None:
         return int(made)
@@ -357,27 +373,10 @@ def _own_alone(session: Session, values: dict[str, Any]) -> int:
     return int(session.scalars(select(columns.id).where(*mine)).one())
 
 
-def _forget(
-    session: Session,
-    request: Request,
-    shared: Sequence[EvaluationRow],
-    instead: Mapping[str, Any],
-) -> int:
-    """Drop what is known of a function, none of which runs; the trial evaluates it anew.
-
-    instead: what it would have been served, which says from now on that the study forgot it.
-    """
-    first, *others = shared
-    columns = table(EvaluationRow)
-    session.execute(delete(columns).where(columns.c.id.in_([row.id for row in others])))
-    _restart(session, first, {**request.owner, "served": instead})
-    return first.id
-
-
 def _import(
     session: Session, terms: Terms, request: Request, shared: Sequence[EvaluationRow]
 ) -> bool:
-    """Copy what other studies know of a function to where an evaluation is still wanted."""
+    """Copy as many evaluations of a function from other studies as this study still needs."""
     taken = [row for row in shared if row.state is not EvaluationState.FAILED]
     wanted = terms.cache.repeats - len(taken)
     known = {row.source for row in shared if row.source is not None}
@@ -400,7 +399,7 @@ def _import(
 
 
 def _is_of(fingerprint: str, cache: Cache) -> ColumnElement[bool]:
-    """Whether an evaluation of any study is of a function, at the levels that are in use here."""
+    """A condition: the evaluation, of any study, is of the function at this cache's levels."""
     named = EvaluationRow.fingerprint == fingerprint
     if Level.L2 in cache.levels:
         named = or_(named, EvaluationRow.fingerprint.in_(former_names(fingerprint)))
@@ -421,7 +420,7 @@ def _serves(terms: Terms, metrics: Mapping[str, Any] | None) -> bool:
 
 def _copy(session: Session, terms: Terms, request: Request, row: Any) -> None:
     shared = _shared(_evaluations(session, terms.study, request.function.fingerprint))
-    if (vacant := _vacancy(terms, shared)) is None:
+    if (vacant := _next_replicate(terms, shared)) is None:
         return
     result = {name: getattr(row, name) for name in _COPIED}
     copied = {"state": EvaluationState.COMPLETE, "source": row.id, "source_study": row.study}
@@ -437,9 +436,9 @@ def _copy(session: Session, terms: Terms, request: Request, row: Any) -> None:
 
 
 def _promote(session: Session, trial: TrialRow, evaluation: int) -> None:
-    """Make a parked trial the owner; its lease has expired, so any worker takes it up."""
+    """Make a parked trial the owner. Its lease has expired, so any worker may take it."""
     trial.phase, trial.worker, trial.evaluation = Phase.TRAINING, None, evaluation
     trial.attempt, trial.expires_at = 0, 0.0
-    # The worker that parked it has the old token, and may have a renewal under way still.
+    # The worker that parked it may still be sending a renewal with the old token.
     trial.token += 1
     session.flush()

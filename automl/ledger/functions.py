@@ -1,12 +1,12 @@
-"""Functions: which keys are of one, which two are one, and which are dropped.
+"""The functions of a database: their keys, which of them are equal, and which are dropped.
 
-A key is of decisions (L0), of a canonical graph (L1), or of what was computed on a few examples
-(L2). Keys hold all else that a result depends on, so that functions are the whole database's.
+A key identifies decisions (L0), a canonical graph (L1), or outputs on a few examples (L2). Keys
+cover everything else that a result depends on, so all studies of a database share its functions.
 
-Where a probe finds two functions to be one, the keys of one become the other's, known through L2.
-A study without L2 does not see them: it enters the function anew, under its old name, and so its
-evaluations stay where they are. Studies with L2 move theirs, each its own: the one that probed at
-once, others before they would evaluate again what they have evaluated under the old name.
+When a probe finds that two functions are equal, the keys of one move to the other, known through
+L2. A study without L2 does not see them: it adds the function again under its old name, so its
+evaluations stay as they were. A study with L2 moves its own evaluations to the new name: at once if
+it made the probe, and otherwise before it would evaluate the function a second time.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select
+from sqlalchemy import ColumnElement, Engine, Select, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import VERSION, Identity, Level, digest_of
@@ -29,11 +29,12 @@ from automl.ledger.dialects import (
 )
 from automl.ledger.matching import Found, Key, Recognition
 from automl.ledger.models import EvaluationRow, EvaluationState, FunctionRow, KeyRow, Role, TrialRow
+from automl.ledger.transaction import reading, transactional
 from automl.spec import Cache
 from automl.storable import plain_text
 
 NONDETERMINISTIC = "non-deterministic"
-"""The verdict on what computes something else each time, and so is shared with nobody."""
+"""The verdict on a function whose outputs differ every time, so that its results are not shared."""
 
 _RACES = 16
 _BATCH = 500
@@ -41,10 +42,16 @@ _BATCH = 500
 
 @dataclass(frozen=True)
 class Resolved:
-    """The function of an identity; level: where it was recognised, None where it is new.
+    """The function of an identity.
 
-    named: the level of the key that a new one is named by. verdict: a Verdict's value. Both it and
-    live_parameters are None where nobody probed it.
+    Attributes:
+        fingerprint: The function's name.
+        level: The level at which the function was recognised; None if it is new.
+        named: The level of the key that a new function is named after.
+        identity: The candidate's keys and what its probe found.
+        verdict: The value of the probe's `Verdict`; None without a probe.
+        live_parameters: The number of parameters that influence the outputs; None without a probe.
+        recognition: What happened when sketches were compared.
     """
 
     fingerprint: str
@@ -57,17 +64,17 @@ class Resolved:
 
     @property
     def shared(self) -> bool:
-        """Whether one evaluation can stand for another at all."""
+        """Whether trials of the function can share a result."""
         return NONDETERMINISTIC not in (self.verdict, self.identity.verdict)
 
     @property
     def stored_level(self) -> Level:
-        """The level of a trial; a new function's is that of the key it is named by."""
+        """The level that a trial stores; for a new function, that of the key it is named after."""
         return self.level or self.named
 
     def to_json(self) -> dict[str, Any]:
-        """What a trial stores of this; what did not happen is left out."""
-        identity, seen = self.identity, self.recognition
+        """Return what a trial stores of this, without false and empty values."""
+        identity, recognition = self.identity, self.recognition
         known = {
             "l0": identity.l0,
             "seconds": dict(identity.seconds),
@@ -75,96 +82,170 @@ class Resolved:
             "reason": identity.reason and plain_text(identity.reason),
             "skipped": identity.skipped if self.level is None else None,
             "not_canonical": identity.colour is not None and identity.l1 is None,
-            "collision": seen.collision,
-            "near_miss": seen.near_miss,
-            "refused": seen.refused,
-            "damaged": seen.damaged,
+            "collision": recognition.collision,
+            "near_miss": recognition.near_miss,
+            "refused": recognition.refused,
+            "damaged": recognition.damaged,
         }
         return {key: value for key, value in known.items() if value}
 
 
+@dataclass(frozen=True)
+class Functions:
+    """The functions of a database, as one study uses them; each method is a transaction.
+
+    Attributes:
+        engine: The engine of the ledger's database.
+        study: The study's UUID.
+        cache: The levels at which functions are recognised.
+    """
+
+    engine: Engine
+    study: str = ""
+    cache: Cache = field(default_factory=Cache)
+
+    @transactional
+    def resolve(self, session: Session, identity: Identity) -> Resolved:
+        """Return the function of an identity, adding a new one; a claim does so by itself."""
+        return resolve(session, identity, self.cache)
+
+    @reading
+    def fingerprint(self, session: Session, identity: Identity) -> str:
+        """Return the fingerprint that an identity has, or would have."""
+        return _look_up(session, identity, self.cache).fingerprint
+
+    @reading
+    def is_known(self, session: Session, identity: Identity) -> bool:
+        """Whether an identity is recognised by its decisions or graph, so needs no probe."""
+        identity = replace(matching.restrict(identity, self.cache), l2=())
+        rows = matching.load_keys(session, matching.keys_of(identity), self.cache)
+        return matching.by_key(rows, identity, self.cache) is not None
+
+    @reading
+    def unprobed(
+        self, session: Session, limit: int, exclude: Collection[str] = ()
+    ) -> list[tuple[str, int]]:
+        """Return functions of this study that have not been probed.
+
+        Args:
+            limit: The largest number of functions to return.
+            exclude: Fingerprints to leave out, such as those that cannot be probed.
+
+        Returns:
+            Pairs of a fingerprint and the number of a trial that computes it.
+        """
+        return _unprobed(session, self.study, limit, exclude)
+
+    @transactional
+    def add_probe(self, session: Session, fingerprint: str, identity: Identity) -> Recognition:
+        """Store what a probe found, and merge the function into an equal one if there is any."""
+        return _add_probe(session, self.study, fingerprint, identity, self.cache)
+
+    def prune(self, keep: int) -> int:
+        """Drop the least recently used functions of the database beyond `keep`.
+
+        Each batch is a transaction of its own, so that no other writer waits for long.
+
+        Returns:
+            How many functions were dropped.
+        """
+        dropped = 0
+        if not self._exceeds(keep):
+            return 0
+        while batch := self._prune(keep):
+            dropped += batch
+        return dropped
+
+    @reading
+    def _exceeds(self, session: Session, keep: int) -> bool:
+        return _count(session) > keep
+
+    @transactional
+    def _prune(self, session: Session, keep: int) -> int:
+        return _prune(session, keep)
+
+    @reading
+    def count_other_versions(self, session: Session) -> int:
+        """Return how many functions another version of the hasher wrote."""
+        others = select(func.count()).select_from(FunctionRow).where(FunctionRow.version != VERSION)
+        return session.scalar(others) or 0
+
+
 def unshared(identity: Identity, cache: Cache) -> Resolved:
-    """An identity by its own name, compared with nothing."""
+    """Return the function of an identity under its own name, without comparing it."""
     name, level = matching.name_of(identity, cache)
     return Resolved(name, None, level, identity)
 
 
 def resolve(session: Session, identity: Identity, cache: Cache) -> Resolved:
-    """The function of an identity, entered where it is new; keys not known yet become its own.
+    """Return the function of an identity; add it if it is new, and add keys that it lacks.
 
-    Of workers that come at once with a key in common, one enters the function and the others
-    find it.
+    If several workers resolve identities with a common key at the same time, one of them adds the
+    function and the others find it.
     """
-    identity = matching.in_use(identity, cache)
+    identity = matching.restrict(identity, cache)
     for race in range(_RACES):
-        rows = matching.rows_of(session, matching.texts(identity), cache, lock=race > 0)
-        found, seen = matching.match(session, rows, identity, cache, lock=race > 0)
+        rows = matching.load_keys(session, matching.keys_of(identity), cache, lock=race > 0)
+        found, recognition = matching.match(session, rows, identity, cache, lock=race > 0)
         if found is None:
-            if (new := _enter(session, rows, identity, cache)) is not None:
+            if (new := _add(session, rows, identity, cache)) is not None:
                 probed = (identity.verdict, identity.live_parameters)
-                return Resolved(new[0], None, new[1], identity, *probed, seen)
+                return Resolved(new[0], None, new[1], identity, *probed, recognition)
         elif _touch(session, found.fingerprint, identity, found.sketched):
             _add_aliases(session, rows, identity, found, cache)
-            return _resolved(found, identity, seen)
-    raise AssertionError("each lost race leaves a key that the next look finds")
+            return _resolved(found, identity, recognition)
+    raise AssertionError("each lost race adds a key that the next query finds")
 
 
-def look_up(session: Session, identity: Identity, cache: Cache) -> Resolved:
-    """The function of an identity; nothing is written, and a new one has its own name."""
-    identity = matching.in_use(identity, cache)
-    rows = matching.rows_of(session, matching.texts(identity), cache)
-    found, seen = matching.match(session, rows, identity, cache)
-    return unshared(identity, cache) if found is None else _resolved(found, identity, seen)
+def _look_up(session: Session, identity: Identity, cache: Cache) -> Resolved:
+    """Return the function of an identity without writing; a new one gets its own name."""
+    identity = matching.restrict(identity, cache)
+    rows = matching.load_keys(session, matching.keys_of(identity), cache)
+    found, recognition = matching.match(session, rows, identity, cache)
+    return unshared(identity, cache) if found is None else _resolved(found, identity, recognition)
 
 
-def is_known(session: Session, identity: Identity, cache: Cache) -> bool:
-    """Whether an identity is recognised without a probe."""
-    identity = replace(matching.in_use(identity, cache), l2=())
-    rows = matching.rows_of(session, matching.texts(identity), cache)
-    return matching.by_key(rows, identity, cache) is not None
-
-
-def add_probe(
+def _add_probe(
     session: Session, study: str, fingerprint: str, identity: Identity, cache: Cache
 ) -> Recognition:
-    """Store what a probe found; a function that turns out to be another one becomes that one.
+    """Store what a probe found, and merge the function into an equal one if there is any.
 
-    The study's first trial of the function says so, too.
+    The study's first trial of the function records this, too.
     """
-    identity = matching.in_use(identity, cache)
+    identity = matching.restrict(identity, cache)
     if not _touch(session, fingerprint, identity, probed=False):
         return Recognition()
     for race in range(_RACES):
-        rows = matching.rows_of(session, identity.l2, cache, lock=race > 0)
+        rows = matching.load_keys(session, identity.l2, cache, lock=race > 0)
         others = [row for row in rows if row.fingerprint != fingerprint]
         graphs = matching.graphs_of(identity) | matching.graphs_known(session, fingerprint)
-        found, seen = matching.by_sketch(session, others, identity, graphs, race > 0)
+        found, recognition = matching.by_sketch(session, others, identity, graphs, race > 0)
         if found is None:
-            wanted = _wanted(rows, identity, fingerprint, Level.L2)
-            if _insert_all(session, [one for one in wanted if one["level"] is Level.L2]):
-                _note(session, study, fingerprint, identity, seen)
-                return seen
+            missing = _missing_keys(rows, identity, fingerprint, Level.L2)
+            if _insert_all(session, [one for one in missing if one["level"] is Level.L2]):
+                _record_probe(session, study, fingerprint, identity, recognition)
+                return recognition
         elif _touch(session, found.fingerprint, identity, found.sketched):
-            _note(session, study, fingerprint, identity, seen)
+            _record_probe(session, study, fingerprint, identity, recognition)
             _merge(session, fingerprint, found.fingerprint)
             adopt(session, study, found.fingerprint)
-            return seen
-    raise AssertionError("each lost race leaves a key that the next look finds")
+            return recognition
+    raise AssertionError("each lost race adds a key that the next query finds")
 
 
-def unprobed(
-    session: Session, study: str, limit: int, but: Collection[str] = ()
+def _unprobed(
+    session: Session, study: str, limit: int, exclude: Collection[str]
 ) -> list[tuple[str, int]]:
-    """A study's functions that nobody probed, each with a trial that computes it.
+    """Return a study's functions without a probe, each with a trial that computes it.
 
-    Those of judged trials are left out, for another trainer trains them; and those of `but`.
+    Trials that judge another are left out, as a different trainer trains them.
     """
     found = session.execute(
         select(EvaluationRow.fingerprint, func.min(EvaluationRow.number))
         .join(FunctionRow, FunctionRow.fingerprint == EvaluationRow.fingerprint)
         .join(TrialRow, TrialRow.id == EvaluationRow.owner)
         .where(*_own_trials(study), FunctionRow.verdict.is_(None), FunctionRow.version == VERSION)
-        .where(EvaluationRow.fingerprint.not_in(but))
+        .where(EvaluationRow.fingerprint.not_in(exclude))
         .group_by(EvaluationRow.fingerprint)
         .order_by(func.min(EvaluationRow.id))
         .limit(limit)
@@ -173,7 +254,7 @@ def unprobed(
 
 
 def _own_trials(study: str) -> tuple[ColumnElement[bool], ...]:
-    """The evaluations of a study's own trials, joined with these."""
+    """Conditions: the evaluation, joined with its trial, was made by the study itself."""
     return (
         EvaluationRow.study == study,
         EvaluationRow.source.is_(None),
@@ -182,12 +263,12 @@ def _own_trials(study: str) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def prune(session: Session, keep: int) -> int:
-    """Drop some of the least recently used functions beyond `keep`, but none evaluated now.
+def _prune(session: Session, keep: int) -> int:
+    """Drop a batch of the least recently used functions beyond `keep`, except those in evaluation.
 
-    Call it until it drops none: each call is short, for it may keep all other writers waiting.
+    Call it until it returns 0. Each call is short, because all other writers may wait for it.
     """
-    total = count(session)
+    total = _count(session)
     if total <= keep:
         return 0
     running = select(EvaluationRow.fingerprint).where(
@@ -208,19 +289,13 @@ def prune(session: Session, keep: int) -> int:
     return len(dropped)
 
 
-def count(session: Session) -> int:
-    """How many functions the database holds."""
+def _count(session: Session) -> int:
+    """Return how many functions the database holds."""
     return session.scalar(select(func.count()).select_from(FunctionRow)) or 0
 
 
-def foreign(session: Session) -> int:
-    """How many functions another version of the hasher wrote."""
-    written = select(func.count()).select_from(FunctionRow).where(FunctionRow.version != VERSION)
-    return session.scalar(written) or 0
-
-
 def former_names(fingerprint: str) -> Select[str]:
-    """The names that a function had before it was found, through L2, to be this one."""
+    """Select the names of functions that a probe at L2 has merged into this one."""
     return select(KeyRow.key).where(
         KeyRow.fingerprint == fingerprint,
         KeyRow.through == Level.L2,
@@ -230,7 +305,7 @@ def former_names(fingerprint: str) -> Select[str]:
 
 
 def adopt(session: Session, study: str, fingerprint: str) -> bool:
-    """Move a study's evaluations under former names of a function; whether there were any."""
+    """Move a study's evaluations from a function's former names; return whether there were any."""
     columns = EvaluationRow.fingerprint
     named = or_(columns == fingerprint, columns.in_(former_names(fingerprint)))
     rows = session.scalars(
@@ -252,22 +327,23 @@ def adopt(session: Session, study: str, fingerprint: str) -> bool:
 
 
 def free_replicate(taken: Collection[int] | Iterator[int]) -> int:
-    """The first number from 0 that no replicate has."""
+    """Return the lowest replicate, from 0, that is not taken."""
     known = set(taken)
     return next(number for number in range(len(known) + 1) if number not in known)
 
 
-def _resolved(found: Found, identity: Identity, seen: Recognition) -> Resolved:
+def _resolved(found: Found, identity: Identity, recognition: Recognition) -> Resolved:
     verdict = found.verdict or identity.verdict
     live_parameters = found.live_parameters if found.verdict else identity.live_parameters
     level = found.level
-    return Resolved(found.fingerprint, level, level, identity, verdict, live_parameters, seen)
+    probed = (verdict, live_parameters)
+    return Resolved(found.fingerprint, level, level, identity, *probed, recognition)
 
 
 def _touch(session: Session, fingerprint: str, identity: Identity, probed: bool) -> bool:
-    """Say that a function was used, and what a probe found; False where it is gone.
+    """Record a function's use and what a probe found; return False if the function is gone.
 
-    This locks the function: nobody drops it, or joins it to another, before this transaction ends.
+    This locks the function: it is neither dropped nor merged until the transaction ends.
     """
     changes: dict[str, Any] = {"used_at": now()}
     if identity.verdict is not None and (not probed or identity.verdict == NONDETERMINISTIC):
@@ -285,15 +361,15 @@ def _probe_columns(identity: Identity) -> dict[str, Any]:
     }
 
 
-def _enter(
+def _add(
     session: Session, rows: Sequence[Key], identity: Identity, cache: Cache
 ) -> tuple[str, Level] | None:
-    """Enter a new function with all its keys; None where another worker had one of them first."""
+    """Add a new function with its keys; return None if another worker added a key first."""
     name, level = matching.name_of(identity, cache)
     if any(row.fingerprint == name for row in rows):
-        # Another version wrote it, or a level that is not in use found it.
+        # The name belongs to another version, or was found at a level that is not in use.
         name = digest_of({"version": VERSION, "key": name})
-    if not _insert_all(session, _wanted(rows, identity, name, level)):
+    if not _insert_all(session, _missing_keys(rows, identity, name, level)):
         return None
     row = {"fingerprint": name, "version": VERSION, "created_at": now(), "used_at": now()}
     insert_if_absent(session, FunctionRow, {**row, **_probe_columns(identity)})
@@ -305,19 +381,19 @@ def _add_aliases(
 ) -> None:
     if not found.sketched and identity.sketch is None:
         identity = replace(identity, l2=())
-    wanted = _wanted(rows, identity, found.fingerprint, found.through)
+    lacking = _missing_keys(rows, identity, found.fingerprint, found.through)
     exact = {Level.L0, Level.L1}.intersection(cache.levels)
     taken = {row.key for row in rows if row.usable and row.level in exact}
-    missing = [entry for entry in wanted if entry["key"] not in taken]
+    missing = [entry for entry in lacking if entry["key"] not in taken]
     if missing:
-        # Of one that is lost to another worker nothing depends on who has it.
+        # If another worker adds one of these keys first, it does not matter whose it is.
         insert_absent(session, KeyRow, missing)
 
 
-def _wanted(
+def _missing_keys(
     rows: Sequence[Key], identity: Identity, fingerprint: str, through: Level
 ) -> list[dict[str, Any]]:
-    """The keys of ours that this function lacks, in the order in which all workers enter them."""
+    """Return the identity's keys that a function lacks, in the order that all workers use."""
     keys = {identity.l0: (Level.L0, None if identity.l1 else identity.colour)}
     if identity.l1 is not None:
         keys[identity.l1] = (Level.L1, identity.colour)
@@ -343,7 +419,7 @@ def _free_rank(rows: Sequence[Key], key: str) -> int:
 
 
 def _insert_all(session: Session, entries: list[dict[str, Any]]) -> bool:
-    """Insert all of these keys, or none where one of them is taken."""
+    """Insert all of these keys, or none if one of them is taken."""
     if not entries:
         return True
     made = insert_absent(session, KeyRow, entries)
@@ -353,27 +429,27 @@ def _insert_all(session: Session, entries: list[dict[str, Any]]) -> bool:
 
 
 def _merge(session: Session, fingerprint: str, into: str) -> None:
-    """Make one function another: all its keys move, its name among them, and it is no more."""
+    """Merge a function into another: move all its keys, including its name, and delete it."""
     keys, functions = table(KeyRow), table(FunctionRow)
     had = set(session.scalars(select(KeyRow.key).where(KeyRow.fingerprint == into)))
     columns = select(KeyRow.id, KeyRow.key).where(KeyRow.fingerprint == fingerprint)
     own = [(id, key) for id, key in session.execute(columns)]
-    doubled = [id for id, key in own if key in had]
-    for start in range(0, len(doubled), _BATCH):
-        session.execute(delete(keys).where(keys.c.id.in_(doubled[start : start + _BATCH])))
+    duplicates = [id for id, key in own if key in had]
+    for start in range(0, len(duplicates), _BATCH):
+        session.execute(delete(keys).where(keys.c.id.in_(duplicates[start : start + _BATCH])))
     moved = {"fingerprint": into, "through": Level.L2}
     session.execute(update_table(KeyRow).where(keys.c.fingerprint == fingerprint).values(moved))
     if fingerprint not in had.union(key for _, key in own):
-        # It was named by no key of its own, for that had been another function's.
+        # Its name was not one of its keys, as that key belonged to another function.
         name = {"key": fingerprint, "rank": 0, "level": Level.L0}
         insert_if_absent(session, KeyRow, {**name, **moved})
     session.execute(delete(functions).where(functions.c.fingerprint == fingerprint))
 
 
-def _note(
-    session: Session, study: str, fingerprint: str, identity: Identity, seen: Recognition
+def _record_probe(
+    session: Session, study: str, fingerprint: str, identity: Identity, recognition: Recognition
 ) -> None:
-    """Add to a function's first trial what was found of it since; a probe skipped then stays so."""
+    """Add a late probe's findings to the function's first trial; earlier entries stay."""
     first = session.scalar(
         select(TrialRow.id)
         .join(EvaluationRow, TrialRow.id == EvaluationRow.owner)
@@ -387,6 +463,6 @@ def _note(
     known = dict(row.identification or {})
     seconds = Counter(known.get("seconds", {}))
     seconds.update(identity.seconds)
-    found = Resolved(fingerprint, None, Level.L2, identity, recognition=seen).to_json()
+    found = Resolved(fingerprint, None, Level.L2, identity, recognition=recognition).to_json()
     row.identification = {**found, **known, "seconds": dict(seconds)}
     session.flush()

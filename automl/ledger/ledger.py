@@ -1,7 +1,7 @@
-"""The ledger: who holds which trial, what each fingerprint gave, and how each trial ended.
+"""The ledger: which worker holds a trial, the result of each fingerprint, and how trials ended.
 
-Every method is one transaction. A worker holds a trial by a lease with a fencing token; settling
-is one compare-and-set on that token, so that of two workers with one trial only one can end it.
+Every method is one transaction. A worker holds a trial by a lease with a fencing token. Settling is
+a compare-and-set on that token, so if two workers have the same trial, only one can settle it.
 """
 
 import secrets
@@ -15,11 +15,10 @@ from sqlalchemy.orm import Session
 
 from automl.identity.fingerprint import Identity
 from automl.ledger import budget, evaluations, functions, queue
-from automl.ledger.catalogue import Functions
 from automl.ledger.clock import now
 from automl.ledger.dialects import changed, insert_row, table, update_table
 from automl.ledger.evaluations import Owned, Request, Served, Terms
-from automl.ledger.functions import Resolved
+from automl.ledger.functions import Functions, Resolved
 from automl.ledger.models import (
     EvaluationRow,
     Phase,
@@ -29,14 +28,14 @@ from automl.ledger.models import (
     TrialRow,
     WorkerRow,
 )
-from automl.ledger.transaction import again, reading, transactional, transactional_once
+from automl.ledger.transaction import is_retry, reading, transactional, transactional_once
 from automl.ledger.values import (
     Answer,
     Claimed,
     Hit,
     Lease,
     LeaseLostError,
-    Left,
+    LostWorker,
     Parked,
     Settled,
     Settlement,
@@ -55,8 +54,14 @@ LEASE_SECONDS = 60.0
 class Ledger:
     """The ledger of one study.
 
-    cache: how results are shared. objectives: the metrics that a result needs to be served.
-    same_failures: this many first trials that fail for one cause stop the study.
+    Attributes:
+        engine: The engine of the ledger's database.
+        study: The study's UUID.
+        cache: How results are shared.
+        objectives: The metrics that a result needs to be served.
+        lease_seconds: How long a lease lasts without renewal.
+        same_failures: The study stops if its first trials, at least this many, all fail for the
+            same cause.
     """
 
     engine: Engine
@@ -68,7 +73,7 @@ class Ledger:
 
     @cached_property
     def functions(self) -> Functions:
-        """The functions that the database knows."""
+        """The functions of the database, as this study uses them."""
         return Functions(self.engine, self.study, self.cache)
 
     # Budget.
@@ -81,7 +86,14 @@ class Ledger:
         timeout: float | None,
         device_seconds: float | None = None,
     ) -> None:
-        """Enter a new study with its budget."""
+        """Add a new study with its budget.
+
+        Args:
+            trials: How many trials may be proposed; None for no limit.
+            evaluations: How many trials may be evaluated, so that known results are free.
+            timeout: Seconds until the deadline.
+            device_seconds: How much device time trainers may use.
+        """
         session.add(
             StudyRow(
                 uuid=self.study,
@@ -103,14 +115,18 @@ class Ledger:
         device_seconds: float | None = None,
         enqueue: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Allow so many trials, evaluations or device seconds more, and lift an early stop.
+        """Add to the budget, and undo an early stop.
 
-        enqueue: decisions to queue, as `enqueue` does; where they do not fit, nothing changes.
-        timeout: a new deadline. The old one falls where another limit is given; where none is,
-        it may be the only thing that ends the study, and stays.
+        Args:
+            trials: How many more trials to allow.
+            evaluations: How many more evaluations to allow.
+            timeout: Seconds until the new deadline. Without it, the old deadline is dropped if
+                another limit is given; otherwise it stays, as nothing else may end the study.
+            device_seconds: How much more device time to allow.
+            enqueue: Decisions to queue, as in `enqueue`; if they do not fit, nothing changes.
 
         Raises:
-            UsageError: the limits would be more than databases hold, or too many are queued.
+            UsageError: The limits exceed what databases hold, or too many trials are queued.
         """
         changes: dict[str, Any] = {"stopped": None, "stopped_because": None, "repeats": 0}
         if timeout is not None:
@@ -126,21 +142,21 @@ class Ledger:
 
     @transactional_once
     def enqueue(self, session: Session, decisions: Sequence[Mapping[str, Any]]) -> None:
-        """Queue trials with these decisions; workers take them up before they propose others.
+        """Queue trials with these decisions; workers run them before they propose others.
 
-        What a trial is not given, the strategy draws. Each takes a slot of the budget now.
+        The strategy draws all other decisions. Each trial takes a slot of the budget now.
 
         Raises:
-            UsageError: not so many slots are left; none is entered.
+            UsageError: Too few slots are left; no trial was queued.
         """
         queue.enqueue(session, self.study, decisions)
 
     @transactional
     def buy_time(self, session: Session, lease: Lease) -> float:
-        """Take device time from the budget for a trial under way; returns the seconds, 0 if none.
+        """Take device time from the budget for a running trial; return the seconds, or 0.
 
         Raises:
-            LeaseLostError: the trial was taken over.
+            LeaseLostError: Another worker took over the trial.
         """
         bought = budget.buy_seconds(session, self.study)
         self._change(session, lease, device_seconds=TrialRow.device_seconds + bought)
@@ -148,7 +164,7 @@ class Ledger:
 
     @reading
     def time_left(self, session: Session) -> TimeLeft:
-        """How long trials may go on, and whether they have to buy device time."""
+        """Return how long trials may continue, and whether they have to buy device time."""
         row = session.execute(
             select(StudyRow.deadline - now(), StudyRow.device_seconds_limit).where(self._mine())
         ).one()
@@ -156,20 +172,25 @@ class Ledger:
 
     @reading
     def is_over(self, session: Session) -> bool:
-        """Whether no trial may train any more; those under way wait for more budget."""
+        """Whether no trial may train any more; running trials wait for more budget."""
         return budget.is_over(session, self.study)
 
     @reading
     def has_study(self, session: Session) -> bool:
-        """Whether the study was entered here."""
+        """Whether the ledger has this study."""
         return session.scalar(select(StudyRow.uuid).where(self._mine())) is not None
 
     # Leases.
     @transactional
     def reserve(self, session: Session, worker: Worker, told: Collection[int] = ()) -> Lease | None:
-        """Take a trial that waits, else a slot of the budget; None where there is neither."""
+        """Take a waiting trial, or otherwise a slot of the budget; None if there is neither.
+
+        Args:
+            worker: The worker that takes the trial.
+            told: Ids of trials that Optuna has been told about, to mark as such.
+        """
         self._mark_told(session, told)
-        if again(session) and (taken := self._taken_unheard(session, worker)):
+        if is_retry(session) and (taken := self._committed_lease(session, worker)):
             return taken
         return self._reserve(session, worker)
 
@@ -177,15 +198,28 @@ class Ledger:
     def take_over(
         self, session: Session, worker: Worker, dead: Collection[str] = ()
     ) -> Lease | None:
-        """Take the oldest trial whose lease has expired, or whose holder is known to be dead."""
-        if again(session) and (taken := self._taken_unheard(session, worker)):
+        """Take over the oldest trial whose lease has expired, or whose holder is dead.
+
+        Args:
+            worker: The worker that takes over the trial.
+            dead: Ids of workers that are known to be dead.
+
+        Returns:
+            The new lease, or None if there is no such trial.
+        """
+        if is_retry(session) and (taken := self._committed_lease(session, worker)):
             return taken
-        return self._take(session, worker, queue.free(self.study, dead))
+        return self._take(session, worker, queue.available(self.study, dead))
 
     @reading
     def has_work(self, session: Session, dead: Collection[str] = (), slots: bool = True) -> bool:
-        """Whether a trial could be taken over, or a slot taken; nothing is locked or changed."""
-        left = select(TrialRow.id).where(queue.free(self.study, dead)).limit(1)
+        """Whether there is a trial to take over or a free slot, without locking anything.
+
+        Args:
+            dead: Ids of workers that are known to be dead.
+            slots: Whether a free slot counts.
+        """
+        left = select(TrialRow.id).where(queue.available(self.study, dead)).limit(1)
         if session.scalar(left) is not None:
             return True
         return slots and budget.has_slot(session, self.study)
@@ -198,19 +232,22 @@ class Ledger:
         reports: Sequence[Report] = (),
         checkpoint: str | None = None,
     ) -> None:
-        """Hold on to a trial and store what it reported meanwhile.
+        """Renew the lease of a trial, and store its new reports.
 
-        checkpoint: the SHA-256 of what it can go on from now.
+        Args:
+            lease: The lease to renew.
+            reports: What the trainer reported since the last renewal.
+            checkpoint: The SHA-256 of the newest checkpoint.
 
         Raises:
-            LeaseLostError: it was taken over.
+            LeaseLostError: Another worker took over the trial.
         """
         changes: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
         self._change(session, lease, expires_at=now() + self.lease_seconds, **changes)
         self._add_reports(session, lease, reports)
 
     @transactional
-    def give_back(
+    def release(
         self,
         session: Session,
         lease: Lease,
@@ -219,23 +256,30 @@ class Ledger:
         counts: bool = False,
         metered: bool = False,
     ) -> None:
-        """Let any worker go on with this trial at once; a slot with no trial yet is freed.
+        """Release a running trial to any worker; a slot without a trial yet is freed.
 
-        seconds: how long this attempt trained. counts: the attempt counts to those that a trial
-        has, since it is the trial that may have ended it. metered: it bought its time.
+        A lease that was lost is ignored.
+
+        Args:
+            lease: The lease to release.
+            number: The trial's number in Optuna, if it has one.
+            seconds: How long this attempt trained.
+            counts: Whether the attempt counts towards the trial's limit of attempts, because the
+                trial itself may have ended it.
+            metered: Whether the attempt bought its device time.
         """
-        unbegun = (
+        not_started = (
             *(TrialRow.number.is_(None), TrialRow.attempt == 1, TrialRow.given.is_(None)),
             TrialRow.device_seconds == 0,
         )
         if number is None and changed(
-            session, delete(table(TrialRow)).where(self._held(lease), *unbegun)
+            session, delete(table(TrialRow)).where(self._held(lease), *not_started)
         ):
             budget.count(session, self.study, slots=-1, payable=-1)
         else:
-            # With the token goes whatever the holder's heartbeat may still have under way.
+            # The new token also invalidates a renewal that the holder may still be sending.
             freed: dict[str, Any] = {
-                "expires_at": queue.AT_ONCE,
+                "expires_at": queue.UNLEASED,
                 "worker": None,
                 "token": lease.token + 1,
                 "attempt": lease.attempt - (not counts),
@@ -257,19 +301,28 @@ class Ledger:
         costs: Mapping[str, float],
         told: Collection[int] = (),
     ) -> Answer:
-        """Ask for the right to evaluate what a candidate computes.
+        """Ask to evaluate the function that a candidate computes.
 
-        costs: the candidate's own, which are never served to another.
+        Args:
+            lease: The trial's lease.
+            number: The trial's number in Optuna.
+            identity: The candidate's keys.
+            costs: The candidate's own costs, which are never served to another trial.
+            told: Ids of trials that Optuna has been told about, to mark as such.
+
+        Returns:
+            Claimed if this worker is to evaluate it, Parked if another worker is evaluating it, or
+            Hit if the result is known.
 
         Raises:
-            LeaseLostError: the trial was taken over.
+            LeaseLostError: Another worker took over the trial.
         """
         self._mark_told(session, told)
-        if again(session) and (answer := self._answered_unheard(session, lease)):
+        if is_retry(session) and (answer := self._committed_answer(session, lease)):
             return answer
         function = self._function(session, identity)
         request = Request(lease, number, function, _finite_costs(costs))
-        standing = evaluations.ask(session, self._terms, request)
+        standing = evaluations.acquire(session, self._terms, request)
         changes: dict[str, Any] = {
             "number": number,
             "fingerprint": function.fingerprint,
@@ -281,13 +334,13 @@ class Ledger:
         }
         if isinstance(standing, Owned):
             changes |= {"phase": Phase.TRAINING, "audits": standing.audits}
-            self._turn(session, lease, number, standing.evaluation, changes)
+            self._assign(session, lease, number, standing.evaluation, changes)
             return Claimed(_claimed(request, standing))
         if isinstance(standing, Served):
-            self._turn(session, lease, number, standing.evaluation, changes)
+            self._assign(session, lease, number, standing.evaluation, changes)
             return Hit(evaluations.settle_served(session, self._terms, lease.id, standing))
         changes |= {"phase": Phase.PARKED, "expires_at": None}
-        self._turn(session, lease, number, standing.evaluation, changes)
+        self._assign(session, lease, number, standing.evaluation, changes)
         return Parked(lease.id)
 
     @transactional
@@ -305,17 +358,27 @@ class Ledger:
         identity: Identity | None = None,
         metered: bool = False,
     ) -> Settlement:
-        """End a trial, and with it those parked on its function; take the next slot if asked.
+        """Settle a trial and the trials parked on its evaluation, and optionally take the next one.
 
-        A failure is not shared: the oldest parked trial becomes the owner instead.
-        judge: decisions to train again, in a trial of their own that any worker takes up.
-        identity: of a candidate that nobody claimed, to count how it was recognised.
-        metered: it bought its device time.
+        A failure is not shared: the oldest parked trial becomes the owner of the evaluation.
+
+        Args:
+            lease: The trial's lease.
+            number: The trial's number in Optuna.
+            outcome: How the trial ended.
+            seconds: How long this attempt trained.
+            reports: What the trainer reported since the last renewal.
+            told: Ids of trials that Optuna has been told about, to mark as such.
+            next_for: The worker that takes the next trial, if any.
+            judge: Decisions to train again, in a separate trial that any worker may take.
+            identity: The keys of a candidate that was not claimed, to record how it was
+                recognised.
+            metered: Whether the attempt bought its device time.
 
         Raises:
-            LeaseLostError: the trial was taken over; nothing is changed.
+            LeaseLostError: Another worker took over the trial; nothing was changed.
         """
-        if again(session) and (done := self._settled_unheard(session, lease, next_for)):
+        if is_retry(session) and (done := self._committed_settlement(session, lease, next_for)):
             return done
         columns = _outcome_columns(outcome)
         if identity is not None:
@@ -323,34 +386,34 @@ class Ledger:
         owed = self._owed(session, lease, seconds, metered)
         total = lease.device_seconds + seconds
         columns |= {"number": number, "seconds": seconds, "device_seconds": total}
-        lease = self._end_as_it_stands(session, lease, columns)
+        lease = self._settle_row(session, lease, columns)
         self._add_reports(session, lease, reports)
         self._mark_told(session, told)
         names = (lease.fingerprint, lease.level, None, lease.attempt, seconds)
         settled = [Settled(lease.id, number, outcome, *names, judges=lease.judges)]
         paid = lease.evaluation is not None
-        fresh = paid and not lease.repeats_known
+        fresh = paid and not lease.reevaluates
         settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
             budget.stop_on_one_cause(session, self.study, self.same_failures)
         if judge is not None:
             self._add_judging_trial(session, number, judge)
         if not fresh:
-            # What was not trained is not paid for; too many of these, or of known ones, end a
-            # study, too.
-            budget.count(session, self.study, payable=0 if paid else -1, repeats=1)
+            # A candidate that was not trained is not paid for. Too many of these in a row, or of
+            # known ones, stop the study.
+            budget.count(session, self.study, payable=0 if paid else -1, known_in_a_row=1)
             budget.stop_if_exhausted(session, self.study, self.cache.exhausted_after)
         more = self._reserve(session, next_for, fresh, owed) if next_for else None
         if next_for is None:
             budget.charge(session, self.study, owed)
             if fresh:
-                budget.count(session, self.study, repeats=None)
+                budget.reset_known_in_a_row(session, self.study)
         return Settlement(tuple(settled), more)
 
-    # Telling.
+    # Telling Optuna.
     @reading
     def untold(self, session: Session, older_than: float = 0.0) -> list[Settled]:
-        """Trials that ended at least so many seconds ago and were not yet told to Optuna."""
+        """Return trials that ended at least `older_than` seconds ago, unknown to Optuna so far."""
         rows = session.scalars(
             select(TrialRow)
             .where(
@@ -365,19 +428,19 @@ class Ledger:
 
     @transactional
     def mark_told(self, session: Session, told: Collection[int]) -> None:
-        """Remember that Optuna knows how these trials ended."""
+        """Record that Optuna has been told how these trials ended."""
         if told:
             self._mark_told(session, told)
 
     @transactional
     def stop_exhausted(self, session: Session, message: str) -> None:
-        """End the study, for its strategy has nothing left to propose."""
+        """Stop the study because its strategy has nothing left to propose."""
         budget.stop(session, self.study, StopReason.EXHAUSTED, message)
 
     # Workers.
     @transactional
     def enter(self, session: Session, worker: Worker) -> None:
-        """Say that a worker is at this study; again and again, or it counts as gone."""
+        """Record that a worker is running this study, until its lease expires."""
         row = session.get(WorkerRow, worker.id)
         if row is None:
             row = WorkerRow(id=worker.id, study=self.study, device=worker.device)
@@ -386,7 +449,7 @@ class Ledger:
 
     @transactional
     def leave(self, session: Session, worker: Worker) -> None:
-        """Say that a worker has left."""
+        """Sign off a worker, and drop workers whose leases have expired."""
         session.execute(
             delete(WorkerRow).where(
                 WorkerRow.study == self.study,
@@ -395,19 +458,23 @@ class Ledger:
         )
 
     @reading
-    def left_by(self, session: Session, mark: str) -> Left | None:
-        """What the worker of this mark left; None where it has signed off, or never came."""
+    def lost_worker(self, session: Session, mark: str) -> LostWorker | None:
+        """Return the worker of this mark, unless it has signed off or never started.
+
+        Args:
+            mark: The last part of the worker's id, which its supervisor chose.
+        """
         mine = and_(WorkerRow.study == self.study, WorkerRow.id.endswith(f":{mark}"))
         worker = session.scalar(select(WorkerRow.id).where(mine))
         if worker is None:
             return None
         held = and_(TrialRow.worker == worker, TrialRow.phase.in_(queue.OPEN))
         here = select(TrialRow.number).where(TrialRow.study == self.study, held)
-        return Left(session.scalar(here.limit(1)))
+        return LostWorker(session.scalar(here.limit(1)))
 
     @reading
     def holders(self, session: Session) -> set[str]:
-        """The workers that hold a trial now."""
+        """Return the ids of the workers that hold a trial now."""
         return set(
             session.scalars(
                 select(TrialRow.worker)
@@ -422,12 +489,12 @@ class Ledger:
 
     @reading
     def number_of(self, session: Session, id: int) -> int | None:
-        """The number of a trial in Optuna, once its holder has claimed or settled it."""
+        """Return a trial's number in Optuna, once its holder has claimed or settled it."""
         return session.scalar(select(TrialRow.number).where(TrialRow.id == id))
 
     @reading
     def unnumbered(self, session: Session) -> set[int]:
-        """The ids of open trials whose number in Optuna is not known yet."""
+        """Return the ids of open trials whose number in Optuna is not known yet."""
         waiting = (TrialRow.number.is_(None), TrialRow.phase != Phase.SETTLED)
         return set(
             session.scalars(select(TrialRow.id).where(TrialRow.study == self.study, *waiting))
@@ -435,19 +502,22 @@ class Ledger:
 
     @reading
     def open_trials(self, session: Session) -> int:
-        """How many trials have to end before the study has."""
-        return session.scalar(select(func.count()).where(queue.unended(self.study))) or 0
+        """Return how many trials must end before the study is complete."""
+        return session.scalar(select(func.count()).where(queue.unfinished(self.study))) or 0
 
     @reading
     def still_parked(self, session: Session, ids: Collection[int]) -> set[int]:
-        """Those of the given trials that still wait for another's result."""
+        """Return which of these trials still wait for another trial's result."""
         waiting = and_(TrialRow.id.in_(ids), TrialRow.phase == Phase.PARKED)
         return set(session.scalars(select(TrialRow.id).where(waiting)))
 
-    # What a transaction did whose answer was lost.
-    def _taken_unheard(self, session: Session, worker: Worker) -> Lease | None:
-        """The trial that a worker without one has taken unheard, if it has."""
-        # First the row that all who take a slot change: the lost transaction may be ending now.
+    # Results of a transaction that was committed although its reply was lost.
+    def _committed_lease(self, session: Session, worker: Worker) -> Lease | None:
+        """Return the trial that the lost transaction took, if any.
+
+        The worker holds no other trial.
+        """
+        # Every transaction that takes a slot locks this row, and the lost one may be ending now.
         session.execute(select(StudyRow.uuid).where(self._mine()).with_for_update())
         row = session.scalars(
             select(TrialRow)
@@ -462,8 +532,8 @@ class Ledger:
         ).first()
         return None if row is None else _lease_of(row)
 
-    def _answered_unheard(self, session: Session, lease: Lease) -> Answer | None:
-        """How a claim ended that need not be made again; one that gave the evaluation may be."""
+    def _committed_answer(self, session: Session, lease: Lease) -> Answer | None:
+        """Return the lost answer; a claim that was granted can simply be made again."""
         row = self._own_row(session, lease)
         if row is None:
             return None
@@ -471,7 +541,7 @@ class Ledger:
             return Hit(settled_of(row))
         return Parked(row.id) if row.phase is Phase.PARKED else None
 
-    def _settled_unheard(
+    def _committed_settlement(
         self, session: Session, lease: Lease, next_for: Worker | None
     ) -> Settlement | None:
         row = self._own_row(session, lease)
@@ -483,11 +553,11 @@ class Ledger:
             untold = (TrialRow.phase == Phase.SETTLED, TrialRow.told.is_(False))
             others = select(TrialRow).where(*with_it, *untold).order_by(TrialRow.id)
             settled += [settled_of(other) for other in session.scalars(others)]
-        more = self._taken_unheard(session, next_for) if next_for else None
+        more = self._committed_lease(session, next_for) if next_for else None
         return Settlement(tuple(settled), more)
 
     def _own_row(self, session: Session, lease: Lease) -> TrialRow | None:
-        """The row of a lease, unless another worker has it by now."""
+        """Return the row of a lease, unless another worker has taken it over."""
         own = (TrialRow.id == lease.id, TrialRow.token == lease.token)
         return session.scalars(select(TrialRow).where(*own).with_for_update()).first()
 
@@ -505,7 +575,7 @@ class Ledger:
             raise LeaseLostError(f"trial {lease.number} was taken over by another worker")
 
     def _owed(self, session: Session, lease: Lease, seconds: float, metered: bool) -> float:
-        """What is still to charge for an attempt of so many seconds; below 0 for what it bought."""
+        """Return the device time still to charge; negative if the attempt bought too much."""
         if not metered:
             return seconds
         charged = session.scalar(select(TrialRow.device_seconds).where(TrialRow.id == lease.id))
@@ -528,17 +598,17 @@ class Ledger:
         paid_before: bool = False,
         seconds: float = 0.0,
     ) -> Lease | None:
-        waited = self._take(session, worker, queue.at_once(self.study))
+        waited = self._take(session, worker, queue.unleased(self.study))
         if waited is not None:
             if paid_before:
-                budget.count(session, self.study, repeats=None)
+                budget.reset_known_in_a_row(session, self.study)
             if seconds:
                 budget.charge(session, self.study, seconds)
             return waited
         if not budget.take_slot(session, self.study, paid_before, seconds):
             return None
-        # SQLite gives the id of a slot that was freed to the next, which its former holder, if it
-        # is late, must not hold.
+        # SQLite reuses the ids of freed slots. With a random token, a late former holder of the id
+        # cannot act on the new trial.
         row: dict[str, Any] = {
             "study": self.study,
             "phase": Phase.PROPOSING,
@@ -553,7 +623,7 @@ class Ledger:
         return Lease(insert_row(session, TrialRow, row), row["token"], attempt=1)
 
     def _add_judging_trial(self, session: Session, judges: int, given: Mapping[str, Any]) -> None:
-        """Enter a trial with given decisions, for any worker to take."""
+        """Add a trial that trains these decisions again, for any worker to take."""
         if not budget.take_payment(session, self.study):
             return
         row = {
@@ -563,7 +633,7 @@ class Ledger:
             "attempt": 0,
             "told": False,
             "started_at": now(),
-            "expires_at": queue.AT_ONCE,
+            "expires_at": queue.UNLEASED,
             "given": dict(given),
             "judges": judges,
         }
@@ -578,7 +648,7 @@ class Ledger:
             return functions.unshared(identity, self.cache)
         return functions.resolve(session, identity, self.cache)
 
-    def _turn(
+    def _assign(
         self,
         session: Session,
         lease: Lease,
@@ -586,10 +656,10 @@ class Ledger:
         evaluation: int,
         changes: Mapping[str, Any],
     ) -> None:
-        """Turn a trial to an evaluation, and end the one that its row says it had before, if any.
+        """Assign an evaluation to a trial, and end the one that it had before, if another.
 
-        The space may have made something else of the same decisions; trials that wait for the
-        first must not wait for ever.
+        The space may build a different candidate from the same decisions. Trials that are parked
+        on the earlier evaluation must not wait forever.
         """
         if changed(session, self._update_with(lease, (None, evaluation)).values(changes)):
             return
@@ -598,22 +668,20 @@ class Ledger:
         self._end_evaluation(session, lease, before, number, Outcome(State.FAILED), 0.0)
         self._change(session, lease, **changes)
 
-    def _end_as_it_stands(
-        self, session: Session, lease: Lease, columns: Mapping[str, Any]
-    ) -> Lease:
-        """Write a trial's end; returns the lease as its row has it.
+    def _settle_row(self, session: Session, lease: Lease, columns: Mapping[str, Any]) -> Lease:
+        """Write a trial's end; return the lease as stored.
 
-        A claim may have gone through that its holder never heard of.
+        A claim may have been committed without its holder receiving the answer.
         """
         if changed(session, self._update_with(lease, (lease.evaluation,)).values(columns)):
             return lease
         self._change(session, lease, **columns)
         row = session.get_one(TrialRow, lease.id, populate_existing=True)
         known = select(EvaluationRow.served).where(EvaluationRow.id == row.evaluation)
-        return replace(_lease_of(row), repeats_known=session.scalar(known) is not None)
+        return replace(_lease_of(row), reevaluates=session.scalar(known) is not None)
 
     def _update_with(self, lease: Lease, evaluations: Collection[int | None]) -> Update:
-        """An update of a trial that is held, if its row has one of these evaluations."""
+        """Return an update of a leased trial whose row has one of these evaluations."""
         either = or_(*(TrialRow.evaluation.is_not_distinct_from(one) for one in evaluations))
         return update_table(TrialRow).where(self._held(lease), either)
 
@@ -626,11 +694,11 @@ class Ledger:
         outcome: Outcome,
         seconds: float,
     ) -> list[Settled]:
-        """Write the owner's result to its evaluation and let the trials parked on it go on."""
+        """Write the owner's result to its evaluation, and resume the trials parked on it."""
         if evaluation is None:
             return []
         parked = evaluations.end(session, evaluation, lease.id, number, outcome, seconds)
-        return evaluations.release(session, self._terms, evaluation, parked) if parked else []
+        return evaluations.resume_parked(session, self._terms, evaluation, parked) if parked else []
 
     def _add_reports(self, session: Session, lease: Lease, reports: Sequence[Report]) -> None:
         rows = [
@@ -642,7 +710,7 @@ class Ledger:
             }
             for report in reports
         ]
-        if rows and again(session):
+        if rows and is_retry(session):
             columns = table(ReportRow).c
             own = (columns.trial == lease.id, columns.attempt == lease.attempt)
             known = set(session.scalars(select(columns.step).where(*own)))
@@ -662,14 +730,14 @@ def _lease_of(row: TrialRow) -> Lease:
         row.token,
         row.attempt,
         *names,
-        repeats_known=row.audits,
+        reevaluates=row.audits,
         device_seconds=row.device_seconds,
         checkpoint=row.checkpoint,
     )
 
 
 def _finite_costs(costs: Mapping[str, float]) -> dict[str, float]:
-    """The costs that are numbers at all, as JSON can hold them."""
+    """Return the costs that JSON can hold: finite numbers."""
     return {name: value for name, value in finite(costs).items() if value is not None}
 
 
@@ -681,7 +749,7 @@ def _claimed(request: Request, owned: Owned) -> Lease:
         evaluation=owned.evaluation,
         fingerprint=function.fingerprint,
         level=function.stored_level.value,
-        repeats_known=owned.known,
+        reevaluates=owned.known,
     )
 
 

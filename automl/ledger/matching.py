@@ -1,9 +1,9 @@
-"""Looking up: which function of the database an identity is, at the levels that a study uses.
+"""Finds the function of an identity in the database, at the levels that a study uses.
 
-A key is known *through* the highest level it took to find that it is of its function, so that a
-study without that level does not see it. Of a key that is known through several, the highest in
-use counts: there two functions have been found to be one. A study without L1 finds nothing by the
-keys of graphs, but has them written: they tell apart what a probe alone would join.
+A key is known *through* the highest level that was needed to find its function, so a study without
+that level does not see it. If a key is known through several levels, the highest one in use counts,
+because two functions have been merged there. A study without L1 finds no functions by the keys of
+graphs, but still stores them: they distinguish functions that a probe alone would merge.
 """
 
 import logging
@@ -21,16 +21,19 @@ from automl.spec import Cache
 _log = logging.getLogger("automl")
 
 Graph = tuple[str, str | None]
-"""The colour and the key of a graph; no key where it has no canonical form."""
+"""The colour and the key of a graph; the key is None if the graph has no canonical form."""
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What happened while the sketches of one digest were compared.
+    """What happened when the sketches behind equal digests were compared.
 
-    collision: a digest was equal and the sketches were not. near_miss: the sketches agreed and
-    some digest was not equal. refused: the sketches agreed, but of two graphs that look alike.
-    damaged: stored sketches that could not be read.
+    Attributes:
+        collision: A digest was equal, but the sketches differed.
+        near_miss: The sketches agreed, but some digest differed.
+        refused: The sketches agreed, but exact certificates had distinguished the two graphs, or
+            there were none, so that the functions were not merged.
+        damaged: How many stored sketches could not be read.
     """
 
     collision: bool = False
@@ -41,7 +44,13 @@ class Recognition:
 
 @dataclass(frozen=True)
 class Key:
-    """A key as the database has it; usable: this version and the levels in use found it."""
+    """A stored key, with its function.
+
+    Attributes:
+        through: The highest level that was needed to find the key's function.
+        sketched: Whether the function has a sketch.
+        usable: Whether this version of the hasher wrote the function, and `through` is in use.
+    """
 
     key: str
     rank: int
@@ -56,7 +65,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Found:
-    """A function that an identity is of, and the key that said so."""
+    """The function of an identity, and the levels at which it was found."""
 
     fingerprint: str
     level: Level
@@ -66,8 +75,8 @@ class Found:
     sketched: bool
 
 
-def in_use(identity: Identity, cache: Cache) -> Identity:
-    """An identity without what the levels in use have no need of."""
+def restrict(identity: Identity, cache: Cache) -> Identity:
+    """Return an identity without the keys of levels that are not in use."""
     if set(cache.levels) == {Level.L0}:
         identity = replace(identity, l1=None, colour=None)
     if Level.L2 not in cache.levels or identity.sketch is None:
@@ -76,23 +85,28 @@ def in_use(identity: Identity, cache: Cache) -> Identity:
 
 
 def name_of(identity: Identity, cache: Cache) -> tuple[str, Level]:
-    """The fingerprint of a function that is seen for the first time, and its level."""
+    """Return the fingerprint of a new function, and its level."""
     if identity.l1 is None or Level.L1 not in cache.levels:
         return identity.l0, Level.L0
     return identity.l1, Level.L1
 
 
-def texts(identity: Identity) -> list[str]:
-    """All keys of an identity."""
+def keys_of(identity: Identity) -> list[str]:
+    """Return all keys of an identity."""
     return [key for key in (identity.l0, identity.l1, *identity.l2) if key is not None]
 
 
-def rows_of(
+def load_keys(
     session: Session, keys: Collection[str], cache: Cache, lock: bool = False
 ) -> Sequence[Key]:
-    """All that is known of these keys.
+    """Load the functions of these keys.
 
-    lock: see what others have committed since this transaction began, on every database.
+    Args:
+        session: The transaction.
+        keys: The keys to look up.
+        cache: The levels in use.
+        lock: Whether to lock the rows. On every database, this also shows rows that were committed
+            after this transaction began.
     """
     usable = (FunctionRow.version == VERSION) & KeyRow.through.in_(cache.levels)
     columns = (KeyRow.key, KeyRow.rank, KeyRow.level, KeyRow.through, KeyRow.fingerprint)
@@ -111,7 +125,7 @@ def rows_of(
 def match(
     session: Session, rows: Sequence[Key], identity: Identity, cache: Cache, lock: bool = False
 ) -> tuple[Found | None, Recognition]:
-    """The function that an identity is of, by the cheapest of its keys; None where it is new."""
+    """Return the function of an identity, by its cheapest key; None if it is new."""
     known = by_key(rows, identity, cache)
     if known is not None:
         return known, Recognition()
@@ -119,26 +133,26 @@ def match(
 
 
 def graphs_of(identity: Identity) -> set[Graph]:
-    """The colour and key of an identity's graph, if it has any."""
+    """Return the colour and key of an identity's graph, if it has one."""
     return {(identity.colour, identity.l1)} if identity.colour else set()
 
 
 def graphs_known(session: Session, fingerprint: str) -> set[Graph]:
-    """The colour and key of each graph that a function was written as."""
+    """Return the colour and key of each known graph of a function."""
     return {(colour, key) for _, colour, key in _colours(session, [fingerprint])}
 
 
 def by_key(rows: Sequence[Key], identity: Identity, cache: Cache) -> Found | None:
-    """The function that an identity's decisions or graph are known to be of."""
-    met = [
+    """Return the function of an identity's decisions or graph, if it is known."""
+    matches = [
         row
         for level, key in ((Level.L0, identity.l0), (Level.L1, identity.l1))
         for row in rows
         if row.usable and row.level is level and row.key == key and level in cache.levels
     ]
-    if not met:
+    if not matches:
         return None
-    row = max(met, key=lambda row: row.through.value)
+    row = max(matches, key=lambda row: row.through.value)
     probe = (row.verdict, row.live_parameters, row.sketched)
     return Found(row.fingerprint, row.level, row.through, *probe)
 
@@ -150,28 +164,28 @@ def by_sketch(
     graphs: Collection[Graph],
     lock: bool,
 ) -> tuple[Found | None, Recognition]:
-    """The oldest function of an equal digest whose sketch agrees and whose graph may be ours."""
+    """Return the oldest function with an equal digest and sketch, and a compatible graph."""
     near = [row for row in rows if row.usable and row.level is Level.L2 and row.sketched]
-    seen = Recognition()
+    recognition = Recognition()
     if not near or identity.sketch is None:
-        return None, seen
+        return None, recognition
     own = Sketch.from_bytes(identity.sketch)
     names = {row.fingerprint for row in near}
-    alike = _alike(session, names, graphs)
+    distinct = _distinguished(session, names, graphs)
     for name, data, verdict, live_parameters in _sketches(session, names, lock):
         agrees = _agrees(own, name, data)
         if agrees is None:
-            seen = replace(seen, damaged=seen.damaged + 1)
+            recognition = replace(recognition, damaged=recognition.damaged + 1)
         elif not agrees:
-            seen = replace(seen, collision=True)
-        elif name in alike:
-            seen = replace(seen, refused=True)
+            recognition = replace(recognition, collision=True)
+        elif name in distinct:
+            recognition = replace(recognition, refused=True)
         else:
             equal = {row.key for row in near if row.fingerprint == name}
             missed = not equal.issuperset(identity.l2)
             found = Found(name, Level.L2, Level.L2, verdict, live_parameters, sketched=True)
-            return found, replace(seen, near_miss=missed)
-    return None, seen
+            return found, replace(recognition, near_miss=missed)
+    return None, recognition
 
 
 def _sketches(
@@ -192,14 +206,15 @@ def _agrees(own: Sketch, name: str, data: bytes) -> bool | None:
     try:
         return own.agrees(Sketch.from_bytes(data))
     except SketchError as error:
-        _log.warning("function %s: its sketch is damaged and matches nothing: %s", name, error)
+        _log.warning("function %s: ignoring its damaged sketch: %s", name, error)
         return None
 
 
-def _alike(session: Session, names: Collection[str], graphs: Collection[Graph]) -> set[str]:
-    """Functions with a graph that plain colour refinement cannot tell from one of ours.
+def _distinguished(session: Session, names: Collection[str], graphs: Collection[Graph]) -> set[str]:
+    """Return the functions that a probe must not merge with one of these graphs.
 
-    Exact certificates did tell them apart, or there is none: no probe may join them.
+    They have a graph of the same colour, which colour refinement alone cannot distinguish, but
+    another exact certificate, or none.
     """
     if not graphs:
         return set()
@@ -211,7 +226,7 @@ def _alike(session: Session, names: Collection[str], graphs: Collection[Graph]) 
 
 
 def _colours(session: Session, names: Collection[str]) -> list[tuple[str, str, str]]:
-    """The function, colour and key of each graph that these functions were written as."""
+    """Return the function, colour and key of each known graph of these functions."""
     found = session.execute(
         select(KeyRow.fingerprint, KeyRow.colour, KeyRow.key).where(
             KeyRow.fingerprint.in_(names), KeyRow.colour.is_not(None)

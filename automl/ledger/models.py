@@ -1,8 +1,8 @@
-"""The ledger's tables, beside Optuna's in one database; rows never leave this package.
+"""The ledger's tables, in the same database as Optuna's or in their own. Rows stay in this package.
 
 No foreign key points to Optuna's tables: one would make deleting a study fail silently on
-PostgreSQL, and SQLite gives the id of a deleted trial to the next. A study's UUID stands for it.
-Times are seconds since 1970 by the database's clock.
+PostgreSQL, and SQLite reuses the ids of deleted trials. Tables refer to a study by its UUID.
+Times are in seconds since 1970 by the database's clock.
 """
 
 from enum import Enum
@@ -31,12 +31,12 @@ from automl.plugin.report import Reason, State
 _JSON = JSON(none_as_null=True)
 LongText = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 BigStep = BigInteger().with_variant(Integer(), "sqlite")
-"""SQLite's integers are big as they are."""
+"""A 64-bit integer; every SQLite integer is one."""
 LongBinary = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 
 class Phase(Enum):
-    """Where a trial stands."""
+    """The phase that a trial is in."""
 
     PROPOSING = "proposing"
     TRAINING = "training"
@@ -45,7 +45,7 @@ class Phase(Enum):
 
 
 class EvaluationState(Enum):
-    """What is known of a fingerprint."""
+    """The state of an evaluation."""
 
     RUNNING = "running"
     COMPLETE = "complete"
@@ -54,7 +54,7 @@ class EvaluationState(Enum):
 
 
 class Role(Enum):
-    """What an evaluation is for: all who compute the same, its own trial alone, or an audit."""
+    """Who uses an evaluation: all trials of its function, its own trial only, or an audit."""
 
     SHARED = "shared"
     OWN = "own"
@@ -62,7 +62,7 @@ class Role(Enum):
 
 
 class StopReason(Enum):
-    """Why a study ended before its budget."""
+    """Why a study ended before its budget was spent."""
 
     EXHAUSTED = "space-exhausted"
     SAME_FAILURE = "same-failure"
@@ -87,7 +87,7 @@ class Base(DeclarativeBase):
 
 
 class StudyRow(Base):
-    """A study's budget and how much of it is taken; the one row all its workers count on."""
+    """A study's budget and how much of it is used; all workers of the study update this row."""
 
     __tablename__ = "automl_studies"
 
@@ -97,20 +97,20 @@ class StudyRow(Base):
     deadline: Mapped[float | None]
     device_seconds_limit: Mapped[float | None]
     device_seconds: Mapped[float] = mapped_column(default=0.0)
-    """Time on devices that trainers took, or have bought for trials under way."""
+    """Device time that trainers have used, or have bought for running trials."""
     slots: Mapped[int] = mapped_column(default=0)
-    """Trials proposed so far, those under way included."""
+    """Trials proposed so far, including the running ones."""
     payable: Mapped[int] = mapped_column(default=0)
-    """Slots that were paid for, or may still have to be."""
+    """Slots that count as evaluations, or may still come to do so."""
     repeats: Mapped[int] = mapped_column(default=0)
-    """Known fingerprints proposed in a row."""
+    """Consecutive trials whose candidates were known or not trained."""
     stopped: Mapped[StopReason | None] = mapped_column(_enum(StopReason))
     stopped_because: Mapped[str | None] = mapped_column(LongText)
     created_at: Mapped[float]
 
 
 class TrialRow(Base):
-    """A trial: who holds it, and how it ended. The truth from which Optuna's trial is told."""
+    """A trial: which worker holds it, and how it ended. Optuna's trial is derived from this row."""
 
     __tablename__ = "automl_trials"
     __table_args__ = (
@@ -134,17 +134,17 @@ class TrialRow(Base):
     evaluation: Mapped[int | None]
     reused_from: Mapped[int | None]
     reused_study: Mapped[str | None] = mapped_column(String(36))
-    """The study whose trial `reused_from` is, where it is another one."""
+    """The study of the trial `reused_from`, if it is another study."""
     identification: Mapped[dict[str, Any] | None]
-    """How the candidate was recognised; see `automl.ledger.functions.Resolved.to_json`."""
+    """How the candidate was recognised: see `automl.ledger.functions.Resolved.to_json`."""
     costs: Mapped[dict[str, Any] | None]
-    """The candidate's own costs, which no other trial's result can stand for."""
+    """The candidate's own costs, which are never taken from another trial's result."""
     audits: Mapped[bool] = mapped_column(default=False)
-    """Whether it was evaluated only to check a result that would have been served."""
+    """Whether the trial was evaluated only to check a result that it would have been served."""
     given: Mapped[dict[str, Any] | None]
-    """Decisions that are given rather than suggested."""
+    """Decisions that are fixed beforehand rather than drawn by the strategy."""
     judges: Mapped[int | None]
-    """The number of the trial whose found decisions this one trains again."""
+    """The number of the trial whose decisions this one trains again."""
     state: Mapped[State | None] = mapped_column(_enum(State))
     objectives: Mapped[list[float] | None]
     metrics: Mapped[dict[str, Any] | None]
@@ -156,17 +156,17 @@ class TrialRow(Base):
     cause: Mapped[str | None] = mapped_column(String(255))
     told: Mapped[bool] = mapped_column(default=False)
     seconds: Mapped[float | None]
-    """How long its last attempt trained."""
+    """How long the last attempt trained."""
     device_seconds: Mapped[float] = mapped_column(default=0.0)
-    """What it took of the budget of device time so far, over all attempts."""
+    """Device time charged to the budget so far, over all attempts."""
     checkpoint: Mapped[str | None] = mapped_column(String(64))
-    """The SHA-256 of what it can go on from."""
+    """The SHA-256 of the checkpoint to continue from."""
     started_at: Mapped[float]
     settled_at: Mapped[float | None]
 
 
 class EvaluationRow(Base):
-    """What was found for a function; `replicate` tells repeated evaluations apart."""
+    """One evaluation of a function; `replicate` distinguishes repeated evaluations."""
 
     __tablename__ = "automl_evaluations"
     __table_args__ = (
@@ -178,38 +178,39 @@ class EvaluationRow(Base):
     study: Mapped[str] = mapped_column(String(36))
     fingerprint: Mapped[str] = mapped_column(String(64))
     replicate: Mapped[int] = mapped_column(default=0)
-    """From 0 where shared; below 0, made of the owner's id, where it is one trial's own."""
+    """From 0 for shared evaluations; minus the owner's id for those of one trial only."""
     role: Mapped[Role] = mapped_column(_enum(Role), default=Role.SHARED)
     owner: Mapped[int]
-    """The id of the trial that evaluates or evaluated it."""
+    """The id of the trial that runs, or ran, the evaluation."""
     decisions: Mapped[str | None] = mapped_column(String(64))
-    """The owner's key at L0: equal for equal decisions."""
+    """The owner's key at L0, which is equal for equal decisions."""
     state: Mapped[EvaluationState] = mapped_column(_enum(EvaluationState))
     number: Mapped[int | None]
     metrics: Mapped[dict[str, Any] | None]
-    """Of quality alone: costs belong to a trial."""
+    """Metrics of quality only, as costs belong to a trial."""
     step: Mapped[int | None] = mapped_column(BigStep)
     closed: Mapped[dict[str, Any] | None]
     seconds: Mapped[float | None]
     served: Mapped[dict[str, Any] | None]
-    """What was known when it began, for an audit or the first evaluation after forgetting.
+    """The result that would have been served, for an audit or after the study forgot it.
 
-    The metrics, the mean of how many evaluations they are, and whether decisions differed.
+    It holds the metrics, how many evaluations they are the mean of, and whether the decisions
+    differed.
     """
     source: Mapped[int | None]
-    """The evaluation of another study that this one is a copy of."""
+    """The evaluation in another study that this one was copied from."""
     source_study: Mapped[str | None] = mapped_column(String(36))
 
 
 class FunctionRow(Base):
-    """What candidates compute, known to the whole database."""
+    """A function that candidates compute, shared by all studies of the database."""
 
     __tablename__ = "automl_functions"
     __table_args__ = (Index(None, "used_at"),)
 
     fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)
     version: Mapped[int]
-    """Of the hasher; those of another one are as good as not there."""
+    """The hasher's version; functions of other versions are ignored."""
     sketch: Mapped[bytes | None] = mapped_column(LongBinary)
     verdict: Mapped[str | None] = mapped_column(String(32))
     live_parameters: Mapped[int | None] = mapped_column(BigInteger)
@@ -218,7 +219,7 @@ class FunctionRow(Base):
 
 
 class KeyRow(Base):
-    """One key of a function; the ranks of a key tell functions apart that share it."""
+    """One key of a function; `rank` distinguishes functions that share a key."""
 
     __tablename__ = "automl_keys"
     __table_args__ = (UniqueConstraint("key", "rank"), Index(None, "fingerprint"))
@@ -228,9 +229,9 @@ class KeyRow(Base):
     rank: Mapped[int] = mapped_column(default=0)
     level: Mapped[Level] = mapped_column(_enum(Level))
     through: Mapped[Level] = mapped_column(_enum(Level))
-    """The highest level it took to find that this key is of this function."""
+    """The highest level that was needed to find that the key belongs to the function."""
     colour: Mapped[str | None] = mapped_column(String(64))
-    """Of the canonical graph; with a key of L0 where the graph has no canonical form."""
+    """The graph's colour, stored with the key of L0 if the graph has no canonical form."""
     fingerprint: Mapped[str] = mapped_column(String(64))
 
 
@@ -248,7 +249,7 @@ class ReportRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker that is at a study now; it removes itself when it leaves."""
+    """A worker that is running a study; the row is deleted when the worker signs off."""
 
     __tablename__ = "automl_workers"
     __table_args__ = (Index(None, "study"),)

@@ -1,4 +1,4 @@
-"""What people ask the ledger: counts, trials, reports, workers; all of it only reads."""
+"""Read-only queries of the ledger: budgets, counts, trials, reports, workers and functions."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -32,10 +32,19 @@ _BATCH = 500
 
 @dataclass(frozen=True)
 class Budget:
-    """What a study may spend, what it has taken, and why it stopped early, if it did.
+    """A study's limits, what it has used of them, and why it stopped early, if it did.
 
-    seconds_left: until the deadline. device_seconds, device_seconds_limit: time on devices, as
-    charged so far and as allowed. over: no trial may train any more.
+    Attributes:
+        trials: The limit of trials.
+        evaluations: The limit of evaluations.
+        seconds_left: Seconds until the deadline.
+        device_seconds: Device time charged so far.
+        device_seconds_limit: The limit of device time.
+        slots: Trials proposed so far.
+        payable: Evaluations that were, or may have to be, paid for.
+        over: Whether no trial may train any more.
+        stopped: Why the study stopped early.
+        stopped_because: The same, in words.
     """
 
     trials: int | None
@@ -52,9 +61,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many trials of a study stand where.
+    """How many trials of a study are in each state.
 
-    evaluated: those that ended and were trained. seconds: those spent in trainers.
+    Attributes:
+        complete: Trials that ended with a result.
+        pruned: Trials that were pruned.
+        failed: Trials that failed.
+        open: Trials that have not ended.
+        reused: Trials that reuse another trial's result.
+        evaluated: Trials that ended and were trained.
+        seconds: Time spent in trainers.
     """
 
     complete: int = 0
@@ -73,10 +89,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class TrialView:
-    """A trial as people see it.
+    """A trial, as commands show it.
 
-    expires_at, expired: the end of the lease on it, and whether that is past, by the database's
-    clock.
+    Attributes:
+        expires_at: When the lease on it ends, by the database's clock.
+        expired: Whether that is past.
     """
 
     id: int
@@ -123,7 +140,7 @@ class ReportView:
 
 @dataclass(frozen=True)
 class WorkerView:
-    """A worker at a study and the trial it holds."""
+    """A worker of a study, and the trial that it holds."""
 
     id: str
     device: str
@@ -134,7 +151,7 @@ class WorkerView:
 
 @dataclass(frozen=True)
 class LevelHits:
-    """Trials that were reused at one level, and the training time that saved."""
+    """How many trials were reused at one level, and the training time saved."""
 
     level: str
     hits: int
@@ -143,12 +160,17 @@ class LevelHits:
 
 @dataclass(frozen=True)
 class Recognized:
-    """How a study's candidates were recognised, and what that took.
+    """How a study's candidates were recognised, and how long that took.
 
-    seconds: spent by level. verdicts: of probes. skipped: why none was made. The rest counts
-    trials: graphs of no canonical form; digests that were equal where sketches were not; sketches
-    that agreed where some digest was not equal; functions that a probe could not tell apart but
-    exact certificates did; stored sketches that were damaged.
+    Attributes:
+        seconds: Time spent, by level.
+        verdicts: Number of probes, by verdict.
+        skipped: Number of trials without a probe, by reason.
+        not_canonical: Graphs without a canonical form.
+        collisions: Equal digests whose sketches differed.
+        near_misses: Agreeing sketches of which some digest differed.
+        refused: Functions that a probe could not distinguish, but exact certificates did.
+        damaged: Stored sketches that could not be read.
     """
 
     seconds: Mapping[str, float]
@@ -163,9 +185,13 @@ class Recognized:
 
 @dataclass(frozen=True)
 class FunctionView:
-    """What is known of one function: n complete evaluations, mean and variance by metric.
+    """The complete evaluations of one function.
 
-    The variance is that of single evaluations, unbiased; None where there is but one.
+    Attributes:
+        fingerprint: The function's name.
+        n: The number of complete evaluations.
+        means: The mean of each metric.
+        variances: The unbiased variance of single evaluations; None if there is only one.
     """
 
     fingerprint: str
@@ -176,7 +202,13 @@ class FunctionView:
 
 @dataclass(frozen=True)
 class Views:
-    """The ledger of one study, read-only; objectives: the metrics that `means` gives."""
+    """The ledger of one study, read-only.
+
+    Attributes:
+        engine: The engine of the ledger's database.
+        study: The study's UUID.
+        objectives: The metrics that `means` returns.
+    """
 
     engine: Engine
     study: str
@@ -184,6 +216,7 @@ class Views:
 
     @reading
     def budget(self, session: Session) -> Budget:
+        """Return the study's limits and what it has used of them."""
         row, left = session.execute(
             select(StudyRow, StudyRow.deadline - now()).where(StudyRow.uuid == self.study)
         ).one()
@@ -202,6 +235,7 @@ class Views:
 
     @reading
     def counts(self, session: Session) -> Counts:
+        """Count the study's trials by state."""
         rows = session.execute(
             select(
                 TrialRow.state,
@@ -223,14 +257,14 @@ class Views:
 
     @reading
     def queued(self, session: Session) -> int:
-        """How many trials were given their decisions beforehand, ended ones included."""
+        """Return how many trials were queued with given decisions, ended or not."""
         given = TrialRow.given.is_not(None) & TrialRow.judges.is_(None)
         found = select(func.count(TrialRow.id)).where(TrialRow.study == self.study, given)
         return session.scalar(found) or 0
 
     @reading
     def progress(self, session: Session) -> int:
-        """A number that grows with each report and each trial that ends."""
+        """Return a number that grows with each report and each trial that ends."""
         mine = TrialRow.study == self.study
         reports = select(func.count(ReportRow.step)).join(TrialRow, TrialRow.id == ReportRow.trial)
         ended = select(func.count(TrialRow.id)).where(mine, TrialRow.phase == Phase.SETTLED)
@@ -238,6 +272,7 @@ class Views:
 
     @reading
     def trial(self, session: Session, number: int) -> TrialView | None:
+        """Return the trial with this number, if there is one."""
         if number not in COUNTS:
             return None
         found = select(TrialRow, now()).where(
@@ -248,7 +283,7 @@ class Views:
 
     @reading
     def trials(self, session: Session) -> list[TrialView]:
-        """All trials with a number, in its order."""
+        """Return all trials that have a number, in that order."""
         rows = session.execute(
             select(TrialRow, now())
             .where(TrialRow.study == self.study, TrialRow.number.is_not(None))
@@ -268,7 +303,11 @@ class Views:
 
     @reading
     def settled(self, session: Session, known: Collection[int]) -> list[TrialView]:
-        """Trials that ended, but for those whose ids are known already."""
+        """Return trials that have ended, by the time of their end.
+
+        Args:
+            known: Ids of trials to leave out.
+        """
         fresh = [id for id in session.scalars(self._settled_ids()) if id not in known]
         rows = [
             row
@@ -279,7 +318,7 @@ class Views:
 
     @reading
     def settled_ids(self, session: Session) -> set[int]:
-        """The ids of the trials that have ended."""
+        """Return the ids of the trials that have ended."""
         return set(session.scalars(self._settled_ids()))
 
     def _settled_ids(self) -> Select[int]:
@@ -289,7 +328,12 @@ class Views:
 
     @reading
     def reports(self, session: Session, known: Collection[int], after: int = 0) -> list[ReportView]:
-        """Reports of a higher id than `after`, but for those that are known already."""
+        """Return the reports of all trials, in the order in which they were stored.
+
+        Args:
+            known: Ids of reports to leave out.
+            after: Leave out all reports with ids up to this one.
+        """
         rows = session.execute(
             select(ReportRow, TrialRow.number)
             .join(TrialRow, TrialRow.id == ReportRow.trial)
@@ -306,9 +350,9 @@ class Views:
     def curves(
         self, session: Session, numbers: Collection[int]
     ) -> dict[int, dict[int, dict[str, Any]]]:
-        """Metrics by step of the trials with these numbers.
+        """Return the metrics of trials, by their numbers, by step.
 
-        Of a step that a later attempt reported again, the later one counts.
+        If a later attempt reported a step again, its report counts.
         """
         rows = [
             row
@@ -327,7 +371,7 @@ class Views:
 
     @reading
     def workers(self, session: Session) -> list[WorkerView]:
-        """The workers at this study now, each with what it does."""
+        """Return the workers that are running this study, each with its trial."""
         last = (
             select(func.max(ReportRow.step))
             .where(ReportRow.trial == TrialRow.id)
@@ -349,7 +393,7 @@ class Views:
 
     @reading
     def hits(self, session: Session) -> list[LevelHits]:
-        """Reuse by level; what a hit saved is what its source had cost."""
+        """Return reuse by level; a hit saves the time that its source was trained."""
         source = aliased(TrialRow)
         rows = session.execute(
             select(TrialRow.level, func.count(), func.coalesce(func.sum(source.seconds), 0.0))
@@ -366,7 +410,7 @@ class Views:
 
     @reading
     def recognized(self, session: Session) -> Recognized:
-        """How the study's candidates were recognised."""
+        """Return how the study's candidates were recognised."""
         stored = session.scalars(
             select(TrialRow.identification).where(
                 TrialRow.study == self.study, TrialRow.identification.is_not(None)
@@ -389,7 +433,7 @@ class Views:
 
     @reading
     def functions(self, session: Session) -> list[FunctionView]:
-        """The functions that were evaluated, in order of fingerprint."""
+        """Return the functions that were evaluated, by fingerprint."""
         return [
             FunctionView(name, len(found), means(found), _variances(found))
             for name, found in sorted(self._complete(session).items())
@@ -397,9 +441,12 @@ class Views:
 
     @reading
     def means(self, session: Session) -> dict[int, tuple[float, ...]]:
-        """Mean objectives by trial number, where its function was evaluated more than once.
+        """Return the mean objectives of trials whose functions were evaluated more than once.
 
-        A trial was told what was known when it ended; this is what is known by now.
+        A trial stores the mean at the time it ended; this is the current one.
+
+        Returns:
+            The values of the objectives, by trial number.
         """
         several = {k: means(v) for k, v in self._complete(session).items() if len(v) > 1}
         rows = session.execute(
@@ -415,7 +462,7 @@ class Views:
         return {n: tuple(v for v in values if v is not None) for n, values in found.items()}
 
     def _complete(self, session: Session) -> dict[str, list[dict[str, Any]]]:
-        """The metrics of all evaluations that may be served, by function."""
+        """Return the metrics of all evaluations that may be served, by function."""
         rows = session.execute(
             select(EvaluationRow.fingerprint, EvaluationRow.metrics)
             .where(
@@ -447,7 +494,7 @@ def _variances(found: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _batches(ids: list[int]) -> list[list[int]]:
-    """Lists short enough for the parameters of one statement."""
+    """Split ids into lists short enough for the parameters of one statement."""
     return [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
 
 

@@ -1,4 +1,4 @@
-"""Trials that wait for a worker: queued with given decisions, given back, or to be judged."""
+"""Trials that wait for a worker: queued with given decisions, released, or judging another."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -12,44 +12,49 @@ from automl.ledger.dialects import table
 from automl.ledger.models import Phase, TrialRow
 
 OPEN = (Phase.PROPOSING, Phase.TRAINING)
-AT_ONCE = 0.0
-"""The end of a lease that nobody has: whoever looks next takes the trial."""
+UNLEASED = 0.0
+"""The expiry time of a trial that no worker holds: the next worker that looks takes it."""
 
 
 def enqueue(session: Session, study: str, decisions: Sequence[Mapping[str, Any]]) -> None:
-    """Enter trials with given decisions, each in a slot of the budget; all of them or none.
+    """Add trials with given decisions, each in a slot of the budget; all of them or none.
+
+    Args:
+        session: The transaction.
+        study: The study's UUID.
+        decisions: One mapping of decisions for each trial.
 
     Raises:
-        UsageError: there are not so many slots.
+        UsageError: The budget has too few slots.
     """
     if not decisions:
         return
     budget.take_slots(session, study, len(decisions))
     row = {"study": study, "phase": Phase.PROPOSING, "token": 1, "attempt": 0, "told": False}
-    entry = insert(table(TrialRow)).values(**row, started_at=now(), expires_at=AT_ONCE)
+    entry = insert(table(TrialRow)).values(**row, started_at=now(), expires_at=UNLEASED)
     session.execute(entry, [{"given": dict(given)} for given in decisions])
 
 
-def unended(study: str) -> ColumnElement[bool]:
-    """The trials that have to end before their study has.
+def unfinished(study: str) -> ColumnElement[bool]:
+    """A condition: the trial must end before its study is complete.
 
-    Queued ones that never began do not begin once it has been stopped, or its time is up: they
+    Queued trials that never started do not count once the study is stopped or out of time: they
     wait for a resume.
     """
     begun = or_(TrialRow.attempt > 0, TrialRow.number.is_not(None), TrialRow.judges.is_not(None))
     here = and_(TrialRow.study == study, TrialRow.phase != Phase.SETTLED)
-    return and_(here, or_(begun, budget.goes_on(study)))
+    return and_(here, or_(begun, budget.is_running(study)))
 
 
-def free(study: str, dead: Collection[str] = ()) -> ColumnElement[bool]:
-    """The trials that anyone may take: their lease has expired, or their holder is dead."""
+def available(study: str, dead: Collection[str] = ()) -> ColumnElement[bool]:
+    """A condition: any worker may take the trial, as its lease expired or its holder is dead."""
     left = or_(TrialRow.expires_at <= now(), TrialRow.worker.in_(dead))
-    return and_(unended(study), TrialRow.phase.in_(OPEN), left, budget.has_time(study))
+    return and_(unfinished(study), TrialRow.phase.in_(OPEN), left, budget.has_time(study))
 
 
 def take(session: Session, which: ColumnElement[bool]) -> TrialRow | None:
-    """The oldest of these trials, locked; None where there is none that nobody else is taking."""
-    # Nearly always there is none, and a look locks nothing.
+    """Return the oldest trial that matches, locked; skip those that other workers are taking."""
+    # Usually there is none, and this query locks nothing.
     if session.scalar(select(TrialRow.id).where(which).limit(1)) is None:
         return None
     return session.scalars(
@@ -61,7 +66,7 @@ def take(session: Session, which: ColumnElement[bool]) -> TrialRow | None:
     ).first()
 
 
-def at_once(study: str) -> ColumnElement[bool]:
-    """The trials that wait for whoever looks for work next."""
-    at_once = TrialRow.expires_at == AT_ONCE
-    return and_(unended(study), TrialRow.phase.in_(OPEN), at_once, budget.has_time(study))
+def unleased(study: str) -> ColumnElement[bool]:
+    """A condition: no worker holds the trial, because it was queued or released."""
+    free = TrialRow.expires_at == UNLEASED
+    return and_(unfinished(study), TrialRow.phase.in_(OPEN), free, budget.has_time(study))

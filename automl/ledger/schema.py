@@ -1,4 +1,4 @@
-"""Brings a database's ledger tables to this version, and refuses what a newer one wrote."""
+"""Creates and migrates the ledger's tables; rejects tables that a newer version wrote."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "automl_alembic_version"
 HEAD = "0004"
-"""The newest migration; a test holds it equal to the scripts."""
+"""The newest migration; a test compares it with the scripts."""
 
 _LOCK_KEY = {"key": 0x6175746F6D6C}  # "automl"
 _LOCK_NAME = func.concat("automl ", func.md5(func.database()))
@@ -25,15 +25,15 @@ _LOCK_SECONDS = 60
 
 
 def upgrade(engine: Engine) -> None:
-    """Create or migrate the ledger's tables; two processes may do so at once.
+    """Create or migrate the ledger's tables; several processes may call this at once.
 
     Raises:
-        StorageError: the database was written by a newer automl, or cannot be written.
+        StorageError: A newer automl wrote the database, or it cannot be written.
     """
     try:
         if _revision(engine) == HEAD:
             return
-        with alone(engine) as connection:
+        with exclusive_transaction(engine) as connection:
             _migrate(connection)
     except DBAPIError as error:
         raise storage_error(error, engine) from error
@@ -51,13 +51,13 @@ def _version(connection: Connection) -> str | None:
 
 
 @contextmanager
-def alone(engine: Engine) -> Iterator[Connection]:
-    """A transaction that one process at a time can be in, for making tables.
+def exclusive_transaction(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that only one process at a time can enter, to create tables.
 
-    SQLite's is so by itself; on MySQL, where tables are made outside of transactions, the lock
-    is the connection's, and is kept until what was written can be read by the next.
+    SQLite's transactions are exclusive already. MySQL creates tables outside of transactions, so
+    the connection holds a lock until the next process can read the changes.
     """
-    with engine.connect() as connection, _unhurried(connection):
+    with engine.connect() as connection, _without_read_timeout(connection):
         if connection.dialect.name not in ("mysql", "mariadb"):
             with connection.begin():
                 if connection.dialect.name == "postgresql":
@@ -73,8 +73,8 @@ def alone(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def _unhurried(connection: Connection) -> Iterator[None]:
-    """Let a server be silent while it rewrites a table, or another process does."""
+def _without_read_timeout(connection: Connection) -> Iterator[None]:
+    """Wait without limit while the server, or another process, rewrites a table."""
     driven: Any = connection.connection.driver_connection
     before = getattr(driven, "read_timeout", None)
     if before is None:
@@ -92,7 +92,7 @@ def _wait_for_lock(connection: Connection) -> None:
         got = connection.scalar(select(func.get_lock(_LOCK_NAME, _LOCK_SECONDS)))
     if got != 1:
         raise StorageError(
-            f"another process has been making the tables for {_LOCK_SECONDS} seconds: try again "
+            f"another process has been creating the tables for {_LOCK_SECONDS} seconds: try again "
             "when it has ended"
         )
 
@@ -117,7 +117,7 @@ def _migrate(connection: Connection) -> None:
 
 
 def alembic_config(connection: Connection) -> "Config":
-    """Alembic's configuration for a connection; no ini file is needed."""
+    """Return Alembic's configuration for a connection, without an ini file."""
     from alembic.config import Config
 
     config = Config()

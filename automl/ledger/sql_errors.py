@@ -1,8 +1,8 @@
-"""What an error of a database means: whose failure it is, and what a person can do.
+"""Classifies database errors: what each means, and what a person can do about it.
 
-One table for each make of database, by the database's own codes: what a server says differs by
-version and language. What is not listed is fatal: the worker ends with one line, its trial is taken
-over, and only the attempt counts.
+There is one table for each make of database, by the database's own codes, because messages differ
+by version and language. An error that is not listed is fatal: the worker ends with one line, its
+trial is taken over, and only the attempt counts.
 """
 
 from dataclasses import dataclass
@@ -15,30 +15,37 @@ from automl.errors import first_line
 
 
 class Kind(Enum):
-    """Whose failure an error is."""
+    """The kind of a database error."""
 
     TRANSIENT = "transient"
-    """The call may go through if it is made again: a deadlock, a lock, a cancelled statement."""
+    """The call may succeed if it is retried: a deadlock, a lock, a cancelled statement."""
     AWAY = "away"
-    """The database cannot be reached or written to now: restarting, cut off, read-only."""
+    """The database cannot be reached or written to at present: restarting, cut off, read-only."""
     OWN = "the trial's own"
-    """No database of this kind can hold what it was given."""
+    """The database cannot hold a value of the trial."""
     FATAL = "fatal"
-    """Nothing helps but a person."""
+    """Only a person can fix it."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What an error means; hint: what to do about it."""
+    """The meaning of a database error.
+
+    Attributes:
+        kind: The kind of the error.
+        hint: What a person can do about it.
+    """
 
     kind: Kind
     hint: str = ""
 
 
 _DEADLOCK = Meaning(Kind.TRANSIENT)
-_LOCKED = Meaning(Kind.TRANSIENT, "another program holds a lock in this database: let it end")
+_LOCKED = Meaning(
+    Kind.TRANSIENT, "another program holds a lock in this database: wait for it or stop it"
+)
 _CANCELLED = Meaning(
-    Kind.TRANSIENT, "the server cancels statements: raise its limit on their time, or spare ours"
+    Kind.TRANSIENT, "the server cancels statements: raise its time limit for statements"
 )
 _FILE_LOCKED = Meaning(
     Kind.TRANSIENT, "another program holds the database: close it or use PostgreSQL"
@@ -51,7 +58,7 @@ _FULL_HOUSE = Meaning(
 _NO_MEMORY = Meaning(Kind.AWAY, "the server is out of memory")
 _READ_ONLY_SERVER = Meaning(
     Kind.AWAY,
-    "the server is read-only, as after a failover: name the one that takes writes, or end its "
+    "the server is read-only, as after a failover: name the primary, or end the server's "
     "read-only mode",
 )
 _NO_THREAD = Meaning(
@@ -64,13 +71,14 @@ _CHANGED_TABLES = Meaning(Kind.TRANSIENT, "another program changes the tables: l
 _FORGOTTEN = Meaning(Kind.TRANSIENT, "raise the server's table_definition_cache")
 _OWN = Meaning(Kind.OWN)
 _TOO_DEEP = Meaning(Kind.OWN, "nest values less, or raise the server's max_stack_depth")
-_DISK = Meaning(Kind.FATAL, "free some space or check the disk: nothing that was stored is lost")
+_DISK = Meaning(Kind.FATAL, "free some space or check the disk; stored data is not lost")
 _LOGIN = Meaning(Kind.FATAL, "check the user and the password")
 _TLS = Meaning(Kind.FATAL, "check sslmode and the certificates")
 _NO_DATABASE = Meaning(Kind.FATAL, "check the database's name, or create it")
-_RIGHTS = Meaning(Kind.FATAL, "ask for the right to create and write tables")
+_RIGHTS = Meaning(Kind.FATAL, "get the permission to create and write tables")
 _TABLES = Meaning(
-    Kind.FATAL, "its tables are missing or of another version: open it with one version of automl"
+    Kind.FATAL,
+    "its tables are missing or of another version: use the same version of automl for all",
 )
 # Of statements of ours, whose shape no trial decides.
 _TOO_MANY_COLUMNS = Meaning(
@@ -79,11 +87,11 @@ _TOO_MANY_COLUMNS = Meaning(
 _TOO_MANY_ARGUMENTS = Meaning(
     Kind.FATAL, "the server was built for fewer arguments of a function: use another"
 )
-_BLOCKED = Meaning(Kind.FATAL, "the server does not let this host in: ask who runs it")
-_DAMAGED = Meaning(Kind.FATAL, "the file is damaged: put a copy back, or name another")
-_NO_DATABASE_FILE = Meaning(Kind.FATAL, "name another file, or move this one away")
+_BLOCKED = Meaning(Kind.FATAL, "the server rejects this host: ask its administrator")
+_DAMAGED = Meaning(Kind.FATAL, "the file is damaged: restore a copy, or use another file")
+_NO_DATABASE_FILE = Meaning(Kind.FATAL, "use another file, or move this one away")
 _READ_ONLY_FILE = Meaning(Kind.FATAL, "make the file and its directory writable")
-_MOVED_FILE = Meaning(Kind.FATAL, "the file was moved or deleted while it was open: put it back")
+_MOVED_FILE = Meaning(Kind.FATAL, "the file was moved or deleted while it was open: restore it")
 _NO_FILE = Meaning(Kind.FATAL, "check that the directory exists and is writable")
 _UNKNOWN = Meaning(Kind.FATAL)
 
@@ -119,7 +127,7 @@ POSTGRESQL = {
     "XX001": _DAMAGED,
     "XX002": _DAMAGED,
 }
-"""By SQLSTATE, or by its class of two characters."""
+"""Meanings by SQLSTATE, or by its class of two characters."""
 
 MYSQL = {
     3: _DISK,  # error writing a file
@@ -183,7 +191,7 @@ MYSQL = {
     4025: _OWN,  # MariaDB's check of JSON
     4031: _GONE,  # idle for too long
 }
-"""By the number of MySQL's and MariaDB's errors."""
+"""Meanings by the error numbers of MySQL and MariaDB."""
 
 SQLITE = {
     "SQLITE_BUSY": _FILE_LOCKED,
@@ -203,10 +211,10 @@ SQLITE = {
     "SQLITE_SCHEMA": _DEADLOCK,  # another process made tables meanwhile
     "SQLITE_TOOBIG": _OWN,
 }
-"""By SQLite's extended names, or else by the primary ones."""
+"""Meanings by SQLite's extended error names, or by the primary ones."""
 
 _CONNECTING = {
-    # Before all others, as a server that goes away amid the greeting says it of TLS, too.
+    # These come first: a server that goes away during the TLS handshake also mentions TLS.
     "closed unexpectedly": _GONE,
     "closed the connection": _GONE,
     "reset by peer": _GONE,
@@ -231,15 +239,15 @@ _CONNECTING = {
     "timeout": Meaning(Kind.AWAY, "check the host and the network"),
     "timed out": Meaning(Kind.AWAY, "check the host and the network"),
 }
-"""libpq has no code for what fails before there is a connection, so that words must do."""
+"""Meanings by words: libpq has no codes for errors before there is a connection."""
 
 
 def meaning(error: DBAPIError) -> Meaning:
-    """Whose failure an error of a database is, and what can be done."""
+    """Classify a database error."""
     found = _by_code(error.orig)
     if found is not None:
         return found
-    # Only these two: a wrong option in the URL is a programming error.
+    # Not the other classes: a wrong option in the URL is a ProgrammingError.
     connecting = error.statement is None and isinstance(error, OperationalError | InterfaceError)
     if connecting and "psycopg" in type(error.orig).__module__:
         text = str(error.orig)
@@ -262,21 +270,21 @@ def _by_code(orig: BaseException | None) -> Meaning | None:
 
 
 def _number(orig: BaseException | None) -> int | None:
-    """What MySQL's drivers put before the text."""
+    """Return the error number, which MySQL's drivers put before the text."""
     first = next(iter(getattr(orig, "args", ())), None)
     return first if isinstance(first, int) else None
 
 
 def is_unstorable(error: BaseException) -> bool:
-    """Whether a database, or its driver before it, cannot hold what it was given."""
+    """Whether a database, or its driver, cannot hold a given value."""
     if isinstance(error, DBAPIError):
         return meaning(error).kind is Kind.OWN
-    # Lone surrogates, and numbers beyond 64 bits, are refused by drivers in Python's own words.
+    # Drivers reject lone surrogates and numbers beyond 64 bits with Python's own exceptions.
     return isinstance(error, UnicodeError | OverflowError | StatementError)
 
 
 def is_silence(error: BaseException | None) -> bool:
-    """Whether an outage is of the server or the network, rather than of what a server takes."""
+    """Whether a server or the network does not respond, rather than rejecting requests."""
     while error is not None:
         if isinstance(error, DBAPIError):
             found = meaning(error)
@@ -286,7 +294,7 @@ def is_silence(error: BaseException | None) -> bool:
 
 
 def explained(error: DBAPIError) -> str:
-    """What a database error means and what to do, in one line."""
+    """Describe a database error, and what to do about it, in one line."""
     cause = first_line(error.orig or error)
     match list(getattr(error.orig, "args", ())):
         case [int(), str() as cause]:  # MySQL's: a number and a text
@@ -298,7 +306,7 @@ def explained(error: DBAPIError) -> str:
 
 
 def _code(orig: Any) -> str:
-    """The code of what is not in the tables, for whoever looks it up."""
+    """Return the code of an error that is not in the tables, to look it up."""
     if (number := _number(orig)) is not None:
         return f" (error {number})"
     if (state := getattr(orig, "sqlstate", None)) is not None:

@@ -1,4 +1,4 @@
-"""Transactions of the ledger: run whole, and again where the database asks for it or was away."""
+"""Transactions of the ledger, which are retried after deadlocks, lock timeouts and outages."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session
 
 from automl.errors import StorageError, UnstorableError, first_line
-from automl.ledger.outages import patience_of
+from automl.ledger.outages import outage_retry_of
 from automl.ledger.sql_errors import Kind, explained, is_unstorable, meaning
 from automl.text.redaction import redact_urls
 
@@ -22,12 +22,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _TRIES = 8
 _SECONDS = 20.0
-"""Both must be spent before a deadlock is an error: on a busy machine the one that is sent back is
-always the one that has written least, and tries follow each other fast."""
+"""Both must be used up before a deadlock is an error. On a busy machine, the database always rolls
+back the transaction that has written least, and tries follow each other quickly."""
 _PAUSE = 1.0
 """The longest pause between two tries, in seconds."""
-_AGAIN = "automl_again"
-# Not the global generator, whose draws are those of the trial under way.
+_RETRY = "automl_retry"
+# The global generator is left alone: the running trial draws from it.
 _draw = random.Random()
 
 
@@ -42,14 +42,14 @@ L = TypeVar("L", bound=HasEngine)
 def transactional(
     method: Callable[Concatenate[L, Session, P], T],
 ) -> Callable[Concatenate[L, P], T]:
-    """Run a method in one transaction, retried on deadlocks and outages; it gets the session.
+    """Run a method in one transaction that is retried on deadlocks and outages.
 
-    A commit whose answer was lost may have gone through: where that matters the method asks
-    `again`.
+    The method receives the session. A commit may have succeeded although its reply was lost: a
+    method for which that matters checks `is_retry`.
 
     Raises:
-        StorageError: the database refused; nothing was changed.
-        UnstorableError: it cannot hold what it was given.
+        StorageError: The database failed; nothing was changed.
+        UnstorableError: The database cannot hold a given value.
     """
     return _in_session(method)
 
@@ -57,43 +57,43 @@ def transactional(
 def transactional_once(
     method: Callable[Concatenate[L, Session, P], T],
 ) -> Callable[Concatenate[L, P], T]:
-    """Run a method in one transaction that is not repeated where its end is not known."""
-    return _in_session(method, repeatable=False)
+    """Run a method in one transaction that is not retried if it may have been committed."""
+    return _in_session(method, retry_outages=False)
 
 
 def reading(method: Callable[Concatenate[L, Session, P], T]) -> Callable[Concatenate[L, P], T]:
-    """Run a method in a transaction that only reads, and so never waits for a writer."""
+    """Run a method in a read-only transaction, which never waits for a writer."""
     return _in_session(method, read_only=True)
 
 
-def again(session: Session) -> bool:
-    """Whether this very transaction may have gone through already, its answer lost."""
-    return bool(session.info[_AGAIN])
+def is_retry(session: Session) -> bool:
+    """Whether the same transaction may have been committed before, with its reply lost."""
+    return bool(session.info[_RETRY])
 
 
 def _in_session(
     method: Callable[Concatenate[L, Session, P], T],
     read_only: bool = False,
-    repeatable: bool = True,
+    retry_outages: bool = True,
 ) -> Callable[Concatenate[L, P], T]:
     def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> T:
         engine = self.engine.execution_options(automl_read=read_only)
 
-        def once(again: bool) -> T:
-            info = {_AGAIN: again}
+        def once(retry: bool) -> T:
+            info = {_RETRY: retry}
             with Session(engine, expire_on_commit=False, info=info) as session, session.begin():
                 return method(self, session, *args, **kwargs)
 
         def is_outage(error: Exception) -> bool:
-            return is_transient(error) or (repeatable and is_away(error))
+            return is_transient(error) or (retry_outages and is_unavailable(error))
 
         try:
-            return patience_of(engine).insist(
-                shown(engine), lambda again: past_deadlocks(once, again), is_outage
+            return outage_retry_of(engine).run(
+                masked_url(engine), lambda retry: retry_deadlocks(once, retry), is_outage
             )
         except Exception as error:
             if is_unstorable(error):
-                raise unstorable(error, shown(engine)) from error
+                raise unstorable(error, masked_url(engine)) from error
             if isinstance(error, DBAPIError):
                 raise storage_error(error, self.engine) from error
             raise
@@ -103,25 +103,31 @@ def _in_session(
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether a transaction may go through if it is tried again at once: a deadlock, a lock."""
+    """Whether a transaction may succeed if it is retried at once, as after a deadlock."""
     return isinstance(error, DBAPIError) and meaning(error).kind is Kind.TRANSIENT
 
 
-def is_away(error: Exception) -> bool:
-    """Whether a database could not be reached or written to now, rather than refused."""
+def is_unavailable(error: Exception) -> bool:
+    """Whether a database cannot be reached or written to at present."""
     return isinstance(error, DBAPIError) and meaning(error).kind is Kind.AWAY
 
 
-def past_deadlocks(
+def retry_deadlocks(
     once: Callable[[bool], T],
-    again: bool,
+    retry: bool,
     is_transient: Callable[[Exception], bool] = is_transient,
 ) -> T:
-    """Call, again and again if need be, until no deadlock is in the way."""
+    """Call until it succeeds, or fails for another reason than a deadlock.
+
+    Args:
+        once: The call; its argument is `retry`.
+        retry: Whether an earlier call may have succeeded although its reply was lost.
+        is_transient: Whether the call may succeed if it is retried at once.
+    """
     began = time.monotonic()
     for attempt in itertools.count(1):
         try:
-            return once(again)
+            return once(retry)
         except Exception as error:
             spent = attempt >= _TRIES and time.monotonic() - began >= _SECONDS
             if spent or not is_transient(error):
@@ -130,33 +136,33 @@ def past_deadlocks(
     raise AssertionError("the last try returned or raised")
 
 
-def shown(engine: Engine) -> str:
-    """A database's URL without its password."""
+def masked_url(engine: Engine) -> str:
+    """Return a database's URL without its password."""
     return redact_urls(engine.url.render_as_string(hide_password=True))
 
 
 def storage_error(error: DBAPIError, engine: Engine) -> StorageError:
-    """What a database error means, in one line that names the database, not the statement."""
-    return StorageError(f"database {shown(engine)}: {explained(error)}")
+    """Describe a database error in one line that names the database, not the statement."""
+    return StorageError(f"database {masked_url(engine)}: {explained(error)}")
 
 
 def unstorable(error: Exception, database: str) -> UnstorableError:
-    """What a database could not hold, as a failure of the trial that gave it."""
+    """Return the error of a trial that gave a value which the database cannot hold."""
     cause = explained(error) if isinstance(error, DBAPIError) else first_line(_bare(error))
-    return UnstorableError(f"database {database} cannot hold what the trial gave: {cause}")
+    return UnstorableError(f"database {database} cannot hold a value of the trial: {cause}")
 
 
 def _bare(error: Exception) -> BaseException:
-    """The driver's error, without the statement that SQLAlchemy adds to it."""
+    """Return the driver's error, without the statement that SQLAlchemy adds."""
     return error.orig or error if isinstance(error, StatementError) else error
 
 
 @contextmanager
-def explaining(engine: Engine) -> Iterator[None]:
-    """Tell a failure of the database below Optuna like one of our own.
+def translate_errors(engine: Engine) -> Iterator[None]:
+    """Raise database errors, including those behind Optuna's, as a StorageError.
 
     Raises:
-        StorageError: the database failed.
+        StorageError: The database failed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the ledger hands out: leases, answers to a fingerprint, and trials that have ended."""
+"""Values that the ledger returns: leases, answers to a claim, and trials that have ended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,23 +10,27 @@ from automl.plugin.report import COSTS, Outcome, State
 
 
 class LeaseLostError(AutoMLError):
-    """Another worker has taken this trial over, so this one may no longer settle it."""
+    """Another worker has taken over this trial, so this worker may no longer settle it."""
 
 
 class BudgetSpentError(AutoMLError):
-    """The study's time is over, so the trial under way is given back as it stands."""
+    """The study's time is over, so the running trial is released with its checkpoint."""
 
 
 @dataclass(frozen=True)
-class Left:
-    """What a worker left that ended without signing off; number: of the trial it had, if any."""
+class LostWorker:
+    """A worker that ended without signing off.
+
+    Attributes:
+        number: The number of the trial that it held, if any.
+    """
 
     number: int | None
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Who asks for a trial, and on which device it would train."""
+    """A worker that asks for a trial, and the device on which it would train."""
 
     id: str
     device: str = "cpu"
@@ -34,14 +38,22 @@ class Worker:
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to settle one trial, until it expires and somebody takes it over.
+    """The right to settle one trial, until the lease expires and another worker takes over.
 
-    number: the trial's in Optuna, once known. evaluation, fingerprint, level: once claimed.
-    given: decisions that are not the strategy's to draw. judges: the number of the trial that it
-    judges.
-    repeats_known: its function was known, and is evaluated again to check or to renew it.
-    device_seconds: what earlier attempts were charged. checkpoint: the SHA-256 of what the last
-    one left to go on from.
+    Attributes:
+        id: The trial's id in the ledger.
+        token: The fencing token; each takeover or release increases it.
+        attempt: The number of this attempt, from 1.
+        number: The trial's number in Optuna, once known.
+        evaluation: The id of the evaluation that the trial claimed.
+        fingerprint: The fingerprint of the trial's function, once claimed.
+        level: The level at which the function was recognised, once claimed.
+        given: Decisions that are fixed beforehand, so that the strategy does not draw them.
+        judges: The number of the trial whose decisions this one trains again.
+        reevaluates: Whether the function was known already and is evaluated again, for an audit
+            or because the study forgot its result.
+        device_seconds: Device time charged for earlier attempts.
+        checkpoint: The SHA-256 of the checkpoint to continue from.
     """
 
     id: int
@@ -53,19 +65,24 @@ class Lease:
     level: str | None = None
     given: Mapping[str, Any] | None = None
     judges: int | None = None
-    repeats_known: bool = False
+    reevaluates: bool = False
     device_seconds: float = 0.0
     checkpoint: str | None = None
 
     @property
     def fresh(self) -> bool:
-        """Whether no earlier attempt can have made Optuna's trial yet."""
+        """Whether no earlier attempt can have created Optuna's trial."""
         return self.attempt == 1 and self.number is None
 
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds until the deadline, None without one; metered: device time has to be bought."""
+    """The time that a study has left.
+
+    Attributes:
+        seconds: Seconds until the deadline; None without one.
+        metered: Whether trials have to buy device time.
+    """
 
     seconds: float | None
     metered: bool
@@ -73,10 +90,13 @@ class TimeLeft:
 
 @dataclass(frozen=True)
 class Settled:
-    """A trial that has ended in the ledger and has to be told to Optuna.
+    """A trial that has ended in the ledger, to tell Optuna about.
 
-    reused_from: the number of the trial whose result it has; in study `reused_study`, by its
-    UUID, where that is another one.
+    Attributes:
+        reused_from: The number of the trial whose result this one reuses.
+        reused_study: The UUID of that trial's study, if it is another one.
+        judges: The number of the trial whose decisions this one trained again.
+        seconds: How long the last attempt trained.
     """
 
     id: int
@@ -93,21 +113,21 @@ class Settled:
 
 @dataclass(frozen=True)
 class Hit:
-    """The fingerprint is known: the trial is settled with what it gave."""
+    """The fingerprint has a result: the trial is settled with it."""
 
     settled: Settled
 
 
 @dataclass(frozen=True)
 class Parked:
-    """Another worker evaluates this fingerprint now: the trial waits for its result."""
+    """Another worker is evaluating this fingerprint: the trial waits for its result."""
 
     id: int
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """The fingerprint is this worker's to evaluate."""
+    """This worker is to evaluate the fingerprint."""
 
     lease: Lease
 
@@ -117,14 +137,19 @@ Answer = Hit | Parked | Claimed
 
 @dataclass(frozen=True)
 class Settlement:
-    """What settling a trial settled: itself and the trials parked on it, to be told."""
+    """The outcome of settling a trial.
+
+    Attributes:
+        settled: The trial and those that were parked on its evaluation, to tell Optuna about.
+        next: The next trial for this worker, if one was asked for and available.
+    """
 
     settled: tuple[Settled, ...]
     next: Lease | None
 
 
 def settled_of(row: TrialRow) -> Settled:
-    """A settled row as a value."""
+    """Convert the row of a settled trial."""
     outcome = Outcome(
         state=row.state or State.FAILED,
         values=None if row.objectives is None else tuple(row.objectives),
@@ -151,7 +176,7 @@ def settled_of(row: TrialRow) -> Settled:
 
 
 def result_columns(outcome: Outcome) -> dict[str, Any]:
-    """What a trial stores of its outcome."""
+    """Return the columns in which a trial stores its outcome."""
     return {
         **quality_columns(outcome),
         "objectives": None if outcome.values is None else list(outcome.values),
@@ -160,7 +185,7 @@ def result_columns(outcome: Outcome) -> dict[str, Any]:
 
 
 def quality_columns(outcome: Outcome) -> dict[str, Any]:
-    """What an evaluation stores of its outcome: nothing that another candidate may not have."""
+    """Return the columns that another trial can be served with: all but the costs."""
     metrics = {k: v for k, v in outcome.finite_metrics().items() if k not in COSTS}
     return {
         "metrics": metrics,

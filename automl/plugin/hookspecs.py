@@ -1,11 +1,12 @@
-"""Every hook a plugin can implement: this file is the plugin guide.
+"""Every hook that a plugin can implement, with its types: this file is the plugin reference.
 
 A plugin is a module with functions marked `@automl.hookimpl`. It is found through an entry point
 of the group `automl` named `kind.name` (`space.mlp = "my_package.mlp"`), or named on the command
-line with `--plugin my_plugin.py`. It is imported when something it offers is asked for.
+line with `--plugin my_plugin.py`. It is imported when one of its names is used.
 
-A factory is a frozen dataclass or a function; its fields or keyword-only parameters are its
-options, given as `-o space.depth=3` and converted by their annotations.
+A factory is a frozen dataclass or a function. Its fields or keyword-only parameters are its
+options, set with `-o space.depth=3` and converted by their annotations. `automl plugins options`
+shows them with the texts of the docstring's `Args:` or `Attributes:` section.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,54 +26,78 @@ hookimpl = pluggy.HookimplMarker("automl")
 
 
 class Hooks:
-    """The hooks; implement those you need as module functions of the same names."""
+    """The hooks; implement the ones you need as module functions of the same names."""
 
     @hookspec
     def register_spaces(self) -> "Mapping[str, Callable[..., SearchSpace]]":
-        """Offer search spaces; a plain function (trial, task) is one, too."""
+        """Offer search spaces by name; a plain function (trial, task) is also a space."""
         raise NotImplementedError
 
     @hookspec
     def register_tasks(self) -> "Mapping[str, Callable[..., Task]]":
-        """Offer tasks. A factory with a `data_dir` option is given `--data-dir`."""
+        """Offer tasks by name. A `data_dir` option receives the value of `--data-dir`."""
         raise NotImplementedError
 
     @hookspec
     def register_trainers(self) -> "Mapping[str, Callable[..., Trainer]]":
-        """Offer trainers."""
+        """Offer trainers by name."""
         raise NotImplementedError
 
     @hookspec
     def register_strategies(self) -> "Mapping[str, Callable[..., optuna.samplers.BaseSampler]]":
-        """Offer strategies. A factory must take `seed`: it is called anew for each trial."""
+        """Offer strategies by name. A factory must accept `seed`, and is called for every trial."""
         raise NotImplementedError
 
     @hookspec
     def register_pruners(self) -> "Mapping[str, Callable[..., optuna.pruners.BasePruner]]":
-        """Offer pruners."""
+        """Offer pruners by name."""
         raise NotImplementedError
 
     @hookspec
     def register_launchers(self) -> "Mapping[str, Callable[..., Launcher]]":
-        """Offer launchers."""
+        """Offer launchers by name."""
         raise NotImplementedError
 
     @hookspec
     def register_commands(self, cli: "click.Group") -> None:
-        """Add commands to `automl`; kind `command`, imported at `automl --help`."""
+        """Add commands to `automl`. Kind `command`; the module is imported for `automl --help`."""
 
     @hookspec
     def trial_proposed(self, study: str, number: int, decisions: Mapping[str, Any]) -> None:
-        """A candidate was proposed and will be trained; kind `event`, in the worker's process."""
+        """Called in the worker before a proposed candidate is trained. Kind `event`.
+
+        Args:
+            study: The study's name.
+            number: The trial's number.
+            decisions: The candidate's closed decisions, by name.
+        """
 
     @hookspec
     def trial_reused(self, study: str, number: int, source: int, level: str) -> None:
-        """A trial was told the result of an equal one; kind `event`."""
+        """Called in the worker when a trial reuses the result of an equal one. Kind `event`.
+
+        Args:
+            study: The study's name.
+            number: The trial's number.
+            source: The number of the trial whose result is reused.
+            level: How the two trials were found to be equal.
+        """
 
     @hookspec
     def trial_finished(self, study: str, number: int, outcome: "Outcome") -> None:
-        """A trial that was paid for has ended; kind `event`."""
+        """Called in the worker when a trial that was trained ends. Kind `event`.
+
+        Args:
+            study: The study's name.
+            number: The trial's number.
+            outcome: How it ended and what it measured.
+        """
 
     @hookspec
     def search_finished(self, study: str, trials: int) -> None:
-        """This worker found nothing more to do; kind `event`."""
+        """Called when this worker has no more trials to run. Kind `event`.
+
+        Args:
+            study: The study's name.
+            trials: The number of trials in the study.
+        """

@@ -1,7 +1,7 @@
-"""Imports of approved code: Python compiles the very bytes whose digest was approved.
+"""Imports of approved code: Python compiles exactly the bytes whose digest was approved.
 
-What Python keeps in `__pycache__`, and a file that changed between its approval and its import,
-play no part: a finder before all others knows each approved module and what its file held.
+A finder placed before all others holds each approved module with its content. So neither a
+cached `__pycache__` file, nor a file that changes between approval and import, is used.
 """
 
 import os
@@ -29,14 +29,19 @@ _PACKAGE = "__init__.py"
 
 
 @dataclass(frozen=True)
-class Held:
-    """A module's file and what it held; a folder without `__init__.py` holds None."""
+class ModuleFile:
+    """A module's file and its content.
+
+    Attributes:
+        path: The file's path, or the folder of a package without `__init__.py`.
+        content: The file's content; None for a folder.
+    """
 
     path: Path
     content: bytes | None
 
     def spec(self, name: str) -> ModuleSpec:
-        """The spec by which Python imports it under a name."""
+        """Return the spec with which Python imports the module under a name."""
         if self.content is None:
             spec = ModuleSpec(name, None, is_package=True)
             spec.submodule_search_locations = [str(self.path)]
@@ -52,7 +57,7 @@ class Held:
 
     @property
     def code(self) -> CodeType:
-        """What Python runs of it."""
+        """The compiled module."""
         return compile(self.content or b"", str(self.path), "exec", dont_inherit=True)
 
     @property
@@ -61,7 +66,7 @@ class Held:
 
 
 class _Source(SourceFileLoader):
-    """Compiles what it is given, and neither reads nor writes bytecode."""
+    """Compiles the given content; neither reads nor writes bytecode."""
 
     def __init__(self, name: str, path: str, content: bytes) -> None:
         super().__init__(name, path)
@@ -75,7 +80,7 @@ class _Source(SourceFileLoader):
 
 
 class _Extension(ExtensionFileLoader):
-    """Loads compiled code from a copy of what it is given."""
+    """Loads compiled code from a copy of the given content."""
 
     def __init__(self, name: str, path: str, content: bytes) -> None:
         super().__init__(name, path)
@@ -89,13 +94,13 @@ class _Extension(ExtensionFileLoader):
 
 
 class _Finder:
-    """Finds approved modules, and in their packages nothing else."""
+    """Finds approved modules, and nothing else in their packages."""
 
     def __init__(self) -> None:
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, ModuleFile] = {}
         self._roots: dict[str, Path] = {}
 
-    def add(self, root: Path, modules: Mapping[str, Held]) -> None:
+    def add(self, root: Path, modules: Mapping[str, ModuleFile]) -> None:
         self.held.update(modules)
         self._roots.update({name.partition(".")[0]: root for name in modules})
 
@@ -109,16 +114,16 @@ class _Finder:
             return held.spec(name)
         elsewhere = PathFinder.find_spec(name, self._others(self._roots[name]))
         if elsewhere is not None and elsewhere.loader is not None:
-            return None  # what is installed comes first, as on Python's path
+            return None  # installed modules come first, as on Python's path
         return _joined(held.spec(name), elsewhere)
 
     def _others(self, root: Path) -> list[str]:
-        """Python's path without the folder of approved code, by whatever name."""
+        """Return Python's path without the folder of approved code."""
         own = os.path.realpath(root)
         return [entry for entry in sys.path if os.path.realpath(entry) != own]
 
     def _inside(self, name: str, path: Sequence[str]) -> ModuleSpec | None:
-        """A module that is not approved, of a package that is: none, or its source alone."""
+        """Find an unapproved module of an approved package; allowed only as source code."""
         root = self._roots.get(name.partition(".")[0])
         found = PathFinder.find_spec(name, path) if root else None
         if root is None or found is None or not found.origin:
@@ -127,21 +132,21 @@ class _Finder:
         if not file.is_relative_to(root):
             return None
         if str(root) in _closed or file.suffix != ".py":
-            text = f"{file} is not approved: no import statement of approved code names {name}"
+            text = f"{file} is not approved, because no approved code imports {name} by name"
             raise ModuleNotFoundError(text, name=name)
-        return Held(file, file.read_bytes()).spec(name)
+        return ModuleFile(file, file.read_bytes()).spec(name)
 
 
 def _joined(own: ModuleSpec, other: ModuleSpec | None) -> ModuleSpec:
-    """A folder of ours and those of the same name elsewhere, where they are one package."""
+    """Join a folder of ours with folders of the same name elsewhere, if they form one package."""
     if own.loader is None and other is not None:
         more = list(other.submodule_search_locations or ())
         own.submodule_search_locations = [*more, *(own.submodule_search_locations or ())]
     return own
 
 
-class _Nothing:
-    """What Python's own finder meets in a closed folder."""
+class _EmptyFinder:
+    """Stands in for Python's own finder in a closed folder, and finds nothing."""
 
     def find_spec(self, name: str, target: ModuleType | None = None) -> None:
         return None
@@ -149,37 +154,42 @@ class _Nothing:
 
 _finder = _Finder()
 _closed: set[str] = set()
-"""Folders that are on Python's path for approved code alone."""
+"""Folders on Python's path in which only approved code is found."""
 
 
-def known(name: str) -> Held | None:
-    """What was approved under a module's name, if anything was."""
+def approved_file(name: str) -> ModuleFile | None:
+    """Return the file approved under a module's name, if there is one."""
     return _finder.held.get(name)
 
 
-def approve(root: Path, modules: Mapping[str, Held]) -> None:
-    """Let Python import these modules, which begin in one folder, from what they hold here."""
+def approve(root: Path, modules: Mapping[str, ModuleFile]) -> None:
+    """Let Python import these modules from their content given here.
+
+    Args:
+        root: The folder where their imports start.
+        modules: The modules' files, by dotted name.
+    """
     _finder.add(root, modules)
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
 
-def see(folder: str) -> None:
-    """Put a folder at the end of Python's path, where only what is approved is found in it."""
+def add_folder(folder: str) -> None:
+    """Append a folder to Python's path; only approved modules are found in it."""
     if folder not in map(os.path.abspath, sys.path):
         _closed.add(folder)
         sys.path.append(folder)
     if folder in _closed:
-        sys.path_importer_cache[folder] = _Nothing()
+        sys.path_importer_cache[folder] = _EmptyFinder()
 
 
 def own_path() -> list[str]:
-    """Python's path as it was before code was approved."""
+    """Return Python's path without the folders of approved code."""
     return [entry for entry in sys.path if entry not in _closed]
 
 
 def find(name: str, folders: Sequence[str]) -> ModuleSpec | None:
-    """Where a module is in folders, closed ones included, without running anything."""
+    """Find a module in folders, including closed ones, without running any code."""
     portions: list[str] = []
     for folder in folders:
         finder = FileFinder(folder, *_LOADERS) if folder in _closed else get_importer(folder)
@@ -189,7 +199,7 @@ def find(name: str, folders: Sequence[str]) -> ModuleSpec | None:
         portions += list(found.submodule_search_locations or ()) if found else []
     if not portions:
         return None
-    # Without `__init__`; Python's own finder would want what it is part of to be loaded.
+    # A package without `__init__`; Python's own finder would need its parent to be loaded.
     package = ModuleSpec(name, None, is_package=True)
     package.submodule_search_locations = portions
     return package

@@ -6,6 +6,8 @@ import inspect
 import json
 import math
 import os
+import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -28,18 +30,28 @@ _MANY: dict[Any, Callable[..., Any]] = {
         (collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable), tuple
     ),
 }
-"""What makes a value of each annotation of several items."""
+"""The type that is created for each annotation of several items."""
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _PLAIN = (bool, int, float, str)
+_SECTIONS = re.compile(r"^(?:Args|Attributes):\n((?:[ \t].*\n?|\n)*)", re.MULTILINE)
+_ENTRY = re.compile(r"\*{0,2}(\w+)(?: \([^)]*\))?:(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a factory."""
+    """One option of a factory.
+
+    Attributes:
+        name: The parameter's name.
+        annotation: The type that values are converted to.
+        default: The default value.
+        description: The text in the factory's docstring; empty if it has none.
+    """
 
     name: str
     annotation: Any
     default: Any
+    description: str = dataclasses.field(default="", compare=False)
 
     @property
     def required(self) -> bool:
@@ -51,21 +63,58 @@ class Option:
 
 
 def options_of(factory: Callable[..., Any], reserved: frozenset[str]) -> dict[str, Option]:
-    """The options a factory takes: a class's fields, or a function's keyword-only parameters.
+    """Return a factory's options: a class's fields, or a function's keyword-only parameters.
 
-    One without an annotation is of its default's type; one whose default is None may be None.
+    An option without an annotation has the type of its default. One whose default is None may be
+    None.
+
+    Args:
+        factory: The class or function.
+        reserved: Parameters that the engine sets, which are not options.
     """
     kinds: tuple[object, ...] = (inspect.Parameter.KEYWORD_ONLY,)
     if inspect.isclass(factory):
         kinds = (*kinds, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    described = _descriptions(factory)
     return {
-        name: _option(parameter, factory)
+        name: _option(parameter, factory, described.get(name, ""))
         for name, parameter in inspect.signature(factory).parameters.items()
         if parameter.kind in kinds and name not in reserved
     }
 
 
-def _option(parameter: inspect.Parameter, factory: Callable[..., Any]) -> Option:
+def parameter_docs(docstring: str) -> dict[str, str]:
+    """Parse the `Args:` and `Attributes:` sections of a Google-style docstring.
+
+    Returns:
+        The first paragraph about each parameter as one line, by name. If several sections
+        describe a parameter, the first one counts.
+    """
+    found: dict[str, str] = {}
+    for section in _SECTIONS.findall(inspect.cleandoc(docstring)):
+        for entry in re.split(r"\n(?=\S)", textwrap.dedent(section)):
+            if match := _ENTRY.match(entry):
+                found.setdefault(match[1], " ".join(match[2].split("\n\n")[0].split()))
+    return found
+
+
+def _descriptions(factory: Callable[..., Any]) -> dict[str, str]:
+    """Collect the parameter docs of a function, or of a class and its bases."""
+    documented = [factory]
+    if inspect.isclass(factory):
+        documented = [each for base in factory.__mro__[::-1] for each in (base, _init_of(base))]
+    found: dict[str, str] = {}
+    for each in documented:
+        text = getattr(each, "__doc__", None)
+        found |= parameter_docs(text) if isinstance(text, str) else {}
+    return found
+
+
+def _init_of(base: type) -> Any:
+    return vars(base).get("__init__")
+
+
+def _option(parameter: inspect.Parameter, factory: Callable[..., Any], description: str) -> Option:
     default = parameter.default
     made = getattr(factory, "__dataclass_fields__", {}).get(parameter.name)
     if made is not None and made.default_factory is not dataclasses.MISSING:
@@ -77,11 +126,11 @@ def _option(parameter: inspect.Parameter, factory: Callable[..., Any]) -> Option
         annotation = _annotation_of(default)
     elif default is None and annotation is not Any:
         annotation = annotation | None
-    return Option(parameter.name, annotation, default)
+    return Option(parameter.name, annotation, default, description)
 
 
 def _hint(annotation: Any, factory: Callable[..., Any]) -> Any:
-    """An annotation, read where it is text; empty where it names what only type checkers see."""
+    """Evaluate an annotation; empty if only type checkers can import its names."""
     if annotation is _EMPTY:
         return _EMPTY
     function = inspect.unwrap(factory.__init__ if inspect.isclass(factory) else factory)
@@ -115,11 +164,16 @@ def _names_path(annotation: Any) -> bool:
 def resolve(
     part: str, options: Mapping[str, Option], given: Mapping[str, object]
 ) -> dict[str, Any]:
-    """All options of a part with their values, given or by default, as a stored study has them.
+    """Return the values of all options, given or default, as a study stores them.
+
+    Args:
+        part: The part's kind and name, for error messages.
+        options: The options it takes.
+        given: The given values, by name.
 
     Raises:
-        UnknownNameError: an option the part does not take.
-        UsageError: a value that cannot be converted, or a required option that is missing.
+        UnknownNameError: The part does not have a given option.
+        UsageError: A value cannot be converted, or a required option is missing.
     """
     for name in given:
         if name not in options:
@@ -129,13 +183,15 @@ def resolve(
         kind = part.split(maxsplit=1)[0]
         raise UsageError(f"{part} needs -o {kind}.{missing[0]}=…")
     return {
-        name: _settle(f"{part} option {name}", given.get(name, option.default), option.annotation)
+        name: _as_stored(
+            f"{part} option {name}", given.get(name, option.default), option.annotation
+        )
         for name, option in options.items()
     }
 
 
-def _settle(what: str, value: object, annotation: Any) -> Any:
-    """A value as it is after it has been stored and read back."""
+def _as_stored(what: str, value: object, annotation: Any) -> Any:
+    """Convert a value to what is read back after it has been stored."""
     stored = jsonable(convert(what, value, annotation))
     try:
         json.dumps(stored)
@@ -148,10 +204,15 @@ def _settle(what: str, value: object, annotation: Any) -> Any:
 
 
 def convert(what: str, value: object, annotation: Any) -> Any:
-    """A value as its annotation wants it; text is parsed, JSON values are checked.
+    """Convert a value to its annotation's type; text is parsed, JSON values are checked.
+
+    Args:
+        what: The option's name, for error messages.
+        value: Text or a Python value.
+        annotation: The type to convert to.
 
     Raises:
-        UsageError: naming the option, what was expected and what came.
+        UsageError: The value does not fit the annotation.
     """
     try:
         return _convert(value, annotation)
@@ -160,9 +221,11 @@ def convert(what: str, value: object, annotation: Any) -> Any:
 
 
 def jsonable(value: Any, files: Mapping[str, str] | None = None) -> Any:
-    """An option's value as JSON, so that `convert` reads it back.
+    """Convert an option's value to JSON that `convert` can read back.
 
-    files: what to put in the place of some paths, for an identity.
+    Args:
+        value: The option's value.
+        files: Replacements for some paths, used for identities.
     """
     if isinstance(value, Enum):
         return jsonable(value.value) if isinstance(value.value, _PLAIN) else value.name
@@ -185,7 +248,7 @@ def jsonable(value: Any, files: Mapping[str, str] | None = None) -> Any:
 
 
 def paths_in(value: Any) -> Iterator[Path]:
-    """Every path in an option's value, at any depth."""
+    """Find every path in an option's value, at any depth."""
     if isinstance(value, PurePath):
         yield Path(value)
     elif isinstance(value, Mapping):
@@ -227,7 +290,7 @@ def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
         raise TypeError(value)
     kinds = [member for member in members if member is not types.NoneType]
     if not isinstance(value, str):
-        # A number is what it is; only text can be meant as one thing or another.
+        # A value that is not text keeps its own type if the union has it.
         kinds.sort(key=lambda kind: kind is not type(value))
     for kind in kinds:
         try:
@@ -261,7 +324,7 @@ def _convert_many(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """`a=1,b=2` as a mapping."""
+    """Parse `a=1,b=2` as a mapping."""
     parts = [item.partition("=") for item in text.split(",") if item.strip()]
     if not all(equals for _, equals, _ in parts):
         raise ValueError(text)
@@ -293,12 +356,12 @@ def _convert_path(value: Any, annotation: type[PurePath]) -> PurePath:
         raise TypeError(value)
     if not issubclass(annotation, Path):
         return annotation(value)
-    # Absolute, so that a study is resumed from any directory.
+    # Absolute, so that a study can be resumed from any directory.
     return annotation(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 - keeps links
 
 
 def spell(annotation: Any) -> str:
-    """What an annotation allows, as people say it."""
+    """Describe the values that an annotation allows."""
     if typing.get_origin(annotation) is Literal:
         return " or ".join(map(str, typing.get_args(annotation)))
     if isinstance(annotation, type) and issubclass(annotation, Enum):
@@ -309,14 +372,14 @@ def spell(annotation: Any) -> str:
         )
     if typing.get_origin(annotation) is tuple:
         kinds = dict.fromkeys(a for a in typing.get_args(annotation) if a is not Ellipsis)
-        return f"{' or '.join(map(spell, kinds))}, with commas between them"
+        return f"{' or '.join(map(spell, kinds))}, separated by commas"
     if (typing.get_origin(annotation) or annotation) in _MAPPINGS:
         return "NAME=VALUE,…"
     return getattr(annotation, "__name__", str(annotation))
 
 
 def typed(value: Any) -> str:
-    """A value as a person types it after the equals sign."""
+    """Format a value the way a user types it after the equals sign."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):

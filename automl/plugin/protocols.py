@@ -1,4 +1,4 @@
-"""What the parts of a search promise each other; a plugin offers objects of these shapes."""
+"""The protocols between the parts of a search; plugins provide objects that satisfy them."""
 
 import hashlib
 import logging
@@ -26,7 +26,7 @@ _log = logging.getLogger("automl")
 
 
 class Split(Enum):
-    """The part of a task's data: train on one, choose by the next, look at the last once."""
+    """A part of a task's data: fit on `TRAIN`, choose by `VALIDATION`, evaluate once on `TEST`."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -34,48 +34,58 @@ class Split(Enum):
 
 
 class Task(Protocol):
-    """Data, a loss and metrics: what a candidate is trained and judged on."""
+    """Data, a loss and metrics: candidates are trained and judged on a task."""
 
     @property
     def signature(self) -> Signature:
-        """Input and output shapes of one example."""
+        """The shapes of one example's input and output."""
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
-        """The metrics that `evaluate` returns; the first is the default objective."""
+        """The metrics that `evaluate` returns; the first one is the default objective."""
 
     def digest(self) -> str:
-        """Changes whenever the data or the splits do; results are shared under one digest."""
+        """Return a digest of the data and its splits; results are shared under one digest."""
 
     def split(self, split: Split) -> "tuple[Tensor, Tensor]":
-        """Inputs [n, *input_shape] and targets [n, ...] of a split."""
+        """Return a split's inputs [n, *input_shape] and targets [n, ...]."""
 
     def probe(self) -> "tuple[Tensor, Tensor]":
-        """About ten training examples, always the same."""
+        """Return about ten training examples, always the same ones."""
 
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
-        """The mean loss of a batch, a scalar to differentiate."""
+        """Return the mean loss of a batch, a differentiable scalar."""
 
     def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
-        """The metrics over a whole split."""
+        """Return the metrics over a whole split."""
 
 
 class SearchSpace(Protocol):
     """Turns a trial into a candidate, define-by-run."""
 
     def candidate(self, trial: "optuna.trial.BaseTrial", task: Task) -> Candidate:
-        """Suggest decisions on the trial and return what they make."""
+        """Suggest decisions on the trial, and return the candidate that they define."""
 
 
 @dataclass
 class Run:
-    """What the engine gives a trainer for one trial.
+    """The engine's services for a trainer during one trial.
 
-    probe: this run only tells candidates apart, on a few examples: train in full precision, at
-    the highest learning rate of the schedule, for three steps or more. micro_batches: in how many
-    parts to pass each batch, with one optimizer step for all of them; more than one where the
-    trial ran out of memory before. checkpoint: the SHA-256 of what an earlier attempt left.
-    refit: the validation examples are among those to train on: do not stop or choose by them.
+    Attributes:
+        device: Torch's name of the device to train on.
+        seed: The trial's seed; derive others with `seed_for`.
+        number: The trial's number.
+        attempt: Counts from 1 the times this trial was started.
+        directory: A directory for checkpoints.
+        progress: Called by `tick`.
+        announce: Called by `expect_pause`, with seconds.
+        probe: This run only compares candidates on a few examples: train in full precision, at
+            the highest learning rate of the schedule, for at least three steps.
+        micro_batches: The number of parts to split each batch into, with one optimizer step for
+            all of them. It is greater than 1 if the trial ran out of memory before.
+        checkpoint: The SHA-256 of the last checkpoint; None if there is none.
+        refit: The training examples include the validation examples: do not stop or choose by
+            them.
     """
 
     device: str
@@ -91,22 +101,26 @@ class Run:
     refit: bool = False
 
     def tick(self) -> None:
-        """Say that work goes on; call it once a batch. The trial's lease lives on it.
+        """Report progress; call it once per batch, because it renews the trial's lease.
 
         Raises:
-            Interrupted: the search was asked to stop; let it pass.
+            Interrupted: The search was asked to stop. Do not catch it.
         """
         self.progress()
 
-    def quiet(self, seconds: float) -> None:
-        """Say that no tick may come for so long, as while compiling: the lease outlives it."""
+    def expect_pause(self, seconds: float) -> None:
+        """Announce a pause without ticks, such as a compilation, and extend the lease to cover it.
+
+        Args:
+            seconds: The longest time until the next tick.
+        """
         self.announce(seconds)
 
     def save(self, state: Mapping[str, Any]) -> str:
-        """Store a checkpoint, whole or not at all; returns its SHA-256.
+        """Store a checkpoint atomically, and return its SHA-256.
 
         Raises:
-            OSError, RuntimeError: it cannot be written; the one before stays.
+            OSError, RuntimeError: It cannot be written; the previous checkpoint is kept.
         """
         import torch
 
@@ -126,9 +140,9 @@ class Run:
         return digest
 
     def restore(self) -> Mapping[str, Any] | None:
-        """The checkpoint of an earlier attempt at this trial, or None where none can be read.
+        """Return the checkpoint of an earlier attempt; None if there is none or it is unreadable.
 
-        Only what has the digest that the ledger remembers is opened.
+        A file is only opened if its digest is the one recorded in the ledger.
         """
         if self.checkpoint is None:
             return None
@@ -143,14 +157,14 @@ class Run:
                     file, map_location=self.device, weights_only=True
                 )
         except Exception as error:
-            # Whatever a damaged file makes torch raise: its loss costs time, not the trial.
-            what = self.checkpoint
-            _log.warning("starting over, checkpoint %s cannot be read: %s", what, first_line(error))
+            # A damaged file can raise any error in torch. Losing it costs time, not the trial.
+            digest, reason = self.checkpoint, first_line(error)
+            _log.warning("cannot read checkpoint %s, starting over: %s", digest, reason)
             return None
         return state
 
     def keep_only_last(self) -> None:
-        """Remove the checkpoints before the last one."""
+        """Delete all checkpoints except the last one."""
         for file in self.directory.glob("*.pt"):
             if file.stem != self.checkpoint:
                 file.unlink(missing_ok=True)
@@ -159,44 +173,47 @@ class Run:
         return checkpoint_file(self.directory, digest)
 
     def seed_for(self, *parts: object) -> int:
-        """A seed of its own for each use (an epoch, a loader), derived from the trial's."""
+        """Derive a seed for one use, such as an epoch or a loader, from the trial's seed."""
         return derive_seed(self.seed, *parts)
 
 
 class Trainer(Protocol):
-    """Trains a candidate on a task; subclass it to inherit all but `train`."""
+    """Trains a candidate on a task; subclass it to inherit everything except `train`."""
 
     def opens(self, name: str, distribution: "BaseDistribution") -> bool:
-        """Whether this trainer wants that decision left open, to tune it while it trains."""
+        """Return whether this trainer wants a decision left open, to tune it during training."""
         return False
 
     def unread(self, candidate: Candidate) -> Collection[str]:
-        """The candidate's hyperparameters that training it does not depend on.
+        """Return the names of hyperparameters that certainly do not affect this training.
 
-        Candidates that differ in nothing else share one result, so name only what is certain.
+        Candidates that differ only in these share one result.
         """
         return ()
 
     def costs(self, candidate: Candidate, task: Task) -> Mapping[str, float]:
-        """The candidate's own costs, by names of `automl.COSTS`; they are never shared."""
+        """Return the candidate's costs, named as in `automl.COSTS`; they are never shared."""
         return candidate.costs(task.probe()[0][:1])
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
-        """Train, yielding a Report each step; the last one is the trial's result.
+        """Train, and yield a Report after each step; the last one is the trial's result.
 
-        The engine stores each report, asks the pruner, and closes the generator to stop it:
-        clean up in `finally`.
+        The engine stores each report, asks the pruner, and closes the generator to stop it. Clean
+        up in `finally`.
         """
 
 
 class Context(Protocol):
-    """What the engine tells a strategy whose factory takes `context`; plain Optuna gives none."""
+    """Information about the search for a strategy whose factory takes `context`.
+
+    Plain Optuna does not provide it.
+    """
 
     def fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
-        """Equal for decisions that make the same function; None where they make no candidate."""
+        """Return a value that is equal for equivalent decisions; None if they make no candidate."""
 
     def means(self) -> Mapping[int, tuple[float, ...]]:
-        """Mean values by trial number, where a trial's function was evaluated several times."""
+        """Return mean values by trial number, for functions that were evaluated several times."""
 
 
 @runtime_checkable
@@ -204,23 +221,31 @@ class WorkerHandle(Protocol):
     """A worker that a launcher started."""
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs or waits to; negative where it was killed or lost.
+        """Return the exit code, or None while the worker is running or queued.
 
-        A worker that was killed or lost is started anew.
+        A negative code means that it was killed or lost; such a worker is restarted.
         """
 
     def interrupt(self) -> None:
-        """Ask it to stop at its next tick and give its trial back."""
+        """Ask the worker to stop at its next tick and release its trial."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end and return its exit code; raises TimeoutError."""
+        """Wait for the worker to end and return its exit code.
+
+        Args:
+            timeout: In seconds; None waits without limit.
+
+        Raises:
+            TimeoutError: The worker is still running.
+        """
 
 
 class Launcher(Protocol):
-    """Starts workers somewhere; subclass it to inherit all but `start`.
+    """Starts workers; subclass it to inherit everything except `start`.
 
-    elsewhere: whether it finds the machines. If so, it starts all workers, and the search's own
-    process only watches; else that process is the first worker.
+    Attributes:
+        elsewhere: Whether the launcher chooses the machines. If so, it starts all workers, and
+            the search's own process only supervises; otherwise that process is the first worker.
     """
 
     elsewhere: ClassVar[bool] = False
@@ -228,32 +253,43 @@ class Launcher(Protocol):
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> WorkerHandle:
-        """Start one worker: a command line, the environment to add, a file for what it says.
+        """Start one worker.
 
-        The environment holds passwords: keep it from command lines, scripts and logs.
+        Args:
+            command: The worker's command line.
+            environment: Variables to add to its environment. They include passwords: keep them out
+                of command lines, scripts and logs.
+            log: A file for the worker's standard error.
 
         Raises:
-            UsageError: it cannot be started.
+            UsageError: The worker cannot be started.
         """
 
     def preview(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
-        """What `start` would send, as text for `--dry-run`; the environment holds no password."""
+        """Return as text what `start` would run, for `--dry-run`.
+
+        Args:
+            command: The worker's command line.
+            environment: Variables to add to its environment, without passwords.
+            log: A file for the worker's standard error.
+        """
         settings = [f"{name}={value}" for name, value in environment.items()]
         return shlex.join([*(["env"] if settings else []), *settings, *command])
 
 
 def checkpoint_file(directory: Path, digest: str) -> Path:
-    """Where a checkpoint of this SHA-256 lies.
+    """Return the path of the checkpoint with this SHA-256.
 
     Raises:
-        ValueError: it is none. The ledger is data, which must not lead out of the directory.
+        ValueError: It is not a SHA-256. The digest comes from the ledger, and must not lead to a
+            path outside the directory.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ValueError("it has no SHA-256")
+        raise ValueError(f"expected a SHA-256, got {digest!r}")
     return directory / f"{digest}.pt"
 
 
 def derive_seed(*parts: object) -> int:
-    """A 32-bit seed from any parts, the same in every process."""
+    """Derive a 32-bit seed from any values, the same in every process."""
     text = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")

@@ -1,4 +1,4 @@
-"""The parts of a search as they are stored, and how they are made again from that."""
+"""The parts of a search as a study stores them, and how to rebuild them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,10 +14,13 @@ from automl.plugin.trust import Code, Source, sha256, trusting
 
 @dataclass(frozen=True)
 class PartSpec:
-    """A part as it was asked for: its reference, its options, and what its code held.
+    """A part as it was requested.
 
-    options: all of them, so that a default that changes later does not change the study.
-    files: the SHA-256 of each file among the options, by path, but for a task's.
+    Attributes:
+        reference: An offered name, `file.py:name` or `module:name`.
+        options: The values of all options, so that the study keeps a default that changes later.
+        code: The digests of the user's code; None for an installed plugin.
+        files: The SHA-256 of each file among the options, by path; empty for a task.
     """
 
     reference: str
@@ -27,6 +30,7 @@ class PartSpec:
 
     @classmethod
     def of(cls, part: Part) -> "PartSpec":
+        """Return the spec of a part."""
         offer = part.offer
         own = offer.source is not None and ":" in offer.name
         name = offer.name.rpartition(":")[2]
@@ -36,14 +40,14 @@ class PartSpec:
         return cls(reference, options, code, dict(part.files))
 
     def absent(self, options: Mapping[str, Option]) -> dict[str, Path]:
-        """The paths among these options that are not on this machine."""
+        """Return the paths among these options that do not exist on this machine, by option."""
         named = {n: Path(v) for n, v in self.options.items() if isinstance(v, str)}
         paths = {n for n, option in options.items() if option.is_path}
         return {n: p for n, p in named.items() if n in paths and not p.exists()}
 
     @classmethod
     def of_file(cls, source: Source) -> "PartSpec":
-        """The spec of a plugin file."""
+        """Return the spec of a plugin file."""
         return cls(source.reference, {}, source.code)
 
 
@@ -51,14 +55,17 @@ PART_KINDS = (Kind.SPACE, Kind.TASK, Kind.TRAINER, Kind.STRATEGY, Kind.PRUNER)
 
 
 START_SECONDS = 120.0
-"""How long a process that makes parts from a recipe may take until it is ready."""
+"""The time in seconds that a process may take to build parts from a recipe."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What another process of this machine needs to make the same parts.
+    """Everything that another process on this machine needs to build the same parts.
 
-    named: files and modules that the user approved on the command line, which may be copies.
+    Attributes:
+        parts: The specs, by kind.
+        plugins: The plugin files to load first.
+        named: Files and modules that the user approved on the command line, which may be copies.
     """
 
     parts: Mapping[Kind, PartSpec]
@@ -67,7 +74,7 @@ class Recipe:
 
     @property
     def complete(self) -> bool:
-        """Whether every part lies where another process finds it."""
+        """Whether another process can load every part."""
         return not any(part.reference.startswith(NOWHERE) for part in self.parts.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +90,7 @@ class Recipe:
         return cls(parts, tuple(part_spec(p) for p in data["plugins"]), tuple(data["named"]))
 
     def load(self) -> dict[Kind, Part]:
-        """Build the parts; raises as `load` does."""
+        """Build the parts; raises the errors of `load`."""
         registry = Registry(trusting(False, self.named))
         for plugin in self.plugins:
             registry.add_file(plugin.reference, plugin.code)
@@ -91,12 +98,12 @@ class Recipe:
 
 
 def load(spec: PartSpec, kind: Kind, registry: Registry) -> Part:
-    """Build a part from its spec, checking digests and what this user has approved.
+    """Build a part from its spec, after checking digests and the user's approvals.
 
     Raises:
-        StorageError: the spec names code without saying what it held.
-        UntrustedError: it names code or paths this user has not approved.
-        UsageError: the code, or a file among the options, changed since the study was made.
+        StorageError: The spec names code without a digest.
+        UntrustedError: It names code or paths that this user has not approved.
+        UsageError: The code, or a file among the options, changed since the study was made.
     """
     if ":" in spec.reference and spec.code is None:
         raise StorageError(f"the study's spec is damaged: {spec.reference} has no SHA-256")
@@ -112,15 +119,15 @@ def load(spec: PartSpec, kind: Kind, registry: Registry) -> Part:
 
 
 def path_claim(kind: Kind, option: str, path: str) -> str:
-    """What is approved of a path: that this option reads it, and nothing else."""
+    """Return the claim that a user approves for a path: only this option may read it."""
     return f"path {kind.value}.{option} {path}"
 
 
 def approved(part: Part, kind: Kind, registry: Registry) -> Part:
-    """The part with what its files hold, once this user has approved its paths.
+    """Return the part with digests of its files, if this user has approved its paths.
 
     Raises:
-        UntrustedError: this user has not.
+        UntrustedError: A path is not approved.
     """
     for name, path in part.paths():
         claim = path_claim(kind, name, path)
@@ -142,7 +149,7 @@ def _files(part: Part) -> Iterator[tuple[str, bytes]]:
 
 
 def jsonable_deep(value: Any) -> Any:
-    """Nested mappings and sequences as JSON values."""
+    """Convert nested mappings and sequences to JSON values."""
     if isinstance(value, Mapping):
         return {key: jsonable_deep(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -151,6 +158,7 @@ def jsonable_deep(value: Any) -> Any:
 
 
 def part_spec(data: Mapping[str, Any]) -> PartSpec:
+    """Read a spec from the JSON values of a study."""
     code = data["code"]
     return PartSpec(
         str(data["reference"]),

@@ -1,4 +1,4 @@
-"""Finds plugins by metadata, loads them when asked, and builds them from options."""
+"""Finds plugins by metadata, loads them on demand, and builds parts from options."""
 
 import functools
 import importlib.metadata
@@ -25,7 +25,7 @@ from automl.plugin.source import (
     content_of,
     definitions,
     home_of,
-    homeless,
+    in_process_source,
     load,
     one_line,
 )
@@ -39,7 +39,7 @@ GROUP = "automl"
 
 
 class Kind(Enum):
-    """What a plugin can offer; the value is the first half of an entry point's name."""
+    """The kinds of plugins; the value is the first half of an entry point's name."""
 
     SPACE = "space"
     TASK = "task"
@@ -63,7 +63,7 @@ _LISTENS = {
     Kind.COMMAND: frozenset({"register_commands"}),
     Kind.EVENT: frozenset({"trial_proposed", "trial_reused", "trial_finished", "search_finished"}),
 }
-"""The hooks of the kinds that offer nothing by name."""
+"""The hooks of the kinds that are not factories."""
 _RESERVED = {Kind.STRATEGY: frozenset({"seed", "study_seed", "context"})}
 _MEMBERS = {
     Kind.SPACE: ("candidate",),
@@ -71,10 +71,10 @@ _MEMBERS = {
     Kind.TRAINER: ("opens", "unread", "costs", "train"),
     Kind.LAUNCHER: ("start",),
 }
-"""What the engine uses of each kind; strategies and pruners are Optuna's classes."""
-TOP_LEVEL = "put it at the top level of a file"
+"""The members that the engine uses; strategies and pruners are Optuna's classes."""
+TOP_LEVEL = "define it at the top level of a file"
 _PLUGIN = "plugin"
-"""The use of a file by `--plugin`, beside the kinds, in what is approved."""
+"""Stands for `--plugin` where a claim names the kind of part."""
 FACTORY_KINDS = tuple(_HOOK)
 
 
@@ -90,9 +90,15 @@ class FunctionSpace:
 
 @dataclass(frozen=True)
 class Offer:
-    """Something a plugin offers: its name, who owns it, and what makes it.
+    """A named factory that a plugin offers.
 
-    editable: the module that offers it, where its distribution is installed to be edited.
+    Attributes:
+        kind: Its kind.
+        name: The name that users type.
+        owner: The distribution with its version, or the file.
+        factory: Creates the part when called, or is the part itself.
+        source: The user's code that defines it; None for an installed plugin.
+        editable: The module that offers it, if its distribution is installed in editable mode.
     """
 
     kind: Kind
@@ -107,30 +113,31 @@ class Offer:
         return f"{self.kind.value} {self.name}"
 
     def code(self) -> str:
-        """What its code is known by: what it holds, or the version of an installed package."""
+        """Return what identifies its code: a digest, or the version of an installed package."""
         if self.source is not None:
             return self.source.code.digest()
-        # A version says nothing of code that is edited where it lies.
+        # The version does not change when an editable install is edited.
         return f"{self.owner} {content_of(self.editable)}" if self.editable else self.owner
 
     def options(self) -> dict[str, Option]:
+        """Return its options, by name."""
         if not _is_factory(self.kind, self.factory):
             return {}
         return options_of(self.factory, _RESERVED.get(self.kind, frozenset()))
 
     def build(self, given: Mapping[str, object]) -> "Part":
-        """Resolve the options; the part makes its object when called."""
-        with self.blaming():
+        """Resolve the options; call `make` on the returned part to create its object."""
+        with self.naming_errors():
             known = self.options()
         return Part(self, resolve(self.label, known, given))
 
     @contextmanager
-    def blaming(self) -> Iterator[None]:
-        """Say in one line, naming the plugin, what its own code raises.
+    def naming_errors(self) -> Iterator[None]:
+        """Convert errors of the plugin's own code into one line that names the plugin.
 
         Raises:
-            UsageError: an installed plugin refuses a value.
-            PluginError: it raised anything else that is no AutoMLError.
+            UsageError: An installed plugin rejects a value.
+            PluginError: It raised any other error that is not an AutoMLError.
         """
         try:
             yield
@@ -145,9 +152,13 @@ class Offer:
 
 @dataclass(frozen=True)
 class Part:
-    """An offer with all its options resolved.
+    """An offer with all options resolved.
 
-    files: what the files among its options hold, by path; none for a task, whose digest says it.
+    Attributes:
+        offer: The offer.
+        options: The values of all options.
+        files: The SHA-256 of each file among the options, by path; empty for a task, whose
+            digest covers its data.
     """
 
     offer: Offer
@@ -155,12 +166,15 @@ class Part:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def make(self, **reserved: Any) -> Any:
-        """The object itself; `reserved` are the engine's own arguments (a strategy's seed).
+        """Create the object.
+
+        Args:
+            reserved: The engine's own arguments, such as a strategy's seed.
 
         Raises:
-            PluginError: the plugin raised something of its own, or made something else.
+            PluginError: The plugin raised an error, or created an object of another kind.
         """
-        with self.offer.blaming():
+        with self.offer.naming_errors():
             made = self._made(reserved)
             if missing := _missing(self.offer.kind, made):
                 raise PluginError(f"{self.offer.label}: expected {missing}, got {_described(made)}")
@@ -176,13 +190,14 @@ class Part:
         return factory(**self.options, **{k: v for k, v in reserved.items() if k in known})
 
     def paths(self) -> list[tuple[str, str]]:
-        """Every path among the options, with the option it stands in."""
+        """Return every path among the options, with its option's name."""
         return [(name, str(p)) for name, value in self.options.items() for p in paths_in(value)]
 
     def identity(self) -> dict[str, Any]:
-        """What of this part a result depends on, as JSON values.
+        """Return what a result depends on in this part, as JSON values.
 
-        A file among the options counts by what it holds; a task's not at all, its digest does.
+        A file among the options counts by its content. A task's files are left out, because its
+        digest covers them.
         """
         known = self.offer.options()
         of_data = [n for n in self.options if self.offer.kind is Kind.TASK and known[n].is_path]
@@ -197,7 +212,12 @@ class Part:
 
 @dataclass
 class Registry:
-    """All plugins of this process; nothing is imported before it is asked for."""
+    """All plugins of this process; nothing is imported before it is used.
+
+    Attributes:
+        trust: The user's approvals.
+        in_process: Objects that only this process has, so that workers cannot load them.
+    """
 
     trust: Trust = field(default_factory=lambda: Trust(typed=True))
 
@@ -206,10 +226,10 @@ class Registry:
         self.hooks.add_hookspecs(Hooks)
         self._files: list[tuple[ModuleType, Source]] = []
         self._objects: dict[tuple[Kind, str], Offer] = {}
-        self.homeless: list[str] = []
+        self.in_process: list[str] = []
 
     def names(self, kind: Kind) -> dict[str, list[str]]:
-        """Every name of a kind with its owners, from metadata and the files added."""
+        """Return every name of a kind with its owners, from metadata and added files."""
         found: dict[str, list[str]] = {}
         for point in _entry_points(kind):
             found.setdefault(point.name.partition(".")[2], []).append(_owner(point))
@@ -219,7 +239,7 @@ class Registry:
         return found
 
     def add_file(self, path: str, expected: Code | None = None) -> Source:
-        """Load a plugin file; all it offers is known from then on."""
+        """Load a plugin file, and make its offers available."""
         with loading():
             module, source = load(path, expected, self.trust, lambda found: found.claim(_PLUGIN))
         if module not in self.hooks.get_plugins():
@@ -228,7 +248,7 @@ class Registry:
         return source
 
     def offers_of(self, source: Source) -> list[Offer]:
-        """All that a plugin file offers, whoever else offers those names."""
+        """Return everything that a plugin file offers, even if others offer the same names."""
         module = self._file(source)
         return [
             Offer(kind, name, source.path, factory, source)
@@ -237,16 +257,16 @@ class Registry:
         ]
 
     def listeners_of(self, source: Source) -> dict[Kind, ModuleType]:
-        """The kinds that a plugin file is of by its hooks alone, `command` and `event`."""
+        """Return the kinds `command` and `event` whose hooks a plugin file implements."""
         module = self._file(source)
         return {kind: module for kind in _LISTENS if self._listens(kind, module)}
 
     def listener(self, kind: Kind, name: str) -> ModuleType:
-        """An installed plugin of kind `command` or `event`.
+        """Return an installed plugin of kind `command` or `event`.
 
         Raises:
-            UnknownNameError: none of that name is installed.
-            PluginError: it is broken, or has no hook of that kind.
+            UnknownNameError: No plugin of that name is installed.
+            PluginError: It is broken, or has no hook of that kind.
         """
         points = [p for p in _entry_points(kind) if p.name == f"{kind.value}.{name}"]
         if not points:
@@ -260,20 +280,23 @@ class Registry:
         return module
 
     def add_events(self) -> None:
-        """Load the plugins that listen to events."""
+        """Load the plugins of kind `event`."""
         for point in _entry_points(Kind.EVENT):
             self._module(point)
 
     def find(self, kind: Kind, reference: str, expected: Code | None = None) -> Offer:
-        """What a reference names: an offered name, `file.py:name` or `module:name`.
+        """Find the offer for a reference: an offered name, `file.py:name` or `module:name`.
 
-        expected: what the code must be, where a study stored it.
+        Args:
+            kind: The kind of part.
+            reference: The reference.
+            expected: The digests that a study stored for the code.
 
         Raises:
-            UnknownNameError: nobody offers it.
-            PluginError: two plugins offer it, or the one that does is broken.
-            UsageError: the file or module has no such name, or has changed.
-            UntrustedError: a study names code this user has not approved.
+            UnknownNameError: No plugin offers the name.
+            PluginError: Two plugins offer it, or the one that does is broken.
+            UsageError: The file or module has no such name, or has changed.
+            UntrustedError: A study names code that this user has not approved.
         """
         if (kind, reference) in self._objects:
             return self._objects[kind, reference]
@@ -282,7 +305,7 @@ class Registry:
         owners = self.names(kind).get(reference, [])
         if not owners:
             own = definitions(reference)
-            hint = "name one of the file's" if own else _hint(kind, reference)
+            hint = "name an object in the file" if own else _hint(kind, reference)
             raise UnknownNameError(kind.value, reference, own or self.names(kind), hint)
         if len(owners) > 1:
             raise PluginError(
@@ -292,12 +315,12 @@ class Registry:
         return self._find_offered(kind, reference)
 
     def with_argument(self, kind: Kind, reference: str) -> tuple[str, dict[str, object]]:
-        """What `csv:data.csv` says: the offered name, and the option that it needs.
+        """Split a reference such as `csv:data.csv` into the name and its required option.
 
-        Any other reference is returned as it is.
+        Any other reference is returned unchanged.
 
         Raises:
-            UsageError: what is offered by that name needs none.
+            UsageError: The named part has no required option.
         """
         name, colon, argument = reference.partition(":")
         if not colon or name not in self.names(kind):
@@ -305,13 +328,15 @@ class Registry:
         known = self.find(kind, name).options()
         needed = next((option for option, what in known.items() if what.required), None)
         if needed is None:
-            raise UsageError(f"{kind.value} {name} needs nothing: leave out {colon + argument!r}")
+            raise UsageError(
+                f"{kind.value} {name} takes no argument: leave out {colon + argument!r}"
+            )
         return name, {needed: argument}
 
     def refer(self, kind: Kind, value: Any) -> str:
-        """A reference to a name, or to a Python object that is used as it is in this process.
+        """Return a reference to a name, or to a Python object that this process will use directly.
 
-        One that no other process could find is listed in `homeless`.
+        Objects that other processes cannot find are listed in `in_process`.
         """
         if isinstance(value, str):
             return value
@@ -323,16 +348,18 @@ class Registry:
             self.trust.require(claim, f"the code of {source.reference}", source.reference)
             label = f"{Path(source.reference).name}:{name}"
         else:
-            source, name = homeless(value), getattr(value, "__qualname__", type(value).__qualname__)
+            source = in_process_source(value)
+            name = getattr(value, "__qualname__", type(value).__qualname__)
             label = f"{NOWHERE}:{name}"
             what = f"{kind.value} {name}"
-            self.homeless.append(what)
-            _log.warning("%s cannot be resumed or joined by other workers: %s", what, TOP_LEVEL)
+            self.in_process.append(what)
+            _log.warning("other processes cannot load %s to resume or join: %s", what, TOP_LEVEL)
         reference = f"{source.reference}:{name}"
         self._objects[kind, reference] = Offer(kind, label, source.path, value, source)
         return reference
 
     def build(self, kind: Kind, reference: str, given: Mapping[str, object]) -> Part:
+        """Find an offer and resolve its options."""
         return self.find(kind, reference).build(given)
 
     def _find_offered(self, kind: Kind, name: str) -> Offer:
@@ -345,7 +372,7 @@ class Registry:
         if name not in offers:
             raise PluginError(
                 f"{_owner(point)} declares {kind.value} {name!r}, but {point.value} offers "
-                f"{', '.join(offers) or 'none'}: mend its {_HOOK[kind]}"
+                f"{', '.join(offers) or 'none'}: fix its {_HOOK[kind]}"
             )
         editable = point.module if _is_editable(point) else None
         return Offer(kind, name, _owner(point), offers[name], editable=editable)
@@ -354,8 +381,8 @@ class Registry:
         place, _, name = reference.rpartition(":")
         if place == NOWHERE:
             raise UsageError(
-                f"{kind.value} {name} was made within the process that made the study and lies in "
-                f"no file: {TOP_LEVEL} and start a new study"
+                f"{kind.value} {name} existed only in the process that created the study: "
+                f"{TOP_LEVEL} and start a new study"
             )
         with loading():
             module, source = load(place, expected, self.trust, lambda s: s.claim(kind.value, name))
@@ -367,8 +394,8 @@ class Registry:
         if not _is_own(kind, value, module):
             home = getattr(value, "__module__", None) or type(value).__module__
             raise PluginError(
-                f"{kind.value} {name!r} in {place} is no function, class or object of its own but "
-                f"from {home}: name it there, or define one"
+                f"{kind.value} {name!r} in {place} is imported from {home}: use it from there, or "
+                "define one in this file"
             )
         return Offer(kind, f"{Path(place).name}:{name}", source.path, value, source)
 
@@ -424,30 +451,30 @@ def _owner(point: importlib.metadata.EntryPoint) -> str:
 
 
 def _hint(kind: Kind, reference: str) -> str:
-    """What to type in place of a name that nobody offers."""
+    """Suggest what to type instead of an unknown name."""
     if kind is Kind.TASK and Path(reference).exists():
-        return f"put the one that reads it in front: TASK:{reference}"
-    return "your own: file.py:NAME"
+        return f"name the task that reads this file: TASK:{reference}"
+    return "for your own, use file.py:NAME"
 
 
 def _is_editable(point: importlib.metadata.EntryPoint) -> bool:
-    """Whether a distribution is installed from a directory whose files can be edited (PEP 610)."""
-    said = point.dist.read_text("direct_url.json") if point.dist else None
+    """Return whether a distribution is installed in editable mode (PEP 610)."""
+    text = point.dist.read_text("direct_url.json") if point.dist else None
     try:
-        return bool(json.loads(said or "{}").get("dir_info", {}).get("editable", False))
+        return bool(json.loads(text or "{}").get("dir_info", {}).get("editable", False))
     except (ValueError, AttributeError):
         return False
 
 
 def _is_factory(kind: Kind, value: object) -> bool:
-    """Whether it makes a part when called; else it is one."""
+    """Return whether a value creates a part when called; otherwise it is a part itself."""
     return callable(value) and (inspect.isclass(value) or bool(_missing(kind, value)))
 
 
 def _is_own(kind: Kind, value: object, module: ModuleType) -> bool:
-    """Whether a module defines what it holds, for what it merely imports can be anything.
+    """Return whether the module defines the value, because an imported one could be anything.
 
-    An object that is already a part is never called, so it may be of any class.
+    An object that is already a part is never called, so its class may come from elsewhere.
     """
     if isinstance(value, functools.partial):
         return _is_own(kind, value.func, module)
@@ -458,7 +485,7 @@ def _is_own(kind: Kind, value: object, module: ModuleType) -> bool:
 
 
 def _missing(kind: Kind, value: object) -> str:
-    """What an object lacks to be of a kind, in words; empty where it lacks nothing."""
+    """Describe what an object lacks to be of a kind; empty if it lacks nothing."""
     if kind in (Kind.STRATEGY, Kind.PRUNER):
         import optuna
 
@@ -473,7 +500,7 @@ def _missing(kind: Kind, value: object) -> str:
 
 
 def _has(value: object, name: str) -> bool:
-    """As hasattr, but running no property."""
+    """Like hasattr, without running properties."""
     try:
         inspect.getattr_static(value, name)
     except AttributeError:
@@ -499,7 +526,7 @@ def _is_space_function(factory: Callable[..., Any]) -> bool:
 
 
 def _hook_problem(error: Exception) -> str:
-    """What pluggy found wrong, without the module's made-up name."""
+    """Describe the problem that pluggy found, without the module's generated name."""
     found = re.search(r"unknown hook '(\w+)'", str(error))
     if found:
         return str(UnknownNameError("hook", found[1], [n for n in vars(Hooks) if n[0] != "_"]))

@@ -1,4 +1,4 @@
-"""What a trainer tells the engine while it trains, and what the engine makes of it."""
+"""What a trainer reports to the engine, and how the engine judges it."""
 
 import math
 import re
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 COSTS = ("parameters", "flops", "latency", "memory")
-"""Metrics that belong to one candidate alone; two that compute the same may differ in them."""
+"""Metrics of one candidate; they may differ between candidates that compute the same function."""
 SHORT = {"params": "parameters"}
-"""Metrics by a name that is shorter to type."""
+"""Short names of metrics, for the command line."""
 
 
 class Direction(Enum):
-    """Whether more or less of a metric is better; the words are Optuna's."""
+    """Whether a metric is maximized or minimized; the values are Optuna's."""
 
     MAXIMIZE = "maximize"
     MINIMIZE = "minimize"
@@ -47,7 +47,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric that the search optimises."""
+    """A metric that the search optimizes."""
 
     metric: str
     direction: Direction
@@ -55,9 +55,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A bound on a metric, kept to by all trials that may be best; at_least: from below.
+    """A bound on a metric that a trial must meet to be among the best.
 
-    A bound on one of COSTS is looked at before a candidate is trained.
+    A bound on one of COSTS is checked before a candidate is trained.
+
+    Attributes:
+        metric: The metric's name.
+        bound: The bound's value, which is allowed itself.
+        at_least: Whether it is a lower bound; otherwise it is an upper bound.
     """
 
     metric: str
@@ -66,10 +71,10 @@ class Requirement:
 
     @classmethod
     def parse(cls, text: str) -> "Requirement":
-        """Read `parameters<=1e6` or `accuracy>=0.9`.
+        """Read a bound such as `parameters<=1e6` or `accuracy>=0.9`.
 
         Raises:
-            UsageError: it is none of these.
+            UsageError: The text has another form.
         """
         match = re.fullmatch(r"\s*([\w.-]+)\s*([<>]=)\s*(\S+)\s*", text)
         try:
@@ -79,11 +84,11 @@ class Requirement:
         if match is None or not math.isfinite(bound):
             strict = re.fullmatch(r"\s*([\w.-]+)\s*([<>])\s*([\d.]\S*)\s*", text)
             meant = "{}{}={}".format(*strict.groups()) if strict else "parameters<=1e6"
-            raise UsageError(f"--require: expected one such as {meant!r}, got {text!r}")
+            raise UsageError(f"--require: expected a bound such as {meant!r}, got {text!r}")
         return cls(match[1], bound, match[2] == ">=")
 
     def excess(self, metrics: Mapping[str, float | None]) -> float:
-        """By how much metrics break it; zero or less where they keep to it."""
+        """Return by how much the metrics violate the bound; zero or less if they meet it."""
         value = metrics.get(self.metric)
         if value is None or math.isnan(value):
             return math.inf
@@ -94,14 +99,14 @@ class Requirement:
 
 
 def constraint_key(requirement: Requirement) -> str:
-    """The attribute of a trial by which Optuna knows how far it breaks a requirement."""
+    """Return the trial attribute under which Optuna stores how far a bound is violated."""
     return f"constraints:{requirement}"
 
 
 def broken(
     requirements: Iterable[Requirement], metrics: Mapping[str, float | None]
 ) -> list[Requirement]:
-    """The requirements that metrics do not keep to."""
+    """Return the requirements that the metrics violate."""
     return [each for each in requirements if each.excess(metrics) > 0]
 
 
@@ -109,12 +114,15 @@ def broken(
 class Report:
     """One step of training.
 
-    step: counts from 1 and grows. metrics: plain numbers by name. outputs: one value or row per
-    validation example, where the trainer offers them. closed: what the trainer decided for the
-    decisions it left open. checkpoint: makes the state that `Run.restore` gives back; tensors,
-    numbers, strings, lists and dicts only. weights: the model's parameters and buffers as they
-    would be loaded to use it; asked for at the end of a trial that is among the best. Both are
-    called at once or not at all.
+    Attributes:
+        step: Counts from 1 and increases.
+        metrics: Plain numbers by name.
+        outputs: One value or row per validation example, if the trainer provides them.
+        closed: The values that the trainer chose for the decisions left open.
+        checkpoint: Returns the state that `Run.restore` will return; only tensors, numbers,
+            strings, lists and dicts. It is called before the trainer continues, or not at all.
+        weights: Returns the parameters and buffers that a user would load. It is called before
+            the trainer continues, and only for a trial that ends among the best.
     """
 
     step: int
@@ -127,7 +135,19 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended and what it measured; `message` is one line, `traceback` the rest."""
+    """How a trial ended and what it measured.
+
+    Attributes:
+        state: How it ended.
+        values: The objectives' values.
+        metrics: The metrics of the last report.
+        step: The step of the last report.
+        closed: The values that the trainer chose for the decisions left open.
+        reason: Why it failed.
+        message: The error in one line.
+        traceback: The full traceback.
+        cause: Identifies the origin of a failure; equal for failures with the same origin.
+    """
 
     state: State
     values: tuple[float, ...] | None = None
@@ -138,30 +158,30 @@ class Outcome:
     message: str | None = None
     traceback: str | None = None
     cause: str | None = None
-    """Where a failure came from, equal for failures of one origin."""
 
     def finite_metrics(self) -> dict[str, float | None]:
-        """The metrics as JSON can hold them: NaN and infinity become None."""
+        """Return the metrics as JSON values: NaN and infinity become None."""
         return finite(self.metrics)
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Numbers as JSON can hold them: NaN and infinity become None."""
+    """Convert metrics to JSON values: NaN and infinity become None."""
     return {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
 
 
 def objective_values(report: Report, objectives: tuple[Objective, ...]) -> tuple[float, ...]:
-    """The objectives' values in a report.
+    """Return the objectives' values in a report.
 
     Raises:
-        TrialError: the report lacks an objective, or holds no finite number for it.
+        TrialError: The report lacks an objective.
+        NotFiniteError: An objective's value is NaN or infinite.
     """
     values = []
     for objective in objectives:
         if objective.metric not in report.metrics:
             raise TrialError(
-                f"step {report.step} reports no {objective.metric!r}; "
-                f"it reports: {', '.join(report.metrics) or 'nothing'}"
+                f"the report of step {report.step} lacks {objective.metric!r}; "
+                f"its metrics: {', '.join(report.metrics) or 'none'}"
             )
         value = float(report.metrics[objective.metric])
         if not math.isfinite(value):

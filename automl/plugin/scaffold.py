@@ -1,4 +1,4 @@
-"""Writes a new plugin: a distribution with one that works, its tests, and what installs it."""
+"""Writes a new plugin: an installable distribution with a working example and its tests."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ _SUFFIX = ".tmpl"
 _PREFIX = "automl-"
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST = 24
-"""More would not fit into the lines of the templates."""
+"""Longer names would not fit into the lines of the templates."""
 _OURS = frozenset({"plugins", "searchspaces"})
 _USE = {
     Kind.SPACE: "automl search $name --trials 5",
@@ -32,10 +32,14 @@ _USE = {
 
 @dataclass(frozen=True)
 class Scaffold:
-    """A plugin to be written: its kind, and the name it will be asked for by.
+    """A plugin to write.
+
+    Attributes:
+        kind: The kind of plugin.
+        name: The name that users will type, without the prefix `automl-`.
 
     Raises:
-        UsageError: the name cannot be one of a plugin and of a package.
+        UsageError: The name is not valid for a plugin and a package.
     """
 
     kind: Kind
@@ -45,24 +49,24 @@ class Scaffold:
         object.__setattr__(self, "name", self.name.removeprefix(_PREFIX))
         if not _NAME.fullmatch(self.name) or len(self.name) > _LONGEST:
             raise UsageError(
-                f"a plugin cannot be named {self.name!r}: expected at most {_LONGEST} lowercase "
-                "letters, digits and single hyphens, a letter first, such as near-best"
+                f"invalid plugin name {self.name!r}: use at most {_LONGEST} lowercase letters, "
+                "digits and single hyphens, starting with a letter, such as near-best"
             )
         if self.name in _OURS:
-            raise UsageError(f"{self.package} is a package of automl's own: choose another name")
+            raise UsageError(f"{self.package} is a package of automl: choose another name")
 
     @property
     def distribution(self) -> str:
-        """What pip calls it."""
+        """The name that pip uses."""
         return f"{_PREFIX}{self.name}"
 
     @property
     def package(self) -> str:
-        """What Python calls it."""
+        """The name that Python imports."""
         return self.distribution.replace("-", "_")
 
     def next_lines(self) -> tuple[str, ...]:
-        """What to type in its folder: test it, check it, install it, use it."""
+        """Return the commands to run in its folder: test it, check it, install it, use it."""
         return (
             "python -m pytest",
             f"automl plugins check {self.package}/plugin.py",
@@ -71,33 +75,35 @@ class Scaffold:
         )
 
     def refuse_taken(self, names: Iterable[str]) -> None:
-        """Raise where the name is offered already: whoever asked for it would get an error."""
+        """Check that the name is not offered already, because using it would then be an error.
+
+        Raises:
+            UsageError: One of these names is the same.
+        """
         if self.name in names:
             raise UsageError(
-                f"there is a {self.kind.value} {self.name!r} already, see automl plugins: choose "
+                f"{self.kind.value} {self.name!r} already exists, see automl plugins: choose "
                 "another name"
             )
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Each file's place in the distribution, and what it holds."""
+        """Yield the path of each file in the distribution, and its text."""
         words = {**self._words, "use": self._use}
         for place, source in self._sources():
             yield place, Template(source.read_text(encoding="utf-8")).substitute(words)
         yield f"{self.package}/py.typed", ""
 
     def write(self, folder: Path) -> list[Path]:
-        """Write it into a folder that is not there yet; returns its files.
+        """Write the files into a new folder, and return their paths.
 
         Raises:
-            UsageError: there is something of that name, or it cannot be written.
+            UsageError: The folder already exists or cannot be written.
         """
         try:
             folder.mkdir(parents=True)
             return [_written(folder / place, text) for place, text in self.texts()]
         except FileExistsError:
-            raise UsageError(
-                f"{folder} exists, and nothing is overwritten: name a new one by --dir"
-            ) from None
+            raise UsageError(f"{folder} already exists: choose a new folder with --dir") from None
         except OSError as error:
             raise UsageError(f"cannot write {folder}: {error.strerror}") from error
 
@@ -111,7 +117,7 @@ class Scaffold:
 
     @property
     def _use(self) -> str:
-        """A line that uses it once it is installed."""
+        """A command that uses the plugin after it is installed."""
         return Template(_USE[self.kind]).substitute(self._words)
 
     @property

@@ -1,7 +1,7 @@
-"""A user's own code: the files and modules it lies in, what they hold, and their loading.
+"""A user's own code: its files and modules, digests of their content, and loading.
 
-What a file holds is its SHA-256 and that of each file it imports from beside it. Imports are read
-from the text, not watched, so that all is known before anything runs.
+The digest of a file includes each file that it imports from beside it. Imports are read from the
+source text, so that the digest is known before anything runs.
 """
 
 import ast
@@ -22,12 +22,12 @@ from types import CellType, CodeType, ModuleType
 from typing import Any
 
 from automl.errors import PluginError, UsageError
-from automl.plugin.importing import Held, approve, find, known, see
+from automl.plugin.importing import ModuleFile, add_folder, approve, approved_file, find
 from automl.plugin.trust import Code, Source, Trust, sha256
 from automl.space.files_read import unwatched
 
 NOWHERE = "__main__"
-"""The place of an object that lies at the top level of no file."""
+"""The place of an object that no file defines at its top level."""
 _PACKAGES = ("site-packages", "dist-packages")
 _NOT_OWN = sys.stdlib_module_names | {"automl", "automl_plugins", "automl_searchspaces"}
 _DEEP = 6
@@ -36,22 +36,25 @@ _HERE = Path(__file__).parents[1]
 
 _loading: ContextVar[str] = ContextVar("_loading")
 _loaded: dict[str, str] = {}
-"""The SHA-256 under which this process loaded each file: what is imported stays as it was."""
+"""The SHA-256 of each file when this process loaded it; an imported module does not change."""
 
 
 class LoadingError(UsageError):
-    """A file does something while it is loaded that it must not do there."""
+    """A file does something at import time that it must not do there."""
 
 
 def refuse_while_loading(what: str) -> None:
-    """Raise where a user's file is being loaded: a worker would start the search anew, for ever.
+    """Check that no user file is being loaded, because each worker would start another search.
+
+    Args:
+        what: The function that was called.
 
     Raises:
-        LoadingError: naming the file.
+        LoadingError: A file is being loaded; the message names it.
     """
     if file := _loading.get(None):
         raise LoadingError(
-            f"{file} calls {what} while it is loaded, as each worker does: put the call under "
+            f"{file} calls {what} while it is imported, as every worker does: put the call under "
             '`if __name__ == "__main__":`'
         )
 
@@ -59,17 +62,23 @@ def refuse_while_loading(what: str) -> None:
 def load(
     place: str, expected: Code | None, trust: Trust, claim: Callable[[Source], str]
 ) -> tuple[ModuleType, Source]:
-    """The module of a file or of a dotted name, once it is approved and holds what it should.
+    """Load a file or a dotted module, if it is approved and has the expected content.
 
-    Each file is read once: what is compared and approved is what Python compiles.
+    Each file is read once: the content that is compared and approved is the content that runs.
+
+    Args:
+        place: The path of a file, or a dotted module name.
+        expected: The digests that a study stored; None for new code.
+        trust: The user's approvals.
+        claim: Returns the claim that the user must have approved.
 
     Raises:
-        UsageError: it cannot be found, or has changed since the study was made.
-        UntrustedError: a study names it and this user has not approved it.
-        PluginError: it cannot be loaded.
+        UsageError: It cannot be found, or has changed since the study was made.
+        UntrustedError: A study names it and this user has not approved it.
+        PluginError: It cannot be loaded.
     """
     is_file = place.endswith(".py") or os.sep in place
-    with unwatched():  # it is known by its text; what it reads is noted while it runs
+    with unwatched():  # the digest covers this file; its own reads are recorded when it runs
         read, modules = _approved(place, is_file, expected, trust, claim)
     module = _execute(read.source, read.main) if is_file else _import(read.source)
     _check_loaded(read.source, modules)
@@ -78,8 +87,8 @@ def load(
 
 def _approved(
     place: str, is_file: bool, expected: Code | None, trust: Trust, claim: Callable[[Source], str]
-) -> "tuple[_Read, Mapping[str, Held]]":
-    """A file with its modules, which Python may import from then on."""
+) -> "tuple[_Read, Mapping[str, ModuleFile]]":
+    """Read a file with its modules, and allow Python to import them."""
     read = _file(place, expected, trust) if is_file else _module(place)
     source = read.source
     if expected is not None:
@@ -94,21 +103,21 @@ def _approved(
 
 
 def source_of(reference: str, file: Path) -> Source:
-    """A file under the name it is asked by, with what it and those beside it hold."""
+    """Return a file's source under the name that the user typed."""
     return _read(reference, file).source
 
 
 def content_of(module: str) -> str:
-    """One digest of a module and of what it imports from its own package.
+    """Return a digest of a module and of its imports from its own package.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: There is no module of that name.
     """
     return _module(module).source.code.digest()
 
 
 def home_of(value: object) -> tuple[Source, str] | None:
-    """The file and the name under which another process finds this very object, if there is one."""
+    """Return the file and the name where another process finds this object; None if nowhere."""
     made = value.func if isinstance(value, functools.partial) else value
     homes = [sys.modules.get(getattr(made, "__module__", None) or "")]
     if not (inspect.isfunction(value) or inspect.isclass(value)):
@@ -123,13 +132,18 @@ def home_of(value: object) -> tuple[Source, str] | None:
     return None
 
 
-def homeless(value: object) -> Source:
-    """The source of an object that only this process has: known by its content alone."""
+def in_process_source(value: object) -> Source:
+    """Return the source of an object that exists only in this process: a digest of its content."""
     return Source(NOWHERE, NOWHERE, Code(sha256(repr(_content(value, _DEEP)).encode())))
 
 
 def one_line(error: BaseException, file: str = "") -> str:
-    """An error in one line, with its last place in a file, or else the last that is not ours."""
+    """Format an error in one line, with the last place in a file or in the user's code.
+
+    Args:
+        error: The error.
+        file: The file whose line to show; by default the last frame outside this package.
+    """
     if isinstance(error, SyntaxError) and file in ("", error.filename):
         return f"syntax error in line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -142,15 +156,19 @@ def one_line(error: BaseException, file: str = "") -> str:
 # Finding.
 @dataclass(frozen=True)
 class _Read:
-    """A file and those that it imports from beside it, as they were when they were read.
+    """A file and its imports from beside it, as they were when they were read.
 
-    root: where imports from beside it begin. beside: by module.
+    Attributes:
+        source: The file with its digests.
+        root: The folder where its imports start.
+        main: The file's content.
+        beside: The files it imports, by module name.
     """
 
     source: Source
     root: Path
-    main: Held
-    beside: Mapping[str, Held]
+    main: ModuleFile
+    beside: Mapping[str, ModuleFile]
 
 
 def _file(place: str, expected: Code | None, trust: Trust) -> _Read:
@@ -160,7 +178,7 @@ def _file(place: str, expected: Code | None, trust: Trust) -> _Read:
         )
         return _read(str(file), file)
     except OSError as error:
-        copy = "; name your copy of it: --plugin FILE" if expected else "; check the path"
+        copy = "; pass your copy of it: --plugin FILE" if expected else "; check the path"
         raise UsageError(f"cannot read {place}: {error.strerror}{copy}") from error
 
 
@@ -169,13 +187,16 @@ def _module(name: str) -> _Read:
     for found in (on_path, hooked):
         if len(found) == len(name.split(".")) and found[-1].has_location:
             return _read(name, Path(str(found[-1].origin)).absolute())
-    raise UsageError(f"no module named {name!r} here: check the spelling and the path")
+    raise UsageError(f"no module named {name!r}: check the spelling and Python's path")
 
 
 def _specs(name: str, path: Sequence[str], top: ModuleSpec | None = None) -> list[ModuleSpec]:
-    """Where each part of a dotted name is found, as far as it is, without running any of them.
+    """Find each part of a dotted name, as far as possible, without running any code.
 
-    top: where the first part is, if that is known.
+    Args:
+        name: The dotted name.
+        path: The folders to search for the first part.
+        top: The spec of the first part, if it is known.
     """
     found: list[ModuleSpec] = []
     parts = name.split(".")
@@ -189,8 +210,8 @@ def _specs(name: str, path: Sequence[str], top: ModuleSpec | None = None) -> lis
 
 
 def _hooked(name: str) -> ModuleSpec | None:
-    """Where an import hook finds a package, as it does some that are installed to be edited."""
-    with suppress(ValueError):  # it is loaded, and no file's
+    """Return the spec that an import hook finds, as for some editable installs."""
+    with suppress(ValueError):  # raised for a loaded module without a file
         spec = importlib.util.find_spec(name.partition(".")[0])
         return spec if spec and spec.has_location else None
     return None
@@ -198,7 +219,7 @@ def _hooked(name: str) -> ModuleSpec | None:
 
 # The files beside it.
 def _read(reference: str, file: Path) -> _Read:
-    main = Held(file, _bytes(file))
+    main = ModuleFile(file, _bytes(file))
     root = _root(reference, file)
     beside = _own_files(reference, main, root)
     held = {
@@ -211,20 +232,20 @@ def _read(reference: str, file: Path) -> _Read:
 
 
 def _root(reference: str, file: Path) -> Path:
-    """Where its imports from beside it begin: its folder, or that of its top package."""
+    """Return the folder where its imports start: its own, or that of its top package."""
     if reference == str(file):
         return file.parent
     return file.parents[reference.count(".") + (file.name == "__init__.py")]
 
 
-def _own_files(reference: str, main: Held, root: Path) -> dict[str, Held]:
-    """What a file imports from beside it, and what these import, by module; each is read once.
+def _own_files(reference: str, main: ModuleFile, root: Path) -> dict[str, ModuleFile]:
+    """Read everything that a file imports from beside it, directly or not, by module name.
 
-    A link beside it counts by what it leads to, and a package without `__init__` as a folder.
+    Each file is read once. A link counts by its target, a package without `__init__` as a folder.
     """
     name = "" if reference == str(main.path) else reference
     top = name.partition(".")[0] if _in_package(main.path, root, name) else None
-    found: dict[str, Held] = {}
+    found: dict[str, ModuleFile] = {}
     todo = [(name, main)]
     importlib.invalidate_caches()
     while todo:
@@ -241,17 +262,17 @@ def _own_files(reference: str, main: Held, root: Path) -> dict[str, Held]:
     return found
 
 
-def _read_module(spec: ModuleSpec) -> Held | None:
+def _read_module(spec: ModuleSpec) -> ModuleFile | None:
     if spec.origin and spec.has_location:
-        return Held(Path(spec.origin), _bytes(Path(spec.origin)))
+        return ModuleFile(Path(spec.origin), _bytes(Path(spec.origin)))
     folders = spec.submodule_search_locations
-    return Held(Path(next(iter(folders))), None) if folders and not spec.origin else None
+    return ModuleFile(Path(next(iter(folders))), None) if folders and not spec.origin else None
 
 
 def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
-    except OSError as error:  # it may have gone since it was found
+    except OSError as error:  # it may have been deleted since it was found
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
 
@@ -268,8 +289,8 @@ def _is_own(name: str, top: str | None) -> bool:
     return first == top if top else bool(first) and first not in _NOT_OWN
 
 
-def _imported(held: Held, package: str) -> Iterator[str]:
-    """Dotted names that a file imports, in functions too; none where it cannot be parsed."""
+def _imported(held: ModuleFile, package: str) -> Iterator[str]:
+    """Yield the dotted names that a file imports, also in functions; none if it does not parse."""
     try:
         source = held.content if held.path.suffix == ".py" else None
         tree = ast.parse(source or b"")
@@ -286,7 +307,7 @@ def _imported(held: Held, package: str) -> Iterator[str]:
 
 
 def _compare(source: Source, expected: Code) -> None:
-    """Refuse code that is not what the study was made with."""
+    """Check that code is the code that the study was made with."""
     _refuse_change(source.path, source.code.sha256, expected.sha256)
     root = _root(source.reference, Path(source.path))
     for name in sorted({*source.code.beside, *expected.beside}):
@@ -304,12 +325,12 @@ def _refuse_change(file: str, now: str | None, then: str | None) -> None:
 
 
 # Running.
-def _check_new(source: Source, modules: Mapping[str, Held]) -> None:
-    """What these modules hold must be Python that nothing else was approved for."""
+def _check_new(source: Source, modules: Mapping[str, ModuleFile]) -> None:
+    """Check that these modules are source code, and do not clash with approved modules."""
     for name, held in modules.items():
         if held.path.suffix in BYTECODE_SUFFIXES:
-            raise PluginError(f"{held.path} is compiled: put its source beside it")
-        before = known(name)
+            raise PluginError(f"{held.path} is bytecode: put its source file beside it")
+        before = approved_file(name)
         if before is None:
             continue
         if before.path != held.path and before.path.exists():
@@ -318,8 +339,8 @@ def _check_new(source: Source, modules: Mapping[str, Held]) -> None:
             raise _changed(held.path)
 
 
-def _check_loaded(source: Source, modules: Mapping[str, Held]) -> None:
-    """What is imported already must be these very files as they are now."""
+def _check_loaded(source: Source, modules: Mapping[str, ModuleFile]) -> None:
+    """Check that modules already imported come from these files in their present version."""
     for name, held in modules.items():
         there = getattr(sys.modules.get(name), "__file__", None)
         if there is None:
@@ -341,15 +362,15 @@ def _two_of_one_name(source: Source, path: Path, name: str, other: Path) -> Plug
     )
 
 
-def _execute(source: Source, main: Held) -> ModuleType:
-    # Of its place, too: a copy elsewhere has other files beside it.
+def _execute(source: Source, main: ModuleFile) -> ModuleType:
+    # The path is part of the name: a copy in another folder has other files beside it.
     name = f"automl_user_{sha256(f'{main.path} {source.code.digest()}'.encode())[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = ModuleSpec(name, loader=None, origin=str(main.path))
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(main.path)
-    see(str(main.path.parent))
+    add_folder(str(main.path.parent))
     sys.modules[name] = module
     try:
         with _running(source.path, f"plugin {main.path}"):
@@ -362,7 +383,7 @@ def _execute(source: Source, main: Held) -> ModuleType:
 
 def _import(source: Source) -> ModuleType:
     if Path.cwd() == _root(source.reference, Path(source.path)):
-        see(str(Path.cwd()))
+        add_folder(str(Path.cwd()))
     with _running(source.path, f"module {source.reference}"):
         return importlib.import_module(source.reference)
 
@@ -382,7 +403,7 @@ def _running(file: str, what: str) -> Iterator[None]:
 
 # Python objects.
 def _bound_when_loaded(file: Path, name: str) -> bool:
-    """Whether a script has that name also where it is imported, not run."""
+    """Return whether a script also defines the name when it is imported instead of run."""
     for statement in ast.parse(file.read_bytes()).body:
         if isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test):
             continue
@@ -395,9 +416,9 @@ def _bound_when_loaded(file: Path, name: str) -> bool:
 
 
 def _content(value: Any, deep: int) -> object:
-    """What an object does, as plain values: its code and what it holds, never an address."""
+    """Describe an object by plain values: its code and its attributes, never an address."""
     if isinstance(value, int) and value.bit_length() > _LONG_BITS:
-        return hex(value)  # Python writes no decimal of thousands of digits
+        return hex(value)  # Python does not write decimals of thousands of digits
     if value is None or isinstance(value, str | bytes | int | float | complex):
         return repr(value)
     if not deep:
@@ -413,10 +434,10 @@ def _content(value: Any, deep: int) -> object:
         return [[inner(key), inner(item)] for key, item in value.items()]
     if isinstance(value, functools.partial):
         return [inner(value.func), inner(value.args), inner(value.keywords)]
-    return [f"{type(value).__module__}.{type(value).__qualname__}", *map(inner, _held(value))]
+    return [f"{type(value).__module__}.{type(value).__qualname__}", *map(inner, _members(value))]
 
 
-def _held(value: Any) -> list[object]:
+def _members(value: Any) -> list[object]:
     if inspect.isfunction(value):
         cells = [_captured(cell) for cell in value.__closure__ or ()]
         return [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
@@ -434,7 +455,7 @@ def _captured(cell: CellType) -> object:
 
 
 def definitions(path: str) -> list[str]:
-    """References to what a file defines at its top level, read without running it."""
+    """Return references to a file's top-level functions and classes, without running it."""
     try:
         tree = ast.parse(Path(path).read_bytes())
     except (OSError, SyntaxError, ValueError):

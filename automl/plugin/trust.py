@@ -16,13 +16,18 @@ def sha256(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Code:
-    """What a file held, and each file that it imports from beside it, by relative path."""
+    """Digests of a user's file and of the files that it imports from beside it.
+
+    Attributes:
+        sha256: The file's SHA-256.
+        beside: The SHA-256 of each imported file, by relative path.
+    """
 
     sha256: str
     beside: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """One digest of all of it."""
+        """Return one digest of all files."""
         if not self.beside:
             return self.sha256
         return sha256(json.dumps([self.sha256, dict(self.beside)], sort_keys=True).encode())
@@ -30,24 +35,37 @@ class Code:
 
 @dataclass(frozen=True)
 class Source:
-    """Code outside installed plugins: a file, or a module's file, and what it held."""
+    """Code outside installed plugins: a file, or the file of a module.
+
+    Attributes:
+        reference: The path or the dotted module name that the user typed.
+        path: The file's path.
+        code: The digests of its content.
+    """
 
     reference: str
     path: str
     code: Code
 
     def claim(self, kind: str, name: str = "") -> str:
-        """What is approved: one name in this very content, for one use; a plugin file whole."""
+        """Return the claim that a user approves: this name in this exact content, for one use.
+
+        Args:
+            kind: The kind of part that uses it.
+            name: The name in the file; empty for a whole plugin file.
+        """
         return f"code {kind} {self.reference}{':' if name else ''}{name} {self.code.digest()}"
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Decides what may be loaded or opened; what the user typed in this command is approved.
+    """Decides which code may be loaded and which paths may be opened.
 
-    everything: the user said --trust-plugins. typed: the user names all of it himself, as in
-    `automl search`. named: paths and modules given again on the command line. claims: what is
-    approved by other words of the user's.
+    Attributes:
+        everything: The user passed --trust-plugins.
+        typed: The user named everything in this command, as in `automl search`.
+        named: Paths and modules that the user named again on the command line.
+        claims: Claims that the user approved in another way.
     """
 
     everything: bool = False
@@ -56,7 +74,7 @@ class Trust:
     claims: frozenset[str] = field(default_factory=frozenset)
 
     def copy_of(self, digest: str | None) -> Path | None:
-        """The file the user has named that holds the code of this digest, wherever it lies."""
+        """Return the file that the user named and whose content has this digest, at any path."""
         if digest is None:
             return None
         files = sorted(path for name in self.named if (path := Path(name)).is_file())
@@ -64,27 +82,37 @@ class Trust:
         return next(same, None)
 
     def approving(self, claims: Iterable[str]) -> "Trust":
-        """This trust, and these claims, each of one use alone."""
+        """Return a copy that also approves these claims."""
         return replace(self, claims=self.claims | frozenset(claims))
 
     def require(self, claim: str, what: str, name: str) -> None:
-        """Pass if approved; remember it where the user has just named it.
+        """Check that a claim is approved, and remember it if the user has just named it.
+
+        Args:
+            claim: The claim to check.
+            what: Describes the code or path, for the error message.
+            name: The path or module by which the user can approve it.
 
         Raises:
-            UntrustedError: a study asks for it and this user never approved it.
+            UntrustedError: The user has not approved the claim.
         """
         named = name in self.named or _resolved(name) in self.named
         if self.typed or self.everything or named or claim in self.claims:
             _remember(claim)
         elif not _approval(claim).exists():
             raise UntrustedError(
-                f"the study uses {what}, which you have not approved on this machine: look at "
-                f"it, then name it again (--plugin {name}) or pass --trust-plugins"
+                f"the study uses {what}, which you have not approved on this machine: review it, "
+                f"then pass --plugin {name} or --trust-plugins"
             )
 
 
 def trusting(everything: bool, named: Iterable[str]) -> Trust:
-    """The trust of a command that runs a stored study: what was named on its line, or all."""
+    """Return the trust of a command that runs a stored study.
+
+    Args:
+        everything: Whether the user passed --trust-plugins.
+        named: Paths and modules from the command line.
+    """
     names = {name for given in named for name in (given, _resolved(given))}
     return Trust(everything=everything, named=frozenset(names))
 
@@ -107,6 +135,6 @@ def _remember(claim: str) -> None:
             file.write(json.dumps({"approved": claim}) + "\n")
     except OSError as error:
         raise StorageError(
-            f"cannot remember approvals in {approval.parent}: {error.strerror}; "
-            f"set {STATE} to a directory you can write"
+            f"cannot store approvals in {approval.parent}: {error.strerror}; "
+            f"set {STATE} to a directory you can write to"
         ) from error

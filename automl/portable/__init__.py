@@ -1,1 +1,1 @@
-"""What an export holds a copy of: from raw rows to predictions, with torch alone."""
+"""The code that every export contains: from raw rows to predictions, with only torch required."""

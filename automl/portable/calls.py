@@ -1,4 +1,4 @@
-"""The graph of a program: calls in their order, with the values that they read and give."""
+"""The graph of a program: calls in order, with the values that they read and return."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from .operators import allowed
 
 Values = dict[str, Any]
 Stored = Mapping[str, Any]
-"""A part of the graph as JSON has it; a value in it names its kind, as {"as_int": 3} does."""
+"""A part of the graph in JSON; each value names its kind, as in {"as_int": 3}."""
 
 DTYPES = {
     **{1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64},
     **{6: torch.float16, 7: torch.float32, 8: torch.float64, 13: torch.bfloat16},
     **{10: torch.complex64, 11: torch.complex128, 12: torch.bool},
 }
-"""Kinds of numbers by torch's codes for them in such files."""
+"""Dtypes by the codes that torch uses in these files."""
 _FORMATS = {
     1: torch.contiguous_format,
     2: torch.channels_last,
@@ -31,10 +31,10 @@ _HIGHER = "torch.ops.higher_order."
 
 
 class Graph:
-    """Calls, each of which reads what is given or what earlier ones gave.
+    """A sequence of calls, each of which reads inputs or results of earlier calls.
 
     Raises:
-        ValueError: one of them is not allowed, or has an argument that a graph may not have.
+        ValueError: A call is not allowed, or has an argument that is not allowed.
     """
 
     def __init__(self, graph: Stored) -> None:
@@ -47,7 +47,7 @@ class Graph:
             self._unread.setdefault(last[name], []).append(name)
 
     def run(self, values: Values) -> Values:
-        """The values after all calls, without those that were read for the last time."""
+        """Run all calls, and return the values that are still needed."""
         for number, step in enumerate(self._steps):
             values.update(step.results(values))
             for name in self._unread.get(number, ()):
@@ -79,7 +79,7 @@ class _Step:
             yield from argument.reads
 
     def results(self, values: Values) -> Values:
-        """What it gives, by name."""
+        """Return its results by name."""
         args = [argument.value(values) for argument in self._args]
         kwargs = {name: argument.value(values) for name, argument in self._kwargs.items()}
         result = self._function(*args, **kwargs)
@@ -96,11 +96,11 @@ def _named(names: Sequence[Any], results: Sequence[Any]) -> Iterator[tuple[str, 
             yield name, result
 
 
-# What is called.
+# Functions.
 def _function(target: str) -> Callable[..., Any]:
-    """An allowed operation, or what runs a part of the graph under a setting of torch's."""
+    """Return an allowed operation, or a function that runs a subgraph with a torch setting."""
     if target == f"{_HIGHER}wrap_with_set_grad_enabled":
-        return lambda enabled, graph, *inputs: graph(*inputs)  # gradients are off throughout
+        return lambda enabled, graph, *inputs: graph(*inputs)  # gradients are always off here
     if target == f"{_HIGHER}wrap_with_autocast":
         return _under_autocast
     return allowed(target)
@@ -113,10 +113,10 @@ def _under_autocast(
         return graph(*inputs)
 
 
-# What it is given and gives.
+# Arguments and results.
 @dataclass(frozen=True)
 class _Argument:
-    """A value, or how to make it of those that have names."""
+    """An argument: a constant, or a function of named values."""
 
     reads: tuple[str, ...]
     value: Callable[[Values], Any]
@@ -132,11 +132,11 @@ def _argument(stored: Stored) -> _Argument:
         parts = [_one(each) for each in of]
         reads = tuple(name for part in parts for name in part.reads)
         return _Argument(reads, lambda values: [part.value(values) for part in parts])
-    raise ValueError(f"it has an argument of kind {str(kind)[:40]!r}")
+    raise ValueError(f"unsupported argument of kind {str(kind)[:40]!r}")
 
 
 def _one(stored: Stored) -> _Argument:
-    """A value by its name, or one that stands there itself."""
+    """Read an argument that is a named value or a constant."""
     if set(stored) <= {"name"}:
         return _reference(stored["name"])
     ((kind, of),) = stored.items()
@@ -156,7 +156,7 @@ def _constant(value: Any) -> _Argument:
 
 
 def _given(stored: Stored) -> Any:
-    """The name of a value that is given; a list of them, or None where it has none."""
+    """Return the name of a value, a list of names, or None for an unnamed value."""
     ((kind, of),) = stored.items()
     if kind == "as_none":
         return None
@@ -164,18 +164,18 @@ def _given(stored: Stored) -> Any:
         return [each["name"] for each in of]
     if kind in _ONE:
         return of["name"] if "name" in of else of.get("as_name") or of["as_tensor"]["name"]
-    raise ValueError(f"it has an output of kind {str(kind)[:40]!r}")
+    raise ValueError(f"unsupported output of kind {str(kind)[:40]!r}")
 
 
 def _device(of: Stored) -> torch.device:
     if of["type"] != _CPU:
-        raise ValueError(f"it makes tensors on {str(of['type'])[:40]!r}, expected cpu")
+        raise ValueError(f"it creates tensors on {str(of['type'])[:40]!r}, expected cpu")
     return torch.device(_CPU)
 
 
 def _layout(of: int) -> torch.layout:
     if of != _STRIDED:
-        raise ValueError("it makes tensors that are not dense")
+        raise ValueError("it creates tensors that are not dense")
     return torch.strided
 
 

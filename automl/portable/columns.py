@@ -1,4 +1,4 @@
-"""Turns raw columns of text into a model's inputs, as fitted on training rows, and as JSON.
+"""Turns raw columns of text into a model's inputs, as fitted on training rows; stored as JSON.
 
 Source of the quantile transformation: F. Pedregosa et al.: Scikit-learn, JMLR 12, 2011.
 """
@@ -23,8 +23,14 @@ _TAIL = 1e-3
 class Numbers:
     """A column of numbers, mapped to a normal distribution, or to mean 0 and deviation 1.
 
-    filler: in place of missing cells. missing: whether a second input says which are missing.
-    quantiles: of the training rows, by rising level; empty where it is only shifted and scaled.
+    Attributes:
+        name: The column's name.
+        filler: Replaces missing cells.
+        missing: Whether a second input marks missing cells.
+        mean: The mean of the training rows.
+        deviation: The standard deviation of the training rows.
+        quantiles: Quantiles of the training rows at increasing levels; empty if the column is only
+            shifted and scaled.
     """
 
     name: str
@@ -39,10 +45,10 @@ class Numbers:
         return 2 if self.missing else 1
 
     def encode(self, cells: Cells) -> Tensor:
-        """Inputs [n, width].
+        """Return inputs [n, width].
 
         Raises:
-            ValueError: a cell is no number; the text names it.
+            ValueError: A cell is not a number; the message names it.
         """
         raw = torch.tensor([self._number(cell) for cell in cells], dtype=torch.float64)
         absent = raw.isnan()
@@ -53,7 +59,13 @@ class Numbers:
 
     @classmethod
     def fit(cls, name: str, cells: Cells, quantiles: bool = True) -> "Numbers":
-        """Learn from training cells, of which one at least is a number."""
+        """Fit on training cells, at least one of which is a number.
+
+        Args:
+            name: The column's name.
+            cells: The training cells.
+            quantiles: Whether to map to a normal distribution.
+        """
         known = [float(cell) for cell in cells if cell is not None]
         values = torch.tensor(known, dtype=torch.float64)
         deviation = float(values.std(correction=0))
@@ -79,14 +91,19 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Categories:
-    """A column of categories: one input for each that was seen, and one for all others."""
+    """A column of categories: one input for each known category, and one for all others.
+
+    Attributes:
+        name: The column's name.
+        values: The known categories.
+    """
 
     name: str
     values: tuple[str, ...]
 
     @classmethod
     def fit(cls, name: str, cells: Cells, most: int) -> "Categories":
-        """Learn the `most` frequent categories of training cells; a missing cell is one, too."""
+        """Fit on the `most` frequent categories of training cells; missing is a category, too."""
         counts: Counter[str] = Counter()
         for cell, count in Counter(cells).items():
             counts[_category(cell)] += count
@@ -98,7 +115,7 @@ class Categories:
         return len(self.values) + 1
 
     def encode(self, cells: Cells) -> Tensor:
-        """Inputs [n, width], a single one in each row."""
+        """Return one-hot inputs [n, width]."""
         places = {value: number for number, value in enumerate(self.values)}
         known = {cell: places.get(_category(cell), len(places)) for cell in set(cells)}
         numbers = torch.tensor([known[cell] for cell in cells])
@@ -107,9 +124,12 @@ class Categories:
 
 @dataclass(frozen=True)
 class Columns:
-    """How the columns of a table become inputs, in this order.
+    """Turns the columns of a table into inputs, in this order.
 
-    missing: the words that say no value, as an empty cell does. decimal: point or comma in numbers.
+    Attributes:
+        columns: The fitted columns.
+        missing: Words that mean a missing value, besides an empty cell.
+        decimal: The decimal sign of numbers, a point or a comma.
     """
 
     columns: tuple[Numbers | Categories, ...]
@@ -117,18 +137,21 @@ class Columns:
     decimal: str = "."
 
     def encode(self, table: Mapping[str, Cells]) -> Tensor:
-        """Inputs [n, width] of a table, by columns.
+        """Return inputs [n, width] of a table.
+
+        Args:
+            table: Raw cells by column.
 
         Raises:
-            ValueError: a column is not there, or a cell cannot be read.
+            ValueError: A column is missing, or a cell cannot be read.
         """
         for column in self.columns:
             if column.name not in table:
-                raise ValueError(f"no column {column.name!r}; there are: {', '.join(table)}")
+                raise ValueError(f"no column {column.name!r}; columns: {', '.join(table)}")
         return self.inputs({c.name: self._cells(c, table[c.name]) for c in self.columns})
 
     def inputs(self, cells: Mapping[str, Cells]) -> Tensor:
-        """Inputs [n, width] of cells by column that are cleaned, and whose decimals have points."""
+        """Return inputs [n, width] of cells that are already cleaned and use decimal points."""
         return torch.cat([c.encode(cells[c.name]) for c in self.columns], 1).float()
 
     def _cells(self, column: Numbers | Categories, cells: Cells) -> Cells:
@@ -142,7 +165,7 @@ class Columns:
 
     @property
     def blocks(self) -> tuple[tuple[int, int], ...]:
-        """Where the inputs of each column of categories begin and end."""
+        """Start and end of the inputs of each categorical column."""
         found, start = [], 0
         for column in self.columns:
             if isinstance(column, Categories):
@@ -163,21 +186,23 @@ class Columns:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Brings numbers to another unit and back, as to mean 0 and deviation 1.
+    """Converts numbers to another unit and back, for example to mean 0 and deviation 1.
 
-    mean, deviation: one number, or one for each that an example has.
+    Attributes:
+        mean: One number, or one for each number of an example.
+        deviation: One number, or one for each number of an example.
     """
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
     def apply(self, values: Tensor) -> Tensor:
-        """Values [n, ...] less the mean, divided by the deviation."""
+        """Subtract the mean from values [n, ...] and divide by the deviation."""
         mean, deviation = self._shaped(values)
         return (values.double() - mean).div_(deviation).float()
 
     def undo(self, values: Tensor) -> Tensor:
-        """What these values [n, ...] were before, in double precision."""
+        """Reverse `apply` on values [n, ...], in double precision."""
         mean, deviation = self._shaped(values)
         return values.double() * deviation + mean
 
@@ -189,11 +214,15 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What stands between raw data and a model: its inputs, and what its outputs mean.
+    """The conversion of raw data into a model's inputs, and the meaning of its outputs.
 
-    columns: none where the inputs come from no table. pixels: how images become arrays, where they
-    do. inputs: how arrays become inputs; None where they are. labels: the names of the classes;
-    none where the target is a number, or several. targets: the unit of those; None is their own.
+    Attributes:
+        columns: The columns of a table; empty if the inputs do not come from one.
+        target: The name of the target.
+        labels: The names of the classes; empty if the target is numeric.
+        targets: The unit of numeric targets; None if they were not scaled.
+        pixels: How images become arrays; None if the inputs are not images.
+        inputs: How arrays become inputs; None if they are used unchanged.
     """
 
     columns: Columns = Columns(())
@@ -208,25 +237,25 @@ class Preparation:
         return bool(self.columns.columns)
 
     def of_arrays(self, arrays: Tensor) -> Tensor:
-        """Inputs [n, ...] of raw arrays [n, ...]: images are bytes, or floats in [0, 1].
+        """Return inputs [n, ...] for raw arrays [n, ...]; images are bytes, or floats in [0, 1].
 
         Raises:
-            ValueError: images that are neither.
-            RuntimeError: arrays of another shape.
+            ValueError: Images have another type or range.
+            RuntimeError: Arrays have another shape.
         """
         if self.pixels is not None:
             arrays = Pixels.scaled(arrays)
         return arrays.float() if self.inputs is None else self.inputs.apply(arrays)
 
     def answers(self, outputs: Tensor) -> dict[str, list[Any]]:
-        """Columns of answers to outputs [n, k]: the target, and the probability of each class."""
+        """Return predictions for outputs [n, k] by column: the target, and class probabilities."""
         if not self.labels:
             values = outputs.double() if self.targets is None else self.targets.undo(outputs)
             several = values.shape[1] > 1
             names = (f"{self.target} {n}" if several else self.target for n in range(len(values.T)))
             return dict(zip(names, values.T.tolist(), strict=True))
         if outputs.shape[1] != len(self.labels):
-            raise ValueError(f"{outputs.shape[1]} outputs, but names of {len(self.labels)} classes")
+            raise ValueError(f"{outputs.shape[1]} outputs, but {len(self.labels)} class names")
         likely = outputs.double().softmax(1)
         named = {f"p({label})": likely[:, n].tolist() for n, label in enumerate(self.labels)}
         return {self.target: [self.labels[n] for n in likely.argmax(1).tolist()], **named}
@@ -244,7 +273,7 @@ class Preparation:
 
 
 def _fields(data: Mapping[str, Any], *others: str) -> dict[str, Any]:
-    """What JSON says of a dataclass, whose lists are tuples."""
+    """Return a dataclass's fields from JSON, with lists as tuples."""
     kept = {name: value for name, value in data.items() if name not in others}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
 
@@ -259,12 +288,12 @@ def _median(values: Tensor) -> float:
 
 
 def _quantiles(values: Tensor) -> tuple[float, ...]:
-    """Values at evenly rising levels, from the least to the largest.
+    """Return values at evenly spaced levels, from the smallest to the largest.
 
-    No value counts for more than one level, however many rows share it: the zeros of a column
-    that is mostly zero would leave few levels, and so little room, to tell the others apart.
+    A value counts for at most one level, however many rows share it. Otherwise the zeros of a
+    column that is mostly zero would leave few levels to distinguish the other values.
     """
-    # Only where columns are learned: who predicts needs no numpy.
+    # Imported here, because only fitting needs numpy; predicting does not.
     import numpy as np
 
     distinct, counts = values.unique(return_counts=True)  # type: ignore[no-untyped-call]
@@ -275,9 +304,9 @@ def _quantiles(values: Tensor) -> tuple[float, ...]:
 
 
 def _normal(values: Tensor, quantiles: Sequence[float]) -> Tensor:
-    """Values at their level among the training rows, as a normal distribution has it there.
+    """Map values to a normal distribution by their level among the training rows.
 
-    A value that many rows share stands at the middle of their levels.
+    A value shared by many rows is mapped to the middle of their levels.
     """
     table = torch.tensor(quantiles, dtype=torch.float64)
     values = values.clamp(table[0], table[-1])

@@ -1,4 +1,4 @@
-"""Reads text from a file, and a CSV file into columns of text."""
+"""Reads text files, and CSV files as columns of text."""
 
 import csv
 import gzip
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 _SEPARATORS = ";\t|,"
-"""A comma is the last: where there are as many of another, it stands in names or numbers."""
+"""The comma comes last: if another one is as frequent, commas belong to names or numbers."""
 _NAMED = {"tab": "\t", "\\t": "\t"}
 _MEGABYTE = 2**20
 _HEADER = re.compile(r'(?:"[^"]*"|[^"\n])*')
@@ -25,14 +25,19 @@ def read_table(
     max_megabytes: int = 500,
     least: int = 2,
 ) -> dict[str, list[str]]:
-    """The cells of a CSV file, gzipped or not, by column.
+    """Read the cells of a CSV file, gzipped or not, by column.
 
-    separator: one character, or tab; by default the most frequent of ; tab | , in the header.
-    max_megabytes: of the unpacked file, which is read into memory as a whole. least: so many
-    columns it must have.
+    Args:
+        path: The file.
+        separator: One character, or `tab`; by default the most frequent of ; tab | , in the
+            header.
+        encoding: The file's encoding.
+        max_megabytes: The largest size of the unpacked file, which is read into memory.
+        least: The smallest number of columns.
 
     Raises:
-        ValueError: it cannot be read, is too large, or is no table; the text says where.
+        ValueError: The file cannot be read, is too large, or is not a table; the message says
+            where.
     """
     separator = None if separator is None else _separator(separator)
     text = read_text(path, encoding, max_megabytes)
@@ -44,9 +49,9 @@ def read_table(
         _check_header(path, names, least)
         body = list(_body(path, rows, len(names)))
     except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from error
+        raise ValueError(f"{path}, line {rows.line_num}: invalid CSV: {error}") from error
     if not body:
-        raise ValueError(f"{path} has a header and no rows")
+        raise ValueError(f"{path} has a header but no rows")
     return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
 
 
@@ -58,28 +63,34 @@ def _separator(given: str) -> str:
 
 
 def _likeliest(text: str) -> str:
-    """The separator that a header has most often, outside of quotes."""
+    """Return the most frequent separator in a header, outside of quotes."""
     found = _HEADER.match(text)
     header = _QUOTED.sub("", found[0] if found else "")
     return max(_SEPARATORS, key=header.count)
 
 
 def read_text(path: Path, encoding: str = "utf-8", max_megabytes: int = 500) -> str:
-    """The text in a file, gzipped or not; max_megabytes: of the unpacked file.
+    """Read the text of a file, gzipped or not.
+
+    Args:
+        path: The file.
+        encoding: The file's encoding.
+        max_megabytes: The largest size of the unpacked file.
 
     Raises:
-        ValueError: it cannot be read, is too large, or is in another encoding; the text says where.
+        ValueError: The file cannot be read, is too large, or has another encoding; the message
+            says where.
     """
     content = _content(path, max_megabytes)
     try:
         return content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
     except LookupError as error:
-        raise ValueError(f"no such encoding: {encoding}") from error
+        raise ValueError(f"unknown encoding: {encoding}") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         likely = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
         raise ValueError(
-            f"{path}, line {line}: not in {encoding}: give its encoding, such as {likely}"
+            f"{path}, line {line}: not in {encoding}: set its encoding, such as {likely}"
         ) from error
 
 
@@ -93,8 +104,8 @@ def _content(path: Path, max_megabytes: int) -> bytes:
         raise ValueError(f"cannot read {path}: {reason}") from error
     if len(content) > limit:
         raise ValueError(
-            f"{path} holds more than {max_megabytes} MB, and takes several times as much memory: "
-            "give a part of it, or raise max_megabytes"
+            f"{path} is larger than {max_megabytes} MB, and takes several times as much memory: "
+            "use a part of it, or raise max_megabytes"
         )
     return content
 
@@ -108,10 +119,10 @@ def _check_header(path: Path, names: Sequence[str], least: int) -> None:
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one of them")
     if len(names) < least:
-        said = f"one column, {names[0][:60]!r}" if names else "nothing"
+        found = f"one column, {names[0][:60]!r}" if names else "nothing"
         raise ValueError(
-            f"{path} holds {said}: expected a header and two columns or more; has it another "
-            "separator?"
+            f"{path} contains {found}: expected a header and at least two columns; check the "
+            "separator"
         )
 
 

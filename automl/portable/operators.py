@@ -1,4 +1,4 @@
-"""The operations that a program of an export may call: none of them reaches beyond tensors."""
+"""The operations that a program of an export may call; none has effects beyond tensors."""
 
 import functools
 import math
@@ -84,22 +84,22 @@ sym_numel sym_size sym_stride sym_storage_offset
 _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size
 """
 ATEN = frozenset(_NAMES.split())
-"""Names of ATen's operations; those that change a tensor in place, with `_`, are allowed alike.
+"""Names of allowed ATen operations; their in-place variants, with `_`, are allowed, too.
 
-Left out on purpose are the ones that read or make files (`from_file`), resize or swap the memory of
-a tensor, leave memory as it is (`empty`), trust shapes or indices unseen (`_reshape_alias`,
-`embedding_bag`), or print.
+Deliberately excluded are operations that read or create files (`from_file`), resize or swap a
+tensor's memory, return uninitialized memory (`empty`), do not check shapes or indices
+(`_reshape_alias`, `embedding_bag`), or print.
 """
 
 _LARGEST = 2**63
 _UNCHECKED = ("gru.data", "lstm.data", "rnn_relu.data", "rnn_tanh.data", "view.dtype")
-"""Overloads that trust the lengths of packed sequences, or take any byte for a boolean."""
+"""Overloads that do not check the lengths of packed sequences, or accept any byte as a boolean."""
 _DIVISIONS = ("div", "divide", "floor_divide", "fmod", "remainder")
 
 
-# What programs compute of sizes.
+# Arithmetic on sizes.
 def _of_numbers(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """An operation that takes and gives numbers of a size's range alone, not text or lists."""
+    """Restrict an operation to numbers in the range of a size; text and lists are errors."""
 
     @functools.wraps(compute)
     def computed(*values: Any) -> Any:
@@ -113,7 +113,7 @@ def _number(value: Any) -> Any:
     if not isinstance(value, int | float) or (
         isinstance(value, int) and not -_LARGEST <= value < _LARGEST
     ):
-        raise ValueError("it computes a size that is not a number of 64 bits")
+        raise ValueError("it computes sizes from values that are not 64-bit numbers")
     return value
 
 
@@ -139,9 +139,9 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
 }
 
 
-# What torch computes without a look at what it is given.
+# Operations whose arguments torch does not check.
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """Plain operations; torch's own reads as many numbers of `g` as `v` asks for."""
+    """Compute weight norm from plain operations; torch's kernel does not check the size of `g`."""
     norms = torch.norm_except_dim(v, 2, dim)
     if g.shape != norms.shape:
         raise ValueError(f"expected {list(norms.shape)} magnitudes, got {list(g.shape)}")
@@ -149,16 +149,16 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any) -> Tensor:
-    """Torch's own trusts that keys and values are alike."""
+    """Check shapes first; torch's kernel assumes that keys and values match."""
     if key.shape[:-1] != value.shape[:-1] or query.shape[-1:] != key.shape[-1:]:
-        raise ValueError("its queries, keys and values do not fit each other")
+        raise ValueError("its queries, keys and values have mismatched shapes")
     return torch.ops.aten.scaled_dot_product_attention.default(  # type: ignore[no-any-return]
         query, key, value, *rest, **settings
     )
 
 
 def _recurrent(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Of plain operations; oneDNN's own trusts the shapes of its weights."""
+    """Run recurrent layers without oneDNN, whose kernel does not check the shapes of weights."""
 
     @functools.wraps(compute)
     def computed(
@@ -172,9 +172,9 @@ def _recurrent(compute: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         states = [hx] if isinstance(hx, Tensor) else hx
         if num_layers < 1 or any(each.dim() != 3 for each in (input, *states)):
-            raise ValueError("a recurrent module of it has not the layers or states of one")
+            raise ValueError("a recurrent module has the wrong layers or states")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a setting for another device
+            warnings.simplefilter("ignore")  # about a setting of another device
             with torch.backends.mkldnn.flags(enabled=False):
                 return compute(input, hx, params, has_biases, num_layers, *rest, **settings)
 
@@ -184,14 +184,14 @@ def _recurrent(compute: Callable[..., Any]) -> Callable[..., Any]:
 def _sampled(
     input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
 ) -> Tensor:
-    """Torch's own leaves memory as it is where it knows no such mode."""
+    """Check modes first; torch returns uninitialized memory for an unknown mode."""
     if not 0 <= interpolation_mode <= 2 or not 0 <= padding_mode <= 2:
         raise ValueError("it samples a grid in an unknown mode")
     return torch.grid_sampler(input, grid, interpolation_mode, padding_mode, align_corners)
 
 
 def _divided(divide: Callable[..., Any]) -> Callable[..., Any]:
-    """A division that refuses the one quotient of integers that ends the process."""
+    """Guard a division against the one integer quotient that crashes the process."""
 
     @functools.wraps(divide)
     def divided(self: Any, other: Any, **settings: Any) -> Any:
@@ -199,7 +199,7 @@ def _divided(divide: Callable[..., Any]) -> Callable[..., Any]:
         if not (kind.is_floating_point or kind.is_complex or kind == torch.bool):
             above, below = (torch.as_tensor(each).to(kind) for each in (self, other))
             if (below == -1).any() and (above == torch.iinfo(kind).min).any():
-                raise ValueError(f"it divides the least {kind} by -1")
+                raise ValueError(f"it divides the smallest {kind} by -1")
         return divide(self, other, **settings)
 
     return divided
@@ -219,10 +219,10 @@ _CHECKED: dict[str, Callable[..., Any]] = {
 
 
 def allowed(target: str) -> Callable[..., Any]:
-    """The function of that name in a program.
+    """Return the function with this name in a program.
 
     Raises:
-        ValueError: it is not one of those that a program may call.
+        ValueError: Programs may not call it.
     """
     if (function := _NUMBERS.get(target)) is not None:
         return function
@@ -232,11 +232,11 @@ def allowed(target: str) -> Callable[..., Any]:
             return function
         if (found := _operation(name, overload)) is not None:
             return _divided(found) if name.removesuffix("_") in _DIVISIONS else found
-    raise ValueError(f"it calls {target[:100]!r}, which no program of an export may")
+    raise ValueError(f"it calls {target[:100]!r}, which exports may not call")
 
 
 def _operation(name: str, overload: str) -> Callable[..., Any] | None:
-    """One of torch's that is allowed; None where it is not."""
+    """Return an allowed operation of torch; None if it is not allowed."""
     packet = getattr(torch.ops.aten, name, None)
     if not (name in ATEN or name.removesuffix("_") in ATEN) or packet is None:
         return None
@@ -249,13 +249,13 @@ def _operation(name: str, overload: str) -> Callable[..., Any] | None:
 
 
 def _is_of_tensors(name: str, operation: OpOverload) -> bool:
-    """Whether it gives tensors; TorchScript's own, of lists and text, have the same names."""
+    """Return whether an operation returns tensors; TorchScript operations on lists share names."""
     gives = [str(result.type) for result in operation._schema.returns]
     return name.startswith(("sym_", "_assert")) or any("Tensor" in kind for kind in gives)
 
 
 def _typed(operation: OpOverload) -> Callable[..., Any]:
-    """The operation; where it takes a kind of numbers or the like, it takes no code for one."""
+    """Guard an operation against integer codes in place of dtypes, layouts and memory formats."""
     arguments = operation._schema.arguments
     coded = [
         (place, argument.name)
@@ -271,13 +271,13 @@ def _typed(operation: OpOverload) -> Callable[..., Any]:
     def typed(*args: Any, **settings: Any) -> Any:
         for place, name in coded:
             given = args[place] if place < len(args) else settings.get(name)
-            if isinstance(given, int):  # torch looks it up in tables, however large it is
-                raise ValueError(f"it gives {name} by a number")
+            if isinstance(given, int):  # torch uses it as an index without a bounds check
+                raise ValueError(f"it passes a number for {name}")
         return function(*args, **settings)
 
     return typed
 
 
 def _is_given_to_write(argument: torch.Argument) -> bool:
-    """Whether it is a tensor for the result: its memory would be resized, whatever it is."""
+    """Return whether an argument receives the result: torch would resize its memory."""
     return bool(argument.kwarg_only and argument.alias_info and argument.alias_info.is_write)

@@ -1,4 +1,4 @@
-"""Reads images into a model's inputs, by Pillow, which is imported where one is read."""
+"""Reads images into a model's inputs with Pillow, which is imported on first use."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,15 +18,18 @@ SUFFIXES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-"""Of files that are taken for images."""
+"""The suffixes of files read as images."""
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is decoded; for some of the other formats Pillow starts programs."""
+"""The formats to decode; Pillow starts programs for some others."""
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images below a folder, by their suffixes, in an order that is the same everywhere.
+    """List the images below a folder by suffix, in the same order on every machine.
 
-    Hidden files are not looked at. Raises OSError where a folder cannot be read.
+    Hidden files are skipped.
+
+    Raises:
+        OSError: A folder cannot be read.
     """
     found = []
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
@@ -38,11 +41,14 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def open_image(path: Path, use: "Callable[[Image], _T]") -> _T:
-    """What `use` makes of an image.
+    """Open an image and return the result of `use`.
+
+    Args:
+        path: The image.
+        use: Called with the open image.
 
     Raises:
-        ValueError: it cannot be decoded, or is so large that it may be meant to take all memory;
-            the text names it.
+        ValueError: It cannot be decoded, or is too large to decode safely; the message names it.
     """
     try:
         from PIL import Image, UnidentifiedImageError
@@ -56,17 +62,20 @@ def open_image(path: Path, use: "Callable[[Image], _T]") -> _T:
             with Image.open(path, formats=_FORMATS) as image:
                 return use(image)
         except UnidentifiedImageError:
-            raise ValueError(f"{path} cannot be decoded: it holds no image") from None
-        except Exception as error:  # whatever a damaged file makes Pillow raise
+            raise ValueError(f"{path} cannot be decoded: it is not an image") from None
+        except Exception as error:  # a damaged file can raise any error in Pillow
             why = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{path} cannot be decoded: {why}") from error
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How images become a model's inputs: stretched to one size, in grey or in three colours.
+    """How images become a model's inputs: resized to one size, in grey or in color.
 
-    channels: 1 for grey, or 3.
+    Attributes:
+        channels: 1 for grey, 3 for color.
+        height: In pixels.
+        width: In pixels.
     """
 
     channels: int
@@ -78,10 +87,10 @@ class Pixels:
         return self.channels, self.height, self.width
 
     def of(self, image: "Image") -> Tensor:
-        """Bytes [channels, height, width] of an image, upright.
+        """Return an upright image as bytes [channels, height, width].
 
         Raises:
-            ValueError: its values are of no known range.
+            ValueError: Its values have an unknown range.
         """
         from PIL import Image, ImageOps
 
@@ -93,15 +102,15 @@ class Pixels:
 
     @staticmethod
     def inputs(images: Sequence[Tensor]) -> Tensor:
-        """Arrays [n, channels, height, width] in [0, 1] of images as bytes."""
+        """Return arrays [n, channels, height, width] in [0, 1] for images as bytes."""
         return Pixels.scaled(torch.stack(list(images)))
 
     @staticmethod
     def scaled(arrays: Tensor) -> Tensor:
-        """Arrays in [0, 1], of bytes or of what is so already.
+        """Scale bytes to [0, 1]; arrays in [0, 1] are returned unchanged.
 
         Raises:
-            ValueError: they are neither.
+            ValueError: The arrays have another range.
         """
         if arrays.dtype == torch.uint8:
             return arrays.float() / 255
@@ -111,12 +120,12 @@ class Pixels:
 
 
 def _of_eight_bits(image: "Image") -> "Image":
-    """An image whose values Pillow would cut off at 255 with its upper eight bits of sixteen."""
+    """Return the upper eight bits of 16-bit pixels, which Pillow would clip at 255."""
     if image.mode.startswith("I;16"):
         import numpy as np
         from PIL import Image
 
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits, of no known range; expected 8 or 16")
+        raise ValueError("its pixels have 32 bits and an unknown range; expected 8 or 16 bits")
     return image

@@ -19,7 +19,7 @@ from .program import Program
 from .terminal import data_on, one_line
 
 Answers = dict[str, list[Any]]
-"""By column, a value for each example."""
+"""One value for each example, by column."""
 
 MODEL = "model.pt2"
 PREPARATION = "preparation.json"
@@ -30,10 +30,13 @@ _BATCH = 1024
 
 
 class Predictor:
-    """The model of an export, ready to be asked.
+    """The model of an export, loaded and ready to predict.
+
+    Args:
+        directory: The export.
 
     Raises:
-        ValueError: the directory holds no model that can be loaded; the text names the file.
+        ValueError: The directory has no model that can be loaded; the message names the file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,37 +51,40 @@ class Predictor:
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
-        """What the model makes of inputs [n, *input_shape].
+        """Return the model's outputs for inputs [n, *input_shape].
 
         Raises:
-            ValueError: they do not fit, or the model calls what its file does not hold.
+            ValueError: The inputs do not fit, or the model is damaged.
         """
         try:
             return torch.cat([self._program(part) for part in torch.split(inputs, _BATCH)])
-        except Exception as error:  # whatever a damaged program makes torch raise
+        except Exception as error:  # a damaged program can raise any error in torch
             raise ValueError(f"{self._file} cannot be run ({_why(error)})") from error
 
     def answers(self, table: Mapping[str, Sequence[str]]) -> Answers:
-        """Answers by column, for the rows of a table.
+        """Return predictions by column for the rows of a table.
 
         Raises:
-            ValueError: the model was not made from a table, or a column or cell does not fit.
+            ValueError: The model does not read tables, or a column or cell does not fit.
         """
         how = self.check_reads_tables()
         return how.answers(self.outputs(how.columns.encode(table)))
 
     def check_reads_tables(self) -> Preparation:
-        """How this model reads tables; raises ValueError where it does not."""
+        """Return how this model reads tables.
+
+        Raises:
+            ValueError: The model does not read tables.
+        """
         if self.preparation is None or not self.preparation.reads_tables:
             raise ValueError(f"this model reads {self._reads}")
         return self.preparation
 
     def answers_of_images(self, path: Path) -> Answers:
-        """Answers by column, the first of them the file, for an image or a folder of images.
+        """Return predictions by column for an image or a folder; the first column is the file.
 
         Raises:
-            ValueError: the model was not made from images, there are none, or one of them cannot
-                be decoded.
+            ValueError: The model does not read images, there are none, or one cannot be decoded.
         """
         if self.preparation is None or self.preparation.pixels is None:
             raise ValueError(f"this model reads {self._reads}")
@@ -89,22 +95,22 @@ class Predictor:
         return {"file": list(map(str, files)), **self.preparation.answers(torch.cat(outputs))}
 
     def answers_of_array(self, array: Tensor) -> Answers:
-        """Answers by column, for raw examples [n, ...]; outputs by number where none has a name.
+        """Return predictions by column for raw examples [n, ...]; unnamed outputs are numbered.
 
         Raises:
-            ValueError: its shape or its range is not the one that the model reads.
+            ValueError: The shape or range is not the one that the model reads.
         """
         how = self.preparation
         bad = (~array.isfinite()).nonzero()
         if len(bad):
-            raise ValueError(f"example {int(bad[0, 0])} of the array holds NaN or infinity")
+            raise ValueError(f"example {int(bad[0, 0])} of the array contains NaN or infinity")
         try:
             inputs = array.float() if how is None else how.of_arrays(array)
             outputs = self.outputs(inputs).flatten(1)
         except (AssertionError, RuntimeError, IndexError, ValueError) as error:
             raise ValueError(
-                "the array does not fit this model: README.md beside the model says which shape "
-                f"it reads ({_why(error)})"
+                "the array does not fit this model: see the README.md beside the model for its "
+                f"input shape ({_why(error)})"
             ) from error
         if how is not None:
             return how.answers(outputs)
@@ -113,17 +119,22 @@ class Predictor:
     @property
     def _reads(self) -> str:
         if self.preparation is not None and self.preparation.reads_tables:
-            return "tables: give it a CSV file"
+            return "tables: pass a CSV file"
         if self.preparation is not None and self.preparation.pixels is not None:
-            return "images: give it one, or a folder of them, or a .npy file"
-        return "arrays: give it a .npy file"
+            return "images: pass an image, a folder of images or a .npy file"
+        return "arrays: pass a .npy file"
 
 
 def predicted(directory: Path, data: Path, **reading: Any) -> Answers:
-    """Answers by column, for a CSV file, an image, a folder of images or an array in a .npy file.
+    """Return predictions by column for a CSV file, an image, a folder of images or a .npy file.
+
+    Args:
+        directory: The export.
+        data: The file or folder to predict.
+        reading: Arguments of `read_table`, for a CSV file.
 
     Raises:
-        ValueError: one of them cannot be read, or they do not fit.
+        ValueError: A file cannot be read, or the data does not fit the model.
     """
     predictor = Predictor(directory)
     if data.suffix == ".npy":
@@ -135,25 +146,25 @@ def predicted(directory: Path, data: Path, **reading: Any) -> Answers:
 
 
 def _missing(directory: Path) -> str:
-    """What to do about a directory without a program."""
+    """Describe what to do about a directory without a program."""
     if (directory / CANDIDATE).is_file():
         return (
-            f"{directory / MODEL} is missing: README.md beside it says whether this model has "
+            f"{directory / MODEL} is missing: see README.md beside it whether this model has "
             f"one; if so, {_AGAIN}"
         )
-    return f"{directory} holds no {MODEL}: expected an export, which {_EXPORT} writes"
+    return f"{directory} has no {MODEL}: expected an export, as written by {_EXPORT}"
 
 
 def _program(file: Path) -> Program:
     try:
         return Program(file)
-    except Exception as error:  # whatever a damaged file raises
+    except Exception as error:  # a damaged file can raise any error
         text = f"{file} cannot be loaded ({_why(error)}): {_AGAIN}"
         raise ValueError(text) from error
 
 
 def _why(error: Exception) -> str:
-    """The first line of an error; with its type where the text alone would say little."""
+    """Return the first line of an error, with its type if the text alone says little."""
     text = str(error).strip().split("\n", 1)[0]
     own = isinstance(error, ValueError | OSError | RuntimeError)
     return text if text and own else f"{type(error).__name__}: {text}".removesuffix(": ")
@@ -173,19 +184,19 @@ def _images(path: Path) -> list[Path]:
     except OSError as error:
         raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error
     if not found:
-        raise ValueError(f"{path} holds no images, such as .png or .jpg")
+        raise ValueError(f"{path} contains no images, such as .png or .jpg")
     return found
 
 
 def write(answers: Mapping[str, Sequence[Any]], file: IO[str]) -> None:
-    """Write answers as CSV, up to where the reader stops, as `head` does."""
+    """Write predictions as CSV, and stop quietly if the reader stops, as `head` does."""
     writer = csv.writer(data_on(file), lineterminator="\n")
     try:
         writer.writerow(answers)
         writer.writerows(_rows(answers))
         file.flush()
     except BrokenPipeError:
-        # What Python still wants to write at its end goes nowhere, and so raises nothing.
+        # Python flushes stdout at exit; /dev/null keeps that from raising again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
@@ -200,26 +211,29 @@ def _array(path: Path) -> Tensor:
         raise ValueError("reading arrays needs numpy: pip install numpy") from None
     try:
         found = np.load(path, allow_pickle=False)
-    except Exception as error:  # whatever a damaged file makes numpy raise
+    except Exception as error:  # a damaged file can raise any error in numpy
         why = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
         raise ValueError(f"cannot read {path}: {why}") from error
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iufb" or not found.ndim:
         kind = getattr(found, "dtype", "several arrays")
-        raise ValueError(f"{path} holds {kind}: expected one array of numbers [n, ...]")
-    # numpy has kinds of numbers that torch has not; bytes stay, for they may be pixels.
+        raise ValueError(f"{path} contains {kind}: expected one array of numbers [n, ...]")
+    # torch lacks some of numpy's dtypes; keep bytes, because they may be pixels.
     return torch.from_numpy(found if found.dtype == np.uint8 else found.astype(np.float64))
 
 
 def main(directory: Path) -> int:
-    """The command line of `predict.py` in an export."""
+    """Run the command line of `predict.py` in an export."""
     parser = argparse.ArgumentParser(description="Predict with the model beside this file.")
     parser.add_argument(
         "data", type=Path, help="CSV file with a header, image, folder of images or .npy array"
     )
     parser.add_argument("--separator", help="one character, or tab")
-    parser.add_argument("--encoding", default="utf-8", help="of the CSV file")
+    parser.add_argument("--encoding", default="utf-8", help="the CSV file's encoding")
     parser.add_argument(
-        "--max-megabytes", type=int, default=500, help="of the CSV file, which is read as a whole"
+        "--max-megabytes",
+        type=int,
+        default=500,
+        help="the largest CSV file to read, because all of it is read into memory",
     )
     given = vars(parser.parse_args())
     try:

@@ -1,8 +1,8 @@
-"""Reads a model that torch.export wrote, and runs it; nothing in the file can run code.
+"""Reads and runs a model that torch.export wrote; nothing in the file can run code.
 
-torch.export.load unpickles parts of such an archive and evaluates its expressions. This reads the
-graph, which is JSON, and the weights, which are raw numbers, and looks at nothing else. A graph is
-a list of calls; those of `operators.py` are all that it may name.
+torch.export.load unpickles parts of such an archive and evaluates its expressions. This module
+only reads the graph, which is JSON, and the weights, which are raw numbers. A graph is a list of
+calls, and may only call the operations in `operators.py`.
 """
 
 import json
@@ -18,14 +18,17 @@ from torch import Tensor
 from .calls import DTYPES, Graph, Values
 
 _MAJOR = 8
-"""The version of torch's schema that this reads: torch 2.6 and newer."""
+"""The supported version of torch's schema, written by torch 2.6 and newer."""
 
 
 class Program:
-    """A model of one input and one output, ready to be called.
+    """A model with one input and one output.
+
+    Args:
+        file: The model's file.
 
     Raises:
-        ValueError: the file is damaged, or asks for what a program may not do.
+        ValueError: The file is damaged, or uses something that a program may not use.
     """
 
     def __init__(self, file: Path) -> None:
@@ -41,10 +44,10 @@ class Program:
         self._graph = Graph(graph)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """What the model makes of inputs [n, *input_shape].
+        """Return the model's output for inputs [n, *input_shape].
 
         Raises:
-            ValueError: they have another shape or kind of numbers.
+            ValueError: The inputs have another shape or type.
         """
         self._check(inputs)
         found = self._graph.run({**self._fixed, self._input: inputs})[self._output]
@@ -70,22 +73,22 @@ def _root(archive: zipfile.ZipFile) -> str:
     end = "models/model.json"
     name = _only([name for name in names if name.endswith(f"/{end}")], end)
     if len(set(names)) < len(names):
-        raise ValueError("it holds two files of one name")
+        raise ValueError("it contains two files of the same name")
     return name.removesuffix(end)
 
 
 def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
-    # torch stores without compression; a small file that unpacks to a huge one is none of its.
+    # torch stores files uncompressed; refuse small files that unpack to huge ones.
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise ValueError(f"{name} in it is compressed")
+        raise ValueError(f"its {name} is compressed")
     return archive.read(info)
 
 
 def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     found = json.loads(_bytes(archive, name))
     if not isinstance(found, dict):
-        raise ValueError(f"{name} in it does not hold a JSON object")
+        raise ValueError(f"its {name} is not a JSON object")
     return found
 
 
@@ -93,12 +96,12 @@ def _check_versions(archive: zipfile.ZipFile, root: str, stored: Mapping[str, An
     if (major := stored["schema_version"]["major"]) != _MAJOR:
         raise ValueError(f"its graph has version {major!r}, expected {_MAJOR}")
     if _bytes(archive, f"{root}byteorder").decode() != sys.byteorder:
-        raise ValueError("it was written on a machine of the other byte order")
+        raise ValueError("it was written on a machine with another byte order")
 
 
 # Weights and constants.
 def _fixed(archive: zipfile.ZipFile, root: str, specs: Sequence[Mapping[str, Any]]) -> Values:
-    """Parameters, buffers and constants, by their names in the graph."""
+    """Return parameters, buffers and constants by their names in the graph."""
     stores = {
         kind: (f"{root}data/{kind}/", _json(archive, f"{root}data/{kind}/model_{kind}_config.json"))
         for kind in ("weights", "constants")
@@ -110,7 +113,7 @@ def _fixed(archive: zipfile.ZipFile, root: str, specs: Sequence[Mapping[str, Any
         if kind == "user_input":
             continue
         if kind not in ("parameter", "buffer", "tensor_constant"):
-            raise ValueError(f"it has an input of kind {kind!r}")
+            raise ValueError(f"unsupported input of kind {kind!r}")
         persistent = kind != "tensor_constant" and of.get("persistent", True)
         folder, config = stores["weights" if persistent else "constants"]
         meta = config["config"][of[f"{kind}_name"]]
@@ -121,32 +124,32 @@ def _fixed(archive: zipfile.ZipFile, root: str, specs: Sequence[Mapping[str, Any
 def _tensor(
     archive: zipfile.ZipFile, folder: str, meta: Mapping[str, Any], known: dict[str, Tensor]
 ) -> Tensor:
-    """A tensor of raw numbers; those that share their memory go on doing so."""
+    """Return a tensor of raw numbers; tensors that share memory keep sharing it."""
     if meta["use_pickle"]:
-        raise ValueError(f"{meta['path_name']!r} in it is pickled")
+        raise ValueError(f"its {meta['path_name']!r} is pickled")
     name, how = f"{folder}{meta['path_name']}", meta["tensor_meta"]
     dtype, sizes = _shape(how)
     strides = [_size(each) for each in how["strides"]]
     offset = _size(how["storage_offset"])
     if name not in known:
-        # A tensor of no numbers has no bytes, of which torch makes nothing.
+        # torch.frombuffer does not accept the empty buffer of an empty tensor.
         data = bytearray(_bytes(archive, name)) or bytearray(dtype.itemsize)
         known[name] = torch.frombuffer(data, dtype=torch.uint8)
     if dtype == torch.bool and (known[name] > 1).any():
-        raise ValueError(f"{name} in it holds what is neither true nor false")
+        raise ValueError(f"its {name} contains bytes that are not booleans")
     numbers = known[name].view(dtype)
     if None in (*sizes, *strides, offset):
-        raise ValueError(f"{name} in it has no fixed size")
+        raise ValueError(f"its {name} has no fixed size")
     return numbers.as_strided(sizes, strides, offset)  # type: ignore[arg-type]  # checked above
 
 
 def _shape(meta: Mapping[str, Any]) -> tuple[torch.dtype, list[int | None]]:
-    """Kind of numbers and sizes of a tensor; None for a size that may vary."""
+    """Return a tensor's dtype and sizes; None for a size that may vary."""
     return DTYPES[meta["dtype"]], [_size(each) for each in meta["sizes"]]
 
 
 def _size(size: Mapping[str, Any]) -> int | None:
-    # The expression of one that varies is never read: torch would evaluate it.
+    # The expression of a varying size is not read, because torch would evaluate it.
     return int(size["as_int"]) if "as_int" in size else None
 
 
@@ -160,12 +163,12 @@ def _inputs(specs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _names_of_outputs(specs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for spec in specs:
         if "user_output" not in spec:
-            raise ValueError(f"it has an output of kind {next(iter(spec))!r}")
+            raise ValueError(f"unsupported output of kind {next(iter(spec))!r}")
         yield spec["user_output"]["arg"]["as_tensor"]["name"]
 
 
 def _only(names: Iterable[str], what: str) -> str:
     found = list(names)
     if len(found) != 1:
-        raise ValueError(f"it has {len(found)} of {what}, expected one")
+        raise ValueError(f"expected one {what}, got {len(found)}")
     return found[0]

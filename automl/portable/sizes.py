@@ -1,8 +1,8 @@
-"""How much a call of a program may ask for: no number makes torch run on, or take all memory.
+"""Limits on the calls of a program, so that no integer makes torch run forever or use all memory.
 
-Torch itself refuses what no machine could hold. Between that and what this machine has free lies
-what ends the process, and some counts it takes as they are: the least integer as an exponent makes
-it run for ever.
+Torch rejects only what no machine could store. Smaller requests can still exhaust this machine and
+end the process, and some integers have no limit at all: the smallest one as an exponent runs
+forever.
 """
 
 import functools
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 LARGEST_TENSOR = 2**31
-"""Numbers in a tensor: many more than a batch of any sensible model has in one layer."""
+"""The largest number of elements in a tensor, far more than a layer of a sensible model has."""
 _LARGEST_COUNT = 2**24
 _MOST_PARTS = 2**16
 _CHOOSING = """
@@ -23,15 +23,15 @@ axis0 axis1 decimals destination dim dim0 dim1 dim2 dimension dims_other dims_se
 index indices low max min other padding_idx path shifts source start start_dim step storage_offset
 """
 _PLACES = frozenset(_CHOOSING.split())
-"""Integers that choose among what is there, whatever they are: the end of a slice may be any."""
+"""Integers that select existing elements, so any value is safe, such as the end of a slice."""
 _SHAPES = frozenset(("normalized_shape", "output_size", "s", "shape", "size", "sizes"))
 _PARTS = frozenset(("chunks", "sections"))
 _GROWING = ("repeat", "tile", "repeat_interleave")
-"""Operations that multiply what they are given by all their integers."""
+"""Operations whose result is larger by the product of their integers."""
 
 
 def bounded(operation: OpOverload) -> Callable[..., Any]:
-    """The operation; it refuses integers that no model needs, and so large a result."""
+    """Guard an operation against extreme integers and extremely large results."""
     arguments = operation._schema.arguments
     names = [argument.name for argument in arguments]
     counts = [a.name for a in arguments if "int" in str(a.real_type) and a.name not in _PLACES]
@@ -53,10 +53,10 @@ def bounded(operation: OpOverload) -> Callable[..., Any]:
 
 
 def _check_integers(name: str, value: Any) -> None:
-    """See that no count, size or exponent is out of all proportion.
+    """Check that no count, size or exponent is extremely large.
 
     Raises:
-        ValueError: one is.
+        ValueError: One of them is.
     """
     if isinstance(value, list | tuple):
         for each in value:
@@ -69,20 +69,20 @@ def _check_integers(name: str, value: Any) -> None:
 
 def _check(name: str, value: int, largest: int) -> None:
     if abs(value) > largest:
-        raise ValueError(f"it calls for {name} {value}, more than {largest:,}")
+        raise ValueError(f"it uses {name} {value}, more than {largest:,}")
 
 
 def _check_numbers(amount: float) -> None:
     if not amount <= LARGEST_TENSOR:
-        raise ValueError(f"it makes a tensor of {amount:,} numbers, more than {LARGEST_TENSOR:,}")
+        raise ValueError(f"it makes a tensor of {amount:,} elements, more than {LARGEST_TENSOR:,}")
 
 
 def _product(sizes: Iterable[int]) -> int:
-    """How many numbers a tensor of these sizes has; -1, which follows from others, counts as 1."""
+    """Return the number of elements for these sizes; an inferred size, -1, counts as 1."""
     return math.prod(size if size >= 0 else 1 for size in sizes)
 
 
-# What some operations ask for, of all that they are given.
+# The size of some operations' results, from their arguments.
 Given = Mapping[str, Any]
 
 
@@ -94,7 +94,7 @@ def _numbers_in(given: Given, name: str) -> int:
 def _repeated(given: Given) -> int:
     times = given.get("repeats", given.get("dims", 1))
     if isinstance(times, Tensor):
-        # Of this alone, the counts are how often each of the rows is repeated.
+        # For `repeat_interleave`, there is one count per row.
         rows = max(times.numel(), 1)
         return int(times.sum()) * -(-_numbers_in(given, "self") // rows)
     return _numbers_in(given, "self") * _product(times if isinstance(times, list) else [times])
@@ -164,7 +164,7 @@ def _joined(given: Given) -> int:
 
 
 def _all_together(given: Given) -> int:
-    """Of operations that combine each number of one tensor with each of the others."""
+    """Count the results of combining each element of one tensor with each of the others."""
     tensors = given.get("tensors") or [given.get("self"), given.get("other", given.get("vec2"))]
     return math.prod(max(each.numel(), 1) for each in tensors if isinstance(each, Tensor))
 

@@ -1,35 +1,37 @@
-"""Text that others wrote, made safe to show: a terminal obeys some characters, and hides others."""
+"""Makes text from others safe to print: terminals act on some characters, and hide others."""
 
 import re
 from typing import IO
 
 _OBEYED = re.compile(
-    # Controls (ESC begins most orders, 0x9b and 0x9d some), halves of characters, and what breaks
-    # a line or turns the direction in which a part of it reads.
+    # Control characters (ESC starts most terminal sequences, 0x9b and 0x9d some), surrogates, and
+    # characters that break a line or change the direction of text.
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
 _BREAKS = {"\n": "\\n", "\t": "\\t"}
 
 
 def visible(text: str) -> str:
-    """Text with each character that a terminal would obey as its number, as in `\\u001b`.
+    r"""Replace each character that a terminal would act on by its code, as in `\u001b`.
 
-    Lines stay lines. The numbers are also what JSON understands.
+    Line breaks are kept. JSON reads the codes back.
     """
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def one_line(text: str) -> str:
-    """The same in a single line, so that no part of it can pass for a line of its own."""
+    """Like `visible`, but in a single line, so that no part of it looks like another line."""
     for char, shown in _BREAKS.items():
         text = text.replace(char, shown)
     return visible(text)
 
 
 class Visible:
-    """A stream that shows what is written to it; all else is the stream's own.
+    """A stream that makes everything written to it visible, and forwards the rest.
 
-    lines: whether each write is a line, whose end alone breaks it.
+    Args:
+        stream: The stream to write to.
+        lines: Whether each write is one line; only a line break at its end is kept.
     """
 
     def __init__(self, stream: IO[str], lines: bool = False) -> None:
@@ -51,5 +53,5 @@ class Visible:
 
 
 def data_on(stream: IO[str]) -> Visible:
-    """Where rows of data are written: on a terminal a cell cannot begin a line of its own."""
+    """Return a stream for rows of data; on a terminal a cell cannot start a new line."""
     return Visible(stream, lines=stream.isatty())

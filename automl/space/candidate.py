@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 
 _GRAPHS = str(Path(__file__).with_name("graph.py"))
-"""Where the architectures that are no function of the space's are built."""
+"""The file that builds architectures given as graphs."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a task feeds a model and expects of it: shapes of one example, without the batch.
+    """The shapes of one example that a model reads and returns, without the batch dimension.
 
-    blocks: where inputs that encode one category begin and end: of each such block one is 1, and
-    the others are 0.
+    Attributes:
+        input_shape: The shape of one input, such as (channels, height, width).
+        output_shape: The shape of one output, such as (classes,).
+        blocks: Start and end of each block of one-hot inputs: in every block exactly one input
+            is 1 and the others are 0.
     """
 
     input_shape: tuple[int, ...]
@@ -38,11 +41,14 @@ class Signature:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture and hyperparameters; `decisions` are the closed ones that made it.
+    """An architecture with its hyperparameters, and the decisions that made them.
 
-    architecture: a Graph, or a function of no arguments that returns an nn.Module.
-    hyperparameters: what the trainer reads beside the model, by the trainer's own names. files:
-    what was read while it was proposed and built.
+    Attributes:
+        architecture: A Graph, or a function without arguments that returns an nn.Module.
+        hyperparameters: Values that the trainer reads, under the trainer's own names.
+        decisions: The closed decisions, by name.
+        open_decisions: The decisions that the trainer tunes, by name.
+        files: The files that the space read while it proposed and built the candidate.
     """
 
     architecture: "Graph | Callable[[], nn.Module]"
@@ -54,11 +60,16 @@ class Candidate:
     def build(
         self, probe: "Tensor | None" = None, signature: Signature | None = None
     ) -> "nn.Module":
-        """Build the module; with a probe batch and a signature, check its output shape.
+        """Build the module, and check its output shape if a probe batch is given.
+
+        Args:
+            probe: Inputs [n, *input_shape]; only used together with a signature.
+            signature: The shapes that the task expects.
 
         Raises:
-            CandidateError: it is no module, or maps the probe to another shape than expected.
-            OpenDecisionError: an open decision was used as a value.
+            CandidateError: The architecture does not build an nn.Module, or the module returns an
+                unexpected shape.
+            OpenDecisionError: The architecture used an open decision as a value.
         """
         space = next((decision.space for decision in self.open_decisions.values()), "")
         naming = _naming(self.open_decisions, f"the architecture of space {space}")
@@ -70,10 +81,12 @@ class Candidate:
         return module
 
     def costs(self, example: "Tensor") -> dict[str, float]:
-        """What the candidate costs: parameters, and FLOPs of a forward pass on one example.
+        """Count the parameters, and the FLOPs of a forward pass on one example.
 
-        example: inputs [1, *input_shape]. A multiplication with an addition counts as two; only
-        matrix products, convolutions and attention count.
+        A multiply-add counts as two FLOPs. Only matrix products, convolutions and attention count.
+
+        Args:
+            example: Inputs [1, *input_shape].
         """
         import torch
         from torch.utils.flop_counter import FlopCounterMode
@@ -93,11 +106,18 @@ def propose(
     space: str = "",
     trainer: str = "",
 ) -> Candidate:
-    """Let a space propose on a trial, leaving open what the trainer asks for.
+    """Call a space on a trial, and leave the decisions open that the trainer wants to tune.
+
+    Args:
+        function: The space's `candidate`, bound to its task.
+        trial: Any Optuna trial.
+        opens: Returns whether the trainer wants a decision left open.
+        space: The space's name, for error messages.
+        trainer: The trainer's name, for error messages.
 
     Raises:
-        CandidateError: the space returned nothing that can be trained.
-        OpenDecisionError: an open decision was used as a value, or is not in the candidate.
+        CandidateError: The space returned something that cannot be trained.
+        OpenDecisionError: The space used an open decision as a value, or dropped it.
     """
     deciding = DecidingTrial(trial, opens, space, trainer)
     files = FilesRead()
@@ -116,7 +136,7 @@ def propose(
 def _as_candidate(made: object, space: str) -> Candidate:
     if isinstance(made, Candidate):
         return made
-    # By attributes, for torch is not imported until it is needed; a class has them, too.
+    # Check attributes, because torch may not be imported yet; classes have these attributes, too.
     instance = not isinstance(made, type)
     if instance and hasattr(made, "parameters") and hasattr(made, "forward"):
         return Candidate(lambda: cast("nn.Module", made))
@@ -136,9 +156,9 @@ def _find_all_open(candidate: Candidate, space: str) -> None:
             missing.pop(name, None)
     if missing:
         raise OpenDecisionError(
-            f"space {space} lost the open decision {', '.join(map(repr, missing))}: "
-            "it is in no Graph operation, automl.nn layer or hyperparameter; do not branch on "
-            "its value, hand it on"
+            f"space {space} dropped the open decision {', '.join(map(repr, missing))}: "
+            "pass it on, without branching on its value, to a Graph operation, an automl.nn "
+            "layer or a hyperparameter"
         )
 
 
@@ -151,11 +171,11 @@ def _open_in(candidate: Candidate) -> Mapping[str, Any]:
 
 
 def raised_in_building(error: BaseException) -> str | None:
-    """Where the space's own code raised an error while an architecture was built.
+    """Find where the space's own code raised an error while an architecture was built.
 
     Returns:
-        The function and its line; empty text where that is no code of the space's. None where the
-        error, and what it was raised from, came from elsewhere.
+        The function and its line; empty if that is not the space's own code. None if the error and
+        its causes come from elsewhere.
     """
     trace = error.__traceback__
     while trace is not None:
@@ -166,7 +186,7 @@ def raised_in_building(error: BaseException) -> str | None:
 
 
 def _last_of_file(trace: TracebackType | None) -> str:
-    """The deepest place in the file in which a traceback begins."""
+    """Return the deepest frame in the file in which a traceback starts."""
     if trace is None:
         return ""
     file, last = trace.tb_frame.f_code.co_filename, trace
@@ -198,7 +218,7 @@ def _check_output(module: "nn.Module", probe: "Tensor", signature: Signature) ->
             output = module(probe)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise CandidateError(
-                f"the model cannot take an input of shape {signature.input_shape}: "
+                f"the model fails on an input of shape {signature.input_shape}: "
                 f"{str(error).strip().splitlines()[0]}"
             ) from error
     module.train(was_training)
@@ -212,7 +232,7 @@ def _check_output(module: "nn.Module", probe: "Tensor", signature: Signature) ->
 
 @contextmanager
 def _naming(decisions: Mapping[str, Open], where: str) -> Iterator[None]:
-    """Name the open decisions in what a library raises when it meets one unawares."""
+    """Name the open decisions in any error that a library raises because of them."""
     try:
         yield
     except (OpenDecisionError, CandidateError):
@@ -225,7 +245,7 @@ def _naming(decisions: Mapping[str, Open], where: str) -> Iterator[None]:
         raise OpenDecisionError(
             f"{where} raised {type(error).__name__}: {error} while {names} "
             f"{'is' if len(decisions) == 1 else 'are'} left open by trainer {some.trainer}: "
-            "plain torch.nn layers cannot hold an open value, automl.nn has those that can"
+            "torch.nn layers cannot hold an open decision; use those of automl.nn"
         ) from error
 
 

@@ -19,14 +19,14 @@ from automl.space.files_read import unwatched
 from automl.storable import name_fault, short, size_fault, value_fault
 
 _PLAIN = str | int | float | None
-# Of a step, as Optuna has it: sums of steps are not exact.
+# In steps, the same as Optuna's: sums of steps are not exact.
 _STEP_TOLERANCE = 1e-8
 
 _SHOWN = 10
-"""So many choices of a decision are said."""
+"""The largest number of a decision's choices in a message."""
 
 Opens = Callable[[str, BaseDistribution], bool]
-"""Asks a trainer, decision by decision, whether it wants one left open."""
+"""Returns whether the trainer wants this decision left open."""
 
 
 def _trap(use: str) -> Callable[..., NoReturn]:
@@ -38,11 +38,17 @@ def _trap(use: str) -> Callable[..., NoReturn]:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Open:
-    """A decision left open: it stands where a value would, and raises when used as one.
+    """A decision left open: a placeholder that raises when it is used as a value.
 
-    A search space hands it on untouched: to an operation of a `Graph`, to a layer of
+    A search space passes it on unchanged: to an operation of a `Graph`, to a layer of
     `automl.nn`, or into the candidate's hyperparameters. The trainer that asked for it finds it
     there and tunes it while it trains.
+
+    Attributes:
+        name: The decision's name.
+        distribution: The values it may take.
+        space: The space that made the decision, for error messages.
+        trainer: The trainer that asked for it, for error messages.
     """
 
     name: str
@@ -51,13 +57,13 @@ class Open:
     trainer: str = ""
 
     def misuse(self, use: str) -> str:
-        """One line that names the decision, the space and the trainer, and says what to do."""
+        """Describe a wrong use in one line: the decision, the space, the trainer and the fix."""
         where = f" of space {self.space}" if self.space else ""
-        who = f" by trainer {self.trainer}" if self.trainer else ""
+        opened_by = f" by trainer {self.trainer}" if self.trainer else ""
         return (
-            f"decision {self.name!r}{where} is left open{who} and was used {use}: "
-            "hand it unchanged to a Graph operation, a layer of automl.nn (automl.nn.Dropout(p)) "
-            "or the hyperparameters, or train with a trainer that closes it"
+            f"decision {self.name!r}{where} is left open{opened_by} and was used {use}: "
+            "pass it unchanged to a Graph operation, a layer of automl.nn (automl.nn.Dropout(p)) "
+            "or the hyperparameters, or use another trainer"
         )
 
     def __repr__(self) -> str:
@@ -87,9 +93,17 @@ class Open:
 
 @dataclass
 class DecidingTrial(optuna.trial.BaseTrial):
-    """The trial a search space sees: it suggests, and leaves open what the trainer asks for.
+    """The trial that a search space sees: it suggests values, and leaves decisions open.
 
     It forwards to any Optuna trial, so that a space also runs in a plain Optuna script.
+
+    Attributes:
+        trial: The trial that closes decisions.
+        opens: Returns whether the trainer wants a decision left open.
+        space: The space's name, for error messages.
+        trainer: The trainer's name, for error messages.
+        open: The decisions left open so far, by name.
+        closed: The decisions closed so far, by name.
     """
 
     trial: optuna.trial.BaseTrial
@@ -140,13 +154,15 @@ class DecidingTrial(optuna.trial.BaseTrial):
         if name not in self.closed and self.opens(name, distribution):
             self.open[name] = Open(name, distribution, self.space, self.trainer)
             return self.open[name]
-        with unwatched():  # the space does not read the files that Optuna reads to answer
+        with unwatched():  # files that Optuna reads are not read by the space
             self.closed[name] = close()
         return self.closed[name]
 
-    # What follows belongs to the engine in a search; a space that calls it gets a clear answer.
+    # In a search, only the engine uses the methods below.
     def report(self, value: float, step: int) -> None:
-        raise OpenDecisionError("a search space proposes, it does not report: yield a Report")
+        raise OpenDecisionError(
+            "a search space cannot report values: yield a Report from the trainer instead"
+        )
 
     def should_prune(self) -> bool:
         return False
@@ -156,7 +172,7 @@ class DecidingTrial(optuna.trial.BaseTrial):
             raise CandidateError(f"attribute {short(key)} cannot be stored: {fault}")
         # Some databases ignore case and trailing blanks.
         if re.match(r"\s*automl\s*(:|$)", key, re.IGNORECASE):
-            raise CandidateError(f"the attribute {key!r} is the engine's own: choose another key")
+            raise CandidateError(f"attribute {key!r} is reserved by the engine: use another key")
         with unwatched():
             self.trial.set_user_attr(key, value)
 
@@ -201,10 +217,10 @@ class DecidingTrial(optuna.trial.BaseTrial):
 
 
 def check_storable(name: str, distribution: BaseDistribution) -> None:
-    """See that every database can hold a decision.
+    """Check that every supported database can store a decision.
 
     Raises:
-        CandidateError: its name or its choices are too long, or are no plain text and numbers.
+        CandidateError: The name or the choices are too long, or are not plain text and numbers.
     """
     fault = name_fault(name)
     if isinstance(distribution, CategoricalDistribution):
@@ -221,7 +237,7 @@ def _unbounded(bound: float) -> str:
 
 
 def fits(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value is in the range of a distribution, or among its choices."""
+    """Return whether a value is in a distribution's range, or among its choices."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -233,7 +249,7 @@ def fits(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def values_of(distribution: BaseDistribution) -> str:
-    """Which values a decision may take, in words."""
+    """Describe the values that a decision may take."""
     if isinstance(distribution, CategoricalDistribution):
         choices = distribution.choices
         more = f" or {len(choices) - _SHOWN} others" if len(choices) > _SHOWN else ""
@@ -247,14 +263,14 @@ def values_of(distribution: BaseDistribution) -> str:
 
 
 def given_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
-    """A given decision, as a strategy would have drawn it.
+    """Convert a given value to the one that a strategy would have drawn.
 
     Raises:
-        CandidateError: it is not one of its distribution's values.
+        CandidateError: The distribution does not contain the value.
     """
     if not (fits(distribution, value) and _on_grid(distribution, value)):
         raise CandidateError(
-            f"decision {name!r} was given {short(value)}, expected {values_of(distribution)}"
+            f"decision {name!r}: expected {values_of(distribution)}, got {short(value)}"
         )
     return distribution.to_external_repr(distribution.to_internal_repr(value))
 
@@ -270,26 +286,27 @@ def _on_grid(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def check_taken(given: Mapping[str, Any], decisions: Mapping[str, Any]) -> None:
-    """See that a space has asked for what was given, and taken it.
+    """Check that a space asked for all given decisions, and used their values.
 
     Raises:
-        CandidateError: it did not ask for one, or has only another value for it.
+        CandidateError: The space did not ask for a decision, or used another value for it.
     """
     for name, value in given.items():
         if name not in decisions:
-            asked = ", ".join(decisions) or "nothing"
+            asked = ", ".join(decisions) or "none"
             raise CandidateError(
-                f"decision {name!r} was given, but the space does not ask for it; it asks for "
+                f"decision {name!r} was given, but the space does not have it; its decisions: "
                 f"{asked}"
             )
         if decisions[name] != value:
             raise CandidateError(
-                f"decision {name!r} was given {value!r}, but can only be {decisions[name]!r}"
+                f"decision {name!r}: the given value is {value!r}, but the only possible value is "
+                f"{decisions[name]!r}"
             )
 
 
 def find_open(value: object) -> Iterator[Open]:
-    """The open decisions inside a value, looking into mappings, lists and tuples."""
+    """Find the open decisions inside a value: in mappings, lists and tuples, at any depth."""
     if isinstance(value, Open):
         yield value
     elif isinstance(value, dict):

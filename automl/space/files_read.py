@@ -1,11 +1,11 @@
-"""Which files a user's code reads, known by what they hold.
+"""Record which files a user's code reads, and digests of their content.
 
-A space may load weights or a list of architectures from a file. What it proposes then depends on
-the file's content, which no decision shows. So what is opened for reading is noted, by Python's
-own audit events, and the digests of the contents become part of a candidate's identity.
+A space may load weights or a list of architectures from a file. Its proposals then depend on the
+file's content, which no decision shows. So this module uses Python's audit events to record the
+files opened for reading, and their digests become part of a candidate's identity.
 
-`import automl` loads this module, so that what a script reads afterwards is noted, too: keep it
-cheap.
+`import automl` loads this module, so that it also records what a script reads afterwards. Keep it
+cheap to import.
 """
 
 import functools
@@ -31,17 +31,19 @@ _PACKAGES = ("site-packages", "dist-packages")
 _IMPORTING = ("<frozen importlib._bootstrap_external>", "<frozen importlib._bootstrap>")
 
 _DEPTH = 6
-"""Frames between the opening of a file and the module that asked for it."""
+"""The number of frames to search between an open call and the module that caused it."""
 
 _hashed: dict[str, tuple[tuple[int, ...], str]] = {}
-"""For each file hashed so far, its place, size and time, and the digest."""
+"""Identity, size, time and digest of each file hashed so far, by path."""
 
 
 @dataclass(eq=False)
 class FilesRead:
-    """The files that were read, with the digests of what they held at that moment.
+    """The files that were read, with digests of their content at that moment.
 
-    built: whether the building of a module was watched, too.
+    Attributes:
+        digests: Digests by path.
+        built: Whether building the module was recorded, too.
     """
 
     digests: dict[str, str] = field(default_factory=dict)
@@ -50,74 +52,79 @@ class FilesRead:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Note what this thread opens for reading inside, and the threads that it starts here."""
-        _hear_safetensors()
-        before = _here.reader, _here.watched
-        _here.reader, _here.watched = self, True
+        """Record the files that this thread, and threads started here, open for reading."""
+        _watch_safetensors()
+        before = _current.reader, _current.watched
+        _current.reader, _current.watched = self, True
         _recording.append(self)
         try:
             yield
         finally:
             _recording.remove(self)
-            _here.reader, _here.watched = before
+            _current.reader, _current.watched = before
 
     def opened(self, path: str, flags: int) -> None:
-        """Note that a file is being opened."""
+        """Record that a file is being opened.
+
+        Args:
+            path: The file's real path.
+            flags: The flags of `os.open`.
+        """
         if _is_known(path):
             return
         if flags & (os.O_WRONLY | os.O_RDWR) and (flags & os.O_TRUNC or not Path(path).exists()):
-            self._written.add(path)  # whatever is read of it later was made here
+            self._written.add(path)  # later reads only see what this code wrote
         elif not flags & os.O_WRONLY and path not in self._written and path not in self.digests:
-            self.digests[path] = self._seen(path)
+            self.digests[path] = self._recorded(path)
 
-    def _seen(self, path: str) -> str:
+    def _recorded(self, path: str) -> str:
         return digest_of_file(path)
 
 
 class _ReadByScripts(FilesRead):
-    """Files as they were when a script read them; most are never asked for, and never hashed."""
+    """Files as they were when a script read them; hashed on demand, because few are needed."""
 
-    def _seen(self, path: str) -> str:
-        return _state(path)
+    def _recorded(self, path: str) -> str:
+        return _version(path)
 
     def counted(self) -> dict[str, str]:
-        """Their digests; one that only this process has where a file changed since it was read."""
+        """Return digests by path; a file that changed since has one unique to this process."""
         return {path: self._digest(path, then) for path, then in list(self.digests.items())}
 
     def _digest(self, path: str, then: str) -> str:
-        if then == _ABSENT or then == _state(path):
+        if then == _ABSENT or then == _version(path):
             return then if then == _ABSENT else digest_of_file(path)
         return f"changed {then} {_PROCESS}"
 
 
 _ABSENT = "absent"
 _PROCESS = os.urandom(16).hex()
-"""Stands for what only this process knows."""
+"""Marks digests that are only valid in this process."""
 read_by_code = FilesRead()
-"""What user code read while this process loaded it."""
+"""The files that user code read while this process loaded it."""
 _read_by_scripts = _ReadByScripts()
-"""What scripts and the modules that they import read at their top level, before any search."""
+"""The files that scripts and their imports read at their top level, before any search."""
 
 
 def count_scripts() -> None:
-    """Let what scripts read count, for a search uses an object that one of them made.
+    """Include what scripts have read so far, because a search uses an object that one defines.
 
-    Workers load its file and see what that reads; here it ran before anything could watch.
+    Workers load the script and record its reads. In this process it ran before anything recorded.
     """
     read_by_code.digests.update(_read_by_scripts.counted())
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Note what user code reads while it is loaded; what it imports is known otherwise."""
+    """Record what user code reads while it is loaded; its imports are not recorded."""
     with read_by_code.recording():
         yield
 
 
 def digest_of_file(path: str) -> str:
-    """A digest of what a file holds; a new one each time where it cannot be read.
+    """Hash a file's content; a file that cannot be read gets a new random digest each time.
 
-    A file is hashed once and remembered by its place, size and time of change.
+    The digest is cached by the file's path, inode, size and modification time.
     """
     try:
         found = Path(path).stat()
@@ -133,15 +140,15 @@ def digest_of_file(path: str) -> str:
             _hashed[path] = known
         return known[1]
     except (FileNotFoundError, PermissionError, IsADirectoryError):
-        return _ABSENT  # opening it will fail, too
+        return _ABSENT  # the user's code cannot open it, either
     except OSError as error:
         reason = error.strerror or error
-        _log.warning("%s cannot be hashed, so what reads it is not shared: %s", path, reason)
+        _log.warning("cannot hash %s, so candidates that read it share no result: %s", path, reason)
         return f"unread {os.urandom(16).hex()}"
 
 
-def _state(path: str) -> str:
-    """What tells a file that has changed from one that has not, without a look into it."""
+def _version(path: str) -> str:
+    """Identify a version of a file without reading it."""
     try:
         found = Path(path).stat()
     except OSError:
@@ -149,35 +156,35 @@ def _state(path: str) -> str:
     return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns}"
 
 
-class _Here(threading.local):
-    """What this thread's reads are noted by."""
+class _Current(threading.local):
+    """The recording that this thread's reads go to."""
 
     reader: FilesRead | None = None
     watched: bool = True
 
 
-_here = _Here()
+_current = _Current()
 _recording: list[FilesRead] = []
-"""What any thread records now."""
+"""The active recordings of all threads."""
 
 
 @functools.cache
 def install() -> None:
-    """Hear from now on what this process opens."""
+    """Start listening to the files that this process opens."""
     _installed()
-    _hear_threads()
-    sys.addaudithook(_hear)
+    _watch_threads()
+    sys.addaudithook(_on_audit_event)
 
 
-def _hear(event: str, args: tuple[Any, ...]) -> None:
+def _on_audit_event(event: str, args: tuple[Any, ...]) -> None:
     if event == "open":
         _note(args[0], args[2])
     elif event == "sqlite3.connect":
         _note(args[0], os.O_RDONLY)
 
 
-def _hear_threads() -> None:
-    """Let each thread know in whose recording it was started; Python 3.11 raises no event."""
+def _watch_threads() -> None:
+    """Record in each thread which recording it was started in; Python 3.11 has no event for it."""
     start = threading.Thread.start
 
     @functools.wraps(start)
@@ -192,7 +199,7 @@ def _hear_threads() -> None:
 def _note(path: object, flags: int) -> None:
     if not isinstance(path, str | bytes | os.PathLike) or not (readers := _readers()):
         return
-    if _is_shown(sys._getframe(1)):
+    if _is_read_for_display(sys._getframe(1)):
         return
     with unwatched():
         if (place := _place(os.path.realpath(os.fsdecode(path)))) is not None:
@@ -200,8 +207,8 @@ def _note(path: object, flags: int) -> None:
                 reader.opened(place, flags)
 
 
-def _is_shown(frame: FrameType | None) -> bool:
-    """Whether Python reads a line of code to show it in a warning or a traceback."""
+def _is_read_for_display(frame: FrameType | None) -> bool:
+    """Return whether Python reads a line of code to show it in a warning or a traceback."""
     for _ in range(_DEPTH):
         if frame is None:
             return False
@@ -212,20 +219,20 @@ def _is_shown(frame: FrameType | None) -> bool:
 
 
 def _readers() -> list[FilesRead]:
-    """What notes that this thread opens a file now."""
-    if not _here.watched:
+    """Return the recordings that a file opened by this thread now belongs to."""
+    if not _current.watched:
         return []
-    if _here.reader is not None:
-        return [_here.reader]
+    if _current.reader is not None:
+        return [_current.reader]
     inherited: list[FilesRead] = getattr(threading.current_thread(), "_automl_readers", [])
     if inherited:
-        # A pool's thread was started for one candidate and reads for another.
+        # A thread of a pool may have started for one candidate and now read for another.
         return [*inherited, *(each for each in _recording if each not in inherited)]
     return [_read_by_scripts] if _is_top_level(sys._getframe(1)) else []
 
 
 def _is_top_level(frame: FrameType | None) -> bool:
-    """Whether a user's module runs at its top level, and nothing of automl was called."""
+    """Return whether a user's module runs at its top level, not inside a call of automl."""
     found = False
     while frame is not None:
         name = frame.f_globals.get("__name__")
@@ -238,9 +245,9 @@ def _is_top_level(frame: FrameType | None) -> bool:
 
 
 def _place(path: str) -> str | None:
-    """The file whose content counts; None where an import statement opens it, as code.
+    """Return the file whose content counts; None if an import statement opens it as code.
 
-    A loader that a user calls reads what Python has compiled before; its source counts.
+    For bytecode that a user's own loader reads, the source file counts.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename == __file__:
@@ -257,8 +264,8 @@ def _place(path: str) -> str | None:
 
 
 @functools.cache
-def _hear_safetensors() -> None:
-    """Note its files, too: it opens them below Python, where no audit event is raised."""
+def _watch_safetensors() -> None:
+    """Record the files of safetensors, too: it opens them without raising an audit event."""
     import safetensors
 
     opened = safetensors.safe_open
@@ -275,16 +282,16 @@ def _hear_safetensors() -> None:
 
 @contextmanager
 def unwatched() -> Iterator[None]:
-    """Note nothing inside."""
-    before, _here.watched = _here.watched, False
+    """Suspend recording in this thread."""
+    before, _current.watched = _current.watched, False
     try:
         yield
     finally:
-        _here.watched = before
+        _current.watched = before
 
 
 def _is_known(path: str) -> bool:
-    """Whether a file is the system's, Python's or an installed package's, or a device."""
+    """Return whether a path is a device, or belongs to the system, Python or a package."""
     if path.startswith("/dev/"):
         with suppress(OSError):
             return stat.S_ISCHR(Path(path).stat().st_mode)
@@ -299,6 +306,6 @@ def _installed() -> tuple[str, ...]:
         sys.base_prefix,
         str(Path(__file__).parents[1]),
     }
-    # A prefix such as /usr would take in what users keep below it, so libraries alone count there.
+    # Users may keep files below a prefix such as /usr, so only its library folders count.
     real = {os.path.realpath(path) for path in paths} - {"/", "/usr", "/usr/local"}
     return tuple(f"{path}{os.sep}" for path in (*real, *_SYSTEM))

@@ -27,28 +27,32 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Algebra:
-    """What is true of an operation whatever its weights; rewriting relies on each word.
+    """Properties of an operation that hold for all of its weights; graph rewriting relies on them.
 
-    Every word must hold exactly, in training and in evaluation. A channel is one index of the
-    first dimension of an example; its positions are the indices of all the others.
+    Every property must hold exactly, both in training and in evaluation mode. A channel is one
+    index of an example's first dimension; its positions are the indices of the other dimensions.
 
-    commutative: the order of its inputs does not matter.
-    associative: f(a, f(b, c)) = f(f(a, b), c) = f(a, b, c), and f(a) = a.
-    linear: f(ax + by) = a f(x) + b f(y), in all inputs taken together.
-    multilinear: the same in each input alone, so any all-zero input gives an all-zero output.
-    zero_preserving: all-zero inputs give an all-zero output.
-    idempotent: f(f(x)) = f(x). involutive: f(f(x)) = x.
-    coefficients: the output is the sum of the inputs times these whole numbers; the last one
-    holds for all further inputs. (1,) is the identity of one input and the sum of several.
-    parametric: it has weights of its own, so two of them are two.
-    stochastic: it draws at random while training, so two of them are two.
-    keeps_uniform: inputs that are the same at every position of each channel give such an
-    output. averages: and a single such input is returned as it is.
-    channelwise: permuting the channels of all inputs permutes those of the output, or the equal
-    blocks of them that each became, and its own weights are at most renamed.
-    exchangeable: any permutation of the channels of an input or of the output is undone by
-    renaming its weights.
-    concatenates: the output's channels are those of the inputs, one input after another.
+    Attributes:
+        commutative: The order of the inputs does not matter.
+        associative: f(a, f(b, c)) = f(f(a, b), c) = f(a, b, c), and f(a) = a.
+        linear: f(ax + by) = a f(x) + b f(y), for all inputs taken together.
+        multilinear: Linear in each input alone, so any all-zero input gives an all-zero output.
+        zero_preserving: All-zero inputs give an all-zero output.
+        idempotent: f(f(x)) = f(x).
+        involutive: f(f(x)) = x.
+        coefficients: The output is the sum of the inputs times these integers; the last one
+            applies to all further inputs. (1,) is the identity of one input, or the sum of
+            several.
+        parametric: The operation has weights, so two instances differ.
+        stochastic: The operation draws random numbers in training, so two instances differ.
+        keeps_uniform: Inputs that are constant over the positions of each channel give such an
+            output.
+        averages: In addition to `keeps_uniform`, a single such input is returned unchanged.
+        channelwise: Permuting the channels of all inputs permutes the channels of the output
+            (or the equal-sized blocks that they became), and at most reorders the weights.
+        exchangeable: Reordering the weights can undo any permutation of the channels of an input
+            or of the output.
+        concatenates: The output's channels are those of the inputs, one input after another.
     """
 
     commutative: bool = False
@@ -68,21 +72,25 @@ class Algebra:
     concatenates: bool = False
 
 
-# By identity, for one declared anew under an old name is another one.
 UNKNOWN = Algebra(parametric=True, stochastic=True)
-"""What holds where nothing is known: it may have weights, and may draw at random."""
+"""The algebra of an undeclared operation: it may have weights and draw random numbers."""
 
 
+# Compared by identity: an operation declared again under the same name is a different one.
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One kind of node, declared once: how it is built, what shape it gives, what holds of it.
+    """One kind of node, declared once: how to build it, its output shape and its algebra.
 
-    module: called as module(input_shapes, **attributes), returns the nn.Module of the node.
-    shape: called likewise, returns the output shape; raises ValueError where it does not fit.
-    inputs: how many inputs it takes, None for one or more.
-    algebra: an Algebra, or a function called likewise that returns one. Of what declares none, or
-    uses an attribute that is open, nothing is known: two of them are two.
-    openable: the attributes that may hold an open decision.
+    Attributes:
+        name: The name by which graphs refer to it.
+        module: Called as module(input_shapes, **attributes); returns the nn.Module of the node.
+        shape: Called the same way; returns the output shape, and raises ValueError if the inputs
+            do not fit.
+        inputs: The number of inputs; None for one or more.
+        algebra: An Algebra, or a function called the same way that returns one. Without an
+            algebra, or with an attribute left open, no property is assumed, and two instances
+            always differ.
+        openable: The attributes that may hold an open decision.
     """
 
     name: str
@@ -93,7 +101,7 @@ class Operation:
     openable: frozenset[str] = frozenset()
 
     def algebra_of(self, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Algebra:
-        """The algebra that holds on inputs of these shapes under these attributes."""
+        """Return the properties that hold for these input shapes and attributes."""
         if isinstance(self.algebra, Algebra):
             return self.algebra
         try:
@@ -102,7 +110,7 @@ class Operation:
             return UNKNOWN
 
     def attributes(self) -> Mapping[str, inspect.Parameter]:
-        """The attributes that a node of this operation takes."""
+        """Return the attributes that a node of this operation takes."""
         return _parameters(self.shape)
 
 
@@ -115,10 +123,10 @@ _OPERATIONS: dict[str, Operation] = {}
 
 
 def declare(operation: Operation) -> Operation:
-    """Make an operation known by its name, so that graphs can use it and be read back.
+    """Register an operation, so that graphs can use it and be read back from JSON.
 
     Raises:
-        GraphError: another operation already has that name.
+        GraphError: Another module has declared an operation of that name.
     """
     known = _OPERATIONS.get(operation.name)
     if known is not None and known.module.__module__ != operation.module.__module__:
@@ -131,10 +139,10 @@ def declare(operation: Operation) -> Operation:
 
 
 def operation(name: str) -> Operation:
-    """The operation declared under a name.
+    """Return the operation declared under a name.
 
     Raises:
-        GraphError: nobody declared it.
+        GraphError: No operation of that name is declared.
     """
     if name not in _OPERATIONS:
         raise GraphError(f"unknown operation {name!r}: known: {', '.join(sorted(_OPERATIONS))}")
@@ -143,7 +151,15 @@ def operation(name: str) -> Operation:
 
 @dataclass(frozen=True)
 class Node:
-    """One node: an operation, or an open choice of operations, with its attributes."""
+    """One node of a graph.
+
+    Attributes:
+        name: Unique in the graph.
+        operation: The operation's name, or an open choice between several.
+        attributes: The operation's attributes, such as `channels`.
+        inputs: The names of the nodes it reads, in the order of its ports.
+        shape: The shape of one example's output.
+    """
 
     name: str
     operation: str | Open
@@ -156,7 +172,7 @@ class Node:
         return not isinstance(self.operation, Open) and self.operation == INPUT
 
     def options(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """The operations this node may be, each with the attributes it takes."""
+        """List the operations that this node may become, each with the attributes it takes."""
         if not isinstance(self.operation, Open):
             return [(self.operation, self.attributes)]
         return [
@@ -166,10 +182,10 @@ class Node:
 
 
 class Graph:
-    """A directed acyclic graph of operations; a node's name is returned when it is added.
+    """A directed acyclic graph of operations; adding a node returns its name.
 
-    `dag` is a networkx multigraph: node data holds the `Node`, each edge the `port` of the
-    input it feeds, so that sub(a, b) differs from sub(b, a) and x * x has two edges.
+    `dag` is a networkx multigraph: node data holds the `Node`, each edge the `port` of the input
+    it feeds, so that subtract(a, b) differs from subtract(b, a) and x * x has two edges.
     """
 
     def __init__(self) -> None:
@@ -178,19 +194,28 @@ class Graph:
         self.output_node: str | None = None
 
     def input(self, name: str, shape: Sequence[int]) -> str:
-        """Add an input of one example's shape."""
+        """Add an input and return its name.
+
+        Args:
+            name: The node's name; a number is appended if it is taken.
+            shape: The shape of one example.
+        """
         return self._insert(Node(self._free(name), INPUT, {}, (), tuple(shape)))
 
     def add(
         self, operation: str | Open, *inputs: str, name: str | None = None, **attributes: Any
     ) -> str:
-        """Add an operation that reads earlier nodes, in the order of its ports.
+        """Add an operation that reads earlier nodes, and return the new node's name.
 
-        operation: a declared name, or an open categorical decision between such names; an
-        option takes those of the attributes that it knows.
+        Args:
+            operation: A declared name, or an open categorical decision between such names.
+            inputs: The nodes to read, in the order of the operation's ports.
+            name: The node's name; a number is appended if it is taken.
+            attributes: The operation's attributes; each option of an open decision takes the ones
+                that it knows.
 
         Raises:
-            GraphError: unknown operation, input or attribute, or shapes that do not fit.
+            GraphError: An operation, input or attribute is unknown, or the shapes do not fit.
         """
         label = operation.name if isinstance(operation, Open) else operation
         name = self._free(name or label)
@@ -201,28 +226,28 @@ class Graph:
         return self._insert(Node(name, operation, attributes, inputs, self._shape_of(node)))
 
     def output(self, name: str) -> None:
-        """Say which node the graph returns."""
+        """Set the node whose value the graph returns."""
         if name not in self.dag:
             raise GraphError(f"output names unknown node {name!r}")
         self.output_node = name
 
     def node(self, name: str) -> Node:
-        """The node of that name."""
+        """Return the node of that name."""
         found: Node = self.dag.nodes[name]["node"]
         return found
 
     def nodes(self) -> Iterator[Node]:
-        """All nodes, each after those it reads."""
+        """Iterate over all nodes, each after those it reads."""
         return (self.node(name) for name in self.dag)
 
     def live_nodes(self) -> list[Node]:
-        """The inputs and the nodes that the output needs, each after those it reads."""
+        """List the inputs and the nodes that the output needs, each after those it reads."""
         output = self._output()
         needed = nx.ancestors(self.dag, output) | {output}
         return [node for node in self.nodes() if node.name in needed or node.is_input]
 
     def open_decisions(self) -> dict[str, Open]:
-        """The open decisions of the live nodes, by name."""
+        """Return the open decisions of the live nodes, by name."""
         return {
             decision.name: decision
             for node in self.live_nodes()
@@ -235,11 +260,11 @@ class Graph:
         return self.node(self._output()).shape
 
     def build(self) -> nn.Module:
-        """The module that computes the output; open choices become `automl.nn.Choice`."""
+        """Build the module that computes the output; open choices become `automl.nn.Choice`."""
         return _GraphModule(self)
 
     def to_json(self) -> dict[str, Any]:
-        """The graph as JSON values; `from_json` reads it back."""
+        """Return the graph as JSON values that `from_json` reads back."""
         nodes = [
             {
                 "name": node.name,
@@ -257,7 +282,7 @@ class Graph:
         """Read a graph written by `to_json`.
 
         Raises:
-            GraphError: another format, or operations that are not declared here.
+            GraphError: The format is unknown, or the graph uses operations not declared here.
         """
         if data.get("format") != _FORMAT:
             raise GraphError(f"graph format {data.get('format')!r} is not {_FORMAT}")
@@ -281,7 +306,7 @@ class Graph:
     def _free(self, name: str) -> str:
         if name not in self.dag:
             return name
-        # From where the last search for this name ended, for nodes are never removed.
+        # Nodes are never removed, so start where the last search for this name ended.
         number = self._numbers.get(name, 2)
         while f"{name}_{number}" in self.dag:
             number += 1
@@ -360,7 +385,7 @@ class _GraphModule(nn.Module):
         return values[self._output]
 
     def train(self, mode: bool = True) -> "_GraphModule":
-        # Trainers change modes often, and torch's own way takes longer than many a layer.
+        # Trainers switch modes often, and torch's own traversal is slower than many layers.
         self.training = self.layers.training = mode
         for layer in self.layers.values():
             if layer._modules or type(layer).train is not nn.Module.train:

@@ -1,4 +1,4 @@
-"""The few layers that can hold an open decision; use them where plain torch.nn could not."""
+"""The layers that can hold an open decision; use them where a plain torch.nn layer cannot."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,10 +13,10 @@ from automl.space.decisions import Open
 
 
 def centre(distribution: BaseDistribution) -> float:
-    """The middle of a numeric distribution, geometric where it is logarithmic.
+    """Return the middle of a numeric distribution: the geometric mean of its bounds if logarithmic.
 
     Raises:
-        OpenDecisionError: the distribution is categorical, which has no middle.
+        OpenDecisionError: The distribution is categorical, so it has no middle.
     """
     if isinstance(distribution, CategoricalDistribution):
         raise OpenDecisionError(f"a categorical decision has no middle value: {distribution}")
@@ -27,9 +27,10 @@ def centre(distribution: BaseDistribution) -> float:
 
 
 class OpenLayer(nn.Module):
-    """A layer in which a decision may be open; a trainer finds it and assigns its value.
+    """A layer that may hold open decisions; a trainer finds it and assigns their values.
 
-    `open_decisions` maps the attribute that holds the value to its `Open`.
+    Attributes:
+        open_decisions: The open decisions, by the attribute that holds the value.
     """
 
     open_decisions: dict[str, Open]
@@ -39,17 +40,26 @@ class OpenLayer(nn.Module):
         self.open_decisions = {}
 
     def hold(self, attribute: str, value: float | Open) -> None:
-        """Keep a plain value, or an open decision at the middle of its distribution."""
+        """Set an attribute to a plain value, or to the middle of an open decision's distribution.
+
+        Args:
+            attribute: The attribute's name.
+            value: A number, or an open numeric decision.
+        """
         if isinstance(value, Open):
             self.open_decisions[attribute] = value
             value = centre(value.distribution)
         setattr(self, attribute, value)
 
     def assign(self, decision: str, value: float | Tensor) -> None:
-        """Give an open decision its value for the forward passes to come.
+        """Set the value of an open decision for the forward passes that follow.
+
+        Args:
+            decision: The decision's name.
+            value: A number or a tensor; a tensor may carry gradients.
 
         Raises:
-            OpenDecisionError: this layer holds no open decision of that name.
+            OpenDecisionError: The layer holds no open decision of that name.
         """
         held = [key for key, item in self.open_decisions.items() if item.name == decision]
         if not held:
@@ -62,7 +72,7 @@ class OpenLayer(nn.Module):
 
 
 class Dropout(OpenLayer):
-    """Inverted dropout whose rate may be open.
+    """Inverted dropout whose rate may be an open decision.
 
     An assigned rate may be a number, a scalar tensor, or one rate per example (shape [batch]).
     """
@@ -73,7 +83,7 @@ class Dropout(OpenLayer):
         super().__init__()
         held = p.distribution if isinstance(p, Open) else FloatDistribution(float(p), float(p))
         if not 0 <= getattr(held, "low", -1) <= getattr(held, "high", -1) < 1:
-            raise ValueError(f"dropout rate must lie in [0, 1), got {held}")
+            raise ValueError(f"dropout rate must be in [0, 1), got {held}")
         self.hold("p", p)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,10 +100,12 @@ class Dropout(OpenLayer):
 
 
 class Choice(OpenLayer):
-    """An open choice between modules of one output shape: their weighted sum.
+    """An open choice between modules of equal output shape, computed as their weighted sum.
 
-    `weights` has one entry per option, in the order of the distribution's choices; it starts
-    uniform and a trainer assigns it (a softmax of its logits, a one-hot draw, a schedule).
+    Attributes:
+        options: One module per choice, in the order of the distribution's choices.
+        weights: One weight per option [options], uniform at first. A trainer assigns them: a
+            softmax of logits, a one-hot draw, or a schedule.
     """
 
     weights: Tensor
@@ -119,7 +131,7 @@ class Choice(OpenLayer):
 
 
 def open_layers(module: nn.Module) -> Mapping[str, list[OpenLayer]]:
-    """The layers that hold open decisions, by decision name."""
+    """Return the layers that hold open decisions, by decision name."""
     found: dict[str, list[OpenLayer]] = {}
     for layer in module.modules():
         if isinstance(layer, OpenLayer):
@@ -129,7 +141,7 @@ def open_layers(module: nn.Module) -> Mapping[str, list[OpenLayer]]:
 
 
 def open_in(module: nn.Module) -> dict[str, Any]:
-    """The open decisions that a module's layers hold, by name."""
+    """Return the open decisions that a module's layers hold, by name."""
     return {
         decision.name: decision
         for layer in module.modules()

@@ -18,7 +18,7 @@ _IDENTITY = Algebra(coefficients=(1,), linear=True, channelwise=True, keeps_unif
 
 
 class _Function(nn.Module):
-    """A parameter-free operation of several inputs."""
+    """An operation of several inputs without parameters."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Function(nn.Module):
 
 def _same(shapes: Shapes) -> Shape:
     if len(set(shapes)) != 1:
-        raise ValueError("its inputs must have one shape")
+        raise ValueError("its inputs must have the same shape")
     return shapes[0]
 
 
@@ -66,8 +66,8 @@ def _conv2d(
     shapes: Shapes, channels: int, kernel: int = 3, stride: int = 1, bias: bool = True
 ) -> nn.Module:
     module = nn.Conv2d(shapes[0][0], channels, kernel, stride, kernel // 2, bias=bias)
-    # He et al., arXiv 1502.01852: signals keep their size through many layers even where
-    # nothing normalises them; torch's own default shrinks them.
+    # He et al., arXiv 1502.01852: activations keep their scale through many layers without
+    # normalisation; torch's default initialisation shrinks them.
     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     if module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -86,7 +86,7 @@ def _batch_norm_shape(shapes: Shapes) -> Shape:
 
 
 def _linear_algebra(shapes: Shapes, features: int, bias: bool = True) -> Algebra:
-    # Of images it mixes the last dimension, one channel like another.
+    # On images it mixes only the last dimension, in the same way for every channel.
     vectors = len(shapes[0]) == 1
     return Algebra(
         parametric=True,
@@ -98,7 +98,7 @@ def _linear_algebra(shapes: Shapes, features: int, bias: bool = True) -> Algebra
 
 
 def _conv_algebra(shapes: Shapes, kernel: int = 3, bias: bool = True, **_: Any) -> Algebra:
-    # Larger kernels read zeros beyond the border, so that what is uniform is so no more.
+    # Larger kernels read zeros beyond the border, so a uniform input gives a non-uniform output.
     return Algebra(
         parametric=True,
         linear=not bias,
@@ -160,7 +160,7 @@ _elementwise("sigmoid", nn.Sigmoid)
 
 def _dropout_shape(shapes: Shapes, p: float | Open = 0.5) -> Shape:
     if not isinstance(p, Open) and not 0 <= p < 1:
-        raise ValueError(f"its rate must lie in [0, 1), got {p}")
+        raise ValueError(f"its rate must be in [0, 1), got {p}")
     return _same(shapes)
 
 
@@ -181,7 +181,7 @@ declare(
 )
 
 
-# Functions of several inputs.
+# Operations on several inputs.
 def _sum(*inputs: Tensor) -> Tensor:
     total = inputs[0]
     for term in inputs[1:]:

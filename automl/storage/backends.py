@@ -1,4 +1,4 @@
-"""Where Optuna's trials lie: an SQL database, a journal in a file or in Redis, or a gRPC proxy."""
+"""Storages of Optuna's trials: an SQL database, a journal in a file or Redis, or a gRPC proxy."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
@@ -12,24 +12,27 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, Jou
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from automl.errors import StorageError, UsageError
-from automl.ledger.schema import alone
+from automl.ledger.schema import exclusive_transaction
 from automl.ledger.sql_errors import explained
-from automl.ledger.transaction import is_away, is_transient
+from automl.ledger.transaction import is_transient, is_unavailable
 from automl.storage.collation import all_differ, collated_alike, folded_alike
 from automl.storage.databases import Database, mask, no_driver, parse
 
 UNTRUSTED = (
-    "which whoever writes to it could use to run code here: pass --trust-storage "
-    "(trust_storage=True) if you trust all who can write to it"
+    "which lets anyone who can write to it run code here: pass --trust-storage "
+    "(trust_storage=True) if you trust everyone with write access"
 )
 
 
 @dataclass(frozen=True, repr=False)
 class Backend(ABC):
-    """A storage for Optuna's trials, by its URL.
+    """A storage for Optuna's trials.
+
+    Attributes:
+        url: The storage's URL, with its password.
 
     Raises:
-        UsageError: the URL lacks something, or what the storage needs is not installed.
+        UsageError: The URL is incomplete, or a required package is not installed.
     """
 
     url: str
@@ -47,47 +50,50 @@ class Backend(ABC):
 
     @property
     def is_local_file(self) -> bool:
-        """Whether only who may write to a file of this machine can write to it."""
+        """Whether the storage is a file of this machine, protected by its permissions."""
         return False
 
     @property
     def holds_ledger(self) -> bool:
-        """Whether the ledger's tables can lie there, too."""
+        """Whether the storage can also hold the ledger's tables."""
         return False
 
     def exists(self) -> bool:
-        """Whether there is something to read; a server is taken to have it."""
+        """Whether the storage exists; servers are assumed to."""
         return True
 
     @abstractmethod
     def open(self, trusted: bool) -> BaseStorage:
-        """Optuna's storage; trusted: whether what lies there may be unpickled.
+        """Open Optuna's storage.
+
+        Args:
+            trusted: Whether Optuna may unpickle the storage's contents.
 
         Raises:
-            UsageError: it would unpickle, and is not trusted.
-            StorageError: it cannot be reached.
+            UsageError: Optuna would unpickle contents that are not trusted.
+            StorageError: The storage cannot be reached.
         """
 
     def is_outage(self, error: Exception) -> bool:
-        """Whether the storage could not be reached, or went away."""
+        """Whether an error means that the storage is unavailable."""
         return False
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether the call may go through if it is made again at once."""
+        """Whether the call may succeed if it is retried at once."""
         return False
 
     @property
-    def tells_names_apart(self) -> bool:
-        """Whether names that differ in any character are two names there."""
+    def distinguishes_names(self) -> bool:
+        """Whether the storage distinguishes names that differ in any character."""
         return True
 
     def alike(self, name: str, others: Sequence[str]) -> Collection[str]:
-        """Those of the other names that are one with this one there."""
+        """Return the other names that the storage treats as equal to this one."""
         return all_differ(name, others)
 
     @abstractmethod
     def cause(self, error: Exception) -> str | None:
-        """One line for a failure of the storage itself; None for any other error."""
+        """Describe a failure of the storage in one line; return None for any other error."""
 
 
 class SqlTrials(Backend):
@@ -109,45 +115,45 @@ class SqlTrials(Backend):
 
     def open(self, trusted: bool) -> BaseStorage:
         try:
-            storage = self._made_alone()
+            storage = self._create_exclusively()
         except DBAPIError as error:
             raise StorageError(f"database {self.shown}: {explained(error)}") from error
         except ImportError as error:
             raise UsageError(no_driver(parse(self.url).drivername)) from error
         except RuntimeError as error:
             raise StorageError(f"{self.shown}: {' '.join(str(error).split())}") from error
-        # Connections made so far lack the settings below.
+        # Connections opened so far lack the settings below.
         storage.engine.dispose()
         Database(self.url).prepare(storage.engine)
         return get_storage(storage)
 
-    def _made_alone(self) -> RDBStorage:
-        """Optuna makes its tables without a lock, so that of two who start one would fail."""
+    def _create_exclusively(self) -> RDBStorage:
+        """Create Optuna's tables under a lock: without one, one of two processes would fail."""
         database = Database(self.url)
         engine = database.connect({})
         try:
-            # SQLite's lock would keep Optuna out, too.
-            with alone(engine) if database.is_server else nullcontext():
-                return self._made()
+            # SQLite's lock would also keep Optuna out.
+            with exclusive_transaction(engine) if database.is_server else nullcontext():
+                return self._create()
         finally:
             engine.dispose()
 
-    def _made(self) -> RDBStorage:
+    def _create(self) -> RDBStorage:
         for attempt in range(5):
             try:
                 return RDBStorage(self.url, engine_kwargs=Database(self.url).settings)
             except DBAPIError:
-                # Other programs take no lock; who comes second tries again.
+                # Other programs take no lock, so the slower one has to retry.
                 if attempt == 4:
                     raise
         raise AssertionError("the last try returned or raised")
 
     @property
-    def tells_names_apart(self) -> bool:
+    def distinguishes_names(self) -> bool:
         return parse(self.url).get_backend_name() != "mysql"
 
     def alike(self, name: str, others: Sequence[str]) -> Collection[str]:
-        if self.tells_names_apart:
+        if self.distinguishes_names:
             return all_differ(name, others)
         engine = Database(self.url).connect({})
         try:
@@ -157,9 +163,9 @@ class SqlTrials(Backend):
 
     def is_outage(self, error: Exception) -> bool:
         found = _database_error(error)
-        # Optuna's session of this thread may notice at its next statement only.
+        # Optuna's session of this thread may only notice at its next statement.
         late = isinstance(error.__cause__, PendingRollbackError)
-        return late or (found is not None and is_away(found))
+        return late or (found is not None and is_unavailable(found))
 
     def is_transient(self, error: Exception) -> bool:
         found = _database_error(error)
@@ -173,12 +179,12 @@ class SqlTrials(Backend):
 
 
 class JournalFile(Backend):
-    """A file to which all that happens is appended, one JSON object a line."""
+    """A file to which every operation is appended, one JSON object per line."""
 
     def _checked_url(self) -> str:
         if not parse(self.url).database:
             raise UsageError(
-                f"{self.shown!r} names no file: expected, for example, journal:///a.log"
+                f"{self.shown!r} names no file: expected a URL such as journal:///a.log"
             )
         return self.url
 
@@ -204,11 +210,11 @@ class JournalFile(Backend):
         if isinstance(error, OSError):
             return f"{error.strerror}; check the file, its directory and the disk"
         broken = isinstance(error, ValueError) and "Invalid log" in str(error)
-        return "the journal is damaged: put a copy back, or name another" if broken else None
+        return "the journal is damaged: restore a copy, or use another journal" if broken else None
 
 
 class RedisJournal(Backend):
-    """The same journal in Redis, under the keys that begin with `?prefix=`."""
+    """A journal in Redis, in keys that start with the URL's `?prefix=`."""
 
     def _checked_url(self) -> str:
         _require("redis", "redis")
@@ -243,7 +249,7 @@ class RedisJournal(Backend):
 
 
 class GrpcProxy(Backend):
-    """A proxy of Optuna before another storage: `optuna.storages.run_grpc_proxy_server`."""
+    """Optuna's gRPC proxy to another storage: `optuna.storages.run_grpc_proxy_server`."""
 
     def _checked_url(self) -> str:
         _require("grpc", "grpc")
@@ -259,12 +265,12 @@ class GrpcProxy(Backend):
             storage.wait_server_ready(timeout=_GRPC_SECONDS)
         except ConnectionError as error:
             raise StorageError(
-                f"{self.shown}: no gRPC proxy answers there; start it, or check host and port"
+                f"{self.shown}: no gRPC proxy answers: start it, or check the host and port"
             ) from error
         return storage
 
     @property
-    def tells_names_apart(self) -> bool:
+    def distinguishes_names(self) -> bool:
         return False
 
     def alike(self, name: str, others: Sequence[str]) -> Collection[str]:
@@ -275,7 +281,7 @@ class GrpcProxy(Backend):
 
         if not isinstance(error, RpcError):
             return isinstance(error, ConnectionError)
-        # The proxy does not say what its own storage failed for.
+        # The proxy does not report why its own storage failed.
         failed = _STORAGE_FAILED in (error.details() or "")
         return error.code() is StatusCode.UNAVAILABLE or failed
 
@@ -285,10 +291,10 @@ class GrpcProxy(Backend):
         return _line(error.details() or error) if isinstance(error, RpcError) else None
 
 
-_OF_STORAGES = (StorageInternalError, DBAPIError)
+_STORAGE_ERRORS = (StorageInternalError, DBAPIError)
 _GRPC_SECONDS = 5.0
 _REDIS_LIMITS = {"socket_connect_timeout": "10", "socket_timeout": "70"}
-"""How many seconds a server may be silent, where the URL does not say."""
+"""How many seconds a server may be silent, unless the URL sets it."""
 _STORAGE_FAILED = "An exception is raised during the commit"
 _KINDS: dict[str, type[Backend]] = {
     "journal": JournalFile,
@@ -299,7 +305,7 @@ _KINDS: dict[str, type[Backend]] = {
 
 
 def backend(url: str) -> Backend:
-    """The kind of storage that a URL names; an SQL database unless its scheme says otherwise."""
+    """Return the storage of a URL; an SQL database unless the scheme names another kind."""
     return _KINDS.get(parse(url).drivername, SqlTrials)(url)
 
 
@@ -311,8 +317,8 @@ def _require(module: str, extra: str) -> None:
 
 
 def _database_error(error: Exception) -> DBAPIError | None:
-    """The database's error that one of Optuna's for its storage was raised for."""
-    found: BaseException | None = error if isinstance(error, _OF_STORAGES) else None
+    """Return the database error that caused one of Optuna's storage errors."""
+    found: BaseException | None = error if isinstance(error, _STORAGE_ERRORS) else None
     while found is not None and not isinstance(found, DBAPIError):
         found = found.__cause__ or found.__context__
     return found

@@ -1,7 +1,7 @@
-"""Which names a database takes for one: MySQL's collations ignore case, accents, trailing blanks.
+"""Names that a database treats as equal: MySQL ignores case, accents and trailing blanks.
 
-Optuna's tables hold one value for each name of a trial. Of two that a database takes for one, the
-second would be lost without a word.
+Optuna's tables hold one value per name of a trial. If a database treats two names as equal, the
+second value would be lost silently.
 """
 
 import threading
@@ -16,7 +16,7 @@ from automl.errors import CandidateError
 from automl.storable import short
 
 Ask = Callable[[str, Sequence[str]], Collection[str]]
-"""Which of these names a database takes for a given one."""
+"""Returns which of these names a database treats as equal to a given one."""
 
 _COLUMNS = (
     ("trial_params", "param_name"),
@@ -27,21 +27,25 @@ _COLUMNS = (
 
 @dataclass
 class Names:
-    """The names met so far, each compared once with all others."""
+    """The names seen so far, each compared once with all others.
+
+    Attributes:
+        ask: Compares a name with others, as the database does.
+    """
 
     ask: Ask
     _alike: dict[str, frozenset[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def alike(self, name: str, others: Collection[str]) -> str | None:
-        """One of the other names that the database takes for this one, if there is any."""
+        """Return another name that the database treats as equal to this one, if any."""
         with self._lock:
             for each in (*others, name):
                 if each not in self._alike:
-                    self._meet(each)
+                    self._compare(each)
             return next((o for o in others if o != name and o in self._alike[name]), None)
 
-    def _meet(self, name: str) -> None:
+    def _compare(self, name: str) -> None:
         known = list(self._alike)
         same = frozenset(self.ask(name, known)) if known else frozenset()
         self._alike[name] = same
@@ -50,17 +54,17 @@ class Names:
 
 
 def all_differ(name: str, others: Sequence[str]) -> Collection[str]:
-    """Compare as most storages do: by every character."""
+    """Compare as most storages do: every character counts."""
     return ()
 
 
 def folded_alike(name: str, others: Sequence[str]) -> Collection[str]:
-    """Compare as the database behind a proxy might, which cannot be asked."""
+    """Compare as the least strict database behind a proxy might, as it cannot be asked."""
     return {other for other in others if _folded(other) == _folded(name)}
 
 
 def collated_alike(engine: Engine, name: str, others: Sequence[str]) -> Collection[str]:
-    """Ask a MySQL or MariaDB server, by the collations of Optuna's columns."""
+    """Ask a MySQL or MariaDB server to compare by the collations of Optuna's columns."""
     found: set[str] = set()
     with engine.connect() as connection:
         for charset, collation in connection.execute(_COLLATIONS).all():
@@ -71,11 +75,18 @@ def collated_alike(engine: Engine, name: str, others: Sequence[str]) -> Collecti
     return found
 
 
-def lost_name(kind: str, name: str, other: str, where: str) -> CandidateError:
-    """Why a trial cannot have both of two names."""
+def name_conflict(kind: str, name: str, other: str, where: str) -> CandidateError:
+    """Return the error of a trial with two names that the database treats as equal.
+
+    Args:
+        kind: What the names are of, in the plural, such as "decisions".
+        name: One of the names.
+        other: The other name.
+        where: The database, without its password.
+    """
     return CandidateError(
-        f"{kind} {short(name)} and {short(other)} are one name in {where}, which ignores case, "
-        "accents and trailing blanks, so that one would be lost: rename one of them"
+        f"{kind} {short(name)} and {short(other)} are the same name in {where}, which ignores "
+        "case, accents and trailing blanks: rename one of them"
     )
 
 

@@ -1,4 +1,4 @@
-"""SQL databases by URL: their drivers, their settings, and their passwords out of sight."""
+"""SQL databases by URL: drivers, connection settings, and hidden passwords."""
 
 import random
 import re
@@ -22,15 +22,15 @@ from automl.text.redaction import is_secret, redact_urls
 
 DEFAULT_URL = "sqlite:///automl.db"
 _WAL_SECONDS = 5.0
-"""How long a new SQLite file may be locked by who makes it."""
+"""How long, in seconds, another process may lock a new SQLite file while it creates it."""
 _PSYCOPG, _PYMYSQL = "postgresql+psycopg", "mysql+pymysql"
 _OWN_DRIVERS = {_PSYCOPG: postgresql.driver, _PYMYSQL: mysql.driver}
-"""Drivers of which we have a version that does not wait for a silent server for ever."""
+"""Drivers of which we have a version that does not wait for a silent server forever."""
 _SILENT_SECONDS = 70
-"""How long a server may be silent; with one try to connect again it is noticed within 90 s.
+"""How long a server may be silent; with one attempt to reconnect, 90 s at most.
 
-Beyond the minute after which it lets go of the locks of a worker that is asleep, and the 50 s for
-which InnoDB waits for a lock.
+It is longer than the minute after which a server releases the locks of a worker that is asleep,
+and than the 50 s for which InnoDB waits for a lock.
 """
 _PATIENT: dict[str, dict[str, int]] = {
     "sqlite": {"timeout": 60},
@@ -44,11 +44,11 @@ _PATIENT: dict[str, dict[str, int]] = {
     _PSYCOPG: {postgresql.OPTION: _SILENT_SECONDS},
     "mysql": {"connect_timeout": 10, "read_timeout": _SILENT_SECONDS, "write_timeout": 30},
 }
-"""How long a driver waits for another's lock, or for a server that may be gone without a word.
+"""How long a driver waits for a lock, or for a server that no longer answers.
 
-Without a limit a worker hangs for a quarter of an hour where a network drops what it is given."""
+Without a limit, a worker hangs for a quarter of an hour if the network drops its packets."""
 
-_NOT_WAITING = {
+_SERVER_TIMEOUTS = {
     "postgresql": (
         "SET idle_in_transaction_session_timeout = 60000",
         "SET tcp_keepalives_idle = 10",
@@ -57,12 +57,12 @@ _NOT_WAITING = {
     ),
     "mysql": ("SET SESSION idle_transaction_timeout = 60",),  # MariaDB's
 }
-"""What a server is asked, so that it lets go of the locks of a worker that is gone or asleep."""
+"""Settings with which a server releases the locks of a worker that is gone or asleep."""
 
 
 @dataclass(frozen=True)
 class _Driver:
-    """What we reach a kind of database with, and the extra of ours that installs it."""
+    """The driver of a kind of database, and the extra of automl that installs it."""
 
     name: str
     extra: str
@@ -81,10 +81,13 @@ _DRIVERS = {
 
 @dataclass(frozen=True, repr=False)
 class Database:
-    """A database by its URL; the driver is ours where the URL names none.
+    """A database.
+
+    Attributes:
+        url: The database's URL; automl chooses the driver if the URL names none.
 
     Raises:
-        UsageError: the URL is none, or its driver is not installed.
+        UsageError: The URL is invalid, or its driver is not installed.
     """
 
     url: str
@@ -105,19 +108,19 @@ class Database:
         return parse(self.url).get_backend_name() != "sqlite"
 
     def exists(self) -> bool:
-        """Whether there is a database to read; a server is taken to have one."""
+        """Whether the database exists; servers are assumed to have it."""
         file = parse(self.url).database
         return self.is_server or file is None or file.startswith("file:") or Path(file).exists()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments of `create_engine` that ours and Optuna's engine share."""
+        """The arguments of `create_engine`, for the ledger's engine and Optuna's."""
         url = parse(self.url)
         waits = _PATIENT.get(url.get_backend_name(), {}) | _PATIENT.get(url.drivername, {})
-        # Above this, InnoDB locks the gaps between rows, and workers wait for each other.
+        # At higher levels, InnoDB locks the gaps between rows, and workers wait for each other.
         mysql = url.get_backend_name() == "mysql"
         return {
-            # What the URL itself says comes first.
+            # Options in the URL take precedence.
             "connect_args": {k: v for k, v in waits.items() if k not in url.query},
             "pool_pre_ping": self.is_server,
             **({"isolation_level": "READ COMMITTED"} if mysql else {}),
@@ -125,7 +128,7 @@ class Database:
         }
 
     def connect(self, options: Mapping[str, Any]) -> Engine:
-        """An engine for the ledger; options: of its executions."""
+        """Create an engine for the ledger, with these execution options."""
         engine = create_engine(self.url, **self.settings, execution_options=options)
         self.prepare(engine)
         if not self.is_server:
@@ -134,41 +137,41 @@ class Database:
         return engine
 
     def prepare(self, engine: Engine) -> None:
-        """Set what each connection to this database needs, whosever engine it is."""
+        """Configure the connections of an engine, either the ledger's or Optuna's."""
         leave_to_parent(engine)
         event.listen(engine, "handle_error", _connect_again)
         kind = parse(self.url).get_backend_name()
         if kind == "sqlite":
             event.listen(engine, "connect", _sqlite_settings)
-        elif kind in _NOT_WAITING:
-            event.listen(engine, "connect", partial(_ask, _NOT_WAITING[kind]))
+        elif kind in _SERVER_TIMEOUTS:
+            event.listen(engine, "connect", partial(_ask, _SERVER_TIMEOUTS[kind]))
 
 
 def parse(url: str) -> URL:
-    """The parts of a storage URL of any kind.
+    """Split a storage URL of any kind into its parts.
 
     Raises:
-        UsageError: it is none.
+        UsageError: The URL is invalid.
     """
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
-        # Without the cause: it quotes what it took for the port, maybe a part of the password.
+        # The cause is dropped: it quotes the supposed port, which may be part of the password.
         shown = re.sub(r":(?!//).*@", ":***@", url, flags=re.DOTALL)
         raise UsageError(
-            f"{redact_urls(shown)!r} is not a storage URL: expected, for example, {DEFAULT_URL} or "
+            f"{redact_urls(shown)!r} is not a storage URL: expected a URL such as {DEFAULT_URL} or "
             "postgresql://user@host/database"
         ) from None
 
 
 def has_password(url: str) -> bool:
-    """Whether a URL holds one, as its own part or as an option of its driver."""
+    """Whether a URL contains a password, also as an option of its driver."""
     parsed = parse(url)
     return parsed.password is not None or any(map(is_secret, parsed.query))
 
 
 def mask(url: str) -> str:
-    """A URL without its password."""
+    """Return a URL without its password."""
     return redact_urls(parse(url).render_as_string(hide_password=True))
 
 
@@ -184,7 +187,7 @@ def _with_driver(url: URL) -> str:
 
 
 def no_driver(name: str) -> str:
-    """What to do where a database's driver is missing."""
+    """Return the message for a missing driver, with the command that installs it."""
     extra = next((d.extra for d in _DRIVERS.values() if d.name == name), None)
     if extra is not None:
         return f"no driver for {name}: pip install 'automl[{extra}]'"
@@ -192,7 +195,7 @@ def no_driver(name: str) -> str:
 
 
 def _ask(statements: Sequence[str], connection: Any, _: Any) -> None:
-    """Set what a server knows of; another make or version may not."""
+    """Run the statements that a server supports; others depend on its make or version."""
     cursor = connection.cursor()
     for statement in statements:
         try:
@@ -204,7 +207,7 @@ def _ask(statements: Sequence[str], connection: Any, _: Any) -> None:
 
 
 def _connect_again(context: Any) -> None:
-    """Leave a server that does not take what is written; the next connection may find another."""
+    """Drop the connection to a server that rejects writes; the next may reach the new primary."""
     error = context.sqlalchemy_exception
     if isinstance(error, DBAPIError) and meaning(error).kind is Kind.AWAY:
         context.is_disconnect = True
@@ -219,7 +222,7 @@ def _sqlite_settings(connection: Any, _: Any) -> None:
 
 
 def _use_wal(cursor: Any) -> None:
-    # While another process makes the file, SQLite refuses this at once, however long it may wait.
+    # While another process creates the file, SQLite rejects this at once, whatever the timeout.
     end = time.monotonic() + _WAL_SECONDS
     while True:
         try:
@@ -237,7 +240,7 @@ def _sqlite_manual_transactions(connection: Any, _: Any) -> None:
 
 
 def _sqlite_begin(connection: Any) -> None:
-    # A transaction that will write takes the lock at once: one that reads first and writes
-    # later would fail where another wrote in between.
+    # A writing transaction takes the lock at once: if it read first and another process wrote in
+    # between, its own write would fail.
     reads = connection.get_execution_options().get("automl_read", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

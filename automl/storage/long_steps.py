@@ -1,7 +1,7 @@
-"""Steps that Optuna's column of 32 bits cannot hold: kept as attributes of a trial instead.
+"""Stores steps that do not fit into Optuna's 32-bit column as attributes of the trial.
 
 A step may count tokens or examples. Pruners compare trials at equal steps, so steps cannot be
-counted anew; what reads through us finds them among the intermediate values, as Optuna has them.
+renumbered. Trials that are read through this package have them among their intermediate values.
 """
 
 import copy
@@ -15,23 +15,23 @@ _STEP = re.compile(rf"{_PREFIX}(-?[0-9]{{1,20}})")
 
 
 def is_long(step: int) -> bool:
-    """Whether Optuna's column cannot hold a step on every database."""
+    """Whether Optuna's column cannot hold a step on some database."""
     return step not in _SHORT
 
 
 def attribute_of(step: int) -> str:
-    """The attribute that holds the value of a long step."""
+    """Return the name of the attribute that holds the value of a long step."""
     return f"{_PREFIX}{step}"
 
 
 def is_reserved(name: str) -> bool:
-    """Whether attributes of such a name are long steps, which only a report may add."""
+    """Whether an attribute's name is reserved for long steps, which only reports add."""
     return name.startswith(_PREFIX)
 
 
 def with_long_steps(trial: FrozenTrial) -> FrozenTrial:
-    """A trial with its long steps among the others; itself where it has none."""
-    # Whatever else another program wrote by such a name is not ours to read.
+    """Return a trial with its long steps among the intermediate values."""
+    # Ignore other values that another program may have stored under such a name.
     long = {
         int(match[1]): value
         for name, value in trial.system_attrs.items()
@@ -39,7 +39,7 @@ def with_long_steps(trial: FrozenTrial) -> FrozenTrial:
     }
     if not long:
         return trial
-    # Optuna shares its trials with other readers.
+    # Optuna shares the trial with other readers, so it is copied.
     found = copy.copy(trial)
     found.intermediate_values = {**trial.intermediate_values, **dict(sorted(long.items()))}
     names = {attribute_of(step) for step in long}

@@ -1,15 +1,15 @@
-"""What Optuna says of itself, which is no news for who searches."""
+"""Silences Optuna's own log output."""
 
 import warnings
 
 import optuna
 
 
-def quieten_optuna() -> None:
-    """Let Optuna log warnings alone, and not say in each process what may change some day.
+def silence_optuna() -> None:
+    """Log only Optuna's warnings, without those about experimental features.
 
-    For the whole process: a filter set for a moment, trial by trial, would have Python forget
-    which other warnings it has shown already, and show them in each trial.
+    This applies to the whole process. A temporary filter would make Python forget which other
+    warnings it has shown, and show them again in each trial.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -1,7 +1,7 @@
-"""psycopg for SQLAlchemy, with connections that do not wait for a silent server for ever.
+"""psycopg for SQLAlchemy, with connections that do not wait forever for a silent server.
 
-TCP's own limits are for packets that nobody acknowledges. A server that hangs, or a proxy whose
-server is gone, acknowledges each and answers none.
+TCP's limits only cover packets that are not acknowledged. A server that hangs, or a proxy that has
+lost its server, acknowledges packets but never answers.
 """
 
 import functools
@@ -12,12 +12,12 @@ from types import ModuleType
 from typing import Any
 
 OPTION = "read_timeout"
-"""As in URLs of MySQL's driver: how many seconds a server may be silent."""
+"""How many seconds a server may be silent; the same option as that of MySQL's driver."""
 
 
 @functools.cache
 def driver() -> ModuleType:
-    """psycopg as SQLAlchemy uses it, but for `connect`, which knows one option more.
+    """Return a copy of psycopg whose `connect` also accepts `read_timeout`.
 
     Raises:
         ImportError: psycopg is not installed.
@@ -25,7 +25,7 @@ def driver() -> ModuleType:
     import psycopg
 
     class Connection(psycopg.Connection[Any]):
-        """A connection that is closed when its server is silent for `read_timeout` seconds."""
+        """A connection that is closed if its server is silent for `read_timeout` seconds."""
 
         read_timeout = math.inf
 
@@ -37,17 +37,17 @@ def driver() -> ModuleType:
             return made
 
         def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-            return super().wait(self._hearing(gen), *args, **kwargs)
+            return super().wait(self._limited(gen), *args, **kwargs)
 
-        def _hearing(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-            """Passes on what a protocol step waits for; between waits it is sent what came."""
+        def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+            """Run the steps of psycopg's protocol, and raise an error if the server is silent."""
             try:
-                wanted, heard = next(gen), time.monotonic()
+                wanted, last_answer = next(gen), time.monotonic()
                 while True:
                     ready = yield wanted
                     if ready:
-                        heard = time.monotonic()
-                    elif time.monotonic() - heard > self.read_timeout:
+                        last_answer = time.monotonic()
+                    elif time.monotonic() - last_answer > self.read_timeout:
                         self.pgconn.finish()
                         raise psycopg.OperationalError(
                             f"the server has not answered for {self.read_timeout:g} s"
@@ -56,7 +56,7 @@ def driver() -> ModuleType:
             except StopIteration as stop:
                 return stop.value
 
-    made = ModuleType(psycopg.__name__)
-    made.__dict__.update(vars(psycopg))
-    made.__dict__["connect"] = Connection.connect
-    return made
+    module = ModuleType(psycopg.__name__)
+    module.__dict__.update(vars(psycopg))
+    module.__dict__["connect"] = Connection.connect
+    return module

@@ -1,4 +1,4 @@
-"""Optuna's storage with our patience: what fails by an outage is called again."""
+"""Retries calls of Optuna's storage during outages."""
 
 from collections.abc import Callable, Container, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -10,69 +10,75 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.errors import StorageError
-from automl.ledger.outages import Patience
+from automl.ledger.outages import OutageRetry
 from automl.ledger.sql_errors import is_unstorable
-from automl.ledger.transaction import past_deadlocks, unstorable
+from automl.ledger.transaction import retry_deadlocks, unstorable
 from automl.storage.long_steps import attribute_of, is_long, with_long_steps
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Failures(Protocol):
-    """What a kind of storage raises."""
+class StorageErrors(Protocol):
+    """Classifies the errors that a kind of storage raises."""
 
     @property
     def shown(self) -> str:
-        """The storage for people, without a password."""
+        """The storage's URL without its password."""
         ...
 
     def is_outage(self, error: Exception) -> bool:
-        """Whether the storage could not be reached, or went away."""
+        """Whether an error means that the storage is unavailable."""
         ...
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether the call may go through if it is made again at once."""
+        """Whether the call may succeed if it is retried at once."""
         ...
 
     def cause(self, error: Exception) -> str | None:
-        """One line for a failure of the storage itself; None for any other error."""
+        """Describe a failure of the storage in one line; return None for any other error."""
         ...
 
 
-class PatientStorage(BaseStorage):
-    """Calls another storage, again where that is away; its failures become a StorageError.
+class RetryingStorage(BaseStorage):
+    """Calls another storage, and retries the call while that storage is unavailable.
 
-    What it cannot hold becomes an UnstorableError, a failure of the trial's own.
+    A failure of the storage raises a StorageError. A value that it cannot hold raises an
+    UnstorableError, which fails the trial. Most calls overwrite what they wrote before, so they can
+    be repeated; a new trial, or the end of one, is looked up first.
 
-    Each call may be repeated: what it writes is written over, except for a new trial and the end
-    of one, which are looked for first.
+    Args:
+        storage: The storage to call.
+        errors: Classifies that storage's errors.
+        outage_retry: How long to wait during outages.
     """
 
-    def __init__(self, storage: BaseStorage, failures: Failures, patience: Patience) -> None:
-        self._storage, self._failures, self._patience = storage, failures, patience
+    def __init__(
+        self, storage: BaseStorage, errors: StorageErrors, outage_retry: OutageRetry
+    ) -> None:
+        self._storage, self._errors, self._outage_retry = storage, errors, outage_retry
 
     def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._insist(lambda again: method(*args, **kwargs))
+        return self._retry(lambda is_retry: method(*args, **kwargs))
 
-    def _insist(self, call: Callable[[bool], T]) -> T:
-        failures = self._failures
+    def _retry(self, call: Callable[[bool], T]) -> T:
+        errors = self._errors
 
-        def past(again: bool) -> T:
-            return past_deadlocks(call, again, failures.is_transient)
+        def once(is_retry: bool) -> T:
+            return retry_deadlocks(call, is_retry, errors.is_transient)
 
         def is_outage(error: Exception) -> bool:
-            return failures.is_outage(error) or failures.is_transient(error)
+            return errors.is_outage(error) or errors.is_transient(error)
 
         try:
-            return self._patience.insist(failures.shown, past, is_outage)
+            return self._outage_retry.run(errors.shown, once, is_outage)
         except Exception as error:
-            if (refused := _unstorable(error)) is not None:
-                raise unstorable(refused, failures.shown) from error
-            cause = failures.cause(error)
+            if (rejection := _unstorable(error)) is not None:
+                raise unstorable(rejection, errors.shown) from error
+            cause = errors.cause(error)
             if cause is None:
                 raise
-            raise StorageError(f"database {failures.shown}: {cause}") from error
+            raise StorageError(f"database {errors.shown}: {cause}") from error
 
     # Studies.
     def create_new_study(
@@ -109,16 +115,19 @@ class PatientStorage(BaseStorage):
 
     # Trials.
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        def create(again: bool) -> int:
-            made = self._made_unheard(study_id, template_trial) if again else None
-            if made is not None:
-                return made
+        def create(is_retry: bool) -> int:
+            created = self._created_before(study_id, template_trial) if is_retry else None
+            if created is not None:
+                return created
             return self._storage.create_new_trial(study_id, template_trial)
 
-        return self._insist(create)
+        return self._retry(create)
 
-    def _made_unheard(self, study_id: int, template: FrozenTrial | None) -> int | None:
-        """The trial that a call made whose answer was lost; ours bear their row's id."""
+    def _created_before(self, study_id: int, template: FrozenTrial | None) -> int | None:
+        """Return the trial that an earlier call created although its reply was lost.
+
+        It is found by its attributes, which hold the id of its row in the ledger.
+        """
         if template is None or not template.user_attrs:
             return None
         trials = self._storage.get_all_trials(study_id, deepcopy=False, states=(template.state,))
@@ -137,15 +146,15 @@ class PatientStorage(BaseStorage):
     ) -> None:
         given = (trial_id, param_name, param_value_internal, distribution)
 
-        def write(again: bool) -> None:
+        def write(is_retry: bool) -> None:
             try:
                 self._storage.set_trial_param(*given)
             except KeyError:
-                # Optuna's proxy, started anew, takes parameters only for trials that it has read.
+                # After a restart, Optuna's proxy only accepts parameters of trials it has read.
                 self._read_all()
                 self._storage.set_trial_param(*given)
 
-        self._insist(write)
+        self._retry(write)
 
     def _read_all(self) -> None:
         for study in self._storage.get_all_studies():
@@ -155,15 +164,15 @@ class PatientStorage(BaseStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        def end(again: bool) -> bool:
+        def end(is_retry: bool) -> bool:
             try:
                 return self._storage.set_trial_state_values(trial_id, state, values)
             except UpdateFinishedTrialError:
-                if again and self._storage.get_trial(trial_id).state is state:
+                if is_retry and self._storage.get_trial(trial_id).state is state:
                     return True
                 raise
 
-        return self._insist(end)
+        return self._retry(end)
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
@@ -215,7 +224,7 @@ class PatientStorage(BaseStorage):
 
 
 def _unstorable(error: BaseException) -> Exception | None:
-    """The error of a database that cannot hold what it was given, as one of Optuna's hides it."""
+    """Return the error, behind one of Optuna's, of a database that cannot hold a value."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, Exception) and is_unstorable(found):

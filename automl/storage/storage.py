@@ -1,4 +1,4 @@
-"""Opens what a study lies in: Optuna's trials and the ledger, in one database or in two."""
+"""Opens the storage of studies: Optuna's trials and the ledger, in one database or in two."""
 
 import os
 import shlex
@@ -12,31 +12,34 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from automl.errors import StorageError, UsageError
-from automl.ledger.outages import OPTION, OUTAGE_SECONDS, Patience
+from automl.ledger.outages import OPTION, OUTAGE_SECONDS, OutageRetry
 from automl.ledger.schema import upgrade
-from automl.ledger.transaction import is_away, is_transient
+from automl.ledger.transaction import is_transient, is_unavailable
 from automl.storage.backends import UNTRUSTED, Backend, backend
 from automl.storage.collation import Names
 from automl.storage.databases import DEFAULT_URL, Database, has_password, mask, parse
-from automl.storage.optuna_logging import quieten_optuna
-from automl.storage.retrying import PatientStorage
+from automl.storage.optuna_logging import silence_optuna
+from automl.storage.retrying import RetryingStorage
 
 VARIABLE = "AUTOML_STORAGE"
 LEDGER_VARIABLE = "AUTOML_LEDGER"
 TRUST_VARIABLE = "AUTOML_TRUST_STORAGE"
-PATIENT_VARIABLE = "AUTOML_PATIENT"
-"""Set for workers that a search starts: its storage was there, so that they wait for it, too."""
+WAIT_VARIABLE = "AUTOML_WAIT_FOR_DATABASE"
+"""Set for workers that a search starts: its storage was available, so they wait for it."""
 
 
 @dataclass(frozen=True, repr=False)
 class Storage:
-    """Where Optuna's studies lie, and the ledger: there too, or in a database of its own.
+    """The storage of Optuna's studies and of the ledger.
 
-    ledger: the URL of that database. trusted: whether Optuna may unpickle what lies in there.
+    Attributes:
+        url: The URL of Optuna's storage.
+        ledger: The URL of the ledger's database, if it is another one.
+        trusted: Whether Optuna may unpickle the storage's contents.
 
     Raises:
-        UsageError: a URL is none, its driver is not installed, or the ledger has no place.
-        StorageError: a database cannot be reached, or a newer version wrote it.
+        UsageError: A URL is invalid, its driver is not installed, or the ledger has no database.
+        StorageError: A database cannot be reached, or a newer version wrote it.
     """
 
     url: str
@@ -50,7 +53,7 @@ class Storage:
             object.__setattr__(self, "ledger", Database(self.ledger).url)
         elif not found.holds_ledger:
             raise UsageError(
-                f"{found.shown} cannot hold the ledger: name a database for it by --ledger or "
+                f"{found.shown} cannot hold the ledger: name a database for it with --ledger or "
                 f"{LEDGER_VARIABLE}, such as --ledger sqlite:///ledger.db"
             )
 
@@ -64,7 +67,7 @@ class Storage:
 
     @property
     def masked(self) -> str:
-        """The URL of the trials without its password."""
+        """The URL of Optuna's storage without its password."""
         return mask(self.url)
 
     def __repr__(self) -> str:
@@ -76,77 +79,80 @@ class Storage:
 
     @property
     def sqlite_files(self) -> list[str]:
-        """The databases that are files, which workers of one machine alone can share."""
+        """The databases that are files, which only workers of one machine can share."""
         return [mask(url) for url in self._urls if parse(url).get_backend_name() == "sqlite"]
 
     def missing(self) -> str | None:
-        """What is not there to read, without its password; a server is taken to be there."""
+        """Return the URL, without its password, of a storage that does not exist, if any.
+
+        Servers are assumed to exist.
+        """
         if not self._backend.exists():
             return self.masked
         return None if self._database.exists() else mask(self._database.url)
 
     def option(self) -> str:
-        """How a person names this storage on the command line; never with a password."""
+        """Return the command-line options that name this storage, never with a password."""
         options = {"--storage": self.url, "--ledger": self.ledger}
-        said = [
+        options_text = [
             f" {option} {shlex.quote(url)}"
             for option, url in options.items()
             if url is not None and url != DEFAULT_URL and not has_password(url)
         ]
-        return "".join([*said, " --trust-storage"] if self.trusted else said)
+        return "".join([*options_text, " --trust-storage"] if self.trusted else options_text)
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The environment variables that must say what `option` leaves out."""
+        """The environment variables that must hold the URLs that `option` leaves out."""
         pairs = ((VARIABLE, self.url), (LEDGER_VARIABLE, self.ledger))
         return tuple(name for name, url in pairs if url is not None and has_password(url))
 
     def environment(self) -> dict[str, str]:
-        """What names this storage to a process started from here, passwords included."""
+        """Return the variables that pass this storage, with its passwords, to a child process."""
         return {
             VARIABLE: self.url,
             LEDGER_VARIABLE: self.ledger or "",
             TRUST_VARIABLE: "1" if self.trusted else "",
-            PATIENT_VARIABLE: "1",
+            WAIT_VARIABLE: "1",
         }
 
     @cached_property
-    def patience(self) -> Patience:
-        """How long either database may be away."""
-        return Patience(OUTAGE_SECONDS if os.environ.get(PATIENT_VARIABLE) else 0.0)
+    def outage_retry(self) -> OutageRetry:
+        """Retries calls to either database during outages."""
+        return OutageRetry(OUTAGE_SECONDS if os.environ.get(WAIT_VARIABLE) else 0.0)
 
     @cached_property
     def engine(self) -> Engine:
-        """The ledger's engine; its tables are made or migrated first."""
-        engine = self._database.connect({OPTION: self.patience})
+        """The ledger's engine, after its tables have been created or migrated."""
+        engine = self._database.connect({OPTION: self.outage_retry})
         shown = mask(self._database.url)
-        self.patience.insist(shown, lambda again: upgrade(engine), _could_not_connect)
+        self.outage_retry.run(shown, lambda is_retry: upgrade(engine), _could_not_connect)
         return engine
 
     @cached_property
     def trials(self) -> BaseStorage:
         """Optuna's storage."""
-        quieten_optuna()
-        # The ledger comes first: a database that cannot be used is told by it, without a trace.
+        silence_optuna()
+        # The ledger is opened first, as it reports an unusable database without a traceback.
         _ = self.engine
         found = self._backend
-        opened = self.patience.insist(
+        opened = self.outage_retry.run(
             found.shown,
-            lambda again: found.open(self.trusted),
+            lambda is_retry: found.open(self.trusted),
             lambda error: found.is_outage(_origin(error)),
         )
-        return PatientStorage(opened, found, self.patience)
+        return RetryingStorage(opened, found, self.outage_retry)
 
     @cached_property
     def _names(self) -> Names:
         found = self._backend
-        # A server is asked how Optuna's tables compare, so they must be there.
+        # The server compares names by Optuna's tables, so these must exist.
         _ = self.trials
 
         def ask(name: str, others: Sequence[str]) -> Collection[str]:
             try:
-                return self.patience.insist(
-                    found.shown, lambda again: found.alike(name, others), found.is_outage
+                return self.outage_retry.run(
+                    found.shown, lambda is_retry: found.alike(name, others), found.is_outage
                 )
             except DBAPIError as error:
                 raise StorageError(f"database {found.shown}: {found.cause(error)}") from error
@@ -154,34 +160,34 @@ class Storage:
         return Names(ask)
 
     @property
-    def tells_names_apart(self) -> bool:
-        """Whether names that differ in any character are two names among the trials."""
-        return self._backend.tells_names_apart
+    def distinguishes_names(self) -> bool:
+        """Whether Optuna's storage distinguishes names that differ in any character."""
+        return self._backend.distinguishes_names
 
     def name_like(self, name: str, others: Collection[str]) -> str | None:
-        """One of the other names that the trials' database takes for this one, if any."""
-        return None if self.tells_names_apart else self._names.alike(name, others)
+        """Return another name that Optuna's storage treats as equal to this one, if any."""
+        return None if self.distinguishes_names else self._names.alike(name, others)
 
     @property
     def _is_local(self) -> bool:
-        """Whether all lies in files of this machine; a ledger on a server says others join in."""
+        """Whether both are files of this machine; a ledger on a server implies other writers."""
         return self._backend.is_local_file and not self._database.is_server
 
     def vetted(self, sampler: BaseSampler) -> BaseSampler:
-        """A sampler, unless it would unpickle what others may have written.
+        """Return a sampler, unless it would unpickle data that others may have written.
 
         Raises:
-            UsageError: it is CMA-ES, or holds it, and the trials lie in no local file.
+            UsageError: The sampler is or contains CMA-ES, and the trials are not in local files.
         """
         if not (self.trusted or self._is_local) and _unpickles(sampler):
             raise UsageError(
-                f"CMA-ES unpickles its state from trials in {self.masked}, {UNTRUSTED}"
+                f"CMA-ES unpickles its state from the trials in {self.masked}, {UNTRUSTED}"
             )
         return sampler
 
 
 def _could_not_connect(error: Exception) -> bool:
-    return is_away(_origin(error)) or is_transient(_origin(error))
+    return is_unavailable(_origin(error)) or is_transient(_origin(error))
 
 
 def _origin(error: Exception) -> Exception:
@@ -189,7 +195,7 @@ def _origin(error: Exception) -> Exception:
 
 
 def _unpickles(sampler: BaseSampler) -> bool:
-    """Whether a sampler is CMA-ES or holds it, be it in a list or dictionary."""
+    """Whether a sampler is or contains CMA-ES, also within lists and dictionaries."""
     seen: set[int] = set()
     waiting: list[object] = [sampler]
     while waiting:
@@ -209,17 +215,22 @@ def _unpickles(sampler: BaseSampler) -> bool:
 
 
 def storage_from(url: str | None, ledger: str | None = None, trusted: bool = False) -> Storage:
-    """The storage asked for: by options, else by AUTOML_STORAGE and AUTOML_LEDGER, else a file.
+    """Return the requested storage.
 
-    AUTOML_LEDGER belongs to AUTOML_STORAGE: it does not count for another one that was given and
-    can hold the ledger itself.
+    AUTOML_LEDGER belongs to AUTOML_STORAGE: it is ignored if `url` names another storage that can
+    hold the ledger itself.
+
+    Args:
+        url: The URL of Optuna's storage; by default AUTOML_STORAGE, or a file.
+        ledger: The URL of the ledger's database; by default AUTOML_LEDGER.
+        trusted: Whether Optuna may unpickle the storage's contents.
     """
-    asked = storage_url(url)
-    if not ledger and (not url or not backend(asked).holds_ledger):
+    chosen = storage_url(url)
+    if not ledger and (not url or not backend(chosen).holds_ledger):
         ledger = os.environ.get(LEDGER_VARIABLE)
-    return Storage(asked, ledger or None, trusted)
+    return Storage(chosen, ledger or None, trusted)
 
 
-def storage_url(given: str | None) -> str:
-    """The storage asked for: the option, else AUTOML_STORAGE, else a file here."""
-    return given or os.environ.get(VARIABLE) or DEFAULT_URL
+def storage_url(url: str | None) -> str:
+    """Return the given URL, or AUTOML_STORAGE, or that of a file in this directory."""
+    return url or os.environ.get(VARIABLE) or DEFAULT_URL

@@ -17,13 +17,13 @@ from optuna.trial import FrozenTrial
 from automl.errors import (
     UsageError,
 )
-from automl.ledger.transaction import explaining
+from automl.ledger.transaction import translate_errors
 from automl.plugin.registry import Kind
 from automl.plugin.report import constraint_key
 from automl.space.candidate import propose
 from automl.spec import ATTRIBUTE
 from automl.storable import name_fault, short
-from automl.storage.collation import lost_name
+from automl.storage.collation import name_conflict
 from automl.storage.storage import Storage
 from automl.study.commands import command_line
 from automl.study.limits import Limits
@@ -64,7 +64,7 @@ def create(
     _check_names(storage, plan)
     limits = limits.or_default()
     limits.require_room(len(enqueue))
-    with explaining(storage.engine):
+    with translate_errors(storage.engine):
         made = _create_named(storage, plan, name)
         study = Study(storage, made.study_name, plan.spec, made)
         study.ledger.open_study(
@@ -114,7 +114,7 @@ def _check_names(storage: Storage, plan: Plan) -> None:
     Raises:
         UsageError: it takes two for one, so that one value would be lost.
     """
-    if storage.tells_names_apart:
+    if storage.distinguishes_names:
         return
     required = [constraint_key(each) for each in plan.spec.requirements]
     proposed = _proposed(plan.parts, plan.spec.time_limits)
@@ -125,7 +125,7 @@ def _check_names(storage: Storage, plan: Plan) -> None:
     ):
         for place, name in enumerate(names):
             if (other := storage.name_like(name, names[:place])) is not None:
-                raise UsageError(str(lost_name(kind, other, name, storage.masked)))
+                raise UsageError(str(name_conflict(kind, other, name, storage.masked)))
 
 
 def _proposed(parts: Parts, limits: TimeLimits) -> FrozenTrial:

@@ -1,4 +1,4 @@
-"""The best trials of a study, with their candidates, ready to build."""
+"""The trials of a study as records, and the best with their candidates, ready to build."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from automl.ledger.queries import TrialView
+from automl.plugin.report import State
 from automl.space.candidate import Candidate
 from automl.spec import ATTRIBUTE
 from automl.study.parts import Parts, rebuild
@@ -13,10 +15,45 @@ from automl.study.study import Study
 
 
 @dataclass(frozen=True)
+class TrialRecord:
+    """A trial of a study, finished or not.
+
+    Attributes:
+        number: Its number in the study.
+        state: How it ended; None while it is running, waiting or queued.
+        values: The objectives by metric; empty if it has not completed.
+        decisions: Those that the strategy made, and those that the trainer closed.
+        metrics: What the last report said.
+        costs: The candidate's parameters, FLOPs and the like.
+        reused_from: The number of the trial whose result it was given.
+        message: Why it failed or was pruned, in one line.
+        traceback: The traceback of a failure.
+        seconds: How long it took.
+    """
+
+    number: int
+    state: State | None
+    values: Mapping[str, float]
+    decisions: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    costs: Mapping[str, float]
+    reused_from: int | None = None
+    message: str | None = None
+    traceback: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Found:
     """A trial that a search found, and its candidate, ready to build.
 
-    decisions: the strategy's, and those that the trainer left open and then closed.
+    Attributes:
+        number: Its number in the study.
+        values: The objectives by metric.
+        decisions: Those that the strategy made, and those that the trainer closed.
+        metrics: What the last report said.
+        candidate: What the space makes of the decisions.
+        reused_from: The number of the trial whose result it was given.
     """
 
     number: int
@@ -25,6 +62,30 @@ class Found:
     metrics: Mapping[str, float]
     candidate: Candidate
     reused_from: int | None = None
+
+
+def records(study: Study) -> list[TrialRecord]:
+    """All trials of a study in the order of their numbers."""
+    trials = study.optuna.get_trials(deepcopy=False)
+    # A trial that a worker is about to create may be in the ledger alone.
+    views = (view for view in study.views.trials() if view.number < len(trials))
+    return [_record(study, trials[view.number], view) for view in views]
+
+
+def _record(study: Study, trial: FrozenTrial, view: TrialView) -> TrialRecord:
+    names = [objective.metric for objective in study.objectives]
+    return TrialRecord(
+        number=view.number,
+        state=view.state,
+        values=dict(zip(names, view.objectives or (), strict=False)),
+        decisions={**trial.params, **(view.closed or {})},
+        metrics=view.metrics,
+        costs=view.costs,
+        reused_from=view.reused_from,
+        message=view.message,
+        traceback=view.traceback,
+        seconds=view.seconds,
+    )
 
 
 def best(study: Study, parts: Parts) -> list[Found]:

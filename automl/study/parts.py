@@ -23,7 +23,7 @@ from automl.plugin.registry import Kind, Part, Registry
 from automl.space.candidate import Candidate, propose
 from automl.space.files_read import loading, read_by_code
 from automl.storable import by_metric_name
-from automl.storage.optuna_logging import quieten_optuna
+from automl.storage.optuna_logging import silence_optuna
 from automl.trial_code.boundary import TrialCode
 
 DATA_DIR = "data_dir"
@@ -103,7 +103,7 @@ def make_parts(
     plugins: tuple[PartSpec, ...],
     registry: Registry,
 ) -> Parts:
-    quieten_optuna()
+    silence_optuna()
     with loading():
         made = {kind: built[kind].make() for kind in (Kind.SPACE, Kind.TRAINER)}
     made |= {kind: built[kind].make() for kind in (Kind.TASK, Kind.PRUNER)}
@@ -138,7 +138,7 @@ def _judging(parts: Parts, judge: Part) -> Parts:
 def _side_keys(
     built: Mapping[Kind, Part], task: Task, plugins: tuple[PartSpec, ...]
 ) -> dict[str, Any]:
-    with built[Kind.TASK].offer.blaming():
+    with built[Kind.TASK].offer.naming_errors():
         data, shape, metrics = task.digest(), list(task.signature.input_shape), task.metrics
     if not isinstance(data, str) or not metrics:
         found = f"digest {data!r}" if metrics else "no metrics"

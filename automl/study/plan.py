@@ -57,7 +57,7 @@ def plan(request: SearchRequest, registry: Registry) -> Plan:
     built = {kind: approved(part, kind, registry) for kind, part in built.items()}
     files = tuple(PartSpec.of_file(source) for source in sources)
     parts = make_parts(built, judge and approved(judge, Kind.TRAINER, registry), files, registry)
-    with offers[Kind.TASK].blaming():
+    with offers[Kind.TASK].naming_errors():
         check_inputs(offers[Kind.TASK].label, parts.task)
     objectives = _objectives(parts, request.objectives)
     _check_strategy(parts, objectives)

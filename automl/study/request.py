@@ -342,13 +342,12 @@ def taking(
 
 
 def _with_arguments(text: str, request: "type[RunRequest]") -> str:
-    """A docstring with a section of all options, before that of the exceptions."""
+    """A docstring with all options in its section of arguments, before that of the exceptions."""
     lines = [f"        {each.name}: {_in_python(each, one)}" for each, one in entries(request)]
-    section = "Args:\n" + "\n".join(
-        textwrap.fill(line, 96, subsequent_indent=" " * 12) for line in lines
-    )
+    options = "\n".join(textwrap.fill(line, 96, subsequent_indent=" " * 12) for line in lines)
     before, raises, after = text.partition("    Raises:")
-    return f"{before}    {section}\n\n{raises}{after}"
+    section = "" if "    Args:\n" in before else "\n    Args:\n"
+    return f"{before.rstrip()}\n{section}{options}\n\n{raises}{after}"
 
 
 def _in_python(each: Field[Any], one: Entry) -> str:

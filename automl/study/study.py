@@ -24,7 +24,7 @@ from automl.errors import (
 from automl.ledger.audits import Audits
 from automl.ledger.ledger import LEASE_SECONDS, Ledger
 from automl.ledger.queries import TrialView, Views
-from automl.ledger.transaction import explaining
+from automl.ledger.transaction import translate_errors
 from automl.plugin.protocols import derive_seed
 from automl.plugin.recipe import PartSpec, load, path_claim
 from automl.plugin.registry import Kind, Registry
@@ -265,7 +265,7 @@ def open_study(storage: Storage, name: str) -> Study:
         UnknownNameError: there is none of that name here.
         StorageError: it is not one of ours, or of a newer version.
     """
-    with explaining(storage.engine):
+    with translate_errors(storage.engine):
         try:
             if name_fault(name) is not None or exact_name(storage, name) != name:
                 raise KeyError(name)
@@ -296,7 +296,7 @@ def all_studies(storage: Storage) -> list[Study]:
 
     One that cannot be read, such as that of a newer version, is left out with a warning.
     """
-    with explaining(storage.engine):
+    with translate_errors(storage.engine):
         summaries = storage.trials.get_all_studies()
     studies = []
     for summary in summaries:

@@ -1,4 +1,4 @@
-"""How numbers, values and times read, on a screen and on a page."""
+"""Formatting of numbers, values and durations for the terminal and for pages."""
 
 import re
 from collections.abc import Mapping
@@ -10,10 +10,11 @@ _LONG = re.compile(r"'[^']{300,}'|\"[^\"]{300,}\"|\S{1000,}")
 _LONG_VALUE = 300
 _HEAD, _TAIL = 60, 20
 _EXACT = 2**53
-"""Below it a whole number in floating point is exactly that."""
+"""Floats below this represent whole numbers exactly."""
 
 
 def number(value: float | None) -> str:
+    """A number with four significant digits; whole numbers in full, None as `-`."""
     if value is None:
         return "-"
     if not isinstance(value, float):
@@ -23,6 +24,7 @@ def number(value: float | None) -> str:
 
 
 def pairs(values: Mapping[str, Any] | None) -> str:
+    """`accuracy 0.91, loss 0.2`."""
     return ", ".join(f"{name} {number(value)}" for name, value in (values or {}).items())
 
 
@@ -43,6 +45,7 @@ def _cut(value: str) -> str:
 
 
 def duration(seconds: float) -> str:
+    """`3.2 s`, `45 s`, `2 min 05 s`, `1 h 07 min`."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)

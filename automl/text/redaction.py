@@ -1,7 +1,6 @@
-"""Secrets out of texts: passwords in URLs, and the values of keys that hold secrets.
+"""Redaction of secrets in text: passwords in URLs and the values of secret keys.
 
-Each step reads a text once from its start to its end, so that a long text that was written to be
-slow to read is not.
+Each step reads the text once from start to end, so that no crafted text makes it slow.
 """
 
 import re
@@ -9,33 +8,33 @@ from urllib.parse import unquote
 
 _MASK = "***"
 _USER = re.compile(r"://[^:/\s]*:")
-"""The user of a URL up to its password, or a host up to its port."""
+"""The user of a URL before its password, or a host before its port."""
 _PORT = re.compile(r"\d{1,5}(?![^\s/?#\"',;:)\]}>])")
 _SPACE = re.compile(r"\s")
 _PAIR = re.compile(
-    # The lookbehind lets each word be tried from its start alone.
+    # With the lookbehind, each word is tried from its start only.
     r"(?<![\w%.+-])(?P<key>[\w%.+-]+)(?P<is>\s?=\s?|[\"']\s?[:=]\s?(?=[\"']))"
     r"(?P<value>'[^'\n]*+'|\"[^\"\n]*+\"|[^&\s]++)"
 )
 _SECRET = ("password", "passwd", "passphrase", "passfile", "secret", "credential")
-"""A key with one of these anywhere holds a secret."""
+"""A key that contains one of these names a secret."""
 _SECRET_END = (
     *("pwd", "token", "apikey", "accesskey", "privatekey", "clientkey", "serverkey", "sslkey"),
     *("signature", "odbcconnect"),
 )
 _SECRET_KEYS = ("pass", "pw", "auth", "authorization", "key", "sig")
-"""These hold a secret as they are, where a URL says them."""
+"""Names of secrets in the query of a URL only: elsewhere they are common words."""
 
 
 def redact_urls(text: str) -> str:
-    """Text with the passwords of all URLs in it, and all values of secret keys, replaced."""
+    """Replace the passwords of all URLs in a text and the values of all secret keys."""
     return _without_pairs("\n".join(map(_without_passwords, text.split("\n"))))
 
 
 def _without_passwords(line: str) -> str:
-    """A line without what stands between a URL's user and its last `@`."""
+    """A line without the text between a URL's user and its last `@`."""
     parts, done, last = [], 0, line.rfind("@")
-    end = at_end = -1  # of the word that was looked at, and the last @ in it
+    end = at_end = -1  # the end of the current word and the last @ in it
     for user in _USER.finditer(line):
         start = user.end()
         if start < done or start >= last:
@@ -46,7 +45,7 @@ def _without_passwords(line: str) -> str:
             at_end = line.rfind("@", start, end)
         at = at_end
         if at < start and not _PORT.match(line, start):
-            at = last  # a password with a blank in it
+            at = last  # the password contains a space
         if at > start:
             parts += [line[done:start], _MASK]
             done = at
@@ -64,7 +63,7 @@ def _masked(pair: re.Match[str], deep: bool) -> str:
         quote = value[0] if value[0] in "'\"" else ""
         return f"{key}{pair['is']}{quote}{_MASK}{quote}"
     if deep and "%" in value:
-        # A URL within a URL, encoded.
+        # The value may be a percent-encoded URL.
         plain = unquote(value)
         inner = _without_pairs(_without_passwords(plain), deep=False)
         value = _MASK if inner != plain else value
@@ -72,7 +71,12 @@ def _masked(pair: re.Match[str], deep: bool) -> str:
 
 
 def is_secret(key: str, in_url: bool = True) -> bool:
-    """Whether what a key holds must not be shown, as in `sslpassword` or `API-Key`."""
+    """Whether a key names a secret, such as `sslpassword` or `API-Key`.
+
+    Args:
+        key: The name of the key.
+        in_url: Whether the key appears in a URL, where short names such as `key` count too.
+    """
     plain = re.sub(r"[^a-z0-9]", "", key.lower())
     if any(word in plain for word in _SECRET) or plain.endswith(_SECRET_END):
         return True

@@ -1,7 +1,8 @@
-"""Where a trial's own code meets the engine: what it raises is its failure, what it forks ends.
+"""The boundary between a trial's code and the engine.
 
-Spaces, trainers, tasks, strategies and pruners run inside a `TrialCode`; what they call of the
-engine runs inside an `EngineCode`. Both nest.
+Errors of a trial's code become failures of the trial, and processes that it forks end here. Spaces,
+trainers, tasks, strategies and pruners run inside a `TrialCode`; engine code that they call runs
+inside an `EngineCode`. Both nest.
 """
 
 import os
@@ -24,188 +25,202 @@ from automl.errors import (
 )
 
 _TRIALS_OWN = (CandidateError, DeviceLostError, PluginError, TrialError, UsageError)
-"""Errors of ours that a trial's code may raise itself; others only the engine raises."""
-_BACK = b"automl: a process that a trial forked came back out of the trial's code and is ended\n"
+"""Our errors that a trial's code may raise itself; only the engine raises the others."""
+_FORKED = b"automl: ending a process that a trial forked and that returned from the trial's code\n"
 
 
 class Watch(Protocol):
-    """Something that is to know while a trial's code runs."""
+    """Follows when a trial's code runs, for example to limit its time."""
 
     def check(self) -> None:
-        """A trial's code is about to run; what this raises, the code is taken to raise."""
+        """A trial's code is about to run; an error raised here counts as that code's error."""
 
     def begin(self) -> None:
-        """It runs from now on."""
+        """A trial's code starts to run."""
 
     def end(self) -> None:
-        """It does not run any more."""
+        """A trial's code stops running."""
 
 
-class _Here(threading.local):
+class _ThreadState(threading.local):
     """What this thread runs.
 
-    pid: the process that a trial's code began to run in. verdict: what the engine raised at that
-    code last. watched: whether the watch takes that code to run now. interrupts: whether Ctrl-C
-    was a KeyboardInterrupt before that code could say so.
+    Attributes:
+        inside: Whether a trial's code runs.
+        pid: The process in which that code started.
+        engine_error: The last error that the engine raised into that code.
+        watch: Follows when a trial's code runs.
+        watched: Whether the watch believes that code to run.
+        interrupts: Whether Ctrl-C raised KeyboardInterrupt before that code could change it.
     """
 
     inside: bool = False
     pid: int = 0
-    verdict: AutoMLError | None = None
+    engine_error: AutoMLError | None = None
     watch: Watch | None = None
     watched: bool = False
     interrupts: bool = True
 
-    def turn(self, watched: bool) -> bool:
-        """Have the watch know whether a trial's code runs; returns what it knew."""
+    def set_watched(self, watched: bool) -> bool:
+        """Tell the watch whether a trial's code runs; returns the state before."""
         before, self.watched = self.watched, watched
         if self.watch is not None and before != watched:
             (self.watch.begin if watched else self.watch.end)()
         return before
 
 
-_here = _Here()
+_thread = _ThreadState()
 
 
-class TrialCode:
-    """Runs code of the trial's.
+class _Side:
+    """Code of one side of the boundary; subclasses handle how it ends."""
 
-    Whatever it raises leaves as an Exception, unless a person ends this process. What the engine
-    raised at it (a stop, a limit, a database that failed) stands, whatever it made of that. A
-    process that it forked is a copy of this one and must not go on as if it were this one: it
-    ends here, without a word to the database.
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave(error)
 
-    watched: whether what holds it to a limit is to know.
+    def _leave(self, error: BaseException | None) -> None:
+        raise NotImplementedError
+
+
+class TrialCode(_Side):
+    """A context that runs a trial's code.
+
+    All errors leave it as an Exception, unless a person ends this process. An error that the engine
+    raised into the code (a stop, a limit, a failed database) leaves it even if the code caught it.
+    A process that the code forked is a copy of this one and must not continue as if it were this
+    one: it ends here and leaves the database alone.
+
+    Args:
+        watched: Whether the watch follows this code.
 
     Raises:
-        UncaughtError: in place of what only the process's end or the engine itself may raise.
+        UncaughtError: The code raised an error reserved for the engine or for process exit.
     """
 
     def __init__(self, watched: bool = True) -> None:
         self._watched = watched
 
     def __enter__(self) -> Self:
-        self._pid, self._outer, self._before = os.getpid(), _here.inside, _here.verdict
+        self._pid, self._outer, self._before = os.getpid(), _thread.inside, _thread.engine_error
         if not self._outer:
-            if self._watched and _here.watch is not None:
-                _here.watch.check()
-            _here.interrupts = _takes_interrupts()
-            _here.verdict, _here.pid, _here.inside = None, self._pid, True
-            self._knew = _here.turn(self._watched)
+            if self._watched and _thread.watch is not None:
+                _thread.watch.check()
+            _thread.interrupts = _takes_interrupts()
+            _thread.engine_error, _thread.pid, _thread.inside = None, self._pid, True
+            self._was_watched = _thread.set_watched(self._watched)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # While it is still the trial's code, for the error's class is.
-        refused = error is not None and _is_not_its_to_raise(error)
-        said = _said(error) if refused and error is not None else ""
-        _here.inside = self._outer
+    def _leave(self, error: BaseException | None) -> None:
+        # Still counts as the trial's code: the trial may have defined the error's class.
+        reserved = error is not None and _is_reserved(error)
+        message = _message(error) if reserved and error is not None else ""
+        _thread.inside = self._outer
         if os.getpid() != self._pid:
             end_forked(failed=error is not None)
-        verdict = _here.verdict
+        engine_error = _thread.engine_error
         if not self._outer:
-            _here.verdict = self._before
-            _here.turn(self._knew)
-        if is_a_persons(error):
+            _thread.engine_error = self._before
+            _thread.set_watched(self._was_watched)
+        if is_user_interrupt(error):
             return
-        if verdict is not None and verdict is not error:
-            raise verdict
-        if refused and verdict is None:
-            raise UncaughtError(said) from error
+        if engine_error is not None and engine_error is not error:
+            raise engine_error
+        if reserved and engine_error is None:
+            raise UncaughtError(message) from error
 
 
-class EngineCode:
-    """Runs code of the engine's that a trial's code called; its errors stand.
+class EngineCode(_Side):
+    """A context that runs engine code called by a trial's code.
 
-    A process that the trial forked ends here instead. waits: it may take its time, as a database
-    does, which is not the trial's.
+    Its errors reach the engine even if the trial's code catches them. A process that the trial
+    forked ends here.
+
+    Args:
+        waits: Whether the engine code may wait, for example for a database. That time does not
+            count as the trial's.
     """
 
     def __init__(self, waits: bool = True) -> None:
         self._waits = waits
 
     def __enter__(self) -> Self:
-        self._outer, _here.inside = _here.inside, False
-        if self._outer and os.getpid() != _here.pid:
+        self._outer, _thread.inside = _thread.inside, False
+        if self._outer and os.getpid() != _thread.pid:
             end_forked()
-        self._knew = _here.turn(watched=False) if self._waits else _here.watched
+        self._was_watched = _thread.set_watched(False) if self._waits else _thread.watched
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         if self._outer and isinstance(error, AutoMLError):
-            _here.verdict = error
-        _here.inside = self._outer
-        _here.turn(self._knew)
+            _thread.engine_error = error
+        _thread.inside = self._outer
+        _thread.set_watched(self._was_watched)
 
 
 def is_in_trial_code() -> bool:
-    """Whether this thread runs code of a trial's."""
-    return _here.inside
+    """Whether this thread runs a trial's code."""
+    return _thread.inside
 
 
-def described_within(error: BaseException) -> str:
-    """An error in one line; its class is the trial's, and so is what that takes to say it.
+def trial_error_text(error: BaseException) -> str:
+    """An error in one line, formatted as trial code: the trial may have defined its class.
 
     Raises:
-        TimeLimitError: that took too long.
+        TimeLimitError: Formatting took too long.
     """
     with TrialCode():
         return described(error)
 
 
-def standing(error: AutoMLError) -> AutoMLError:
-    """An error to raise at a trial's code that stands, whatever the code makes of it."""
-    _here.verdict = error
+def uncatchable(error: AutoMLError) -> AutoMLError:
+    """Mark an error to raise into a trial's code, so that it counts even if the code catches it."""
+    _thread.engine_error = error
     return error
 
 
-def leave() -> None:
-    """Run no code of a trial's any more, however it was left."""
-    _here.inside, _here.verdict = False, None
-    _here.turn(watched=False)
+def leave_trial_code() -> None:
+    """Reset this thread after a trial's code was left by any way."""
+    _thread.inside, _thread.engine_error = False, None
+    _thread.set_watched(False)
 
 
-def watched_by(watch: Watch | None) -> None:
-    """Have something know from now on when this thread runs code of a trial's."""
-    _here.watch = watch
+def set_watch(watch: Watch | None) -> None:
+    """Set what follows when this thread runs a trial's code."""
+    _thread.watch = watch
 
 
-def is_a_persons(error: BaseException | None) -> bool:
-    """Whether a person ends this process by it: Ctrl-C that nothing else takes, or a second one."""
+def is_user_interrupt(error: BaseException | None) -> bool:
+    """Whether a person ends this process: by an unhandled Ctrl-C, or by a second one."""
     if isinstance(error, EndedAtOnce) or not isinstance(error, KeyboardInterrupt):
         return isinstance(error, EndedAtOnce)
-    return _here.interrupts and _takes_interrupts()
+    return _thread.interrupts and _takes_interrupts()
 
 
 def _takes_interrupts() -> bool:
-    """Whether Ctrl-C arrives in this thread as a KeyboardInterrupt."""
+    """Whether Ctrl-C raises KeyboardInterrupt in this thread."""
     main = threading.current_thread() is threading.main_thread()
     return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _is_not_its_to_raise(error: BaseException) -> bool:
-    """Whether the engine would take an error for something else than a failure of the trial."""
-    engines = isinstance(error, AutoMLError) and not isinstance(error, _TRIALS_OWN)
-    # Optuna's, which the engine's own storage does not raise.
-    storages = type(error).__name__ == "StorageInternalError"
-    return not isinstance(error, Exception) or engines or storages
+def _is_reserved(error: BaseException) -> bool:
+    """Whether the engine would not take an error for a failure of the trial."""
+    ours = isinstance(error, AutoMLError) and not isinstance(error, _TRIALS_OWN)
+    # Optuna's own storages raise it; ours do not.
+    optunas = type(error).__name__ == "StorageInternalError"
+    return not isinstance(error, Exception) or ours or optunas
 
 
-def _said(error: BaseException) -> str:
-    said = f"{type(error).__name__}: {text_of(error) or 'no message'}"
-    return f"{said} (its code asked the process to end)" if isinstance(error, SystemExit) else said
+def _message(error: BaseException) -> str:
+    line = f"{type(error).__name__}: {text_of(error) or 'no message'}"
+    return f"{line} (its code tried to exit the process)" if isinstance(error, SystemExit) else line
 
 
 def end_forked(failed: bool = True) -> NoReturn:
-    """End a process that a trial forked, without all that an interpreter does at its end."""
-    os.write(2, _BACK)
+    """End a process that a trial forked, without the interpreter's usual cleanup."""
+    os.write(2, _FORKED)
     os._exit(int(failed))

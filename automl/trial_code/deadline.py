@@ -88,8 +88,8 @@ class Deadline:
                 stack.enter_context(self._guard.dumping())
             if limited:
                 stack.enter_context(self._ringing())
-                boundary.watched_by(self)
-                stack.callback(boundary.watched_by, None)
+                boundary.set_watch(self)
+                stack.callback(boundary.set_watch, None)
             yield
 
     def begin_trial(self, trial: str, again: str, note: Path) -> None:
@@ -220,7 +220,7 @@ class Deadline:
         if (left := self._until - time.monotonic()) > _SOON:
             signal.setitimer(signal.ITIMER_REAL, left, self.margin)
             return
-        raise boundary.standing(TimeLimitError(self._said))
+        raise boundary.uncatchable(TimeLimitError(self._said))
 
 
 def _imports(frame: FrameType | None) -> bool:

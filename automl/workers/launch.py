@@ -42,8 +42,8 @@ class Launch:
             UsageError: A part exists in this process alone.
         """
         others = len(self.places) > 1 or starts_elsewhere(self.launcher)
-        if registry.homeless and others:
+        if registry.in_process and others:
             raise UsageError(
-                f"{registry.homeless[0]} cannot be loaded by other workers: {TOP_LEVEL}, or use "
+                f"{registry.in_process[0]} cannot be loaded by other workers: {TOP_LEVEL}, or use "
                 "one worker"
             )

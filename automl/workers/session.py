@@ -13,7 +13,7 @@ from automl.devices.placement import Place, starts_elsewhere
 from automl.engine.stopping import Stop
 from automl.engine.worker_ids import MARK, new_mark
 from automl.errors import DeviceLostError, Interrupted, StorageError, UsageError
-from automl.ledger.values import Left
+from automl.ledger.values import LostWorker
 from automl.plugin.protocols import Launcher
 from automl.plugin.registry import Registry
 from automl.state_directory import ARTIFACTS, STATE, make_folder, private, state_directory
@@ -136,9 +136,9 @@ class Session:
         except StorageError:
             return None
 
-    def _left_by(self, started: Started) -> Left | None:
+    def _left_by(self, started: Started) -> LostWorker | None:
         try:
-            return self.study.ledger.left_by(started.mark)
+            return self.study.ledger.lost_worker(started.mark)
         except StorageError:
             return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from automl.errors import DeviceLostError, Interrupted, UsageError, first_line
-from automl.ledger.values import Left
+from automl.ledger.values import LostWorker
 from automl.plugin.protocols import WorkerHandle
 
 _log = logging.getLogger("automl")
@@ -68,7 +68,7 @@ class Supervisor:
     start: Callable[[int], Started]
     wanted: Callable[[], bool]
     progress: Callable[[], int | None] = lambda: None
-    left: Callable[[Started], Left | None] = lambda started: None
+    left: Callable[[Started], LostWorker | None] = lambda started: None
 
     def __post_init__(self) -> None:
         self._posts: dict[int, _Post] = {}
@@ -164,7 +164,7 @@ class Supervisor:
         else:
             post.code = code
 
-    def _replace(self, index: int, post: _Post, code: int, left: Left | None) -> None:
+    def _replace(self, index: int, post: _Post, code: int, left: LostWorker | None) -> None:
         how, log, words = _told(code), post.held.log, post.held.last_words()
         if post.vain_deaths >= VAIN_DEATHS:
             post.given_up, post.code = True, code
@@ -196,7 +196,7 @@ def _code(started: Started) -> int | None:
         return LOST
 
 
-def _died(code: int, left: Left | None) -> bool:
+def _died(code: int, left: LostWorker | None) -> bool:
     """Whether a worker ended against its will, whatever the code that a trial ended it with.
 
     Only what signed off has left on purpose. One that is done finds nothing to do, so that no

@@ -48,6 +48,7 @@ def work(
     alone = not is_supervised()
     worker = Worker(this_worker(), place.device.name)
     share = Share(place)
+    share.keep_threads()
     Engine(
         study,
         parts,
@@ -68,14 +69,20 @@ class Share:
     place: Place
     kept: bool = False
 
+    def keep_threads(self) -> None:
+        """Hold torch to its share of the cores, where it is loaded."""
+        torch, threads = sys.modules.get("torch"), self.place.threads
+        # Setting the number anew costs more than a step of a small model.
+        if torch is not None and threads is not None and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
     def keep(self) -> None:
         """Set the limits in torch, once it is loaded; a trainer without torch need not load it."""
+        self.keep_threads()
         torch = sys.modules.get("torch")
         if torch is None or self.kept:
             return
         self.kept = True
-        if self.place.threads is not None:
-            torch.set_num_threads(self.place.threads)
         if not self.place.device.is_gpu:
             return
         if not torch.cuda.is_available():

@@ -1,7 +1,7 @@
-"""Operations made of standard ones, as benchmark spaces name them.
+"""Operations composed of standard ones, under the names of benchmark spaces.
 
-A chosen one is written in standard operations, so that equal networks are known as equal; whole,
-as an operation of its own name, it stands only where the choice is left open.
+A chosen operation is written in standard operations, so that equal networks are recognized as
+equal. It is one operation under its own name only if the choice is left open.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,27 +11,33 @@ from torch import nn
 from automl import Algebra, Graph, Open, Operation, declare
 
 Composites = Mapping[str, Callable[[Graph, str], str]]
-"""By name, what adds each to a graph after a node and returns the last node; shapes stay."""
+"""Functions that add a composite to a graph after a node, and return the last node; the shape
+does not change."""
 
 
 def declare_composites(module: str, composites: Composites) -> None:
-    """Declare each as an operation of one input; module: the name of the space's own."""
+    """Declare each composite as an operation of one input.
+
+    Args:
+        module: The name of the module that declares them.
+        composites: The composites, by name.
+    """
     for name, part in composites.items():
         declare(Operation(name, _builder(module, part), lambda shapes: shapes[0], algebra=_ALGEBRA))
 
 
 def add_composite(graph: Graph, composites: Composites, choice: str | Open, h: str) -> str:
-    """Add what was chosen, or the open choice itself, after node h."""
+    """Add the chosen composite, or the open choice itself, after node h."""
     return graph.add(choice, h) if isinstance(choice, Open) else composites[choice](graph, h)
 
 
 def joined(graph: Graph, operation: str, terms: list[str]) -> str:
-    """Several nodes through an operation; a single one as it is."""
+    """Apply an operation to several nodes; a single node is returned unchanged."""
     return graph.add(operation, *terms) if len(terms) > 1 else terms[0]
 
 
 _ALGEBRA = Algebra(parametric=True)
-"""Said of all, for it is never wrong to keep two of them apart."""
+"""The algebra of all composites: assuming that two of them differ is always safe."""
 
 
 def _builder(
@@ -42,6 +48,6 @@ def _builder(
         graph.output(part(graph, graph.input("x", shapes[0])))
         return graph.build()
 
-    # Two spaces that declare one name are told apart by the module that declares it.
+    # `declare` compares modules to detect two spaces that declare the same name.
     build.__module__ = module
     return build

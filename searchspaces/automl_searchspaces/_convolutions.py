@@ -1,7 +1,7 @@
-"""Convolutions beside the plain one, as operations.
+"""Convolutions besides the plain one, as operations.
 
 Sources: F. Chollet: Xception, arXiv 1610.02357 (depthwise-separable convolutions); J. T.
-Springenberg et al.: Striving for Simplicity, arXiv 1412.6806 (strides in place of pooling).
+Springenberg et al.: Striving for Simplicity, arXiv 1412.6806 (strides instead of pooling).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def _separable(shapes: Shapes, channels: int, kernel: int = 3) -> nn.Module:
     inputs = shapes[0][0]
     depthwise = nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False)
     pointwise = nn.Conv2d(inputs, channels, 1)
-    # As plain convolutions start, He et al., arXiv 1502.01852; no rectifier follows the first.
+    # Initialized like plain convolutions (He et al., arXiv 1502.01852); no ReLU follows the first.
     nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
     nn.init.kaiming_normal_(pointwise.weight, nonlinearity="relu")
     nn.init.zeros_(pointwise.bias)  # type: ignore[arg-type]
@@ -37,14 +37,14 @@ def _strided(shapes: Shapes) -> nn.Module:
 
 
 def _strided_shape(shapes: Shapes) -> tuple[int, ...]:
-    """Half the sides, as pooling has it."""
+    """Halve the sides, as pooling does."""
     channels, height, width = shapes[0]
     if min(height, width) < 2:
         raise ValueError("it needs images of at least 2x2")
     return channels, height // 2, width // 2
 
 
-# With a bias neither is linear; channels on either side are told apart by the weights alone.
+# The bias makes both non-linear; permuting channels on either side only permutes weights.
 _CONVOLUTION = Algebra(parametric=True, exchangeable=True)
 
 SEPARABLE = declare(

@@ -1,4 +1,4 @@
-"""Embeddings of a table's columns, categories and numbers, that spaces for tables share.
+"""Embeddings of a table's categories and numbers, shared by the spaces for tables.
 
 Sources: C. Guo, F. Berkhahn: Entity Embeddings of Categorical Variables, arXiv 1604.06737;
 Y. Gorishniy, I. Rubachev, A. Babenko: On Embeddings for Numerical Features in Tabular Deep
@@ -14,20 +14,25 @@ from torch import Tensor, nn
 from automl import Algebra, Operation, declare
 
 Blocks = Sequence[Sequence[int]]
-"""Where the inputs that encode one category each begin and end; all others are numbers."""
+"""Start and end of each block of inputs that encodes one category; all others are numbers."""
 
 
 def numbers_among(width: int, blocks: Blocks) -> list[int]:
-    """The columns that encode no category."""
+    """Return the columns outside of all blocks, which are numbers."""
     inside = {column for start, stop in blocks for column in range(start, stop)}
     return [column for column in range(width) if column not in inside]
 
 
 class EmbedCategories(nn.Module):
-    """Puts an embedding in the place of each block of inputs that encodes one category.
+    """Replaces each block of one-hot inputs by an embedding.
 
-    Inputs [n, width]; outputs [n, numbers + blocks * size], the numbers first. A block of few
-    categories has an embedding no larger than itself.
+    Inputs [n, width]; outputs [n, numbers + blocks * size], numbers first. The embedding of a
+    block is never larger than the block.
+
+    Args:
+        width: The number of inputs.
+        blocks: The blocks of one-hot inputs.
+        size: The size of an embedding.
     """
 
     def __init__(self, width: int, blocks: Blocks, size: int) -> None:
@@ -49,10 +54,17 @@ class EmbedCategories(nn.Module):
 
 
 class EmbedNumbers(nn.Module):
-    """Waves of trained frequencies of each number, then a linear layer of its own and ReLU.
+    """Embeds each number by waves of trained frequencies, a linear layer of its own and ReLU.
 
-    Inputs [n, width]; outputs [n, numbers * size]. scale: the standard deviation of the
-    frequencies at the start: a large one lets neighbours differ, a small one is nearly linear.
+    Inputs [n, width]; outputs [n, numbers * size].
+
+    Args:
+        width: The number of inputs.
+        blocks: The blocks of one-hot inputs, which are ignored.
+        frequencies: The number of frequencies for each number.
+        scale: The initial standard deviation of the frequencies. A large one separates close
+            numbers, a small one is nearly linear.
+        size: The size of an embedding.
     """
 
     def __init__(
@@ -61,7 +73,7 @@ class EmbedNumbers(nn.Module):
         super().__init__()
         numbers = numbers_among(width, blocks)
         self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64))
-        # The scale stands outside, so that it shows in whatever weights the frequencies have.
+        # The scale is a separate factor, so that it matters for any weights of the frequencies.
         self.scale = scale
         self.frequencies = nn.Parameter(torch.randn(len(numbers), frequencies))
         bound = 1 / math.sqrt(2 * frequencies)

@@ -1,4 +1,4 @@
-"""Residual blocks of a perceptron, that several spaces share."""
+"""Residual blocks of a perceptron, shared by several spaces."""
 
 import optuna
 
@@ -18,7 +18,7 @@ def residual(
     max_width: int,
     max_dropout: float,
 ) -> str:
-    """Blocks h + W₂ dropout(act(W₁ norm(h))), of one width, then norm and activation."""
+    """Add blocks h + W₂ dropout(act(W₁ norm(h))) of equal width, then norm and activation."""
     width = trial.suggest_int("width", min_width, max_width, log=True)
     expansion = trial.suggest_float("expansion", 1.0, 4.0, step=0.5)
     activation = trial.suggest_categorical("activation", _ACTIVATIONS)

@@ -1,4 +1,4 @@
-"""Skip connections that a decision may switch on, that several spaces share.
+"""Optional skip connections, shared by several spaces.
 
 Source: K. He et al.: Deep Residual Learning for Image Recognition, arXiv 1512.03385.
 """
@@ -15,7 +15,7 @@ _SKIPS = [_NONE, "identity"]
 
 
 def skipping(trial: optuna.trial.BaseTrial, extent: Extent) -> str | Open:
-    """What is added to a layer's output: nothing or, if the extent is full, perhaps its input."""
+    """Decide whether a layer's input is added to its output; only in the full extent."""
     skip: str | Open = _NONE
     if extent is Extent.FULL:
         skip = trial.suggest_categorical("skip", _SKIPS)
@@ -25,7 +25,15 @@ def skipping(trial: optuna.trial.BaseTrial, extent: Extent) -> str | Open:
 def add_skip(
     graph: Graph, skip: str | Open, source: str, h: str, fitted: Callable[[str], str]
 ) -> str:
-    """Add a source to node h, or the open choice whether to; fitted: gives it another width."""
+    """Add a source to node h, or the open choice whether to do so.
+
+    Args:
+        graph: The graph.
+        skip: The result of `skipping`.
+        source: The node to add.
+        h: The node to add it to.
+        fitted: Changes the width of the source to that of h.
+    """
     if not isinstance(skip, Open) and skip == _NONE:
         return h
     if graph.node(source).shape != graph.node(h).shape:

@@ -1,4 +1,4 @@
-"""Decisions on how to train, that several spaces share."""
+"""Decisions on how to train, shared by several spaces."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -11,12 +11,12 @@ from automl import Task
 _OPTIMIZERS = ("adamw", "sgd")
 _BATCH_SIZES = (32, 64, 128, 256)
 _MAX_SMOOTHING = 0.2
-# Less than the single epoch of the shortest training.
+# Less than one epoch, which may be the whole training.
 _MAX_WARMUP = 0.9
 
 
 class Extent(Enum):
-    """How much of something is decided; FULL has further decisions after the basic ones."""
+    """The number of decisions; FULL adds others to the basic ones."""
 
     BASIC = "basic"
     FULL = "full"
@@ -29,7 +29,7 @@ def gradient_descent(
     optimizers: Sequence[str] = _OPTIMIZERS,
     batch_sizes: Sequence[int] = _BATCH_SIZES,
 ) -> dict[str, Any]:
-    """Hyperparameters of minibatch gradient descent, by the names of trainer `supervised`."""
+    """Decide on hyperparameters of gradient descent, under the names of trainer `supervised`."""
     return {
         "optimizer": trial.suggest_categorical("optimizer", optimizers),
         "lr": trial.suggest_float("lr", min_lr, max_lr, log=True),
@@ -39,7 +39,7 @@ def gradient_descent(
 
 
 def refinements(trial: optuna.trial.BaseTrial, task: Task, extent: Extent) -> dict[str, Any]:
-    """Further hyperparameters of the full extent: warm-up, and label smoothing for classes."""
+    """Decide on warm-up and, for classes, label smoothing; only in the full extent."""
     if extent is Extent.BASIC:
         return {}
     warmup = {"warmup_epochs": trial.suggest_float("warmup_epochs", 0.0, _MAX_WARMUP)}
@@ -49,6 +49,6 @@ def refinements(trial: optuna.trial.BaseTrial, task: Task, extent: Extent) -> di
 
 
 def _has_classes(task: Task) -> bool:
-    """Whether each example's target is the number of a class."""
+    """Return whether each example's target is a class number."""
     targets = task.probe()[1]
     return targets.dim() == 1 and not targets.is_floating_point()

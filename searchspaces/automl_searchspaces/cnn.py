@@ -34,16 +34,26 @@ def cnn(
     architecture: Extent = Extent.BASIC,
     training: Extent = Extent.BASIC,
 ) -> Candidate:
-    """A convolutional network for tasks of images; each stage doubles the channels.
+    """A convolutional network for images; each stage doubles the channels.
 
-    min_channels, max_channels: of the first stage. architecture: `full` also decides on skip
-    connections, depthwise-separable convolutions, strides in place of pooling, the growth of the
-    channels, and a head that reads each position. training: `full` decides on warm-up, and for
-    classes on label smoothing. The activation, the normalization, the pooling, the skips, the
-    kind of convolution and the dropout rate may be left open.
+    The activation, the normalization, the pooling, the skips, the kind of convolution and the
+    dropout rate may be left open.
+
+    Args:
+        max_stages: The largest number of stages.
+        max_blocks: The largest number of convolutions per stage.
+        min_channels: The smallest number of channels in the first stage.
+        max_channels: The largest number of channels in the first stage.
+        max_dropout: The largest dropout rate.
+        min_lr: The smallest learning rate.
+        max_lr: The largest learning rate.
+        architecture: With full, also decide on skip connections, depthwise-separable convolutions,
+            strides instead of pooling, the growth of the channels, and a head that reads each
+            position.
+        training: With full, also decide on warm-up and, for classes, on label smoothing.
 
     Raises:
-        CandidateError: the task's inputs are no images of at least 2x2.
+        CandidateError: The task's inputs are not images of at least 2x2.
     """
     stages = trial.suggest_int("stages", 1, min(max_stages, _halvings(task)))
     channels = trial.suggest_int("channels", min_channels, max_channels, log=True)
@@ -72,7 +82,7 @@ def _halvings(task: Task) -> int:
 
 @dataclass(frozen=True)
 class _Design:
-    """What all stages have in common; by default as the basic extent has it."""
+    """The decisions that all stages share; the defaults are those of the basic extent."""
 
     convolution: str | Open = "conv2d"
     skip: str | Open = "zero"
@@ -93,7 +103,7 @@ class _Design:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Blocks of one width, then half the sides."""
+    """Blocks of equal width, followed by a layer that halves the image."""
 
     graph: Graph
     trial: optuna.trial.BaseTrial

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons: depth, widths, activation, regularisation and how to train them."""
+"""Multilayer perceptrons: depth, widths, activation, regularization and training."""
 
 from collections.abc import Callable, Mapping
 
@@ -27,9 +27,17 @@ def mlp(
 ) -> Candidate:
     """A multilayer perceptron on the flattened inputs of any task with vector outputs.
 
-    architecture: `full` decides on skip connections, too. training: `full` decides on warm-up,
-    and for classes on label smoothing. The activation, the normalization, the skips and the
-    dropout rate may be left open.
+    The activation, the normalization, the skips and the dropout rate may be left open.
+
+    Args:
+        max_layers: The largest number of hidden layers.
+        min_width: The smallest width of a layer.
+        max_width: The largest width of a layer.
+        max_dropout: The largest dropout rate.
+        min_lr: The smallest learning rate.
+        max_lr: The largest learning rate.
+        architecture: With full, also decide on skip connections.
+        training: With full, also decide on warm-up and, for classes, on label smoothing.
     """
     graph = Graph()
     h = graph.add("flatten", graph.input("x", task.signature.input_shape))

@@ -26,18 +26,25 @@ def nasbench101(
     vertices: int = 7,
     edges: int = 9,
 ) -> Candidate:
-    """Cells of `vertices` vertices and at most `edges` edges in the network of NAS-Bench-101.
+    """Cells of NAS-Bench-101, with a limit on vertices and edges, in the network of its paper.
 
-    Each decision `edge_k` names two of the vertices, the input 0 first and the output last;
-    repeats are one edge. `op_v` is the operation of vertex v, asked where v lies on a path from
-    input to output; it may be left open, an edge may not. Stacks of `cells` cells have `width`
-    channels, doubled from one to the next, where the image is halved.
+    Each decision `edge_k` names two vertices, the input first and the output last; duplicates are
+    one edge. `op_v` is the operation of vertex v, and only exists if v is on a path from input to
+    output. An operation may be left open, an edge may not. Each stack doubles the channels of the
+    one before, and halves the image.
 
     The vertices that feed the output have equal shares of the channels, rounded down, so that
-    renumbered cells are one network; the paper gives what remains to those numbered first.
+    renumbered cells are the same network. The paper gives the remainder to those with low numbers.
+
+    Args:
+        stacks: The number of stacks.
+        cells: The number of cells per stack.
+        width: The number of channels in the first stack.
+        vertices: The number of vertices of a cell.
+        edges: The largest number of edges of a cell.
 
     Raises:
-        CandidateError: no path leads from the cell's input to its output, the inputs are no
+        CandidateError: No path leads from the cell's input to its output, the inputs are not
             images or too small, or an option is too small.
     """
     _check(task, stacks, cells, width, vertices, edges)
@@ -52,7 +59,7 @@ def nasbench101(
 def _check(task: Task, stacks: int, cells: int, width: int, vertices: int, edges: int) -> None:
     if min(stacks, cells, width, edges) < 1 or vertices < 2 or width < vertices - 2:
         raise CandidateError(
-            "space nasbench101 needs a stack, a cell, an edge and two vertices at least, and a "
+            "space nasbench101 needs at least a stack, a cell, an edge, two vertices, and a "
             f"channel for each inner vertex; got stacks={stacks}, cells={cells}, edges={edges}, "
             f"vertices={vertices}, width={width}"
         )
@@ -65,7 +72,7 @@ def _check(task: Task, stacks: int, cells: int, width: int, vertices: int, edges
 
 
 def _live(edges: Iterable[tuple[int, int]], output: int) -> "nx.DiGraph[int]":
-    """The vertices and edges on paths from the input to the output."""
+    """Return the vertices and edges on paths from the input to the output."""
     dag = nx.DiGraph(edges)
     dag.add_nodes_from([0, output])
     after, before = nx.descendants(dag, 0), nx.ancestors(dag, output)
@@ -78,7 +85,7 @@ def _live(edges: Iterable[tuple[int, int]], output: int) -> "nx.DiGraph[int]":
 
 @dataclass(frozen=True)
 class _Cell:
-    """The live vertices of a cell and the operations of the inner ones."""
+    """The live vertices of a cell, and the operations of the inner ones."""
 
     dag: "nx.DiGraph[int]"
     operations: Mapping[int, str | Open]
@@ -88,11 +95,11 @@ class _Cell:
         return max(self.dag)
 
     def sources(self, vertex: int) -> list[int]:
-        """What feeds a vertex, but for the input."""
+        """Return the vertices that feed a vertex, without the input."""
         return sorted(set(self.dag.predecessors(vertex)) - {0})
 
     def add(self, graph: Graph, h: str, channels: int) -> str:
-        """Add the cell to a graph, from h to about that many channels."""
+        """Add the cell to a graph, after node h, with about this many channels."""
         last = self.sources(self.output)
         each = channels // max(len(last), 1)
         values: dict[int, str] = {}
@@ -122,7 +129,7 @@ def _network(task: Task, cell: _Cell, stacks: int, cells: int, width: int) -> Gr
 
 
 def _convolution(graph: Graph, h: str, *, kernel: int, channels: int = 0) -> str:
-    """Convolution, normalization, activation; by default to as many channels as come in."""
+    """Add convolution, normalization and activation; by default the number of channels stays."""
     channels = channels or graph.node(h).shape[0]
     h = graph.add("conv2d", h, channels=channels, kernel=kernel, bias=False)
     return graph.add("relu", graph.add("batch_norm", h))

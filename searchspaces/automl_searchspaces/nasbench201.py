@@ -23,13 +23,17 @@ def nasbench201(
 ) -> Candidate:
     """The 15,625 cells of NAS-Bench-201 in the network of its paper, for images.
 
-    Each edge `edge_i_j` of the cell, the same in all of them, applies one of five operations to
-    node i, and a node is the sum of its edges. Three stages of `cells` cells have `width`, twice
-    and four times as many channels. Each edge may be left open.
+    Each edge `edge_i_j` applies one of five operations to node i, and a node is the sum of its
+    edges. All cells are the same. There are three stages; each one doubles the channels. Each
+    edge may be left open.
+
+    Args:
+        cells: The number of cells per stage.
+        width: The number of channels in the first stage.
 
     Raises:
-        CandidateError: the inputs are no images whose sides are multiples of 4, or a cell count
-            or a width below 1.
+        CandidateError: The inputs are not images with sides that are multiples of 4, or an option
+            is below 1.
     """
     _check(task, cells, width)
     edges = {(i, j): trial.suggest_categorical(f"edge_{i}_{j}", list(_PARTS)) for i, j in _EDGES}
@@ -55,7 +59,7 @@ def _check(task: Task, cells: int, width: int) -> None:
         )
     if cells < 1 or width < 1:
         raise CandidateError(
-            f"space nasbench201 needs one cell and one channel at least, got cells={cells} and "
+            f"space nasbench201 needs at least one cell and one channel, got cells={cells} and "
             f"width={width}"
         )
 
@@ -69,7 +73,7 @@ def _cell(graph: Graph, h: str, edges: Mapping[tuple[int, int], str | Open]) -> 
 
 
 def _convolution(graph: Graph, h: str, *, kernel: int, channels: int = 0, stride: int = 1) -> str:
-    """Activation, convolution, normalization; by default to as many channels as come in."""
+    """Add activation, convolution and normalization; by default the number of channels stays."""
     channels = channels or graph.node(h).shape[0]
     h = graph.add("relu", h)
     h = graph.add("conv2d", h, channels=channels, kernel=kernel, stride=stride, bias=False)
@@ -77,7 +81,7 @@ def _convolution(graph: Graph, h: str, *, kernel: int, channels: int = 0, stride
 
 
 def _reduction(graph: Graph, h: str, *, channels: int) -> str:
-    """The residual block between stages, which halves the image."""
+    """Add the residual block between stages, which halves the image."""
     main = _convolution(graph, h, kernel=3, channels=channels, stride=2)
     main = _convolution(graph, main, kernel=3)
     short = graph.add("avg_pool2d", h, kernel=2, stride=2)

@@ -1,16 +1,16 @@
-"""Programs that learn: instructions over registers, which set up, predict and learn.
+"""Programs that learn: instructions on registers that set up, predict and learn.
 
 Source: E. Real, C. Liang, D. So, Q. Le: AutoML-Zero: Evolving Machine Learning Algorithms From
-Scratch, arXiv 2003.03384, section 3; with fewer primitives, none of which draws at random.
+Scratch, arXiv 2003.03384, section 3; with fewer primitives, none of which is random.
 
-A program has three components, each a list of instructions, and works on scalars s0, s1, …,
-vectors v0, v1, … and matrices m0, m1, … as long and as wide as an example has features. All
-registers start at zero. `setup` runs once. To learn from an example, v0 becomes its features, s0
-and s1 become zero, `predict` runs, s0 becomes the target, `learn` runs; what they write stays. To
-predict for an example, the same goes on up to the target, on a copy of all registers, and s1 is
-the prediction; the registers stay as they were, so that the order of what is predicted does not
-matter. With several outputs there are as many copies of the memory, each with a target of its own
-(0 or 1 for a class), and each runs the same program.
+A program has three components, each a list of instructions. It works on scalars s0, s1, …,
+vectors v0, v1, … and matrices m0, m1, … with one row or column per feature. All registers start at
+zero. `setup` runs once. To learn from an example, v0 is set to its features, s0 and s1 to zero,
+`predict` runs, s0 is set to the target, and `learn` runs; the registers keep their values. To
+predict for an example, the same steps up to `predict` run on a copy of the registers, and s1 is the
+prediction. The registers do not change, so the order of predictions does not matter. With several
+outputs, each has its own copy of the memory and its own target (0 or 1 for a class), and runs the
+same program.
 """
 
 import re
@@ -31,11 +31,11 @@ _NUMBER = r"(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
 _CONSTANTS = (-1.0, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
 _LARGEST_CONSTANT = torch.finfo(torch.float32).max
 _LARGEST_REGISTERS = 2**22
-"""Forward passes are split so that a register of all their examples holds no more numbers."""
+"""Forward passes are split so that one register of all examples has at most this many numbers."""
 
 
 class Kind(Enum):
-    """What a register holds; the letter starts its name."""
+    """The kind of a register; the letter starts its name."""
 
     SCALAR = "s"
     VECTOR = "v"
@@ -44,10 +44,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Primitive:
-    """One operation on registers; without a function it writes its constant, or nothing.
+    """One operation on registers; without a function it writes a constant, or nothing.
 
-    template: how it is written. function: of tensors with any leading dimensions, and `out`,
-    which may be one of them.
+    Attributes:
+        template: Its text, with {} for each operand.
+        inputs: The kinds of the registers it reads.
+        output: The kind of the register it writes.
+        function: Called with tensors of any leading dimensions, and `out`, which may be one of
+            them.
     """
 
     template: str
@@ -123,7 +127,7 @@ PRIMITIVES: Mapping[str, Primitive] = {
 
 @dataclass(frozen=True)
 class Register:
-    """One place of the memory; its text is its name, as `v0`."""
+    """One place in memory; its text is its name, such as `v0`."""
 
     kind: Kind
     index: int
@@ -138,7 +142,14 @@ FEATURES = Register(_V, 0)
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program: an operation by name, what it reads and what it writes."""
+    """One line of a program.
+
+    Attributes:
+        operation: The name of the primitive.
+        inputs: The registers it reads.
+        output: The register it writes.
+        constant: The constant it writes.
+    """
 
     operation: str
     inputs: tuple[Register, ...] = ()
@@ -155,7 +166,7 @@ class Instruction:
         return text if self.output is None else f"{self.output} = {text}"
 
     def decisions(self) -> dict[str, Any]:
-        """The decisions that make this instruction, without the name of its place."""
+        """Return the decisions that make this instruction, without the prefix of its place."""
         made: dict[str, Any] = {"op": self.operation}
         for number, register in enumerate(self.inputs, 1):
             made[f"in{number}_{register.kind.value}"] = str(register)
@@ -168,7 +179,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """The instructions of the three components; its text is code that `parse` reads back."""
+    """The instructions of the three components; `parse` reads back its text."""
 
     setup: tuple[Instruction, ...] = ()
     predict: tuple[Instruction, ...] = ()
@@ -183,10 +194,10 @@ class Program:
 
     @classmethod
     def parse(cls, text: str) -> "Program":
-        """Read a program: lines as `s1 = dot(v0, v1)` under `setup:`, `predict:` and `learn:`.
+        """Read a program: lines such as `s1 = dot(v0, v1)` below `setup:`, `predict:` and `learn:`.
 
         Raises:
-            UsageError: a line that is no instruction, or stands under no component.
+            UsageError: A line is not an instruction, or comes before the first component.
         """
         parts: dict[str, list[Instruction]] = {component: [] for component in _COMPONENTS}
         part = None
@@ -194,7 +205,7 @@ class Program:
             if line.removesuffix(":") in parts:
                 part = parts[line.removesuffix(":")]
             elif part is None:
-                raise UsageError(f"program: {line!r} must stand under setup:, predict: or learn:")
+                raise UsageError(f"program: {line!r} must be below setup:, predict: or learn:")
             else:
                 part.append(_instruction(line))
         return cls(*map(tuple, parts.values()))
@@ -203,18 +214,24 @@ class Program:
 def program_decisions(
     text: str, *, setup: int = 2, predict: int = 3, learn: int = 5
 ) -> dict[str, Any]:
-    """The decisions that make a program of space `program`, filled up with no-ops.
+    """Return the decisions of space `program` that make this program, padded with no-ops.
 
-    setup, predict, learn: the instructions that the space gives each component.
+    Args:
+        text: The program.
+        setup: The number of instructions in `setup`.
+        predict: The number of instructions in `predict`.
+        learn: The number of instructions in `learn`.
 
     Raises:
-        UsageError: text that is no program, or a component with more instructions.
+        UsageError: The text is not a program, or a component has more instructions.
     """
     written, decisions = Program.parse(text), {}
     for component, room in zip(_COMPONENTS, (setup, predict, learn), strict=True):
         lines: tuple[Instruction, ...] = getattr(written, component)
         if len(lines) > room:
-            raise UsageError(f"program: {component} has {len(lines)} instructions, room for {room}")
+            raise UsageError(
+                f"program: {component} has {len(lines)} instructions, but only room for {room}"
+            )
         for place, line in enumerate((*lines, *[Instruction("noop")] * (room - len(lines)))):
             for name, value in line.decisions().items():
                 decisions[f"{component}_{place}_{name}"] = value
@@ -222,10 +239,18 @@ def program_decisions(
 
 
 class Learner(nn.Module):
-    """A program with its memory, which `learn` changes and `forward` only reads.
+    """A program with its memory; `learn` changes the memory, and `forward` only reads it.
 
-    The memory are the buffers `scalars` [registers, outputs], `vectors` [registers, outputs,
+    The memory is in the buffers `scalars` [registers, outputs], `vectors` [registers, outputs,
     features] and `matrices` [registers, outputs, features, features].
+
+    Args:
+        program: The program.
+        features: The number of features of an example.
+        outputs: The number of outputs.
+        scalars: The number of scalar registers.
+        vectors: The number of vector registers.
+        matrices: The number of matrix registers.
     """
 
     scalars: Tensor
@@ -250,16 +275,18 @@ class Learner(nn.Module):
         _run(self._bound(program.setup))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The predictions [n, outputs] for examples [n, ...], each from the memory as it is."""
+        """Return predictions [n, outputs] for examples [n, ...], each from the current memory."""
         rows = inputs.flatten(1)
         parts = torch.split(rows, self._examples_at_once())
         return torch.cat([self._predict(part) for part in parts])
 
     @torch.no_grad()
     def learn(self, inputs: Tensor, targets: Tensor) -> None:
-        """Learn from examples [n, ...], one after the other.
+        """Learn from examples [n, ...], one after another.
 
-        targets: class numbers [n], or numbers [n, outputs].
+        Args:
+            inputs: Examples [n, ...].
+            targets: Class numbers [n], or numbers [n, outputs].
         """
         predict, learn = self._bound(self.program.predict), self._bound(self.program.learn)
         features = self._register(FEATURES)
@@ -287,9 +314,9 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def _bound(self, instructions: Sequence[Instruction]) -> list[Callable[[], object]]:
-        """Calls that run instructions in place.
+        """Return calls that run the instructions in place.
 
-        They hold on to the memory of this moment, which moving the module replaces.
+        They refer to the current buffers, which moving the module replaces.
         """
         bound: list[Callable[[], object]] = []
         for each in instructions:
@@ -303,7 +330,7 @@ class Learner(nn.Module):
         return bound
 
     def _predict(self, rows: Tensor) -> Tensor:
-        """The predictions for rows [n, features]; a register is copied when it is written."""
+        """Return predictions for rows [n, features]; a register is copied when it is written."""
         outputs = self.scalars.shape[1]
         features = rows.to(self.vectors).unsqueeze(1).expand(-1, outputs, -1)
         zero = torch.zeros_like(self.scalars[:1])
@@ -345,16 +372,24 @@ def program(
 ) -> Candidate:
     """A program that learns by itself; train it with trainer `online`.
 
-    scalars, vectors, matrices: the registers. setup, predict, learn: the instructions of each
-    component. operations: which may be used, beside those for which there are no registers.
-    constants: what a constant may be. An instruction decides on its operation first, then on the
-    registers, by kind: `predict_2_op`, `predict_2_in1_v`, `predict_2_in2_v`, `predict_2_out_s`.
+    An instruction first decides on its operation, then on its registers, by kind: `predict_2_op`,
+    `predict_2_in1_v`, `predict_2_in2_v`, `predict_2_out_s`.
+
+    Args:
+        scalars: The number of scalar registers.
+        vectors: The number of vector registers.
+        matrices: The number of matrix registers.
+        setup: The number of instructions in `setup`.
+        predict: The number of instructions in `predict`.
+        learn: The number of instructions in `learn`.
+        operations: The allowed operations; those without registers of their kinds are ignored.
+        constants: The allowed constants.
 
     Raises:
-        UsageError: fewer registers than a program needs (two scalars, one vector), nothing to
-            choose from, or a constant that is NaN, infinite or beyond single precision.
-        UnknownNameError: an operation that there is not.
-        CandidateError: the task's outputs are no vector.
+        UsageError: There are fewer than two scalars or one vector, nothing to choose from, or a
+            constant is NaN, infinite or beyond single precision.
+        UnknownNameError: An operation does not exist.
+        CandidateError: The task's outputs are not vectors.
     """
     registers = {_S: scalars, _V: vectors, _M: matrices}
     usable = _usable(operations, registers)
@@ -362,8 +397,8 @@ def program(
         raise UsageError(f"space program: constants must fit single precision, got {constants}")
     if scalars < 2 or vectors < 1 or not usable or not constants:
         raise UsageError(
-            "space program needs 2 scalars, 1 vector, a constant and an operation for which there "
-            f"are registers; got scalars={scalars}, vectors={vectors}, matrices={matrices}, "
+            "space program needs 2 scalars, 1 vector, a constant and an operation that these "
+            f"registers allow; got scalars={scalars}, vectors={vectors}, matrices={matrices}, "
             f"constants={constants}, operations={operations}"
         )
     shape = task.signature.output_shape
@@ -379,7 +414,7 @@ def program(
 
 @dataclass(frozen=True)
 class _Choices:
-    """What the instructions of a program may be made of, and the trial that decides."""
+    """The options for each instruction, and the trial that decides."""
 
     trial: optuna.trial.BaseTrial
     registers: Mapping[Kind, int]
@@ -406,7 +441,7 @@ class _Choices:
         )
 
     def _decide(self, place: str, kind: Kind) -> Register:
-        # The kind is part of the name, for Optuna wants the same choices under the same name.
+        # The kind is part of the name, because Optuna needs the same choices for a name.
         names = [str(Register(kind, index)) for index in range(self.registers[kind])]
         name = self.trial.suggest_categorical(f"{place}_{kind.value}", names)
         return _register(name)
@@ -445,9 +480,7 @@ def _instruction(line: str) -> Instruction:
         if primitive.constant:
             return Instruction(operation, (), _register(output), float(operands[0]))
         return Instruction(operation, tuple(map(_register, operands)), _register(output))
-    raise UsageError(
-        f"program: {line!r} is not an instruction; an example of one: s1 = dot(v0, v1)"
-    )
+    raise UsageError(f"program: {line!r} is not an instruction such as s1 = dot(v0, v1)")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Residual perceptrons: blocks that add to what they read, deeper than plain ones train.
+"""Residual perceptrons, which can be trained deeper than plain ones.
 
 Source: Y. Gorishniy et al.: Revisiting Deep Learning Models for Tabular Data, arXiv 2106.11959.
 """
@@ -26,6 +26,14 @@ def residual_mlp(
     """A residual perceptron on the flattened inputs of any task with vector outputs.
 
     The activation, the normalization and both dropout rates may be left open.
+
+    Args:
+        max_blocks: The largest number of residual blocks.
+        min_width: The smallest width of a block.
+        max_width: The largest width of a block.
+        max_dropout: The largest dropout rate.
+        min_lr: The smallest learning rate.
+        max_lr: The largest learning rate.
     """
     graph = Graph()
     h = graph.add("flatten", graph.input("x", task.signature.input_shape))

@@ -33,12 +33,23 @@ def tabular_mlp(
     min_lr: float = 3e-4,
     max_lr: float = 1e-2,
 ) -> Candidate:
-    """A residual perceptron on numbers, and on embeddings of each number and each category.
+    """A residual perceptron on a table's numbers, and on embeddings of its numbers and categories.
 
-    For tasks made from tables. max_embedding: the most numbers for one category. frequencies,
-    number_size: waves of a number, and numbers for its embedding; without either (0) numbers go
-    in as they are. min_scale, max_scale: of the frequencies. The activation, the normalization
-    and both dropout rates may be left open.
+    For tasks made from tables. The activation, the normalization and both dropout rates may be left
+    open.
+
+    Args:
+        max_embedding: The largest size of a category's embedding.
+        min_scale: The smallest scale of the frequencies.
+        max_scale: The largest scale of the frequencies.
+        frequencies: The number of frequencies for each number; 0 uses numbers without embeddings.
+        number_size: The size of a number's embedding; 0 uses numbers without embeddings.
+        max_blocks: The largest number of residual blocks.
+        min_width: The smallest width of a block.
+        max_width: The largest width of a block.
+        max_dropout: The largest dropout rate.
+        min_lr: The smallest learning rate.
+        max_lr: The largest learning rate.
     """
     graph = Graph()
     x = graph.add("flatten", graph.input("x", task.signature.input_shape))

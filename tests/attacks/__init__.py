@@ -1,4 +1,4 @@
-"""Pairs of candidates that are one function, or two, by construction, grouped by kind."""
+"""Pairs of candidates that are equal or different functions by construction, grouped by kind."""
 
 from attacks import (
     batches,
@@ -15,4 +15,4 @@ from attacks import (
 PARTS = (symmetry, ensembles, copies, precision, batches, draws, state, writings, ordinary)
 PAIRS = [pair for part in PARTS for pair in part.PAIRS]
 SIDES = {name: build for pair in PAIRS for name, build in pair.sides.items()}
-"""What makes each side of each pair, by the names that the space of attacks has for them."""
+"""The builder of each side of each pair, by its name in the space of attacks."""

@@ -1,4 +1,4 @@
-"""What depends on how many examples a batch has: a probe of ten sees little of it."""
+"""Functions of the batch size, which a probe of ten examples hardly shows."""
 
 import torch
 from torch import nn
@@ -13,13 +13,13 @@ def normed(h):
 
 
 def ghost(size) -> Build:
-    """Batch normalization by parts of so many examples."""
+    """Batch normalization in groups of a number of examples."""
     work = lambda m, h: torch.cat([m.norm(part) for part in h.split(size)])  # noqa: E731
     return hidden(work, norm=lambda: nn.BatchNorm1d(WIDTH))
 
 
 def chunked(size):
-    """The same by `chunk`, which evens the parts out where a batch is no multiple of their size."""
+    """The same by `chunk`, which makes groups of similar size if a batch is not a multiple."""
 
     def work(m, h):
         return torch.cat([normed(part) for part in h.chunk(-(-len(h) // size))])
@@ -39,7 +39,7 @@ def split(size):
 
 
 def viewed(size):
-    """By a view of whole parts; what is left over is normed by itself."""
+    """By a view of full groups; the remaining examples are a group of their own."""
 
     def work(m, h):
         whole = len(h) // size * size
@@ -54,7 +54,7 @@ def viewed(size):
 
 
 def indexed(size):
-    """By a loop over numbers of parts, which for a small batch is one part."""
+    """By a loop over the numbers of groups; a small batch is a single group."""
 
     def work(m, h):
         part = torch.arange(len(h)) // size
@@ -64,7 +64,7 @@ def indexed(size):
 
 
 def centred(count):
-    """Centred by the mean of the first examples."""
+    """Subtract the mean of the first examples."""
     return hidden(lambda m, h: (h - h[:count].mean(0)).tanh())
 
 
@@ -95,7 +95,7 @@ DIFFER = {
     "doubled above so many numbers and not": (where(lambda h: h.numel() > 64 * WIDTH), PLAIN),
     "doubled in whole batches of 64 and not": (where(lambda h: h.size(0) % 64 == 0), PLAIN),
     "doubled in batches of 128 and not": (where(lambda h: len(h) == 128), PLAIN),
-    "doubled in large batches when asked and not": (
+    "doubled in large batches in evaluation mode and not": (
         hidden(lambda m, h: h * (2 if len(h) > 100 and not m.training else 1)),
         hidden(lambda m, h: h),
     ),

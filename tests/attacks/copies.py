@@ -1,4 +1,4 @@
-"""Weights that begin as copies of each other, against such as begin apart or stay one."""
+"""Weights that start as copies, compared with independent, shared and tied weights."""
 
 import copy
 
@@ -9,12 +9,12 @@ from attacks.parts import CLASSES, WIDTH, Build, branches, kind, two_layers
 
 
 def joined(h, a, b):
-    """Unlike uses, so that copies train apart."""
+    """Different uses, so that copies do not stay equal in training."""
     return a.relu() + b.tanh()
 
 
 class Two(nn.Module):
-    """Two layers of one hidden value; `relate` may make the second's weights follow the first's."""
+    """Two layers of one hidden value; `relate` may derive the second's weights from the first's."""
 
     def __init__(self, relate=None, layer=lambda: nn.Linear(WIDTH, WIDTH), join=joined) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def scaled(factor):
     return relate
 
 
-def turned(a, b):
+def transposed(a, b):
     b.weight.copy_(a.weight.T)
 
 
@@ -77,7 +77,7 @@ def tied(a, b):
 
 
 def aliased(a, b):
-    """Two parameters in one memory: a step of either moves both."""
+    """Two parameters with the same memory: a step of either changes both."""
     b.weight.data, b.bias.data = a.weight.data, a.bias.data
 
 
@@ -95,7 +95,7 @@ def frozen(relate):
 
 
 def of_one_seed(seeds) -> Build:
-    """Two layers whose weights are drawn from generators of their own."""
+    """Two layers whose weights come from their own generators."""
 
     def layer(seed):
         made = nn.Linear(WIDTH, WIDTH)
@@ -111,7 +111,7 @@ def of_one_seed(seeds) -> Build:
 
 
 def drawn_again(again) -> Build:
-    """Two layers drawn from the global generator, which is or is not set back between them."""
+    """Two layers drawn from the global generator, which is or is not reset between them."""
 
     def build():
         state = torch.get_rng_state()
@@ -127,7 +127,7 @@ def drawn_again(again) -> Build:
 
 
 def three(copies) -> Build:
-    """The largest of three branches, some of which begin as copies."""
+    """A function of three branches, some of which start as copies."""
 
     def build():
         made = branches(lambda h, a, b, c: torch.maximum(a, b.tanh()) + c.relu(), 3)()
@@ -148,8 +148,8 @@ DIFFER = {
     "copy and twice": (two(copied), two(scaled(2))),
     "apart and negative": (two(), two(scaled(-1))),
     "copy and negative": (two(copied), two(scaled(-1))),
-    "apart and transposed": (two(), two(turned)),
-    "copy and transposed": (two(copied), two(turned)),
+    "apart and transposed": (two(), two(transposed)),
+    "copy and transposed": (two(copied), two(transposed)),
     "copy and shared": (two(copied), two(shared)),
     "apart and shared": (two(), two(shared)),
     "apart and tied": (two(), two(tied)),

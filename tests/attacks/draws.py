@@ -1,4 +1,4 @@
-"""What is drawn so rarely that a probe of a few steps sees nothing of it."""
+"""Events so rare that a probe of a few steps does not see them."""
 
 import os
 import random
@@ -15,7 +15,7 @@ LAYER = {"layer": lin()}
 
 
 def residual(kept) -> Build:
-    """A residual layer that a draw keeps or leaves out in training; `kept(h)` is a factor."""
+    """A residual layer that a draw keeps or drops in training; `kept(h)` is a factor."""
 
     def work(m, h):
         added = m.layer(h).tanh()
@@ -25,7 +25,7 @@ def residual(kept) -> Build:
 
 
 def left_out(draw) -> Build:
-    """A residual layer that is not even run where a draw says so."""
+    """A residual layer that does not even run if a draw drops it."""
 
     def work(m, h):
         if m.training and draw():
@@ -36,7 +36,7 @@ def left_out(draw) -> Build:
 
 
 def own(rate, late=False) -> Build:
-    """The same, drawn from a generator of the module's own."""
+    """The same with draws from the module's own generator."""
 
     def build():
         made = hidden(work, **LAYER)()
@@ -54,7 +54,7 @@ def own(rate, late=False) -> Build:
 
 
 def chosen(weights) -> Build:
-    """One of two activations, drawn for each batch."""
+    """One of two activations, chosen by a draw for each batch."""
 
     def work(m, h):
         number = int(torch.multinomial(torch.tensor(weights), 1)) if m.training else 0
@@ -68,12 +68,12 @@ def dropped(rate) -> Build:
 
 
 def few_dropped(rate) -> Build:
-    """Dropout of one number an example."""
+    """Dropout of one number per example."""
     return hidden(lambda m, h: torch.cat([dropout(h[:, :1], rate, m.training), h[:, 1:]], 1).tanh())
 
 
 def paths(keep) -> Build:
-    """Stochastic depth as it is often written: the floor of a draw and what is to be kept."""
+    """Stochastic depth as it is often written: the floor of a draw plus the rate to keep."""
 
     def kept(h):
         return torch.floor(keep + torch.rand(len(h), 1)) / keep

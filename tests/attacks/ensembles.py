@@ -1,4 +1,4 @@
-"""Ensembles, mixtures of experts and attention: members that differ, and members that do not."""
+"""Ensembles, mixtures of experts and attention, with members that differ or are copies."""
 
 import copy
 
@@ -13,7 +13,7 @@ def member() -> nn.Module:
 
 
 def ensemble(join, count=2, backwards=False) -> Build:
-    """Members that are made alike and read the same; `join` makes log-odds of their logits."""
+    """Members with one architecture and one input; `join` combines their logits."""
     names = [f"member{number}" for number in range(count)]
     made = dict.fromkeys(reversed(names) if backwards else names, member)
     return of(lambda m, x: join(torch.stack([getattr(m, name)(x) for name in names])), **made)
@@ -32,7 +32,7 @@ def in_log_probabilities(t):
 
 
 class Voting(nn.Module):
-    """Trained by mean logits; asked, its members vote or answer by mean logits still."""
+    """Trains on mean logits; in evaluation mode, its members vote or return mean logits too."""
 
     def __init__(self, votes: bool) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Voting(nn.Module):
 
 
 class Experts(nn.Module):
-    """A gate of one layer for each expert, and what it does with what the experts say."""
+    """Experts with one gate each, and a function that combines gates and experts."""
 
     def __init__(self, join, count=2, copied=False, order=None) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def experts(*given, **rest) -> Build:
 
 
 def attention(join, backwards=False) -> Build:
-    """Two maps of attention over the image's rows, of queries and keys of their own."""
+    """Two attention maps over the rows of an image, each with its own queries and keys."""
     names = ("query1", "key1", "query2", "key2")
     made = {name: lin(8, 8) for name in (reversed(names) if backwards else names)}
 
@@ -118,7 +118,7 @@ DIFFER = {
         ensemble(lambda t: t.amax(0), 3),
         ensemble(in_logits, 3),
     ),
-    "3 that vote when asked": (lambda: Voting(True), lambda: Voting(False)),
+    "3 that vote in evaluation mode": (lambda: Voting(True), lambda: Voting(False)),
     "experts, gated softly and evenly": (experts(softly), experts(evenly)),
     "experts, gated softly, and copies": (experts(softly), experts(softly, copied=True)),
     "experts, the best and copies": (experts(best), experts(best, copied=True)),

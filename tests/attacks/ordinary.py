@@ -1,4 +1,4 @@
-"""Near misses of the ordinary kind: one small thing is another."""
+"""Ordinary near misses: functions that differ in one small detail."""
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ def normed(**options) -> Build:
 
 
 def initialized(change) -> Build:
-    """A layer whose weight is drawn or scaled in a way of its own."""
+    """A layer with another initial weight."""
 
     def layer():
         made = nn.Linear(WIDTH, WIDTH)
@@ -39,8 +39,8 @@ def initialized(change) -> Build:
     return hidden(lambda m, h: m.layer(h).tanh(), layer=layer)
 
 
-def asked(change) -> Build:
-    """Another function once it is not trained."""
+def in_evaluation(change) -> Build:
+    """Another function in evaluation mode."""
     return hidden(lambda m, h: h.tanh() if m.training else change(h.tanh()))
 
 
@@ -89,12 +89,15 @@ DIFFER = {
         parted(same, lambda h: h + h.detach()),
         parted(same, lambda h: 2 * h),
     ),
-    "doubled when asked and not": (asked(lambda h: 2 * h), asked(same)),
+    "doubled in evaluation mode and not": (in_evaluation(lambda h: 2 * h), in_evaluation(same)),
     "doubled without gradients and not": (
         hidden(lambda m, h: h.tanh() * (1 if torch.is_grad_enabled() else 2)),
-        asked(same),
+        in_evaluation(same),
     ),
-    "clamped when asked and not": (asked(lambda h: h.clamp(-0.5, 0.5)), asked(same)),
+    "clamped in evaluation mode and not": (
+        in_evaluation(lambda h: h.clamp(-0.5, 0.5)),
+        in_evaluation(same),
+    ),
     "bias and none": (PLAIN, hidden(lambda m, h: m.layer(h).tanh(), layer=lin(bias=False))),
     "bias of zero and none": (
         hidden(lambda m, h: (h + m.bias).tanh(), bias=lambda: nn.Parameter(torch.zeros(WIDTH))),

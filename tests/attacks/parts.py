@@ -1,7 +1,7 @@
-"""What attacks are made of: small modules, written as functions of their layers, and pairs of them.
+"""Building blocks of attacks: small modules as functions of their layers, and pairs of modules.
 
-Every module takes images of digits, [n, 1, 8, 8], and answers with logits, [n, 10]. It imports only
-torch and automl's names, for the process that probes loads it, too.
+Every module takes images of digits, [n, 1, 8, 8], and returns logits, [n, 10]. This file imports
+only torch and automl, because the probing process loads it too.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Layer = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two candidates that are one function, or two, by construction."""
+    """Two candidates that are equal or different functions by construction."""
 
     kind: str
     name: str
@@ -31,24 +31,24 @@ class Pair:
 
     @property
     def sides(self) -> dict[str, Build]:
-        """Its candidates by the names that the space of attacks has for them."""
+        """The candidates by their names in the space of attacks."""
         return {f"{self.kind}: {self.name}: {n}": b for n, b in enumerate((self.one, self.other))}
 
 
 Named = dict[str, tuple[Build, Build]]
-"""Pairs by what each is about."""
+"""Pairs by description."""
 
 
 def kind(name: str, differ: Named, equal: Named) -> list[Pair]:
-    """The pairs of a kind, by what each is about."""
+    """The pairs of one kind, from descriptions of different and of equal functions."""
     named = [(differ, False), (equal, True)]
     return [
         Pair(name, about, *two, same) for of_kind, same in named for about, two in of_kind.items()
     ]
 
 
-class Of(nn.Module):
-    """Layers made by name in the order given, and a function of them and the input."""
+class Composed(nn.Module):
+    """Named layers made in the given order, and a function of them and the input."""
 
     def __init__(self, function: Callable[[Any, Tensor], Tensor], **layers: Layer) -> None:
         super().__init__()
@@ -61,12 +61,13 @@ class Of(nn.Module):
 
 
 def of(function: Callable[[Any, Tensor], Tensor], **layers: Layer) -> Build:
-    """A function of layers and of images as vectors."""
-    return lambda: Of(lambda m, x: function(m, x.flatten(1)), **layers)
+    """A module from a function of its layers and of images as vectors."""
+    return lambda: Composed(lambda m, x: function(m, x.flatten(1)), **layers)
 
 
 def of_images(function: Callable[[Any, Tensor], Tensor], **layers: Layer) -> Build:
-    return lambda: Of(function, **layers)
+    """A module from a function of its layers and of images."""
+    return lambda: Composed(function, **layers)
 
 
 def lin(inner: int = WIDTH, outer: int = WIDTH, bias: bool = True) -> Layer:
@@ -94,7 +95,12 @@ def branches(
 ) -> Build:
     """Equal branches of one hidden layer `h`; the head reads `join(h, a, b, …)`.
 
-    times: how often as wide as a branch what is joined is. backwards: made in the other order.
+    Args:
+        join: Combines the hidden layer and the branches.
+        count: The number of branches.
+        branch: Makes a branch.
+        times: The width of the combined result, in widths of a branch.
+        backwards: Whether the branches are made in reverse order.
     """
     names = [f"branch{number}" for number in range(count)]
     made = {name: branch or lin() for name in (reversed(names) if backwards else names)}
@@ -107,10 +113,10 @@ def branches(
 
 
 def all_of(join: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Joins branches as one tensor [branches, n, width]; what they read is left out."""
+    """Adapt a function of branches stacked as [branches, n, width], ignoring the hidden layer."""
     return lambda h, *found: join(torch.stack(found))
 
 
 def hidden(work: Callable[[Any, Tensor], Tensor], **layers: Layer) -> Build:
-    """A hidden layer, some work on it, and a head; the work may have layers of its own."""
+    """A hidden layer, some work on it, and a head; the work may have its own layers."""
     return of(lambda m, x: m.head(work(m, m.stem(x))), **STEM, **layers, **HEAD)

@@ -1,4 +1,4 @@
-"""Numbers of fewer digits: autocast, casts, parameters; a probe in float64 may see none of them."""
+"""Lower precision by autocast, casts and parameters, which a probe in float64 may not show."""
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ class Cast(nn.Module):
 
 
 class Decorated(Cast):
-    """The same, cast by a decorator."""
+    """The same with autocast as a decorator."""
 
     @torch.autocast("cpu", BF16)
     def work(self, x):
@@ -46,13 +46,13 @@ def cast(*given, **rest) -> Build:
     return lambda: Cast(*given, **rest)
 
 
-def there(dtype) -> Build:
-    """A hidden layer's values cast to a type and back."""
+def cast_back(dtype) -> Build:
+    """The values of a hidden layer cast to a type and back."""
     return hidden(lambda m, h: h.to(dtype).to(h.dtype).tanh() if dtype else h.tanh())
 
 
 def computed(dtype) -> Build:
-    """A layer computed in a type of its own."""
+    """A layer computed in another type."""
 
     def work(m, h):
         if dtype is None:
@@ -63,7 +63,7 @@ def computed(dtype) -> Build:
 
 
 class Held(nn.Module):
-    """Three layers, one of which holds its parameters in a type of its own."""
+    """Three layers, one of which stores its parameters in another type."""
 
     def __init__(self, dtype=None) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def held(dtype=None) -> Build:
 
 
 def quantized(steps) -> Build:
-    """Values rounded to so many steps, gradients passed straight through."""
+    """Values rounded to a number of steps, with straight-through gradients."""
 
     def work(m, h):
         h = h.tanh()
@@ -101,9 +101,9 @@ DIFFER = {
     "autocast off and around one layer": (cast(), cast(BF16, (1,))),
     "autocast around one layer and another": (cast(BF16, (0,)), cast(BF16, (1,))),
     "autocast around one layer and all": (cast(BF16, (0,)), cast(BF16)),
-    "cast to half and not": (there(None), there(FP16)),
-    "cast to bfloat16 and not": (there(None), there(BF16)),
-    "cast to half and to bfloat16": (there(FP16), there(BF16)),
+    "cast to half and not": (cast_back(None), cast_back(FP16)),
+    "cast to bfloat16 and not": (cast_back(None), cast_back(BF16)),
+    "cast to half and to bfloat16": (cast_back(FP16), cast_back(BF16)),
     "computed in bfloat16 and not": (computed(None), computed(BF16)),
     "computed in half and in bfloat16": (computed(FP16), computed(BF16)),
     "held in bfloat16 and not": (held(), held(BF16)),
@@ -126,9 +126,9 @@ DIFFER = {
 EQUAL = {
     "autocast disabled and none": (cast(), cast(BF16, enabled=False)),
     "autocast around all and by a decorator": (cast(BF16), Decorated),
-    "cast to single, which all is, and not": (there(None), there(FP32)),
+    "cast to single, which all is, and not": (cast_back(None), cast_back(FP32)),
     "cast by to and by a method": (
-        there(BF16),
+        cast_back(BF16),
         hidden(lambda m, h: h.bfloat16().to(h.dtype).tanh()),
     ),
     "quantized by rounding and by int8": (quantized(7), hidden(in_int8)),

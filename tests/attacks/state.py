@@ -1,4 +1,4 @@
-"""Modules that keep something from call to call."""
+"""Modules that keep state between calls."""
 
 import copy
 
@@ -14,7 +14,7 @@ def with_layer(make) -> Build:
 
 
 def sequence(make) -> Build:
-    """The same, written as a sequence."""
+    """The same as an `nn.Sequential`."""
     return lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(64, WIDTH), make(), nn.Tanh(), nn.Linear(WIDTH, CLASSES)
     )
@@ -51,7 +51,7 @@ class Codebook(nn.Module):
 
 
 class Teacher(nn.Module):
-    """A layer and a moving average of its weights that pulls at its outputs."""
+    """A layer whose outputs include those of a moving average of its weights."""
 
     def __init__(self, decay=0.9) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Teacher(nn.Module):
 
 
 class Counting(nn.Module):
-    """Counts its calls in an attribute of Python, and scales by what `scale` makes of them."""
+    """Counts its calls in a Python attribute and scales by a function of the count."""
 
     def __init__(self, scale) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def counting(scale):
 
 
 class Remembering(nn.Module):
-    """Adds some of the mean of the last batch, which it keeps in a list."""
+    """Adds a share of the mean of the last batch, which it keeps in a list."""
 
     def __init__(self, share=0.1) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Remembering(nn.Module):
 
 
 class Noisy(nn.Module):
-    """Adds noise of a generator of its own in training."""
+    """Adds noise from its own generator in training."""
 
     def __init__(self, seed=0) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ COUNT = {"count": 0}
 
 
 class Global(nn.Linear):
-    """Counts its calls for all of its kind, and makes nothing of it."""
+    """Counts the calls of all instances and does not use the count."""
 
     def forward(self, h):
         COUNT["count"] += 1
@@ -128,7 +128,7 @@ def norm(**options) -> Build:
 
 
 def counted(after) -> Build:
-    """Doubled once a normalization has counted so many batches."""
+    """Doubles the output once a normalization has counted enough batches."""
 
     def work(m, h):
         found = m.norm(h)
@@ -138,7 +138,7 @@ def counted(after) -> Build:
 
 
 def annealed(steps):
-    """A gate that opens over so many calls."""
+    """A gate that opens over a number of calls."""
     return lambda calls: min(1.0, (1 + calls) / steps)
 
 
@@ -147,7 +147,7 @@ def late(after, factor=2):
 
 
 def again(build) -> tuple[Build, Build]:
-    """The same candidate once more: what its first probe leaves behind must not count."""
+    """The same candidate twice: whatever its first probe leaves behind must not count."""
     return build, build
 
 
@@ -188,7 +188,7 @@ DIFFER = {
 EQUAL = {
     "spectral norm again": again(with_layer(spectral())),
     "spectral norm in a sequence": (with_layer(spectral()), sequence(spectral())),
-    "spectral norm of old again": again(with_layer(old_spectral)),
+    "torch's old spectral norm again": again(with_layer(old_spectral)),
     "weight norm again": again(with_layer(normed)),
     "weight norm in a sequence": (with_layer(normed), sequence(normed)),
     "codes again": again(with_layer(Codebook)),

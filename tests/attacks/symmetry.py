@@ -1,4 +1,4 @@
-"""Equal branches of one input under functions that depend on their differing, or do not."""
+"""Equal branches of one input, under functions that do or do not depend on their difference."""
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ SPREAD = all_of(lambda t: t.var(0))
 
 
 def plain(h, *found):
-    """As many live weights as where all branches count, and no branch counts."""
+    """Ignore the branches."""
     return h
 
 
@@ -158,7 +158,7 @@ def convolved(join, branch=None, count=2, backwards=False) -> Build:
 
 
 def nested(outer, inner) -> Build:
-    """Two branches, each of which joins two branches of one hidden layer."""
+    """Two branches, each of which combines two branches of one hidden layer."""
     names = ("a", "b", "c", "d")
 
     def function(m, x):
@@ -171,7 +171,7 @@ def nested(outer, inner) -> Build:
 
 
 def bare(join, times=1) -> Build:
-    """Two layers that read the input itself, with nothing before them."""
+    """Two layers that read the input directly."""
     made = {"a": lin(64), "b": lin(64)}
     return of(lambda m, x: m.head(join(m.a(x), m.b(x))), **made, head=lin(times * WIDTH, CLASSES))
 
@@ -241,7 +241,7 @@ class Binned(nn.Module):
 
 
 class Scales(nn.Module):
-    """A parameter of its own that scales elementwise."""
+    """A parameter that scales elementwise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class Features(nn.Module):
 
 
 class Late(nn.Module):
-    """Makes its weight when it is first called, unknown to torch until then."""
+    """Makes its weight when first called, without declaring it to torch."""
 
     def forward(self, h):
         if not hasattr(self, "weight"):
@@ -287,7 +287,7 @@ def max_and_mean(branch) -> tuple[Build, Build]:
 
 
 def reread(join) -> Build:
-    """Two layers, one of which reads a copy of what the other reads."""
+    """Two layers, one of which reads a copy of the other's input."""
     made = {"a": lin(), "b": lin()}
 
     def function(m, x):

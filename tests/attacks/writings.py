@@ -1,4 +1,4 @@
-"""One function in several writings: classes, functions, names, order, packing."""
+"""Equal functions with different code: classes, functions, names, order, packing."""
 
 import math
 from collections import OrderedDict
@@ -14,15 +14,15 @@ class Renamed(nn.Linear):
     """A subclass that changes nothing."""
 
 
-class Wordy(nn.Linear):
-    """A subclass that computes the same by itself."""
+class ByProducts(nn.Linear):
+    """A subclass that computes the same with its own code."""
 
     def forward(self, x):
         return x @ self.weight.T + self.bias
 
 
 def drawn(inner, outer):
-    """A weight and a bias as `nn.Linear` draws them."""
+    """A weight and a bias, initialised like those of `nn.Linear`."""
     weight, bias = torch.empty(outer, inner), torch.empty(outer)
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
     nn.init.uniform_(bias, -1 / math.sqrt(inner), 1 / math.sqrt(inner))
@@ -30,7 +30,7 @@ def drawn(inner, outer):
 
 
 class Custom(nn.Module):
-    """A linear layer with parameters of its own, by other names."""
+    """A linear layer with its own parameters, under other names."""
 
     def __init__(self, inner=WIDTH, outer=WIDTH) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class ByBroadcast(Custom):
         return (x[:, None] * self.w).sum(2) + self.b
 
 
-class Turned(Custom):
-    """Holds its weight as [inputs, outputs]."""
+class Transposed(Custom):
+    """Stores its weight as [inputs, outputs]."""
 
     def __init__(self, inner=WIDTH, outer=WIDTH) -> None:
         super().__init__(inner, outer)
@@ -75,7 +75,7 @@ class Turned(Custom):
 
 
 class Raw(nn.Module):
-    """Three layers whose weights lie in the module that uses them, in a list."""
+    """Three layers whose weights are in a list of the module that uses them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Thin(nn.Conv2d):
 
 
 class RawConv(nn.Module):
-    """A convolution with parameters of its own, drawn as `nn.Conv2d` draws them."""
+    """A convolution with its own parameters, initialised like those of `nn.Conv2d`."""
 
     def __init__(self, inner, outer, kernel) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class RawConv(nn.Module):
 
 
 class RawNorm(nn.Module):
-    """Batch normalization by the function."""
+    """Batch normalization with torch's function."""
 
     def __init__(self, width) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class RawNorm(nn.Module):
 
 
 class Listed(nn.Module):
-    """Layers in a list, made and kept in an order of their own."""
+    """Layers in a list, made and stored in a given order."""
 
     def __init__(self, order) -> None:
         super().__init__()
@@ -140,8 +140,8 @@ class Listed(nn.Module):
         return self.head(h)
 
 
-class Attending(nn.Module):
-    """Attention over the rows of an image, with queries, keys and values apart or in one layer."""
+class Attention(nn.Module):
+    """Attention over the rows of an image, with queries, keys and values in three layers or one."""
 
     def __init__(self, packed) -> None:
         super().__init__()
@@ -159,8 +159,8 @@ class Attending(nn.Module):
         return self.head(((q @ k.mT / 8**0.5).softmax(2) @ v).flatten(1))
 
 
-class Scaled(Attending):
-    """The same by torch's own function."""
+class TorchAttention(Attention):
+    """The same with torch's function."""
 
     def forward(self, x):
         rows = x.reshape(-1, 8, 8)
@@ -168,8 +168,8 @@ class Scaled(Attending):
         return self.head(functional.scaled_dot_product_attention(*found).flatten(1))
 
 
-class Alike(nn.Module):
-    """A network of three layers that is written out."""
+class ThreeLayers(nn.Module):
+    """A network of three layers without `nn.Sequential`."""
 
     def __init__(self, backwards=False) -> None:
         super().__init__()
@@ -207,45 +207,45 @@ def imaged(make, after=lambda m, h: h.relu(), **layers) -> Build:
     )
 
 
-class Dead(Alike):
-    """With layers that are made, and one that is even run."""
+class Dead(ThreeLayers):
+    """The same with layers that have no effect, one of which even runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.never, self.vain = nn.Linear(3, 5), nn.Linear(64, WIDTH)
+        self.unused, self.ignored = nn.Linear(3, 5), nn.Linear(64, WIDTH)
 
     def forward(self, x):
-        self.vain(x.flatten(1))
+        self.ignored(x.flatten(1))
         return super().forward(x)
 
 
 def bins(x):
-    """Pixels by how light they are, in four steps."""
+    """The brightness of pixels in four steps."""
     return (x.clamp(0, 0.99) * 4).long()
 
 
 LINEAR = layer(lin())
 EQUAL = {
     "nn.Linear and a subclass": (LINEAR, layer(lambda: Renamed(WIDTH, WIDTH))),
-    "nn.Linear and a subclass by products": (LINEAR, layer(lambda: Wordy(WIDTH, WIDTH))),
+    "nn.Linear and a subclass by products": (LINEAR, layer(lambda: ByProducts(WIDTH, WIDTH))),
     "nn.Linear and parameters of its own": (LINEAR, layer(Custom)),
     "nn.Linear and F.linear": (LINEAR, layer(ByFunction)),
     "nn.Linear and einsum": (LINEAR, layer(ByEinsum)),
     "nn.Linear and addmm": (LINEAR, layer(ByAddmm)),
     "nn.Linear and sums of products": (LINEAR, layer(ByBroadcast)),
-    "nn.Linear and a weight held transposed": (LINEAR, layer(Turned)),
+    "nn.Linear and a weight held transposed": (LINEAR, layer(Transposed)),
     "parameters of its own and einsum": (layer(Custom), layer(ByEinsum)),
     "layers and raw parameters in a list": (sequence, Raw),
-    "a sequence and written out": (sequence, Alike),
+    "a sequence and written out": (sequence, ThreeLayers),
     "a sequence and sequences within": (sequence, in_sequences),
-    "made in another order": (Alike, lambda: Alike(backwards=True)),
-    "dead branches": (Alike, Dead),
+    "made in another order": (ThreeLayers, lambda: ThreeLayers(backwards=True)),
+    "dead branches": (ThreeLayers, Dead),
     "a list of layers in another order": (
         lambda: Listed((0, 1, 2)),
         lambda: Listed((2, 0, 1)),
     ),
-    "queries, keys and values packed": (lambda: Attending(False), lambda: Attending(True)),
-    "attention by torch's function": (lambda: Attending(False), lambda: Scaled(False)),
+    "queries, keys and values packed": (lambda: Attention(False), lambda: Attention(True)),
+    "attention by torch's function": (lambda: Attention(False), lambda: TorchAttention(False)),
     "nn.Conv2d and a subclass": (imaged(conv()), imaged(lambda: Thin(1, 4, 3, padding=1))),
     "nn.Conv2d and F.conv2d": (imaged(conv()), imaged(lambda: RawConv(1, 4, 3))),
     "a convolution of 1 and a linear layer": (

@@ -140,12 +140,12 @@ def test_the_command_predicts_the_same(exported, table, call):
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (lambda out: (out / "model.pt2").unlink(), "model.pt2 is missing: README.md beside it"),
+        (lambda out: (out / "model.pt2").unlink(), "model.pt2 is missing: see README.md beside"),
         (lambda out: (out / "model.pt2").write_bytes(b"PK"), "model.pt2 cannot be loaded (BadZip"),
         (shutil.rmtree, "out is not a directory"),
         (
             lambda out: [shutil.rmtree(out), out.mkdir()],
-            "out holds no model.pt2: expected an export, which automl best STUDY --export DIR wri",
+            "out has no model.pt2: expected an export, as written by automl best STUDY --export",
         ),
     ],
 )
@@ -404,7 +404,7 @@ def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert why in (tmp_path / "out" / "README.md").read_text()
     err = call(2, "predict", str(tmp_path / "out"), "x.npy").err
-    assert f"{tmp_path / 'out' / 'model.pt2'} is missing: README.md beside it says whether" in err
+    assert f"{tmp_path / 'out' / 'model.pt2'} is missing: see README.md beside it whether" in err
 
 
 def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
@@ -423,7 +423,7 @@ def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
     found = torch.tensor([[float(row[f"p({n})"]) for n in range(10)] for row in answers])
     assert torch.allclose(found, expected, atol=1e-5)
     assert (
-        "this model reads arrays: give it a .npy file"
+        "this model reads arrays: pass a .npy file"
         in call(2, "predict", str(tmp_path / "out"), __file__).err
     )
     np.save(tmp_path / "x.npy", inputs[:5, :, :4].numpy())
@@ -459,10 +459,10 @@ def test_numbers_are_predicted_from_raw_arrays_in_their_own_unit(sqlite_url, tmp
     ("array", "said"),
     [
         (np.zeros(5), "the array does not fit this model"),
-        (np.zeros((2, 3), complex), "holds complex128: expected one array of numbers"),
-        (np.array(["a"]), "holds <U1: expected one array of numbers"),
-        (np.array([[0, np.nan, 0]]), "example 0 of the array holds NaN or infinity"),
-        (np.array(3.0), "holds float64: expected one array of numbers [n, ...]"),
+        (np.zeros((2, 3), complex), "contains complex128: expected one array of numbers"),
+        (np.array(["a"]), "contains <U1: expected one array of numbers"),
+        (np.array([[0, np.nan, 0]]), "example 0 of the array contains NaN or infinity"),
+        (np.array(3.0), "contains float64: expected one array of numbers [n, ...]"),
         (b"", "cannot read"),
         (b"nothing", "cannot read"),
         ({"x": np.zeros(3)}, "holds several arrays: expected one"),
@@ -525,7 +525,7 @@ def test_classes_that_have_names_are_predicted_by_name(sqlite_url, tmp_path, cal
     assert "the names of the classes" in card
     assert "python predict.py inputs.npy" in card
     assert (
-        "this model reads arrays: give it a .npy file"
+        "this model reads arrays: pass a .npy file"
         in call(2, "predict", str(tmp_path / "out"), __file__).err
     )
 
@@ -558,8 +558,8 @@ def test_images_are_predicted_from_files(sqlite_url, tmp_path, call):
     )
     (photos / "red" / "z.png").touch()
     assert "z.png cannot be decoded" in call(2, "predict", str(out), str(photos)).err
-    assert "holds no images" in call(2, "predict", str(out), str(out)).err
-    assert "reads images: give it one" in call(2, "predict", str(out), __file__).err
+    assert "contains no images" in call(2, "predict", str(out), str(out)).err
+    assert "reads images: pass an image" in call(2, "predict", str(out), __file__).err
     assert "No such file" in call(2, "predict", str(out), str(photos / "none.png")).err
 
 

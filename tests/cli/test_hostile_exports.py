@@ -508,7 +508,7 @@ def test_honest_divisions_are_computed():
     ],
 )
 def test_sizes_are_computed_of_numbers_alone(name, values):
-    with pytest.raises(ValueError, match="not a number of 64 bits"):
+    with pytest.raises(ValueError, match="not 64-bit numbers"):
         allowed(name)(*values)
 
 

@@ -56,22 +56,22 @@ def test_nothing_is_overwritten(run, here):
         (here / taken).mkdir() if taken == "automl-sun" else (here / taken).touch()
         ended = run("plugins", "new", "sun", "--kind", "task", "--dir", taken)
         assert (ended.code, ended.out) == (2, "")
-        assert f"{taken} exists, and nothing is overwritten" in ended.err
+        assert f"{taken} already exists: choose a new folder" in ended.err
     assert list((here / "automl-sun").iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
-        ("Sun", "task", "cannot be named 'Sun': expected at most 24 lowercase letters"),
+        ("Sun", "task", "invalid plugin name 'Sun': use at most 24 lowercase letters"),
         ("3d", "task", "a letter first"),
         ("a--b", "task", "single hyphens"),
-        ("../up", "task", "cannot be named '../up'"),
+        ("../up", "task", "invalid plugin name '../up'"),
         ("x" * 25, "task", "at most 24"),
-        ("", "task", "cannot be named ''"),
-        ("plugins", "task", "automl_plugins is a package of automl's own"),
-        ("digits", "task", "there is a task 'digits' already"),
-        ("search", "command", "there is a command 'search' already"),
+        ("", "task", "invalid plugin name ''"),
+        ("plugins", "task", "automl_plugins is a package of automl:"),
+        ("digits", "task", "task 'digits' already exists"),
+        ("search", "command", "command 'search' already exists"),
         ("sun", "tsak", "unknown kind of plugin 'tsak': did you mean 'task'"),
     ],
 )

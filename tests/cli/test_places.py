@@ -81,9 +81,12 @@ def test_a_worker_by_hand_binds_itself(here, tells, run):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--workers", "2", "--per-device", "2"), "--per-device goes with --workers auto"),
-        (("--workers", "auto", "--per-device", "0"), "--per-device: expected a number from 1"),
-        (("--device", "cuda:7"), "no device 'cuda:7' here: expected auto or cuda:2 or cpu"),
+        (("--workers", "2", "--per-device", "2"), "--per-device needs --workers auto"),
+        (
+            ("--workers", "auto", "--per-device", "0"),
+            "--per-device: expected a number of at least 1",
+        ),
+        (("--device", "cuda:7"), "no device 'cuda:7': expected auto or cuda:2 or cpu"),
     ],
 )
 def test_what_cannot_be_is_said_before_a_study_is_made(run, monkeypatch, options, says):

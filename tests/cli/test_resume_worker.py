@@ -51,8 +51,8 @@ def test_queued_trials_come_first_and_say_why_they_fail(run, here):
     assert (first["decisions"]["x"], first["decisions"]["z"]) == (0.5, 3)
     assert second["state"] == "failed"
     assert second["error"] == (
-        "space tiny.py:plane: decision 'lr' was given, but the space does not ask for it; "
-        "it asks for x, y, z"
+        "space tiny.py:plane: decision 'lr' was given, but the space does not have it; "
+        "its decisions: x, y, z"
     )
     assert third["state"] == "complete"
     again = run("resume", "s", "--trials", "2", "--enqueue", "more.jsonl", "--json")
@@ -60,7 +60,7 @@ def test_queued_trials_come_first_and_say_why_they_fail(run, here):
     assert again.of("trial")[0]["decisions"]["z"] == 8
     too_many = run("resume", "s", "--enqueue", "more.jsonl")
     assert too_many.code == 2
-    assert "1 trials to queue do not fit into the budget, which has room for 0" in too_many.err
+    assert "cannot queue 1 trials: the budget has room for 0" in too_many.err
 
 
 def test_more_trials(run):

@@ -271,8 +271,10 @@ def test_plugins_options(run):
     ended = run("plugins", "options", "trainer", "supervised")
     assert "-o trainer.epochs=10" in ended.out
     assert "sgd or adamw" in ended.out
+    assert "\n    The number of passes over the training data.\n" in ended.out
     events = run("plugins", "options", "trainer", "supervised", "--json").events
     patience = next(e for e in events if e["option"] == "patience")
+    assert patience.pop("description").startswith("Stop after this many epochs")
     assert patience == {
         "option": "patience", "default": None, "expected": "int or none", "required": False,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Audits: wrong merges are found, honest ones are not, and the arithmetic is the textbook's."""
+"""Audits find false merges only, and their arithmetic matches textbooks."""
 
 import math
 import random
@@ -36,14 +36,14 @@ def engine(request, tmp_path_factory):
 
 @pytest.fixture
 def ledger(engine) -> Ledger:
-    """Audits each hit; its functions are its own."""
+    """Create a ledger that audits every hit."""
     ledger = Ledger(engine, str(uuid.uuid4()), Cache(audit=1.0), ("score",))
     ledger.open_study(None, None, None)
     return ledger
 
 
 def trial(ledger: Ledger, number: int, name: str, score: float, graph: str = "g") -> str:
-    """Propose and, where it has to be, evaluate; says what happened."""
+    """Propose a candidate and evaluate it if necessary; return the kind of the answer."""
     mine = f"{ledger.study}/{graph}"
     identity = Identity(f"{name}/{ledger.study}"[:64], mine)
     answer = ledger.claim(ledger.reserve(Worker("w")), number, identity, {})
@@ -54,15 +54,15 @@ def trial(ledger: Ledger, number: int, name: str, score: float, graph: str = "g"
 
 
 def play(ledger: Ledger, means: dict[str, float], repeats: int, seed: int = 0) -> None:
-    """Each name in turn, all of one function as far as the ledger knows."""
+    """Run trials of each name in turn, all of the same function as far as the ledger knows."""
     draw = random.Random(seed)
     names = [name for _ in range(repeats) for name in means]
     for number, name in enumerate(names):
         assert trial(ledger, number, name, draw.gauss(means[name], NOISE)) == "Claimed"
 
 
-# What is audited.
-def test_an_audit_is_evaluated_kept_apart_and_never_served(ledger):
+# Which trials are audited.
+def test_an_audit_is_evaluated_and_stored_separately_and_never_served(ledger):
     trial(ledger, 0, "a", 0.5)
     trial(ledger, 1, "b", 0.75)
     views = Views(ledger.engine, ledger.study)
@@ -77,29 +77,29 @@ def test_an_audit_is_evaluated_kept_apart_and_never_served(ledger):
     assert views.functions()[0].n == 1
 
 
-def test_a_share_is_audited_and_studies_draw_their_own(engine):
+def test_each_study_audits_its_own_random_share(engine):
     found = []
     for name in range(2):
         study = str(uuid.UUID(int=name))
         ledger = Ledger(engine, study, Cache(audit=0.25), ("score",))
         ledger.open_study(None, None, None)
-        said = [trial(ledger, number, f"n{number}", 0.5) for number in range(80)]
-        found.append([number for number, what in enumerate(said) if what == "Claimed"][1:])
+        answers = [trial(ledger, number, f"n{number}", 0.5) for number in range(80)]
+        found.append([number for number, kind in enumerate(answers) if kind == "Claimed"][1:])
         assert 8 <= len(found[-1]) <= 35
     assert found[0] != found[1]
 
 
-def test_an_audit_that_is_taken_over_stays_one(ledger):
+def test_an_audit_that_is_taken_over_stays_an_audit(ledger):
     trial(ledger, 0, "a", 0.5)
     short = replace(ledger, lease_seconds=0.0)
     identity = Identity(f"b/{ledger.study}", f"{ledger.study}/g")
     first = short.claim(short.reserve(Worker("w")), 1, identity, {}).lease
     again = ledger.claim(ledger.take_over(Worker("v")), 1, identity, {}).lease
-    assert (again.evaluation, again.repeats_known) == (first.evaluation, True)
+    assert (again.evaluation, again.reevaluates) == (first.evaluation, True)
     assert Views(ledger.engine, ledger.study).trial(1).audits
 
 
-def test_audited_hits_exhaust_a_space_like_others(engine):
+def test_audited_hits_exhaust_a_space_like_other_hits(engine):
     cache = Cache(audit=1.0, exhausted_after=3)
     ledger = Ledger(engine, str(uuid.uuid4()), cache, ("score",))
     ledger.open_study(None, None, None)
@@ -108,8 +108,8 @@ def test_audited_hits_exhaust_a_space_like_others(engine):
     assert ledger.reserve(Worker("w")) is None
 
 
-# What they find.
-def test_honest_merges_are_not_called_false(ledger):
+# Reports.
+def test_correct_merges_are_not_called_false(ledger):
     play(ledger, {"a": 0.9, "b": 0.9, "c": 0.9}, 12)
     report = Audits(ledger.engine, ledger.study).report("score")
     assert (report.n, report.merges, report.false, report.rate) == (35, 24, 0, 0.0)
@@ -156,7 +156,7 @@ def test_without_noise_any_difference_is_false(ledger):
     assert (report.merges, report.false, report.noise) == (2, 1, 0.0)
 
 
-def test_the_mean_of_repeats_is_audited_as_a_mean(engine):
+def test_a_served_mean_is_audited_as_a_mean(engine):
     ledger = Ledger(engine, str(uuid.uuid4()), Cache(repeats=4, audit=1.0), ("score",))
     ledger.open_study(None, None, None)
     draw = random.Random(1)
@@ -173,7 +173,7 @@ def test_a_study_without_audits_has_nothing_to_report(ledger):
     assert (report.n, report.merges, report.rate) == (0, 0, None)
 
 
-def test_a_wrong_merge_by_probe_is_audited_like_any(ledger):
+def test_a_false_merge_by_a_probe_is_audited_like_others(ledger):
     sketch = Sketch((np.array([1.0]),)).to_bytes()
     key = ledger.study
     for number, (name, score) in enumerate([("a", 0.5), ("a", 0.5), ("b", 0.2)]):
@@ -196,13 +196,13 @@ def test_a_wrong_merge_by_probe_is_audited_like_any(ledger):
         (10, 10, 0.72247, 1.0),
     ],
 )
-def test_wilsons_interval(successes, n, low, high):
+def test_wilson_interval(successes, n, low, high):
     found = wilson(successes, n)
     assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 
 @given(st.integers(1, 10_000), st.data())
-def test_wilsons_interval_solves_its_equation(n, data):
+def test_the_wilson_interval_solves_its_equation(n, data):
     successes = data.draw(st.integers(0, n))
     z, share = statistics.NormalDist().inv_cdf(0.975), successes / n
     found = wilson(successes, n)
@@ -213,5 +213,5 @@ def test_wilsons_interval_solves_its_equation(n, data):
 
 
 @given(st.integers(1, 2000), st.floats(0, 30))
-def test_students_t(degrees, t):
+def test_two_sided_p_of_students_t(degrees, t):
     assert two_sided_p(t, degrees) == pytest.approx(2 * student.sf(t, degrees), abs=1e-10)

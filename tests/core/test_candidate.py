@@ -59,7 +59,7 @@ def test_a_wrong_output_shape_is_named():
 
 
 def test_a_wrong_input_shape_is_named():
-    with pytest.raises(CandidateError, match=r"cannot take an input of shape \(3,\)"):
+    with pytest.raises(CandidateError, match=r"fails on an input of shape \(3,\)"):
         Candidate(lambda: nn.Linear(4, 2)).build(PROBE, SIGNATURE)
 
 

@@ -1,4 +1,4 @@
-"""Level L1: one key for one function, as far as its form tells."""
+"""Level L1: equal functions have equal keys, as far as their form shows."""
 
 import itertools
 import random
@@ -17,7 +17,7 @@ from torch import nn
 from automl import Algebra, Graph, GraphError, Open, Operation, declare
 from automl.identity.graphs.canonical import Canonical, canonical
 
-# Operations without algebra, so that rewriting has nothing to do but to drop dead nodes.
+# Operations without algebra, so that rewriting only drops dead nodes.
 ORDERED, SORTED = "test_canonical_ordered", "test_canonical_sorted"
 
 
@@ -52,7 +52,7 @@ Step = tuple[str, int, tuple[int, ...]]
 
 
 def plain(steps: Sequence[Step]) -> Graph:
-    """Node 0 is the input; the output reads all nodes that nobody else does, in any order."""
+    """Node 0 is the input; the output reads all nodes that no other node reads, in any order."""
     graph, x = vectors(1)
     names = [x]
     for name, label, sources in steps:
@@ -64,7 +64,7 @@ def plain(steps: Sequence[Step]) -> Graph:
 
 
 def shuffled(steps: Sequence[Step], rng: random.Random) -> list[Step]:
-    """The same graph written in another order, the sources of sorted nodes too."""
+    """The same graph in another order, including the sources of unordered nodes."""
     places, made = {0: 0}, []
     waiting = list(enumerate(steps, 1))
     while waiting:
@@ -129,9 +129,9 @@ def test_keys_agree_with_isomorphism():
     assert different > 2_000
 
 
-# Graphs that plain colour refinement cannot tell apart.
+# Graphs that plain colour refinement cannot distinguish.
 def incidence(pairs: Iterable[tuple[int, int]], count: int) -> list[Step]:
-    """`count` nodes that read the input, and one for each pair of them that reads both."""
+    """`count` nodes that read the input, and one node per pair that reads both."""
     steps: list[Step] = [(ORDERED, 0, (0,)) for _ in range(count)]
     return steps + [(SORTED, 1, (one + 1, two + 1)) for one, two in pairs]
 
@@ -140,17 +140,17 @@ def ring(*vertices: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise([*vertices, vertices[0]]))
 
 
-def is_pair_of_twins_in_disguise(one: Canonical, two: Canonical) -> bool:
-    """Equal to colour refinement, and yet told apart."""
+def differ_beyond_colour(one: Canonical, two: Canonical) -> bool:
+    """Whether two keys differ although colour refinement sees no difference."""
     return one.colour == two.colour and None not in (one.key, two.key) and one.key != two.key
 
 
-def test_a_pair_of_ten_vertices_that_colour_refinement_cannot_tell_apart():
+def test_two_graphs_of_ten_vertices_that_colour_refinement_confuses_differ():
     octagon = incidence(ring(0, 1, 2, 3), 4)
     squares = incidence(ring(0, 1) + ring(2, 3), 4)
     graphs = [plain(steps) for steps in (octagon, squares)]
     assert [len(graph.dag) for graph in graphs] == [10, 10]
-    assert is_pair_of_twins_in_disguise(*map(canonical, graphs))
+    assert differ_beyond_colour(*map(canonical, graphs))
 
 
 def convolutions_in_pairs(pairs: Iterable[tuple[int, int]]) -> Graph:
@@ -166,12 +166,12 @@ TRIANGLES = ring(0, 1, 2) + ring(3, 4, 5)
 
 
 def test_a_hexagon_of_convolutions_is_not_two_triangles():
-    assert is_pair_of_twins_in_disguise(
+    assert differ_beyond_colour(
         canonical(convolutions_in_pairs(HEXAGON)), canonical(convolutions_in_pairs(TRIANGLES))
     )
 
 
-def test_a_hexagon_is_one_however_it_is_written():
+def test_the_key_of_a_hexagon_does_not_depend_on_order():
     rng = random.Random(1)
     keys = set()
     for _ in range(20):
@@ -182,7 +182,7 @@ def test_a_hexagon_is_one_however_it_is_written():
 
 
 def rook() -> list[tuple[int, int]]:
-    """The 4x4 rook's graph, strongly regular as Shrikhande's and not isomorphic to it."""
+    """The 4x4 rook's graph, strongly regular like Shrikhande's but not isomorphic to it."""
     cells = list(itertools.product(range(4), repeat=2))
     return [
         (cells.index(a), cells.index(b))
@@ -201,14 +201,14 @@ def shrikhande() -> list[tuple[int, int]]:
     ]
 
 
-def test_strongly_regular_graphs_are_told_apart():
+def test_strongly_regular_graphs_have_different_keys():
     one, two = (canonical(plain(incidence(pairs, 16)), 512) for pairs in (rook(), shrikhande()))
-    assert is_pair_of_twins_in_disguise(one, two)
+    assert differ_beyond_colour(one, two)
     mixed = shuffled(incidence(rook(), 16), random.Random(2))
     assert canonical(plain(mixed), 512).key == one.key
 
 
-def test_over_the_cap_a_graph_is_not_canonical_and_keeps_its_colour():
+def test_beyond_the_limit_a_graph_has_a_colour_but_no_key():
     graph = convolutions_in_pairs(HEXAGON)
     assert canonical(graph, 1).key is None
     assert canonical(graph, 1).colour == canonical(graph).colour
@@ -216,7 +216,7 @@ def test_over_the_cap_a_graph_is_not_canonical_and_keeps_its_colour():
     assert canonical(hard, 3).key is None
 
 
-# Symmetric graphs that must not cost what they have symmetries.
+# Symmetric graphs, whose cost must not grow with the number of their symmetries.
 def chained(cells: int, cell: str) -> Graph:
     graph, h = vectors()
     for _ in range(cells):
@@ -232,8 +232,8 @@ def chained(cells: int, cell: str) -> Graph:
 
 
 @pytest.mark.parametrize("cell", ["twins", "pairs"])
-def test_symmetric_cells_in_a_chain_stay_cheap(cell):
-    """Of 2^15 equal orders, one leaf is looked at for each symmetry, beside the first."""
+def test_a_chain_of_symmetric_cells_stays_cheap(cell):
+    """Of 2^15 equal orders, the search visits one leaf per symmetry besides the first."""
     assert canonical(chained(15, cell), max_leaves=16).key is not None
     assert canonical(chained(15, cell)).key != canonical(chained(14, cell)).key
 
@@ -245,7 +245,7 @@ def test_twins_stay_cheap():
     assert canonical(graph, max_leaves=1).key is not None
 
 
-# What a label must say.
+# What a label must contain.
 def key(graph: Graph) -> str | None:
     return canonical(graph).key
 
@@ -256,14 +256,14 @@ def one_node(kind: str | Open, shape: tuple[int, ...] = (4, 8, 8), **attributes:
     return graph
 
 
-def test_defaults_and_equal_attributes_are_one():
+def test_defaults_equal_explicit_attributes():
     omitted = one_node("conv2d", channels=4)
     assert key(omitted) == key(one_node("conv2d", bias=True, stride=1, kernel=3, channels=4))
     assert key(omitted) != key(one_node("conv2d", channels=4, kernel=5))
     assert key(omitted) != key(one_node("conv2d", channels=4, bias=False))
 
 
-def test_numbers_of_another_type_are_another_attribute():
+def test_attributes_of_different_types_differ():
     one, truth, real = (
         key(plain([(ORDERED, label, (0,))]))
         for label in (1, True, 1.0)  # type: ignore[list-item]
@@ -272,7 +272,7 @@ def test_numbers_of_another_type_are_another_attribute():
     assert key(plain([(ORDERED, 1, (0,))])) == one
 
 
-def test_inputs_are_told_by_position_and_shape():
+def test_inputs_differ_by_position_and_shape():
     def difference(swap: bool, second: int = 4, third: bool = False) -> Graph:
         graph = Graph()
         x, y = graph.input("x", (4,)), graph.input("y", (second,))
@@ -287,7 +287,7 @@ def test_inputs_are_told_by_position_and_shape():
     assert key(one_node("relu", (4,))) != key(one_node("relu", (5,)))
 
 
-def test_open_choices_are_told_by_decision_distribution_and_attributes():
+def test_open_choices_differ_by_decision_distribution_and_attributes():
     def opened(name: str = "kind", options: Sequence[str] = ("relu", "linear"), **more: int) -> str:
         return key(one_node(Open(name, CategoricalDistribution(options)), (4,), **more)) or ""
 
@@ -302,7 +302,7 @@ def test_open_choices_are_told_by_decision_distribution_and_attributes():
     assert opened(features=4) == opened(features=4)
 
 
-def test_an_open_attribute_is_told_by_its_decision():
+def test_open_attributes_differ_by_decision():
     def dropped(name: str, high: float) -> str | None:
         return key(one_node("dropout", (4,), p=Open(name, FloatDistribution(0, high))))
 
@@ -310,14 +310,14 @@ def test_an_open_attribute_is_told_by_its_decision():
     assert dropped("p", 0.5) == dropped("p", 0.5)
 
 
-def test_an_attribute_that_cannot_be_written_down_gives_no_key():
+def test_an_attribute_that_cannot_be_encoded_gives_no_key():
     label: object = object()
     found = canonical(plain([(ORDERED, label, (0,))]))  # type: ignore[list-item]
     assert found.key is None
     assert len(found.colour) == 64
 
 
-def test_own_operations_and_live_weights_are_listed():
+def test_custom_operations_and_live_weights_are_reported():
     graph, x = vectors(1)
     graph.add("linear", x, features=7, name="dead")
     zero = graph.add("zero", x)
@@ -326,11 +326,11 @@ def test_own_operations_and_live_weights_are_listed():
     graph.output(graph.add("add", void, graph.add("relu", kept)))
     found = canonical(graph)
     assert found.parametric == ("kept",)
-    assert not found.own_operations
-    assert canonical(plain([(ORDERED, 0, (0,))])).own_operations
+    assert not found.custom_operations
+    assert canonical(plain([(ORDERED, 0, (0,))])).custom_operations
 
 
-def test_an_operation_declared_anew_is_read_anew():
+def test_a_redeclared_operation_is_read_again():
     name = "test_canonical_anew"
 
     def add(algebra: Algebra) -> str | None:
@@ -368,7 +368,7 @@ def test_keys_are_the_same_in_another_process():
 # Channel order.
 @dataclass
 class Joined:
-    """Two convolutions of different kinds, concatenated in either order."""
+    """Two convolutions of different kernel sizes, concatenated in either order."""
 
     swap: bool
     graph: Graph = field(default_factory=Graph)
@@ -414,16 +414,16 @@ def joined_then(finish: str) -> Iterator[str | None]:
 
 
 @pytest.mark.parametrize("finish", ["convolution", "residual convolution", "linear"])
-def test_channels_that_only_weights_read_have_no_order(finish):
+def test_channels_read_only_by_weights_have_no_order(finish):
     assert len(set(joined_then(finish))) == 1
 
 
 @pytest.mark.parametrize("finish", ["output", "input", "two", "rows"])
-def test_channels_that_anything_else_reads_keep_their_order(finish):
+def test_channels_read_by_other_operations_keep_their_order(finish):
     assert len(set(joined_then(finish))) == 2
 
 
-def test_cells_in_a_row_have_channel_orders_of_their_own():
+def test_consecutive_cells_have_independent_channel_orders():
     keys = set()
     for first, second in itertools.product([False, True], repeat=2):
         made = Joined(False)
@@ -434,7 +434,7 @@ def test_cells_in_a_row_have_channel_orders_of_their_own():
 
 
 def test_channels_bound_by_coarser_blocks_keep_their_order():
-    # Both have 32 features: 8 channels of 4, and 4 channels of 8 that cannot be parted.
+    # Both have 32 features: 8 channels of 4, and 4 channels of 8 that cannot be split.
     keys = set()
     for swap in (False, True):
         made = Joined(swap)
@@ -478,9 +478,10 @@ def _edge(graph: Graph, source: str, operation: int) -> str:
 
 
 def compared(cells: Sequence[Sequence[int]]) -> tuple[int, set[str | None]]:
-    """How many functions cells have, and the keys of those in which no convolution reads a zero.
+    """Assert that keys agree with the true functions of cells.
 
-    Asserts that keys and the truth agree.
+    Returns:
+        The number of functions, and the keys of cells in which no convolution reads a zero.
     """
     keys_of: dict[object, set[str | None]] = {}
     forms_of: dict[str | None, set[object]] = {}
@@ -497,13 +498,13 @@ def compared(cells: Sequence[Sequence[int]]) -> tuple[int, set[str | None]]:
     return len(keys_of), clean
 
 
-def test_cells_of_nasbench201_have_one_key_for_one_function():
+def test_some_nasbench201_cells_have_equal_keys_exactly_for_equal_functions():
     functions, _ = compared(random.Random(4).sample(CELLS, 3_000))
     assert functions > 1_000
 
 
 @pytest.mark.long
-def test_all_cells_of_nasbench201_have_one_key_for_one_function():
+def test_all_nasbench201_cells_have_equal_keys_exactly_for_equal_functions():
     functions, clean = compared(CELLS)
     assert sum(not Truth(cell).reads_zero for cell in CELLS) == 13_335
     assert (functions, len(clean)) == (5_234, 5_044)

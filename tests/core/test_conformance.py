@@ -78,7 +78,7 @@ def late(trial, task):
     ("space", "message"),
     [
         (forgetful, "the same decisions must make the same candidate again"),
-        (late, "decision 'rate' left open must be carried through or raise OpenDecisionError"),
+        (late, "decision 'rate' left open must be passed on or raise OpenDecisionError"),
     ],
 )
 def test_a_broken_space_is_named(space, message):
@@ -167,8 +167,8 @@ class Everything(Line):
         (Restless(), r"digest\(\) must not change"),
         (Infinite(), "split train: inputs must be finite"),
         (Uneven(), "split train: 32 inputs, 31 targets"),
-        (Shuffled(), "split train must be the same at each call"),
-        (Misshapen(), r"probe: inputs have shape \(2,\), the signature \(3,\)"),
+        (Shuffled(), "split train must be the same in every call"),
+        (Misshapen(), r"probe: inputs have shape \(2,\), but the signature \(3,\)"),
         (Detached(), "the loss must be differentiable"),
         (Flat(), "the gradient of the loss must not vanish"),
         (Vector(), "the loss must be a scalar"),
@@ -244,14 +244,14 @@ def test_a_sound_trainer_passes(tmp_path):
     ("fault", "message"),
     [
         ({"empty": True}, "must yield at least one report"),
-        ({"step": 0}, r"steps must count from 1 and grow, got \[1, 1, 1\]"),
+        ({"step": 0}, r"steps must count from 1 and increase, got \[1, 1, 1\]"),
         ({"ticks": False}, r"run.tick\(\) must be called"),
-        ({"metric": "other"}, "must report the default objective 'score'; it reports: other"),
+        ({"metric": "other"}, "must report the default objective 'score'; its metrics: other"),
         ({"seeded": False}, "the same seed must give the same values"),
         ({"stubborn": True}, "closing the generator must stop the training"),
-        ({"swallows": True}, r"what run.tick\(\) raises must pass"),
-        ({"forgets": True}, "resumed from the checkpoint of step 1 the result is"),
-        ({"closes": "x"}, "closed holds decisions that were not open"),
+        ({"swallows": True}, r"must not catch what run.tick"),
+        ({"forgets": True}, "after resuming from the checkpoint of step 1 the result is"),
+        ({"closes": "x"}, "closed contains decisions that were not open"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -315,7 +315,7 @@ def test_sound_pruners_pass():
     ("factory", "message"),
     [
         (Whim, "one history must give the same verdicts"),
-        (Eager, "a trial without reports must go on"),
+        (Eager, "a trial without reports must not be stopped"),
         (Wordy, r"prune\(\) must return a bool, got \['str'\]"),
         (lambda: 3, "must return an optuna.pruners.BasePruner, got 3"),
     ],
@@ -371,13 +371,13 @@ class Shell(LocalWorker):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("environment", "must be given the environment"),
-        ("secret", "must stand in no command line"),
-        ("output", "standard output must not come into its log"),
-        ("killed", "must be negative where the worker was killed, got 137"),
-        ("deaf", "must reach the worker as SIGINT"),
+        ("environment", "must receive the environment"),
+        ("secret", "must not be in command lines"),
+        ("output", "standard output must not be in its log"),
+        ("killed", "must be negative if the worker was killed, got 137"),
+        ("deaf", "interrupt.. must send a signal"),
         ("preview", "must show the worker's command line"),
-        ("preview writes", "must start and write nothing"),
+        ("preview writes", "must not start or write anything"),
     ],
 )
 def test_a_broken_launcher_is_named(tmp_path, fault, message):
@@ -399,7 +399,7 @@ def test_sound_listeners_pass():
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        (SimpleNamespace(), "at least one hook of trial_proposed, trial_reused"),
+        (SimpleNamespace(), "must implement one of trial_proposed, trial_reused"),
         (listening("trial_finishd", lambda study: None), "unknown hook 'trial_finishd'"),
         (listening("trial_finished", lambda study, trial: None), "trial"),
         (listening("trial_reused", lambda number: 1 / 0), "trial_reused raised ZeroDivisionError"),

@@ -121,7 +121,7 @@ def dead_in_graph(trial):
 
 @pytest.mark.parametrize("space", [branch_on_none, branch_on_type, dead_in_graph])
 def test_an_open_decision_that_is_lost_is_an_error(space):
-    with pytest.raises(OpenDecisionError, match="my-space lost the open decision 'd'"):
+    with pytest.raises(OpenDecisionError, match="my-space dropped the open decision 'd'"):
         propose_open(space)
 
 

@@ -112,7 +112,7 @@ def test_auto_deals_the_gpus_round(smi):
 
 def test_a_device_that_is_not_there_is_answered_with_those_that_are(monkeypatch):
     monkeypatch.setenv(VISIBLE, "2,3")
-    expected = r"no device 'cuda:0' here: expected auto or cuda:2 or cuda:3 or cpu .*=2,3\)"
+    expected = r"no device 'cuda:0': expected auto or cuda:2 or cuda:3 or cpu .*=2,3\)"
     with pytest.raises(UsageError, match=expected):
         resolve_device("cuda:0")
     monkeypatch.setenv(VISIBLE, "")
@@ -195,7 +195,7 @@ def test_threads_are_limited_only_where_the_user_has_not(monkeypatch):
 
 
 def test_sharing_goes_with_auto_alone():
-    for workers, per_device, says in (("2", 2, "goes with --workers auto"), ("auto", 0, "from 1")):
+    for workers, per_device, says in (("2", 2, "needs --workers auto"), ("auto", 0, "at least 1")):
         with pytest.raises(UsageError, match=f"--per-device.*{says}"):
             places_here(workers, "cpu", per_device)
 
@@ -209,7 +209,7 @@ def test_a_launcher_that_finds_the_machines_must_be_told_how_many_workers(monkey
     assert all(place.environment == {} for place in places)
     assert pinned(places) == places
     for workers, per_device in (("auto", None), ("2", 2)):
-        with pytest.raises(UsageError, match="elsewhere: give --workers a number"):
+        with pytest.raises(UsageError, match="others: pass a number to --workers"):
             arrange(Far(), workers, "auto", per_device)
 
 

@@ -1,4 +1,4 @@
-"""Digests: blind to rounding noise, sharp on everything else, safe to read back."""
+"""Sketches: insensitive to rounding noise, sensitive to everything else, and safe to read."""
 
 import hashlib
 import struct
@@ -24,48 +24,48 @@ def perturbed(vectors, relative, rng):
     return [v + relative * np.abs(v).max(initial=0) * rng.uniform(-1, 1, v.shape) for v in vectors]
 
 
-def meet(one, other):
+def match(one, other):
     return set(one.digests("")) & set(other.digests(""))
 
 
 @given(VECTORS, NOISE)
-def test_rounding_noise_meets_on_some_grid_and_agrees(vectors, rng):
+def test_noisy_values_share_a_digest_and_agree(vectors, rng):
     one, other = Sketch(tuple(vectors)), Sketch(tuple(perturbed(vectors, 1e-13, rng)))
-    assert meet(one, other)
+    assert match(one, other)
     assert one.agrees(other)
     assert other.agrees(one)
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=FINITE), st.integers(0, 39))
-def test_a_thousandth_never_agrees(vector, index):
+def test_a_difference_of_a_thousandth_never_agrees(vector, index):
     vector = np.append(vector, 1.0)
     changed = vector.copy()
     changed[index % len(vector)] += 1e-3 * np.abs(vector).max()
     one, other = Sketch((vector,)), Sketch((changed,))
-    assert not meet(one, other)
+    assert not match(one, other)
     assert not one.agrees(other)
 
 
-def test_many_values_meet_though_each_grid_has_edges():
+def test_many_noisy_values_share_a_digest_despite_grid_edges():
     rng = np.random.default_rng(0)
     missed = 0
     for _ in range(200):
         vectors = (rng.normal(size=1000), rng.normal(size=3))
         noisy = tuple(perturbed(vectors, 1e-11, rng))
-        missed += not meet(Sketch(vectors), Sketch(noisy))
-    # One grid alone would miss one in three at such noise, a hundred times what is ever seen.
+        missed += not match(Sketch(vectors), Sketch(noisy))
+    # A single grid would miss one in three at this noise, which is 100 times the largest observed.
     assert missed <= 20
 
 
 @pytest.mark.parametrize("value", [1.0, 0.5, 2.0**-24, 3.0, 2 ** (1 / 3), 2 ** (2 / 3), 0.0])
-def test_round_numbers_stand_on_the_edge_of_one_grid_at_most(value):
+def test_round_numbers_are_on_the_edge_of_at_most_one_grid(value):
     for sign in (1, -1):
         one = Sketch((np.array([value, 0.0]),))
         other = Sketch((np.array([value, 0.0]) + sign * 1e-15,))
-        assert len(meet(one, other)) >= GRIDS - 1
+        assert len(match(one, other)) >= GRIDS - 1
 
 
-def test_what_is_zero_but_for_rounding_is_zero():
+def test_rounding_noise_around_zero_is_zero():
     zero = Sketch((np.zeros(5),))
     assert zero.digests("") == Sketch((np.full(5, -3e-16),)).digests("")
     assert zero.agrees(Sketch((np.full(5, 1e-15),)))
@@ -85,7 +85,7 @@ def test_shape_order_and_context_count():
     assert not any(a.agrees(b) for a in sketches for b in sketches if a is not b)
 
 
-def test_values_of_any_size_are_digested():
+def test_values_of_any_magnitude_have_digests():
     for size in (1e-308, 1e-30, 1e30, 1.7e308):
         sketch = Sketch((np.array([size, -size, size / 3]),))
         assert len(set(sketch.digests(""))) == GRIDS
@@ -94,7 +94,7 @@ def test_values_of_any_size_are_digested():
 
 
 @pytest.mark.parametrize("vector", [[np.nan], [np.inf], [[1.0]], 1.0])
-def test_only_vectors_of_finite_numbers(vector):
+def test_only_vectors_of_finite_numbers_are_accepted(vector):
     with pytest.raises(SketchError, match="finite"):
         Sketch((np.array(vector),))
 
@@ -109,7 +109,7 @@ def test_a_sketch_cannot_be_changed():
 
 
 @given(VECTORS)
-def test_bytes_keep_every_bit(vectors):
+def test_to_bytes_keeps_every_bit(vectors):
     sketch = Sketch(tuple(vectors))
     again = Sketch.from_bytes(sketch.to_bytes())
     assert [v.tobytes() for v in again.vectors] == [v.tobytes() for v in sketch.vectors]
@@ -120,7 +120,7 @@ def stored():
     return Sketch((np.linspace(-1, 1, 50), np.arange(3.0))).to_bytes()
 
 
-def test_every_flipped_byte_is_found():
+def test_every_flipped_byte_is_detected():
     data = stored()
     for index in range(len(data)):
         broken = bytearray(data)
@@ -129,7 +129,7 @@ def test_every_flipped_byte_is_found():
             Sketch.from_bytes(bytes(broken))
 
 
-def test_every_cut_is_found():
+def test_every_truncation_is_detected():
     data = stored()
     for length in range(len(data)):
         with pytest.raises(SketchError):
@@ -139,14 +139,14 @@ def test_every_cut_is_found():
 
 
 def forged(raw, size=None, level=9):
-    """Bytes with a right checksum over any content, as somebody who means harm writes them."""
+    """Arbitrary content with a valid checksum, as an attacker would write it."""
     head = len(Sketch(()).to_bytes()) - len(zlib.compress(struct.pack("<I", 0), 6)) - 4 - 16
     packed = struct.pack("<I", len(raw) if size is None else size) + zlib.compress(raw, level)
     checksum = hashlib.blake2b(packed, digest_size=16).digest()
     return stored()[:head] + checksum + packed
 
 
-def test_a_forged_sketch_is_found():
+def test_a_forged_sketch_is_detected():
     nan = struct.pack("<II", 1, 1) + bytes([0, 0, 0, 0, 0, 0, 0xF8, 0x7F])
     assert Sketch.from_bytes(forged(struct.pack("<II", 1, 1) + bytes(8))).vectors[0] == [0.0]
     for raw, size in [
@@ -164,13 +164,13 @@ def test_a_forged_sketch_is_found():
             Sketch.from_bytes(forged(raw, size))
 
 
-def test_what_could_not_be_read_is_not_written():
+def test_a_sketch_too_large_to_read_is_not_written():
     with pytest.raises(SketchError, match="too large"):
         Sketch((np.zeros(2**23),)).to_bytes()
 
 
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused(data):
+def test_arbitrary_bytes_are_refused(data):
     with pytest.raises(SketchError):
         Sketch.from_bytes(data)

@@ -184,7 +184,7 @@ def test_a_trial_that_exits_fails_and_the_search_goes_on(search):
     """A script that became a trainer may still end by `sys.exit`."""
     study, _ = search(trainer=raising(SystemExit("usage: train.py")), trials=2)
     assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
-    said = "SystemExit: usage: train.py (its code asked the process to end)"
+    said = "SystemExit: usage: train.py (its code tried to exit the process)"
     assert said in study.views.trial(1).message
 
 
@@ -224,7 +224,7 @@ def test_a_failure_among_successes_stops_nothing(search):
     [
         ({"score": float("nan")}, Reason.NOT_FINITE, "score is nan at step 1"),
         ({"score": float("-inf")}, Reason.NOT_FINITE, "score is -inf at step 1"),
-        ({"cost": 1.0}, Reason.ERROR, "step 1 reports no 'score'; it reports: cost"),
+        ({"cost": 1.0}, Reason.ERROR, "the report of step 1 lacks 'score'; its metrics: cost"),
     ],
     ids=["nan", "infinite", "missing"],
 )

@@ -1,4 +1,4 @@
-"""Given decisions: queued trials come first, take slots, and are trained as any other."""
+"""Queued trials with given decisions run first, take slots, and are trained like others."""
 
 import re
 from dataclasses import dataclass
@@ -40,11 +40,11 @@ def search(sqlite_url):
 
 
 @pytest.mark.parametrize("strategy", ["random", "tpe", "evolution"])
-def test_they_come_first_and_the_strategy_draws_the_rest(search, strategy):
-    whole, part = {"x": 0.25, "y": 0.5, "z": 3}, {"z": 7}
-    study = search(enqueue=[whole, part], strategy=strategy)
+def test_queued_trials_run_first_and_the_strategy_draws_the_rest(search, strategy):
+    complete, part = {"x": 0.25, "y": 0.5, "z": 3}, {"z": 7}
+    study = search(enqueue=[complete, part], strategy=strategy)
     first, second, *others = study.optuna.trials
-    assert first.params == whole
+    assert first.params == complete
     assert second.params["z"] == 7
     assert set(second.params) == {"x", "y", "z"}
     assert len(others) == 3
@@ -52,7 +52,7 @@ def test_they_come_first_and_the_strategy_draws_the_rest(search, strategy):
     assert study.views.budget().slots == 5
 
 
-def test_a_queued_trial_that_is_known_is_reused(search):
+def test_a_queued_trial_reuses_a_known_result(search):
     one = {"x": 0.5, "y": 0.5, "z": 1}
     study = search(enqueue=[one, {**one, "z": 1.0}, {"x": 0, "y": 1, "z": 1}])
     assert [study.views.trial(n).reused_from for n in range(3)] == [None, 0, None]
@@ -69,22 +69,22 @@ def one_choice(trial, task):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr": 0.1}, "decision 'lr' was given, but the space does not ask for it; it asks for te"),
-        ({"x": 1.5}, r"decision 'x' was given 1.5, expected a number from -1.0 to 1.0$"),
-        ({"x": "0.5"}, "decision 'x' was given '0.5', expected a number from"),
-        ({"z": 1.5}, "decision 'z' was given 1.5, expected a whole number from 0 to 9$"),
-        ({"z": True}, "decision 'z' was given True, expected a whole"),
-        ({"z": None}, "decision 'z' was given None, expected a whole"),
+        ({"lr": 0.1}, "decision 'lr' was given, but the space does not have it; its decisions: te"),
+        ({"x": 1.5}, r"decision 'x': expected a number from -1.0 to 1.0, got 1.5$"),
+        ({"x": "0.5"}, "decision 'x': expected a number from .*, got '0.5'"),
+        ({"z": 1.5}, "decision 'z': expected a whole number from 0 to 9, got 1.5$"),
+        ({"z": True}, "decision 'z': expected a whole .*, got True"),
+        ({"z": None}, "decision 'z': expected a whole .*, got None"),
         (
             {"tenths": 0.25},
-            "decision 'tenths' was given 0.25, expected a number from .* in steps of 0.1$",
+            "decision 'tenths': expected a number from .* in steps of 0.1, got 0.25$",
         ),
-        ({"c": "b"}, "decision 'c' was given 'b', expected one of 'a', True$"),
-        ({"one": 2}, "decision 'one' was given 2, but can only be 1"),
+        ({"c": "b"}, "decision 'c': expected one of 'a', True, got 'b'$"),
+        ({"one": 2}, "decision 'one': the given value is 2, but the only possible value is 1"),
     ],
     ids=str,
 )
-def test_what_does_not_fit_fails_that_trial_alone(search, given, message):
+def test_a_decision_that_does_not_fit_only_fails_its_trial(search, given, message):
     study = search(one_choice, enqueue=[given], trials=2)
     view = study.views.trial(0)
     assert (view.state, view.reason) == (State.FAILED, Reason.INVALID)
@@ -92,7 +92,7 @@ def test_what_does_not_fit_fails_that_trial_alone(search, given, message):
     assert study.views.trial(1).state is State.COMPLETE
 
 
-def test_a_value_is_what_the_strategy_would_have_drawn():
+def test_a_given_value_has_the_type_that_the_strategy_would_draw():
     assert repr(given_value("x", FloatDistribution(0, 1), 1)) == "1.0"
     assert repr(given_value("x", FloatDistribution(0, 1, step=0.1), 0.3)) == "0.3"
     assert repr(given_value("n", IntDistribution(1, 9, step=2), 3.0)) == "3"
@@ -103,13 +103,13 @@ def test_a_value_is_what_the_strategy_would_have_drawn():
 
 # The budget.
 @pytest.mark.parametrize("limits", [{"trials": 2}, {"trials": None, "evaluations": 2}])
-def test_more_than_fit_are_refused_before_a_study_is_made(search, sqlite_url, limits):
-    with pytest.raises(UsageError, match=r"^3 trials to queue do not fit .* has room for 2: raise"):
+def test_too_many_queued_trials_are_rejected_before_a_study_exists(search, sqlite_url, limits):
+    with pytest.raises(UsageError, match=r"^cannot queue 3 trials: .* has room for 2; raise"):
         search(enqueue=[{}] * 3, **limits)
     assert all_studies(Storage(sqlite_url)) == []
 
 
-def test_a_ledger_enters_all_or_none(ledger):
+def test_a_ledger_queues_all_trials_or_none(ledger):
     ledger.open_study(3, None, None)
     assert ledger.reserve(Worker("w")) is not None
     with pytest.raises(UsageError, match="room for 2"):
@@ -120,10 +120,10 @@ def test_a_ledger_enters_all_or_none(ledger):
     assert ledger.reserve(Worker("w")) is None
 
 
-def test_a_resume_that_asks_for_too_many_changes_nothing(search, sqlite_url):
+def test_a_resume_with_too_many_queued_trials_changes_nothing(search, sqlite_url):
     study = search(enqueue=[], trials=1, study="s")
     before = study.views.budget()
-    with pytest.raises(UsageError, match=r"2 trials to queue do not fit .* room for 1"):
+    with pytest.raises(UsageError, match=r"cannot queue 2 trials: .* room for 1"):
         automl.resume("s", storage=sqlite_url, trials=1, enqueue=[{}] * 2)
     assert study.views.budget() == before
     automl.resume("s", storage=sqlite_url, trials=2, enqueue=[{"z": 4}])
@@ -134,12 +134,12 @@ def test_a_resume_that_asks_for_too_many_changes_nothing(search, sqlite_url):
 @pytest.mark.parametrize(
     "given", [[1], {"x": 1}, "x", [{1: 2}], [{"x": [1]}], [{"x": float("nan")}]]
 )
-def test_what_no_decisions_are_is_refused(search, given):
+def test_invalid_decisions_are_rejected(search, given):
     with pytest.raises(UsageError, match=r"expected"):
         search(enqueue=given)
 
 
-def test_those_that_never_began_wait_for_a_resume_once_time_is_up(ledger):
+def test_queued_trials_wait_for_a_resume_once_time_is_up(ledger):
     ledger.open_study(5, None, None)
     ledger.enqueue([{"x": 1}])
     ledger.extend(None, None, 1e-9)
@@ -153,13 +153,13 @@ def test_those_that_never_began_wait_for_a_resume_once_time_is_up(ledger):
     assert ledger.reserve(Worker("w")).given == {"x": 1}
 
 
-def test_one_that_is_given_back_stays_in_its_slot(ledger):
+def test_a_released_queued_trial_keeps_its_slot(ledger):
     ledger.open_study(2, None, None)
     ledger.enqueue([{"x": 1}])
     for _ in range(4):
         lease = ledger.reserve(Worker("w"))
         assert (lease.given, lease.attempt, lease.fresh) == ({"x": 1}, 1, True)
-        ledger.give_back(lease, None)
+        ledger.release(lease, None)
     assert Views(ledger.engine, ledger.study).budget().slots == 1
 
 
@@ -168,9 +168,9 @@ def ledger(storage_url) -> Ledger:
     return Ledger(Storage(storage_url).engine, "11111111-1111-1111-1111-111111111111")
 
 
-# Who trains them.
-def test_a_decision_that_is_given_is_not_left_open(sqlite_url):
-    """The trainer closes the others, and the judge trains what it found."""
+# Training.
+def test_a_given_decision_is_not_open(sqlite_url):
+    """The trainer closes the other decisions, and the judge trains the result."""
     study = automl.search(
         small_space,
         task=blobs,
@@ -191,8 +191,8 @@ def test_a_decision_that_is_given_is_not_left_open(sqlite_url):
 
 
 @dataclass
-class Asks:
-    """Queues a trial at the end of the first one."""
+class Enqueues:
+    """Queues a trial when the first one ends."""
 
     ledger: Ledger
 
@@ -202,13 +202,13 @@ class Asks:
             self.ledger.enqueue([{"z": 9, "x": 0.125}])
 
 
-def test_who_looks_for_work_takes_what_waits_first(sqlite_url):
+def test_a_worker_takes_waiting_trials_first(sqlite_url):
     request = SearchRequest(tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy="random")
     registry = Registry()
     made = plan(request, registry)
     study = create(Storage(sqlite_url), made, Limits(trials=4))
     engine = Engine(study, made.parts, Worker("w"), registry.hooks)
-    registry.hooks.register(Asks(study.ledger))
+    registry.hooks.register(Enqueues(study.ledger))
     engine.run()
     assert engine.study.optuna.trials[1].params["x"] == 0.125
     assert engine.study.views.counts().complete == 4

@@ -1,4 +1,4 @@
-"""Whatever happens to workers and their database, a study ends whole."""
+"""A study survives every fault of its workers and their database."""
 
 import itertools
 import random
@@ -14,12 +14,12 @@ from databases import database
 
 KINDS = ("sqlite", "postgresql")
 INJECTIONS = 200
-"""How many faults the long run injects, over all kinds and storages."""
+"""The number of faults that the long run injects, over all kinds and storages."""
 
 
 @contextmanager
 def scene(name: str, kind: str, directory: Path, seed: int) -> Iterator[faults.Scene]:
-    """A study on a storage of its own; on a server of its own where that is to go down."""
+    """Create a study on a new storage; on a new server if the fault restarts it."""
     draw = random.Random(seed)
     if name == "database restarted":
         with servers.cluster() as cluster:
@@ -38,9 +38,9 @@ def test_a_study_survives(tmp_path, name, kind):
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_a_study_survives_many_faults_at_random_moments(tmp_path, capsys):
-    """Prints how many faults of each kind were injected on each storage, and how many broke it."""
+    """Prints the number of injected faults by kind and storage, and how many broke the study."""
     injected: Counter[tuple[str, str]] = Counter()
-    wrong: list[str] = []
+    broken: list[str] = []
     for seed, (name, kind) in enumerate(
         itertools.islice(itertools.cycle(faults.cases(KINDS)), INJECTIONS)
     ):
@@ -52,12 +52,12 @@ def test_a_study_survives_many_faults_at_random_moments(tmp_path, capsys):
         except pytest.skip.Exception:
             injected[name, kind] -= 1
         except Exception as error:
-            wrong.append(f"{name} on {kind}, seed {seed}: {error!r}")
+            broken.append(f"{name} on {kind}, seed {seed}: {error!r}")
             with capsys.disabled():
                 print(f"\n{name} on {kind}, seed {seed}: {error}")
     with capsys.disabled():
         print(f"\n{'fault':<34}{'storage':<14}injected")
         for (name, kind), number in sorted(injected.items()):
             print(f"{name:<34}{kind:<14}{number:>8}")
-        print(f"{sum(injected.values())} injected, {len(wrong)} broke something")
-    assert wrong == []
+        print(f"{sum(injected.values())} injected, {len(broken)} broke something")
+    assert broken == []

@@ -1,4 +1,4 @@
-"""Files that a space reads: what they hold is a part of what it proposes."""
+"""Files that a space reads: their content is part of the candidates it proposes."""
 
 import importlib
 import importlib.util
@@ -78,13 +78,13 @@ def search(folder, way, study, trials=4):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_changed_file_is_another_candidate(way, tmp_path, monkeypatch):
+def test_a_changed_file_changes_the_candidate(way, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("scale.txt").write_text("1")
     first = search(tmp_path, way, "first")
     assert (first.evaluated, first.reused) == (2, 2)
     assert search(tmp_path, way, "again").evaluated == 0
-    # What a process has loaded stays as it was, so a changed file needs another one.
+    # A process keeps the code it has loaded, so a changed file needs a new process.
     assert _changed_in_a_child(tmp_path, way) == 2
 
 
@@ -112,7 +112,7 @@ def reads(action):
     return files.digests
 
 
-def test_reads_are_noted_however_they_are_made(tmp_path):
+def test_all_ways_to_read_a_file_are_recorded(tmp_path):
     file = tmp_path / "data.json"
     file.write_text(json.dumps([1]))
     fd = lambda: os.close(os.open(file, os.O_RDONLY))  # noqa: E731
@@ -124,7 +124,7 @@ def test_reads_are_noted_however_they_are_made(tmp_path):
     assert str(database) in reads(lambda: sqlite3.connect(database).close())
 
 
-def test_safetensors_are_noted(tmp_path):
+def test_safetensors_files_are_recorded(tmp_path):
     import torch
     from safetensors import torch as saved
 
@@ -133,7 +133,7 @@ def test_safetensors_are_noted(tmp_path):
     assert list(reads(lambda: saved.load_file(file))) == [str(file)]
 
 
-def test_what_is_not_the_users_data_is_not_noted(tmp_path):
+def test_files_that_are_not_user_data_are_not_recorded(tmp_path):
     def act():
         Path(nn.__file__).read_bytes()
         Path("/proc/self/stat").read_text()
@@ -147,7 +147,7 @@ def test_what_is_not_the_users_data_is_not_noted(tmp_path):
     assert reads(act) == {}
 
 
-def test_code_that_nothing_imports_is_noted(tmp_path):
+def test_code_read_without_import_is_recorded(tmp_path):
     file = tmp_path / "settings.py"
     file.write_text("SCALE = 1")
     assert list(reads(lambda: exec(file.read_text()))) == [str(file)]  # noqa: S102
@@ -161,7 +161,7 @@ def test_code_that_nothing_imports_is_noted(tmp_path):
         assert list(reads(load)) == [str(file)]
 
 
-def test_memory_that_looks_like_a_file_is_noted():
+def test_files_in_shared_memory_are_recorded():
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
         assert list(reads(Path(file.name).read_bytes)) == [file.name]
 
@@ -172,13 +172,13 @@ def in_thread(action):
     thread.join()
 
 
-def test_what_threads_read_is_noted(tmp_path):
+def test_reads_in_threads_are_recorded(tmp_path):
     file = tmp_path / "data"
     file.write_text("1")
     assert list(reads(lambda: in_thread(file.read_text))) == [str(file)]
     assert list(reads(lambda: in_thread(lambda: in_thread(file.read_text)))) == [str(file)]
     with ThreadPoolExecutor(1) as pool:
-        for _ in range(2):  # its thread is started once
+        for _ in range(2):  # the pool starts its thread once
             assert list(reads(lambda: pool.submit(file.read_text).result())) == [str(file)]
     outside = threading.Thread(target=file.read_text)
 
@@ -190,7 +190,7 @@ def test_what_threads_read_is_noted(tmp_path):
     assert reads(act) == {}
 
 
-def test_a_thread_that_outlives_its_recording_is_noted(tmp_path):
+def test_a_thread_that_outlives_its_recording_is_recorded(tmp_path):
     file, files, go = tmp_path / "data", FilesRead(), threading.Event()
     file.write_text("1")
     thread = threading.Thread(target=lambda: go.wait() and file.read_text())
@@ -201,12 +201,12 @@ def test_a_thread_that_outlives_its_recording_is_noted(tmp_path):
     assert list(files.digests) == [str(file)]
 
 
-def test_a_digest_is_of_the_content_and_made_once(tmp_path):
+def test_a_digest_depends_on_content_and_is_computed_once(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("same")
     other.write_text("same")
     assert digest_of_file(str(one)) == digest_of_file(str(other))
-    # A file is hashed again when its size or time changes, and not before.
+    # A file is hashed again only if its size or time changes.
     before = one.stat()
     one.write_text("else")
     os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -215,7 +215,7 @@ def test_a_digest_is_of_the_content_and_made_once(tmp_path):
     assert digest_of_file(str(one)) != digest_of_file(str(other))
 
 
-def test_what_cannot_be_hashed_is_never_equal(tmp_path, caplog):
+def test_files_that_cannot_be_hashed_never_match(tmp_path, caplog):
     assert digest_of_file(str(tmp_path / "gone")) == "absent"
     os.mkfifo(tmp_path / "pipe")
     digests = {digest_of_file(str(tmp_path / "pipe")) for _ in range(2)}
@@ -257,7 +257,7 @@ TOP_LEVEL = {
 
 
 @pytest.mark.parametrize("where", TOP_LEVEL)
-def test_what_a_script_reads_before_its_search_counts(where, tmp_path):
+def test_files_a_script_reads_before_its_search_count(where, tmp_path):
     (tmp_path / "scales.py").write_text(TOP_LEVEL["itself"])
     script = SCRIPT.format(tests=str(Path(toys.__file__).parent), reading=TOP_LEVEL[where])
     (tmp_path / "script.py").write_text(script)
@@ -282,7 +282,7 @@ def _evaluated_by_script(folder):
 
 
 class Once:
-    """A space that reads on in a list that ends."""
+    """A space that consumes an iterator, so that it can propose only once."""
 
     def __init__(self):
         self.widths = iter([4])
@@ -303,5 +303,5 @@ def test_a_space_that_cannot_be_called_twice_keeps_its_trial(tmp_path, monkeypat
     candidate = rebuild(parts, {"width": 4})
     known = KnownFiles()
     assert known.of(parts, candidate) == (digest_of_file("scale.txt"),)
-    # Since nothing shows which of them it remembers, later candidates depend on all of them.
+    # Nothing shows which files it remembers, so later candidates depend on all of them.
     assert known.of(parts, automl.Candidate(nn.Identity)) == (digest_of_file("scale.txt"),)

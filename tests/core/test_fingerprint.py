@@ -1,4 +1,4 @@
-"""Identities: one text for equal values, and an error that says what cannot be in one."""
+"""Identities: equal values have equal text, and errors name values that cannot be encoded."""
 
 import enum
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import automl
 from automl import Candidate
 from automl.identity.fingerprint import canonical_json, digest_of
-from automl.identity.keys import SideKeys, writing
+from automl.identity.keys import SideKeys, static_keys
 from automl.plugin.registry import Registry
 from automl.study.plan import plan
 from automl.study.request import SearchRequest
@@ -25,11 +25,11 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
-def test_every_json_value_has_a_text(value):
+def test_every_json_value_has_canonical_json(value):
     assert canonical_json(value) == canonical_json(value)
 
 
-def test_negative_zero_is_zero_but_kinds_stay_apart():
+def test_negative_zero_equals_zero_but_types_differ():
     assert canonical_json({"x": [-0.0]}) == canonical_json({"x": (0.0,)})
     assert len({canonical_json(value) for value in (0, 0.0, False, "0", None)}) == 5
     zeros = [digest_of({"x": value}) for value in (0.0, -0.0)]
@@ -37,7 +37,7 @@ def test_negative_zero_is_zero_but_kinds_stay_apart():
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "message"),
     [
         ({"a": [1, float("nan")]}, r"^a\[1\] is nan of type float"),
         ({"a": {"b": float("inf")}}, r"^a\.b is inf of type float"),
@@ -47,12 +47,12 @@ def test_negative_zero_is_zero_but_kinds_stay_apart():
         ({"a": enum.Enum("E", "A").A}, r"^a is <E\.A: 1> of type E"),
     ],
 )
-def test_what_cannot_be_part_of_an_identity_is_named(value, says):
-    with pytest.raises(ValueError, match=says):
+def test_values_that_json_cannot_represent_are_named(value, message):
+    with pytest.raises(ValueError, match=message):
         canonical_json(value)
 
 
-def test_our_own_version_counts():
+def test_the_version_of_automl_counts():
     made = plan(SearchRequest("mlp"), Registry())
     assert made.parts.side_keys["automl"] == automl.__version__
 
@@ -61,9 +61,9 @@ def test_our_own_version_counts():
     ("one", "other"),
     [({1: "a"}, {"1": "a"}), ({1, 2}, [1, 2]), (float("inf"), "inf"), (float("nan"), "nan")],
 )
-def test_hyperparameters_that_json_would_write_alike_are_two(one, other):
+def test_hyperparameters_that_json_would_confuse_differ(one, other):
     def key(value):
         module = Candidate(lambda: None, {"x": value})
-        return canonical_json(dict(writing(module, SideKeys({})).shared))
+        return canonical_json(dict(static_keys(module, SideKeys({})).shared))
 
     assert key(one) != key(other)

@@ -1,4 +1,4 @@
-"""Functional hashes: one for each function, however it is written."""
+"""Functional hashes: equal functions have equal hashes, however they are written."""
 
 import collections
 import math
@@ -44,7 +44,7 @@ def in_place(x, y):
         (lambda x, y: math.nan, lambda x, y: math.inf - math.inf, NUMBERS),
     ],
 )
-def test_one_function_in_two_writings_has_one_hash(one, other, inputs):
+def test_equal_functions_have_equal_hashes(one, other, inputs):
     assert functional_hash(one, inputs) == functional_hash(other, inputs)
     assert same_function(one, other, inputs)
 
@@ -64,12 +64,12 @@ def test_one_function_in_two_writings_has_one_hash(one, other, inputs):
         (lambda x, y: {"a": x}, lambda x, y: {"b": x}, NUMBERS),
     ],
 )
-def test_two_functions_have_two_hashes(one, other, inputs):
+def test_different_functions_have_different_hashes(one, other, inputs):
     assert functional_hash(one, inputs) != functional_hash(other, inputs)
     assert not same_function(one, other, inputs)
 
 
-def test_an_exception_is_a_value_and_its_kind_counts():
+def test_an_exception_counts_by_its_type():
     def of_kind(kind):
         def root(x, y):
             if x < 0:
@@ -99,28 +99,28 @@ class Counter:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (lambda x, y: torch.rand(3), "gives another result when it is called again"),
-        (lambda x, y: random.random(), "gives another result"),
-        (lambda x, y: np.random.rand(), "gives another result"),
-        (lambda x, y: time.perf_counter(), "gives another result"),
-        (Counter(), "^Counter gives another result"),
+        (lambda x, y: torch.rand(3), "returns a different result when called again"),
+        (lambda x, y: random.random(), "returns a different result"),
+        (lambda x, y: np.random.rand(), "returns a different result"),
+        (lambda x, y: time.perf_counter(), "returns a different result"),
+        (Counter(), "^Counter returns a different result"),
         (lambda x, y: 1 / 0, "raises ZeroDivisionError on every input: division by zero"),
         (lambda x: x, "raises TypeError on every input"),
         (lambda x, y: object(), "cannot be hashed: it returns a object"),
         (lambda x, y: np.array(["a"]), "cannot be hashed: it returns an array of <U1"),
     ],
 )
-def test_what_is_no_function_of_its_arguments_is_refused(function, says):
+def test_a_callable_that_cannot_be_hashed_is_refused(function, says):
     with pytest.raises(FunctionError, match=says):
         functional_hash(function, NUMBERS)
 
 
-def test_without_inputs_there_is_nothing_to_hash():
+def test_hashing_without_inputs_is_refused():
     with pytest.raises(FunctionError, match="max cannot be hashed without inputs"):
         functional_hash(max, [])
 
 
-def test_the_caller_notices_nothing():
+def test_hashing_does_not_change_global_state_or_inputs():
     x = torch.ones(3)
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1]
     functional_hash(lambda v: v.mul_(0).add_(torch.ones(3)).sum(), [(x,)])
@@ -131,7 +131,7 @@ def test_the_caller_notices_nothing():
     assert (np.random.get_state()[1] == states[2]).all()
 
 
-def test_gradients_can_be_taken_within():
+def test_a_function_may_compute_gradients():
     def slope(x):
         (x**3).sum().backward()
         return x.grad
@@ -150,7 +150,7 @@ TERMS = st.lists(
 
 @settings(deadline=None)
 @given(TERMS, st.randoms(use_true_random=False))
-def test_a_sum_in_any_order_is_one_function(terms, order):
+def test_the_order_of_a_sum_does_not_matter(terms, order):
     """Programs that add scaled powers, with terms shuffled, split and cancelled."""
     points = [(torch.linspace(-1.1, 1.3, 9),)]
 
@@ -180,7 +180,7 @@ STEPS = st.lists(
     max_size=6,
 )
 START = ({(1, 0): 1}, {(0, 1): 1}, {}, {(0, 0): 1}, {(0, 0): 2})
-"""What the registers hold at first, as {(power of x, power of y): coefficient}: x, y, 0, 1, 2."""
+"""The initial registers x, y, 0, 1, 2, each as {(power of x, power of y): coefficient}."""
 
 
 def run(steps):
@@ -200,7 +200,7 @@ def run(steps):
 
 
 def polynomial(steps):
-    """What the program computes, in whole numbers."""
+    """The polynomial that the program computes, with integer coefficients."""
     registers = [dict(one) for one in START]
     for operation, a, b, out in steps:
         registers[out] = combined(operation, registers[a], registers[b])
@@ -220,7 +220,7 @@ def combined(operation, left, right):
 
 
 def rewritten(steps, rng):
-    """The program in other words: commuted, with dead steps before what overwrites them."""
+    """An equal program: commuted, with dead steps before the steps that overwrite them."""
     made = []
     for operation, a, b, out in steps:
         if rng.random() < 0.3:
@@ -234,7 +234,7 @@ def rewritten(steps, rng):
 
 @settings(deadline=None, max_examples=200)
 @given(STEPS, st.randoms(use_true_random=False))
-def test_a_program_in_other_words_has_one_hash(steps, rng):
+def test_a_rewritten_program_has_the_same_hash(steps, rng):
     other = rewritten(steps, rng)
     assert polynomial(other) == polynomial(steps)
     assert same_function(run(steps), run(other), POINTS)
@@ -243,14 +243,14 @@ def test_a_program_in_other_words_has_one_hash(steps, rng):
 
 @settings(deadline=None, max_examples=300)
 @given(STEPS, STEPS, st.data())
-def test_two_programs_are_one_function_where_they_are_one_polynomial(one, other, data):
+def test_two_programs_are_equal_exactly_if_their_polynomials_are(one, other, data):
     if data.draw(st.booleans()):
         index = data.draw(st.integers(0, len(one) - 1))
         operation, a, b, out = one[index]
         near = data.draw(st.sampled_from([(operation, b, a, out), ("-", a, b, out)]))
         other = [*one[:index], near, *one[index + 1 :]]
     ours, theirs = polynomial(one), polynomial(other)
-    # Few points tell polynomials of low degree apart; large coefficients drown small ones.
+    # A few points distinguish polynomials of low degree; large coefficients hide small ones.
     assume(max((sum(powers) for powers in {**ours, **theirs}), default=0) <= 4)
     assume(max(map(abs, [*ours.values(), *theirs.values()]), default=0) <= 1000)
     assert same_function(run(one), run(other), POINTS) == (ours == theirs)

@@ -1,4 +1,4 @@
-"""Functions: how candidates are recognised, what is shared of them, and what is dropped."""
+"""Functions in the ledger: how candidates are recognised, what they share, what is dropped."""
 
 import itertools
 import logging
@@ -36,7 +36,7 @@ def engine(request, tmp_path_factory):
 
 @pytest.fixture
 def make(engine):
-    """Makes a ledger of a study of its own; functions of earlier tests are gone."""
+    """Make ledgers, each for a new study, in a database without functions of earlier tests."""
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM automl_keys"))
         connection.execute(text("DELETE FROM automl_functions"))
@@ -60,14 +60,14 @@ def views(ledger: Ledger) -> Views:
 
 
 def probed(l0: str, values=(1.0, 2.0), digests=("d0", "d1", "d2"), **rest) -> Identity:
-    """A candidate whose function gave these values."""
+    """The identity of a candidate whose probe gave these values."""
     sketch = Sketch((np.array(values),)).to_bytes()
     known = {"live_parameters": 7, "verdict": "sound", **rest}
     return Identity(l0, l2=tuple(digests), sketch=sketch, **known)
 
 
 def bare(identity: Identity) -> Identity:
-    """A candidate as it is known before it is probed."""
+    """The identity of a candidate before it is probed."""
     return replace(identity, l2=(), sketch=None, verdict=None, live_parameters=None)
 
 
@@ -108,12 +108,12 @@ def execute(ledger: Ledger, statement: str, **values: object) -> int:
 
 
 # Levels.
-def test_a_function_is_named_by_its_graph_else_by_its_decisions(ledger):
+def test_a_function_is_named_by_its_graph_or_else_its_decisions(ledger):
     assert own(ledger, 0, Identity("a", "g")).fingerprint == "g"
     assert own(ledger, 1, Identity("b")).fingerprint == "b"
 
 
-def test_each_level_recognizes_and_says_so(ledger):
+def test_each_level_recognises_functions_and_is_reported(ledger):
     evaluated(ledger, 0, probed("a", l1="g", colour="c"))
     found = [
         hit(ledger, 1, Identity("a")),
@@ -125,7 +125,7 @@ def test_each_level_recognizes_and_says_so(ledger):
     assert [h.hits for h in views(ledger).hits()] == [1, 1, 1]
 
 
-def test_what_was_recognized_once_is_known_by_its_cheapest_key(ledger):
+def test_a_recognised_candidate_is_known_by_its_cheapest_key(ledger):
     evaluated(ledger, 0, probed("a", l1="g", colour="c"))
     hit(ledger, 1, probed("b", l1="h", colour="other"))
     assert hit(ledger, 2, Identity("b")).level == "L0"
@@ -141,14 +141,14 @@ def test_a_probe_is_needed_once_for_a_graph(ledger):
     assert not ledger.functions.is_known(probed("other", l1="h"))
 
 
-def test_one_grid_in_common_is_enough_and_is_a_near_miss(ledger):
+def test_one_common_digest_is_enough_and_counts_as_a_near_miss(ledger):
     evaluated(ledger, 0, probed("a"))
     assert hit(ledger, 1, probed("b", digests=("x", "d1", "y"))).level == "L2"
     assert views(ledger).recognized().near_misses == 1
     assert hit(ledger, 2, probed("c", digests=("x", "u", "v"))).level == "L2"
 
 
-def test_equal_digests_of_values_that_differ_are_two_functions(ledger):
+def test_equal_digests_of_different_values_are_different_functions(ledger):
     first = evaluated(ledger, 0, probed("a", (1.0, 2.0)))
     second = evaluated(ledger, 1, probed("b", (1.0, 3.0)), 0.25)
     assert first.fingerprint != second.fingerprint
@@ -164,7 +164,7 @@ def rank(ledger: Ledger) -> str:
 
 
 @pytest.mark.parametrize("graph", ["h", None], ids=["another", "not canonical"])
-def test_graphs_that_only_exact_certificates_tell_apart_are_never_joined_by_a_probe(ledger, graph):
+def test_a_probe_never_joins_graphs_that_differ_only_in_certificates(ledger, graph):
     evaluated(ledger, 0, probed("a", l1="g", colour="same"))
     lease = evaluated(ledger, 1, probed("b", l1=graph, colour="same"), 0.25)
     assert lease.fingerprint != "g"
@@ -173,7 +173,7 @@ def test_graphs_that_only_exact_certificates_tell_apart_are_never_joined_by_a_pr
     assert hit(ledger, 2, probed("b", l1=graph, colour="same")).reused_from == 1
 
 
-def test_a_graph_without_a_canonical_form_is_not_joined_to_one_of_its_colour(ledger):
+def test_a_graph_without_a_key_is_not_joined_to_one_of_the_same_colour(ledger):
     evaluated(ledger, 0, probed("a", colour="same"))
     assert own(ledger, 1, probed("b", l1="g", colour="same"))
     evaluated(ledger, 2, probed("c", (9.0,), ("e",), colour="one"))
@@ -197,9 +197,9 @@ def test_a_damaged_sketch_matches_nothing_and_loses_nothing(ledger, caplog):
 
 def test_functions_of_another_hasher_are_counted_and_ignored(ledger):
     evaluated(ledger, 0, probed("a", l1="g"))
-    assert ledger.functions.foreign() == 0
+    assert ledger.functions.count_other_versions() == 0
     execute(ledger, "UPDATE automl_functions SET version = :v", v=VERSION - 1)
-    assert ledger.functions.foreign() == 1
+    assert ledger.functions.count_other_versions() == 1
     assert not ledger.functions.is_known(Identity("a", "g"))
     lease = evaluated(ledger, 1, probed("a", l1="g"), 0.25)
     assert lease.fingerprint != "g"
@@ -207,7 +207,7 @@ def test_functions_of_another_hasher_are_counted_and_ignored(ledger):
     assert hit(ledger, 3, Identity("a")).reused_from == 1
 
 
-def test_levels_not_in_use_recognize_nothing_not_even_by_what_others_found(make):
+def test_unused_levels_recognise_nothing_even_from_other_studies(make):
     everything = make(Cache(scope=Scope.STORAGE))
     evaluated(everything, 0, probed("a", l1="g"))
     assert hit(everything, 1, probed("b", l1="g"))
@@ -220,7 +220,7 @@ def test_levels_not_in_use_recognize_nothing_not_even_by_what_others_found(make)
     assert hit(everything, 2, Identity("b")).reused_from == 0
 
 
-def test_without_l1_functions_are_named_by_decisions_and_graphs_recognize_nothing(make):
+def test_without_l1_graphs_recognise_nothing(make):
     ledger = make(Cache(levels=PROBES))
     lease = evaluated(ledger, 0, probed("a", l1="g", colour="c"))
     assert (lease.fingerprint, lease.level) == ("a", "L0")
@@ -228,11 +228,11 @@ def test_without_l1_functions_are_named_by_decisions_and_graphs_recognize_nothin
     assert evaluated(ledger, 1, Identity("b", "g", "c"), 0.25).fingerprint == "b"
     assert (hit(ledger, 2, Identity("b")).level, views(ledger).trial(1).level) == ("L0", "L0")
     assert views(ledger).recognized().not_canonical == 0
-    # What is a graph's is so for those who do use graphs.
+    # A study that uses L1 still recognises the graph.
     assert make(Cache(levels=GRAPHS)).functions.fingerprint(Identity("z", "g", "c")) == "a"
 
 
-def test_without_l1_certificates_still_tell_apart_what_a_probe_would_join(make):
+def test_without_l1_certificates_still_keep_functions_apart(make):
     ledger = make(Cache(levels=PROBES))
     evaluated(ledger, 0, probed("hexagon", l1="H", colour="c"))
     assert evaluated(ledger, 1, probed("triangles", l1="T", colour="c"), 0.25)
@@ -244,7 +244,7 @@ def test_without_l1_certificates_still_tell_apart_what_a_probe_would_join(make):
     assert hit(ledger, 5, Identity("late")).reused_from == 4
 
 
-def test_without_l1_certificates_known_through_a_probe_recognize_nothing_either(make):
+def test_without_l1_certificates_found_by_a_probe_recognise_nothing(make):
     ledger = make(Cache(levels=PROBES))
     evaluated(ledger, 0, probed("a", l1="g", colour="c"))
     assert hit(ledger, 1, probed("b", l1="h", colour="d")).level == "L2"
@@ -270,7 +270,7 @@ def test_without_a_cache_no_function_is_known(make):
 
 
 # What is shared, and what is not.
-def test_what_computes_something_else_each_time_is_never_shared(ledger):
+def test_non_deterministic_functions_are_never_shared(ledger):
     odd = Identity("a", "g", verdict="non-deterministic")
     evaluated(ledger, 0, odd)
     evaluated(ledger, 1, odd)
@@ -278,7 +278,7 @@ def test_what_computes_something_else_each_time_is_never_shared(ledger):
     assert views(ledger).counts().reused == 0
 
 
-def test_costs_are_the_candidates_own(make):
+def test_each_candidate_keeps_its_own_costs(make):
     ledger = make(objectives=("score", "parameters"))
     lease = own(ledger, 0, Identity("a", "g"), parameters=10.0, flops=1.0)
     outcome = Outcome(State.COMPLETE, (0.5, 10.0), {"score": 0.5, "parameters": 10.0}, 1)
@@ -292,7 +292,7 @@ def test_costs_are_the_candidates_own(make):
     assert set(function.means) == {"score"}
 
 
-def test_without_a_cost_that_is_an_objective_nothing_can_be_served(make):
+def test_a_candidate_with_an_unknown_objective_cost_is_not_served(make):
     ledger = make(objectives=("score", "latency"))
     evaluated(ledger, 0, Identity("a"))
     evaluated(ledger, 1, Identity("a"))
@@ -302,7 +302,7 @@ def test_without_a_cost_that_is_an_objective_nothing_can_be_served(make):
 def test_time_saved_and_spent(ledger):
     seconds = {"L0": 0.25, "L1": 0.5}
     evaluated(ledger, 0, replace(probed("a"), seconds={**seconds, "L2": 2.0}))
-    # One that is recognised without a probe is not one that was skipped.
+    # A candidate recognised without a probe does not count as skipped.
     hit(ledger, 1, Identity("a", seconds=seconds, skipped="cost"))
     evaluated(ledger, 2, Identity("b", skipped="cost"))
     found = views(ledger).recognized()
@@ -313,7 +313,7 @@ def test_time_saved_and_spent(ledger):
 
 
 # Repeats.
-def test_a_function_is_evaluated_so_often_before_its_mean_is_served(make):
+def test_a_function_is_evaluated_repeatedly_before_its_mean_is_served(make):
     ledger = make(REPEATS)
     for number, score in enumerate([0.0, 1.0, 5.0]):
         evaluated(ledger, number, Identity(f"a{number}", "g"), score)
@@ -331,7 +331,7 @@ def test_one_evaluation_has_no_variance(ledger):
     assert views(ledger).means() == {}
 
 
-def test_who_comes_while_all_repeats_run_waits_for_the_last(make):
+def test_a_trial_waits_while_all_repeats_run(make):
     ledger = make(Cache(repeats=2))
     first, second = own(ledger, 0, Identity("a")), own(ledger, 1, Identity("a"))
     parked = [ask(ledger, number, Identity("a")) for number in (2, 3)]
@@ -343,7 +343,7 @@ def test_who_comes_while_all_repeats_run_waits_for_the_last(make):
     assert ledger.open_trials() == 0
 
 
-def test_a_failed_repeat_is_evaluated_again_by_who_waits(make):
+def test_a_waiting_trial_evaluates_a_failed_repeat_again(make):
     ledger = make(Cache(repeats=2))
     first, second = own(ledger, 0, Identity("a")), own(ledger, 1, Identity("a"))
     ask(ledger, 2, Identity("a"))
@@ -356,7 +356,7 @@ def test_a_failed_repeat_is_evaluated_again_by_who_waits(make):
     assert hit(ledger, 3, Identity("a")).outcome.values == (1.5,)
 
 
-def test_a_pruned_repeat_counts_as_taken_and_is_served_where_none_is_complete(make):
+def test_a_pruned_repeat_counts_and_is_served_if_none_is_complete(make):
     ledger = make(Cache(repeats=2))
     pruned = Outcome(State.PRUNED, (0.1,), {"score": 0.1}, 1)
     for number in (0, 1):
@@ -367,85 +367,8 @@ def test_a_pruned_repeat_counts_as_taken_and_is_served_where_none_is_complete(ma
     assert hit(ledger, 5, Identity("b")).outcome.values == (0.5,)
 
 
-# Forgetting.
-@pytest.mark.parametrize("repeats", [1, 2])
-def test_forgetting_always_evaluates_anew(make, repeats):
-    ledger = make(Cache(repeats=repeats, forget=1.0))
-    for number in range(6):
-        evaluated(ledger, number, Identity("a"), float(number))
-    assert views(ledger).counts().reused == 0
-    (function,) = views(ledger).functions()
-    assert function.n == (1 if repeats == 1 else 2)
-    assert function.means["score"] == (5.0 if repeats == 1 else 4.5)
-
-
-def test_forgetting_never_is_the_default(ledger):
-    evaluated(ledger, 0, Identity("a"))
-    assert all(hit(ledger, number, Identity("a")) for number in range(1, 20))
-
-
-def test_what_still_runs_is_not_forgotten_though_functions_were_joined(make):
-    ledger = make(Cache(forget=1.0))
-    evaluated(ledger, 0, probed("a", l1="g"), 0.1)
-    running = own(ledger, 1, Identity("b", "h"))
-    assert isinstance(ask(ledger, 2, Identity("b", "h")), Parked)
-    ledger.functions.add_probe("h", probed("b", l1="h"))
-    assert hit(ledger, 3, Identity("a")).outcome.values == (0.1,)
-    settled = ledger.settle(running, 1, good(0.3), 1.0).settled
-    assert [one.number for one in settled] == [1, 2]
-    assert ledger.open_trials() == 0
-    assert own(ledger, 4, Identity("a")).evaluation
-
-
-@pytest.mark.parametrize("repeats", [1, 2])
-def test_what_was_forgotten_does_not_come_back_from_other_studies(make, repeats):
-    for score in (1.0, 2.0):
-        evaluated(make(), 0, Identity("a"), score)
-    ledger = make(Cache(scope=Scope.STORAGE, repeats=repeats))
-    assert hit(ledger, 0, Identity("a"))
-    forgetful = replace(ledger, cache=replace(ledger.cache, forget=1.0))
-    failed = own(forgetful, 1, Identity("a"))
-    forgetful.settle(failed, 1, Outcome(State.FAILED, cause="x"), 1.0)
-    for number in range(2, 2 + repeats):
-        evaluated(ledger, number, Identity("a"), 7.0)
-    assert hit(ledger, 9, Identity("a")).outcome.values == (7.0,)
-
-
-def forgotten(ledger: Ledger, trials: int) -> list[int]:
-    evaluated(ledger, 0, Identity("a"))
-    found = []
-    for number in range(1, trials):
-        answer = ask(ledger, number, Identity("a"))
-        if isinstance(answer, Claimed):
-            found.append(number)
-            ledger.settle(answer.lease, number, good(0.5), 1.0)
-    return found
-
-
-def test_forgetting_by_half_is_about_half_and_follows_from_study_and_trial(make, engine):
-    ledger = Ledger(engine, str(uuid.UUID(int=5)), Cache(forget=0.5), ("score",))
-    with engine.begin() as connection:
-        for name, column in (("automl_trials", "study"), ("automl_studies", "uuid")):
-            study = {"study": ledger.study}
-            connection.execute(text(f"DELETE FROM {name} WHERE {column} = :study"), study)
-    ledger.open_study(None, None, None)
-    found = forgotten(ledger, 60)
-    assert 20 <= len(found) <= 40
-    with engine.begin() as connection:
-        connection.execute(text("DELETE FROM automl_evaluations"))
-        connection.execute(text("DELETE FROM automl_trials"))
-    assert forgotten(ledger, 60) == found
-
-
-def test_a_study_that_forgets_all_is_exhausted_all_the_same(make):
-    ledger = make(Cache(forget=1.0, exhausted_after=3))
-    for number in range(4):
-        evaluated(ledger, number, Identity("a"))
-    assert ledger.reserve(A) is None
-
-
 # Other studies.
-def test_a_study_may_start_from_what_others_found(make):
+def test_a_study_may_reuse_results_of_other_studies(make):
     first = make()
     evaluated(first, 3, Identity("a", "g"), 0.75)
     second = make(STORAGE)
@@ -459,12 +382,12 @@ def test_a_study_may_start_from_what_others_found(make):
     assert views(second).counts().evaluated == 0
 
 
-def test_a_study_of_its_own_scope_does_not(make):
+def test_study_scope_does_not_reuse_results_of_other_studies(make):
     evaluated(make(), 0, Identity("a"))
     assert own(make(), 0, Identity("a"))
 
 
-def test_a_result_serves_another_objective_where_it_holds_it(make):
+def test_a_result_serves_another_objective_if_it_has_that_metric(make):
     first = make()
     for number, metrics in enumerate([{"loss": 0.5}, {}]):
         lease = own(first, number, Identity(f"a{number}"))
@@ -474,7 +397,7 @@ def test_a_result_serves_another_objective_where_it_holds_it(make):
     assert own(second, 1, Identity("a1"))
 
 
-def test_what_was_pruned_or_failed_or_audited_elsewhere_does_not_serve(make):
+def test_pruned_failed_and_audited_results_of_other_studies_are_not_served(make):
     first = make()
     for number, state in enumerate([State.PRUNED, State.FAILED]):
         outcome = Outcome(state, (0.5,), {"score": 0.5}, 1)
@@ -484,20 +407,20 @@ def test_what_was_pruned_or_failed_or_audited_elsewhere_does_not_serve(make):
     assert own(second, 1, Identity("a1"))
 
 
-def test_repeats_take_each_evaluation_of_others_once(make):
+def test_repeats_count_each_evaluation_of_other_studies_once(make):
     first, second = make(), make()
     evaluated(first, 0, Identity("a"), 1.0)
     evaluated(second, 0, Identity("a"), 2.0)
     third = make(Cache(scope=Scope.STORAGE, repeats=3))
     evaluated(third, 0, Identity("a"), 6.0)
     assert hit(third, 1, Identity("a")).outcome.values == (3.0,)
-    # A copy is no evaluation more.
+    # A copy does not count as another evaluation.
     fourth = make(Cache(scope=Scope.STORAGE, repeats=9))
     own(fourth, 0, Identity("a"))
     assert views(fourth).functions()[0].n == 3
 
 
-def test_a_study_takes_from_others_only_what_its_levels_find(make):
+def test_a_study_reuses_only_results_that_its_levels_find(make):
     first = make(Cache(repeats=2))
     evaluated(first, 0, probed("a", l1="g"), 1.0)
     evaluated(first, 1, probed("b", l1="h"), 3.0)
@@ -510,8 +433,8 @@ def test_a_study_takes_from_others_only_what_its_levels_find(make):
     assert own(graphs, 1, Identity("b", "h")).fingerprint == "h"
 
 
-# Probes made afterwards.
-def test_functions_without_a_verdict_are_named_with_a_trial_that_computes_them(ledger, make):
+# Late probes.
+def test_functions_without_a_verdict_are_listed_with_a_trial(ledger, make):
     evaluated(ledger, 4, Identity("a", "g"))
     evaluated(ledger, 5, probed("b", (3.0,), ("e",)))
     evaluated(ledger, 6, Identity("c"))
@@ -523,7 +446,7 @@ def test_functions_without_a_verdict_are_named_with_a_trial_that_computes_them(l
     assert hit(ledger, 7, probed("z", l1="y")).reused_from == 4
 
 
-def test_a_probe_that_finds_two_functions_to_be_one_joins_them(ledger):
+def test_a_late_probe_joins_equal_functions(ledger):
     evaluated(ledger, 0, probed("a", l1="g"), 1.0)
     evaluated(ledger, 1, Identity("b", "h"), 2.0)
     evaluated(ledger, 2, Identity("c", "h2"), 3.0)
@@ -536,7 +459,7 @@ def test_a_probe_that_finds_two_functions_to_be_one_joins_them(ledger):
         assert (settled.fingerprint, settled.outcome.values) == ("g", (1.5,))
 
 
-def test_who_runs_or_waits_while_functions_are_joined_ends_all_the_same(ledger):
+def test_running_and_waiting_trials_end_after_a_join(ledger):
     first = own(ledger, 0, probed("a", l1="g"))
     second = own(ledger, 1, Identity("b", "h"))
     assert isinstance(ask(ledger, 2, Identity("b", "h")), Parked)
@@ -547,7 +470,7 @@ def test_who_runs_or_waits_while_functions_are_joined_ends_all_the_same(ledger):
 
 
 def late_join(*ledgers: Ledger) -> None:
-    """Each evaluates two functions that nobody probed; then the first finds them to be one."""
+    """Let each ledger evaluate two unprobed functions; then the first finds that they are equal."""
     a, b = probed("a", l1="g"), probed("b", l1="h")
     for ledger in ledgers:
         for number, identity in enumerate((a, b)):
@@ -556,7 +479,7 @@ def late_join(*ledgers: Ledger) -> None:
         ledgers[0].functions.add_probe(name, identity)
 
 
-def test_a_study_without_probes_keeps_what_it_found_where_another_joins_functions(make):
+def test_a_study_without_probes_keeps_its_results_after_a_join(make):
     prober, plain = make(), make(Cache(levels=GRAPHS))
     late_join(prober, plain)
     assert hit(prober, 5, Identity("b", "h")).outcome.values == (0.5,)
@@ -565,12 +488,12 @@ def test_a_study_without_probes_keeps_what_it_found_where_another_joins_function
         assert hit(plain, number + 2, Identity(f"{name}2", graph)).outcome.values == (score,)
         importer = make(Cache(levels=GRAPHS, scope=Scope.STORAGE))
         assert hit(importer, 0, Identity(name, graph)).outcome.values == (score,)
-    # What was written without probes meanwhile is still one function with them.
+    # Functions stored meanwhile without probes still belong to the joined function.
     assert hit(prober, 6, Identity("b2", "h")).fingerprint == "g"
     assert prober.functions.unprobed(9) == []
 
 
-def test_other_studies_with_probes_find_what_they_had_before_functions_were_joined(make):
+def test_other_studies_with_probes_keep_their_results_after_a_join(make):
     prober, other = make(), make(Cache(repeats=2))
     for number in (0, 1):
         evaluated(other, number, Identity("b", "h"), 0.25 + number / 2)
@@ -583,7 +506,7 @@ def test_other_studies_with_probes_find_what_they_had_before_functions_were_join
     assert hit(make(STORAGE), 0, Identity("b")).fingerprint == "g"
 
 
-def test_who_runs_elsewhere_while_functions_are_joined_is_still_waited_for(make):
+def test_a_trial_still_waits_for_another_study_after_a_join(make):
     prober, other = make(), make()
     running = own(other, 0, Identity("b", "h"))
     late_join(prober)
@@ -591,7 +514,7 @@ def test_who_runs_elsewhere_while_functions_are_joined_is_still_waited_for(make)
     assert [s.number for s in other.settle(running, 0, good(0.5), 1.0).settled] == [0, 1]
 
 
-def test_joined_functions_that_were_not_named_by_a_key_are_found_too(make):
+def test_joined_functions_without_a_key_of_their_own_are_found(make):
     prober, other = make(), make()
     evaluated(make(), 0, Identity("b", "h"))
     execute(other, "UPDATE automl_functions SET version = :v", v=VERSION - 1)
@@ -602,7 +525,7 @@ def test_joined_functions_that_were_not_named_by_a_key_are_found_too(make):
     assert hit(other, 1, Identity("a")).outcome.values == (0.75,)
 
 
-def test_what_a_late_probe_found_is_said_and_counted(ledger):
+def test_the_result_of_a_late_probe_is_shown_and_counted(ledger):
     evaluated(ledger, 0, probed("a", l1="g"))
     evaluated(ledger, 1, Identity("b", "h", seconds={"L0": 1.0}, skipped="cost"))
     late = probed("b", (5.0, 6.0), l1="h", seconds={"L2": 2.0})
@@ -617,7 +540,7 @@ def test_what_a_late_probe_found_is_said_and_counted(ledger):
 
 
 @pytest.mark.parametrize("verdict", ["unhashable", "degenerate"])
-def test_what_gave_nothing_to_share_is_not_probed_again(ledger, verdict):
+def test_a_candidate_with_nothing_to_share_is_not_probed_again(ledger, verdict):
     evaluated(ledger, 0, Identity("a", "g"))
     ledger.functions.add_probe("g", Identity("a", "g", verdict=verdict))
     assert ledger.functions.unprobed(9) == []
@@ -625,13 +548,13 @@ def test_what_gave_nothing_to_share_is_not_probed_again(ledger, verdict):
     assert hit(ledger, 1, Identity("b", "g"))
 
 
-def test_what_could_not_be_probed_can_be_left_out(ledger):
+def test_candidates_that_cannot_be_probed_can_be_excluded(ledger):
     evaluated(ledger, 4, Identity("a", "g"))
     evaluated(ledger, 5, Identity("b"))
     assert ledger.functions.unprobed(1, frozenset({"g"})) == [("b", 5)]
 
 
-def test_a_probe_joins_no_graphs_of_one_colour(ledger):
+def test_a_late_probe_does_not_join_graphs_of_the_same_colour(ledger):
     evaluated(ledger, 0, probed("a", l1="g", colour="same"))
     evaluated(ledger, 1, Identity("b", "h", "same"), 0.25)
     ledger.functions.add_probe("h", probed("b", l1="h", colour="same"))
@@ -646,7 +569,7 @@ def test_a_probe_may_find_that_nothing_can_be_shared(ledger):
 
 
 # Pruning.
-def test_the_least_recently_used_functions_leave_with_their_keys(ledger):
+def test_the_least_recently_used_functions_are_dropped_with_their_keys(ledger):
     for number, name in enumerate("abcde"):
         evaluated(ledger, number, probed(name, (float(number),), (f"d{name}",)))
     hit(ledger, 5, Identity("a"))
@@ -660,14 +583,14 @@ def test_the_least_recently_used_functions_leave_with_their_keys(ledger):
     assert isinstance(ask(ledger, 7, Identity("r")), Parked)
 
 
-def test_what_left_is_found_again_by_its_own_name(ledger):
+def test_a_dropped_function_is_found_again_by_its_own_name(ledger):
     evaluated(ledger, 0, Identity("a", "g"))
     assert ledger.functions.prune(0) == 1
     settled = hit(ledger, 1, Identity("b", "g"))
     assert (settled.reused_from, settled.level) == (0, "L1")
 
 
-def test_many_functions_leave_in_short_transactions(ledger):
+def test_many_functions_are_dropped_in_short_transactions(ledger):
     names = [{"name": f"{number:04}"} for number in range(1100)]
     row = f":name, {VERSION}, 0, 0"
     with ledger.engine.begin() as connection:
@@ -692,7 +615,7 @@ def test_many_functions_leave_in_short_transactions(ledger):
         event.remove(ledger.engine, "after_cursor_execute", count)
         event.remove(ledger.engine, "commit", end)
     assert [n for n in dropped if n] == [500, 500, 50]
-    # A transaction ends after each, whatever was only looked at before.
+    # A transaction ends after each batch of deletions, whatever was read before.
     after = [then for now, then in itertools.pairwise(dropped) if now]
     assert after == [0, 0, 0]
     assert len(column(ledger, "SELECT fingerprint FROM automl_functions")) == 50

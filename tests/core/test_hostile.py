@@ -25,7 +25,7 @@ import tiny
 import torch
 from databases import database
 from optuna.trial import TrialState
-from test_limits import again, created
+from test_limits import created, extended
 from test_supervision import LosesItsDevice
 
 import automl.cli
@@ -166,28 +166,29 @@ def at_places(acts: Iterable[str], *places: str) -> list[Case]:
 
 
 # What is raised, and what is forked.
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_a_trial_raises_fails_it_alone(tmp_path, kind):
-    cases = everywhere(hostile.RAISES, every={"sqlite": 5, "postgresql": 7}[kind])
+@pytest.mark.parametrize(
+    ("kind", "acts", "every"),
+    [
+        ("sqlite", hostile.RAISES, 5),
+        ("postgresql", hostile.RAISES, 7),
+        ("sqlite", hostile.FORKS, 2),
+        ("postgresql", hostile.FORKS, 3),
+    ],
+    ids=["raises-sqlite", "raises-postgresql", "forks-sqlite", "forks-postgresql"],
+)
+def test_what_a_trial_raises_or_forks_fails_it_alone_or_not_at_all(tmp_path, kind, acts, every):
+    cases = everywhere(acts, every)
     with database(kind, tmp_path) as url:
         search = Search(url, tmp_path)
         assert search.search(cases) == 0, search.said()
         check(search, cases, Reason.ERROR)
+        _check_children(search, forks=acts is hostile.FORKS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_forked_process_ends_and_touches_nothing(tmp_path, kind):
-    cases = everywhere(hostile.FORKS, every={"sqlite": 2, "postgresql": 3}[kind])
-    with database(kind, tmp_path) as url:
-        search = Search(url, tmp_path)
-        assert search.search(cases) == 0, search.said()
-        check(search, cases, Reason.ERROR)
-        _check_children(search)
-
-
-def _check_children(search: Search) -> None:
-    """Every process that was forked said that it was ended, and nothing was trained twice."""
-    assert len(search.lines("forked")) == search.said().count("is ended\n") > 0
+def _check_children(search: Search, forks: bool = True) -> None:
+    """Every forked process reports that it ends, and nothing is trained twice."""
+    assert len(search.lines("forked")) == search.said().count("that a trial forked and")
+    assert bool(search.lines("forked")) == forks
     assert set(Counter(search.lines("trial")).values()) == {1}
     assert "again" not in search.said()
 
@@ -613,15 +614,13 @@ def test_an_error_that_exits_when_it_is_shown_fails_its_trial_alone(sqlite_url, 
     assert error.__name__ in study.views.trial(1).message
 
 
-@pytest.mark.parametrize("error", [Sleeps, SleepsAtOnce])
-def test_an_error_that_never_says_what_it_is_has_the_limit(sqlite_url, error):
-    study = fails_alone(sqlite_url, raising(error), seconds=LIMIT)
-    assert study.views.trial(1).reason in (Reason.TIME_LIMIT, Reason.ERROR)
-
-
-def test_a_generator_that_never_ends_has_the_limit(sqlite_url):
-    study = fails_alone(sqlite_url, raising(ValueError, holding=True), seconds=LIMIT)
-    assert study.views.trial(1).reason is Reason.TIME_LIMIT
+@pytest.mark.parametrize(
+    ("error", "holding"), [(Sleeps, False), (SleepsAtOnce, False), (ValueError, True)]
+)
+def test_what_an_error_leaves_behind_has_the_limit(sqlite_url, error, holding):
+    study = fails_alone(sqlite_url, raising(error, holding), seconds=LIMIT)
+    reasons = {Reason.TIME_LIMIT} if holding else {Reason.TIME_LIMIT, Reason.ERROR}
+    assert study.views.trial(1).reason in reasons
 
 
 @dataclass(frozen=True)
@@ -643,7 +642,7 @@ def test_a_fault_of_the_engines_own_counts_as_an_attempt(sqlite_url, tmp_path, m
         engine.run()
     trained = {tuple(line.split()[:2]) for line in log.read_text().splitlines()}
     assert {attempt for number, attempt in trained if number == "1"} == {"1", "2", "3"}
-    engine = again(engine, Limits())
+    engine = extended(engine, Limits())
     engine.run()
     assert engine.study.views.trial(1).reason is Reason.WORKER_LOST
     assert engine.study.views.counts().complete == 2
@@ -693,7 +692,7 @@ def test_a_worker_that_ends_against_its_will_does_not_sign_off(sqlite_url):
     engine = Engine(made.study, made.parts, Worker("here:w"), made.hooks)
     with pytest.raises(SystemExit):
         ending(engine, 1, settles=False).run()
-    assert made.study.ledger.left_by("w") is not None
+    assert made.study.ledger.lost_worker("w") is not None
 
 
 class Wraps(tiny.Steps):

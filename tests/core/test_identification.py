@@ -1,4 +1,4 @@
-"""A search that knows functions: what it pays for once, at which level, and what it leaves."""
+"""A search that recognises equal candidates: what it trains once, at which level, and what not."""
 
 import math
 import os
@@ -24,7 +24,7 @@ GIVEN = {
 
 @pytest.fixture
 def search(sqlite_url, tmp_path, monkeypatch):
-    """automl.search on this file's spaces; `.paid` are the decisions that were trained."""
+    """Run automl.search on the spaces of `shapes`."""
     monkeypatch.setenv(shapes.LOG, str(tmp_path / "log"))
 
     def run(space, trials=24, cache=None, **changes):
@@ -37,11 +37,11 @@ def search(sqlite_url, tmp_path, monkeypatch):
 
 
 def levels(study):
-    """How many trials were reused at each level."""
+    """The number of trials reused at each level."""
     return Counter(v.level for v in study.views.trials() if v.reused_from is not None)
 
 
-def test_equal_graphs_are_paid_for_once(search):
+def test_equal_graphs_are_trained_once(search):
     study = search("writings", cache={"levels": "L0,L1"})
     counts = study.views.counts()
     assert (counts.complete, counts.evaluated) == (24, 2)
@@ -55,13 +55,13 @@ def test_equal_graphs_are_paid_for_once(search):
     ]
 
 
-def test_without_l1_their_functions_are_found_equal(search):
+def test_without_l1_a_probe_finds_equal_functions(search):
     study = search("writings", cache={"levels": "L0,L2", **ALWAYS})
     assert study.views.counts().evaluated == 2
     assert levels(study)["L2"] == 4
 
 
-def test_functions_that_no_graph_describes(search):
+def test_functions_without_a_graph_are_recognised_by_a_probe(search):
     study = search("modules", cache=ALWAYS, trials=12)
     assert study.views.counts().evaluated == 2
     found = {}
@@ -73,7 +73,7 @@ def test_functions_that_no_graph_describes(search):
     ]
 
 
-def test_decisions_alone_where_only_they_are_asked_for(search):
+def test_with_l0_alone_only_equal_decisions_are_reused(search):
     study = search("writings", cache={"levels": "L0"}, trials=30)
     assert study.views.counts().evaluated == len(shapes.WRITINGS)
     assert set(levels(study)) == {"L0"}
@@ -85,9 +85,9 @@ def test_a_probe_that_costs_too_much_is_skipped_and_counted(search):
     assert study.views.recognized().skipped == {"cost": 4}
 
 
-def test_what_was_evaluated_before_probes_paid_is_probed_afterwards(search):
+def test_candidates_evaluated_before_probes_pay_off_are_probed_later(search):
     study = search("modules", cache={"probe_share": 1e6}, trials=12)
-    # The first trial cannot know what an evaluation takes, and all others probe.
+    # The first trial cannot know how long an evaluation takes; all others probe.
     assert study.views.counts().evaluated == 2
     assert study.views.recognized().skipped == {"cost": 1}
 
@@ -107,7 +107,7 @@ def test_candidates_that_misbehave_are_not_shared(search):
     assert study.views.counts().complete == 30
     found = by_kind(study)
     assert sum(v.reused_from is None for v in found["good"]) == 1
-    # What depends on the clock is not even the same as itself.
+    # A function of the clock does not even equal itself.
     assert all(v.reused_from is None for v in found["clock"])
     for how in ("nan", "memory"):
         assert sum(v.reused_from is None for v in found[how]) == 2
@@ -117,7 +117,7 @@ def test_candidates_that_misbehave_are_not_shared(search):
     assert verdicts["non-deterministic"] >= 1
 
 
-def test_candidates_that_end_or_block_a_probe_cost_themselves_alone(search):
+def test_candidates_that_crash_or_block_a_probe_affect_only_themselves(search):
     space = {"kinds": "kill,hang", "writings": 1}
     cache = {**ALWAYS, "probe_seconds": 1.0}
     study = search("bad", cache=cache, trials=6, options={"space": space})
@@ -126,7 +126,7 @@ def test_candidates_that_end_or_block_a_probe_cost_themselves_alone(search):
     assert study.views.recognized().verdicts == {"unhashable": 2}
 
 
-def test_degenerate_candidates_fail_unpaid_where_that_is_asked_for(search):
+def test_degenerate_candidates_can_fail_without_training(search):
     space = {"kinds": "good,nan", "writings": 2}
     cache = {**ALWAYS, "degenerate": "fail"}
     study = search("bad", cache=cache, trials=12, options={"space": space})
@@ -136,7 +136,7 @@ def test_degenerate_candidates_fail_unpaid_where_that_is_asked_for(search):
     assert study.views.budget().stopped is None
 
 
-def test_a_bare_python_space_is_told_what_it_lacks(sqlite_url):
+def test_a_space_defined_in_no_file_is_not_probed(sqlite_url):
     def nowhere(trial, task):
         return shapes.modules(trial, task)
 
@@ -156,14 +156,14 @@ def test_results_outlive_their_study(search):
     assert warm.views.counts().complete == 12
 
 
-def test_costs_are_a_candidates_own(search):
+def test_costs_are_not_shared(search):
     study = search("writings", objectives=["accuracy", "parameters"])
     parameters = {}
     for trial, view in zip(study.optuna.trials, study.views.trials(), strict=True):
         parameters[trial.params["how"]] = view.metrics["parameters"]
         assert view.objectives[1] == view.metrics["parameters"]
         assert view.metrics["flops"] > 0
-    # A dead branch computes nothing, and is not built either.
+    # A dead branch computes nothing and is not built either.
     assert len(set(parameters.values())) == 1
     assert study.views.counts().reused > 0
 
@@ -181,7 +181,7 @@ def test_functions_are_evaluated_repeatedly_and_their_mean_is_served(search):
             assert math.isclose(served, sum(paid) / 3)
 
 
-def test_evolution_leaves_a_function_when_it_mutates(search):
+def test_evolution_mutates_to_a_new_function(search):
     options = {"strategy": {"population": 2, "tournament": 1, "new_function": True}}
     study = search("writings", strategy="evolution", trials=20, options=options)
     views = study.views.trials()
@@ -195,7 +195,7 @@ def test_evolution_leaves_a_function_when_it_mutates(search):
     assert study.views.counts().reused <= repeats.views.counts().reused
 
 
-def test_the_same_strategy_serves_plain_optuna(tmp_path):
+def test_the_strategy_works_with_plain_optuna(tmp_path):
     from automl_plugins.strategies.evolution import Evolution
 
     sampler = Evolution(population=4, tournament=2, new_function=True, seed=0)

@@ -1,6 +1,6 @@
-"""Random programs with planted near misses: two functions never meet, two writings of one do.
+"""Random programs with planted near misses: different functions never match, rewritten ones do.
 
-The long run takes so many cases from the environment (10,000 by default) and prints what it saw.
+The number of cases of the long run comes from IDENTITY_CASES (10,000 by default).
 """
 
 import os
@@ -21,13 +21,13 @@ TASK = blobs()
 TRAINER = Supervised(lr=1e-2)
 CASES = int(os.environ.get("IDENTITY_CASES", "10000"))
 WRITINGS = st.just(0) | st.integers(1, 2**32)
-"""Seeds of ways to write a program; 0 is a plain one."""
+"""Seeds for the way a program is written; 0 is the plain way."""
 MISSED = frozenset({"cast", "ghost", "rare"})
-"""Steps that a probe cannot show: programs with them may be missed, and are only counted."""
+"""Steps that a probe cannot show: programs with them may be missed and are only counted."""
 
 
-def meet(one: Probe, other: Probe) -> bool:
-    """Whether two probes make their candidates one; the context of a sketch must be equal."""
+def match(one: Probe, other: Probe) -> bool:
+    """Whether two probes find equal candidates; the context of their sketches must be equal."""
     if not (one.verdict is other.verdict is Verdict.SOUND):
         return False
     if (one.live_parameters, one.consulted) != (other.live_parameters, other.consulted):
@@ -38,7 +38,7 @@ def meet(one: Probe, other: Probe) -> bool:
 def may_be_missed(chain) -> bool:
     """Whether a program has a step that a probe cannot show, or a choice among equal experts.
 
-    The first of equal gates is chosen, so the order of writing shows before they are set apart.
+    The first of equal gates wins, so their order matters before they are told apart.
     """
     chosen = [step for step in planted.steps(chain) if step[:2] == ("experts", "best")]
     return bool(planted.kinds(chain) & MISSED or chosen)
@@ -51,16 +51,16 @@ def probed(chain, seed) -> Probe:
 
 
 def judged(program, seeds, seen: Counter) -> tuple[bool, bool]:
-    """Whether two writings of a program meet, and whether one meets its near miss."""
+    """Whether a program matches its rewritten form, and whether it matches its near miss."""
     chain, near = (planted.resolved(program, near) for near in (False, True))
     one, other, miss = probed(chain, seeds[0]), probed(chain, seeds[1]), probed(near, seeds[0])
     seen.update(f"probes: {each.verdict.value}" for each in (one, other, miss))
-    return meet(one, other), meet(one, miss)
+    return match(one, other), match(one, miss)
 
 
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(planted.programs(), st.tuples(WRITINGS, WRITINGS))
-def test_planted_near_misses_never_meet_and_writings_of_one_program_do(program, seeds):
+def test_planted_near_misses_differ_and_rewritten_programs_match(program, seeds):
     same, merged = judged(program, seeds, Counter())
     assert not merged
     assert same or may_be_missed(planted.resolved(program, False))
@@ -68,7 +68,7 @@ def test_planted_near_misses_never_meet_and_writings_of_one_program_do(program, 
 
 @pytest.mark.long
 @pytest.mark.timeout(24 * 3600)
-def test_many_planted_near_misses_never_meet(capsys):
+def test_many_planted_near_misses_differ(capsys):
     seen: Counter = Counter()
     merged = []
 

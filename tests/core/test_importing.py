@@ -106,7 +106,7 @@ def test_a_file_beside_may_not_be_bytecode_alone(place):
     place.beside.write_text(place.evil)
     py_compile.compile(str(place.beside), cfile=str(place.beside.with_suffix(".pyc")))
     place.beside.unlink()
-    with pytest.raises(PluginError, match=r"helper_\d+\.pyc is compiled: put its source"):
+    with pytest.raises(PluginError, match=r"helper_\d+\.pyc is bytecode: put its source"):
         place.load()
     assert not place.ran.exists()
 

@@ -112,7 +112,7 @@ def test_a_trial_made_for_a_slot_that_was_taken_over_does_not_stay_running(sqlit
     taken = early.ledger.take_over(early.worker, {"a"})
     early.trials.open(taken)
     late.trials.open(slept)
-    early.ledger.give_back(taken, None)
+    early.ledger.release(taken, None)
     early.run()
     states = [t.state for t in study.optuna.trials]
     assert TrialState.RUNNING not in states

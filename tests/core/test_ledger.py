@@ -1,4 +1,4 @@
-"""The ledger: one holder a trial, one evaluation a fingerprint, one end, an exact budget."""
+"""The ledger: one holder per trial, one evaluation per fingerprint, one end, an exact budget."""
 
 import threading
 import uuid
@@ -35,7 +35,7 @@ def engine(request, tmp_path_factory):
 
 @pytest.fixture
 def make(engine):
-    """Makes a ledger with a study and a budget of its own."""
+    """Creates a ledger with its own study and budget."""
 
     def make(trials=None, evaluations=None, timeout=None, **settings) -> Ledger:
         settings = {"objectives": ("accuracy",), **settings}
@@ -51,8 +51,8 @@ def ledger(make) -> Ledger:
     return make()
 
 
-def who(name: str) -> Identity:
-    """A candidate that only its decisions tell apart."""
+def identity(name: str) -> Identity:
+    """Return an identity that has only the key of its decisions."""
     return Identity(name)
 
 
@@ -61,8 +61,8 @@ def views(ledger: Ledger) -> Views:
 
 
 def claimed(ledger: Ledger, number: int, fingerprint: str, worker: Worker = A) -> Lease:
-    """A trial that its worker evaluates."""
-    answer = ledger.claim(ledger.reserve(worker), number, who(fingerprint), {})
+    """Reserve and claim a trial that its worker is to evaluate."""
+    answer = ledger.claim(ledger.reserve(worker), number, identity(fingerprint), {})
     assert isinstance(answer, Claimed)
     return answer.lease
 
@@ -87,7 +87,7 @@ def test_a_new_fingerprint_is_claimed_and_its_result_stored(ledger):
 
 def test_a_known_fingerprint_is_a_hit_with_the_same_result(ledger):
     settled(ledger, 0, "f")
-    answer = ledger.claim(ledger.reserve(B), 1, who("f"), {})
+    answer = ledger.claim(ledger.reserve(B), 1, identity("f"), {})
     assert isinstance(answer, Hit)
     assert answer.settled.outcome == GOOD
     assert (answer.settled.reused_from, answer.settled.level, answer.settled.seconds) == (
@@ -98,9 +98,9 @@ def test_a_known_fingerprint_is_a_hit_with_the_same_result(ledger):
     assert ledger.open_trials() == 0
 
 
-def test_a_fingerprint_under_way_parks_who_proposes_it(ledger):
+def test_a_running_fingerprint_parks_other_trials_that_propose_it(ledger):
     owner = claimed(ledger, 0, "f")
-    parked = ledger.claim(waiting := ledger.reserve(B), 1, who("f"), {})
+    parked = ledger.claim(waiting := ledger.reserve(B), 1, identity("f"), {})
     assert parked == Parked(waiting.id)
     assert ledger.still_parked({waiting.id, owner.id}) == {waiting.id}
     settlement = ledger.settle(owner, 0, GOOD, 1.0)
@@ -113,7 +113,7 @@ def test_a_fingerprint_under_way_parks_who_proposes_it(ledger):
 
 def test_a_pruned_result_is_shared_within_the_study(ledger):
     settled(ledger, 0, "f", PRUNED)
-    answer = ledger.claim(ledger.reserve(A), 1, who("f"), {})
+    answer = ledger.claim(ledger.reserve(A), 1, identity("f"), {})
     assert answer.settled.outcome == PRUNED
 
 
@@ -131,7 +131,7 @@ def test_without_sharing_every_trial_is_evaluated(make):
     assert views(ledger).counts().reused == 0
 
 
-def test_an_outcome_comes_back_as_it_went_in(ledger):
+def test_an_outcome_is_stored_unchanged(ledger):
     outcome = replace(GOOD, values=(0.5, -1e-300), closed={"op": "relu", "p": 0.5})
     settled(ledger, 0, "f", outcome)
     settled(ledger, 1, "g", FAILED)
@@ -143,16 +143,16 @@ def test_metrics_that_json_cannot_hold_become_null(ledger):
     assert views(ledger).trial(0).metrics == {"loss": None, "accuracy": 0.5}
 
 
-# Failures promote.
+# A failure promotes a parked trial.
 def test_the_oldest_parked_trial_takes_over_from_a_failed_owner(ledger):
     owner = claimed(ledger, 0, "f")
     for number in (1, 2):
-        ledger.claim(ledger.reserve(B), number, who("f"), {})
+        ledger.claim(ledger.reserve(B), number, identity("f"), {})
     assert len(ledger.settle(owner, 0, FAILED, 1.0).settled) == 1
     promoted = ledger.take_over(C)
     assert (promoted.number, promoted.attempt) == (1, 1)
     assert ledger.take_over(C) is None
-    assert isinstance(ledger.claim(promoted, 1, who("f"), {}), Claimed)
+    assert isinstance(ledger.claim(promoted, 1, identity("f"), {}), Claimed)
     settlement = ledger.settle(promoted, 1, GOOD, 1.0)
     assert [(s.number, s.reused_from) for s in settlement.settled] == [(1, None), (2, 1)]
     assert ledger.open_trials() == 0
@@ -162,7 +162,7 @@ def test_a_failure_is_never_a_hit(ledger):
     settled(ledger, 0, "f", FAILED)
     lease = claimed(ledger, 1, "f")
     ledger.settle(lease, 1, GOOD, 1.0)
-    assert ledger.claim(ledger.reserve(A), 2, who("f"), {}).settled.reused_from == 1
+    assert ledger.claim(ledger.reserve(A), 2, identity("f"), {}).settled.reused_from == 1
 
 
 def test_a_trial_that_failed_before_its_claim_settles_alone(ledger):
@@ -189,7 +189,7 @@ def test_an_expired_lease_is_taken_over_on_the_same_row(make):
     late = [
         lambda: ledger.settle(old, 7, GOOD, 1.0, [Report(1, {})]),
         lambda: ledger.renew(old, [Report(1, {})]),
-        lambda: ledger.claim(old, 7, who("f"), {}),
+        lambda: ledger.claim(old, 7, identity("f"), {}),
     ]
     for act in late:
         with pytest.raises(LeaseLostError) as caught:
@@ -200,23 +200,23 @@ def test_an_expired_lease_is_taken_over_on_the_same_row(make):
     assert ledger.untold()[0].outcome == PRUNED
 
 
-def test_a_late_give_back_changes_nothing(make):
+def test_a_late_release_changes_nothing(make):
     ledger = make(lease_seconds=0.0)
     old = claimed(ledger, 0, "f")
     new = replace(ledger, lease_seconds=60.0).take_over(B)
-    ledger.give_back(old, 0)
+    ledger.release(old, 0)
     assert ledger.take_over(C) is None
     ledger.settle(new, 0, GOOD, 1.0)
 
 
-def test_a_lease_that_lives_is_not_taken_over(ledger):
+def test_a_lease_that_has_not_expired_is_not_taken_over(ledger):
     lease = claimed(ledger, 0, "f")
     assert ledger.take_over(B) is None
     ledger.renew(lease)
     assert ledger.take_over(B) is None
 
 
-def test_renewing_prolongs_a_lease_and_stores_reports(make):
+def test_renewing_extends_a_lease_and_stores_reports(make):
     ledger = make(lease_seconds=0.0)
     lease = claimed(ledger, 0, "f")
     replace(ledger, lease_seconds=60.0).renew(lease, [Report(1, {"accuracy": 0.5})])
@@ -233,10 +233,10 @@ def test_a_dead_holder_is_taken_over_at_once(ledger):
     assert ledger.holders() == {"c"}
 
 
-def test_a_parked_trial_is_held_by_nobody(make):
+def test_no_worker_holds_a_parked_trial(make):
     ledger = make(lease_seconds=0.0)
     claimed(ledger, 0, "f")
-    ledger.claim(ledger.reserve(B), 1, who("f"), {})
+    ledger.claim(ledger.reserve(B), 1, identity("f"), {})
     assert ledger.take_over(C, {"b"}).number == 0
     assert ledger.holders() == {"c"}
 
@@ -245,26 +245,26 @@ def test_the_owner_that_took_over_may_claim_again(make):
     ledger = make(lease_seconds=0.0)
     claimed(ledger, 0, "f")
     taken = ledger.take_over(B)
-    assert isinstance(ledger.claim(taken, 0, who("f"), {}), Claimed)
+    assert isinstance(ledger.claim(taken, 0, identity("f"), {}), Claimed)
 
 
-def test_a_trial_given_up_after_take_overs_promotes_who_waits_for_it(make):
-    """It is settled without a claim of its own: its worker was lost too often."""
+def test_giving_up_on_a_taken_over_trial_promotes_a_parked_one(make):
+    """The trial is settled without a claim, as if it had lost too many workers."""
     ledger = make(lease_seconds=0.0)
     claimed(ledger, 0, "f")
-    ledger.claim(ledger.reserve(B), 1, who("f"), {})
+    ledger.claim(ledger.reserve(B), 1, identity("f"), {})
     ledger.settle(ledger.take_over(C), 0, FAILED, 0.0)
     assert ledger.untold()[0].fingerprint == "f"
     assert ledger.take_over(C).number == 1
 
 
-def test_a_trial_that_now_computes_something_else_leaves_nobody_waiting(make):
-    """A space that is not a pure function must not hang the study."""
+def test_a_trial_that_claims_another_function_resumes_the_parked_trials(make):
+    """A space that is not a pure function must not block the study."""
     ledger = make(lease_seconds=0.0)
     claimed(ledger, 0, "f")
-    ledger.claim(ledger.reserve(B), 1, who("f"), {})
+    ledger.claim(ledger.reserve(B), 1, identity("f"), {})
     long = replace(ledger, lease_seconds=60.0)
-    taken = ledger.claim(long.take_over(C), 0, who("g"), {}).lease
+    taken = ledger.claim(long.take_over(C), 0, identity("g"), {}).lease
     long.renew(taken)
     promoted = ledger.take_over(C)
     assert promoted is not None
@@ -274,28 +274,28 @@ def test_a_trial_that_now_computes_something_else_leaves_nobody_waiting(make):
     assert ledger.open_trials() == 0
 
 
-# Giving back.
-def test_what_is_given_back_goes_on_under_any_worker_with_the_same_attempt(ledger):
+# Releasing.
+def test_any_worker_continues_a_released_trial_in_the_same_attempt(ledger):
     lease = claimed(ledger, 4, "f")
-    ledger.give_back(lease, 4)
+    ledger.release(lease, 4)
     assert ledger.holders() == set()
     taken = ledger.take_over(B)
     assert (taken.id, taken.number, taken.attempt) == (lease.id, 4, 1)
     assert taken.token > lease.token
 
 
-def test_a_slot_without_a_trial_that_is_given_back_is_free_again(make):
+def test_releasing_a_slot_without_a_trial_frees_it(make):
     ledger = make(trials=1)
     lease = ledger.reserve(A)
     assert ledger.reserve(B) is None
-    ledger.give_back(lease, None)
+    ledger.release(lease, None)
     assert ledger.open_trials() == 0
     assert ledger.reserve(B) is not None
     assert ledger.reserve(B) is None
 
 
-# Telling.
-def test_what_is_settled_is_untold_until_it_is_marked(ledger):
+# Telling Optuna.
+def test_settled_trials_are_untold_until_they_are_marked(ledger):
     leases = [settled(ledger, n, f"f{n}") for n in range(3)]
     assert [s.number for s in ledger.untold()] == [0, 1, 2]
     assert ledger.untold(older_than=3600.0) == []
@@ -305,19 +305,19 @@ def test_what_is_settled_is_untold_until_it_is_marked(ledger):
 
 
 @pytest.mark.parametrize("by", ["reserve", "claim", "settle"])
-def test_the_next_transaction_marks_what_was_told(ledger, by):
+def test_the_next_transaction_marks_told_trials(ledger, by):
     told = [settled(ledger, 0, "f").id]
     match by:
         case "reserve":
             ledger.reserve(A, told)
         case "claim":
-            ledger.claim(ledger.reserve(A), 1, who("g"), {}, told)
+            ledger.claim(ledger.reserve(A), 1, identity("g"), {}, told)
         case "settle":
             ledger.settle(claimed(ledger, 1, "g"), 1, GOOD, 1.0, told=told)
     assert 0 not in [s.number for s in ledger.untold()]
 
 
-def test_a_lost_lease_marks_nothing_told(make):
+def test_a_lost_lease_marks_no_trial_as_told(make):
     ledger = make(lease_seconds=0.0)
     told = [settled(ledger, 0, "f").id]
     lost = claimed(ledger, 1, "g")
@@ -341,7 +341,7 @@ def test_trials_are_counted_when_they_are_taken(make):
 def test_reused_trials_count_as_trials(make):
     ledger = make(trials=2)
     settled(ledger, 0, "f")
-    assert isinstance(ledger.claim(ledger.reserve(A), 1, who("f"), {}), Hit)
+    assert isinstance(ledger.claim(ledger.reserve(A), 1, identity("f"), {}), Hit)
     assert ledger.reserve(A) is None
 
 
@@ -349,7 +349,7 @@ def test_reused_trials_do_not_count_as_evaluations(make):
     ledger = make(evaluations=2)
     settled(ledger, 0, "f")
     for number in range(1, 4):
-        assert isinstance(ledger.claim(ledger.reserve(A), number, who("f"), {}), Hit)
+        assert isinstance(ledger.claim(ledger.reserve(A), number, identity("f"), {}), Hit)
     settled(ledger, 4, "g")
     assert ledger.reserve(A) is None
     assert (views(ledger).counts().evaluated, views(ledger).counts().reused) == (2, 3)
@@ -358,7 +358,7 @@ def test_reused_trials_do_not_count_as_evaluations(make):
 def test_a_parked_trial_frees_its_evaluation_when_it_is_settled(make):
     ledger = make(evaluations=2)
     owner = claimed(ledger, 0, "f")
-    ledger.claim(ledger.reserve(B), 1, who("f"), {})
+    ledger.claim(ledger.reserve(B), 1, identity("f"), {})
     assert ledger.reserve(C) is None
     ledger.settle(owner, 0, GOOD, 1.0)
     assert ledger.reserve(C) is not None
@@ -377,7 +377,7 @@ def test_a_passed_deadline_allows_nothing(make):
     assert make(timeout=60.0).reserve(A) is not None
 
 
-def test_extending_allows_so_many_more(make):
+def test_extending_adds_to_the_limit(make):
     ledger = make(trials=2)
     assert len(list(drain(ledger, A))) == 2
     ledger.extend(3, None, None)
@@ -401,8 +401,8 @@ def test_extending_evaluations(make):
     assert ledger.reserve(A) is None
 
 
-def test_going_on_without_a_new_limit_keeps_the_deadline(make):
-    """Else a search that has only a timeout would, once resumed, never end."""
+def test_extending_without_a_limit_keeps_the_deadline(make):
+    """Otherwise a search whose only limit is a timeout would never end once resumed."""
     ledger = make(timeout=-1.0)
     ledger.extend(None, None, None)
     assert ledger.reserve(A) is None
@@ -410,14 +410,14 @@ def test_going_on_without_a_new_limit_keeps_the_deadline(make):
     assert ledger.reserve(A) is not None
 
 
-def test_more_trials_lift_a_passed_deadline(make):
+def test_more_trials_drop_a_passed_deadline(make):
     ledger = make(timeout=-1.0)
     ledger.extend(2, None, None)
     assert len(list(drain(ledger, A))) == 2
 
 
 def in_threads(function, count: int = 8) -> list:
-    """Call function(index) in threads that start together; raises what one raised."""
+    """Call function(index) in threads that start together; raise the first error of any."""
     start, results, errors = threading.Barrier(count), [], []
 
     def run(index: int) -> None:
@@ -437,14 +437,14 @@ def in_threads(function, count: int = 8) -> list:
     return results
 
 
-def test_the_budget_is_exact_under_threads(make):
+def test_the_budget_is_exact_with_threads(make):
     ledger = make(trials=21)
     taken = in_threads(lambda i: len(list(drain(ledger, Worker(str(i))))))
     assert sum(taken) == 21
 
 
-def test_a_search_under_threads_pays_each_fingerprint_once(make):
-    """Whole trials from many threads: the counts add up and nothing stays open."""
+def test_threads_pay_for_each_fingerprint_once(make):
+    """Many threads run complete trials: the counts add up, and no trial stays open."""
     ledger = make(trials=64)
     numbers = iter(range(64))
     lock = threading.Lock()
@@ -453,7 +453,7 @@ def test_a_search_under_threads_pays_each_fingerprint_once(make):
         for lease in drain(ledger, Worker(str(index))):
             with lock:
                 number = next(numbers)
-            answer = ledger.claim(lease, number, who(f"f{number % 5}"), {})
+            answer = ledger.claim(lease, number, identity(f"f{number % 5}"), {})
             if isinstance(answer, Claimed):
                 ledger.settle(answer.lease, number, GOOD, 1.0)
 
@@ -467,45 +467,45 @@ def test_known_candidates_in_a_row_exhaust_the_space(make):
     ledger = make(cache=Cache(exhausted_after=3))
     settled(ledger, 0, "f")
     for number in range(1, 3):
-        ledger.claim(ledger.reserve(A), number, who("f"), {})
+        ledger.claim(ledger.reserve(A), number, identity("f"), {})
     settled(ledger, 3, "g")
     for number in range(4, 7):
-        ledger.claim(ledger.reserve(A), number, who("g"), {})
+        ledger.claim(ledger.reserve(A), number, identity("g"), {})
     assert ledger.reserve(A) is None
     budget = views(ledger).budget()
     assert budget.stopped is StopReason.EXHAUSTED
     assert "last 3 candidates" in budget.stopped_because
 
 
-def test_a_resumed_study_may_try_again(make):
+def test_extending_an_exhausted_study_undoes_the_stop(make):
     ledger = make(cache=Cache(exhausted_after=1))
     settled(ledger, 0, "f")
-    ledger.claim(ledger.reserve(A), 1, who("f"), {})
+    ledger.claim(ledger.reserve(A), 1, identity("f"), {})
     assert ledger.reserve(A) is None
     ledger.extend(None, None, None)
     assert ledger.reserve(A) is not None
 
 
-def test_first_trials_that_fail_alike_stop_the_study(make):
+def test_first_trials_that_fail_for_the_same_cause_stop_the_study(make):
     ledger = make(same_failures=3)
     for number in range(3):
         ledger.settle(ledger.reserve(A), number, FAILED, 1.0)
     assert ledger.reserve(A) is None
     budget = views(ledger).budget()
     assert budget.stopped is StopReason.SAME_FAILURE
-    assert budget.stopped_because == "the first 3 trials failed alike: boom"
+    assert budget.stopped_because == "the first 3 trials failed for the same reason: boom"
 
 
 @pytest.mark.parametrize("odd", [GOOD, replace(FAILED, cause="y:2")], ids=["success", "other"])
-def test_failures_of_more_than_one_kind_do_not_stop_it(make, odd):
+def test_failures_for_different_causes_do_not_stop_the_study(make, odd):
     ledger = make(same_failures=3)
     for number, outcome in enumerate([FAILED, odd, FAILED, FAILED, FAILED]):
         settled(ledger, number, f"f{number}", outcome)
     assert ledger.reserve(A) is not None
 
 
-def test_alike_failures_that_settle_at_once_stop_it_too(make):
-    """None of them sees the others' ends, so a later one has to notice."""
+def test_equal_failures_that_settle_at_the_same_time_stop_the_study(make):
+    """None of them sees the others, so a later trial has to notice."""
     ledger = make(same_failures=3)
     leases = [claimed(ledger, number, f"f{number}") for number in range(5)]
     in_threads(lambda i: ledger.settle(leases[i], i, FAILED, 1.0), 4)
@@ -515,36 +515,36 @@ def test_alike_failures_that_settle_at_once_stop_it_too(make):
 
 # Workers.
 @pytest.fixture
-def someone() -> Worker:
+def worker() -> Worker:
     return Worker(uuid.uuid4().hex, "cuda:0")
 
 
-def test_workers_enter_and_leave(ledger, someone):
-    ledger.enter(someone)
-    ledger.enter(someone)
-    (worker,) = views(ledger).workers()
-    assert (worker.id, worker.device, worker.trial) == (someone.id, "cuda:0", None)
-    ledger.leave(someone)
+def test_workers_enter_and_leave(ledger, worker):
+    ledger.enter(worker)
+    ledger.enter(worker)
+    (view,) = views(ledger).workers()
+    assert (view.id, view.device, view.trial) == (worker.id, "cuda:0", None)
+    ledger.leave(worker)
     assert views(ledger).workers() == []
 
 
-def test_a_worker_that_no_longer_beats_is_gone(make, someone):
+def test_a_worker_without_a_heartbeat_is_gone(make, worker):
     ledger = make(lease_seconds=0.0)
-    ledger.enter(someone)
+    ledger.enter(worker)
     assert views(ledger).workers() == []
 
 
-def test_a_worker_shows_what_it_holds(ledger, someone):
-    ledger.enter(someone)
-    ledger.renew(claimed(ledger, 5, "f", someone), [Report(2, {})])
-    (worker,) = views(ledger).workers()
-    assert (worker.trial, worker.step) == (5, 2)
+def test_a_worker_shows_the_trial_that_it_holds(ledger, worker):
+    ledger.enter(worker)
+    ledger.renew(claimed(ledger, 5, "f", worker), [Report(2, {})])
+    (view,) = views(ledger).workers()
+    assert (view.trial, view.step) == (5, 2)
 
 
-# What people ask.
+# Queries.
 def test_counts_of_a_study(ledger):
     settled(ledger, 0, "f")
-    ledger.claim(ledger.reserve(A), 1, who("f"), {})
+    ledger.claim(ledger.reserve(A), 1, identity("f"), {})
     settled(ledger, 2, "g", PRUNED)
     settled(ledger, 3, "h", FAILED)
     claimed(ledger, 4, "i")
@@ -555,7 +555,7 @@ def test_counts_of_a_study(ledger):
     assert (level.level, level.hits, level.seconds_saved) == ("L0", 1, 2.0)
 
 
-def test_a_ledger_elsewhere_sees_the_same(ledger):
+def test_a_ledger_on_another_engine_sees_the_same(ledger):
     lease = claimed(ledger, 0, "f")
     other = create_engine(ledger.engine.url)
     try:
@@ -565,69 +565,69 @@ def test_a_ledger_elsewhere_sees_the_same(ledger):
     ledger.settle(lease, 0, GOOD, 1.0)
 
 
-def test_what_was_given_back_is_beyond_its_holders_heartbeat(make):
+def test_a_former_holder_cannot_renew_a_released_trial(make):
     ledger = make()
     lease = claimed(ledger, 0, "f")
-    ledger.give_back(lease, 0)
+    ledger.release(lease, 0)
     with pytest.raises(LeaseLostError):
         ledger.renew(lease)
     assert ledger.take_over(B) is not None
 
 
-def test_a_judging_trial_that_is_given_back_is_not_freed(make):
+def test_a_released_judging_trial_keeps_its_place(make):
     ledger = make(trials=1)
     ledger.settle(claimed(ledger, 0, "f"), 0, GOOD, 1.0, judge={"x": 1})
     lease = ledger.take_over(A)
-    ledger.give_back(lease, None)
+    ledger.release(lease, None)
     assert ledger.reserve(A).given == {"x": 1}
     assert ledger.reserve(B) is None
 
 
-def test_how_an_unclaimed_candidate_was_recognized_is_counted_if_it_is_told(ledger):
-    identity = Identity("a", "g", verdict="degenerate", seconds={"L2": 0.5})
-    for number, told in enumerate([identity, None]):
-        ledger.settle(ledger.reserve(A), number, FAILED, 0.0, identity=told)
+def test_the_recognition_of_an_unclaimed_candidate_is_counted_if_it_is_given(ledger):
+    probed = Identity("a", "g", verdict="degenerate", seconds={"L2": 0.5})
+    for number, given in enumerate([probed, None]):
+        ledger.settle(ledger.reserve(A), number, FAILED, 0.0, identity=given)
     found = views(ledger).recognized()
     assert (found.verdicts, found.seconds) == ({"degenerate": 1}, {"L2": 0.5})
 
 
-# What a holder may not have heard of.
-def test_what_a_trial_evaluates_is_read_from_its_row(ledger):
+# Answers that a holder may not have received.
+def test_the_evaluation_of_a_trial_is_read_from_its_row(ledger):
     lease = ledger.reserve(A)
-    assert isinstance(ledger.claim(lease, 0, who("f"), {}), Claimed)
-    assert isinstance(ledger.claim(ledger.reserve(B), 1, who("f"), {}), Parked)
-    # By the lease from before the claim, whose answer was lost for good.
+    assert isinstance(ledger.claim(lease, 0, identity("f"), {}), Claimed)
+    assert isinstance(ledger.claim(ledger.reserve(B), 1, identity("f"), {}), Parked)
+    # With the lease from before the claim, whose answer was lost.
     settled = ledger.settle(lease, 0, GOOD, 1.0).settled
     assert [(one.number, one.outcome.values) for one in settled] == [(0, (0.75,)), (1, (0.75,))]
     assert settled[0].fingerprint == "f"
     assert ledger.open_trials() == 0
 
 
-def test_a_claimed_trial_that_is_given_back_by_an_old_lease_stays(ledger):
+def test_releasing_a_claimed_trial_by_an_old_lease_keeps_it(ledger):
     lease = ledger.reserve(A)
-    ledger.claim(lease, 0, who("f"), {})
-    ledger.give_back(lease, None)
+    ledger.claim(lease, 0, identity("f"), {})
+    ledger.release(lease, None)
     assert ledger.reserve(B).number == 0
 
 
-def test_who_freed_a_slot_does_not_hold_the_next_of_its_id(ledger):
-    """SQLite gives the id of a row that is gone to the next."""
+def test_the_former_holder_of_a_freed_slot_does_not_hold_a_slot_with_its_id(ledger):
+    """SQLite reuses the ids of deleted rows."""
     freed = ledger.reserve(A)
-    ledger.give_back(freed, None)
+    ledger.release(freed, None)
     held = ledger.reserve(B)
-    ledger.give_back(freed, None)
+    ledger.release(freed, None)
     with pytest.raises(LeaseLostError):
         ledger.settle(freed, 0, FAILED, 1.0)
     ledger.renew(held)
     assert ledger.open_trials() == 1
 
 
-def test_who_parked_a_trial_does_not_hold_it_when_it_becomes_the_owner(ledger):
+def test_a_worker_that_parked_a_trial_does_not_hold_it_after_its_promotion(ledger):
     owner = claimed(ledger, 0, "f")
     parked = ledger.reserve(B)
-    ledger.claim(parked, 1, who("f"), {})
+    ledger.claim(parked, 1, identity("f"), {})
     ledger.settle(owner, 0, FAILED, 1.0)
-    for deed in (lambda: ledger.renew(parked), lambda: ledger.settle(parked, 1, GOOD, 1.0)):
+    for act in (lambda: ledger.renew(parked), lambda: ledger.settle(parked, 1, GOOD, 1.0)):
         with pytest.raises(LeaseLostError):
-            deed()
+            act()
     assert ledger.reserve(C).id == parked.id

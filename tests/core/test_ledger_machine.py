@@ -1,7 +1,7 @@
-"""The ledger against a model of it: any order of what workers do, lose, repeat and forget.
+"""Compares the ledger with a model of it, for any order of what workers do, lose and repeat.
 
-A short run is part of every suite. `pytest -m long tests/core/test_ledger_machine.py` makes 20,000
-steps, or as many as AUTOML_MACHINE_STEPS says.
+Every test run includes a short run. `pytest -m long tests/core/test_ledger_machine.py` makes 20,000
+steps, or the number in AUTOML_MACHINE_STEPS.
 """
 
 import os
@@ -47,12 +47,18 @@ DATA = st.data()
 WORKERS = ("a", "b", "c", "d")
 OPEN = (Phase.PROPOSING, Phase.TRAINING)
 DONE = Counter[str]()
-"""How often each rule was carried out in this process."""
+"""How often each rule ran in this process."""
 
 
 @dataclass
 class Trial:
-    """What a row must say; `result` once it has ended: its state and its values."""
+    """The expected contents of a trial's row.
+
+    Attributes:
+        waits: Whether it was queued or released, for the next worker that looks.
+        result: Its state and values, once it has ended.
+        charged: Whether it was charged device time.
+    """
 
     id: int
     phase: Phase = Phase.PROPOSING
@@ -60,7 +66,6 @@ class Trial:
     attempt: int = 1
     worker: str | None = None
     waits: bool = False
-    """For whoever comes next."""
     expired: bool = False
     number: int | None = None
     name: str | None = None
@@ -69,12 +74,11 @@ class Trial:
     result: tuple[State, tuple[float, ...] | None] | None = None
     told: bool = False
     charged: bool = False
-    """For time on a device."""
     reports: list[int] = field(default_factory=list)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Workers a to d at one study; `ghosts` are leases that were taken from their holders."""
+    """Workers a to d run one study; `stale` holds leases that their holders have lost."""
 
     url = ""
 
@@ -84,14 +88,14 @@ class LedgerMachine(RuleBasedStateMachine):
         storage = Storage(self.url)
         self.engine = storage.engine
         self.stack.callback(self.engine.dispose)
-        self.stack.enter_context(storage.patience.lasting(threading.Event(), 60.0))
+        self.stack.enter_context(storage.outage_retry.enabled(threading.Event(), 60.0))
         self._lose_answers()
         self.study = str(uuid.uuid4())
         self.ledger = Ledger(self.engine, self.study, CACHE, ("score",), same_failures=10**9)
         self.checks = Checks(self.engine, Terms(self.study, CACHE, ("score",)))
         self.trials: dict[int, Trial] = {}
         self.leases: dict[int, Lease] = {}
-        self.ghosts: list[Lease] = []
+        self.stale: list[Lease] = []
         self.dead: set[str] = set()
         self.numbers = self.values = 0
         self.slots = self.payable = 0
@@ -107,7 +111,7 @@ class LedgerMachine(RuleBasedStateMachine):
         finally:
             self.stack.close()
 
-    # Answers that are lost: the commit goes through, and the connection with it.
+    # Lost answers: the commit succeeds, but the connection is lost.
     def _lose_answers(self) -> None:
         self.loses, dialect = False, self.engine.dialect
         commit = dialect.do_commit
@@ -133,7 +137,7 @@ class LedgerMachine(RuleBasedStateMachine):
         finally:
             self.loses = False
 
-    # What the model knows.
+    # The state of the model.
     def _room(self, number: int = 1) -> bool:
         trials, evaluations = self.limits
         enough = evaluations is None or self.payable + number <= evaluations
@@ -147,7 +151,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return [t for t in self.trials.values() if t.worker is not None and t.phase in OPEN]
 
     def _free(self) -> list[Trial]:
-        """What another worker may take over."""
+        """The trials that another worker may take over."""
         return [
             trial
             for trial in self.trials.values()
@@ -155,7 +159,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ]
 
     def _owner(self, name: str) -> Trial | None:
-        """Who evaluates a function now, or is to."""
+        """The trial that evaluates a function, or is to."""
         return next(
             (
                 trial
@@ -190,11 +194,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Taking trials.
     def _take(self, lease: Lease | None, worker: str, among: list[Trial]) -> None:
-        """A lease on the oldest of the trials that could be taken."""
+        """Check a lease on the oldest of the available trials."""
         trial = among[0]
         assert lease is not None
         if trial.worker is not None:
-            self.ghosts.append(self.leases[trial.id])
+            self.stale.append(self.leases[trial.id])
         trial.token, trial.attempt = trial.token + 1, trial.attempt + 1
         trial.worker, trial.waits, trial.expired = worker, False, False
         assert (lease.id, lease.token, lease.attempt) == (trial.id, trial.token, trial.attempt)
@@ -233,7 +237,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(not trial.expired for trial in self._held()))
     @rule()
     def expire(self) -> None:
-        """The ledger's clock runs ahead."""
+        """Let all leases expire, as if the ledger's clock had advanced."""
         DONE["expire"] += 1
         rows = table(TrialRow)
         with self.engine.begin() as connection:
@@ -245,17 +249,17 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._held())
     @rule(data=DATA)
     def crash(self, data: Any) -> None:
-        """Others on its machine know that a worker is dead."""
+        """Let a worker die so that others on its machine know."""
         DONE["crash"] += 1
         self.dead.add(str(self._draw_lease(data)[0].worker))
 
-    # What holders do.
+    # Rules for holders.
     @precondition(lambda self: self._held())
     @rule(data=DATA)
     def claim(self, data: Any) -> None:
         trial, lease = self._draw_lease(data)
-        under_way = [name for name in NAMES if self._owner(name) is not None]
-        name = data.draw(st.sampled_from([*NAMES, *under_way * 3]), "name")
+        running = [name for name in NAMES if self._owner(name) is not None]
+        name = data.draw(st.sampled_from([*NAMES, *running * 3]), "name")
         before, known, owner = trial.name, self._known(name), self._owner(name)
         identity = Identity(f"{self.study}{name}")
         answer = self._call(data, self.ledger.claim, lease, self._number(trial), identity, {})
@@ -270,7 +274,7 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert answer == Parked(trial.id)
             trial.phase, trial.worker = Phase.PARKED, None
-            self.ghosts.append(self.leases.pop(trial.id))
+            self.stale.append(self.leases.pop(trial.id))
         if before not in (None, name):
             self._promote(before)
 
@@ -279,10 +283,10 @@ class LedgerMachine(RuleBasedStateMachine):
         trial.worker = None
         self.payable -= 1
         if trial.id in self.leases:
-            self.ghosts.append(self.leases.pop(trial.id))
+            self.stale.append(self.leases.pop(trial.id))
 
     def _promote(self, name: str) -> None:
-        """Nobody evaluates a function any more: the oldest that waits for it is to."""
+        """Promote the oldest parked trial if no trial evaluates the function any more."""
         parked = self._parked(name)
         if parked and self._owner(name) is None:
             heir = parked[0]
@@ -293,19 +297,21 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         data=DATA,
         state=st.sampled_from(State),
-        goes_on=st.booleans(),
+        takes_next=st.booleans(),
         judged=st.booleans(),
-        forgets=st.booleans(),
+        unaware=st.booleans(),
     )
-    def settle(self, data: Any, state: State, goes_on: bool, judged: bool, forgets: bool) -> None:
-        """forgets: the holder has not heard of its claim."""
+    def settle(
+        self, data: Any, state: State, takes_next: bool, judged: bool, unaware: bool
+    ) -> None:
+        """Settle a trial; an unaware holder did not receive the answer to its claim."""
         trial, lease = self._draw_lease(data)
         unclaimed = trial.phase is Phase.PROPOSING
         outcome = self._outcome(State.FAILED if unclaimed else state)
-        if forgets:
+        if unaware:
             lease = replace(lease, evaluation=None, fingerprint=None, level=None)
         judged = judged and outcome.state is State.COMPLETE
-        worker = trial.worker if goes_on and trial.worker is not None else None
+        worker = trial.worker if takes_next and trial.worker is not None else None
         step = 10**12 + len(trial.reports)
         arguments = (lease, self._number(trial), outcome, 1.0, [Report(step, {"score": 1.0})])
         settlement = self._call(
@@ -332,7 +338,7 @@ class LedgerMachine(RuleBasedStateMachine):
         trial.phase, trial.result = Phase.SETTLED, (outcome.state, outcome.values)
         trial.worker, trial.waits = None, False
         trial.reports.append(step)
-        self.ghosts.append(self.leases.pop(trial.id))
+        self.stale.append(self.leases.pop(trial.id))
         ended = [trial]
         if unpaid:
             self.payable -= 1
@@ -343,7 +349,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._served(parked, (outcome.state, outcome.values))
                 ended.append(parked)
         found, expected = [one.id for one in settled], [one.id for one in ended]
-        # A repeated call also returns trials of this evaluation that ended before and are untold.
+        # A retried call also returns earlier trials of this evaluation that Optuna was not told of.
         before = [one for one in self.trials.values() if one.id in set(found) - set(expected)]
         assert all(one.phase is Phase.SETTLED and not one.told for one in before)
         assert [id for id in found if id in expected] == expected
@@ -353,7 +359,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def renew(self, data: Any) -> None:
         trial, lease = self._draw_lease(data)
         if data.draw(st.booleans(), "buys"):
-            # Time whose purchase was not heard of is bought again, and given back at the end.
+            # If the answer to a purchase is lost, time is bought again, and returned at the end.
             assert self._call(data, self.ledger.buy_time, lease) > 0
             trial.charged = True
         step = 10**12 + len(trial.reports)
@@ -363,12 +369,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self._held())
     @rule(data=DATA, counts=st.booleans(), opened=st.booleans())
-    def give_back(self, data: Any, counts: bool, opened: bool) -> None:
-        """opened: Optuna has the trial."""
+    def release(self, data: Any, counts: bool, opened: bool) -> None:
+        """Release a trial; `opened` says whether Optuna has it."""
         trial, lease = self._draw_lease(data)
         number = self._number(trial) if opened or trial.number is not None else None
-        self._call(data, self.ledger.give_back, lease, number, 0.5, counts, metered=True)
-        self.ghosts.append(self.leases.pop(trial.id))
+        self._call(data, self.ledger.release, lease, number, 0.5, counts, metered=True)
+        self.stale.append(self.leases.pop(trial.id))
         if number is None and trial.attempt == 1 and not (trial.given or trial.charged):
             del self.trials[trial.id]
             self.slots, self.payable = self.slots - 1, self.payable - 1
@@ -378,26 +384,26 @@ class LedgerMachine(RuleBasedStateMachine):
         trial.token += 1
         trial.worker, trial.waits, trial.expired = None, True, False
 
-    @precondition(lambda self: self.ghosts)
-    @rule(data=DATA, deed=st.sampled_from(["settle", "claim", "renew", "buy_time", "give_back"]))
-    def haunt(self, data: Any, deed: str) -> None:
-        """A former holder goes on as if nothing had happened; nothing does happen."""
-        ghost = data.draw(st.sampled_from(self.ghosts), "ghost")
-        deeds: dict[str, Callable[[], Any]] = {
-            "settle": lambda: self.ledger.settle(ghost, 99, self._outcome(State.COMPLETE), 1.0),
-            "claim": lambda: self.ledger.claim(ghost, 99, Identity(f"{self.study}f"), {}),
-            "renew": lambda: self.ledger.renew(ghost, [Report(1, {"score": 9.0})]),
-            "buy_time": lambda: self.ledger.buy_time(ghost),
-            "give_back": lambda: self.ledger.give_back(ghost, 99),
+    @precondition(lambda self: self.stale)
+    @rule(data=DATA, action=st.sampled_from(["settle", "claim", "renew", "buy_time", "release"]))
+    def use_stale_lease(self, data: Any, action: str) -> None:
+        """A former holder that uses its lease changes nothing."""
+        lease = data.draw(st.sampled_from(self.stale), "lease")
+        actions: dict[str, Callable[[], Any]] = {
+            "settle": lambda: self.ledger.settle(lease, 99, self._outcome(State.COMPLETE), 1.0),
+            "claim": lambda: self.ledger.claim(lease, 99, Identity(f"{self.study}f"), {}),
+            "renew": lambda: self.ledger.renew(lease, [Report(1, {"score": 9.0})]),
+            "buy_time": lambda: self.ledger.buy_time(lease),
+            "release": lambda: self.ledger.release(lease, 99),
         }
-        DONE[f"{deed} by a former holder"] += 1
-        if deed == "give_back":
-            deeds[deed]()
+        DONE[f"{action} by a former holder"] += 1
+        if action == "release":
+            actions[action]()
             return
         with pytest.raises(LeaseLostError):
-            deeds[deed]()
+            actions[action]()
 
-    # The study.
+    # Rules for the study.
     def _added(self, judges: bool = False) -> None:
         with self.engine.connect() as connection:
             rows = select(TrialRow.id).where(TrialRow.study == self.study)
@@ -432,7 +438,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(t.phase is Phase.PARKED for t in self.trials.values()))
     @rule(data=DATA)
     def repair(self, data: Any) -> None:
-        """Of a whole study, it changes nothing."""
+        """Repair a study; a sound one does not change."""
         self._call(data, self.checks.repair)
 
     @precondition(lambda self: any(t.result and not t.told for t in self.trials.values()))
@@ -447,13 +453,13 @@ class LedgerMachine(RuleBasedStateMachine):
             self.trials[one.id].told = True
         self._call(data, self.ledger.mark_told, [one.id for one in untold])
 
-    # What must hold after each step.
+    # Invariants.
     @invariant()
-    def is_whole(self) -> None:
+    def has_no_broken_finding(self) -> None:
         assert [one for one in self.checks.findings() if one.broken] == []
 
     @invariant()
-    def is_as_the_model_says(self) -> None:
+    def matches_the_model(self) -> None:
         columns = table(TrialRow).c
         with self.engine.connect() as connection:
             rows = connection.execute(
@@ -492,7 +498,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(stored) == set(known)
 
     def _end(self) -> None:
-        """Whatever happened, workers that go on bring every trial to its end."""
+        """Whatever happened before, workers can end every trial."""
         worker, ledger = Worker("last"), self.ledger
         while lease := ledger.take_over(worker, WORKERS):
             number = self._number(self.trials[lease.id])
@@ -521,14 +527,14 @@ def run(url: str, examples: int, **rest: Any) -> None:
     )
 
 
-def test_the_ledger_does_what_its_model_does(sqlite_url):
-    """200 steps, the same in every run."""
+def test_the_ledger_matches_its_model(sqlite_url):
+    """Runs 200 steps, the same each time."""
     run(sqlite_url, 200 // STEPS_EACH, derandomize=True)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(24 * 3600)
-def test_the_ledger_does_what_its_model_does_for_long(sqlite_url, capsys):
+def test_the_ledger_matches_its_model_for_many_steps(sqlite_url, capsys):
     run(sqlite_url, STEPS // STEPS_EACH, derandomize=False, print_blob=True)
     with capsys.disabled():
         print("\n" + ", ".join(f"{name} {count}" for name, count in DONE.most_common()))

@@ -1,4 +1,4 @@
-"""What ends a trial before its end: deadlines, device time, time limits, memory, a lost device."""
+"""Limits that end a trial early: deadlines, device time, time limits, memory, a lost device."""
 
 import importlib
 import resource
@@ -46,7 +46,7 @@ FILE = str(Path(__file__))
 
 @dataclass(frozen=True)
 class Counting(Trainer):
-    """Counts up, a report a step, and goes on from its checkpoint."""
+    """Counts up with a report per step, and continues from its checkpoint."""
 
     steps: int = 20
     seconds: float = 0.02
@@ -65,10 +65,25 @@ class Counting(Trainer):
             )
 
 
-def created(url: str, limits: Limits, trainer: object = Counting, **more: object) -> Engine:
-    """An engine on a new study."""
+NO_LIMITS = TimeLimits()
+
+
+def created(
+    url: str,
+    limits: Limits,
+    trainer: object = Counting,
+    time_limits: TimeLimits = NO_LIMITS,
+    **more: object,
+) -> Engine:
+    """Create an engine for a new study."""
     request = SearchRequest(
-        tiny.plane, task=tiny.Nothing, trainer=trainer, strategy="random", **more
+        tiny.plane,
+        task=tiny.Nothing,
+        trainer=trainer,
+        strategy="random",
+        trial_timeout=time_limits.trial,
+        epoch_timeout=time_limits.epoch,
+        **more,
     )
     registry = Registry()
     made = plan(request, registry)
@@ -76,14 +91,14 @@ def created(url: str, limits: Limits, trainer: object = Counting, **more: object
     return Engine(study, made.parts, Worker("w"), registry.hooks)
 
 
-def again(engine: Engine, limits: Limits) -> Engine:
-    """Another engine on the same study, with more to spend."""
+def extended(engine: Engine, limits: Limits) -> Engine:
+    """Create another engine for the same study, with a larger budget."""
     engine.study.extend(limits)
     return Engine(engine.study, engine.parts, Worker("again"), engine.hooks)
 
 
 # Device time.
-def test_device_time_is_never_exceeded_and_what_is_stopped_goes_on(sqlite_url):
+def test_device_time_is_never_exceeded_and_stopped_trials_continue(sqlite_url):
     long = {"trainer": {"steps": 200}}
     engine = created(sqlite_url, Limits(gpu_hours=2 / 3600), options=long)
     engine.run()
@@ -92,7 +107,7 @@ def test_device_time_is_never_exceeded_and_what_is_stopped_goes_on(sqlite_url):
     assert (counts.open, budget.over) == (1, True)
     assert 1.0 < budget.device_seconds <= 3.0
     stopped = next(t for t in engine.study.optuna.trials if t.state is TrialState.RUNNING)
-    engine = again(engine, Limits(gpu_hours=1.0, trials=1))
+    engine = extended(engine, Limits(gpu_hours=1.0, trials=1))
     engine.run()
     view = views.trial(stopped.number)
     assert view.state is State.COMPLETE
@@ -107,10 +122,10 @@ def work(url: str) -> None:
     Engine(study, study.load_parts(registry), Worker(f"w{time.time()}"), registry.hooks).run()
 
 
-def test_device_time_holds_over_all_workers_together(storage_url):
-    """Four workers buy what they use beforehand: together they overrun by no more than steps.
+def test_all_workers_share_the_device_time(storage_url):
+    """Four workers buy time before they use it, so they only overrun by the length of a step.
 
-    How long a step takes is known only afterwards, and on a busy machine may be anything.
+    That length is only known afterwards, and unlimited on a busy machine.
     """
     limit = 2.0
     engine = created(storage_url, Limits(gpu_hours=limit / 3600), f"{FILE}:Counting")
@@ -138,7 +153,7 @@ def test_reused_trials_cost_no_device_time(sqlite_url):
 
 @dataclass(frozen=True)
 class Simulating(Trainer):
-    """Reports what a training would have taken, as a table of a benchmark does."""
+    """Reports the time that a training would take, like the table of a benchmark."""
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         for step in range(1, 6):
@@ -146,8 +161,8 @@ class Simulating(Trainer):
             yield Report(step, {"score": 0.0, "cost": 100.0 * step})
 
 
-def test_device_time_may_be_what_trainers_report(sqlite_url):
-    """Each trial says it takes 500 s: three of them fit into half an hour, not a fourth."""
+def test_device_time_can_be_a_reported_cost(sqlite_url):
+    """Each trial reports 500 s, so three fit into half an hour, but not four."""
     engine = created(sqlite_url, Limits(gpu_hours=0.5), Simulating, cost_metric="cost")
     engine.run()
     views = engine.study.views
@@ -159,7 +174,7 @@ def test_device_time_may_be_what_trainers_report(sqlite_url):
 
 
 @pytest.mark.parametrize("cost", [float("inf"), float("nan"), -1.0])
-def test_what_counts_as_a_cost_must_be_seconds(sqlite_url, cost):
+def test_a_reported_cost_must_be_seconds(sqlite_url, cost):
     class Odd(Trainer):
         def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
             yield Report(1, {"score": 0.0, "cost": cost if run.number == 1 else 1.0})
@@ -172,7 +187,7 @@ def test_what_counts_as_a_cost_must_be_seconds(sqlite_url, cost):
     assert Doctor(engine.study).findings() == []
 
 
-def test_a_trial_must_report_what_counts_as_its_cost(sqlite_url):
+def test_a_trial_must_report_its_cost(sqlite_url):
     engine = created(sqlite_url, Limits(trials=1), cost_metric="euros")
     engine.run()
     assert "no report of the cost 'euros'; there are: score, cost" in (
@@ -181,11 +196,11 @@ def test_a_trial_must_report_what_counts_as_its_cost(sqlite_url):
 
 
 # Deadlines.
-def test_a_deadline_stops_what_is_under_way_and_a_new_one_lets_it_go_on(sqlite_url):
+def test_a_deadline_stops_running_trials_and_a_new_one_resumes_them(sqlite_url):
     engine = created(sqlite_url, Limits(timeout=4.0), options={"trainer": {"steps": 10_000}})
     engine.run()
     assert (engine.study.views.counts().open, engine.study.views.budget().over) == (1, True)
-    assert again(engine, Limits()).study.ledger.take_over(Worker("x"), {"w"}) is None
+    assert extended(engine, Limits()).study.ledger.take_over(Worker("x"), {"w"}) is None
     engine.study.extend(Limits(timeout=60.0))
     lease = engine.study.ledger.take_over(Worker("x"))
     assert (lease.attempt, lease.number) == (1, 0)
@@ -193,7 +208,7 @@ def test_a_deadline_stops_what_is_under_way_and_a_new_one_lets_it_go_on(sqlite_u
 
 
 @pytest.mark.parametrize("limits", [Limits(timeout=5.0), Limits(gpu_hours=1.0)])
-def test_a_study_with_time_left_ends_as_any(sqlite_url, limits):
+def test_a_study_with_time_left_ends_normally(sqlite_url, limits):
     engine = created(
         sqlite_url,
         Limits(trials=2, timeout=limits.timeout, gpu_hours=limits.gpu_hours),
@@ -229,7 +244,7 @@ def test_a_trial_that_takes_too_long_fails(sqlite_url, limits, message):
 
 @dataclass(frozen=True)
 class Silent(Trainer):
-    """Neither ticks nor reports, and may load a library meanwhile."""
+    """Neither ticks nor reports, and may load a library first."""
 
     library: str = ""
 
@@ -249,21 +264,21 @@ def test_a_trial_that_never_ticks_is_interrupted_at_its_limit(sqlite_url, limits
     assert Doctor(engine.study).findings() == []
 
 
-_TAKEN = (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Deaf(Trainer):
-    """Has signals taken as it likes in the first trial, and is silent in the second."""
+class IgnoresSignals(Trainer):
+    """Ignores or blocks signals in the first trial, and hangs in the second."""
 
     blocks: bool = False
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         if run.number == 0:
-            for number in _TAKEN:
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             if self.blocks:
-                signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+                signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if run.number == 1:
             time.sleep(3600)
         if run.number == 2:
@@ -273,9 +288,9 @@ class Deaf(Trainer):
 
 
 @pytest.mark.parametrize("blocks", [False, True])
-def test_a_trial_takes_no_signals_from_the_next(sqlite_url, blocks):
+def test_a_trial_cannot_take_signals_from_the_next_one(sqlite_url, blocks):
     given = {"options": {"trainer": {"blocks": blocks}}, "time_limits": TimeLimits(trial=0.5)}
-    engine = created(sqlite_url, Limits(trials=4), Deaf, **given)
+    engine = created(sqlite_url, Limits(trials=4), IgnoresSignals, **given)
     with stopping_on_signals(engine.stop), pytest.raises(Interrupted):
         engine.run()
     reasons = [view.reason for view in engine.study.views.trials()]
@@ -284,7 +299,7 @@ def test_a_trial_takes_no_signals_from_the_next(sqlite_url, blocks):
 
 @contextmanager
 def locked(url: str, seconds: float) -> Iterator[None]:
-    """Keep others from writing to a database for so long."""
+    """Keep others from writing to a database for some seconds."""
     connection = sqlite3.connect(make_url(url).database, check_same_thread=False)
     connection.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(seconds, connection.rollback)
@@ -296,7 +311,7 @@ def locked(url: str, seconds: float) -> Iterator[None]:
 
 @pytest.mark.parametrize("limits", [TimeLimits(trial=1.0), TimeLimits(epoch=1.0)])
 @pytest.mark.parametrize("writer", ["report", "pruner"])
-def test_waiting_for_the_database_is_no_trials_time(sqlite_url, limits, writer):
+def test_waiting_for_the_database_does_not_count_against_a_trial(sqlite_url, limits, writer):
     class Locking(Trainer):
         def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
             if writer == "pruner":
@@ -325,7 +340,7 @@ def test_waiting_for_the_database_is_no_trials_time(sqlite_url, limits, writer):
 
 
 class Sleeping(optuna.samplers.RandomSampler):
-    """A strategy that does not return from one of its methods at the second trial."""
+    """A strategy one of whose methods never returns in the second trial."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -353,7 +368,7 @@ class Sleeping(optuna.samplers.RandomSampler):
 @pytest.mark.parametrize(
     "where", ["before_trial", "infer_relative_search_space", "sample_independent"]
 )
-def test_a_strategy_that_never_draws_has_the_limit(sqlite_url, where):
+def test_the_limit_applies_to_a_strategy_that_never_draws(sqlite_url, where):
     study = searched_by(sqlite_url, where)
     assert [view.reason for view in study.views.trials()] == [None, Reason.TIME_LIMIT, None]
     assert "did not return within 0.5 s" in study.views.trial(1).message
@@ -373,7 +388,7 @@ def test_a_space_that_never_proposes_has_the_limit_before_the_first_trial_too(ki
         assert [view.reason for view in study.views.trials()] == [Reason.TIME_LIMIT] * 2
 
 
-def test_a_strategy_that_never_takes_an_end_has_the_limit(sqlite_url, caplog):
+def test_the_limit_applies_to_a_strategy_that_hangs_when_told_of_an_end(sqlite_url, caplog):
     study = searched_by(sqlite_url, "after_trial")
     assert study.views.counts().complete == 3
     assert "was told of trial 1: its code did not return within 0.5 s" in caplog.text
@@ -391,7 +406,7 @@ def searched_by(url: str, where: str) -> Study:
     return study
 
 
-def test_a_library_is_loaded_whole_before_the_limit_counts(sqlite_url, tmp_path, monkeypatch):
+def test_a_library_is_loaded_completely_before_the_limit_applies(sqlite_url, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     library = tmp_path / "a_library.py"
     library.write_text("import time\ntime.sleep(1)\nopen(__file__ + '.loaded', 'w').close()\n")
@@ -403,7 +418,7 @@ def test_a_library_is_loaded_whole_before_the_limit_counts(sqlite_url, tmp_path,
     assert (tmp_path / "a_library.py.loaded").exists()
 
 
-def test_a_timer_of_the_callers_goes_on_afterwards(sqlite_url):
+def test_the_callers_timer_continues_afterwards(sqlite_url):
     rings: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: rings.append(number))
     left = signal.setitimer(signal.ITIMER_REAL, 3600.0)
@@ -417,7 +432,7 @@ def test_a_timer_of_the_callers_goes_on_afterwards(sqlite_url):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_short_steps_within_a_long_trial_are_no_failure(sqlite_url):
+def test_a_long_trial_with_short_steps_does_not_fail(sqlite_url):
     engine = created(sqlite_url, Limits(trials=1), time_limits=TimeLimits(trial=60, epoch=10))
     engine.run()
     assert engine.study.views.trial(0).state is State.COMPLETE
@@ -430,7 +445,7 @@ def test_time_limits_must_be_positive(limits):
 
 
 # Stopping.
-def test_within_the_grace_a_stopped_trial_reaches_its_next_checkpoint(sqlite_url):
+def test_a_stopped_trial_reaches_its_next_checkpoint_within_the_grace(sqlite_url):
     engine = created(sqlite_url, Limits(trials=1), options={"trainer": {"seconds": 0.3}})
     timer = threading.Timer(0.8, engine.stop.ask, [20.0])
     timer.start()
@@ -446,7 +461,7 @@ def test_within_the_grace_a_stopped_trial_reaches_its_next_checkpoint(sqlite_url
 
 
 @pytest.mark.parametrize(("grace", "saves"), [(0.0, True), (60.0, False)])
-def test_without_grace_or_checkpoints_it_stops_at_the_next_tick(sqlite_url, grace, saves):
+def test_a_trial_without_grace_or_checkpoints_stops_at_the_next_tick(sqlite_url, grace, saves):
     trainer = {"steps": 10**6, "seconds": 0.01, "saves": saves}
     engine = created(sqlite_url, Limits(trials=1), options={"trainer": trainer})
     timer = threading.Timer(0.5, engine.stop.ask, [grace])
@@ -457,14 +472,14 @@ def test_without_grace_or_checkpoints_it_stops_at_the_next_tick(sqlite_url, grac
     assert engine.study.views.counts().open == 1
 
 
-def test_a_second_request_takes_no_time_away():
+def test_a_second_stop_request_does_not_shorten_the_grace():
     stop = Stop()
     stop.ask(60)
     stop.ask(0.0)
     assert not stop.overdue
 
 
-def test_a_request_is_overdue_once_its_grace_has_passed():
+def test_a_stop_request_is_overdue_once_its_grace_has_passed():
     stop = Stop()
     assert not stop.overdue
     stop.ask(0.05)
@@ -477,7 +492,7 @@ def test_a_request_is_overdue_once_its_grace_has_passed():
 # Memory and devices.
 @dataclass(frozen=True)
 class Hungry(Trainer):
-    """Allocates for real, for each example of its batch of 128 rows."""
+    """Allocates memory for each example of its batch."""
 
     gigabytes_each: int = 8
     batch: int = 128
@@ -490,7 +505,7 @@ class Hungry(Trainer):
             yield Report(rows, {"score": float(run.micro_batches), "cost": 0.0})
 
 
-def test_out_of_memory_is_tried_again_in_micro_batches(sqlite_url, caplog):
+def test_a_trial_out_of_memory_is_repeated_in_micro_batches(sqlite_url, caplog):
     some = {"gigabytes_each": 2, "batch": 8}
     engine = created(sqlite_url, Limits(trials=1), Hungry, options={"trainer": some})
     _run_with_no_more_than(engine, gigabytes=8)
@@ -500,7 +515,7 @@ def test_out_of_memory_is_tried_again_in_micro_batches(sqlite_url, caplog):
     assert [report.step for report in engine.study.views.reports(())] == [1, 2]
 
 
-def test_out_of_memory_in_micro_batches_too_is_a_failure_with_its_peak(sqlite_url):
+def test_a_trial_out_of_memory_in_micro_batches_fails_with_its_peak(sqlite_url):
     much = {"gigabytes_each": 10**6}
     engine = created(sqlite_url, Limits(trials=1), Hungry, options={"trainer": much})
     engine.run()
@@ -510,7 +525,7 @@ def test_out_of_memory_in_micro_batches_too_is_a_failure_with_its_peak(sqlite_ur
 
 
 def _run_with_no_more_than(engine: Engine, gigabytes: int) -> None:
-    """Run with so much more address space than there is in use, as on a small machine."""
+    """Run with a limited amount of additional address space, as on a small machine."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     used, before = pages * resource.getpagesize(), resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + gigabytes * 2**30, before[1]))
@@ -522,7 +537,7 @@ def _run_with_no_more_than(engine: Engine, gigabytes: int) -> None:
 
 @dataclass(frozen=True)
 class Asserting(Trainer):
-    """Raises what torch raises after a device-side assertion, in trial 1."""
+    """Raises torch's error for a device-side assertion in trial 1."""
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         if run.number == 1:
@@ -530,14 +545,14 @@ class Asserting(Trainer):
         yield Report(1, {"score": 0.0, "cost": 0.0})
 
 
-def test_a_lost_device_ends_the_worker_and_counts_to_the_trial(sqlite_url):
+def test_a_lost_device_ends_the_worker_and_counts_towards_the_trials_attempts(sqlite_url):
     engine = created(sqlite_url, Limits(trials=3), Asserting)
     for attempt in (1, 2, 3):
         with pytest.raises(DeviceLostError, match="device-side assert") as raised:
             engine.run()
         assert raised.value.exit_code == 75
         assert engine.study.views.trial(1).attempt == attempt
-        engine = again(engine, Limits())
+        engine = extended(engine, Limits())
     engine.run()
     view = engine.study.views.trial(1)
     assert (view.state, view.reason) == (State.FAILED, Reason.WORKER_LOST)
@@ -545,7 +560,7 @@ def test_a_lost_device_ends_the_worker_and_counts_to_the_trial(sqlite_url):
 
 
 # Progress.
-def test_a_trial_that_says_so_may_be_quiet_for_longer(sqlite_url):
+def test_a_trial_may_announce_a_longer_time_without_ticks(sqlite_url):
     engine = created(sqlite_url, Limits(trials=1))
     ledger = Ledger(engine.study.storage.engine, engine.study.spec.uuid, lease_seconds=0.4)
     hung = threading.Event()
@@ -564,6 +579,6 @@ def test_a_trial_that_says_so_may_be_quiet_for_longer(sqlite_url):
 
 
 def test_a_run_announces_its_quiet_phase(tmp_path):
-    heard: list[float] = []
-    Run("cpu", 0, 0, 1, tmp_path, announce=heard.append).quiet(90.0)
-    assert heard == [90.0]
+    announced: list[float] = []
+    Run("cpu", 0, 0, 1, tmp_path, announce=announced.append).expect_pause(90.0)
+    assert announced == [90.0]

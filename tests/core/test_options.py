@@ -14,9 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from automl import UnknownNameError, UsageError
-from automl.plugin.options import convert, jsonable, options_of, paths_in, resolve
+from automl.plugin.options import (
+    convert,
+    jsonable,
+    options_of,
+    parameter_docs,
+    paths_in,
+    resolve,
+)
 from automl.plugin.recipe import PartSpec, load
-from automl.plugin.registry import Kind, Offer, Registry
+from automl.plugin.registry import FACTORY_KINDS, Kind, Offer, Registry
 
 
 class Colour(Enum):
@@ -260,3 +267,79 @@ def test_a_mapping_is_given_as_text():
     for wrong in ("a", "a=1,b", "a=x"):
         with pytest.raises(UsageError, match="expected NAME=VALUE"):
             resolve("launcher x", known, {"extra": wrong})
+
+
+def test_parameter_docs_reads_args_and_attributes():
+    docstring = """Paint a wall.
+
+    Args:
+        colour: The colour of the wall,
+            without the ceiling.
+        width (int): In metres: at most 5.
+
+            A second paragraph.
+        **others: Passed on.
+
+    Returns:
+        wall: Not an argument.
+
+    Attributes:
+        folder: Where plans are stored.
+    """
+    assert parameter_docs(docstring) == {
+        "colour": "The colour of the wall, without the ceiling.",
+        "width": "In metres: at most 5.",
+        "others": "Passed on.",
+        "folder": "Where plans are stored.",
+    }
+    assert parameter_docs("Args: none") == parameter_docs("") == {}
+
+
+def test_options_are_described_by_the_class_its_bases_and_its_init():
+    class Base:
+        """A base.
+
+        Attributes:
+            a: From the base.
+            b: Replaced.
+        """
+
+    class Made(Base):
+        """A class.
+
+        Attributes:
+            b: From the class.
+        """
+
+        def __init__(self, a: int = 1, b: int = 2, c: int = 3, d: int = 4) -> None:
+            """Make it.
+
+            Args:
+                c: From the init.
+            """
+
+    options = options_of(Made, frozenset())
+    assert [option.description for option in options.values()] == [
+        "From the base.",
+        "From the class.",
+        "From the init.",
+        "",
+    ]
+
+
+def test_every_option_of_a_built_in_plugin_is_described():
+    registry = Registry()
+    offers = [
+        registry.find(kind, name)
+        for kind in FACTORY_KINDS
+        for name, owners in registry.names(kind).items()
+        if owners[0].startswith("automl ")
+    ]
+    missing = [
+        f"{offer.label}: {option.name}"
+        for offer in offers
+        for option in offer.options().values()
+        if not option.description
+    ]
+    assert offers
+    assert not missing

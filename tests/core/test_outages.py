@@ -1,4 +1,4 @@
-"""A database that goes away for a while: nothing is done twice, nothing lost, no worker ends."""
+"""Outages of a database: no call takes effect twice, nothing is lost, and no worker ends."""
 
 import threading
 import time
@@ -27,10 +27,10 @@ from automl.identity.fingerprint import Identity
 from automl.ledger.dialects import table
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import EvaluationRow, TrialRow
-from automl.ledger.outages import Patience
+from automl.ledger.outages import OutageRetry
 from automl.ledger.queries import Views
 from automl.ledger.values import Claimed, Hit, LeaseLostError, Parked, Worker
-from automl.storage.retrying import PatientStorage
+from automl.storage.retrying import RetryingStorage
 from automl.storage.storage import Storage, storage_from
 from automl.study.study import open_study
 
@@ -41,7 +41,7 @@ COMMIT = {"postgresql": b"COMMIT", "mysql": b"COMMIT"}
 
 
 class Cut:
-    """A storage behind a relay that can cut a connection at the commit, once."""
+    """A storage behind a relay that can cut a connection once, right after a commit."""
 
     def __init__(self, kind: str, relay: servers.Relay, storage: Storage) -> None:
         self.kind, self.relay, self.storage, self._word = kind, relay, storage, COMMIT[kind]
@@ -55,16 +55,16 @@ class Cut:
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """The next commit goes through, and nobody hears of it."""
+        """Let the next commit succeed, but lose its answer."""
         before, self._armed = self.relay.cuts, True
-        with self.storage.patience.lasting(threading.Event(), 30.0):
+        with self.storage.outage_retry.enabled(threading.Event(), 30.0):
             yield
         assert self.relay.cuts == before + 1
 
     def ledger(self, **budget) -> Ledger:
-        made = Ledger(self.storage.engine, str(uuid.uuid4()), objectives=("score",))
-        made.open_study(budget.get("trials"), budget.get("evaluations"), None)
-        return made
+        ledger = Ledger(self.storage.engine, str(uuid.uuid4()), objectives=("score",))
+        ledger.open_study(budget.get("trials"), budget.get("evaluations"), None)
+        return ledger
 
 
 @pytest.fixture(scope="module", params=["postgresql", "mysql"])
@@ -94,7 +94,7 @@ def claimed(ledger: Ledger, number: int, name: str, worker: Worker = A):
     return answer.lease
 
 
-# A commit that went through unheard.
+# Commits whose answers are lost.
 def test_a_slot_is_not_taken_twice(cut):
     ledger = cut.ledger(trials=2)
     with cut.commit():
@@ -116,7 +116,7 @@ def test_a_trial_is_taken_over_once(cut):
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known before"])
-def test_a_claim_is_one_claim(cut, known):
+def test_a_claim_is_made_once(cut, known):
     ledger = cut.ledger()
     if known:
         ledger.settle(claimed(ledger, 7, "f"), 7, FAILED, 1.0)
@@ -129,7 +129,7 @@ def test_a_claim_is_one_claim(cut, known):
     assert ledger.open_trials() == 0
 
 
-def test_a_hit_is_paid_back_once(cut):
+def test_a_hit_is_refunded_once(cut):
     ledger = cut.ledger(evaluations=2)
     ledger.settle(claimed(ledger, 0, "f"), 0, GOOD, 1.0)
     lease = ledger.reserve(A)
@@ -142,7 +142,7 @@ def test_a_hit_is_paid_back_once(cut):
     assert ledger.reserve(A) is None
 
 
-def test_what_parked_stays_parked(cut):
+def test_a_parked_trial_stays_parked(cut):
     ledger = cut.ledger()
     owner = claimed(ledger, 0, "f")
     lease = ledger.reserve(B)
@@ -154,7 +154,7 @@ def test_what_parked_stays_parked(cut):
 
 
 @pytest.mark.parametrize("outcome", [GOOD, FAILED], ids=["complete", "failed"])
-def test_a_settlement_is_recognised_with_all_it_did(cut, outcome):
+def test_a_settlement_is_recognised_with_all_its_effects(cut, outcome):
     ledger = cut.ledger(trials=3)
     owner = claimed(ledger, 0, "f")
     assert isinstance(ledger.claim(ledger.reserve(B), 1, Identity("f"), {}), Parked)
@@ -164,14 +164,14 @@ def test_a_settlement_is_recognised_with_all_it_did(cut, outcome):
     own, *others = settlement.settled
     assert (own.id, own.number, own.outcome.state, own.seconds) == (owner.id, 0, outcome.state, 1.5)
     assert [one.reused_from for one in others] == ([0] if outcome is GOOD else [])
-    # The next is a new trial, or after a failure the one that waited for it.
+    # The next trial is a new one, or after a failure the parked one.
     assert settlement.next.number == (None if outcome is GOOD else 1)
     assert views(ledger).budget().slots == (3 if outcome is GOOD else 2)
     assert [(r.number, r.step) for r in views(ledger).reports(())] == [(0, 1), (0, 2)]
     assert ledger.take_over(B) is None
 
 
-def test_a_settlement_of_a_trial_that_another_has_is_still_refused(cut):
+def test_settling_a_trial_that_was_taken_over_still_fails(cut):
     ledger = cut.ledger()
     lease = claimed(ledger, 0, "f")
     ledger.settle(ledger.take_over(B, {"a"}), 0, GOOD, 1.0)
@@ -189,19 +189,19 @@ def test_reports_are_stored_once(cut):
 
 
 @pytest.mark.parametrize("number", [None, 4], ids=["slot", "trial"])
-def test_what_is_given_back_is_freed_once(cut, number):
+def test_a_released_slot_or_trial_is_freed_once(cut, number):
     ledger = cut.ledger(trials=3)
     ledger.reserve(B)
     lease = ledger.reserve(A)
     with cut.commit():
-        ledger.give_back(lease, number)
+        ledger.release(lease, number)
     assert views(ledger).budget().slots == (1 if number is None else 2)
     if number is not None:
         lease = ledger.take_over(B)
         assert (lease.number, lease.attempt) == (number, 1)
 
 
-def test_workers_and_marks_are_written_over(cut):
+def test_workers_and_marks_are_overwritten(cut):
     ledger = cut.ledger()
     settled = claimed(ledger, 0, "f")
     ledger.settle(settled, 0, GOOD, 1.0)
@@ -218,22 +218,22 @@ def test_workers_and_marks_are_written_over(cut):
     assert views(ledger).workers() == []
 
 
-def test_a_budget_that_may_be_extended_already_is_not_extended_again(cut):
+def test_a_budget_that_may_have_been_extended_is_not_extended_again(cut):
     ledger = cut.ledger(trials=1)
     with pytest.raises(StorageError), cut.commit():
         ledger.extend(4, None, None)
-    # The server may still be at it.
+    # The server may still be committing.
     end = time.monotonic() + 30
     while views(ledger).budget().trials != 5:
         assert time.monotonic() < end
 
 
 # Optuna's side.
-class Deaf(InMemoryStorage):
-    """Does what it is asked, and says that the connection was lost before it could answer."""
+class LosesAnswers(InMemoryStorage):
+    """Performs each call, but loses every other answer with its connection."""
 
-    shown = "deaf"
-    deaf = False
+    shown = "memory"
+    loses = False
 
     def create_new_trial(self, study_id, template_trial=None):
         return self._lose(super().create_new_trial(study_id, template_trial))
@@ -242,8 +242,8 @@ class Deaf(InMemoryStorage):
         return self._lose(super().set_trial_state_values(trial_id, state, values))
 
     def _lose(self, answer):
-        self.deaf = not self.deaf
-        if self.deaf:
+        self.loses = not self.loses
+        if self.loses:
             raise ConnectionError("lost")
         return answer
 
@@ -266,23 +266,23 @@ def end_a_trial(trials, id: int, row: int, around) -> int:
     return trials.get_trial(trial).number
 
 
-def test_a_trial_is_made_once_and_ends_once():
-    deaf, patience = Deaf(), Patience()
-    trials = PatientStorage(deaf, deaf, patience)
+def test_a_trial_is_created_once_and_ends_once():
+    storage, outage_retry = LosesAnswers(), OutageRetry()
+    trials = RetryingStorage(storage, storage, outage_retry)
     id = trials.create_new_study([StudyDirection.MINIMIZE], "s")
     template = create_trial(state=TrialState.RUNNING, user_attrs={"automl": {"row": 9}})
-    with pytest.raises(StorageError, match="database deaf: lost"):
+    with pytest.raises(StorageError, match="database memory: lost"):
         trials.create_new_trial(id, template)
-    deaf.deaf = False
-    with patience.lasting(threading.Event(), 30.0):
+    storage.loses = False
+    with outage_retry.enabled(threading.Event(), 30.0):
         assert [end_a_trial(trials, id, row, nullcontext) for row in range(3)] == [1, 2, 3]
         with pytest.raises(UpdateFinishedTrialError):
             trials.set_trial_state_values(2, TrialState.COMPLETE, [0.25])
     assert len(trials.get_all_trials(id)) == 4
 
 
-def test_optunas_own_retries_leave_no_trial_without_an_end(cut):
-    """It makes a trial anew by itself; the first one is an orphan."""
+def test_optunas_own_retries_leave_no_trial_open(cut):
+    """Optuna creates a trial again by itself, which leaves the first one as an orphan."""
     trials = cut.storage.trials
     study = optuna.create_study(storage=trials, study_name=uuid.uuid4().hex)
     id = trials.get_study_id_from_name(study.study_name)
@@ -292,17 +292,17 @@ def test_optunas_own_retries_leave_no_trial_without_an_end(cut):
         assert complete == (trial.number in numbers)
 
 
-# Patience.
-def test_before_a_search_runs_nothing_is_waited_for(cut):
+# Waiting.
+def test_nothing_is_retried_before_a_search_runs(cut):
     cut.relay.refuses = True
     cut.relay.cut_all()
     try:
-        began = cut.storage.patience.seconds_since_outage()
+        began = cut.storage.outage_retry.seconds_since_outage()
         for call in (cut.ledger, cut.storage.trials.get_all_studies):
             with pytest.raises(StorageError) as caught:
                 call()
             assert "\n" not in str(caught.value)
-        assert cut.storage.patience.seconds_since_outage() >= began
+        assert cut.storage.outage_retry.seconds_since_outage() >= began
     finally:
         cut.relay.refuses = False
 
@@ -319,26 +319,26 @@ def test_a_worker_that_a_search_starts_waits_from_the_start(cut, monkeypatch):
     started.engine.dispose()
 
 
-def test_an_outage_is_said_once_and_its_end(cut, caplog):
+def test_an_outage_and_its_end_are_logged_once(cut, caplog):
     ledger = cut.ledger()
     cut.relay.refuses = True
     cut.relay.cut_all()
     threading.Timer(3.0, lambda: setattr(cut.relay, "refuses", False)).start()
     caplog.clear()
-    with cut.storage.patience.lasting(threading.Event(), 60.0):
+    with cut.storage.outage_retry.enabled(threading.Event(), 60.0):
         calls = [threading.Thread(target=ledger.open_trials) for _ in range(3)]
         for call in calls:
             call.start()
         for call in calls:
             call.join()
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("does not answer, trying again for up to 1 min" in line for line in said) == 1
-    assert sum("answers again" in line for line in said) == 1
-    assert cut.storage.patience.seconds_since_outage() < 60
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("does not answer, retrying for up to 1 min" in line for line in lines) == 1
+    assert sum("answers again" in line for line in lines) == 1
+    assert cut.storage.outage_retry.seconds_since_outage() < 60
 
 
 @pytest.mark.parametrize("stops", [False, True])
-def test_patience_has_an_end(cut, stops, monkeypatch):
+def test_waiting_is_limited(cut, stops, monkeypatch):
     monkeypatch.setattr("automl.ledger.outages._STOPPING_SECONDS", 0.3)
     ledger, stop = cut.ledger(), threading.Event()
     if stops:
@@ -347,7 +347,7 @@ def test_patience_has_an_end(cut, stops, monkeypatch):
     cut.relay.cut_all()
     try:
         with (
-            cut.storage.patience.lasting(stop, 600.0 if stops else 0.3),
+            cut.storage.outage_retry.enabled(stop, 600.0 if stops else 0.3),
             pytest.raises(StorageError),
         ):
             ledger.reserve(A)
@@ -356,7 +356,7 @@ def test_patience_has_an_end(cut, stops, monkeypatch):
     assert ledger.reserve(A) is not None
 
 
-def test_a_beat_that_failed_is_tried_again_soon():
+def test_a_failed_renewal_is_retried_soon():
     assert [pause(60.0, failures) for failures in range(7)] == [15, 1, 2, 4, 8, 15, 15]
     assert pause(0.4, 3) == 0.1
 
@@ -368,8 +368,8 @@ def own_cluster() -> Iterator[servers.Cluster]:
         yield found
 
 
-def told_once(storage: Storage) -> None:
-    """Each trial ended once, in its first attempt, and Optuna was told; orphans ended as failed."""
+def check_trials_ended_once(storage: Storage) -> None:
+    """Check that each trial ended once, at its first attempt, in Optuna too; orphans failed."""
     study = open_study(storage, "s")
     views = {view.number: view for view in study.views.trials()}
     assert len(views) == study.views.budget().slots == test_kill.TRIALS
@@ -398,19 +398,19 @@ def test_a_server_restarted_under_a_search_ends_no_worker(own_cluster, tmp_path,
         for pause in (0.0, 0.8, 0.3):
             time.sleep(0.7)
             own_cluster.restart(mode, pause)
-        _, said = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             test_kill.kill(process)
-    assert process.returncode == 0, said
-    assert "ended with exit code" not in said
-    told_once(Storage(url))
+    assert process.returncode == 0, stderr
+    assert "ended with exit code" not in stderr
+    check_trials_ended_once(Storage(url))
     lines = log.read_text().splitlines()
     assert len(lines) == len(set(lines)) == 3 * test_kill.TRIALS
 
 
-def test_who_sleeps_in_a_transaction_loses_its_locks(cut):
-    """Else all others would wait until the network is sure that it is gone, which takes hours."""
+def test_a_worker_that_sleeps_in_a_transaction_loses_its_locks(cut):
+    """Otherwise others would wait until the network notices, which takes hours."""
     shown = {
         "postgresql": "SHOW idle_in_transaction_session_timeout",
         "mysql": "SELECT @@idle_transaction_timeout",
@@ -420,8 +420,8 @@ def test_who_sleeps_in_a_transaction_loses_its_locks(cut):
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mysql"])
-def test_a_long_error_is_told_whole_by_the_ledger_and_in_short_to_optuna(kind, tmp_path):
-    """MySQL takes 64 KB of an attribute; what it refuses would be told again and again."""
+def test_a_long_error_is_complete_in_the_ledger_and_shortened_for_optuna(kind, tmp_path):
+    """MySQL rejects attributes over 64 KB, so telling Optuna would fail every time."""
     with database(kind, tmp_path) as url:
         automl.search(
             tiny.plane,
@@ -457,16 +457,16 @@ def test_connections_cut_at_any_moment_end_no_worker(kind, tmp_path):
                 for _ in range(15):
                     time.sleep(0.23)
                     relay.cut_all()
-                _, said = process.communicate()
+                _, stderr = process.communicate()
             finally:
                 if process.poll() is None:
                     test_kill.kill(process)
-            assert process.returncode == 0, said
-            assert "ended with exit code" not in said
-        told_once(Storage(plain))
+            assert process.returncode == 0, stderr
+            assert "ended with exit code" not in stderr
+        check_trials_ended_once(Storage(plain))
 
 
-def test_a_proxy_that_was_started_anew_takes_parameters(tmp_path):
+def test_a_restarted_proxy_accepts_parameters(tmp_path):
     with (
         database("postgresql", tmp_path) as behind,
         servers.proxy(behind) as proxy,
@@ -481,7 +481,7 @@ def test_a_proxy_that_was_started_anew_takes_parameters(tmp_path):
         assert trials.get_trial(id).params == {"x": 0.5}
 
 
-def test_a_proxy_that_is_killed_and_started_anew_ends_no_worker(tmp_path):
+def test_restarting_a_killed_proxy_ends_no_worker(tmp_path):
     with (
         database("postgresql", tmp_path) as behind,
         servers.proxy(behind) as proxy,
@@ -496,10 +496,10 @@ def test_a_proxy_that_is_killed_and_started_anew_ends_no_worker(tmp_path):
                 proxy.kill()
                 time.sleep(0.2)
                 proxy.start()
-            _, said = process.communicate(timeout=120)
+            _, stderr = process.communicate(timeout=120)
         finally:
             if process.poll() is None:
                 test_kill.kill(process)
-        assert process.returncode == 0, said
-        assert "ended with exit code" not in said
-        told_once(storage)
+        assert process.returncode == 0, stderr
+        assert "ended with exit code" not in stderr
+        check_trials_ended_once(storage)

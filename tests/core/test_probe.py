@@ -1,4 +1,4 @@
-"""The probe: one sketch for one function, however a candidate is written; one trap a test."""
+"""The probe: equal functions get equal sketches, however they are written; one trap per test."""
 
 import os
 import random
@@ -28,7 +28,7 @@ FEATURES, CLASSES = 4, 3
 
 @dataclass(frozen=True)
 class Descent(Trainer):
-    """A full batch a step, and nothing else: no evaluation, no use of the run."""
+    """One full batch per step and nothing else: no evaluation, no use of the run."""
 
     optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
     lr: float = 1e-3
@@ -52,7 +52,7 @@ SGD = Descent(torch.optim.SGD, 1e-2)
 
 
 class Of(nn.Module):
-    """Layers made by name, in the order given, and a function of them and the input."""
+    """Layers made in the given order, and a function of them and the input."""
 
     def __init__(self, function, **layers):
         super().__init__()
@@ -116,12 +116,12 @@ HEAD = {"head": lin(WIDTH)}
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        # The order of construction, with layers of one shape and of others.
+        # The order of construction, with layers of equal and of different shapes.
         (
             of(lambda m, x: m.a(x) + m.b(x.relu()), a=lin(), b=lin()),
             of(lambda m, x: m.b(x.relu()) + m.a(x), b=lin(), a=lin()),
         ),
-        # A dead branch, built and even run.
+        # A dead branch that is built and even run.
         (
             of(lambda m, x: m.a(x), a=lin()),
             of(lambda m, x: (m.dead(x), m.a(x))[1], dead=lin(), a=lin(), never=lin(3, 3)),
@@ -150,14 +150,14 @@ HEAD = {"head": lin(WIDTH)}
             lambda: nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(3)),
             lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)),
         ),
-        # Two dropouts of one value, or one used twice.
+        # Two dropout layers with the same rate, or one used twice.
         (
             of(lambda m, x: m.a(m.d(x) + m.e(x)), a=lin(), d=nn.Dropout, e=nn.Dropout),
             of(lambda m, x: m.a(m.d(x) + m.d(x)), a=lin(), d=nn.Dropout),
         ),
     ],
 )
-def test_one_function_in_two_writings_is_one(one, other, trainer):
+def test_equal_functions_have_equal_sketches(one, other, trainer):
     assert same(one, other, trainer)
 
 
@@ -170,12 +170,12 @@ def test_one_function_in_two_writings_is_one(one, other, trainer):
             of(lambda m, x: m.a(x) + m.b(x), a=lin(), b=lin()),
             of(lambda m, x: m.a(x) + m.a(x), a=lin()),
         ),
-        # As many live parameters on both sides.
+        # The same number of live parameters on both sides.
         (
             of(lambda m, x: m.a(x) + 3 * m.b(x) + m.p(x.sin()), a=lin(), b=lin(), p=lin()),
             of(lambda m, x: 2 * m.a(x) + 2 * m.b(x) + m.p(x.sin()), a=lin(), b=lin(), p=lin()),
         ),
-        # Another activation, the inputs of a subtraction swapped.
+        # Another activation; the inputs of a subtraction swapped.
         (
             of(lambda m, x: m.b(m.a(x).relu()), a=lin(4, 8), b=lin(8)),
             of(lambda m, x: m.b(m.a(x).abs()), a=lin(4, 8), b=lin(8)),
@@ -201,25 +201,25 @@ def test_one_function_in_two_writings_is_one(one, other, trainer):
             of(lambda m, x: m.a(m.d(x) + dropout(x)), a=lin(), d=nn.Dropout),
             of(lambda m, x: m.a(2 * dropout(x)), a=lin()),
         ),
-        # Two random features, held in no parameter, or one twice.
+        # Two random features that are not parameters, or one used twice.
         (
             of(lambda m, x: m.c(x @ m.r), c=lin(), r=lambda: torch.randn(4, 4)),
             of(lambda m, x: m.c(x), c=lin()),
         ),
     ],
 )
-def test_two_functions_are_two(one, other, trainer):
+def test_different_functions_have_different_sketches(one, other, trainer):
     assert not same(one, other, trainer)
 
 
-def test_two_functions_are_two_at_a_tiny_learning_rate():
+def test_different_functions_differ_at_a_tiny_learning_rate():
     shared = of(lambda m, x: m.a(x) + m.a(x), a=lin())
     untied = of(lambda m, x: m.a(x) + m.b(x), a=lin(), b=lin())
     assert not same(shared, untied, Descent(torch.optim.SGD, 1e-5))
     assert not same(shared, untied, Supervised(lr=1e-5, clip_norm=1e-3))
 
 
-def test_tied_weights_are_one():
+def test_tied_weights_equal_a_shared_layer():
     def tied():
         module = Of(lambda m, x: m.a(x) + m.b(x.sin()), a=lin(), b=lin())
         module.b.weight = module.a.weight
@@ -237,7 +237,7 @@ def test_tied_weights_are_one():
 
 
 @pytest.mark.parametrize("trainer", [SUPERVISED, ADAM], ids=["supervised", "adam"])
-def test_a_bias_before_a_normalization_is_no_part_of_the_function(trainer):
+def test_a_zero_bias_before_a_normalization_does_not_count(trainer):
     def build(bias):
         return lambda: nn.Sequential(
             nn.Linear(4, 8, bias=bias), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)
@@ -331,7 +331,7 @@ def test_weights_made_in_a_first_forward_pass():
 
 
 def test_weights_keep_their_distribution():
-    """Constants stay, and what is drawn stays within its bounds."""
+    """Constants stay, and random weights stay within their bounds."""
     seen = []
 
     class Looking(Descent):
@@ -362,7 +362,7 @@ class Clock(nn.Linear):
 
 
 class Minute(nn.Linear):
-    """Depends on time so coarsely that a repeat at once would not show it."""
+    """Depends on time so coarsely that an immediate repeat would not show it."""
 
     def forward(self, x):
         return super().forward(x) + time.localtime().tm_min % 2
@@ -373,8 +373,8 @@ class ThreeSeconds(nn.Linear):
         return super().forward(x) + int(time.time() / 3) % 2
 
 
-class LuckyAnswers(nn.Linear):
-    """Draws only when it is asked, never in training."""
+class RandomPredictions(nn.Linear):
+    """Draws in evaluation mode only."""
 
     def forward(self, x):
         return super().forward(x) * (1 if self.training else torch.rand(()))
@@ -412,12 +412,12 @@ class Exiting(nn.Linear):
 @pytest.mark.parametrize(
     ("architecture", "verdict", "reason"),
     [
-        (lambda: Exiting(4, 3), Verdict.UNHASHABLE, "its code asked the process to end"),
-        (lambda: Clock(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
-        (lambda: Minute(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
-        (lambda: ThreeSeconds(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
-        (lambda: PythonRandom(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
-        (lambda: NumpyWeights(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave other outputs"),
+        (lambda: Exiting(4, 3), Verdict.UNHASHABLE, "its code tried to exit the process"),
+        (lambda: Clock(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave different outputs"),
+        (lambda: Minute(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave different outputs"),
+        (lambda: ThreeSeconds(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave different outputs"),
+        (lambda: PythonRandom(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave different outputs"),
+        (lambda: NumpyWeights(4, 3), Verdict.NONDETERMINISTIC, "a repeat gave different outputs"),
         (lambda: Raising(4, 3), Verdict.UNHASHABLE, "RuntimeError: no more"),
         (lambda: None, Verdict.UNHASHABLE, "CandidateError: the candidate's architecture"),
         (lambda: nn.Linear(5, 3), Verdict.UNHASHABLE, "RuntimeError: "),
@@ -437,18 +437,18 @@ def test_verdicts(architecture, verdict, reason):
     assert found.seconds > 0
 
 
-def test_a_module_that_draws_its_answers_is_never_shared():
-    found = probed(lambda: LuckyAnswers(4, 3), trainer=SUPERVISED)
-    assert (found.verdict, found.reason) == (Verdict.HIDDEN, "one draw decides for a whole batch")
+def test_a_module_that_draws_in_evaluation_mode_is_never_shared():
+    found = probed(lambda: RandomPredictions(4, 3), trainer=SUPERVISED)
+    assert (found.verdict, found.reason) == (Verdict.HIDDEN, "one draw affects the entire batch")
 
 
-def test_the_clock_is_put_back():
+def test_the_clock_is_restored():
     before = (time.time, time.monotonic_ns, time.localtime)
     sound(lambda: nn.Linear(4, 3))
     assert (time.time, time.monotonic_ns, time.localtime) == before
 
 
-def test_memory_that_nobody_initialized_is_never_shared():
+def test_uninitialised_memory_is_never_shared():
     assert probed(lambda: Uninitialized(4, 3)).verdict in (
         Verdict.NONDETERMINISTIC,
         Verdict.DEGENERATE,
@@ -458,7 +458,7 @@ def test_memory_that_nobody_initialized_is_never_shared():
 def test_an_unreadable_hyperparameter_is_a_verdict():
     found = probed(lambda: nn.Linear(4, 3), nothing=1)
     assert found.verdict is Verdict.UNHASHABLE
-    assert found.reason.startswith("TrialError: trainer supervised reads no hyperparameter")
+    assert found.reason.startswith("TrialError: trainer supervised: unknown hyperparameter")
 
 
 def test_a_proposal_that_raises_is_a_verdict():
@@ -469,7 +469,7 @@ def test_a_proposal_that_raises_is_a_verdict():
     )
 
 
-def test_an_interruption_of_a_candidates_own_interrupts_nothing():
+def test_a_keyboard_interrupt_raised_by_a_candidate_interrupts_nothing():
     def interrupted():
         raise Interrupted("stop")
 
@@ -482,7 +482,7 @@ def test_an_interruption_of_a_candidates_own_interrupts_nothing():
 def test_one_step_is_too_few():
     found = probed(lambda: nn.Linear(4, 3), Descent(steps=1))
     assert found.verdict is Verdict.UNHASHABLE
-    assert found.reason == "the trainer made 1 steps, a probe needs 2"
+    assert found.reason == "the trainer made 1 steps, but a probe needs 2"
 
 
 def test_a_trainer_without_reports_is_stopped():
@@ -526,7 +526,7 @@ def test_a_module_that_updates_itself_needs_no_optimizer():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_gradients_of_fused_optimizers_are_seen(optimizer):
+def test_gradients_of_fused_optimizers_are_recorded(optimizer):
     found = sound(lambda: nn.Linear(4, 3), optimizer=optimizer)
     assert found.live_parameters == 15
     gradients = found.sketch.vectors[-1]
@@ -534,13 +534,13 @@ def test_gradients_of_fused_optimizers_are_seen(optimizer):
     assert (gradients > 0).all()
 
 
-# Surroundings.
+# Global state.
 def reference():
     layers = (nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
     return nn.Sequential(*layers)
 
 
-def test_surroundings_do_not_matter_and_are_put_back():
+def test_global_state_does_not_matter_and_is_restored():
     expected = sound(reference).sketch.digests("")
     torch.manual_seed(5)
     state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
@@ -588,7 +588,7 @@ def test_surroundings_do_not_matter_and_are_put_back():
     assert (np.random.get_state()[1] == state[2]).all()
 
 
-def test_a_callers_own_training_is_not_touched():
+def test_a_probe_does_not_change_the_callers_training():
     parameter = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     sound(reference)
@@ -608,7 +608,7 @@ print(sound(reference).sketch.digests("")[0])
 
 
 def test_a_fresh_process_finds_the_same():
-    sound(of(lambda m, x: m.a(x), a=lin()))  # other work before
+    sound(of(lambda m, x: m.a(x), a=lin()))  # earlier work must not matter
     found = sound(reference).sketch.digests("")[0]
     here = Path(__file__).parent
     path = os.pathsep.join(map(str, [here, here.parent]))
@@ -645,10 +645,10 @@ def many(count, join):
     return of(lambda m, x: join(torch.stack([getattr(m, name)(x) for name in layers])), **layers)
 
 
-def test_equal_layers_are_set_apart_and_counted():
+def test_telling_equal_layers_apart_counts_its_passes():
     assert sound(many(1, lambda h: h.sum(0))).passes == 0
     three = sound(many(3, lambda h: h.amax(0)))
-    # One pass to see which layers matter, three for the first and two for the second.
+    # One pass finds the layers that matter, three single out the first and two the second.
     assert three.passes == 6
     assert not same(many(3, lambda h: h.amax(0)), many(3, lambda h: h.mean(0)))
 
@@ -656,7 +656,7 @@ def test_equal_layers_are_set_apart_and_counted():
 def test_too_many_equal_layers_are_not_compared():
     found = probed(many(12, lambda h: h.tanh().sum(0)))
     assert (found.verdict, found.sketch) == (Verdict.SYMMETRIC, None)
-    assert found.reason == "it takes more than 64 passes to set equal layers apart"
+    assert found.reason == "telling equal layers apart takes more than 64 passes"
 
 
 def test_a_layer_without_effect_does_not_change_the_others():
@@ -665,7 +665,7 @@ def test_a_layer_without_effect_does_not_change_the_others():
     assert same(plain, unused)
 
 
-def test_initial_copies_are_another_function():
+def test_layers_initialised_as_copies_are_another_function():
     def copied():
         module = Of(lambda m, x: m.a(x) * m.b(x), a=lin(), b=lin())
         module.b.load_state_dict(module.a.state_dict())
@@ -685,7 +685,7 @@ def test_initial_copies_are_another_function():
 
 # What a probe cannot show.
 class Calls(nn.Linear):
-    """Counts its calls in an attribute of Python's, and changes after so many."""
+    """Counts its calls in a Python attribute and changes after some of them."""
 
     def __init__(self, late):
         super().__init__(FEATURES, CLASSES)
@@ -707,9 +707,9 @@ HIDDEN = {
     "casts to torch.float32": lambda m, x: m.a(x.float().to(x.dtype)),
     "depends on the type of numbers": lambda m, x: m.a(x) * (1 + (x.dtype is torch.float32)),
     "depends on the size of a batch": lambda m, x: m.a(x) * (2 if len(x) > 64 else 1),
-    "looks at the device": lambda m, x: m.a(x) * (2 if x.device.type == "cuda" else 1),
+    "reads the device": lambda m, x: m.a(x) * (2 if x.device.type == "cuda" else 1),
     "branches on a draw": lambda m, x: m.a(x) * (2 if torch.rand(8)[0] < 0.01 else 1),
-    "one draw decides for a whole batch": lambda m, x: m.a(x) * (torch.rand(1) < 0.01),
+    "one draw affects the entire batch": lambda m, x: m.a(x) * (torch.rand(1) < 0.01),
     "draws random numbers outside torch": lambda m, x: m.a(x) * (random.random() < 2),
     "draws from the system's randomness": lambda m, x: m.a(x) * (os.urandom(1)[0] < 256),
     "reads the clock": lambda m, x: m.a(x) * (time.time() > 0),
@@ -718,12 +718,12 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("reason", HIDDEN)
-def test_what_a_probe_cannot_show_is_not_compared(reason):
+def test_functions_a_probe_cannot_show_are_hidden(reason):
     found = probed(of(HIDDEN[reason], a=lin()))
     assert (found.verdict, found.reason) == (Verdict.HIDDEN, reason)
 
 
-def test_to_make_tensors_beside_others_is_no_dependence_on_their_device():
+def test_making_tensors_on_the_same_device_does_not_depend_on_the_device():
     made = of(lambda m, x: m.a(x) + torch.ones(CLASSES, device=x.device), a=lin())
     assert probed(made).verdict is Verdict.SOUND
 
@@ -738,18 +738,18 @@ def test_to_make_tensors_beside_others_is_no_dependence_on_their_device():
         ),
     ],
 )
-def test_rare_draws_are_seen(one, other):
+def test_rare_draws_make_a_difference(one, other):
     ours, theirs = sound(of(one, a=lin())), sound(of(other, a=lin()))
     assert ours.consulted != theirs.consulted or not ours.sketch.agrees(theirs.sketch)
 
 
-def test_a_state_of_pythons_belongs_to_the_key_with_its_code():
+def test_state_in_python_attributes_is_part_of_the_key():
     one, again, other = (sound(lambda n=n: Calls(n)) for n in (50, 50, 90))
     assert one.consulted == again.consulted != other.consulted
     assert one.sketch.agrees(other.sketch)
 
 
-def test_states_that_a_pass_changes_are_no_chance():
+def test_state_that_a_pass_changes_is_not_randomness():
     normed = of(
         lambda m, x: m.a(x), a=lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))
     )
@@ -768,7 +768,7 @@ def test_states_that_a_pass_changes_are_no_chance():
 
 
 class Product(nn.Module):
-    """A linear layer of its own."""
+    """A linear layer with its own parameters."""
 
     def __init__(self):
         super().__init__()
@@ -791,18 +791,18 @@ class Sub(nn.Linear):
         of(lambda m, x: linear(x, m.a.weight, m.a.bias), a=lin()),
     ],
 )
-def test_layers_are_known_by_what_they_compute(other):
+def test_layers_are_recognised_by_what_they_compute(other):
     assert same(of(lambda m, x: m.a(x), a=lin()), other)
 
 
-def test_a_function_of_dropout_is_its_layer():
+def test_functional_dropout_equals_the_layer():
     layer = of(lambda m, x: m.b(m.d(m.a(x))), a=lin(4, 8), b=lin(8), d=lambda: nn.Dropout(0.3))
     function = of(lambda m, x: m.b(dropout(m.a(x), 0.3, m.training)), b=lin(8), a=lin(4, 8))
     assert same(layer, function)
 
 
 class Causal(nn.Module):
-    """A Transformer's layer under a mask of minus infinity, made once for each length."""
+    """A Transformer layer with a mask of minus infinity, made once per length."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The process that probes: whatever a candidate does in it, others and we lose little by it."""
+"""The probing process: misbehaving candidates affect neither other candidates nor the search."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def prober(log) -> Iterator[Callable[..., Prober]]:
 
 @pytest.fixture
 def parent(log) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Another process that probes one candidate, and prints the verdict."""
+    """Start another process that probes one candidate and prints the verdict."""
     made: list[subprocess.Popen[str]] = []
 
     def start(how: str, seconds: float, **given: object) -> "subprocess.Popen[str]":
@@ -81,7 +81,7 @@ def ask(prober: Prober, how: str, number: int = 0, keeps: int = 0) -> Answer:
 
 
 def children() -> list[int]:
-    """The processes that this one started and did not wait for, those that ended included."""
+    """The processes that this one started and did not wait for, including those that ended."""
     found = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     return [int(pid) for pid in found]
 
@@ -102,11 +102,11 @@ def eventually(holds: Callable[[], object]) -> bool:
 
 
 def left(log: Path) -> list[int]:
-    """The processes that candidates left behind."""
+    """The ids of processes that candidates left behind."""
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def test_children_that_candidates_leave_end_with_them(prober, log):
+def test_processes_that_candidates_leave_behind_end_with_the_prober(prober, log):
     warm = prober(seconds=1.0)
     blocked = ask(warm, "fork")
     assert (blocked.verdict, blocked.end) == ("unhashable", End.TIMED_OUT)
@@ -126,14 +126,14 @@ def test_a_child_that_escapes_is_not_waited_for(prober):
     assert blocked.end is End.TIMED_OUT
 
 
-def test_a_crash_costs_what_was_lost_by_it(prober):
+def test_a_crash_costs_only_its_own_candidate(prober):
     warm = prober()
     assert ask(warm, "good").verdict == "sound"
     began = time.perf_counter()
     crashed = ask(warm, "exit")
     assert (crashed.verdict, crashed.end) == ("unhashable", End.CRASHED)
     assert crashed.reason == "it ended its process (exit code 3)"
-    # The next one waits for another process.
+    # The next probe waits for a new process.
     after = ask(warm, "good")
     assert (after.verdict, after.end) == ("sound", None)
     assert 0 < crashed.seconds < crashed.seconds + after.seconds < time.perf_counter() - began
@@ -142,23 +142,23 @@ def test_a_crash_costs_what_was_lost_by_it(prober):
 
 
 @pytest.mark.long
-def test_what_candidates_keep_costs_no_others(prober):
+def test_memory_that_a_candidate_keeps_does_not_affect_others(prober):
     warm = prober(megabytes=512)
     found = [ask(warm, "good", number, 100).verdict for number in range(6)]
     assert found == 6 * ["sound"]
 
 
 @pytest.mark.long
-def test_a_lack_of_memory_is_believed_only_with_all_memory_free(prober):
+def test_lack_of_memory_counts_only_in_a_fresh_process(prober):
     warm = prober(megabytes=512)
-    # What is reserved and never written to is not resident.
+    # Memory that is reserved but never written to is not resident.
     found = [ask(warm, "reserve", number, 200).verdict for number in range(3)]
     assert found == 3 * ["sound"]
     too_large = ask(warm, "large")
     assert (too_large.verdict, too_large.end) == ("unhashable", None)
 
 
-def test_nothing_is_printed_and_nothing_left(prober, capfd):
+def test_candidates_print_nothing_and_leave_no_processes(prober, capfd):
     before = children()
     warm = prober()
     warm.start()
@@ -172,7 +172,7 @@ def test_nothing_is_printed_and_nothing_left(prober, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_parts_that_cannot_be_loaded_are_named(tmp_path, log):
+def test_parts_that_fail_to_load_are_named(tmp_path, log):
     before = children()
     file = tmp_path / "mine.py"
     file.write_text("def space(trial, task):\n    return None\n")
@@ -184,7 +184,7 @@ def test_parts_that_cannot_be_loaded_are_named(tmp_path, log):
 
 
 @pytest.mark.long
-def test_a_start_is_tried_twice(prober, tmp_path, monkeypatch):
+def test_a_failed_start_is_retried_once(prober, tmp_path, monkeypatch):
     count = tmp_path / "count"
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\necho >> "{count}"\nexit 7\n')
@@ -205,10 +205,10 @@ def test_a_start_is_tried_twice(prober, tmp_path, monkeypatch):
     assert ask(prober(), "good").verdict == "sound"
 
 
-def test_it_ends_with_its_parent_and_so_do_its_children(parent, log):
+def test_the_process_and_its_children_end_with_the_parent(parent, log):
     ours = parent("fork and spin", 600.0)
     assert eventually(lambda: left(log))
-    # A candidate's child is of its process's group.
+    # A child of a candidate is in the group of its process.
     helper = os.getpgid(left(log)[0])
     assert helper != os.getpgid(0)
     ours.kill()
@@ -216,7 +216,7 @@ def test_it_ends_with_its_parent_and_so_do_its_children(parent, log):
 
 
 @pytest.mark.long
-def test_it_ends_in_time_where_its_parent_does_not_look(parent, log):
+def test_the_process_limits_its_own_time(parent, log):
     ours = parent("fork and spin", 0.5)
     assert eventually(lambda: left(log))
     helper = os.getpgid(left(log)[0])
@@ -224,7 +224,7 @@ def test_it_ends_in_time_where_its_parent_does_not_look(parent, log):
     assert eventually(lambda: not runs(helper))
 
 
-def test_it_needs_no_standard_input(parent):
+def test_the_parent_needs_no_standard_input(parent):
     closed = parent(
         "print",
         60.0,
@@ -235,7 +235,7 @@ def test_it_needs_no_standard_input(parent):
     assert closed.communicate(timeout=2 * SOON) == ("sound\n", "")
 
 
-def test_what_lies_in_the_working_directory_is_not_run_unasked(prober, tmp_path, monkeypatch):
+def test_files_in_the_working_directory_are_not_imported(prober, tmp_path, monkeypatch):
     mark = tmp_path / "mark"
     (tmp_path / "queue.py").write_text(f"open({str(mark)!r}, 'w')\nraise SystemExit(9)\n")
     monkeypatch.chdir(tmp_path)
@@ -244,7 +244,7 @@ def test_what_lies_in_the_working_directory_is_not_run_unasked(prober, tmp_path,
 
 
 @pytest.mark.long
-def test_workers_find_a_users_modules_and_no_others(tmp_path, sqlite_url):
+def test_workers_import_the_users_modules_and_no_others(tmp_path, sqlite_url):
     mark = tmp_path / "mark"
     (tmp_path / "queue.py").write_text(f"open({str(mark)!r}, 'w')\nraise SystemExit(9)\n")
     (tmp_path / "helper.py").write_text("WIDTHS = (4, 8)\n")

@@ -1,4 +1,4 @@
-"""Many processes at one row: one settles, one claims, and a budget is spent to the last slot."""
+"""Races of many processes: one settles, one claims, and a budget is spent exactly."""
 
 import threading
 import uuid
@@ -34,7 +34,7 @@ def ledger(url) -> Ledger:
 
 
 def race(url: str, ledger: Ledger, function, processes: int, *arguments) -> list:
-    """What the processes put into a queue: each calls function(ledger, index, start, put)."""
+    """Call function(ledger, index, start, put) in processes; return what they put into a queue."""
     start = children.CONTEXT.Barrier(processes)
     queue = children.CONTEXT.SimpleQueue()
     found: list = []
@@ -51,7 +51,7 @@ def race(url: str, ledger: Ledger, function, processes: int, *arguments) -> list
 
 
 def enter(function, url, study, index, start, queue, *arguments) -> None:
-    """A process of a race: it connects first, so that the start is what counts."""
+    """Run one process of a race; it connects first, so that all start together."""
     ledger = Ledger(Storage(url).engine, study, objectives=("score",))
     ledger.holders()
     function(ledger, index, start, queue.put, *arguments)
@@ -68,7 +68,7 @@ def settle_all(ledger: Ledger, index: int, start, put, leases) -> None:
             pass
 
 
-def test_of_two_that_settle_one_trial_at_once_one_wins(url, ledger):
+def test_one_of_two_processes_that_settle_a_trial_wins(url, ledger):
     ledger.open_study(None, None, None)
     leases = []
     for number in range(RACES):
@@ -82,7 +82,7 @@ def test_of_two_that_settle_one_trial_at_once_one_wins(url, ledger):
 
 
 def take_over_or_settle(ledger: Ledger, index: int, start, put, leases) -> None:
-    """The holder settles while another process takes its trial over and settles it, too."""
+    """Settle as the holder, while another process takes over the trial and settles it too."""
     for number, lease in enumerate(leases):
         start.wait()
         try:
@@ -94,7 +94,7 @@ def take_over_or_settle(ledger: Ledger, index: int, start, put, leases) -> None:
             pass
 
 
-def test_a_holder_and_who_takes_over_from_it_settle_once(url, ledger):
+def test_a_holder_and_a_worker_that_takes_over_settle_once(url, ledger):
     ledger.open_study(None, None, None)
     leases = []
     for number in range(RACES // 2):
@@ -116,7 +116,7 @@ def claim_one(ledger: Ledger, index: int, start, put, rounds: int) -> None:
             ledger.settle(answer.lease, round * 8 + index, OUTCOME, 1.0)
 
 
-def test_of_eight_that_claim_one_fingerprint_at_once_one_gets_it(url, ledger):
+def test_one_of_eight_processes_that_claim_a_fingerprint_gets_it(url, ledger):
     ledger.open_study(None, None, None)
     answers = race(url, ledger, claim_one, 8, rounds := 10)
     assert sorted(answers) == ["Claimed"] * rounds + ["Parked"] * 7 * rounds
@@ -124,19 +124,19 @@ def test_of_eight_that_claim_one_fingerprint_at_once_one_gets_it(url, ledger):
     assert (counts.complete, counts.reused, counts.open) == (8 * rounds, 7 * rounds, 0)
 
 
-def alike(round: int, writing: object) -> Identity:
-    """One function a round, under keys of each writing's own but for one digest of three."""
-    own = f"{round}-{writing}"
+def variant(round: int, name: object) -> Identity:
+    """Return a variant of the round's function, which shares one of three digests with others."""
+    own = f"{round}-{name}"
     sketch = Sketch((np.array([float(round), 1.0]),)).to_bytes()
     digests = (f"a{own}", f"m{round}", f"z{own}")
     return Identity(own, f"g{own}", f"c{own}", digests, sketch, 1, "sound")
 
 
-def claim_alike(ledger: Ledger, index: int, start, put, rounds: int) -> None:
+def claim_variants(ledger: Ledger, index: int, start, put, rounds: int) -> None:
     for round in range(rounds):
         lease, number = ledger.reserve(Worker(str(index))), round * 8 + index
         start.wait()
-        answer = ledger.claim(lease, number, alike(round, index), {})
+        answer = ledger.claim(lease, number, variant(round, index), {})
         put((round, type(answer).__name__))
         start.wait()
         if isinstance(answer, Claimed):
@@ -144,21 +144,19 @@ def claim_alike(ledger: Ledger, index: int, start, put, rounds: int) -> None:
 
 
 @pytest.mark.parametrize(("workers", "rounds"), [(2, 60), (4, 20)])
-def test_of_several_that_write_one_function_differently_at_once_one_evaluates(
-    url, ledger, workers, rounds
-):
+def test_one_of_several_variants_of_a_function_is_evaluated(url, ledger, workers, rounds):
     ledger.open_study(None, None, None)
     ledger.functions.prune(0)
-    found = race(url, ledger, claim_alike, workers, rounds)
+    found = race(url, ledger, claim_variants, workers, rounds)
     for round in range(rounds):
-        said = [what for number, what in found if number == round]
-        (settled,) = [what for what in said if not isinstance(what, str)]
-        answers = [what for what in said if isinstance(what, str)]
+        put = [value for number, value in found if number == round]
+        (settled,) = [value for value in put if not isinstance(value, str)]
+        answers = [value for value in put if isinstance(value, str)]
         assert sorted(answers) == ["Claimed"] + ["Parked"] * (workers - 1)
         assert [s.reused_from for s in settled[1:]] == [settled[0].number] * (workers - 1)
         assert len({s.fingerprint for s in settled}) == 1
         assert (
-            len({ledger.functions.fingerprint(alike(round, index)) for index in range(workers)})
+            len({ledger.functions.fingerprint(variant(round, index)) for index in range(workers)})
             == 1
         )
     counts = Views(ledger.engine, ledger.study).counts()
@@ -179,17 +177,17 @@ def test_many_processes_spend_a_budget_exactly(url, ledger):
 
 
 def fingerprint(id: int) -> str:
-    """One of five, and every twenty trials of five others, so that the space is not exhausted."""
+    """Return one of five, which change every twenty trials so that the space is not exhausted."""
     return f"{id // 20}-{id % 5}"
 
 
-def written(id: int) -> str:
-    """Another graph of each fingerprint, every other time."""
+def graph(id: int) -> str:
+    """Return one of two graphs of a fingerprint."""
     return f"{fingerprint(id)}/{id % 2}"
 
 
 def work_through(ledger: Ledger, index: int, start, put, cache: Cache | None = None) -> None:
-    """Whole trials of few fingerprints, as fast as it goes; every third evaluation fails."""
+    """Run trials of few fingerprints as fast as possible; every third evaluation fails."""
     ledger = replace(ledger, cache=cache or Cache())
     start.wait()
     worker = Worker(str(index))
@@ -201,7 +199,7 @@ def work_through(ledger: Ledger, index: int, start, put, cache: Cache | None = N
             continue
         done = []
         number = lease.id if lease.number is None else lease.number
-        answer = ledger.claim(lease, number, Identity(fingerprint(lease.id), written(lease.id)), {})
+        answer = ledger.claim(lease, number, Identity(fingerprint(lease.id), graph(lease.id)), {})
         if isinstance(answer, Claimed):
             bad = answer.lease.id % 3 == 0
             outcome = Outcome(State.FAILED, cause=f"{number}") if bad else OUTCOME
@@ -210,8 +208,8 @@ def work_through(ledger: Ledger, index: int, start, put, cache: Cache | None = N
     put(index)
 
 
-def test_a_crowd_leaves_nothing_open(url, ledger):
-    """Claims, parking, promotion and marking told at once: no deadlock, no lost trial."""
+def test_many_workers_leave_no_trial_open(url, ledger):
+    """Concurrent claims, parking, promotion and marking cause no deadlock and lose no trial."""
     ledger.open_study(120, None, None)
     assert len(race(url, ledger, work_through, 6)) == 6
     counts = Views(ledger.engine, ledger.study).counts()
@@ -220,9 +218,9 @@ def test_a_crowd_leaves_nothing_open(url, ledger):
 
 
 @pytest.mark.parametrize(
-    "cache", [Cache(repeats=2), Cache(repeats=3, forget=0.2, audit=0.2)], ids=["repeats", "all"]
+    "cache", [Cache(repeats=2), Cache(repeats=3, audit=0.2)], ids=["repeats", "all"]
 )
-def test_a_crowd_that_repeats_and_forgets_and_audits_leaves_nothing_open(url, ledger, cache):
+def test_many_workers_that_repeat_and_audit_leave_no_trial_open(url, ledger, cache):
     ledger.open_study(120, None, None)
     assert len(race(url, ledger, work_through, 6, cache)) == 6
     views = Views(ledger.engine, ledger.study)
@@ -230,31 +228,30 @@ def test_a_crowd_that_repeats_and_forgets_and_audits_leaves_nothing_open(url, le
     assert max(function.n for function in views.functions()) == cache.repeats
 
 
-def claim_and_join(ledger: Ledger, index: int, start, put, rounds: int, cache: Cache) -> None:
-    """While one worker finds two functions to be one, others propose both."""
+def claim_and_merge(ledger: Ledger, index: int, start, put, rounds: int, cache: Cache) -> None:
+    """Merge two functions in one process while the others propose both."""
     ledger = replace(ledger, cache=cache)
     for round in range(rounds):
         lease, number = ledger.reserve(Worker(str(index))), 10_000 + round * 8 + index
         start.wait()
         if index == 0:
-            ledger.functions.add_probe(f"g{round}-b", alike(round, "b"))
-        identity = replace(alike(round, "ab"[index % 2]), l2=(), sketch=None, verdict=None)
+            ledger.functions.add_probe(f"g{round}-b", variant(round, "b"))
+        identity = replace(variant(round, "ab"[index % 2]), l2=(), sketch=None, verdict=None)
         answer = ledger.claim(lease, number, identity, {})
         put(type(answer).__name__)
         if isinstance(answer, Claimed):
             ledger.settle(answer.lease, number, OUTCOME, 1.0)
 
 
-@pytest.mark.parametrize("forget", [0.0, 0.5])
-def test_functions_that_are_joined_while_they_are_proposed_lose_no_trial(url, ledger, forget):
+def test_merging_functions_that_are_being_proposed_loses_no_trial(url, ledger):
     ledger.open_study(None, None, None)
     ledger.functions.prune(0)
     rounds = 20
     for round in range(rounds):
-        ledger.functions.resolve(alike(round, "a"))
-        ledger.functions.resolve(replace(alike(round, "b"), l2=(), sketch=None, verdict=None))
-    assert len(race(url, ledger, claim_and_join, 4, rounds, Cache(forget=forget))) == 4 * rounds
+        ledger.functions.resolve(variant(round, "a"))
+        ledger.functions.resolve(replace(variant(round, "b"), l2=(), sketch=None, verdict=None))
+    assert len(race(url, ledger, claim_and_merge, 4, rounds, Cache())) == 4 * rounds
     counts = Views(ledger.engine, ledger.study).counts()
     assert (counts.complete, counts.open) == (4 * rounds, 0)
-    assert forget or counts.evaluated <= 2 * rounds
+    assert counts.evaluated <= 2 * rounds
     assert ledger.functions.prune(0) == rounds

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import optuna
@@ -252,7 +253,7 @@ def test_an_object_with_a_name_at_the_top_level_can_be_resumed(script, caplog, k
     found = Registry()
     reference = found.refer(Kind(kind), getattr(script, name))
     assert reference == f"{script.__file__}:{name}"
-    assert not found.homeless
+    assert not found.in_process
     assert not caplog.text
     again = Registry(Trust()).find(Kind(kind), reference)
     assert again.build({}).make().candidate(0, 0) == script.space(0, 0) + (name == "deeper") or (
@@ -279,9 +280,11 @@ def test_an_object_that_no_other_process_finds_is_used_with_a_warning(script, ma
     found, value = Registry(), make(script)
     reference = found.refer(Kind.SPACE, value)
     assert found.find(Kind.SPACE, reference).factory is value
-    assert "cannot be resumed or joined by other workers: put it at the top level" in caplog.text
-    assert found.homeless
-    with pytest.raises(UsageError, match="lies in no file: put it at the top level"):
+    assert "to resume or join: define it at the top level of a file" in caplog.text
+    assert found.in_process
+    with pytest.raises(
+        UsageError, match=r"existed only in the process .*: define it at the top level"
+    ):
         Registry().find(Kind.SPACE, reference)
 
 
@@ -334,7 +337,7 @@ def run_script(path: Path, guard: str, url: str, given: bool = False):
 
 def test_a_script_that_searches_while_it_is_loaded_ends_its_workers_at_once(tmp_path, sqlite_url):
     done = run_script(tmp_path / "own.py", "if True:", sqlite_url)
-    assert "own.py calls automl.search while it is loaded" in done.stderr
+    assert "own.py calls automl.search while it is imported" in done.stderr
     assert 'put the call under `if __name__ == "__main__":`' in done.stderr
     study = open_study(Storage(sqlite_url), "own-task-1")
     assert study.views.counts().complete == 4
@@ -355,7 +358,7 @@ def test_what_a_guard_hides_is_no_name_that_others_find(tmp_path, sqlite_url):
 def test_a_file_that_searches_while_it_is_loaded_is_one_line(tmp_path, call):
     path = tmp_path / "own.py"
     path.write_text(f"import automl\nautoml.{call}\n")
-    with pytest.raises(UsageError, match=rf"^{path} calls automl\.{call[:6]} while it is loaded"):
+    with pytest.raises(UsageError, match=rf"^{path} calls automl\.{call[:6]} while it is imported"):
         Registry().find(Kind.SPACE, f"{path}:f")
 
 
@@ -382,7 +385,7 @@ def wrong(): return 7
 def test_a_file_gives_only_what_it_defines(tmp_path, name):
     path = tmp_path / "own.py"
     path.write_text(IMPORTING)
-    with pytest.raises(PluginError, match=rf"pruner '{name}' in .*own\.py is no function, class"):
+    with pytest.raises(PluginError, match=rf"pruner '{name}' in .*own\.py is imported from"):
         Registry().find(Kind.PRUNER, f"{path}:{name}")
 
 
@@ -458,8 +461,8 @@ class NoDigest(Iris):
         ("Shape", PluginError, r"KeyError: 'column' \(line 13 of .*own\.py\)"),
         ("NoMetrics", PluginError, "expected a digest of text and at least one metric, got no m"),
         ("NoDigest", PluginError, "expected a digest .* got digest None"),
-        ("Train", UsageError, "row 3 of split train holds NaN or infinity: clean"),
-        ("Validation", UsageError, "row 3 of split validation holds NaN or infinity: clean"),
+        ("Train", UsageError, "row 3 of split train contains NaN or infinity: clean"),
+        ("Validation", UsageError, "row 3 of split validation contains NaN or infinity: clean"),
     ],
 )
 def test_what_a_task_raises_is_one_line_that_names_it(tmp_path, name, error, says):
@@ -499,8 +502,9 @@ def test_listing_every_plugin_imports_none():
 
 def test_the_defaults_are_there():
     found = Registry()
-    for kind, name in automl.study.study.DEFAULTS.items():
-        assert name in found.names(kind)
+    for field in fields(SearchRequest):
+        if field.name in (kind.value for kind in Kind) and field.name != "space":
+            assert field.default in found.names(Kind(field.name))
 
 
 # The launcher.
@@ -539,7 +543,7 @@ def test_a_resume_takes_no_options_of_other_parts():
 def test_a_file_without_a_name_lists_what_it_defines(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("import math\n\n\ndef net(trial, task): ...\n")
-    with pytest.raises(UnknownNameError, match=rf"known: {file}:net; name one of the file's"):
+    with pytest.raises(UnknownNameError, match=rf"known: {file}:net; name an object in the file"):
         Registry().find(Kind.SPACE, str(file))
 
 
@@ -559,7 +563,7 @@ def test_a_name_may_bring_the_option_that_it_needs():
     assert registry.with_argument(Kind.TASK, "csv:a:b.csv") == ("csv", {"file": "a:b.csv"})
     for plain in ("digits", "my_task.py:iris", "package.tasks:iris"):
         assert registry.with_argument(Kind.TASK, plain) == (plain, {})
-    with pytest.raises(UsageError, match="task digits needs nothing: leave out ':9'"):
+    with pytest.raises(UsageError, match="task digits takes no argument: leave out ':9'"):
         registry.with_argument(Kind.TASK, "digits:9")
 
 

@@ -52,12 +52,14 @@ def test_its_text(text, metric, bound, at_least):
 
 @pytest.mark.parametrize("text", ["", "x", "<1", "x==1", "x<=", "x<=y", "x<=nan", "<=1", "x<=inf"])
 def test_other_text(text):
-    with pytest.raises(UsageError, match="expected one such as 'parameters<=1e6'"):
+    with pytest.raises(UsageError, match="expected a bound such as 'parameters<=1e6'"):
         Requirement.parse(text)
 
 
 def test_text_that_lacks_a_sign():
-    with pytest.raises(UsageError, match=r"expected one such as 'params<=2e4', got 'params<2e4'"):
+    with pytest.raises(
+        UsageError, match=r"expected a bound such as 'params<=2e4', got 'params<2e4'"
+    ):
         Requirement.parse("params<2e4")
 
 

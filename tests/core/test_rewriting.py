@@ -1,4 +1,4 @@
-"""Rewriting: writings of one function meet, writings of two do not."""
+"""Rewriting: equal functions get equal keys, different functions do not."""
 
 import random
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from automl.identity.graphs.canonical import Canonical, canonical
 
 SHAPE = (3, 5, 5)
 Writing = Callable[[Graph, str, str], str]
-"""Adds nodes that read two inputs, returns the last one."""
+"""Adds nodes that read two inputs and returns the last one."""
 
 
 def found(writing: Writing) -> Canonical:
@@ -159,7 +159,7 @@ EQUAL: dict[str, tuple[str, Writing, Writing]] = {
 
 
 @pytest.mark.parametrize("name", EQUAL)
-def test_two_writings_meet_by_a_rule(name):
+def test_equal_graphs_match_by_a_rule(name):
     rule, one, two = EQUAL[name]
     assert found(one).key == found(two).key is not None
     assert rule in " ".join(found(two).rewrites)
@@ -222,13 +222,13 @@ DIFFERENT: dict[str, tuple[Writing, Writing]] = {
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_two_functions_do_not_meet(name):
+def test_different_graphs_do_not_match(name):
     one, two = DIFFERENT[name]
     assert None not in (found(one).key, found(two).key)
     assert found(one).key != found(two).key
 
 
-def test_nothing_is_said_to_change_where_nothing_does():
+def test_no_rule_is_reported_if_nothing_changes():
     assert found(lambda g, x, y: g.add("add", g.add("relu", x), convolution(g, y))).rewrites == ()
 
 
@@ -242,7 +242,7 @@ def test_an_involution_is_undone():
 
 
 def grown(layers: int) -> Graph:
-    """Sums in which words of three poolings grow exponentially, and products likewise."""
+    """Sums and products whose expansion into chains of three poolings would grow exponentially."""
     graph = Graph()
     h = graph.input("x", (2, 9, 9))
     for _ in range(layers):
@@ -256,7 +256,7 @@ def grown(layers: int) -> Graph:
     return graph
 
 
-def test_sums_do_not_grow_without_bound():
+def test_sums_do_not_grow_exponentially():
     assert canonical(grown(12)).key == canonical(grown(12)).key is not None
     assert canonical(grown(12)).key != canonical(grown(11)).key
 
@@ -264,7 +264,7 @@ def test_sums_do_not_grow_without_bound():
 # Random graphs of one shape.
 @dataclass(frozen=True)
 class Step:
-    """An operation on earlier values, by place; place 0 and 1 are the inputs."""
+    """An operation on earlier values, given by position; positions 0 and 1 are the inputs."""
 
     operation: str
     sources: tuple[int, ...]
@@ -302,7 +302,7 @@ def programs(draw: st.DrawFn) -> tuple[Step, ...]:
 
 @dataclass
 class Writer:
-    """Writes a program as a graph; with a `Random`, in other words of the same meaning."""
+    """Writes a program as a graph; with a `Random`, as an equal but different one."""
 
     steps: tuple[Step, ...]
     rng: random.Random | None = None
@@ -314,7 +314,7 @@ class Writer:
             self.names[place] = self.graph.input(name, SHAPE)
         for place in self._order():
             self.names[place] = self._write(place, self.steps[place - 2])
-        # Every value that nobody reads counts, so that little of a program is dead.
+        # The output reads every value that no step reads, so that little of a program is dead.
         read = {source for step in self.steps for source in step.sources}
         ends = [self.names[place] for place in range(2, len(self.steps) + 2) if place not in read]
         scaled = [self._scaled(end, count) for count, end in enumerate(ends, 1)]
@@ -402,13 +402,13 @@ def in_float64(graph: Graph) -> torch.nn.Module:
 
 
 def outputs(module: torch.nn.Module) -> torch.Tensor:
-    """In training and, with what that left in the normalisations, in evaluation."""
+    """The outputs in training mode and then in evaluation mode, with updated normalisations."""
     with torch.no_grad():
         return torch.stack([module.train()(*INPUTS), module.eval()(*INPUTS)])
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
-    """All weights that a node was built with moved, so that none is a special value."""
+    """Change all weights of a module, so that none has a special value."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in module.parameters():
@@ -418,7 +418,7 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 
 @given(programs(), st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_other_words_of_the_same_meaning_have_the_same_key(steps, rng):
+def test_rewritten_programs_have_the_same_key(steps, rng):
     one, two = Writer(steps).written(), Writer(steps, rng).written()
     assert canonical(one).key == canonical(two).key is not None
     module, other = randomised(in_float64(one)), in_float64(two)
@@ -427,10 +427,10 @@ def test_other_words_of_the_same_meaning_have_the_same_key(steps, rng):
 
 
 def signature(graph: Graph) -> torch.Tensor:
-    """What no renaming of weights changes: outputs under equal weights, and sums of gradients.
+    """Values that do not depend on the naming of weights: outputs and sums of squared gradients.
 
-    Nodes of one kind get the same weights, so that it matters which of them is which only where
-    one is in two places: then its gradients are added before they are squared.
+    Nodes of one kind get the same weights, so they are interchangeable unless one of them is used
+    twice: then its gradients are added before they are squared.
     """
     module = in_float64(graph)
     for weight in module.parameters():
@@ -452,12 +452,12 @@ def differs(one: Graph, two: Graph) -> bool:
 
 @st.composite
 def near_misses(draw: st.DrawFn) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """A program, and one that differs from it in one place."""
+    """A program, and another one that differs from it in one place."""
     steps = draw(programs())
     place = draw(st.integers(0, len(steps) - 1))
     step = steps[place]
     if step.operation in WEIGHTED and draw(st.booleans()):
-        # Half of what read it reads a second one of its kind.
+        # Half of its readers read a second step of the same kind instead.
         readers = [i for i, each in enumerate(steps) if place + 2 in each.sources]
         assume(len(readers) > 1)
         copy = len(steps) + 2
@@ -479,14 +479,14 @@ def near_misses(draw: st.DrawFn) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
 
 @given(near_misses())
 @settings(max_examples=150, deadline=None)
-def test_what_computes_another_function_has_another_key(pair):
+def test_near_misses_have_different_keys(pair):
     one, two = (Writer(steps).written() for steps in pair)
     assume(differs(one, two))
     assert None not in (canonical(one).key, canonical(two).key)
     assert canonical(one).key != canonical(two).key
 
 
-def test_graphs_of_one_key_have_one_signature():
+def test_graphs_with_equal_keys_have_equal_signatures():
     rng = random.Random(3)
     of_key: dict[str, list[Graph]] = {}
     for _ in range(600):

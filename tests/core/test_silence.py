@@ -1,4 +1,4 @@
-"""A server that takes all that it is sent and never answers: noticed, waited for, gone on from."""
+"""A server that accepts packets but never answers is noticed, and workers wait for it."""
 
 import socket
 import threading
@@ -17,15 +17,15 @@ from sqlalchemy.exc import DBAPIError
 from automl import StorageError
 from automl.analysis.doctor import Doctor
 from automl.ledger.ledger import Ledger
-from automl.ledger.schema import alone
+from automl.ledger.schema import exclusive_transaction
 from automl.ledger.values import Worker
 from automl.storage.storage import Storage
 from automl.study.study import open_study
 
 SHORT = 2
-"""Seconds, in the place of the 70 that a server may be silent by default."""
+"""Seconds that a server may be silent, instead of 70."""
 NOTICED = 90.0
-"""Seconds, with the ten of one more try to connect."""
+"""Seconds, including the ten of another attempt to connect."""
 
 
 class Hole:
@@ -69,18 +69,18 @@ def test_a_silent_server_is_noticed(hole):
     storage.engine.dispose()
 
 
-def test_who_is_patient_goes_on_when_a_silent_server_speaks_again(hole):
+def test_a_waiting_worker_continues_when_a_silent_server_answers_again(hole):
     storage, ledger = hole.storage()
     hole.relay.swallows = True
-    with storage.patience.lasting(threading.Event(), 60.0):
+    with storage.outage_retry.enabled(threading.Event(), 60.0):
         threading.Timer(2 * SHORT, lambda: setattr(hole.relay, "swallows", False)).start()
         ledger.enter(Worker("a"))
         assert ledger.reserve(Worker("a")) is not None
     storage.engine.dispose()
 
 
-def test_a_server_that_takes_its_time_is_not_silent(kind, tmp_path):
-    """The limit is for each silence, not for all that a statement takes."""
+def test_a_slow_statement_is_not_silence(kind, tmp_path):
+    """The limit applies to each silence, not to the whole statement."""
     statement = {
         "postgresql": "SELECT pg_sleep(0.5), n FROM generate_series(1, 6) AS n",
         "mysql": "SELECT SLEEP(0.5), n FROM (SELECT 1 AS n UNION SELECT 2) AS two",
@@ -93,12 +93,12 @@ def test_a_server_that_takes_its_time_is_not_silent(kind, tmp_path):
         engine.dispose()
 
 
-def test_tables_are_made_however_long_it_takes(kind, tmp_path):
+def test_creating_tables_has_no_time_limit(kind, tmp_path):
     sleep = {"postgresql": "pg_sleep", "mysql": "SLEEP"}[kind]
     with database(kind, tmp_path) as plain:
         url = make_url(plain).update_query_string("read_timeout=1").render_as_string(False)
         engine = Storage(url).engine
-        with alone(engine) as connection:
+        with exclusive_transaction(engine) as connection:
             assert connection.exec_driver_sql(f"SELECT {sleep}(2.5)").all()
         with engine.connect() as connection, pytest.raises(DBAPIError):
             connection.exec_driver_sql(f"SELECT {sleep}(2.5)")
@@ -128,7 +128,7 @@ def test_a_silent_redis_is_noticed():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("hole", [""], indirect=True)
 def test_a_search_outlives_a_black_hole(hole, kind, tmp_path, capsys):
-    """With the limits of every user: it is noticed within 90 s, and no trial is lost."""
+    """With the default limits, it is noticed within 90 s and no trial is lost."""
     storage, ledger = hole.storage()
     hole.relay.swallows = True
     began = time.monotonic()
@@ -143,11 +143,11 @@ def test_a_search_outlives_a_black_hole(hole, kind, tmp_path, capsys):
         hole.relay.swallows = True
         time.sleep(30)
         hole.relay.swallows = False
-        _, said = process.communicate(timeout=400)
+        _, stderr = process.communicate(timeout=400)
     finally:
         if process.poll() is None:
             test_kill.kill(process)
-    assert process.returncode == 0, said
+    assert process.returncode == 0, stderr
     study = open_study(Storage(hole.plain), "s")
     assert study.views.counts().complete == test_kill.TRIALS
     assert Doctor(study).findings() == []

@@ -1,4 +1,4 @@
-"""What errors of real databases mean: which are waited for, whose failure they are, what helps."""
+"""Classifies errors of real databases: which are retried, what caused them, what to do."""
 
 import socket
 import sqlite3
@@ -14,7 +14,7 @@ import servers
 import tiny
 from databases import database
 from optuna.study import StudyDirection
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -37,7 +37,7 @@ Run = Callable[[str], object]
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request, tmp_path_factory) -> Iterator[str]:
-    """A database of this module's own, with all tables."""
+    """Create a database with all tables for this module."""
     with database(request.param, tmp_path_factory.mktemp("errors")) as url:
         _ = Storage(url).trials
         yield url
@@ -48,7 +48,7 @@ on_postgresql = pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 
 @contextmanager
 def connected(url: str, **settings: object) -> Iterator[Run]:
-    """Runs statements on one connection, as our engines make it."""
+    """Run statements on one connection with automl's settings."""
     engine = Database(url).connect({})
     try:
         with engine.connect() as connection:
@@ -58,7 +58,7 @@ def connected(url: str, **settings: object) -> Iterator[Run]:
 
 
 def admin(url: str) -> Engine:
-    """A connection outside of the test's database, each statement by itself."""
+    """Connect outside of the test's database, without transactions."""
     outside = make_url(url).set(database="postgres" if "postgresql" in url else "mysql")
     return create_engine(outside, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
@@ -70,24 +70,28 @@ def failing(run: Run, *statements: str) -> DBAPIError:
     return caught.value
 
 
+def check(error: DBAPIError, kind: Kind, hint: str) -> None:
+    assert meaning(error).kind is kind, str(error.orig)
+    assert hint in explained(error)
+
+
 def kind_of(url: str, *statements: str) -> Kind:
     with connected(url) as run:
         return meaning(failing(run, *statements)).kind
 
 
-# Transient ones.
-def test_a_lock_that_another_holds_is_waited_for(server):
+# Transient errors.
+def test_a_lock_of_another_program_is_transient(server):
     take = {"postgresql": "LOCK TABLE automl_workers", "mysql": "LOCK TABLES automl_workers WRITE"}
     limit = {"postgresql": "SET lock_timeout = 100", "mysql": "SET lock_wait_timeout = 1"}
     kind = make_url(server).get_backend_name()
     with connected(server) as holder, connected(server) as waiter:
         holder(take[kind])
         error = failing(waiter, limit[kind], "DELETE FROM automl_workers")
-    assert meaning(error).kind is Kind.TRANSIENT
-    assert "another program holds a lock" in explained(error)
+    check(error, Kind.TRANSIENT, "another program holds a lock")
 
 
-def test_a_statement_that_takes_too_long_is_tried_again(server):
+def test_a_statement_timeout_is_transient(server):
     statements = {
         "postgresql": ("SET statement_timeout = 50", "SELECT pg_sleep(5)"),
         "mysql": ("SET max_statement_time = 0.05", "SELECT SLEEP(5) FROM automl_alembic_version"),
@@ -95,10 +99,10 @@ def test_a_statement_that_takes_too_long_is_tried_again(server):
     assert kind_of(server, *statements[make_url(server).get_backend_name()]) is Kind.TRANSIENT
 
 
-def test_a_query_that_somebody_cancels_is_tried_again(server):
+def test_a_cancelled_query_is_transient(server):
     mysql = "mysql" in server
     cancel = "KILL QUERY {}" if mysql else "SELECT pg_cancel_backend({})"
-    # A sleep of MariaDB's ends without an error.
+    # MariaDB's SLEEP ends without an error.
     long = (
         f"SELECT COUNT(*) FROM {', '.join(f'information_schema.collations c{n}' for n in '1234')}"
     )
@@ -113,7 +117,7 @@ def test_a_query_that_somebody_cancels_is_tried_again(server):
         assert meaning(waiting.result()).kind is Kind.TRANSIENT
 
 
-def test_a_deadlock_is_tried_again(server):
+def test_a_deadlock_is_transient(server):
     with connected(server) as run:
         run("CREATE TABLE IF NOT EXISTS pair (id INTEGER PRIMARY KEY, n INTEGER)")
         run("DELETE FROM pair")
@@ -138,10 +142,10 @@ def test_a_deadlock_is_tried_again(server):
     assert [meaning(error).kind for error in errors] == [Kind.TRANSIENT]
 
 
-# Servers that are away.
+# Unavailable servers.
 @contextmanager
 def read_only(url: str) -> Iterator[str]:
-    """The database takes no writes, as after a failover; the URL is of a user whom that binds."""
+    """Make the database read-only, as after a failover; yield the URL of an affected user."""
     name = make_url(url).database
     if "postgresql" in url:
         servers.cut_connections(url)
@@ -152,7 +156,7 @@ def read_only(url: str) -> Iterator[str]:
             _admin(url, f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         return
     with ordinary_user(url) as own:
-        # Others here are root, whom it does not bind.
+        # Other tests connect as root, which is not affected.
         _admin(url, "SET GLOBAL read_only = 1")
         try:
             yield own
@@ -162,7 +166,7 @@ def read_only(url: str) -> Iterator[str]:
 
 @contextmanager
 def ordinary_user(url: str) -> Iterator[str]:
-    """A user of the server's, without rights on PostgreSQL, with all on MariaDB's database."""
+    """Create a user without permissions on PostgreSQL, or with all of them on MariaDB."""
     name = str(make_url(url).database)
     user = f"u{name[-16:]}"
     own = make_url(url).set(username=user, password="x").render_as_string(hide_password=False)
@@ -186,12 +190,11 @@ def _admin(url: str, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
-def test_a_server_that_is_read_only_is_away(server):
+def test_a_read_only_server_is_unavailable(server):
     with read_only(server) as url:
         error = failing_write(url)
-    assert meaning(error).kind is Kind.AWAY
+    check(error, Kind.AWAY, "the server is read-only")
     assert error.connection_invalidated
-    assert "the server is read-only" in explained(error)
 
 
 def failing_write(url: str) -> DBAPIError:
@@ -199,7 +202,7 @@ def failing_write(url: str) -> DBAPIError:
         return failing(run, "DELETE FROM automl_workers", "COMMIT")
 
 
-def test_a_ledger_waits_for_a_server_that_is_read_only_for_a_while(server, caplog):
+def test_a_ledger_waits_for_a_read_only_server(server, caplog):
     with read_only(server) as url:
         storage = Storage(url)
         ledger = Ledger(storage.engine, "u")
@@ -207,14 +210,14 @@ def test_a_ledger_waits_for_a_server_that_is_read_only_for_a_while(server, caplo
             ledger.enter(Worker("a"))
         with pytest.raises(StorageError, match="the server is read-only"):
             storage.trials.create_new_study([StudyDirection.MINIMIZE], "s")
-        with storage.patience.lasting(threading.Event(), 60.0), ThreadPoolExecutor(1) as pool:
+        with storage.outage_retry.enabled(threading.Event(), 60.0), ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(ledger.stop_exhausted, "done")
-            while "refuses for now" not in caplog.text and not waiting.done():
+            while "rejects requests" not in caplog.text and not waiting.done():
                 time.sleep(0.05)
             _admin(server, _WRITABLE[make_url(server).get_backend_name()](server))
             waiting.result(60)
         storage.engine.dispose()
-    assert "refuses for now, trying again for up to 1 min" in caplog.text
+    assert "rejects requests, retrying for up to 1 min" in caplog.text
     assert "answers again" in caplog.text
 
 
@@ -226,9 +229,9 @@ _WRITABLE: dict[str, Callable[[str], str]] = {
 }
 
 
-def test_a_server_with_no_connection_left_is_away(server):
+def test_a_server_without_free_connections_is_unavailable(server):
     if "mysql" in server:
-        pytest.skip("on MariaDB a limit of a user's own says the same, see below")
+        pytest.skip("MariaDB reports the same for the limit of a user, which the next test checks")
     name = make_url(server).database
     servers.cut_connections(server)
     _admin(server, f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
@@ -242,14 +245,13 @@ def test_a_server_with_no_connection_left_is_away(server):
         _admin(server, f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
 
 
-def test_a_user_of_mariadb_with_no_connection_left_waits(tmp_path):
+def test_a_user_of_mariadb_without_free_connections_waits(tmp_path):
     with database("mysql", tmp_path) as url, ordinary_user(url) as own:
         user = make_url(own).username
         _admin(url, f"ALTER USER '{user}'@'%%' WITH MAX_USER_CONNECTIONS 1")
         with connected(own), pytest.raises(DBAPIError) as caught, connected(own):
             pass
-    assert meaning(caught.value).kind is Kind.AWAY
-    assert "use fewer workers" in explained(caught.value)
+    check(caught.value, Kind.AWAY, "use fewer workers")
 
 
 # What a test cannot bring about, a server can be made to say.
@@ -279,9 +281,8 @@ def test_what_a_server_says_is_of_its_kind_and_has_a_hint(server):
     for code, (kind, hint) in MEANT[backend].items():
         with connected(server) as run:
             error = failing(run, SAID[backend].format(code))
-        assert (code, meaning(error).kind) == (code, kind)
+        check(error, kind, hint)
         assert explained(error).startswith("said; ")
-        assert hint in explained(error)
 
 
 @on_postgresql
@@ -293,7 +294,7 @@ def test_a_value_that_is_nested_too_deep_is_the_trials_own(server):
 # TLS.
 @contextmanager
 def greeting(answer: bytes, reset: bool = False) -> Iterator[int]:
-    """The port of a server that answers the question for TLS, and then goes away."""
+    """Yield the port of a server that answers the request for TLS and then disconnects."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -327,24 +328,21 @@ def connecting(port: int, options: str) -> DBAPIError:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("mode", ["require", "prefer"])
-def test_a_server_that_goes_away_amid_the_greeting_of_tls_is_away(reset, mode):
+def test_a_server_that_closes_during_the_tls_handshake_is_unavailable(reset, mode):
     with greeting(b"S", reset) as port:
-        error = connecting(port, f"sslmode={mode}")
-    assert meaning(error).kind is Kind.AWAY, str(error.orig)
+        check(connecting(port, f"sslmode={mode}"), Kind.AWAY, "")
 
 
 @pytest.mark.parametrize(
     "options",
     ["sslmode=require", "sslmode=verify-full&sslrootcert=/no/such.crt", "sslmode=nosuch"],
 )
-def test_tls_that_cannot_be_had_is_fatal(options):
+def test_tls_that_the_server_lacks_is_fatal(options):
     with greeting(b"N") as port:
-        error = connecting(port, options)
-    assert meaning(error).kind is Kind.FATAL, str(error.orig)
-    assert "check sslmode and the certificates" in explained(error)
+        check(connecting(port, options), Kind.FATAL, "check sslmode and the certificates")
 
 
-# What only a person can help with.
+# Fatal errors.
 @pytest.mark.parametrize(
     ("kind", "changes", "hint"),
     [
@@ -357,7 +355,7 @@ def test_tls_that_cannot_be_had_is_fatal(options):
         ("mysql", {"port": 1}, "start the server, or check its host and port"),
     ],
 )
-def test_a_wrong_url_is_told_at_once_with_its_cause(kind, changes, hint, tmp_path):
+def test_a_wrong_url_fails_at_once_with_its_cause(kind, changes, hint, tmp_path):
     with database(kind, tmp_path) as url:
         wrong = make_url(url).set(**changes).render_as_string(hide_password=False)
         for opened in (lambda: Storage(wrong).engine, lambda: Storage(wrong).trials):
@@ -366,26 +364,21 @@ def test_a_wrong_url_is_told_at_once_with_its_cause(kind, changes, hint, tmp_pat
             assert "\n" not in str(caught.value)
 
 
-def test_a_right_that_lacks_is_named(server):
-    if "mysql" in server:
-        with ordinary_user(server) as own:
+def test_a_missing_permission_is_named(server):
+    with ordinary_user(server) as own:
+        if "mysql" in server:
             user, name = make_url(own).username, make_url(own).database
             _admin(server, f"REVOKE ALL ON `{name}`.* FROM '{user}'@'%%'")
             _admin(server, f"GRANT SELECT ON `{name}`.* TO '{user}'@'%%'")
-            error = failing_write(own)
-    else:
-        with ordinary_user(server) as own:
-            error = failing_write(own)
-    assert meaning(error).kind is Kind.FATAL
-    assert "ask for the right to create and write tables" in explained(error)
+        error = failing_write(own)
+    check(error, Kind.FATAL, "get the permission to create and write tables")
 
 
 def test_tables_of_another_version_are_named(server):
     for statement in ("SELECT * FROM automl_nosuch", "SELECT nosuch FROM automl_workers"):
         with connected(server) as run:
             error = failing(run, statement)
-        assert meaning(error).kind is Kind.FATAL
-        assert "missing or of another version" in explained(error)
+        check(error, Kind.FATAL, "missing or of another version")
 
 
 @on_postgresql
@@ -423,38 +416,29 @@ def test_an_unknown_error_in_a_search_loses_no_trial(tmp_path, monkeypatch):
 
 
 # SQLite.
-def sqlite_error(act: Callable[[], object]) -> DBAPIError:
-    with pytest.raises(DBAPIError) as caught:
-        act()
-    return caught.value
-
-
-def test_a_locked_file_is_waited_for(sqlite_url):
+def test_a_locked_file_is_transient(sqlite_url):
     url = f"{sqlite_url}?timeout=0.1"
     with connected(url) as holder, connected(url) as waiter:
         holder("DELETE FROM automl_workers")
         error = failing(waiter, "DELETE FROM automl_workers")
-    assert meaning(error).kind is Kind.TRANSIENT
-    assert "close it or use PostgreSQL" in explained(error)
+    check(error, Kind.TRANSIENT, "close it or use PostgreSQL")
 
 
-def test_a_file_that_is_moved_away_is_named(sqlite_url, tmp_path):
+def test_a_moved_file_is_named(sqlite_url, tmp_path):
     engine = create_engine(sqlite_url)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
         connection.exec_driver_sql("SELECT COUNT(*) FROM automl_workers").all()
         (tmp_path / "automl.db").rename(tmp_path / "elsewhere.db")
-        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
-    assert meaning(error).kind is Kind.FATAL
-    assert "moved or deleted while it was open" in explained(error)
+        error = failing(connection.exec_driver_sql, "DELETE FROM automl_workers")
+    check(error, Kind.FATAL, "moved or deleted while it was open")
 
 
-def test_a_file_that_is_read_only_is_named(sqlite_url):
+def test_a_read_only_file_is_named(sqlite_url):
     engine = create_engine(f"{sqlite_url.replace('///', '///file:')}?mode=ro&uri=true")
     with engine.connect() as connection:
-        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
-    assert meaning(error).kind is Kind.FATAL
-    assert "make the file and its directory writable" in explained(error)
+        error = failing(connection.exec_driver_sql, "DELETE FROM automl_workers")
+    check(error, Kind.FATAL, "make the file and its directory writable")
 
 
 def test_a_damaged_file_is_named(sqlite_url, tmp_path):
@@ -463,25 +447,23 @@ def test_a_damaged_file_is_named(sqlite_url, tmp_path):
         connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
     engine.dispose()
     file = tmp_path / "automl.db"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    content = file.read_bytes()
+    file.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
     with engine.connect() as connection:
-        error = sqlite_error(lambda: connection.exec_driver_sql("DELETE FROM automl_workers"))
-    assert meaning(error).kind is Kind.FATAL
-    assert "put a copy back" in explained(error)
+        error = failing(connection.exec_driver_sql, "DELETE FROM automl_workers")
+    check(error, Kind.FATAL, "restore a copy")
 
 
-def test_a_text_that_is_too_big_is_the_trials_own(sqlite_url):
+def test_a_text_that_is_too_long_is_the_trials_failure(sqlite_url):
     engine = create_engine(sqlite_url)
     with engine.connect() as connection:
         driven = connection.connection.driver_connection
         driven.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
-        statement = text("INSERT INTO automl_workers (id) VALUES (:id)")
-        error = sqlite_error(lambda: connection.execute(statement, {"id": "x" * 2000}))
+        error = failing(connection.exec_driver_sql, "SELECT zeroblob(2000)")
     assert meaning(error).kind is Kind.OWN
 
 
-# What servers cannot hold.
+# Values that servers cannot hold.
 _KEY = "INSERT INTO automl_keys (id, `key`, `rank`, level, through, fingerprint) VALUES"
 OWN = {
     "postgresql": (
@@ -499,12 +481,12 @@ OWN = {
 }
 
 
-def test_what_a_server_cannot_hold_is_the_trials_own(server):
+def test_a_value_that_a_server_cannot_hold_is_the_trials_failure(server):
     for statement in OWN[make_url(server).get_backend_name()]:
         assert kind_of(server, statement) is Kind.OWN, statement
 
 
-def test_every_table_has_only_what_it_names():
+def test_every_table_maps_codes_to_meanings():
     for table in (sql_errors.POSTGRESQL, sql_errors.MYSQL, sql_errors.SQLITE):
         assert {type(found.kind) for found in table.values()} == {Kind}
     assert all(name.startswith("SQLITE_") and hasattr(sqlite3, name) for name in sql_errors.SQLITE)

@@ -1,4 +1,4 @@
-"""What this user keeps on this machine is closed to others, whatever the umask says."""
+"""State files are private to the user, whatever the umask is."""
 
 import os
 import stat
@@ -27,7 +27,7 @@ def state(tmp_path, monkeypatch, request) -> Path:
 
 
 def open_to_others(state: Path) -> list[str]:
-    """What has another mode than 0700 or 0600."""
+    """The files and folders whose mode is neither 0700 nor 0600."""
     found = []
     for path in (state, *state.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -42,14 +42,14 @@ def write(file: Path) -> None:
         opened.write("x")
 
 
-def test_what_is_made_is_private(state):
+def test_new_files_and_folders_are_private(state):
     write(artifacts_directory() / "a" / "b" / "file")
     trusting(True, ()).require("a claim", "it", "name")
     assert len(list(state.rglob("*"))) == 6
     assert open_to_others(state) == []
 
 
-def test_what_was_open_is_closed(state):
+def test_existing_files_and_folders_are_made_private(state):
     os.umask(0)
     for folder in (state, state / "logs", state / "logs" / "a"):
         folder.mkdir(mode=0o777)
@@ -58,7 +58,7 @@ def test_what_was_open_is_closed(state):
     assert open_to_others(state) == []
 
 
-def test_folders_that_others_need_stay_open(tmp_path, monkeypatch):
+def test_shared_folders_keep_their_permissions(tmp_path, monkeypatch):
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -68,7 +68,7 @@ def test_folders_that_others_need_stay_open(tmp_path, monkeypatch):
     assert open_to_others(shared / "logs") == []
 
 
-def test_artifacts_elsewhere_are_shared_as_the_umask_says(tmp_path, monkeypatch):
+def test_artifacts_elsewhere_follow_the_umask(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOML_ARTIFACTS", str(tmp_path / "artifacts"))
     before = os.umask(0o022)
     try:
@@ -79,7 +79,7 @@ def test_artifacts_elsewhere_are_shared_as_the_umask_says(tmp_path, monkeypatch)
     assert stat.S_IMODE((artifacts_directory() / "a" / "file").stat().st_mode) == 0o644
 
 
-def test_a_search_with_workers_leaves_nothing_open(sqlite_url, tmp_path, monkeypatch):
+def test_a_search_with_workers_leaves_only_private_files(sqlite_url, tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOML_STATE_DIR", str(tmp_path / "state"))
     before = os.umask(0)
     try:

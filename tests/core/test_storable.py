@@ -1,4 +1,4 @@
-"""What some database cannot hold fails its trial, with its reason, alike on every storage."""
+"""Values that some database cannot store fail their trial, with the same reason everywhere."""
 
 import math
 from collections.abc import Iterator
@@ -62,17 +62,17 @@ def searched(where: dict[str, str], space: object, trials: int, **rest: object):
 
 
 def messages(study) -> list[str]:
-    """How each trial ended, without what went before the reason."""
+    """The reason why each trial ended, without the text before it."""
     found = [view.message or view.state.value for view in study.views.trials()]
     return [line.rpartition("unstorable.py:plane: ")[2] for line in found]
 
 
 def test_unstorable_trials_fail_alike_on_every_storage(where):
     study = searched(where, unstorable.plane, len(unstorable.ENDS), trainer=unstorable.Reports)
-    for said, expected in zip(messages(study), unstorable.ENDS.values(), strict=True):
-        assert expected in said
-        assert "\n" not in said
-        assert len(said) < 400 or expected == "boom"
+    for message, expected in zip(messages(study), unstorable.ENDS.values(), strict=True):
+        assert expected in message
+        assert "\n" not in message
+        assert len(message) < 400 or expected == "boom"
     assert Doctor(open_study(study.storage, "s")).findings() == []
     assert {view.attempt for view in study.views.trials()} == {1}
 
@@ -99,7 +99,7 @@ def test_a_pruner_sees_long_steps(where):
     assert Doctor(study).findings() == []
 
 
-# The second net: what gets past the checks.
+# Values that pass the checks and that the server refuses.
 BEYOND = {
     "postgresql": "ALTER TABLE automl_reports ALTER COLUMN step TYPE smallint",
     "mysql": "ALTER TABLE automl_reports MODIFY step SMALLINT NOT NULL",
@@ -107,14 +107,14 @@ BEYOND = {
 
 
 @pytest.mark.parametrize("kind", BEYOND)
-def test_what_only_the_server_refuses_fails_its_trial_too(kind, tmp_path):
+def test_a_value_that_only_the_server_refuses_fails_its_trial(kind, tmp_path):
     with place(kind, tmp_path) as where:
         study = searched(where, tiny.plane, 1, trainer=tiny.Steps)
         with study.storage.engine.begin() as connection:
             connection.execute(text(BEYOND[kind]))
         study = searched(where, tiny.plane, 2, trainer=unstorable.Long, study="t")
         assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
-        assert all("cannot hold what the trial gave" in str(m) for m in messages(study))
+        assert all("cannot hold a value of the trial" in str(m) for m in messages(study))
         assert Doctor(study).findings() == []
 
 
@@ -123,17 +123,17 @@ def test_a_server_that_refuses_changes_nothing(tmp_path):
         ledger = Ledger(Storage(url).engine, "u")
         ledger.open_study(1, None, None)
         lease = ledger.reserve(Worker("a"))
-        with pytest.raises(UnstorableError, match="cannot hold what the trial gave"):
-            ledger.give_back(lease, 2**40)
+        with pytest.raises(UnstorableError, match="cannot hold a value of the trial"):
+            ledger.release(lease, 2**40)
         with pytest.raises(UnstorableError, match="NUL"):
             ledger.stop_exhausted("a\0b")
         with pytest.raises(UnstorableError, match="surrogates not allowed"):
             ledger.stop_exhausted("a\ud800b")
-        ledger.give_back(lease, 0)
+        ledger.release(lease, 0)
         ledger.engine.dispose()
 
 
-# Before there is a trial.
+# Values that are refused before there is a trial.
 @pytest.mark.parametrize("name", ["n" * 513, "n\0", "n\udc80"])
 def test_a_study_whose_name_cannot_be_stored_is_refused(where, name):
     with pytest.raises(UsageError, match=r"--study: .* cannot be stored"):
@@ -191,12 +191,12 @@ def test_a_queued_decision_that_cannot_be_stored_is_refused(sqlite_url, decision
         searched({"storage": sqlite_url}, tiny.plane, 1, enqueue=[decisions])
 
 
-# Names that MySQL takes for one.
+# Names that MySQL considers equal.
 ALIKE = [("C", "c"), ("é", "e"), ("e ", "e"), ("ﬁ", "fi")]
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_two_names_are_two_or_are_refused_before_the_first_trial(kind, tmp_path):
+def test_names_stay_distinct_or_are_refused_before_the_first_trial(kind, tmp_path):
     for names in ALIKE:
         unstorable.NAMES[:] = names
         with place(kind, tmp_path) as where:
@@ -206,7 +206,7 @@ def test_two_names_are_two_or_are_refused_before_the_first_trial(kind, tmp_path)
                 )
             except UsageError as error:
                 assert kind == "mysql"
-                assert "are one name in mysql" in str(error)
+                assert "are the same name in mysql" in str(error)
                 assert Storage(where["storage"]).trials.get_all_studies() == []
                 continue
             (trial,) = study.optuna.trials
@@ -218,16 +218,16 @@ def test_two_names_are_two_or_are_refused_before_the_first_trial(kind, tmp_path)
     [unstorable.later, unstorable.of_another_kind, unstorable.attribute],
     ids=lambda s: s.__name__,
 )
-def test_names_that_meet_later_fail_that_trial(on_mysql, space):
+def test_a_name_that_collides_later_fails_its_trial(on_mysql, space):
     study = searched(on_mysql, space, 2, trainer=tiny.Steps)
     first, second = study.views.trials()
     assert (first.state, second.state) == (State.COMPLETE, State.FAILED)
-    assert "are one name in mysql" in second.message
+    assert "are the same name in mysql" in second.message
     assert "rename one of them" in second.message
     assert Doctor(study).findings() == []
 
 
-def test_a_study_is_found_by_its_own_name_alone(on_mysql):
+def test_a_study_is_found_only_by_its_exact_name(on_mysql):
     searched(on_mysql, tiny.plane, 1, study="abc", trainer=tiny.Steps)
     with pytest.raises(UnknownNameError, match="known: abc"):
         automl.resume("ABC", **on_mysql)
@@ -236,7 +236,7 @@ def test_a_study_is_found_by_its_own_name_alone(on_mysql):
 
 
 def test_requirements_that_are_one_name_are_refused(on_mysql):
-    with pytest.raises(UsageError, match=r"requirements .* are one name in"):
+    with pytest.raises(UsageError, match=r"requirements .* are the same name in"):
         searched(
             on_mysql, tiny.plane, 1, task=unstorable.TwoCases, trainer=tiny.Steps,
             requirements=["score>=-9", "Score>=-9"],
@@ -255,9 +255,9 @@ def test_the_keys_of_our_tables_compare_by_bytes(on_mysql):
     assert found == [("utf8mb4_bin",)]
 
 
-# The bounds themselves.
+# The limits themselves.
 @given(st.text(st.characters(), max_size=600))
-def test_a_name_that_passes_can_be_stored(name):
+def test_an_accepted_name_can_be_stored(name):
     fault = name_fault(name)
     assert (fault is None) == (len(name) <= 512 and "\0" not in name)
 
@@ -269,7 +269,7 @@ def test_plain_text_can_be_stored(odd):
     assert "\0" not in found
 
 
-def test_what_is_too_long_is_said_in_a_short_line():
+def test_a_message_about_a_long_value_is_short():
     assert len(plain_text("x" * 3_000_000)) < LONGEST_TEXT + 10
     assert value_fault([{"a": ("b", 2**63)}]) is not None
     assert value_fault([{"a": ("b", 2**63 - 1, -(2**63), 1e308, None, True)}]) is None
@@ -280,8 +280,8 @@ def test_what_is_too_long_is_said_in_a_short_line():
     assert not isinstance(UnstorableError("x"), StorageError)
 
 
-def test_a_rerun_says_which_decision_was_lost(on_mysql):
-    """As by a version of automl that did not look."""
+def test_a_rerun_names_the_lost_decision(on_mysql):
+    """A version of automl without the checks may have stored such a decision."""
     study = searched(on_mysql, tiny.plane, 1, trainer=tiny.Steps)
     with study.storage.engine.begin() as connection:
         connection.execute(text("DELETE FROM trial_params WHERE param_name = 'y'"))
@@ -291,8 +291,8 @@ def test_a_rerun_says_which_decision_was_lost(on_mysql):
         rerun(opened, parts, opened.trial(0), "cpu", 0.0)
 
 
-# What a trial must not write.
-def test_a_trial_writes_no_steps_but_by_reports(sqlite_url):
+# What a trial must not write itself.
+def test_a_trial_cannot_write_steps_except_by_reports(sqlite_url):
     def space(trial, task):
         if trial.number == 1:
             own = trial.trial
@@ -305,7 +305,7 @@ def test_a_trial_writes_no_steps_but_by_reports(sqlite_url):
 
 
 @pytest.mark.parametrize("name", ["x", "", "1_0", " 5", "٣", "9" * 5000, "1.0"])
-def test_an_attribute_that_is_no_step_is_left_alone(sqlite_url, name):
+def test_an_attribute_that_is_not_a_step_is_kept(sqlite_url, name):
     storage = Storage(sqlite_url).trials
     id = storage.create_new_trial(storage.create_new_study([StudyDirection.MAXIMIZE], "s"))
     storage.set_trial_intermediate_value(id, 2**40, 0.5)
@@ -316,7 +316,7 @@ def test_an_attribute_that_is_no_step_is_left_alone(sqlite_url, name):
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING])
-def test_a_trial_does_not_tell_how_a_trial_ended(sqlite_url, state):
+def test_a_pruner_cannot_tell_the_state_of_a_trial(sqlite_url, state):
     class Telling(optuna.pruners.BasePruner):
         def prune(self, study, trial):
             if trial.number == 1:
@@ -333,7 +333,7 @@ def test_a_trial_does_not_tell_how_a_trial_ended(sqlite_url, state):
     assert Doctor(study).findings() == []
 
 
-def test_a_space_does_not_tell_how_its_trial_ended(sqlite_url):
+def test_a_space_cannot_tell_the_state_of_its_trial(sqlite_url):
     def space(trial, task):
         if trial.number == 1:
             trial.trial.study.tell(1, 1.0)

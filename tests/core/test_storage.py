@@ -1,4 +1,4 @@
-"""Storages: URLs, passwords out of sight, versions, and databases that refuse to work."""
+"""Storages: URLs, hidden passwords, versions, and databases that fail."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from automl.ledger.clock import now
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import Base
 from automl.ledger.queries import Views
-from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config, alone
+from automl.ledger.schema import HEAD, VERSION_TABLE, alembic_config, exclusive_transaction
 from automl.ledger.values import Worker
 from automl.storage.databases import Database
 from automl.storage.storage import DEFAULT_URL, VARIABLE, Storage, storage_url
@@ -59,19 +59,19 @@ def one_line(error: BaseException) -> str:
         f"nosuchdatabase://u:{SECRET}@h/db",
     ],
 )
-def test_what_is_no_usable_url_is_a_usage_error(url):
+def test_an_unusable_url_is_a_usage_error(url):
     with pytest.raises(UsageError) as caught:
         _ = Storage(url).engine
     assert "sqlite" in one_line(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
-def test_postgresql_is_reached_by_psycopg(scheme):
+def test_postgresql_uses_psycopg(scheme):
     assert Storage(f"{scheme}://u@h/db").url == "postgresql+psycopg://u@h/db"
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mariadb+pymysql", "mysql+pymysql"])
-def test_mysql_and_mariadb_are_reached_by_pymysql(scheme):
+def test_mysql_and_mariadb_use_pymysql(scheme):
     assert Storage(f"{scheme}://u@h/db").url == "mysql+pymysql://u@h/db"
 
 
@@ -84,7 +84,7 @@ def test_mysql_and_mariadb_are_reached_by_pymysql(scheme):
         ("mysql://h/d", "read_timeout", 90),
     ],
 )
-def test_a_driver_waits_no_longer_than_its_url_says_or_we_do(url, name, seconds):
+def test_a_driver_has_the_timeouts_of_its_url_or_the_defaults(url, name, seconds):
     engine = Database(url).connect({})
     _, arguments = engine.dialect.create_connect_args(engine.url)
     assert int((arguments | Database(url).settings["connect_args"])[name]) == seconds
@@ -94,14 +94,14 @@ def test_a_driver_waits_no_longer_than_its_url_says_or_we_do(url, name, seconds)
     ("url", "module", "extra"),
     [("postgres://u@h/d", "psycopg", "postgresql"), ("mariadb://u@h/d", "pymysql", "mysql")],
 )
-def test_a_driver_that_is_not_installed_is_told_with_the_command(monkeypatch, url, module, extra):
+def test_the_error_for_a_missing_driver_names_the_install_command(monkeypatch, url, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError) as caught:
         Storage(url)
     assert f"pip install 'automl[{extra}]'" in one_line(caught.value)
 
 
-def test_the_databases_clock_is_no_time_zones(storage_url):
+def test_the_databases_clock_does_not_depend_on_the_time_zone(storage_url):
     engine = Storage(storage_url).engine
     if engine.dialect.name == "mysql":
         event.listen(
@@ -166,10 +166,10 @@ def test_a_resume_line_names_a_storage_without_a_password(sqlite_url):
     assert study.resume_command() == f"automl resume 'a b' --storage {sqlite_url}"
 
 
-# The servers that the suite uses.
+# The servers that the tests use.
 @pytest.mark.parametrize("kind", ["postgresql", "mysql", "redis"])
 @pytest.mark.parametrize("expected", [False, True])
-def test_a_server_that_is_not_there_skips_or_fails(kind, expected, monkeypatch, tmp_path):
+def test_a_missing_server_skips_or_fails_a_test(kind, expected, monkeypatch, tmp_path):
     variable, local = SERVERS[kind]
     monkeypatch.setenv(variable, str(make_url(local).set(port=1)))
     monkeypatch.setenv("AUTOML_TEST_EXPECT", f"other,{kind}" if expected else "other")
@@ -186,7 +186,7 @@ def test_the_newest_migration_is_the_head(sqlite_url):
         assert script.get_heads() == [HEAD]
 
 
-def test_migrations_make_what_the_models_say(storage_url):
+def test_migrations_create_the_tables_of_the_models(storage_url):
     def ours(name: str | None, kind: str, parents: object) -> bool:
         return kind != "table" or str(name).startswith("automl_")
 
@@ -198,7 +198,7 @@ def test_migrations_make_what_the_models_say(storage_url):
     assert {name for name in names if not name.startswith("automl_")} == set()
 
 
-def test_migrations_go_back_to_nothing(storage_url):
+def test_migrations_can_be_undone_completely(storage_url):
     from alembic import command
 
     with Storage(storage_url).engine.begin() as connection:
@@ -206,8 +206,8 @@ def test_migrations_go_back_to_nothing(storage_url):
         assert inspect(connection).get_table_names() == [VERSION_TABLE]
 
 
-def made_by_the_first_version(url: str) -> None:
-    """A database at 0001: a study with a trial that was evaluated, one reused, one under way."""
+def create_first_version(url: str) -> None:
+    """Create a database at 0001 with an evaluated trial, a reused one and a running one."""
     from alembic import command
 
     engine = create_engine(Storage(url).url)
@@ -245,8 +245,8 @@ def rows(url: str, statement: str) -> list[tuple]:
     return found
 
 
-def test_a_database_of_the_first_version_is_upgraded_with_all_it_holds(storage_url):
-    made_by_the_first_version(storage_url)
+def test_a_database_of_the_first_version_is_upgraded_with_its_contents(storage_url):
+    create_first_version(storage_url)
     engine = Storage(storage_url).engine
     views, ledger = Views(engine, "u"), Ledger(engine, "u", objectives=("score",))
     assert [(t.number, t.objectives, t.metrics, t.reused_from) for t in views.trials()] == [
@@ -257,21 +257,21 @@ def test_a_database_of_the_first_version_is_upgraded_with_all_it_holds(storage_u
     assert [(r.number, r.step) for r in views.reports(())] == [(0, 3), (2, 1)]
     assert [(h.level, h.hits, h.seconds_saved) for h in views.hits()] == [("L0", 1, 2.0)]
     assert [(f.fingerprint, f.n) for f in views.functions()] == [("f", 1)]
-    assert ledger.functions.foreign() == 2
+    assert ledger.functions.count_other_versions() == 2
     assert [settled.number for settled in ledger.untold()] == [1]
     lease = ledger.take_over(Worker("v"))
     claimed = ledger.claim(lease, 2, Identity("new"), {}).lease
     ledger.settle(claimed, 2, Outcome(State.COMPLETE, (0.25,), {"score": 0.25}, 1), 1.0)
     assert ledger.open_trials() == 0
     assert ledger.functions.prune(1) == 2
-    assert ledger.functions.foreign() == 0
+    assert ledger.functions.count_other_versions() == 0
     engine.dispose()
 
 
-def test_a_database_goes_back_to_the_first_version_with_all_that_knew(storage_url):
+def test_a_database_can_be_downgraded_to_the_first_version_with_its_contents(storage_url):
     from alembic import command
 
-    made_by_the_first_version(storage_url)
+    create_first_version(storage_url)
     engine = Storage(storage_url).engine
     with engine.begin() as connection:
         command.downgrade(alembic_config(connection), "0001")
@@ -289,11 +289,11 @@ def test_a_database_goes_back_to_the_first_version_with_all_that_knew(storage_ur
 
 
 def decoded(value: object) -> object:
-    """JSON as either driver hands it out."""
+    """Decode JSON that a driver may return as text."""
     return json.loads(value) if isinstance(value, str) else value
 
 
-def test_a_database_of_a_newer_version_is_refused(storage_url):
+def test_a_database_of_a_newer_version_is_rejected(storage_url):
     with Storage(storage_url).engine.begin() as connection:
         connection.execute(text("UPDATE automl_alembic_version SET version_num = '9999'"))
     with pytest.raises(StorageError) as caught:
@@ -303,7 +303,7 @@ def test_a_database_of_a_newer_version_is_refused(storage_url):
     assert "upgrade automl" in line
 
 
-def test_a_study_of_a_newer_format_is_refused(sqlite_url):
+def test_a_study_of_a_newer_format_is_rejected(sqlite_url):
     study, _ = automl.search(tiny.plane, **TINY, storage=sqlite_url, trials=1, study="s")
     study.optuna.set_user_attr("automl", {**study.spec.to_json(), "format": 99})
     with pytest.raises(StorageError, match="format 99"):
@@ -327,20 +327,20 @@ def test_processes_that_open_an_empty_database_at_once(storage_url):
     assert {VERSION_TABLE, "trials"} <= set(inspect(Storage(storage_url).engine).get_table_names())
 
 
-def test_who_makes_tables_next_reads_what_the_last_one_wrote(storage_url):
+def test_the_next_exclusive_transaction_reads_what_the_last_one_wrote(storage_url):
     engines = [Database(storage_url).connect({}) for _ in range(2)]
     event.listen(engines[0], "commit", lambda _: time.sleep(0.3))
     first_is_in = threading.Event()
 
     def first() -> None:
-        with alone(engines[0]) as connection:
+        with exclusive_transaction(engines[0]) as connection:
             first_is_in.set()
             connection.execute(text("CREATE TABLE steps (number INTEGER)"))
             connection.execute(text("INSERT INTO steps VALUES (1)"))
 
     def second() -> list[int]:
         first_is_in.wait()
-        with alone(engines[1]) as connection:
+        with exclusive_transaction(engines[1]) as connection:
             return list(connection.scalars(text("SELECT number FROM steps")))
 
     with ThreadPoolExecutor(2) as threads:
@@ -351,34 +351,34 @@ def test_who_makes_tables_next_reads_what_the_last_one_wrote(storage_url):
         engine.dispose()
 
 
-def test_a_file_that_is_no_database(tmp_path):
-    (tmp_path / "automl.db").write_text("no database at all\n" * 100)
+def test_a_file_that_is_not_a_database(tmp_path):
+    (tmp_path / "automl.db").write_text("not a database at all\n" * 100)
     with pytest.raises(StorageError) as caught:
         _ = Storage(f"sqlite:///{tmp_path / 'automl.db'}").trials
     one_line(caught.value)
 
 
-def test_a_directory_that_is_not_there(tmp_path):
+def test_a_missing_directory(tmp_path):
     with pytest.raises(StorageError, match="check that the directory exists"):
         _ = Storage(f"sqlite:///{tmp_path / 'none' / 'automl.db'}").trials
 
 
-def try_to_open(url: str, user: int, said) -> None:
-    """As an ordinary user, whom the file's permissions bind."""
+def try_to_open(url: str, user: int, queue) -> None:
+    """Open a storage as an ordinary user, to whom the file's permissions apply."""
     import alembic.command  # noqa: F401 - while it can still be read
 
     os.setuid(user)
     try:
         open_both(url)
-        said.put("opened")
+        queue.put("opened")
     except AutoMLError as error:
-        said.put(str(error))
+        queue.put(str(error))
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
-def test_a_read_only_directory_is_told_in_one_line(prepared, exists):
+def test_the_error_for_a_read_only_directory_is_one_line(prepared, exists):
     user = os.getuid() or 65534
-    said = children.CONTEXT.SimpleQueue()
+    queue = children.CONTEXT.SimpleQueue()
     with tempfile.TemporaryDirectory() as name:
         directory, path = Path(name), Path(name) / "automl.db"
         if exists:
@@ -386,17 +386,17 @@ def test_a_read_only_directory_is_told_in_one_line(prepared, exists):
             path.chmod(0o444)
         directory.chmod(0o555)
         try:
-            assert children.run(try_to_open, f"sqlite:///{path}", user, said) == 0
+            assert children.run(try_to_open, f"sqlite:///{path}", user, queue) == 0
         finally:
             directory.chmod(0o755)
-    line = said.get()
+    line = queue.get()
     assert "writable" in line
     assert "\n" not in line
 
 
 # A full disk.
-def fill_the_disk(url: str, trials: int, said) -> None:
-    """SQLite says the same when it may take no more pages as when the disk has no more."""
+def fill_the_disk(url: str, trials: int, queue) -> None:
+    """Limit a database's pages, for which SQLite raises the same error as for a full disk."""
 
     @event.listens_for(Engine, "connect")
     def limit(connection, _):
@@ -406,13 +406,13 @@ def fill_the_disk(url: str, trials: int, said) -> None:
     try:
         automl.search(tiny.plane, **TINY, storage=url, trials=trials, study="s")
     except StorageError as error:
-        said.put(str(error))
+        queue.put(str(error))
 
 
 def test_a_full_disk_loses_nothing(sqlite_url):
-    said = children.CONTEXT.SimpleQueue()
-    assert children.run(fill_the_disk, sqlite_url, 60, said) == 0
-    assert "database or disk is full; free some space" in (line := said.get())
+    queue = children.CONTEXT.SimpleQueue()
+    assert children.run(fill_the_disk, sqlite_url, 60, queue) == 0
+    assert "database or disk is full; free some space" in (line := queue.get())
     assert "\n" not in line
     before = open_study(Storage(sqlite_url), "s").optuna.trials
     assert 1 < len(before) < 60
@@ -424,33 +424,33 @@ def test_a_full_disk_loses_nothing(sqlite_url):
         assert old.values in (None, new.values)
 
 
-class SentBack(Exception):
-    """The database asks for the transaction again."""
+class RolledBack(Exception):
+    """Stands for a transaction that the database has rolled back."""
 
 
-@pytest.mark.parametrize("patience", [60.0, 0.0])
-def test_a_transaction_that_is_sent_back_is_tried_for_a_while(monkeypatch, patience):
-    monkeypatch.setattr(transaction, "_SECONDS", patience)
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+def test_a_transaction_that_is_rolled_back_is_retried_for_a_while(monkeypatch, seconds):
+    monkeypatch.setattr(transaction, "_SECONDS", seconds)
     monkeypatch.setattr(transaction, "_PAUSE", 0.0)
     tries = iter(range(30))
 
-    def once(again):
+    def once(retry):
         if (number := next(tries)) < 20:
-            raise SentBack
+            raise RolledBack
         return number
 
     def tried():
-        return transaction.past_deadlocks(once, False, lambda e: isinstance(e, SentBack))
+        return transaction.retry_deadlocks(once, False, lambda e: isinstance(e, RolledBack))
 
-    if patience:
+    if seconds:
         assert tried() == 20
     else:
-        with pytest.raises(SentBack):
+        with pytest.raises(RolledBack):
             tried()
 
 
 # Deleting.
-def test_plain_optuna_deletes_a_study(storage_url):
+def test_optuna_alone_can_delete_a_study(storage_url):
     given = {**TINY, "storage": storage_url, "study": "s"}
     automl.search(tiny.plane, **given, trials=3)
     optuna.delete_study(study_name="s", storage=storage_url)
@@ -459,8 +459,8 @@ def test_plain_optuna_deletes_a_study(storage_url):
     assert study.views.counts().trials == len(study.optuna.trials) == 2
 
 
-def test_a_new_file_may_be_opened_by_many_at_once(tmp_path):
-    """Each round a new file: its first moments are where SQLite would refuse."""
+def test_many_threads_can_open_a_new_file_at_the_same_time(tmp_path):
+    """Each round uses a new file, as SQLite would only fail while the file is being created."""
     for number in range(30):
         url, together = f"sqlite:///{tmp_path / f'{number}.db'}", threading.Barrier(4)
 

@@ -14,7 +14,7 @@ from searches import FILE, PARTS, pid_of, search_command, training, wait_for
 import automl
 from automl import Interrupted, StorageError, UsageError
 from automl.errors import DeviceLostError
-from automl.ledger.values import Left
+from automl.ledger.values import LostWorker
 from automl.storage.storage import Storage
 from automl.study.study import open_study
 from automl.workers.supervision import LOST, VAIN_DEATHS, Started, Supervisor
@@ -95,7 +95,7 @@ def test_one_that_ends_by_itself_is_not(supervised, tmp_path, caplog, code):
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 130])
 def test_one_that_left_a_trial_has_died_whatever_it_says(supervised, tmp_path, caplog, code):
-    left = [None, Left(number=7)]
+    left = [None, LostWorker(number=7)]
     ended(supervised(ONCE.format(f"exit {code}"), left=lambda _: left.pop()))
     assert starts(tmp_path) == ["0", "0"]
     said = f"ended with exit code {code} without signing off and is restarted after trial 7"

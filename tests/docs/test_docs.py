@@ -1,4 +1,4 @@
-"""The documentation is true: its files are short, its commands run, its options and links exist.
+"""The documentation is true and complete: commands run, options and links exist, none is missing.
 
 In README.md and docs/, `<!-- file: NAME -->` above a fenced block names a file, and
 `<!-- run -->` above a block of commands has them run, beside all files of that page;
@@ -7,6 +7,7 @@ In README.md and docs/, `<!-- file: NAME -->` above a fenced block names a file,
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,13 +18,20 @@ from pathlib import Path
 import click
 import pytest
 
+import automl
+from automl import testing
 from automl.cli.main import COMMANDS, cli
+from automl.errors import AutoMLError
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = ROOT / "docs" / "reference.md"
+API = sorted((ROOT / "docs" / "api").glob("*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *API]
+SOURCES = [ROOT / "automl", ROOT / "plugins", ROOT / "searchspaces"]
 RUNNABLE = [
     ROOT / "README.md",
     ROOT / "docs" / "identity.md",
+    REFERENCE,
     ROOT / "docs" / "writing-a-plugin.md",
 ]
 PARTS = {"part", "space", "task", "trainer", "strategy", "pruner", "launcher", "judge", "cache"}
@@ -34,6 +42,10 @@ _RUN = re.compile(r"^<!-- (run|run long) -->\n" + _FENCED, re.DOTALL | re.MULTIL
 _CODE = re.compile(r"^```.*?^```$|`[^`]+`", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+_SECTION = re.compile(r"^##+ ([^\n]+)\n(.*?)(?=^##|\Z)", re.DOTALL | re.MULTILINE)
+_FIRST_CELL = re.compile(r"^\| (.*?) \|", re.MULTILINE)
+_SHARED = re.compile(r"It also takes.*?\.(?=\s)", re.DOTALL)
+_VARIABLE = re.compile(r"\b_?AUTOML_[A-Z_]+[A-Z]\b")
 _MACHINE = re.compile(r"(?<![\w.~/:])/(?:work|tmp|root|home|opt|mnt|usr|var|Users)\b")
 
 
@@ -75,7 +87,7 @@ class Ran:
 
 
 def run(command: str, folder: Path) -> Ran:
-    program, *rest = command.split()
+    program, *rest = shlex.split(command)
     start = [sys.executable, "-m", "automl"] if program == "automl" else [sys.executable]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("AUTOML_")}
     quick = {"OMP_NUM_THREADS": "1", "AUTOML_STATE_DIR": str(folder / "state")}
@@ -180,11 +192,84 @@ def test_documented_options_exist(page):
             assert part in PARTS, snippet
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub and the site give to a page's headings."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return {anchor(title) for title in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
+
+
+def anchor(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_resolve(page):
     for target in _LINK.findall(page.read_text()):
-        if not target.startswith(("http:", "https:", "#")):
-            assert (page.parent / target.partition("#")[0]).exists(), target
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        if heading and file.suffix == ".md":
+            assert heading in anchors(file), target
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def sections() -> dict[str, str]:
+    """The sections of the reference by their anchors."""
+    return {anchor(title): text for title, text in _SECTION.findall(REFERENCE.read_text())}
+
+
+def listed_flags(name: str) -> set[str]:
+    """The options that a command's section lists, with the shared ones "it also takes"."""
+    found = sections()
+    text = found[anchor(name)]
+    codes = [*_FIRST_CELL.findall(text), *re.findall(r"`(--[^`]+)`", text)]
+    for link in re.findall(r"\(#([\w-]+)\)", "".join(_SHARED.findall(text))):
+        codes += _FIRST_CELL.findall(found[link])
+    return {flag for code in codes for flag in _FLAG.findall(code)}
+
+
+LEAVES = {n: c for n, c in commands_of(cli) if not isinstance(c, click.Group)}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_the_reference_lists_exactly_the_options_of_a_command(name):
+    assert listed_flags(name) == flags_of(LEAVES[name]) - {"--help", "-h", "--debug"}
+
+
+def test_the_reference_lists_every_environment_variable():
+    files = (file for root in SOURCES for file in root.rglob("*.py"))
+    used = {name for file in files for name in _VARIABLE.findall(file.read_text())}
+    assert set(_VARIABLE.findall(sections()["environment-variables"])) == used
+
+
+def subclasses(error: type[AutoMLError]) -> Iterator[type[AutoMLError]]:
+    yield error
+    for each in error.__subclasses__():
+        yield from subclasses(each)
+
+
+def test_the_reference_lists_every_exit_code():
+    listed = {int(cell) for cell in _FIRST_CELL.findall(sections()["exit-codes"]) if cell.isdigit()}
+    assert listed == {0, *(error.exit_code for error in subclasses(AutoMLError))}
+
+
+def test_the_reference_lists_every_event():
+    code = "".join(file.read_text() for file in (ROOT / "automl" / "cli").glob("*.py"))
+    cells = _FIRST_CELL.findall(sections()["events"])
+    assert {c.strip("`") for c in cells if "`" in c} == set(re.findall(r'"event": "(\w+)"', code))
+
+
+def test_the_python_reference_shows_every_public_name_once():
+    shown = re.findall(r"^::: (\S+)", "\n".join(page.read_text() for page in API), re.MULTILINE)
+    public = [f"automl.{name}" for name in automl.__all__ if name != "nn"]
+    public += [f"automl.nn.{name}" for name in automl.nn.__all__]
+    public += [f"automl.testing.{name}" for name in testing.__all__]
+    assert sorted(shown) == sorted([*public, "automl.plugin.hookspecs.Hooks"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

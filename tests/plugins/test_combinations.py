@@ -1,6 +1,6 @@
-"""Every strategy and every pruner finishes a study of two workers, which then goes on.
+"""Every strategy and every pruner completes a study with two workers, and can be resumed.
 
-Their names are those of the entry points, so that a new plugin is tried by being one.
+The names come from the entry points, so new plugins are included.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def round_robin(strategies: list[str], pruners: list[str]) -> list[tuple[str, str]]:
-    """Pairs in which each strategy and each pruner occurs, as few as can be."""
+    """Return the fewest pairs that cover each strategy and each pruner."""
     pairs = zip(cycle(strategies), cycle(pruners), strict=False)
     return list(islice(pairs, max(len(strategies), len(pruners))))
 
@@ -50,8 +50,8 @@ def options(kind: Kind, name: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Here:
-    """Runs a command in this process, on a database of its own."""
+class InProcess:
+    """Runs a command in this process, on a separate database."""
 
     directory: Path
     capsys: pytest.CaptureFixture[str]
@@ -67,8 +67,8 @@ class Here:
             return in_process(self.capsys, arguments)
 
 
-class Apart(Here):
-    """Runs each command in a process of its own."""
+class InSubprocess(InProcess):
+    """Runs each command in a separate process."""
 
     def __call__(self, *arguments: str, **environment: str) -> Ended:
         (folder := self.directory / arguments[0]).mkdir()
@@ -77,8 +77,8 @@ class Apart(Here):
             return command.wait(120)
 
 
-def search_and_resume(run: Here, strategy: str, pruner: str, *more: str) -> None:
-    """A search by two workers, and more trials by one, end as they should and leave no wreck."""
+def search_and_resume(run: InProcess, strategy: str, pruner: str, *more: str) -> None:
+    """Check a search with two workers, and its resume by one."""
     (meeting := run.directory / "meeting").mkdir()
     parts = ["--task", "digits", "--strategy", strategy, "--pruner", pruner, "--plugin", FILE]
     chosen = [*options(Kind.STRATEGY, strategy), *options(Kind.PRUNER, pruner), *more]
@@ -104,7 +104,7 @@ def search_and_resume(run: Here, strategy: str, pruner: str, *more: str) -> None
     assert (doctor.code, doctor.out) == (0, "nothing is broken\n")
 
 
-def test_the_pairs_leave_nobody_out():
+def test_the_pairs_cover_all_plugins():
     strategies, pruners = names(Kind.STRATEGY), names(Kind.PRUNER)
     pairs = round_robin(strategies, pruners)
     assert [sorted(set(each)) for each in zip(*pairs, strict=True)] == [strategies, pruners]
@@ -117,13 +117,13 @@ def test_the_pairs_leave_nobody_out():
     ("strategy", "pruner"), round_robin(names(Kind.STRATEGY), names(Kind.PRUNER))
 )
 def test_a_pair_finishes_a_study_and_resumes(tmp_path, capsys, strategy, pruner):
-    """Without probes, which start a process in each worker."""
+    """Without probes, which would start a process in each worker."""
     quick = ("-o", "trainer.epochs=2", "-o", "cache.levels=L0,L1")
-    search_and_resume(Here(tmp_path, capsys), strategy, pruner, *quick)
+    search_and_resume(InProcess(tmp_path, capsys), strategy, pruner, *quick)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("pruner", names(Kind.PRUNER))
 @pytest.mark.parametrize("strategy", names(Kind.STRATEGY))
 def test_every_pair_finishes_a_study_and_resumes(tmp_path, capsys, strategy, pruner):
-    search_and_resume(Apart(tmp_path, capsys), strategy, pruner, "-o", "trainer.epochs=4")
+    search_and_resume(InSubprocess(tmp_path, capsys), strategy, pruner, "-o", "trainer.epochs=4")

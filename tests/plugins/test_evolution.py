@@ -1,4 +1,4 @@
-"""Regularised evolution keeps to the rules of its paper (arXiv 1802.01548, algorithm 1)."""
+"""Regularized evolution follows its paper (arXiv 1802.01548, algorithm 1)."""
 
 import pickle
 import statistics
@@ -23,7 +23,7 @@ def add(study, value, params, distributions, state=TrialState.COMPLETE):
 
 
 def propose(study, distributions=None, names=None):
-    """The next trial's decisions, asked in the order of `names`."""
+    """Return the next trial's decisions, suggested in the order of `names`."""
     distributions = distributions or LETTERS
     return study.ask({name: distributions[name] for name in names or distributions}).params
 
@@ -37,7 +37,7 @@ def differing(one, other):
 
 
 def study_of(values, direction="maximize", seed=0, population=None, tournament=None):
-    """A study whose trial number i has the letters of its number and the value given."""
+    """Return a study in which trial i has the letters of its number and the given value."""
     size = population or len(values)
     sampler = Evolution(population=size, tournament=tournament or size, seed=seed)
     study = optuna.create_study(direction=direction, sampler=sampler)
@@ -55,13 +55,13 @@ def test_a_tournament_of_all_picks_the_best_and_changes_one_decision(direction, 
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_oldest_leaves_the_population_however_good(seed):
+def test_the_oldest_trial_leaves_the_population_even_if_it_is_the_best(seed):
     study = study_of([1.0, 0.1, 0.2, 0.6, 0.3, 0.2], seed=seed, population=5)
     child = propose(study)
     assert len(differing(letters("dddddd"), child)) == 1
 
 
-def test_smaller_tournaments_let_others_win_but_never_the_worst():
+def test_in_smaller_tournaments_others_win_but_never_the_worst():
     values = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     parents = Counter()
     for seed in range(200):
@@ -73,7 +73,7 @@ def test_smaller_tournaments_let_others_win_but_never_the_worst():
     assert parents["f"] > parents["e"] > parents["c"]
 
 
-def test_each_decision_and_each_other_value_is_as_likely():
+def test_all_mutations_are_equally_likely():
     changed, taken = Counter(), Counter()
     for seed in range(600):
         child = propose(study_of([1.0], seed=seed))
@@ -118,7 +118,7 @@ def test_a_decision_the_parent_lacks_is_drawn_at_random():
     assert all(0 <= value <= 1 for value in values)
 
 
-def test_a_value_outside_a_range_that_moved_is_drawn_anew():
+def test_a_value_outside_a_changed_range_is_redrawn():
     distributions = {"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}
     moved = {"a": FloatDistribution(2, 3), "b": FloatDistribution(2, 3)}
     study = optuna.create_study(sampler=Evolution(population=1, tournament=1, seed=0))
@@ -126,7 +126,7 @@ def test_a_value_outside_a_range_that_moved_is_drawn_anew():
     assert all(2 <= value <= 3 for value in propose(study, moved).values())
 
 
-def test_a_decision_of_one_value_is_never_the_one_to_change():
+def test_a_decision_with_one_value_is_never_mutated():
     distributions = {"only": CategoricalDistribution(["x"]), "free": IntDistribution(1, 3)}
     for seed in range(10):
         study = optuna.create_study(sampler=Evolution(population=1, tournament=1, seed=seed))
@@ -134,7 +134,7 @@ def test_a_decision_of_one_value_is_never_the_one_to_change():
         assert propose(study, distributions)["free"] != 2
 
 
-def test_a_parent_that_cannot_change_is_copied():
+def test_a_parent_without_mutable_decisions_is_copied():
     distributions = {"only": CategoricalDistribution(["x"])}
     study = optuna.create_study(sampler=Evolution(population=1, tournament=1, seed=0))
     add(study, 1.0, {"only": "x"}, distributions)
@@ -166,7 +166,7 @@ def test_all_non_dominated_trials_become_parents():
 @pytest.mark.parametrize(
     ("excesses", "winner"), [([1.0, 0.0, 2.0], "b"), ([3.0, 2.0, 1.0], "c"), ([0.0, 0.0, 1.0], "a")]
 )
-def test_who_breaks_constraints_least_wins_a_tournament(excesses, winner):
+def test_the_smallest_constraint_violation_wins_a_tournament(excesses, winner):
     study = optuna.create_study(direction="maximize", sampler=Evolution(3, 3, seed=0))
     for letter, value, excess in zip("abc", [3.0, 2.0, 9.0], excesses, strict=True):
         study.add_trial(
@@ -180,7 +180,7 @@ def test_who_breaks_constraints_least_wins_a_tournament(excesses, winner):
     assert len(differing(letters(winner * 6), propose(study))) == 1
 
 
-def test_one_that_was_stopped_before_a_constraint_was_known_does_not_win():
+def test_a_trial_stopped_before_its_constraint_does_not_win():
     study = optuna.create_study(direction="maximize", sampler=Evolution(2, 2, seed=0))
     for letter, constraints in (("a", {}), ("b", {"constraints:x": 5.0})):
         study.add_trial(
@@ -195,7 +195,7 @@ def test_one_that_was_stopped_before_a_constraint_was_known_does_not_win():
 
 
 @pytest.mark.parametrize("values", [[1.0, 0.2, 0.7], [1.0]])
-def test_the_order_of_asking_does_not_matter(values):
+def test_the_order_of_suggestions_does_not_matter(values):
     forward = propose(study_of(values, population=3, tournament=1))
     backward = propose(study_of(values, population=3, tournament=1), names=list(LETTERS)[::-1])
     assert forward == backward
@@ -249,7 +249,7 @@ def test_it_improves_on_floats():
     assert statistics.median(evolved) < statistics.median(drawn) / 2
 
 
-def test_threads_share_one_and_leave_nothing_behind():
+def test_threads_share_a_sampler_and_its_plans_are_dropped():
     sampler = Evolution(population=5, tournament=2, seed=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(one_max, n_trials=40, n_jobs=3)
@@ -264,7 +264,7 @@ def test_it_can_be_pickled():
 
 @pytest.mark.parametrize(("population", "tournament"), [(5, 6), (5, 0), (0, 0)])
 def test_a_tournament_must_fit_the_population(population, tournament):
-    with pytest.raises(ValueError, match="tournament must lie between 1 and the population"):
+    with pytest.raises(ValueError, match="tournament must be between 1 and the population"):
         Evolution(population=population, tournament=tournament)
 
 
@@ -312,7 +312,7 @@ def test_the_ends_of_a_range_can_be_left_and_reached(distribution):
     assert min(down) < high - (high - low) / 3
 
 
-def test_a_step_is_logarithmic_where_the_decision_is():
+def test_a_step_is_logarithmic_if_the_decision_is():
     rng = np.random.default_rng(0)
     distribution = FloatDistribution(1e-6, 1.0, log=True)
     steps = np.log10([mutate(distribution, 1e-3, rng) for _ in range(500)])

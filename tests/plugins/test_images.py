@@ -1,4 +1,4 @@
-"""Folders of images as a task: real files, as cameras, scanners and careless people leave them."""
+"""Folders of images as a task, with real files as cameras, scanners and users write them."""
 
 import logging
 import subprocess
@@ -18,7 +18,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 def draw(path, colour=RED, size=(8, 6), mode="RGB", **saving):
-    """An image of one colour; size: its width and height."""
+    """Return an image of one color; size is width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path, **saving)
     return path
@@ -26,7 +26,7 @@ def draw(path, colour=RED, size=(8, 6), mode="RGB", **saving):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Ten red images and ten blue ones, each 6 high and 8 wide."""
+    """Ten red and ten blue images, 6 pixels high and 8 wide."""
     for n in range(10):
         draw(tmp_path / "photos" / "red" / f"{n}.png", (255, n, 0))
         draw(tmp_path / "photos" / "blue" / f"{n}.png", (0, n, 255))
@@ -43,7 +43,7 @@ def whole(task):
     return torch.cat([task.split(split)[0] for split in Split])
 
 
-def test_it_is_a_sound_task(photos):
+def test_it_passes_the_task_suite(photos):
     task = images(directory=photos)
     check_task(task)
     assert task.signature.input_shape == (3, 6, 8)
@@ -56,12 +56,12 @@ def test_it_is_a_sound_task(photos):
         assert targets.double().mean() == 0.5
 
 
-def test_the_seed_decides_the_splits(photos):
+def test_splits_depend_on_the_seed(photos):
     digests = [images(directory=photos, seed=seed).digest() for seed in (0, 0, 1)]
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_sizes_are_said_as_one_side_or_two(photos):
+def test_sizes_are_one_side_or_two(photos):
     build = Registry().build
     for said, shape in (("5", (3, 5, 5)), ("4,7", (3, 4, 7))):
         task = build(Kind.TASK, "images", {"directory": str(photos), "size": said}).make()
@@ -69,17 +69,17 @@ def test_sizes_are_said_as_one_side_or_two(photos):
     refused("size must be positive, got 0,0", photos, size=0)
 
 
-def test_the_usual_size_is_taken_and_made_small(photos, caplog):
+def test_the_most_frequent_size_is_scaled_down(photos, caplog):
     draw(photos / "red" / "other.png", size=(30, 30))
     with caplog.at_level(logging.WARNING):
         assert images(directory=photos).signature.input_shape == (3, 6, 8)
-    assert "stretched to 6,8; -o task.size=H,W" in caplog.text
+    assert "resized to 6,8; set another size with -o task.size=H,W" in caplog.text
     for path in photos.rglob("*.png"):
         draw(path, size=(640, 320))
     assert images(directory=photos).signature.input_shape == (3, 32, 64)
 
 
-def test_pixels_are_those_of_the_file(tmp_path):
+def test_pixels_match_the_file(tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (20, 6, 8, 3), dtype=np.uint8)
     for n, each in enumerate(values):
         path = tmp_path / "ab"[n % 2] / f"{n:02}.png"
@@ -104,7 +104,7 @@ def test_grey_images_have_one_channel(tmp_path):
     assert images(directory=tmp_path, channels=Channels.GREY).signature.input_shape == (1, 6, 8)
 
 
-def test_sixteen_bits_are_not_cut_off(tmp_path):
+def test_sixteen_bit_images_are_not_clipped(tmp_path):
     for n in range(10):
         for name, value in (("dark", 0x1000), ("light", 0x8000)):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -114,7 +114,7 @@ def test_sixteen_bits_are_not_cut_off(tmp_path):
     assert found.round().tolist() == [0x10, 0x80]
 
 
-def test_photos_stand_upright(tmp_path):
+def test_photos_are_rotated_upright(tmp_path):
     for name in "ab":
         for n in range(5):
             path = tmp_path / name / f"{n}.jpg"
@@ -140,7 +140,7 @@ def test_formats(photos, suffix):
     assert torch.equal((inputs.mean((2, 3))[:, 0] > 0.5).long(), targets)
 
 
-def test_what_is_hidden_or_no_image_is_not_looked_at(photos):
+def test_hidden_and_other_files_are_skipped(photos):
     digest = images(directory=photos).digest()
     for name in ("red/.DS_Store", "red/._1.png", ".git/1.png", "red/notes.txt", "notes.png"):
         (photos / name).parent.mkdir(exist_ok=True)
@@ -151,7 +151,7 @@ def test_what_is_hidden_or_no_image_is_not_looked_at(photos):
     assert images(directory=photos).digest() == digest
 
 
-def test_images_to_test_on(photos, tmp_path):
+def test_a_directory_of_test_images(photos, tmp_path):
     for n in range(3):
         draw(tmp_path / "later" / "red" / f"{n}.png")
     task = images(directory=photos, test_dir=tmp_path / "later")
@@ -176,10 +176,10 @@ def test_a_file_that_cannot_be_decoded_is_named(photos, caplog, content):
     refused(f"{broken.name} cannot be decoded: .*task.skip_broken=yes", photos)
     with caplog.at_level(logging.WARNING):
         assert images(directory=photos, skip_broken=True).digest() == digest
-    assert f"left out: {broken} cannot be decoded" in caplog.text
+    assert f"skipped: {broken} cannot be decoded" in caplog.text
 
 
-def test_a_bomb_is_not_opened(photos, monkeypatch):
+def test_a_decompression_bomb_is_not_opened(photos, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for side in (40, 60):  # Pillow itself only warns of the first
         draw(photos / "blue" / "bomb.png", size=(side, side))
@@ -187,12 +187,12 @@ def test_a_bomb_is_not_opened(photos, monkeypatch):
     assert images(directory=photos, skip_broken=True).signature.input_shape == (3, 6, 8)
 
 
-def test_what_claims_another_format_starts_no_program(photos):
+def test_a_disguised_format_starts_no_program(photos):
     (photos / "red" / "z.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n")
-    refused("z.png cannot be decoded: it holds no image", photos)
+    refused("z.png cannot be decoded: it is not an image", photos)
 
 
-def test_pixels_of_no_known_range_are_refused(photos):
+def test_pixels_of_unknown_range_are_rejected(photos):
     Image.fromarray(np.zeros((6, 8), np.float32)).save(photos / "red" / "z.tif")
     refused("z.tif cannot be decoded: its pixels have 32 bits", photos)
 
@@ -201,18 +201,18 @@ def test_inputs_that_are_too_large(photos):
     refused(r"20 images of 3x512x512 take 60 MB: .*task.size", photos, size=512, max_megabytes=50)
 
 
-def test_folders_that_are_no_classes(photos, tmp_path):
+def test_invalid_class_folders(photos, tmp_path):
     refused("cannot read .*none: No such file", tmp_path / "none")
     refused("cannot read .*: Not a directory", photos / "red" / "1.png")
-    refused("holds no folders: expected one for each class", photos / "red")
+    refused("contains no folders: expected one folder of images", photos / "red")
     (photos / "green").mkdir()
-    refused("green holds no images", photos)
+    refused("green contains no images", photos)
     (photos / "green").rmdir()
     for path in (photos / "red").iterdir():
         path.write_bytes(b"")
     refused("no image in .*red can be decoded", photos, skip_broken=True)
     (photos / "red").rename(tmp_path / "red")
-    refused("holds the folder of one class, blue", photos)
+    refused("has only the class blue", photos)
 
 
 def test_a_class_too_small_to_split(photos):
@@ -220,7 +220,7 @@ def test_a_class_too_small_to_split(photos):
     refused("21 rows cannot be split", photos)
 
 
-def test_without_pillow_it_says_what_to_install(photos):
+def test_a_missing_pillow_names_the_package(photos):
     program = (
         "import importlib.util, sys; find = importlib.util.find_spec;"
         "importlib.util.find_spec = lambda name, *a: None if name == 'PIL' else find(name, *a);"

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine."""
+"""Workers as processes on this machine."""
 
 import os
 import signal
@@ -33,14 +33,14 @@ def wait_for(condition, seconds=20.0):
         time.sleep(0.01)
 
 
-def test_a_worker_tells_its_exit_code(tmp_path):
+def test_a_worker_returns_its_exit_code(tmp_path):
     worker = start("raise SystemExit(7)", tmp_path / "log")
     assert isinstance(worker, WorkerHandle)
     assert worker.wait(20) == 7
     assert worker.poll() == 7
 
 
-def test_its_errors_are_added_to_the_log_and_its_output_is_not(tmp_path):
+def test_only_standard_error_is_appended_to_the_log(tmp_path):
     log = tmp_path / "new" / "folder" / "log"
     code = "import sys; print('out'); print('err', file=sys.stderr)"
     for _ in range(2):
@@ -48,7 +48,7 @@ def test_its_errors_are_added_to_the_log_and_its_output_is_not(tmp_path):
     assert log.read_text().split() == ["err", "err"]
 
 
-def test_it_has_our_environment_and_what_is_added(tmp_path, monkeypatch):
+def test_it_extends_our_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_OURS", "1")
     code = "import os, sys; sys.stderr.write(os.environ['TEST_OURS'] + os.environ['TEST_ADDED'])"
     assert start(code, tmp_path / "log", {"TEST_ADDED": "2"}).wait(20) == 0
@@ -56,17 +56,17 @@ def test_it_has_our_environment_and_what_is_added(tmp_path, monkeypatch):
     assert "TEST_ADDED" not in os.environ
 
 
-def test_it_reads_nothing_of_our_input(tmp_path):
+def test_it_does_not_read_our_standard_input(tmp_path):
     assert start("import sys; sys.exit(len(sys.stdin.read()))", tmp_path / "log").wait(20) == 0
 
 
 def test_waiting_ends_with_a_timeout(sleeper):
-    with pytest.raises(TimeoutError, match="still runs after"):
+    with pytest.raises(TimeoutError, match="is still running after"):
         sleeper.wait(0.01)
     assert sleeper.poll() is None
 
 
-def test_it_is_in_a_session_of_its_own(sleeper):
+def test_it_runs_in_its_own_session(sleeper):
     assert os.getsid(sleeper.process.pid) != os.getsid(0)
 
 

@@ -1,4 +1,4 @@
-"""Tasks made of arrays in a file."""
+"""Tasks from arrays in a file."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def saved(path, **arrays):
     return path
 
 
-def test_whole_numbers_are_classes_and_others_are_predicted(tmp_path):
+def test_integers_are_classes_and_reals_are_regression_targets(tmp_path):
     labels = np.arange(60) % 3
     check_task(task := npz(file=saved(tmp_path / "a.npz", x=X, y=labels)))
     assert isinstance(task, Classification)
@@ -50,19 +50,19 @@ def test_classes_keep_their_names(tmp_path, targets, labels):
 @pytest.mark.parametrize(
     ("arrays", "given", "said"),
     [
-        ({"x": X, "y": np.arange(60)}, {}, "60 classes in 60 rows: to predict numbers, say -o"),
+        ({"x": X, "y": np.arange(60)}, {}, "60 classes in 60 rows: to predict numbers, pass -o"),
         ({"x": X, "y": X[:, 0, 0]}, {"goal": Goal.CLASSIFICATION}, "expected classes"),
-        ({"x": X.astype(complex), "y": X[:, 0, 0]}, {}, "'x' holds complex128 of shape"),
+        ({"x": X.astype(complex), "y": X[:, 0, 0]}, {}, "'x' contains complex128 of shape"),
         ({"x": X.astype(str), "y": X[:, 0, 0]}, {}, "expected numbers"),
         ({"x": np.array(3.0), "y": np.arange(60) % 2}, {}, r"of shape \(\); expected numbers"),
         ({"x": X, "y": np.zeros((60, 2, 2))}, {}, r"expected real numbers \[n\] or"),
         ({"x": X, "y": np.array([0, 1, np.inf] * 20)}, AS_CLASSES, "expected classes"),
         ({"x": X, "y": np.array([0, 1, 1e300] * 20)}, AS_CLASSES, "expected classes"),
         ({"x": X, "y": np.zeros(0)}, {}, "expected real numbers"),
-        ({"x": X, "y": np.zeros(0, int)}, {}, "targets are none"),
+        ({"x": X, "y": np.zeros(0, int)}, {}, "targets are empty"),
         ({"x": X[:, :0], "y": X[:, 0, 0]}, {}, r"of shape \(60, 0, 3\); expected numbers"),
-        ({"x": X * np.longdouble("1e4000"), "y": X[:, 0, 0]}, {}, "holds NaN or infinity"),
-        ({}, {}, "there are: none"),
+        ({"x": X * np.longdouble("1e4000"), "y": X[:, 0, 0]}, {}, "contains NaN or infinity"),
+        ({}, {}, "arrays: none"),
     ],
 )
 def test_arrays_that_cannot_be_learned(tmp_path, arrays, given, said):
@@ -70,9 +70,9 @@ def test_arrays_that_cannot_be_learned(tmp_path, arrays, given, said):
         npz(file=saved(tmp_path / "a.npz", **arrays), **given)
 
 
-def test_arrays_have_the_names_that_are_said(tmp_path):
+def test_array_names_are_options(tmp_path):
     file = saved(tmp_path / "a.npz", images=X, labels=np.arange(60) % 3)
-    with pytest.raises(UsageError, match="no array 'x'; there are: images, labels"):
+    with pytest.raises(UsageError, match="no array 'x'; arrays: images, labels"):
         npz(file=file)
     assert npz(file=file, inputs="images", targets="labels").classes == 3
 
@@ -94,9 +94,9 @@ def test_files_that_cannot_be_read(tmp_path, content, said):
         npz(file=file)
 
 
-def test_one_array_is_told_from_several(tmp_path):
+def test_a_single_array_is_rejected(tmp_path):
     np.save(tmp_path / "a.npy", X)
-    with pytest.raises(UsageError, match="holds one array; expected two by name"):
+    with pytest.raises(UsageError, match="has one array; expected two named ones"):
         npz(file=tmp_path / "a.npy")
 
 

@@ -1,4 +1,4 @@
-"""The online trainer: what it shows, in which order, when it stops, and going on."""
+"""The online trainer: the examples it shows and their order, when it stops, and resuming."""
 
 import math
 
@@ -34,7 +34,7 @@ class Centroids(nn.Module):
 
 
 class Last(nn.Module):
-    """Predicts the last target seen, and remembers the sums of all inputs that it was shown."""
+    """Predicts the last target, and remembers the sums of all inputs that it received."""
 
     def __init__(self, factor=1.0):
         super().__init__()
@@ -54,7 +54,7 @@ class Last(nn.Module):
 
 
 def shown(directory, task=None, seed=0, probe=False, **options):
-    """What a module is shown in a training, epoch after epoch."""
+    """Return the examples that a module receives in a training, by epoch."""
     module = Last()
     run = a_run(directory, seed, probe=probe)
     reports = list(Online(**options).train(Candidate(lambda: module), task or Line(), run))
@@ -65,11 +65,11 @@ def centroids(trial, task):
     return Candidate(lambda: Centroids(trial.suggest_int("features", 4, 4)))
 
 
-def test_it_is_a_sound_trainer(tmp_path):
+def test_it_passes_the_trainer_suite(tmp_path):
     check_trainer(Online(epochs=3, examples=40), centroids, blobs(), tmp_path)
 
 
-def test_it_shows_what_is_to_be_learned(tmp_path):
+def test_it_shows_the_training_examples(tmp_path):
     task = digits()
     candidate = Candidate(lambda: Centroids(64, 10))
     (report,) = Online().train(candidate, task, a_run(tmp_path))
@@ -77,7 +77,7 @@ def test_it_shows_what_is_to_be_learned(tmp_path):
     assert set(report.metrics) == set(task.metrics)
 
 
-def test_each_epoch_shows_every_example_once_in_another_order(tmp_path):
+def test_each_epoch_shows_every_example_once_in_a_new_order(tmp_path):
     task = Line()
     reports, seen = shown(tmp_path, task, epochs=2)
     first, second = seen[: task.examples], seen[task.examples :]
@@ -88,7 +88,7 @@ def test_each_epoch_shows_every_example_once_in_another_order(tmp_path):
     assert [report.step for report in reports] == [1, 2]
 
 
-def test_the_order_follows_from_the_seed_alone(tmp_path):
+def test_the_order_depends_only_on_the_seed(tmp_path):
     _, first = shown(tmp_path)
     torch.rand(5)
     assert shown(tmp_path)[1] == first
@@ -97,13 +97,13 @@ def test_the_order_follows_from_the_seed_alone(tmp_path):
 
 @given(epochs=st.integers(1, 3), examples=st.none() | st.integers(1, 40))
 @settings(max_examples=15, deadline=None)
-def test_it_shows_no_more_than_asked(tmp_path_factory, epochs, examples):
+def test_it_shows_at_most_the_given_number_of_examples(tmp_path_factory, epochs, examples):
     task = Line()
     _, seen = shown(tmp_path_factory.mktemp("run"), task, epochs=epochs, examples=examples)
     assert len(seen) == epochs * min(examples or math.inf, task.examples)
 
 
-def test_a_probe_sees_three_reports_at_least(tmp_path):
+def test_a_probe_yields_at_least_three_reports(tmp_path):
     assert len(shown(tmp_path, probe=True)[0]) == 3
     assert len(shown(tmp_path, probe=True, epochs=5)[0]) == 5
 
@@ -130,14 +130,14 @@ def test_a_module_that_cannot_learn_is_named(tmp_path):
         )
 
 
-def test_hyperparameters_are_refused(tmp_path):
-    with pytest.raises(TrialError, match="reads no hyperparameter; the candidate has: 'lr'"):
+def test_hyperparameters_are_rejected(tmp_path):
+    with pytest.raises(TrialError, match="takes no hyperparameters; the candidate has: 'lr'"):
         next(Online().train(linear(Line(), lr=0.1), Line(), a_run(tmp_path)))
 
 
-# Going on.
+# Resuming.
 @pytest.mark.parametrize("after", [1, 3])
-def test_a_resumed_training_ends_with_the_same_bits(tmp_path, after):
+def test_a_resumed_training_is_bit_identical(tmp_path, after):
     task, trainer = blobs(), Online(epochs=4, examples=20)
     whole = list(trainer.train(Candidate(Centroids), task, a_run(tmp_path / "whole")))
     run = a_run(tmp_path / "cut")
@@ -154,7 +154,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, after):
     assert all(torch.equal(state[name], again[name]) for name in state)
 
 
-def test_a_training_that_had_ended_reports_its_end_again(tmp_path):
+def test_a_finished_training_repeats_its_last_report(tmp_path):
     task, run = blobs(), a_run(tmp_path)
     (report,) = Online().train(Candidate(Centroids), task, run)
     run.save(report.checkpoint())
@@ -165,7 +165,7 @@ def test_a_training_that_had_ended_reports_its_end_again(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "make"), [({"epochs": 2}, Centroids), ({}, lambda: Centroids(4, 5))]
 )
-def test_a_checkpoint_of_something_else_costs_time_alone(tmp_path, caplog, settings, make):
+def test_a_foreign_checkpoint_restarts_the_training(tmp_path, caplog, settings, make):
     task, run = blobs(), a_run(tmp_path / "old")
     run.save(next(Online().train(Candidate(Centroids), task, run)).checkpoint())
     task = blobs(classes=make().counts.numel())

@@ -1,4 +1,4 @@
-"""Data sets of OpenML: asked of a server on this machine that answers as OpenML does."""
+"""OpenML data sets, from a local server that answers like OpenML."""
 
 import gzip
 import hashlib
@@ -41,7 +41,7 @@ def fares(rows=60, seed=0):
 
 @dataclass
 class Dataset:
-    """What OpenML holds under one number."""
+    """OpenML's data under one number."""
 
     did: int
     name: str
@@ -112,13 +112,13 @@ class Dataset:
 
 
 class OpenML:
-    """Answers the questions that scikit-learn's client asks, and remembers them."""
+    """Answers the requests of scikit-learn's client, and records them."""
 
     def __init__(self, *datasets):
         self.datasets, self.asked, self.broken = list(datasets), [], {}
 
     def answer(self, path):
-        """A status and a body; 412 is what OpenML says where it knows nothing."""
+        """A status and a body; 412 is OpenML's status for an unknown data set."""
         self.asked.append(path)
         if path in self.broken:
             return self.broken[path]
@@ -171,13 +171,13 @@ def served(openml_server):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    """scikit-learn's client waits a second between its attempts."""
+    """Skip the second that scikit-learn's client waits between attempts."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """An OpenML of three data sets; every task is kept in a folder of the test's own."""
+    """An OpenML server with three data sets; the client's folder belongs to the test."""
     monkeypatch.setenv("AUTOML_DATA_DIR", str(tmp_path / "data"))
     own = OpenML(Dataset(7, "fares"), Dataset(8, "twice"), Dataset(9, "twice", version=3))
     with served(own) as url:
@@ -192,7 +192,7 @@ def refused(said, **options):
     return str(caught.value)
 
 
-def test_it_is_a_sound_task_of_the_columns_that_openml_declares(server):
+def test_it_passes_the_task_suite_with_the_declared_columns(server):
     task = openml(dataset="fares")
     check_task(task)
     assert isinstance(task, Classification)
@@ -200,12 +200,12 @@ def test_it_is_a_sound_task_of_the_columns_that_openml_declares(server):
     assert task.preparation.target == "class"
     assert task.preparation.labels == ("0", "1", "2")
     kinds = [(type(c).__name__, c.name, c.width) for c in task.preparation.columns.columns]
-    # A missing town is one of the towns; what numbers the rows is no column.
+    # A missing town is a category; a column that numbers the rows is left out.
     assert kinds == [("Numbers", "age", 2), ("Categories", "home town", 4), ("Numbers", "fare", 1)]
     assert task.preparation.columns.columns[1].values == ("", "Bonn", "New York")
 
 
-def test_it_is_the_task_that_its_rows_as_csv_are(server, tmp_path):
+def test_it_equals_the_task_of_the_same_rows_as_csv(server, tmp_path):
     file = tmp_path / "fares.csv"
     rows = [line.replace("'", "").rpartition(",")[0] for line in fares()]
     file.write_text("\n".join(["age,home town,class,fare", *rows]) + "\n")
@@ -213,7 +213,7 @@ def test_it_is_the_task_that_its_rows_as_csv_are(server, tmp_path):
     assert openml(dataset="fares", **given).digest() == csv(file=file, **given).digest()
 
 
-def test_categories_may_be_words_that_elsewhere_say_no_value(server):
+def test_categories_may_be_words_for_missing_values(server):
     lines = (f"{n},{('NA', 'x', '?')[n % 3]},{('none', 'some')[n % 2]}" for n in range(60))
     head = "@relation w\n@attribute a numeric\n@attribute b {NA,x}\n@attribute c {none,some}\n"
     kinds = {"a": "numeric", "b": "nominal", "c": "nominal"}
@@ -226,7 +226,7 @@ def test_categories_may_be_words_that_elsewhere_say_no_value(server):
     assert columns.columns[1].values == ("", "NA", "x")
     assert not {"na", "none"} & set(columns.missing)
     assert "?" in columns.missing
-    refused("holds only 'some'", dataset="words", missing=("none",))
+    refused("contains only 'some'", dataset="words", missing=("none",))
 
 
 def test_a_number_and_a_name_are_the_same_data(server):
@@ -234,7 +234,7 @@ def test_a_number_and_a_name_are_the_same_data(server):
     assert openml(dataset="fares", version=1).digest() == openml(dataset="7").digest()
 
 
-def test_a_number_to_predict_is_no_class(server):
+def test_a_numeric_target_is_regression(server):
     few = openml(dataset="fares", target="age")
     assert isinstance(few, Regression)
     missing = sum(line.startswith("?") for line in fares())
@@ -260,28 +260,28 @@ def test_options_are_those_of_a_csv_file():
     assert registry.with_argument(Kind.TASK, "openml:adult") == ("openml", {"dataset": "adult"})
 
 
-def test_what_was_fetched_needs_no_network(server, monkeypatch, tmp_path):
+def test_a_downloaded_data_set_needs_no_network(server, monkeypatch, tmp_path):
     digest = openml(dataset="fares").digest()
     asked = len(server.asked)
     assert openml(dataset="fares").digest() == digest
     assert len(server.asked) == asked
-    # Unless another folder is named, which is asked anew.
+    # Another folder needs a new download.
     assert openml(dataset="fares", data_dir=tmp_path / "other").digest() == digest
     assert len(server.asked) == 2 * asked
 
 
-def test_the_network_is_as_it_was_afterwards(server):
+def test_the_url_opener_is_restored(server):
     opener = urllib.request.build_opener()
     urllib.request.install_opener(opener)
     try:
         openml(dataset="fares")
-        refused("knows no data set", dataset="nothing")
+        refused("has no data set", dataset="nothing")
         assert urllib.request._opener is opener
     finally:
         urllib.request.install_opener(None)
 
 
-def test_several_of_a_name_are_told_apart_by_version(server):
+def test_data_sets_with_the_same_name_differ_by_version(server):
     refused(r"several data sets 'twice', .* version 1, 3: .*task.version=1", dataset="twice")
     assert openml(dataset="twice", version=3).name == "twice"
     assert [path for path in server.asked if "download" in path] == [server.datasets[2].path]
@@ -290,23 +290,23 @@ def test_several_of_a_name_are_told_apart_by_version(server):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"dataset": "nothing"}, "knows no data set 'nothing'"),
-        ({"dataset": "12345"}, "knows no data set '12345'"),
-        ({"dataset": "fares", "version": 4}, "knows no data set 'fares': .*version"),
-        ({"dataset": "7", "version": 1}, "7 is a number, not a name: leave out version"),
+        ({"dataset": "nothing"}, "has no data set 'nothing'"),
+        ({"dataset": "12345"}, "has no data set '12345'"),
+        ({"dataset": "fares", "version": 4}, "has no data set 'fares': .*version"),
+        ({"dataset": "7", "version": 1}, "data set number 7 needs no version"),
         ({"dataset": "fares", "version": 0}, "version must be at least 1, got 0"),
         ({"dataset": " "}, "got nothing"),
-        ({"dataset": "../../a b?c#d"}, "knows no data set"),
+        ({"dataset": "../../a b?c#d"}, "has no data set"),
         ({"dataset": "fares", "target": "clas"}, "'clas': did you mean 'class'"),
-        ({"dataset": "fares", "max_megabytes": 0}, "holds 0 MB.*raise max_megabytes"),
+        ({"dataset": "fares", "max_megabytes": 0}, "has 0 MB.*raise max_megabytes"),
     ],
 )
-def test_what_cannot_be_had_is_told_in_one_line(server, options, said):
+def test_unavailable_data_is_reported_in_one_line(server, options, said):
     refused(said, **options)
 
 
-def test_a_name_stays_within_the_folder(server, tmp_path):
-    refused("knows no data set", dataset="../../../../../../escaped")
+def test_a_name_cannot_leave_the_folder(server, tmp_path):
+    refused("has no data set", dataset="../../../../../../escaped")
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
     assert not list(tmp_path.rglob("*escaped*.gz"))
 
@@ -314,10 +314,10 @@ def test_a_name_stays_within_the_folder(server, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"target": None}, "OpenML names none: .*task.target=NAME; there are: age, home town"),
+        ({"target": None}, "OpenML names none: .*task.target=NAME; columns: age, home town"),
         ({"target": "class,fare"}, "expected one target of fares, but .* 'class,fare'"),
         ({"kinds": {"age": "string", "class": "nominal"}}, "columns of free text.*csv:FILE"),
-        ({"arff": "@relation x\nnonsense"}, "cannot be read .*remove .*openml"),
+        ({"arff": "@relation x\nnonsense"}, "cannot read .*remove .*openml"),
         (
             {
                 "format": "Sparse_ARFF",
@@ -328,30 +328,30 @@ def test_a_name_stays_within_the_folder(server, tmp_path):
     ],
     ids=["no target", "two targets", "text", "no ARFF", "sparse"],
 )
-def test_data_that_is_no_table_is_refused(server, change, said):
+def test_data_that_is_not_a_table_is_rejected(server, change, said):
     server.datasets = [Dataset(7, "fares", **change)]
     refused(said, dataset="fares")
 
 
-def test_a_withdrawn_version_is_warned_of(server, caplog):
+def test_a_withdrawn_version_gives_a_warning(server, caplog):
     server.datasets = [Dataset(7, "fares", version=2, status="deactivated")]
-    refused("knows no data set 'fares'", dataset="fares")
+    refused("has no data set 'fares'", dataset="fares")
     with caplog.at_level(logging.WARNING):
         openml(dataset="fares", version=2)
     assert "Version 2 of dataset fares is inactive" in caplog.text
 
 
-def test_a_server_that_is_out_of_order(server, tmp_path):
+def test_a_broken_server_is_reported_in_one_line(server, tmp_path):
     server.broken["/api/v1/json/data/7"] = (503, b"")
     refused("answered 503 .* for '7': try again later", dataset="7")
     server.broken["/api/v1/json/data/7"] = (200, b"<html>")
-    refused("says of '7' cannot be read", dataset="7")
+    refused("cannot read OpenML's answer for '7'", dataset="7")
     server.broken["/api/v1/json/data/7"] = (200, b"{}")
-    refused("says of '7' cannot be read .KeyError", dataset="7")
-    shutil.rmtree(tmp_path / "data")  # as it said, for such an answer is kept
+    refused("cannot read OpenML's answer for '7' .KeyError", dataset="7")
+    shutil.rmtree(tmp_path / "data")  # as the error says, because the answer is cached
     server.broken.clear()
     server.broken[Dataset(7, "fares").path] = (200, b"cut off")
-    refused(r"cannot be read \(ValueError: The md5 checksum", dataset="fares")
+    refused(r"cannot read OpenML's answer .*\(ValueError: The md5 checksum", dataset="fares")
 
 
 def kept(tmp_path, ending):
@@ -360,7 +360,7 @@ def kept(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", ["fares.arff.gz", "json/data/7.gz"])
-def test_a_damaged_copy_is_fetched_again(server, tmp_path, caplog, ending):
+def test_a_damaged_copy_is_downloaded_again(server, tmp_path, caplog, ending):
     digest = openml(dataset="fares").digest()
     kept(tmp_path, ending).write_bytes(b"\x1f\x8b cut off")
     with caplog.at_level(logging.WARNING):
@@ -368,14 +368,14 @@ def test_a_damaged_copy_is_fetched_again(server, tmp_path, caplog, ending):
     assert "Invalid cache" in caplog.text
 
 
-def test_without_network_and_copy_it_says_what_to_do(monkeypatch, tmp_path):
+def test_without_network_or_copy_the_error_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("AUTOML_DATA_DIR", str(tmp_path))
     own = OpenML(Dataset(7, "fares"))
     with served(own) as url:
         monkeypatch.setenv("AUTOML_OPENML_SERVER", url)
         digest = openml(dataset="7").digest()
     assert openml(dataset="7").digest() == digest
-    refused("cannot reach OpenML for '8' .*holds no copy: connect.*--data-dir", dataset="8")
+    refused("cannot reach OpenML for '8' .*has no copy: connect.*--data-dir", dataset="8")
     kept(tmp_path, "7/fares.arff.gz").write_bytes(b"damaged")
     refused("cannot reach OpenML for '7' .*its copy in .* is damaged", dataset="7")
 
@@ -389,7 +389,7 @@ def test_a_folder_that_cannot_be_written(server, monkeypatch, tmp_path):
 @pytest.mark.parametrize("value", ["openml.example", "http://", "file:///etc"])
 def test_a_mirror_is_an_address(server, monkeypatch, value):
     monkeypatch.setenv("AUTOML_OPENML_SERVER", value)
-    refused("AUTOML_OPENML_SERVER must be like https://", dataset="fares")
+    refused("AUTOML_OPENML_SERVER must look like https://", dataset="fares")
 
 
 def test_missing_cells_are_missing_and_not_zero(server):

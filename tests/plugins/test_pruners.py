@@ -1,4 +1,4 @@
-"""The built-in pruners stop what they should, when they should."""
+"""The built-in pruners stop the right trials at the right steps."""
 
 import optuna
 import pytest
@@ -14,7 +14,7 @@ from automl.testing import check_pruner
 
 
 def stopped_at(pruner, qualities, direction="maximize"):
-    """The step at which each of a row of trials of constant quality is stopped, or None."""
+    """Return the step at which each trial of constant quality is stopped, or None."""
     study = optuna.create_study(direction=direction, pruner=pruner)
     steps = []
     for quality in qualities:
@@ -44,7 +44,7 @@ def stopped_at(pruner, qualities, direction="maximize"):
         lambda: threshold(lower=0.0),
     ],
 )
-def test_it_is_a_sound_pruner(factory):
+def test_it_passes_the_pruner_suite(factory):
     check_pruner(factory)
 
 
@@ -52,12 +52,12 @@ def test_none_never_stops_a_trial():
     assert stopped_at(none(), [5, 4, 3, 2, 1]) == [None] * 5
 
 
-def test_asha_goes_on_with_the_better_half():
+def test_asha_continues_the_better_half():
     assert stopped_at(asha(reduction_factor=2), [4, 3, 2, 1]) == [None, 1, 1, 1]
     assert stopped_at(asha(reduction_factor=2), [1, 2, 3, 4]) == [None] * 4
 
 
-def test_asha_minimises_as_well():
+def test_asha_also_minimizes():
     assert stopped_at(asha(reduction_factor=2), [1, 2, 3], "minimize") == [None, 1, 1]
 
 
@@ -67,7 +67,7 @@ def test_asha_waits_for_its_first_step():
     assert stopped_at(late, [4, 3]) == [None, 2]
 
 
-def test_asha_stops_the_first_ones_to_have_a_comparison():
+def test_asha_stops_the_first_trials_for_comparison():
     assert stopped_at(asha(reduction_factor=2, bootstrap_count=2), [1, 2, 3]) == [1, 1, 2]
 
 
@@ -77,12 +77,12 @@ def test_median_stops_the_worse_half():
     assert stopped_at(keen, [1, 3, 2.4, 4]) == [None, None, 1, None]
 
 
-def test_thresholds_stop_what_leaves_them():
+def test_thresholds_stop_trials_out_of_range():
     assert stopped_at(threshold(lower=2, warmup_steps=3), [1, 2, 3]) == [3, None, None]
     assert stopped_at(threshold(upper=2), [1, 2, 3]) == [None, None, 1]
 
 
-def test_patience_ends_with_a_trial_that_becomes_worse():
+def test_patience_stops_a_trial_that_gets_worse():
     study = optuna.create_study(direction="maximize", pruner=patient(patience=3, min_delta=0.5))
     trial, stopped = study.ask(), []
     for step, value in enumerate([1.0, 2.0, 1.8, 1.8, 1.4, 1.4, 1.4, 1.4], 1):
@@ -99,6 +99,6 @@ def test_hyperband_stops_some_of_many():
     assert any(steps)
 
 
-def test_wilcoxon_stops_what_is_worse_at_every_step():
+def test_wilcoxon_stops_a_trial_that_is_worse_at_every_step():
     worse = wilcoxon(p_threshold=0.1)
     assert stopped_at(worse, [2, 1]) == [None, 4]

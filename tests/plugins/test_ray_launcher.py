@@ -1,4 +1,4 @@
-"""Workers as Ray's actors, in a real Ray on this machine."""
+"""Workers as Ray actors, in a real local Ray."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def cluster():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_it_keeps_what_a_launcher_promises(tmp_path):
+def test_it_passes_the_launcher_suite(tmp_path):
     check_launcher(SHARED, tmp_path)
 
 
@@ -51,14 +51,14 @@ print([os.environ.get(name) for name in names], file=sys.stderr)
         (RayLauncher(gpus=0, cpus=2), ["", None, "2"]),
     ],
 )
-def test_ray_says_which_gpu_and_how_much_of_it(tmp_path, monkeypatch, launcher, expected):
-    """Ray counts a GPU that is not there; the worker would see that one alone."""
+def test_a_worker_receives_its_gpu_and_its_share(tmp_path, monkeypatch, launcher, expected):
+    """Ray is configured with a GPU that does not exist; the worker would only see that one."""
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     assert launcher.start([sys.executable, "-c", TELLS], {}, tmp_path / "log").wait(60) == 0
     assert (tmp_path / "log").read_text().strip() == str(expected)
 
 
-def test_a_lost_actor_is_a_lost_worker_and_takes_its_process_along(tmp_path):
+def test_a_lost_actor_is_a_lost_worker_and_ends_its_process(tmp_path):
     code = "import os, time; print(os.getppid(), os.getpid(), file=__import__('sys').stderr, "
     command = [sys.executable, "-c", f"{code}flush=True); time.sleep(60)"]
     worker = SHARED.start(command, {}, log := tmp_path / "log")
@@ -77,7 +77,7 @@ def alive(pid):
     return True
 
 
-def test_one_that_finds_no_room_waits_and_can_be_called_off(tmp_path):
+def test_a_worker_without_resources_waits_and_can_be_interrupted(tmp_path):
     launcher = RayLauncher(gpus=0, cpus=0, resources={"nowhere": 1.0})
     worker = launcher.start([sys.executable, "-c", ""], {}, tmp_path / "log")
     with pytest.raises(TimeoutError):
@@ -86,7 +86,7 @@ def test_one_that_finds_no_room_waits_and_can_be_called_off(tmp_path):
     assert worker.wait(60) == LOST
 
 
-def test_where_a_node_does_not_share_the_log_its_own_standard_error_has_it(tmp_path, capfd):
+def test_a_node_without_the_log_uses_its_standard_error(tmp_path, capfd):
     code = "import sys; print('said', file=sys.stderr)"
     actor = Remote([sys.executable, "-c", code], {}, tmp_path / "not" / "here", tmp_path / "nor")
     assert actor.place() == (socket.gethostname(), False)
@@ -95,12 +95,12 @@ def test_where_a_node_does_not_share_the_log_its_own_standard_error_has_it(tmp_p
 
 
 @pytest.mark.parametrize("gpus", [-0.5, 1.5])
-def test_a_worker_uses_one_gpu_at_most(gpus):
+def test_a_worker_uses_at_most_one_gpu(gpus):
     with pytest.raises(UsageError, match="one GPU or a share"):
         RayLauncher(gpus=gpus)
 
 
-def test_a_search_whose_worker_is_killed_is_done_by_another(sqlite_url, caplog):
+def test_another_worker_finishes_the_search_of_a_killed_one(sqlite_url, caplog):
     options = {"trainer": {"seconds": 0.5}, "launcher": {"gpus": 0, "cpus": 0.5}}
     killed = []
 

@@ -1,4 +1,4 @@
-"""Workers as jobs: by submitit's local executor, and by stand-ins for Slurm's programs."""
+"""Workers as jobs, with submitit's local executor and with stand-ins for Slurm's programs."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ time.sleep(60)
 
 @pytest.fixture
 def waiting(tmp_path, monkeypatch):
-    """A worker that waits to be asked to stop, once it is ready."""
+    """Start a worker that waits to be interrupted, and return when it is ready."""
     monkeypatch.chdir(tmp_path)
     worker = LOCAL.start([sys.executable, "-c", WAITS], {}, tmp_path / "log")
     wait_for((tmp_path / "ready").exists)
@@ -41,19 +41,19 @@ def waiting(tmp_path, monkeypatch):
     worker.wait(30)
 
 
-def test_it_keeps_what_a_launcher_promises(tmp_path):
+def test_it_passes_the_launcher_suite(tmp_path):
     check_launcher(LOCAL, tmp_path)
 
 
-def test_at_a_preemption_the_worker_is_asked_to_stop_and_counts_as_lost(waiting, tmp_path):
-    """Slurm sends SIGTERM to the job; submitit would pass over it."""
+def test_a_preempted_worker_is_interrupted_and_counts_as_lost(waiting, tmp_path):
+    """Slurm sends SIGTERM to the job, which submitit would ignore."""
     os.kill(int(waiting.job.job_id), signal.SIGTERM)
     assert waiting.wait(30) == LOST
     assert "asked by SIGHUP" in (tmp_path / "log").read_text()
 
 
-def test_before_its_time_ends_the_worker_is_asked_to_stop(waiting, tmp_path):
-    """By SIGUSR2, at which submitit would requeue the job."""
+def test_a_worker_is_interrupted_before_its_time_limit(waiting, tmp_path):
+    """With SIGUSR2, on which submitit would requeue the job."""
     tasks = subprocess.run(["pgrep", "-P", waiting.job.job_id], capture_output=True, check=False)
     for task in map(int, tasks.stdout.split()):
         os.kill(task, signal.SIGUSR2)
@@ -61,7 +61,7 @@ def test_before_its_time_ends_the_worker_is_asked_to_stop(waiting, tmp_path):
     assert "asked by SIGHUP" in (tmp_path / "log").read_text()
 
 
-def test_a_password_lies_only_where_its_owner_reads_and_only_until_the_job_runs(waiting, tmp_path):
+def test_a_password_is_private_and_deleted_when_the_job_starts(waiting, tmp_path):
     folder = tmp_path / "jobs"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not list(folder.glob("*_submitted.pkl"))
@@ -71,18 +71,18 @@ def test_a_password_lies_only_where_its_owner_reads_and_only_until_the_job_runs(
     ("options", "says"),
     [({"gpus": 2}, "one GPU or none"), ({"time": 0}, "time must be"), ({"cpus": 0}, "cpus must")],
 )
-def test_options_that_cannot_be(options, says):
+def test_invalid_options(options, says):
     with pytest.raises(UsageError, match=says):
         SlurmLauncher(**options)
 
 
-def test_where_there_is_no_slurm(tmp_path, monkeypatch):
+def test_a_missing_slurm_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"cannot submit a worker to Slurm: .*srun"):
         SlurmLauncher().start(["true"], {}, tmp_path / "log")
 
 
-# With stand-ins for Slurm's programs, which run the script that submitit hands them.
+# With stand-ins for Slurm's programs, which run submitit's script.
 SBATCH = """#!/bin/sh
 cp "$1" {folder}/sent.sh
 env > {folder}/environment
@@ -123,7 +123,7 @@ def slurm(tmp_path, monkeypatch):
     return folder
 
 
-def test_what_is_sent_is_what_was_shown_and_holds_no_password(slurm, tmp_path):
+def test_the_preview_is_the_script_and_has_no_password(slurm, tmp_path):
     launcher = SlurmLauncher(
         partition="gpu", time=30, gpus=1, cpus=3, memory=1.5, sbatch={"qos": "high"}
     )
@@ -140,7 +140,7 @@ def test_what_is_sent_is_what_was_shown_and_holds_no_password(slurm, tmp_path):
     assert "secret" not in sent + (slurm / "environment").read_text()
 
 
-def test_a_job_is_interrupted_by_slurm(slurm, tmp_path, monkeypatch):
+def test_slurm_interrupts_a_job(slurm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     worker = SlurmLauncher().start([sys.executable, "-c", WAITS], {}, tmp_path / "log")
     wait_for((tmp_path / "ready").exists)
@@ -163,7 +163,7 @@ def test_a_job_whose_node_fails_is_lost(slurm, tmp_path, monkeypatch):
 
 
 # A search.
-def test_a_search_by_jobs_alone(sqlite_url):
+def test_a_search_with_jobs_only(sqlite_url):
     options = ("--launcher", "slurm", "-o", "launcher.executor=local", "--workers", "2")
     process = search_command(sqlite_url, *options, "--trials", "6", "-o", "trainer.seconds=0.5")
     said = process.communicate(timeout=120)[1].decode()
@@ -174,7 +174,7 @@ def test_a_search_by_jobs_alone(sqlite_url):
     assert process.pid not in {int(v.worker.rsplit(":", 4)[2]) for v in study.views.trials()}
 
 
-def test_a_resume_by_one_job(sqlite_url, tmp_path):
+def test_a_resume_with_one_job(sqlite_url, tmp_path):
     import automl
 
     found = automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=1)

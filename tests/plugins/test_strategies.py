@@ -1,4 +1,4 @@
-"""The built-in strategies pass the suite for strategies and take their options."""
+"""The built-in strategies pass their suite and respect their options."""
 
 import shutil
 import statistics
@@ -33,15 +33,15 @@ from automl.testing import check_strategy
         lambda seed: qmc(sequence="halton", scramble=False, study_seed=seed),
     ],
 )
-def test_it_is_a_sound_strategy(factory):
+def test_it_passes_the_strategy_suite(factory):
     check_strategy(factory)
 
 
-def test_gaussian_processes_are_a_sound_strategy():
+def test_gaussian_processes_pass_the_strategy_suite():
     check_strategy(lambda seed: gp(startup_trials=6, seed=seed), trials=9)
 
 
-def test_small_populations_of_evolution_are_sound():
+def test_small_populations_of_evolution_pass_the_strategy_suite():
     check_strategy(lambda seed: Evolution(population=4, tournament=2, seed=seed))
 
 
@@ -52,13 +52,13 @@ def best_of(sampler):
 
 
 @pytest.mark.parametrize("strategy", [tpe, cmaes])
-def test_it_comes_closer_than_random(strategy):
+def test_it_beats_random_search(strategy):
     makers = (strategy, random)
     closest, drawn = ([best_of(make(seed=seed)) for seed in range(5)] for make in makers)
     assert statistics.median(closest) < statistics.median(drawn)
 
 
-def test_tpe_is_random_while_it_starts():
+def test_tpe_is_random_at_the_start():
     study = optuna.create_study(sampler=tpe(startup_trials=5, seed=3))
     other = optuna.create_study(sampler=tpe(startup_trials=100, seed=3))
     for each in (study, other):
@@ -72,7 +72,7 @@ def test_tpe_can_group_conditional_decisions():
     check_strategy(lambda seed: tpe(group=True, startup_trials=5, seed=seed))
 
 
-# Through the engine, where each trial has a strategy of its own.
+# In the engine, which creates a strategy for each trial.
 def line(trial, task):
     return automl.Candidate(lambda: None, {"x": trial.suggest_float("x", 0.0, 1.0)})
 
@@ -100,8 +100,8 @@ def searched(space, url, strategy, trials, **more):
     )
 
 
-def test_points_of_a_sequence_fill_the_line_over_an_interruption(sqlite_url):
-    """Of 2^n points of Sobol's sequence one lies in each of 2^n parts, whoever draws them."""
+def test_a_sequence_continues_after_an_interruption(sqlite_url):
+    """Each of 2^n intervals contains one of 2^n Sobol points, whichever worker draws them."""
     searched(line, sqlite_url, "qmc", 9)
     study, _ = automl.resume("s", storage=sqlite_url, trials=8)
     xs = [trial.params["x"] for trial in study.optuna.trials[1:]]  # the first one is random
@@ -113,19 +113,19 @@ def test_a_grid_is_tried_once_and_ends_the_study(sqlite_url):
     tried = [tuple(trial.params.values()) for trial in study.optuna.trials]
     assert len(set(tried)) == 6
     counts = study.views.counts()
-    # The slot that a worker took with its last result is the only repeat.
+    # The only repeat is the slot that a worker claimed with its last result.
     assert (counts.evaluated, counts.complete) == (6, 7)
     assert "grid has nothing left to propose" in str(study.views.budget().stopped_because)
     assert best.decisions["x"] == 2
 
 
-def test_a_grid_of_a_continuous_space_is_told(sqlite_url):
+def test_a_grid_rejects_a_continuous_space(sqlite_url):
     study, _ = searched(line, sqlite_url, "grid", 5)
     assert "strategy grid" in study.views.trial(0).message
 
 
 @pytest.mark.parametrize("strategy", ["cmaes", "gp", "nsga2", "nsga3"])
-def test_a_study_goes_on_as_if_it_had_not_been_interrupted(tmp_path, prepared, strategy):
+def test_a_resumed_study_equals_an_uninterrupted_one(tmp_path, prepared, strategy):
     urls = [f"sqlite:///{shutil.copy(prepared, tmp_path / name)}" for name in ("a.db", "b.db")]
     options = {"strategy": {"population": 3}} if strategy.startswith("nsga") else {}
     whole, _ = searched(line, urls[0], strategy, 12, options=options)
@@ -135,7 +135,7 @@ def test_a_study_goes_on_as_if_it_had_not_been_interrupted(tmp_path, prepared, s
     assert drawn[0] == drawn[1]
 
 
-def test_any_sampler_of_a_module_is_a_strategy(sqlite_url):
+def test_any_sampler_in_a_module_is_a_strategy(sqlite_url):
     study, _ = searched(
         line,
         sqlite_url,

@@ -1,4 +1,4 @@
-"""The supervised trainer: its arithmetic, its schedule, its early stop, and going on."""
+"""The supervised trainer: arithmetic, schedule, early stopping and resuming."""
 
 import copy
 import math
@@ -42,14 +42,14 @@ def weights(report):
 
 
 def trained(trainer, candidate, task, directory, **rest):
-    """The reports of a training, with a copy of the state that each would store."""
+    """Return a training's reports, each with a copy of the state it would store."""
     return [
         (report, copy.deepcopy(report.checkpoint()))
         for report in trainer.train(candidate, task, a_run(directory, **rest))
     ]
 
 
-def test_it_is_a_sound_trainer(tmp_path):
+def test_it_passes_the_trainer_suite(tmp_path):
     check_trainer(Supervised(epochs=3, patience=2), small_space, blobs(), tmp_path)
 
 
@@ -72,7 +72,7 @@ def test_it_learns_digits(tmp_path):
     warm_up=st.floats(0, 0.9),
     lr=st.floats(1e-5, 10),
 )
-def test_the_rate_rises_in_a_line_and_falls_as_a_cosine(epochs, steps, warm_up, lr):
+def test_the_rate_rises_linearly_and_falls_along_a_cosine(epochs, steps, warm_up, lr):
     settings = Supervised(epochs=epochs, lr=lr, warmup_epochs=warm_up * epochs)
     rates = [learning_rate(settings, step, steps) for step in range(epochs * steps)]
     warm = math.floor(warm_up * epochs * steps)
@@ -86,7 +86,7 @@ def test_the_rate_rises_in_a_line_and_falls_as_a_cosine(epochs, steps, warm_up, 
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd_takes_the_steps_of_its_closed_form(tmp_path, momentum):
+def test_sgd_matches_its_closed_form(tmp_path, momentum):
     task, epochs, lr, decay = Line(), 4, 0.1, 0.01
     settings = PLAIN | {"momentum": momentum, "lr": lr, "weight_decay": decay}
     run = a_run(tmp_path)
@@ -132,11 +132,11 @@ def test_labels_are_smoothed(tmp_path):
 
 def test_smoothing_needs_classes(tmp_path):
     trainer = Supervised(label_smoothing=0.1)
-    with pytest.raises(TrialError, match="label_smoothing needs class numbers"):
+    with pytest.raises(TrialError, match="label_smoothing needs targets that are class numbers"):
         next(trainer.train(linear(Line()), Line(), a_run(tmp_path)))
 
 
-def test_a_lone_last_example_is_left_out_for_batch_normalisation(tmp_path):
+def test_a_single_last_example_is_dropped_for_batch_normalization(tmp_path):
     task = blobs()
     size = len(task.split(Split.TRAIN)[0]) - 1
     trainer = Supervised(epochs=1, batch_size=size)
@@ -152,12 +152,12 @@ def test_batches_of_one_are_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
-def test_half_precision_measures_in_single(tmp_path, precision):
+def test_half_precision_is_evaluated_in_single(tmp_path, precision):
     task = blobs()
     trainer = Supervised(epochs=10, batch_size=16, precision=precision)
     *_, last = trainer.train(small_candidate(task), task, a_run(tmp_path))
     assert last.metrics["accuracy"] > 0.8
-    # A mean of half numbers would be a half number itself.
+    # The mean of half-precision numbers would be in half precision itself.
     loss = torch.tensor(last.metrics["loss"])
     half = torch.bfloat16 if precision is Precision.BF16 else torch.float16
     assert loss.to(half).float() != loss
@@ -188,7 +188,7 @@ def test_patience_ends_with_the_best_epoch(tmp_path, direction):
     )
 
 
-def test_patience_that_does_not_run_out_ends_with_the_best_epoch_as_well(tmp_path):
+def test_unused_patience_also_ends_with_the_best_epoch(tmp_path):
     task = Scripted(values=(0.1, 0.7, 0.5))
     reports = trained(Supervised(epochs=3, patience=5, **PLAIN), linear(task), task, tmp_path)
     assert reports[-1][0].step == 3
@@ -203,11 +203,11 @@ def test_without_patience_the_last_epoch_counts(tmp_path):
     assert "best_epoch" not in reports[-1][0].metrics
 
 
-# Going on.
+# Resuming.
 @pytest.mark.parametrize("optimizer", Optimizer)
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 @pytest.mark.parametrize("after", [1, 3])
-def test_a_resumed_training_ends_with_the_same_bits(tmp_path, optimizer, precision, after):
+def test_a_resumed_training_is_bit_identical(tmp_path, optimizer, precision, after):
     task = blobs()
     candidate = small_candidate(task, optimizer=optimizer.value, patience=4, batch_size=16)
     settings = {"warmup_epochs": 1, "label_smoothing": 0.1, "clip_norm": 1.0}
@@ -229,7 +229,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, optimizer, precisi
             assert torch.equal(value, again["module"][name])
 
 
-def test_what_the_caller_draws_between_epochs_does_not_matter(tmp_path):
+def test_random_draws_between_epochs_do_not_matter(tmp_path):
     task, trainer = blobs(), Supervised(epochs=3)
     reports = trainer.train(small_candidate(task), task, a_run(tmp_path))
     quiet = [report.metrics for report in reports]
@@ -250,7 +250,7 @@ def test_another_seed_is_another_training(tmp_path):
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-def test_a_training_that_had_ended_reports_its_end_again(tmp_path, patience):
+def test_a_finished_training_repeats_its_last_report(tmp_path, patience):
     task = Scripted(values=(0.5, 0.2, 0.1))
     trainer = Supervised(epochs=3, patience=patience, **PLAIN)
     run = a_run(tmp_path)
@@ -272,7 +272,7 @@ def first_report(trainer, candidate, task, run):
         ({"bias": False}, "Unexpected|size|Error"),
     ],
 )
-def test_a_checkpoint_of_something_else_costs_time_alone(tmp_path, caplog, other, message):
+def test_a_foreign_checkpoint_restarts_the_training(tmp_path, caplog, other, message):
     task, run = Line(), a_run(tmp_path / "old")
     fresh = first_report(Supervised(), linear(task, **other), task, a_run(tmp_path / "none"))
     run.save(first_report(Supervised(), linear(task), task, run).checkpoint())
@@ -281,24 +281,24 @@ def test_a_checkpoint_of_something_else_costs_time_alone(tmp_path, caplog, other
     assert re.search(rf"does not fit.*({message}).*starting over", caplog.text)
 
 
-def test_a_damaged_checkpoint_costs_time_alone(tmp_path, caplog):
+def test_a_damaged_checkpoint_restarts_the_training(tmp_path, caplog):
     run = a_run(tmp_path)
     digest = run.save({"weights": torch.zeros(3)})
     (tmp_path / f"{digest}.pt").write_bytes((tmp_path / f"{digest}.pt").read_bytes()[:100])
     assert run.restore() is None
-    assert "cannot be read: its content has changed" in caplog.text
+    assert "starting over: its content has changed" in caplog.text
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "../elsewhere", "/etc/passwd", ""])
-def test_a_digest_from_the_database_opens_nothing_else(tmp_path, caplog, digest):
+def test_a_digest_from_the_database_opens_no_other_file(tmp_path, caplog, digest):
     (tmp_path / "elsewhere.pt").write_bytes(b"")
     run = a_run(tmp_path / "own", checkpoint=digest)
     assert run.restore() is None
-    assert "cannot be read" in caplog.text
+    assert "cannot read checkpoint" in caplog.text
 
 
-def test_micro_batches_make_the_same_step(tmp_path):
-    """Without batch statistics, eight parts of a batch give the gradient of the whole."""
+def test_micro_batches_take_the_same_step(tmp_path):
+    """Without batch statistics, eight parts of a batch have the gradient of the full batch."""
     task = Line(examples=50)
     settings = {"epochs": 3, "batch_size": 20, "lr": 0.01, "clip_norm": 0.5}
     ends = [
@@ -314,15 +314,15 @@ def test_micro_batches_make_the_same_step(tmp_path):
 
 
 # Settings.
-def test_hyperparameters_take_the_place_of_fields():
+def test_hyperparameters_override_options():
     trainer = Supervised(epochs=7).configured({"optimizer": "sgd", "lr": 1, "batch_size": 32.0})
     assert trainer == Supervised(epochs=7, optimizer=Optimizer.SGD, lr=1.0, batch_size=32)
     assert isinstance(trainer.batch_size, int)
     assert isinstance(trainer.lr, float)
 
 
-def test_an_unknown_hyperparameter_lists_what_is_read():
-    with pytest.raises(TrialError, match=r"reads no hyperparameter 'depth'; it reads: epochs, opt"):
+def test_an_unknown_hyperparameter_lists_the_known_ones():
+    with pytest.raises(TrialError, match=r"unknown hyperparameter 'depth'; known: epochs, opt"):
         Supervised().configured({"depth": 3, "lr": 0.1})
 
 
@@ -353,7 +353,7 @@ def test_a_value_out_of_its_range_is_named(field, value, expected):
         Supervised().configured({field: value})
 
 
-def test_it_opens_nothing_and_an_open_hyperparameter_is_refused():
+def test_it_opens_no_decisions_and_rejects_open_hyperparameters():
     distribution = FloatDistribution(0.1, 1)
     assert not Supervised().opens("lr", distribution)
     for name in ("lr", "epochs", "optimizer"):

@@ -1,4 +1,4 @@
-"""Task and trainer `tabular`: answers from a table, and tables that are not as they should be."""
+"""Task and trainer `tabular`: lookups in a table, and invalid tables."""
 
 import os
 import zipfile
@@ -33,7 +33,7 @@ needs_nasbench201 = pytest.mark.skipif(
 
 
 def arrays(**changes):
-    """A table of two decisions, three rows and two data sets; None drops an array."""
+    """Return a table with two decisions, three rows and two data sets; None drops an array."""
     whole = {
         "decisions": np.array(["depth", "kind"]),
         "choices/depth": np.array([1, 2]),
@@ -52,7 +52,7 @@ def arrays(**changes):
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes a table and returns its path."""
+    """Write a table and return its path."""
 
     def write(name="table.npz", **changes):
         np.savez(tmp_path / name, **arrays(**changes))
@@ -72,7 +72,7 @@ def reported(trainer, candidate, directory, seed=0):
 
 
 # The task.
-def test_it_is_a_sound_task():
+def test_it_passes_the_task_suite():
     for task in (Task(), Task(input_shape=(2,), classes=3, maximize=(), minimize=("loss",))):
         check_task(task)
     assert Task().signature.input_shape == (3, 32, 32)
@@ -88,19 +88,19 @@ def test_its_metrics_are_options():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": 1}, "two classes or more"),
+        ({"classes": 1}, "at least two classes"),
         ({"input_shape": ()}, "positive input_shape"),
         ({"input_shape": (3, 0, 3)}, "positive input_shape"),
-        ({"maximize": ()}, "one metric at least.*got none"),
+        ({"maximize": ()}, "at least one metric.*got none"),
         ({"minimize": ("accuracy",)}, "each once, got accuracy, accuracy"),
     ],
 )
-def test_a_task_that_cannot_be_is_refused(options, message):
+def test_an_invalid_task_is_rejected(options, message):
     with pytest.raises(UsageError, match=message):
         Task(**options)
 
 
-# Answers.
+# Lookups.
 def test_it_reports_the_row_of_the_decisions(table, tmp_path):
     trainer = Tabular(table(), "one")
     assert reported(trainer, chosen(depth=2, kind="c"), tmp_path) == {
@@ -108,11 +108,11 @@ def test_it_reports_the_row_of_the_decisions(table, tmp_path):
         "test_accuracy": 0.7,
         "seconds": 8.0,
     }
-    # A row is known by its decisions, in whatever order a space asks them.
+    # A row is found by its decisions, independently of their order.
     assert reported(trainer, chosen(kind="b", depth=1), tmp_path)["accuracy"] == 0.25
 
 
-def test_costs_are_the_tables_own(table):
+def test_costs_come_from_the_table(table):
     candidate = chosen(depth=2, kind="c")
     assert Tabular(table(), "one").costs(candidate, Task()) == {"parameters": 2}
     assert Tabular(table(), "two").costs(candidate, Task()) == {"parameters": 2, "flops": 20}
@@ -123,7 +123,7 @@ def test_the_first_data_set_is_the_default(table):
     assert Tabular(table()).costs(chosen(depth=1, kind="a"), Task()) == {"parameters": 1}
 
 
-def test_a_row_measured_several_times_answers_by_the_seed(table, tmp_path):
+def test_the_seed_selects_one_of_several_measurements(table, tmp_path):
     trainer = Tabular(table(), "two")
     found = [
         reported(trainer, chosen(depth=2, kind="c"), tmp_path, s)["accuracy"] for s in range(20)
@@ -135,7 +135,7 @@ def test_a_row_measured_several_times_answers_by_the_seed(table, tmp_path):
     assert found == again
 
 
-def test_a_decision_need_not_be_asked_where_the_table_says_so(table, tmp_path):
+def test_a_table_may_have_rows_without_a_decision(table, tmp_path):
     trainer = Tabular(table(codes=np.array([[0, 0], [1, -1], [0, 1]])), "one")
     assert reported(trainer, chosen(depth=2), tmp_path)["accuracy"] == 0.75
     with pytest.raises(TrialError, match=r"no row for {'depth': 1}"):
@@ -152,7 +152,7 @@ def test_a_decision_need_not_be_asked_where_the_table_says_so(table, tmp_path):
         ({"depth": 1, "kind": "c"}, "has no row for {'depth': 1, 'kind': 'c'}"),
     ],
 )
-def test_what_the_table_does_not_have_is_named(table, tmp_path, decisions, message):
+def test_missing_entries_of_the_table_are_named(table, tmp_path, decisions, message):
     trainer = Tabular(table(), "one")
     for ask in (
         lambda: reported(trainer, chosen(**decisions), tmp_path),
@@ -186,30 +186,30 @@ def test_every_row_is_found(tmp_path_factory, data):
         assert reported(trainer, chosen(**decisions), path.parent) == {"score": number}
 
 
-# Tables that are not as they should be.
+# Invalid tables.
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decisions": None}, "no array 'decisions'; it has: choices/depth"),
+        ({"decisions": None}, "no array 'decisions'; arrays: choices/depth"),
         ({"codes": None}, "no array 'codes'"),
         ({"choices__kind": None}, "no array 'choices/kind'"),
-        ({"decisions": np.array([1, 2])}, "'decisions' holds int64 of shape .2.; expected text"),
-        ({"codes": np.zeros((3, 2))}, "'codes' holds float64 .*expected whole numbers in 2"),
+        ({"decisions": np.array([1, 2])}, "'decisions' contains int64 of shape .2.; expected text"),
+        ({"codes": np.zeros((3, 2))}, "'codes' contains float64 .*expected whole numbers in 2"),
         ({"codes": np.array([[0], [1]])}, "'codes' has shape .2, 1.; .* 2 different decisions"),
         ({"codes": np.zeros((0, 2), int)}, "'codes' has shape .0, 2."),
         ({"codes": np.array([[0, 0], [1, 3], [0, 1]])}, "0 to 3 for decision 'kind', .* 3 diff"),
         ({"codes": np.array([[0, 0], [-2, 2], [0, 1]])}, "-2 to 0 for decision 'depth'"),
-        ({"codes": np.array([[0, 0], [1, 2], [0, 0]])}, "'codes' has 1 rows twice"),
+        ({"codes": np.array([[0, 0], [1, 2], [0, 0]])}, "'codes' has 1 duplicate rows"),
         ({"choices__depth": np.array([1, 1])}, "'depth', which has 1 different choices"),
         ({"choices__depth": np.array([[1, 2]])}, "expected text or numbers in 1 dim"),
         ({"one__accuracy": np.zeros(4)}, "'one/accuracy' has shape .4.; .* 3 rows"),
         ({"one__accuracy": np.zeros((3, 0))}, "'one/accuracy' has shape .3, 0."),
-        ({"one__accuracy": np.array(["a"] * 3)}, "'one/accuracy' holds <U1 .*expected numbers"),
+        ({"one__accuracy": np.array(["a"] * 3)}, "'one/accuracy' contains <U1 .*expected numbers"),
         ({"parameters": np.zeros((3, 2))}, "'parameters' .*expected numbers in 1 dimensions"),
-        ({"parameters": np.array([1, np.nan, 2])}, "'parameters' holds NaN or infinity"),
+        ({"parameters": np.array([1, np.nan, 2])}, "'parameters' contains NaN or infinity"),
     ],
 )
-def test_arrays_that_do_not_fit_are_named(table, changes, message):
+def test_invalid_arrays_are_named(table, changes, message):
     path = table(**changes)
     with pytest.raises(UsageError, match=message) as caught:
         Tabular(path, "one")
@@ -217,15 +217,15 @@ def test_arrays_that_do_not_fit_are_named(table, changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_without_a_metric_is_refused(tmp_path):
+def test_a_table_without_a_metric_is_rejected(tmp_path):
     kept = {n: a for n, a in arrays().items() if "/acc" not in n and "/test" not in n}
     kept.pop("seconds")
     np.savez(tmp_path / "t.npz", **kept)
-    with pytest.raises(UsageError, match="no array of a metric; it has: decisions"):
+    with pytest.raises(UsageError, match="no array of a metric; arrays: decisions"):
         Tabular(tmp_path / "t.npz")
 
 
-def test_an_unknown_data_set_lists_those_there_are(table):
+def test_an_unknown_data_set_lists_the_known_ones(table):
     with pytest.raises(UsageError, match=r"unknown data set 'tow': did you mean 'two'\?"):
         Tabular(table(), "tow")
     flat = table(one__accuracy=None, one__test_accuracy=None, two__accuracy=None, two__flops=None)
@@ -237,28 +237,28 @@ def test_an_unknown_data_set_lists_those_there_are(table):
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"PK\x03\x04 and no more", b"\x93NUMPY\x01\x00"]
 )
-def test_a_file_that_is_no_table_is_one_line(tmp_path, content):
+def test_an_invalid_file_is_reported_in_one_line(tmp_path, content):
     path = tmp_path / "table.npz"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="is damaged or no npz file") as caught:
+    with pytest.raises(UsageError, match="is damaged or not an npz file") as caught:
         Tabular(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_a_folder_and_a_lone_array_are_refused(tmp_path):
+def test_a_missing_file_a_folder_and_a_single_array_are_rejected(tmp_path):
     with pytest.raises(UsageError, match=r"cannot read table .*gone\.npz: No such file"):
         Tabular(tmp_path / "gone.npz")
     with pytest.raises(UsageError, match=r"cannot read table .*: Is a directory"):
         Tabular(tmp_path)
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(UsageError, match="it holds a single array"):
+    with pytest.raises(UsageError, match="it contains a single array"):
         Tabular(tmp_path / "one.npy")
 
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_file_cut_anywhere_is_refused(tmp_path_factory, data):
+def test_a_truncated_file_is_rejected(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("cut")
     np.savez_compressed(folder / "whole.npz", **arrays())
     content = (folder / "whole.npz").read_bytes()
@@ -270,7 +270,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path_factory, data):
     assert "\n" not in str(caught.value)
 
 
-def test_a_flipped_byte_is_refused(table, tmp_path):
+def test_a_flipped_byte_is_rejected(table, tmp_path):
     path = table()
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo("one/accuracy.npy")
@@ -297,7 +297,7 @@ def test_a_table_is_read_once_until_its_file_changes(table):
 
 
 # As a trainer.
-def test_it_is_a_sound_trainer(tmp_path):
+def test_it_passes_the_trainer_suite(tmp_path):
     np.savez(
         tmp_path / "t.npz",
         decisions=np.array(["kind"]),
@@ -315,7 +315,7 @@ def test_it_is_a_sound_trainer(tmp_path):
 
 @dataclass(frozen=True)
 class Watched(Task):
-    """Keeps the outputs that are handed to it."""
+    """Records the outputs passed to it."""
 
     seen: list[torch.Tensor] = field(default_factory=list, compare=False)
 
@@ -329,7 +329,7 @@ class Watched(Task):
 
 
 def probed(table, directory, **changed):
-    """The outputs of a probe, in training and in evaluation, step by step."""
+    """Return the outputs of a probe, in training and in evaluation, by step."""
     task = Watched(input_shape=(4,), classes=3)
     decisions = {"width": 8, "activation": "relu", "rate": 0.1, "lr": 0.01} | changed
     candidate = propose(lambda trial: small_space(trial, task), FixedTrial(decisions))
@@ -347,7 +347,7 @@ def test_a_probe_trains_the_network(table, tmp_path):
 
 
 @needs_nasbench201
-def test_nasbench201_is_read_as_it_is(tmp_path):
+def test_the_nasbench201_file_is_supported(tmp_path):
     with np.load(NASBENCH201) as file:
         found = {name: file[name] for name in file.files}
     rng = np.random.default_rng(0)
@@ -367,7 +367,7 @@ def test_nasbench201_is_read_as_it_is(tmp_path):
 
 
 def of_text(text):
-    """The decisions that the published text of a cell writes: |op~0|+|op~0|op~1|+…"""
+    """Return the decisions in the published text of a cell: |op~0|+|op~0|op~1|+…"""
     return {
         f"edge_{edge.split('~')[1]}_{node}": edge.split("~")[0]
         for node, edges in enumerate(text.split("+"), 1)

@@ -30,7 +30,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def data_dir(tmp_path, monkeypatch):
-    """A folder with the four files, small: 60 training and 20 test images of ten classes."""
+    """A folder with small versions of the four files: 60 training and 20 test images."""
     monkeypatch.delenv("AUTOML_DATA_DIR", raising=False)
     rng = np.random.default_rng(0)
     folder = tmp_path / "fashion-mnist"
@@ -47,7 +47,7 @@ def sizes(task):
     return [len(task.split(split)[1]) for split in Split]
 
 
-def test_digits_is_a_sound_task():
+def test_digits_passes_the_task_suite():
     task = digits()
     check_task(task)
     assert task.signature.input_shape == (1, 8, 8)
@@ -64,7 +64,7 @@ def test_the_split_of_digits_depends_on_its_options():
 
 @given(array=hnp.arrays(np.uint8, hnp.array_shapes(max_dims=4, max_side=5)), packed=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_an_idx_file_is_read_as_it_was_written(tmp_path_factory, array, packed):
+def test_an_idx_file_round_trips(tmp_path_factory, array, packed):
     path = tmp_path_factory.mktemp("idx") / ("array.gz" if packed else "array")
     path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
     np.testing.assert_array_equal(read_idx(path), array)
@@ -72,7 +72,7 @@ def test_an_idx_file_is_read_as_it_was_written(tmp_path_factory, array, packed):
 
 @given(data=st.data(), packed=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_an_idx_file_cut_anywhere_is_refused_by_name(tmp_path_factory, data, packed):
+def test_a_truncated_idx_file_is_named(tmp_path_factory, data, packed):
     content = idx(np.arange(60, dtype=np.uint8).reshape(5, 12))
     content = gzip.compress(content) if packed else content
     path = tmp_path_factory.mktemp("idx") / ("cut.gz" if packed else "cut")
@@ -95,21 +95,21 @@ def test_an_idx_file_cut_anywhere_is_refused_by_name(tmp_path_factory, data, pac
     ids=["other type", "other magic", "no dimensions", "too long", "a web page"],
 )
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_corrupt_idx_file_is_refused(tmp_path, content, pack):
+def test_a_corrupt_idx_file_is_rejected(tmp_path, content, pack):
     path = tmp_path / ("f" if pack is bytes else "f.gz")
     path.write_bytes(pack(content))
-    with pytest.raises(UsageError, match=r"truncated or corrupt: .*get the file again"):
+    with pytest.raises(UsageError, match=r"truncated or corrupt: .*download the file again"):
         read_idx(path)
 
 
-def test_a_flipped_byte_in_a_gzip_file_is_refused(tmp_path):
+def test_a_flipped_byte_in_a_gzip_file_is_rejected(tmp_path):
     content = bytearray(
         gzip.compress(idx(np.random.default_rng(0).integers(0, 255, (500,), np.uint8)))
     )
     content[len(content) // 2] ^= 0xFF
     path = tmp_path / "f.gz"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="not a whole gzip file"):
+    with pytest.raises(UsageError, match="not a complete gzip file"):
         read_idx(path)
 
 
@@ -160,7 +160,7 @@ def test_fashion_mnist_names_the_missing_file(data_dir):
         fashion_mnist(data_dir=data_dir)
 
 
-def test_fashion_mnist_refuses_files_that_do_not_belong_together(data_dir):
+def test_fashion_mnist_rejects_mismatched_files(data_dir):
     labels = data_dir / "fashion-mnist" / "train-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(idx(np.zeros(7, np.uint8))))
     with pytest.raises(UsageError, match=r"train-labels.*one label for each of the 60 training"):
@@ -207,16 +207,16 @@ def test_the_real_fashion_mnist_has_its_known_moments():
         (np.eye(3)[[0, 1, 2] * 10], "have shape (30, 3).*argmax"),
         (["a", "b", "c"] * 10, "np.unique"),
         ([0.5, 1.5, 2.5] * 10, "are real numbers.*regression"),
-        ([0] * 30, "of two classes or more"),
+        ([0] * 30, "of at least two classes"),
     ],
     ids=["one-hot", "words", "real", "one-class"],
 )
-def test_targets_that_are_no_classes_are_told_so(targets, message):
+def test_targets_that_are_not_classes_are_rejected(targets, message):
     with pytest.raises(UsageError, match=message.replace("(", r"\(").replace("3)", r"3\)")):
         Classification.from_arrays("mine", np.zeros((30, 2)), targets)
 
 
-def test_the_last_examples_may_be_those_to_test_on():
+def test_the_last_examples_may_be_the_test_split():
     classes = np.arange(30) % 3
     task = Classification.from_arrays("mine", np.zeros((30, 2)), classes, tested=5, validation=0.2)
     check_task(task)
@@ -236,7 +236,7 @@ def test_classes_may_have_names():
 
 
 # Regression.
-def test_diabetes_is_a_sound_task():
+def test_diabetes_passes_the_task_suite():
     task = diabetes()
     check_task(task)
     assert (task.signature.input_shape, task.signature.output_shape) == ((10,), (1,))
@@ -245,7 +245,7 @@ def test_diabetes_is_a_sound_task():
     assert len({diabetes().digest(), diabetes(seed=1).digest(), diabetes(test=0.1).digest()}) == 3
 
 
-def test_diabetes_is_standardized_by_its_training_part_alone():
+def test_diabetes_is_standardized_by_its_training_examples():
     for values in diabetes().split(Split.TRAIN):
         torch.testing.assert_close(values.mean(0), torch.zeros(values.shape[1]), atol=1e-5, rtol=0)
         torch.testing.assert_close(values.std(0, correction=0), torch.ones(values.shape[1]))
@@ -253,7 +253,7 @@ def test_diabetes_is_standardized_by_its_training_part_alone():
     assert whole.mean(0).abs().max() > 1e-3
 
 
-def test_what_does_not_vary_is_shifted_alone():
+def test_constant_features_are_only_shifted():
     inputs = np.column_stack([np.full(20, 7.0), np.arange(20)])
     task = Regression.from_arrays("mine", inputs, np.arange(20), standardize=True)
     assert task.inputs[:, 0].tolist() == [0.0] * 20
@@ -268,7 +268,7 @@ def test_what_does_not_vary_is_shifted_alone():
     )
 )
 @settings(max_examples=50, deadline=None)
-def test_a_regression_is_measured_as_scikit_learn_does(pair):
+def test_regression_metrics_match_scikit_learn(pair):
     from sklearn.metrics import mean_squared_error, r2_score
 
     outputs, targets = pair
@@ -280,7 +280,7 @@ def test_a_regression_is_measured_as_scikit_learn_does(pair):
     assert measured["mse"] == pytest.approx(loss.item())
 
 
-def test_errors_are_in_the_own_unit_of_targets_that_are_standardized():
+def test_errors_are_in_the_original_unit_of_standardized_targets():
     draw = np.random.default_rng(0)
     targets = draw.normal([5, -3], [2, 100], (30, 2))
     task = Regression.from_arrays("mine", draw.normal(size=(30, 2)), targets, standardize=True)
@@ -295,7 +295,7 @@ def test_errors_are_in_the_own_unit_of_targets_that_are_standardized():
     assert answers["target 1"] == pytest.approx(guess[:, 1].tolist(), rel=1e-5)
 
 
-def test_numbers_far_from_zero_are_standardized_before_they_are_rounded():
+def test_large_numbers_are_standardized_before_rounding():
     draw = np.random.default_rng(0)
     raw = 1.7e9 + draw.normal(0, 50, (80, 1))
     task = Regression.from_arrays("mine", raw, 1.7e9 + np.arange(80), standardize=True)
@@ -303,7 +303,7 @@ def test_numbers_far_from_zero_are_standardized_before_they_are_rounded():
     assert torch.equal(task.preparation.of_arrays(torch.from_numpy(raw)), task.inputs)
 
 
-def test_images_handed_over_as_bytes_are_what_an_export_reads():
+def test_exports_read_the_same_image_bytes():
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)
     scaling = Scaling((0.5,), (0.25,))
     for each in (images, images / 255, list(map(torch.from_numpy, images))):
@@ -319,7 +319,7 @@ def test_images_handed_over_as_bytes_are_what_an_export_reads():
 
 
 @pytest.mark.parametrize("make", [diabetes, digits])
-def test_raw_examples_become_inputs_as_an_export_makes_them(make):
+def test_exports_prepare_raw_examples_in_the_same_way(make):
     from sklearn.datasets import load_diabetes, load_digits
 
     task = make()
@@ -327,7 +327,7 @@ def test_raw_examples_become_inputs_as_an_export_makes_them(make):
     torch.testing.assert_close(task.preparation.of_arrays(torch.from_numpy(raw)), task.inputs)
 
 
-def test_images_of_clothes_become_inputs_as_an_export_makes_them(data_dir):
+def test_exports_prepare_fashion_mnist_in_the_same_way(data_dir):
     task = fashion_mnist(data_dir=data_dir)
     raw = read_idx(data_dir / "fashion-mnist" / "train-images-idx3-ubyte.gz").copy()[:, None]
     bytes_, floats = torch.from_numpy(raw), torch.from_numpy(raw) / 255
@@ -338,7 +338,7 @@ def test_images_of_clothes_become_inputs_as_an_export_makes_them(data_dir):
         task.preparation.of_arrays(task.inputs)
 
 
-def test_outputs_that_nearly_diverged_are_measured():
+def test_nearly_diverged_outputs_have_metrics():
     task = diabetes()
     targets = task.split(Split.VALIDATION)[1]
     measured = task.evaluate(torch.full_like(targets, 1e30), targets)
@@ -363,23 +363,23 @@ def test_targets_of_one_output_need_no_second_dimension():
         (np.zeros((20, 2, 2)), r"shape \(20, 2, 2\); expected real numbers \[n\] or"),
         (np.ones(20), "never vary"),
         (np.arange(19), "20 inputs but 19 targets"),
-        ([*range(19), np.nan], "row 19 of split .* holds NaN or infinity"),
+        ([*range(19), np.nan], "row 19 of split .* contains NaN or infinity"),
     ],
     ids=["words", "images", "constant", "one missing", "NaN"],
 )
-def test_targets_that_are_no_real_numbers_are_told_so(targets, message):
+def test_targets_that_are_not_real_numbers_are_rejected(targets, message):
     with pytest.raises(UsageError, match=f"task mine: .*{message}"):
         Regression.from_arrays("mine", np.zeros((20, 3)), targets)
 
 
 @pytest.mark.parametrize("make", [Classification, Regression])
 def test_shares_must_leave_examples_to_train_on(make):
-    with pytest.raises(UsageError, match="shares above 0 that leave some to train on"):
+    with pytest.raises(UsageError, match="shares above 0 with a sum below 1"):
         make.from_arrays("mine", np.zeros((20, 3)), [0, 1] * 10, validation=0.5, test=0.5)
 
 
 def test_a_regression_names_its_bad_row():
     inputs = np.zeros((20, 3))
     inputs[4, 1] = np.inf
-    with pytest.raises(UsageError, match=r"task mine: row 4 of split \w+ holds NaN or infinity"):
+    with pytest.raises(UsageError, match=r"task mine: row 4 of split \w+ contains NaN or infinity"):
         Regression.from_arrays("mine", inputs, np.arange(20))

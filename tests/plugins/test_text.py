@@ -1,4 +1,4 @@
-"""Texts as a task: the next character, from parts of a file that do not overlap."""
+"""Text tasks: the next character, from parts of a file that do not overlap."""
 
 import gzip
 import math
@@ -25,7 +25,7 @@ def written(path, content):
 
 
 def examples_of(task, split):
-    """The text of each example, its last character being what is to be predicted."""
+    """Return the text of each example; its last character is the target."""
     inputs, targets = task.split(split)
     labels = task.preparation.labels
     before = inputs.reshape(len(inputs), task.context, task.classes)
@@ -39,7 +39,7 @@ def rhyme(tmp_path):
     return written(tmp_path / "rhyme.txt", "one, two, buckle my shoe; three, four, knock.\n" * 20)
 
 
-def test_it_is_a_sound_task(rhyme):
+def test_it_passes_the_task_suite(rhyme):
     task = text(file=rhyme, context=5)
     check_task(task)
     letters = "".join(sorted(set(rhyme.read_text())))
@@ -57,7 +57,7 @@ def test_it_is_a_sound_task(rhyme):
     shares=st.tuples(st.floats(0.1, 0.3), st.floats(0.1, 0.3)),
     most=st.integers(1, 300),
 )
-def test_each_part_is_of_its_own_part_of_the_text(tmp_path_factory, content, context, shares, most):
+def test_each_split_has_its_own_part_of_the_text(tmp_path_factory, content, context, shares, most):
     file = written(tmp_path_factory.mktemp("text") / "t.txt", content)
     validation, test = shares
     options = {"context": context, "examples": most, "validation": validation, "test": test}
@@ -76,12 +76,12 @@ def test_each_part_is_of_its_own_part_of_the_text(tmp_path_factory, content, con
         assert len(found) == min(len(there), max(1, round(most * len(part) / len(content))))
 
 
-def test_the_seed_draws_the_places(rhyme):
+def test_the_seed_selects_the_examples(rhyme):
     digests = [text(file=rhyme, examples=50, seed=seed).digest() for seed in (0, 0, 1)]
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_characters_that_are_rare_or_new_are_one(tmp_path):
+def test_rare_and_new_characters_are_merged(tmp_path):
     file = written(tmp_path / "a.txt", "abab" * 50 + "c" + "ab" * 20 + "abxyz" * 4)
     assert text(file=file, context=2).preparation.labels == ("a", "b", "c", "\ufffd")
     few = text(file=file, context=2, alphabet=2)
@@ -91,7 +91,7 @@ def test_characters_that_are_rare_or_new_are_one(tmp_path):
     assert text(file=marked, context=2).preparation.labels == ("a", "b", "\ufffd")
 
 
-def test_bits_are_nats_in_another_unit(rhyme):
+def test_bits_are_converted_nats(rhyme):
     task = text(file=rhyme)
     outputs = torch.zeros(8, task.classes)
     found = task.evaluate(outputs, torch.arange(8))
@@ -100,19 +100,19 @@ def test_bits_are_nats_in_another_unit(rhyme):
     assert found.keys() == task.metrics.keys()
 
 
-def test_a_packed_file_is_the_same_task(rhyme, tmp_path):
+def test_a_gzipped_file_is_the_same_task(rhyme, tmp_path):
     packed = tmp_path / "rhyme.txt.gz"
     packed.write_bytes(gzip.compress(rhyme.read_bytes()))
     assert text(file=packed).digest() == text(file=rhyme).digest()
 
 
-def test_other_encodings_and_marks_of_order(tmp_path):
+def test_other_encodings_and_byte_order_marks(tmp_path):
     content = "Köln am Rhein, Bonn am Rhein.\n" * 20
     plain = written(tmp_path / "a.txt", content)
     marked = written(tmp_path / "b.txt", "\ufeff" + content)
     latin = tmp_path / "c.txt"
     latin.write_bytes(content.encode("latin-1"))
-    with pytest.raises(UsageError, match=r"c.txt, line 1: not in utf-8: give its encoding"):
+    with pytest.raises(UsageError, match=r"c.txt, line 1: not in utf-8: set its encoding"):
         text(file=latin)
     digests = {text(file=plain).digest(), text(file=marked).digest()}
     assert digests == {text(file=latin, encoding="latin-1").digest()}
@@ -121,20 +121,20 @@ def test_other_encodings_and_marks_of_order(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
-        ("", {}, "holds 0 characters"),
-        ("short", {}, "holds 5 characters, of which .*split .*: give a longer text"),
-        ("a" * 500, {}, "holds only the character 'a'"),
-        ("\ufffd" * 500, {}, "holds only the character '\ufffd'"),
-        ("ab" * 600, {"max_megabytes": 0}, "more than 0 MB"),
+        ("", {}, "has 0 characters"),
+        ("short", {}, "has 5 characters, of which .*split .*: use a longer text"),
+        ("a" * 500, {}, "contains only the character 'a'"),
+        ("\ufffd" * 500, {}, "contains only the character '\ufffd'"),
+        ("ab" * 600, {"max_megabytes": 0}, "larger than 0 MB"),
         ("abc" * 300_000, {"examples": 10**6, "max_megabytes": 1}, "take .* lower examples"),
         ("ab" * 500, {"context": 0}, "context must be at least 1, got 0"),
         ("ab" * 500, {"examples": 0}, "examples must be at least 1"),
         ("ab" * 500, {"alphabet": 0}, "alphabet must be at least 1"),
         ("ab" * 500, {"test": 0.6, "validation": 0.5}, "must be shares"),
-        ("ab" * 500, {"encoding": "klingon"}, "no such encoding: klingon"),
+        ("ab" * 500, {"encoding": "klingon"}, "unknown encoding: klingon"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_line(tmp_path, content, options, said):
+def test_unusable_texts_are_reported_in_one_line(tmp_path, content, options, said):
     with pytest.raises(UsageError, match=said) as caught:
         text(file=written(tmp_path / "a.txt", content), **options)
     assert "\n" not in str(caught.value)
@@ -161,7 +161,7 @@ def test_the_real_shakespeare_has_65_characters():
     task = text(file=SHAKESPEARE)
     assert task.classes == 65
     assert [len(task.split(split)[1]) for split in Split] == [16_000, 2_000, 2_000]
-    # How often each character comes is known without a context: 4.8 bits of the text's own.
+    # Without a context, the frequencies of characters already give 4.8 bits.
     counts = torch.bincount(task.split(Split.TRAIN)[1], minlength=65).double()
     logits = (counts + 1).log().expand(2_000, 65)
     assert task.evaluate(logits, task.split(Split.TEST)[1])["bits_per_character"] < 4.9

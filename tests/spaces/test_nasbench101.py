@@ -1,4 +1,4 @@
-"""Space nasbench101: its networks, and that renumbered cells are the same ones."""
+"""Space nasbench101: its networks, and that renumbered cells are the same network."""
 
 import itertools
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ PAIRS = list(itertools.combinations(range(7), 2))
 
 
 def decisions(pairs, operations):
-    """A cell's decisions; what is missing of nine edges repeats the first."""
+    """Return a cell's decisions; missing edges repeat the first one."""
     padded = [*pairs, *[pairs[0]] * (9 - len(pairs))]
     edges = {name: f"{a}-{b}" for name, (a, b) in zip(EDGES, padded, strict=True)}
     return edges | {f"op_{v}": operation for v, operation in enumerate(operations, 1)}
@@ -43,7 +43,7 @@ def parameters(candidate, task):
 
 
 def convolution(inputs, outputs, kernel):
-    """Weights of a convolution without bias, and of its normalization."""
+    """Count the weights of a convolution without bias, and of its normalization."""
     return inputs * outputs * kernel**2 + 2 * outputs
 
 
@@ -54,7 +54,7 @@ CELLS = st.tuples(
 
 
 def attempt(task, choices):
-    """The candidate, or None where no path leads through the cell."""
+    """Return the candidate, or None if no path leads through the cell."""
     try:
         return cell(task, choices, **SMALL)
     except CandidateError as error:
@@ -64,7 +64,7 @@ def attempt(task, choices):
 
 @dataclass
 class Connected:
-    """A trial whose first edge leads from the cell's input to its output."""
+    """A trial whose first edge connects the cell's input and output."""
 
     trial: optuna.trial.BaseTrial
 
@@ -78,21 +78,21 @@ def connected(trial, task, **options):
     return nasbench101(Connected(trial), task, **SMALL | options)
 
 
-def test_it_is_a_sound_space():
+def test_it_passes_the_space_suite():
     openable = check_space(connected, digits())
     assert openable >= {"op_1", "op_2", "op_3", "op_4"}
     assert all(name.startswith("op_") for name in openable)
 
 
-def test_the_published_network_of_the_benchmark_has_its_parameters():
+def test_the_published_network_has_its_number_of_parameters():
     """The Inception-like cell of the benchmark's own example: 2,694,282 trainable parameters."""
     pairs = [(0, 1), (0, 2), (0, 3), (0, 5), (1, 6), (2, 6), (3, 4), (4, 6), (5, 6)]
     task = Tabular(input_shape=(3, 32, 32))
     assert parameters(cell(task, decisions(pairs, [C1, C3, C3, C3, POOL])), task) == 2_694_282
 
 
-def test_parameters_are_those_counted_by_hand():
-    """Two vertices feed the output, which also takes the input; one feeds the other."""
+def test_parameters_match_a_count_by_hand():
+    """Two vertices feed the output, which also reads the input; one feeds the other."""
     pairs = [(0, 1), (1, 2), (1, 6), (2, 6), (0, 6), (3, 6), (0, 4)]
     task = Tabular(input_shape=(3, 8, 8))
     found = cell(task, decisions(pairs, [C3, POOL, C1, C3, C3]), stacks=2, cells=1, width=8)
@@ -102,14 +102,14 @@ def test_parameters_are_those_counted_by_hand():
     assert parameters(found, task) == stem + first + second + head
 
 
-def test_an_input_that_is_the_output_is_projected():
+def test_an_edge_from_input_to_output_is_projected():
     task = Tabular(input_shape=(3, 8, 8))
     found = cell(task, decisions([(0, 6)], [C3] * 5), stacks=1, cells=1, width=8)
     assert parameters(found, task) == convolution(3, 8, 3) + convolution(8, 8, 1) + 8 * 10 + 10
 
 
-def test_dead_vertices_are_no_decisions():
-    """Vertex 3 is not reached, vertex 4 leads nowhere, vertex 5 has no edges."""
+def test_dead_vertices_have_no_decisions():
+    """Vertex 3 has no path from the input, vertex 4 none to the output, and vertex 5 no edges."""
     pairs = [(0, 1), (1, 6), (3, 6), (0, 4)]
     candidate = cell(digits(), decisions(pairs, [C3, C1, C1, C1, C1]), **SMALL)
     assert set(candidate.decisions) == {*EDGES, "op_1"}
@@ -119,7 +119,7 @@ def test_dead_vertices_are_no_decisions():
 
 @given(made=CELLS)
 @settings(max_examples=60, deadline=None)
-def test_a_cell_builds_or_says_that_no_path_leads_through_it(made):
+def test_a_cell_builds_or_has_no_path(made):
     task = Tabular(input_shape=(3, 4, 4))
     candidate = attempt(task, decisions(*made))
     reached = {0}
@@ -133,7 +133,7 @@ def test_a_cell_builds_or_says_that_no_path_leads_through_it(made):
 
 
 def renumbered(pairs, operations, order):
-    """The cell with inner vertex v at place order[v], or None where an edge would point back."""
+    """Return the cell with inner vertex v at order[v]; None if an edge would point back."""
     place = {0: 0, 6: 6} | dict(enumerate(order, 1))
     moved = [(place[a], place[b]) for a, b in pairs]
     if any(a >= b for a, b in moved):
@@ -158,7 +158,7 @@ def test_renumbered_cells_are_the_same_network(made):
         assert kinds[0] == kinds[1]
 
 
-def test_the_order_and_the_repeats_of_edges_do_not_matter():
+def test_the_order_of_edges_and_duplicates_do_not_matter():
     pairs = [(0, 1), (1, 2), (2, 6), (0, 6)]
     one, other = (
         cell(digits(), decisions(each, [C3] * 5), **SMALL).architecture.to_json()
@@ -167,7 +167,7 @@ def test_the_order_and_the_repeats_of_edges_do_not_matter():
     assert one == other
 
 
-def test_an_operation_can_be_open_and_an_edge_cannot():
+def test_operations_may_be_open_but_edges_may_not():
     choices = decisions([(0, 1), (1, 6)], [C3] * 5)
     opened = cell(digits(), choices, lambda name, _: name.startswith("op_"), **SMALL)
     assert set(opened.open_decisions) == {"op_1"}
@@ -187,12 +187,12 @@ def test_sizes_are_options():
 @pytest.mark.parametrize(
     "options", [{"stacks": 0}, {"cells": 0}, {"edges": 0}, {"vertices": 1}, {"width": 4}]
 )
-def test_networks_that_cannot_be_are_refused(options):
-    with pytest.raises(CandidateError, match="nasbench101 needs a stack, a cell, an edge"):
+def test_invalid_networks_are_rejected(options):
+    with pytest.raises(CandidateError, match="nasbench101 needs at least a stack, a cell, an edge"):
         cell(digits(), decisions([(0, 6)], [C3] * 5), **SMALL | options)
 
 
-def test_inputs_that_do_not_fit_are_refused():
+def test_inputs_that_do_not_fit_are_rejected():
     choices = decisions([(0, 6)], [C3] * 5)
     with pytest.raises(CandidateError, match=r"needs images .*inputs have shape \(4,\)"):
         cell(blobs(), choices)

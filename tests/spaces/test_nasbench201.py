@@ -51,7 +51,7 @@ def outputs(candidate, task):
         return candidate.build(inputs, task.signature).eval()(inputs)
 
 
-def test_it_is_a_sound_space_and_every_edge_can_be_open():
+def test_it_passes_the_space_suite_and_every_edge_may_be_open():
     assert check_space(small, digits()) == set(EDGES)
 
 
@@ -73,7 +73,7 @@ def test_its_decisions_are_the_edges_in_order():
         pytest.param("cifar10", 32, 1000, marks=pytest.mark.long),
     ],
 )
-def test_parameters_and_flops_are_the_published_ones(dataset, side, cells):
+def test_parameters_and_flops_match_the_published_ones(dataset, side, cells):
     with np.load(TABLE) as table:
         codes = table["ops"]
         parameters, flops = table[f"{dataset}_params"], table[f"{dataset}_flops"]
@@ -83,11 +83,11 @@ def test_parameters_and_flops_are_the_published_ones(dataset, side, cells):
         candidate = cell(task, decisions(*(OPERATIONS[code] for code in codes[row])))
         found = candidate.costs(torch.zeros(1, 3, side, side))
         assert found["parameters"] == parameters[row]
-        # They count a multiplication with its addition as one, and the head's bias.
+        # They count a multiply-add as one FLOP, and the head's bias.
         assert found["flops"] / 2 + classes == flops[row]
 
 
-def test_two_hundred_random_cells_give_the_task_its_outputs():
+def test_two_hundred_random_cells_have_the_output_shape():
     task = Tabular(input_shape=(3, 8, 8))
     rng = np.random.default_rng(0)
     for codes in rng.integers(0, 5, (200, 6)):
@@ -96,7 +96,7 @@ def test_two_hundred_random_cells_give_the_task_its_outputs():
 
 
 def test_a_node_is_the_sum_of_its_edges():
-    """With skips alone the nodes are 1, 1 + 1 and 1 + 1 + 2 times the input."""
+    """With only skips, the nodes are 1, 1 + 1 and 1 + 1 + 2 times the input."""
     task, direct = digits(), decisions("none", "none", "none", "skip_connect", "none", "none")
     skips = outputs(cell(task, decisions(*["skip_connect"] * 6), **SMALL), task)
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def test_a_node_is_the_sum_of_its_edges():
         torch.testing.assert_close(skips, once(task.probe()[0]))
 
 
-def test_an_average_does_not_count_the_padding():
+def test_average_pooling_ignores_the_padding():
     graph = Graph()
     x = graph.input("x", (1, 4, 4))
     graph.output(graph.add("avg_pool_3x3", x))
@@ -116,7 +116,7 @@ def test_an_average_does_not_count_the_padding():
     assert torch.equal(graph.build()(ones), ones)
 
 
-def test_an_open_edge_mixes_what_the_closed_ones_compute():
+def test_an_open_edge_mixes_the_closed_operations():
     task, others = digits(), decisions(*["skip_connect"] * 6)
     for name, choice in itertools.product(["edge_0_1", "edge_2_3"], [0, 1, 4]):
         open_cell = cell(task, others, lambda n, _, name=name: n == name, **SMALL)
@@ -141,22 +141,22 @@ def test_all_edges_can_be_open_at_once():
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 2), (3, 30, 30), (16, 16)])
-def test_images_that_cannot_be_halved_twice_are_refused(shape):
+def test_images_that_cannot_be_halved_twice_are_rejected(shape):
     task = Classification.from_arrays("noise", torch.rand(20, *shape), [0, 1] * 10)
     with pytest.raises(CandidateError, match=r"multiples of 4; .*inputs have shape"):
         cell(task, decisions(*["none"] * 6))
 
 
-def test_vectors_and_empty_networks_are_refused():
+def test_vectors_and_empty_networks_are_rejected():
     with pytest.raises(CandidateError, match="nasbench201 needs images"):
         cell(blobs(), decisions(*["none"] * 6))
-    with pytest.raises(CandidateError, match="one cell and one channel at least, got cells=0"):
+    with pytest.raises(CandidateError, match="at least one cell and one channel, got cells=0"):
         cell(digits(), decisions(*["none"] * 6), cells=0)
 
 
 # Identity.
 def classes(reading_zero):
-    """A cell of each class of L1 whose convolutions read a zero somewhere, or nowhere."""
+    """Return one cell for each class of L1, by whether its convolutions read a zero."""
     found = {}
     for codes in CELLS:
         truth = Truth(codes)
@@ -166,7 +166,7 @@ def classes(reading_zero):
 
 
 def check_probes(cells):
-    """Sound probes agree where training makes cells equal, and nowhere else."""
+    """Check that probes agree exactly for cells that training makes equal."""
     task = digits()
     found = []
     for codes in cells:
@@ -181,7 +181,7 @@ def check_probes(cells):
 
 
 def test_probes_merge_cells_that_training_makes_equal():
-    """A rectifier at zero passes no gradient, so a constant before a convolution may stay zero."""
+    """ReLU passes no gradient at zero, so a constant before a convolution may stay zero."""
     codes = [
         (0, 0, 4, 1, 3, 0),  # a constant from a zero, beside the input
         (0, 0, 3, 1, 0, 3),  # the same through a second convolution, which reads that constant
@@ -193,7 +193,7 @@ def test_probes_merge_cells_that_training_makes_equal():
 
 
 @pytest.mark.long
-def test_probes_tell_all_cells_that_read_a_zero_apart():
+def test_probes_distinguish_all_cells_that_read_a_zero():
     cells = classes(True)
     functions, sound = check_probes(cells)
     assert (len(cells), sound, functions) == (195, 188, 172)
@@ -202,7 +202,7 @@ def test_probes_tell_all_cells_that_read_a_zero_apart():
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_probes_alone_find_the_classes_of_cells_that_read_no_zero():
-    """On raw cells, all 13,335 of them, with no rewriting before."""
+    """On all 13,335 raw cells, without rewriting."""
     task, groups = digits(), {}
     for codes in CELLS:
         if not (truth := Truth(codes)).reads_zero:

@@ -1,4 +1,4 @@
-"""Cells of nasbench101 by function: renumbered, with dead branches and identities, they are one."""
+"""Cells of nasbench101 by function: renumbering, dead branches and identities change nothing."""
 
 import itertools
 import random
@@ -29,13 +29,13 @@ def task():
 
 
 def random_cell(rng):
-    """Edges and operations; the output may not be reached."""
+    """Return random edges and operations; there may be no path to the output."""
     edges = rng.sample(PAIRS, rng.randint(2, 9))
     return edges, {v: rng.choice(OPERATIONS) for v in range(1, 6)}
 
 
 def renumbered(cell, rng):
-    """The same cell with its inner vertices in another order, and its edges, too."""
+    """Return the cell with its inner vertices and its edges in another order."""
     edges, operations = cell
     dag = nx.DiGraph(edges)
     dag.add_nodes_from(range(7))
@@ -52,7 +52,7 @@ def renumbered(cell, rng):
 
 
 def graph_of(cell, task):
-    """The network's graph, or None where no path leads through the cell."""
+    """Return the network's graph, or None if no path leads through the cell."""
     edges, operations = cell
     padded = [*edges, *[edges[0]] * (9 - len(edges))]
     decisions = {f"edge_{k}": f"{a}-{b}" for k, (a, b) in enumerate(padded)}
@@ -65,7 +65,7 @@ def graph_of(cell, task):
 
 
 def live(cell):
-    """The labelled DAG that counts: an independent reading of which cells are the same."""
+    """Return the live labeled DAG, computed independently of the code under test."""
     edges, operations = cell
     dag = nx.DiGraph(edges)
     on_path = (nx.descendants(dag, 0) | {0}) & (nx.ancestors(dag, 6) | {6})
@@ -76,7 +76,7 @@ def live(cell):
 
 
 def disguised(graph, rng):
-    """The same graph in another order of nodes and terms, with dead branches and identities."""
+    """Return the graph with reordered nodes and terms, dead branches and identities."""
     order = [n.name for n in graph.nodes() if n.is_input]
     left = [n for n in graph.nodes() if not n.is_input]
     made, name = Graph(), {}
@@ -97,7 +97,7 @@ def disguised(graph, rng):
 
 
 def agreement(task, cells, seed):
-    """Cells of one key that are not isomorphic, isomorphic ones of several keys, and how many."""
+    """Count cells, equal keys of non-isomorphic cells, and different keys of isomorphic cells."""
     rng = random.Random(seed)
     by_key, missed, counted = defaultdict(list), 0, 0
     while counted < cells:
@@ -115,7 +115,7 @@ def agreement(task, cells, seed):
 
 
 def split(by_key):
-    """Pairs of keys whose cells are isomorphic."""
+    """Return pairs of keys whose cells are isomorphic."""
     alike = defaultdict(list)
     for found in by_key.values():
         labels = Counter(str(label) for _, label in found[0].nodes("operation"))

@@ -1,4 +1,4 @@
-"""Programs that learn: their text, their decisions, what they compute and what is the same."""
+"""Programs that learn: text, decisions, computation and identity."""
 
 import dataclasses
 
@@ -66,7 +66,7 @@ def trained(text, task, directory, **options):
 
 
 def taught(written, examples=12, features=3, outputs=2, seed=0, rounds=2):
-    """The outputs of a program for some examples after it has learned from others."""
+    """Return a program's outputs for some examples after it has learned from others."""
     rng = np.random.default_rng(seed)
     inputs = torch.as_tensor(rng.normal(size=(examples + 4, features)))
     targets = torch.as_tensor(rng.normal(size=(examples, outputs)))
@@ -82,7 +82,7 @@ def same(one, other, **tolerance):
     return torch.allclose(one, other, equal_nan=True, **tolerance)
 
 
-# Programs at random, which leave one register of each kind alone.
+# Random programs that do not use one register of each kind.
 @st.composite
 def registers(draw, kind):
     return Register(kind, draw(st.integers(0, SPARE[kind] - 1)))
@@ -108,7 +108,7 @@ programs = st.builds(Program, components(3), components(), components())
 
 
 def rewritten(written, change):
-    """A program with each instruction replaced by what `change` makes of it."""
+    """Return a program with `change` applied to each instruction."""
     parts = {
         field.name: tuple(map(change, getattr(written, field.name)))
         for field in dataclasses.fields(written)
@@ -119,11 +119,11 @@ def rewritten(written, change):
 # Text and decisions.
 @given(programs)
 @settings(max_examples=200, deadline=None)
-def test_a_program_is_read_as_it_was_written(written):
+def test_a_program_round_trips_as_text(written):
     assert Program.parse(str(written)) == written
 
 
-def test_decisions_make_the_program_that_they_were_made_of():
+def test_a_program_round_trips_as_decisions():
     task = diabetes()
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(sampler=sampler)
@@ -144,28 +144,25 @@ def test_a_found_program_is_printed_as_code():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("s1 = s0 + s0", "must stand under setup:, predict: or learn:"),
-        (
-            "predict:\n s1 = v0 + v1",
-            "'s1 = v0 [+] v1' is not an instruction; an example of one: s1 = dot",
-        ),
+        ("s1 = s0 + s0", "must be below setup:, predict: or learn:"),
+        ("predict:\n s1 = v0 + v1", "'s1 = v0 [+] v1' is not an instruction such as s1 = dot"),
         ("predict:\n s1 = dot(v0, v1", "is not an instruction"),
         ("predict:\n s1 = x", "is not an instruction"),
-        ("setup:\n" + "s2 = 1.0\n" * 3, "setup has 3 instructions, room for 2"),
+        ("setup:\n" + "s2 = 1.0\n" * 3, "setup has 3 instructions, but only room for 2"),
     ],
 )
-def test_text_that_is_no_program_is_told_so(text, message):
+def test_invalid_programs_are_rejected(text, message):
     with pytest.raises(UsageError, match=message):
         program_decisions(text)
 
 
 # The space.
 @pytest.mark.parametrize("task", [diabetes(), digits()], ids=["diabetes", "digits"])
-def test_it_is_a_sound_space_where_nothing_can_be_open(task):
+def test_it_passes_the_space_suite_with_no_open_decisions(task):
     assert check_space(program, task) == set()
 
 
-def test_it_suits_its_trainer(tmp_path):
+def test_it_works_with_its_trainer(tmp_path):
     task = diabetes()
     check_trainer(Online(epochs=2), program, task, tmp_path / "random")
     fixed = FixedTrial(program_decisions(SGD))
@@ -200,16 +197,20 @@ def test_options_bound_a_program():
         ({"constants": ()}, UsageError, "a constant"),
         ({"constants": (1.0, 1e39)}, UsageError, "must fit single precision"),
         ({"constants": (float("nan"),)}, UsageError, "must fit single precision"),
-        ({"operations": ("outer",), "matrices": 0}, UsageError, "an operation for which"),
+        (
+            {"operations": ("outer",), "matrices": 0},
+            UsageError,
+            "an operation that these registers",
+        ),
         ({"operations": ("dott",)}, UnknownNameError, "did you mean 'dot'"),
     ],
 )
-def test_options_that_leave_no_program_are_told_so(options, error, message):
+def test_options_that_leave_no_program_are_rejected(options, error, message):
     with pytest.raises(error, match=message):
         candidate(SGD, blobs(), **options)
 
 
-def test_it_predicts_vectors_alone():
+def test_it_only_predicts_vectors():
     class Images(Line):
         @property
         def signature(self):
@@ -219,7 +220,7 @@ def test_it_predicts_vectors_alone():
         candidate(SGD, Images())
 
 
-# What a program computes.
+# Computation.
 def test_it_learns_linear_regression(tmp_path):
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(300, 5))
@@ -241,7 +242,7 @@ def test_it_learns_diabetes(tmp_path):
     assert trained(SGD, task, tmp_path)["r2"] == pytest.approx(best, abs=0.06)
 
 
-def test_it_takes_the_steps_of_stochastic_gradient_descent():
+def test_it_matches_stochastic_gradient_descent():
     rng = np.random.default_rng(0)
     inputs, targets = torch.as_tensor(rng.normal(size=(9, 3))), torch.arange(9) % 4
     module = Learner(Program.parse(SGD), 3, 4).double()
@@ -285,7 +286,7 @@ def test_learning_runs_predict_as_forward_does(written):
     assert same(module.scalars[1], predicted[0])
 
 
-def test_a_prediction_does_not_follow_the_memory():
+def test_a_prediction_does_not_change_with_the_memory():
     module = Learner(Program.parse("predict:\n s1 = abs(s2)\nlearn:\n s2 = s0 + s0"), 3, 1)
     inputs = torch.zeros(2, 3)
     before = module(inputs)
@@ -305,12 +306,12 @@ def test_a_program_that_overflows_is_a_failed_trial(tmp_path):
         trained(text, diabetes(), tmp_path)
 
 
-def test_what_only_unread_registers_hold_may_overflow(tmp_path):
+def test_unread_registers_may_overflow(tmp_path):
     text = SGD + "  s0 = s0 * s0\n"
     assert trained(text, diabetes(), tmp_path) == trained(SGD, diabetes(), tmp_path)
 
 
-def test_large_matrices_are_predicted_with_in_parts():
+def test_predictions_with_large_matrices_are_split():
     task = digits()
     text = "predict:\n m0 = outer(v0, v0)\n v1 = m0 @ v0\n s1 = mean(v1)"
     module = candidate(text, task).build()
@@ -332,14 +333,14 @@ def test_large_matrices_are_predicted_with_in_parts():
         ("s1 = dot(v0, v0)", 8.0),
     ],
 )
-def test_primitives_compute_what_they_say(line, expected):
+def test_primitives_match_their_text(line, expected):
     setup = f"setup:\n s2 = -0.5\n s3 = {'0.0' if 'heaviside(s3)' in line else '1.0'}"
     setup = setup if "s1 = s2 * s3" not in line else "setup:\n s2 = -0.5\n s3 = -2.0"
     module = Learner(Program.parse(f"{setup}\npredict:\n {line}"), 2, 1)
     assert module(torch.tensor([[-2.0, 2.0]])).tolist() == [[expected]]
 
 
-def test_matrix_and_vector_primitives_compute_what_they_say():
+def test_matrix_and_vector_primitives_match_their_text():
     text = """
     setup:
       s2 = 2.0
@@ -362,7 +363,7 @@ def test_matrix_and_vector_primitives_compute_what_they_say():
     torch.testing.assert_close(module(x), expected.reshape(1, 1))
 
 
-# The same function, written otherwise.
+# The same function in other programs.
 @given(programs, instructions(), st.sampled_from(["setup", "predict", "learn"]), st.integers(0, 5))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_a_dead_instruction_changes_nothing(written, dead, component, place):
@@ -438,14 +439,14 @@ NEAR = [
 @given(st.integers(0, 1000))
 @settings(max_examples=5, deadline=None, derandomize=True)
 @pytest.mark.parametrize(("one", "other"), EQUAL)
-def test_planted_equals_compute_the_same(one, other, seed):
+def test_equivalent_programs_compute_the_same(one, other, seed):
     assert same(taught(one, seed=seed), taught(other, seed=seed), rtol=1e-9)
 
 
 @given(st.integers(0, 1000))
 @settings(max_examples=5, deadline=None, derandomize=True)
 @pytest.mark.parametrize(("one", "other"), NEAR)
-def test_near_misses_compute_something_else(one, other, seed):
+def test_similar_programs_compute_something_else(one, other, seed):
     found, near = taught(one, seed=seed), taught(other, seed=seed)
     assume(found.isfinite().all() and near.isfinite().all())
     assert (found - near).abs().max() > 1e-4 * found.abs().max()

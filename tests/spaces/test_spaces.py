@@ -38,7 +38,7 @@ def task():
         (residual_mlp, RESIDUAL),
     ],
 )
-def test_it_is_a_sound_space_and_says_what_can_be_open(space, openable, task):
+def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS
 
 
@@ -52,7 +52,7 @@ def test_it_is_a_sound_space_and_says_what_can_be_open(space, openable, task):
         ),
     ],
 )
-def test_what_the_full_extent_adds_can_be_open_too(space, openable, task):
+def test_decisions_of_the_full_extent_may_be_open(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS | REFINEMENTS
 
 
@@ -66,7 +66,7 @@ def test_each_proposal_trains(space, task, tmp_path):
 
 
 @pytest.mark.parametrize("space", [mlp, cnn])
-def test_basic_decisions_are_the_first_and_keep_their_draws(space, task):
+def test_basic_decisions_come_first_and_keep_their_draws(space, task):
     for seed in range(10):
         basic = ask(space, task, seed).decisions
         trained = ask(space, task, seed, training=Extent.FULL).decisions
@@ -93,7 +93,7 @@ def test_it_runs_in_plain_optuna(space, task):
 
 
 @pytest.mark.parametrize("space", [mlp, cnn])
-def test_the_trainer_reads_its_hyperparameters(space, task):
+def test_the_trainer_knows_its_hyperparameters(space, task):
     for seed in range(10):
         candidate = ask(space, task, seed)
         assert set(candidate.hyperparameters) == HYPERPARAMETERS
@@ -119,7 +119,7 @@ def test_options_bound_a_cnn(task):
 
 
 @pytest.mark.parametrize(("side", "most"), [(2, 1), (3, 1), (4, 2), (9, 3), (28, 4)])
-def test_a_cnn_has_no_more_stages_than_its_images_can_be_halved(side, most):
+def test_a_cnn_has_no_more_stages_than_possible_halvings(side, most):
     images = torch.rand(20, 3, side, side)
     task = Classification.from_arrays("noise", images, [0, 1] * 10)
     stages = set()
@@ -144,7 +144,7 @@ def test_twenty_random_mlps_reach_95_percent_on_digits(task, tmp_path):
     assert any(accuracy(number) >= 0.95 for number in range(20))
 
 
-# What further decisions compute, and that identity sees it.
+# The effect of other decisions, also on identity.
 SMALL_CNN = {
     "stages": 1,
     "channels": 8,
@@ -161,7 +161,7 @@ SMALL_CNN = {
 }
 
 
-def test_a_full_space_knows_the_networks_of_the_basic_one(task):
+def test_a_full_space_contains_the_basic_networks(task):
     for space, whole in ((mlp, full_mlp), (cnn, full_cnn)):
         for seed in range(5):
             basic = ask(space, task, seed)
@@ -187,14 +187,14 @@ def test_decisions_that_change_nothing_make_one_network(task):
         {"kernel_0": 5},
     ],
 )
-def test_what_a_decision_changes_is_another_network(change, task):
+def test_decisions_with_an_effect_make_another_network(change, task):
     plain = with_decisions(full_cnn, task, **SMALL_CNN)
     other = with_decisions(full_cnn, task, **SMALL_CNN | change)
     assert key(plain) != key(other)
     assert not sketched(plain, task) & sketched(other, task)
 
 
-def test_heads_are_one_where_a_single_position_is_left():
+def test_heads_are_equal_for_a_single_position():
     task = Classification.from_arrays("dots", torch.rand(40, 1, 2, 2), [0, 1] * 20)
     first, second = (
         sketched(with_decisions(full_cnn, task, **SMALL_CNN | {"head": head}), task)
@@ -203,7 +203,7 @@ def test_heads_are_one_where_a_single_position_is_left():
     assert first & second
 
 
-def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one(task):
+def test_a_separable_convolution_is_depthwise_then_pointwise(task):
     separable, plain = (
         with_decisions(full_cnn, task, **SMALL_CNN | {"convolution": kind, "blocks_0": 2}).build()
         for kind in ("separable_conv2d", "conv2d")
@@ -215,7 +215,7 @@ def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one(task):
     assert count[0] < count[1]
 
 
-def test_networks_of_strides_and_of_pooling_fit_images_of_odd_sides():
+def test_strides_and_pooling_fit_images_with_odd_sides():
     task = Classification.from_arrays("odd", torch.rand(20, 1, 7, 9), [0, 1] * 10)
     for pooling in ("strided_conv2d", "avg_pool2d"):
         decisions = {"stages": 2, "kernel_1": 3, "blocks_1": 1, "pooling": pooling}

@@ -1,4 +1,4 @@
-"""Space `tabular_mlp`: what its embeddings compute, and that they are known by what they do."""
+"""Space `tabular_mlp`: what its embeddings compute, and the identity of its networks."""
 
 import math
 import random
@@ -33,7 +33,7 @@ def task():
 
 
 # The embeddings.
-def test_waves_of_numbers_in_closed_form():
+def test_waves_match_their_closed_form():
     module = EmbedNumbers(7, BLOCKS, frequencies=1, scale=0.5, size=1)
     with torch.no_grad():
         module.frequencies.copy_(torch.tensor([[1.0], [2.0]]))
@@ -53,7 +53,7 @@ def test_waves_of_numbers_in_closed_form():
     assert torch.allclose(module(x), expected, atol=1e-6)
 
 
-def test_its_gradients_are_those_of_finite_differences():
+def test_gradients_match_finite_differences():
     module = EmbedNumbers(7, BLOCKS, frequencies=3, scale=0.7, size=2).double()
     torch.manual_seed(0)
     x = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
@@ -90,7 +90,7 @@ def test_a_proposal_trains(task, seed):
     assert losses[-1] < losses[0]
 
 
-def test_without_embeddings_of_numbers_they_go_in_as_they_are(task):
+def test_without_embeddings_numbers_are_used_directly(task):
     plain = tabular_mlp(optuna.create_study().ask(), task, frequencies=0)
     assert "number_scale" not in _drawn(task, frequencies=0)
     assert "number_scale" in _drawn(task)
@@ -116,7 +116,7 @@ def embedded(scale: float, order: bool = False) -> Candidate:
     return Candidate(graph)
 
 
-def test_equal_networks_have_one_canonical_form_and_others_have_not():
+def test_only_equal_networks_share_a_canonical_form():
     def form(*given, **rest):
         return canonical(embedded(*given, **rest).architecture).key
 
@@ -125,7 +125,7 @@ def test_equal_networks_have_one_canonical_form_and_others_have_not():
 
 
 def test_a_probe_sees_the_scale():
-    """It draws weights of its own, so that what a scale does must show in the pass itself."""
+    """Probes draw their own weights, so the scale must affect the forward pass itself."""
     task = blobs(features=7)
 
     def digests(scale):

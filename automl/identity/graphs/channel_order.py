@@ -1,38 +1,41 @@
-"""Which concatenations may be read in any order, for weights can be renamed to undo it.
+"""Find concatenations whose order is irrelevant because a renaming of weights undoes it.
 
-The channels of a concatenation are followed through all operations that treat channels alike.
-Where every other source of theirs, and every reader, has weights that any permutation only
-renames, the order in which they were written means nothing.
+The channels of a concatenation are followed through all operations that treat channels alike. If a
+permutation of these channels only renames the weights of every other source and every reader, the
+order of the concatenation has no effect.
 """
 
 from collections.abc import Sequence
 
-from automl.identity.graphs.vertices import Spot
+from automl.identity.graphs.vertices import FormVertex
 
 
-def in_any_order(spots: Sequence[Spot]) -> list[int]:
-    """The concatenations, by place, whose inputs may be exchanged; the last spot is the output.
+def unordered_concatenations(vertices: Sequence[FormVertex]) -> list[int]:
+    """The places of the concatenations whose inputs may be exchanged.
 
-    At most one in each set of linked channels, so that each has a permutation of its own.
+    There is at most one per group of linked channels, so that each has its own permutation.
+
+    Args:
+        vertices: The vertices of a normal form; the last one is the output.
     """
-    joins = [place for place, spot in enumerate(spots) if spot.algebra.concatenates]
+    joins = [place for place, vertex in enumerate(vertices) if vertex.algebra.concatenates]
     if not joins:
         return []
-    groups = _linked(spots)
-    bound = _bound(spots, groups)
+    groups = _linked(vertices)
+    bound = _bound(vertices, groups)
     return [
         join
         for join in joins
-        if len(spots[join].inputs) > 1
+        if len(vertices[join].inputs) > 1
         and groups[join] not in bound
         and all(join == other or groups[join] != groups[other] for other in joins)
-        and _aligned(spots, groups, join)
+        and _aligned(vertices, groups, join)
     ]
 
 
-def _linked(spots: Sequence[Spot]) -> list[int]:
-    """For each spot a number that it shares with those whose channels are the same."""
-    parents = list(range(len(spots)))
+def _linked(vertices: Sequence[FormVertex]) -> list[int]:
+    """A group number for each vertex; vertices with the same channels share one."""
+    parents = list(range(len(vertices)))
 
     def root(place: int) -> int:
         while parents[place] != place:
@@ -40,31 +43,31 @@ def _linked(spots: Sequence[Spot]) -> list[int]:
             place = parents[place]
         return place
 
-    for place, spot in enumerate(spots):
-        for _, source in spot.inputs if spot.algebra.channelwise else ():
-            if not spots[source].is_zero:
+    for place, vertex in enumerate(vertices):
+        for _, source in vertex.inputs if vertex.algebra.channelwise else ():
+            if not vertices[source].is_zero:
                 parents[root(source)] = root(place)
-    return [root(place) for place in range(len(spots))]
+    return [root(place) for place in range(len(vertices))]
 
 
-def _bound(spots: Sequence[Spot], groups: Sequence[int]) -> set[int]:
-    """The groups with a source or a reader to which the order of channels means something."""
+def _bound(vertices: Sequence[FormVertex], groups: Sequence[int]) -> set[int]:
+    """The groups with a source or a reader for which the order of channels matters."""
     bound = {groups[-1]}
-    for place, spot in enumerate(spots):
-        algebra = spot.algebra
-        if spot.is_zero or algebra.channelwise or algebra.exchangeable:
+    for place, vertex in enumerate(vertices):
+        algebra = vertex.algebra
+        if vertex.is_zero or algebra.channelwise or algebra.exchangeable:
             continue
         if not algebra.concatenates:
             bound.add(groups[place])
-        bound.update(groups[source] for _, source in spot.inputs)
+        bound.update(groups[source] for _, source in vertex.inputs)
     return bound
 
 
-def _aligned(spots: Sequence[Spot], groups: Sequence[int], join: int) -> bool:
-    """Whether what is linked to a concatenation has its channels, or equal blocks of them."""
-    channels = spots[join].shape[0]
+def _aligned(vertices: Sequence[FormVertex], groups: Sequence[int], join: int) -> bool:
+    """Whether all vertices linked to a concatenation have its channels or equal blocks of them."""
+    channels = vertices[join].shape[0]
     return channels > 0 and all(
-        len(spot.shape) > 0 and spot.shape[0] % channels == 0
-        for place, spot in enumerate(spots)
+        len(vertex.shape) > 0 and vertex.shape[0] % channels == 0
+        for place, vertex in enumerate(vertices)
         if groups[place] == groups[join]
     )

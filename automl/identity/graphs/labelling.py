@@ -1,9 +1,10 @@
-"""Canonical labelling of labelled directed acyclic graphs: one certificate for isomorphic ones.
+"""Canonical labelling of labelled directed acyclic graphs.
 
-Colour refinement until it is stable, then individualisation and refinement: a vertex of a colour
-class is set apart, and so on until all are; the least writing found is the certificate. Twins
-are set apart at once; automorphisms, known by equal writings, prune what they map to
-what was searched. Source of the method: McKay and Piperno, arXiv 1301.1493.
+Isomorphic graphs get equal certificates. Colours are refined until they are stable. Then vertices
+of one colour are individualised, one after another, with refinement in between, until all colours
+differ; the least encoding found is the certificate. Twins (vertices with the same neighbours) are
+individualised at once. Equal encodings reveal automorphisms, which prune equivalent branches of the
+search. Source: B. D. McKay and A. Piperno, Practical graph isomorphism, II, arXiv 1301.1493.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +12,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Edge = tuple[int, int]
-"""A mark (a port, or a coefficient) and a vertex."""
+"""A mark (a port or a coefficient) and a vertex."""
 
 
 class Vertex(NamedTuple):
-    """A label and the edges from the vertices it reads; equal marks stand for any order."""
+    """A vertex of a directed acyclic graph.
+
+    Attributes:
+        label: Vertices can correspond only if their labels are equal.
+        inputs: The edges from the vertices that it reads; edges with equal marks are unordered.
+    """
 
     label: bytes
     inputs: tuple[Edge, ...]
@@ -23,9 +29,11 @@ class Vertex(NamedTuple):
 
 @dataclass(frozen=True)
 class Labelling:
-    """certificate: equal exactly for isomorphic graphs; None where the search was cut short.
+    """The result of labelling a graph.
 
-    colouring: equal exactly where plain colour refinement tells no difference.
+    Attributes:
+        certificate: Equal exactly for isomorphic graphs; None if the search hit its limit.
+        colouring: Equal exactly for graphs that plain colour refinement cannot distinguish.
     """
 
     certificate: bytes | None
@@ -33,17 +41,19 @@ class Labelling:
 
 
 def labelled(vertices: Sequence[Vertex], max_leaves: int) -> Labelling:
-    """The canonical labelling of a graph whose vertices each read earlier ones only.
+    """Label a graph canonically.
 
-    max_leaves: how many complete labellings are compared at most.
+    Args:
+        vertices: The vertices; each reads earlier ones only.
+        max_leaves: The most complete labellings to compare.
     """
     dag = _Dag.of(vertices)
     partition = _Partition.by(_ranks(dag))
-    _refine(dag, partition, partition.unsettled())
-    colouring = _writing(dag, partition)
-    if not partition.unsettled():
+    _refine(dag, partition, partition.unresolved())
+    colouring = _encoding(dag, partition)
+    if not partition.unresolved():
         return Labelling(colouring, colouring)
-    _part_twins(dag, partition)
+    _split_twins(dag, partition)
     return Labelling(_Search(dag, max_leaves).run(partition), colouring)
 
 
@@ -68,8 +78,8 @@ class _Dag:
             yield other
 
 
-def _seen(edges: Sequence[Edge], colours: Sequence[int]) -> tuple[Edge, ...]:
-    """Edges as colour refinement sees them: by the colours of their ends, in no order."""
+def _coloured(edges: Sequence[Edge], colours: Sequence[int]) -> tuple[Edge, ...]:
+    """Edges as colour refinement sees them: marks with the colours of their ends, sorted."""
     if not edges:
         return ()
     if len(edges) == 1:
@@ -78,9 +88,9 @@ def _seen(edges: Sequence[Edge], colours: Sequence[int]) -> tuple[Edge, ...]:
     return tuple(sorted([(mark, colours[end]) for mark, end in edges]))
 
 
-# Ranks: two sweeps see nearly all that refinement does, at the cost of one look at each vertex.
+# Ranks: two sweeps see nearly everything that refinement does and visit each vertex only once.
 def _ranks(dag: _Dag) -> list[int]:
-    """Ranks by all that lies above a vertex and, unless that told all apart, below it."""
+    """Rank vertices by everything above them and, unless all ranks differ then, below them."""
     count = len(dag.labels)
     above = _sweep(range(count), dag.inputs, dag.labels)
     if len(set(above)) == count:
@@ -100,8 +110,8 @@ def _sweep(
             ranks[level[0]] = first
             first += 1
             continue
-        seen = {vertex: (start[vertex], _seen(edges[vertex], ranks)) for vertex in level}
-        # The types of `start` are one within a call, so what is seen can be put in order.
+        seen = {vertex: (start[vertex], _coloured(edges[vertex], ranks)) for vertex in level}
+        # All items of `start` have one type, so the pairs can be sorted.
         distinct = sorted(set(seen.values()))
         places = {each: first + place for place, each in enumerate(distinct)}
         for vertex in level:
@@ -124,7 +134,7 @@ def _levels(order: Sequence[int], edges: Sequence[Sequence[Edge]]) -> list[list[
     return levels
 
 
-# Partitions into cells of one colour; a colour is the number of vertices of lesser ones.
+# Partitions into cells of one colour; a colour is the number of vertices with smaller colours.
 @dataclass(frozen=True)
 class _Partition:
     colours: list[int]
@@ -142,7 +152,7 @@ class _Partition:
     def copy(self) -> "_Partition":
         return _Partition(self.colours.copy(), self.cells.copy())
 
-    def unsettled(self) -> set[int]:
+    def unresolved(self) -> set[int]:
         return {colour for colour, cell in self.cells.items() if len(cell) > 1}
 
     def split(self, colour: int, parts: Iterable[Sequence[int]]) -> None:
@@ -158,7 +168,7 @@ class _Partition:
 
 
 def _refine(dag: _Dag, partition: _Partition, pending: set[int]) -> None:
-    """Split cells until vertices of one colour see equal colours around them."""
+    """Split cells until all vertices of one colour have neighbours of equal colours."""
     while pending:
         colour = min(pending)
         pending.remove(colour)
@@ -167,8 +177,8 @@ def _refine(dag: _Dag, partition: _Partition, pending: set[int]) -> None:
             continue
         groups: dict[tuple[tuple[Edge, ...], tuple[Edge, ...]], list[int]] = {}
         for vertex in cell:
-            inputs = _seen(dag.inputs[vertex], partition.colours)
-            outputs = _seen(dag.outputs[vertex], partition.colours)
+            inputs = _coloured(dag.inputs[vertex], partition.colours)
+            outputs = _coloured(dag.outputs[vertex], partition.colours)
             groups.setdefault((inputs, outputs), []).append(vertex)
         if len(groups) > 1:
             pending |= _split(dag, partition, colour, [groups[seen] for seen in sorted(groups)])
@@ -183,10 +193,10 @@ def _split(
     return {partition.colours[end] for vertex in moved for end in dag.neighbours(vertex)}
 
 
-def _part_twins(dag: _Dag, partition: _Partition) -> None:
-    """Number the twins, for exchanging vertices with the very same neighbours changes nothing."""
+def _split_twins(dag: _Dag, partition: _Partition) -> None:
+    """Give twins different colours: exchanging vertices with the same neighbours has no effect."""
     pending: set[int] = set()
-    for colour in sorted(partition.unsettled()):
+    for colour in sorted(partition.unresolved()):
         families: dict[tuple[tuple[Edge, ...], tuple[Edge, ...]], int] = {}
         parts: list[list[int]] = []
         for vertex in partition.cells[colour]:
@@ -201,33 +211,33 @@ def _part_twins(dag: _Dag, partition: _Partition) -> None:
     _refine(dag, partition, pending)
 
 
-def _writing(dag: _Dag, partition: _Partition) -> bytes:
-    """The colours in order: how many, their label, and what one of them reads."""
-    written = [b"%d;" % len(dag.labels)]
+def _encoding(dag: _Dag, partition: _Partition) -> bytes:
+    """Encode the cells in order: size, label, and the inputs of one of their vertices."""
+    parts = [b"%d;" % len(dag.labels)]
     for _, cell in sorted(partition.cells.items()):
         vertex = cell[0]
         label = dag.labels[vertex]
-        seen = _seen(dag.inputs[vertex], partition.colours)
-        written.append(b"%d;%d;%d:%b" % (len(cell), len(seen), len(label), label))
-        written += [b"%d,%d;" % edge for edge in seen]
-    return b"".join(written)
+        seen = _coloured(dag.inputs[vertex], partition.colours)
+        parts.append(b"%d;%d;%d:%b" % (len(cell), len(seen), len(label), label))
+        parts += [b"%d,%d;" % edge for edge in seen]
+    return b"".join(parts)
 
 
 # The search.
 Permutation = Mapping[int, int]
-"""Of an automorphism only what it moves."""
+"""An automorphism without its fixed points."""
 
 
 @dataclass(frozen=True)
 class _Leaf:
-    writing: bytes
+    encoding: bytes
     order: Sequence[int]
     path: Sequence[int]
 
 
 @dataclass
 class _Frame:
-    """A partition in the search, and the vertices of its target cell already set apart."""
+    """A partition in the search, and the vertices of its target cell that were individualised."""
 
     partition: _Partition
     colour: int
@@ -261,9 +271,9 @@ class _Search:
         self._automorphisms: list[Permutation] = []
 
     def run(self, partition: _Partition) -> bytes | None:
-        """The least writing of the leaves, None where there are too many of them."""
-        if not partition.unsettled():
-            return _writing(self._dag, partition)
+        """The least encoding of all leaves; None if there are too many leaves."""
+        if not partition.unresolved():
+            return _encoding(self._dag, partition)
         frames = [_Frame.of(partition)]
         while frames:
             path = [frame.tried[-1] for frame in frames[:-1]]
@@ -272,17 +282,17 @@ class _Search:
                 frames.pop()
                 continue
             frames[-1].tried.append(vertex)
-            below = self._apart(frames[-1], vertex)
-            if below.unsettled():
+            below = self._individualised(frames[-1], vertex)
+            if below.unresolved():
                 frames.append(_Frame.of(below))
                 continue
             if not self._left:
                 return None
             self._left -= 1
-            del frames[self._reached(below, [*path, vertex]) :]
-        return self._leaves[-1].writing
+            del frames[self._record(below, [*path, vertex]) :]
+        return self._leaves[-1].encoding
 
-    def _apart(self, frame: _Frame, vertex: int) -> _Partition:
+    def _individualised(self, frame: _Frame, vertex: int) -> _Partition:
         partition = frame.partition.copy()
         others = [other for other in partition.cells[frame.colour] if other != vertex]
         pending = _split(self._dag, partition, frame.colour, [[vertex], others])
@@ -292,19 +302,19 @@ class _Search:
     def _fixing(self, path: Sequence[int]) -> list[Permutation]:
         return [each for each in self._automorphisms if each.keys().isdisjoint(path)]
 
-    def _reached(self, partition: _Partition, path: Sequence[int]) -> int:
-        """Note a leaf; returns how many of the frames above it are still worth searching.
+    def _record(self, partition: _Partition, path: Sequence[int]) -> int:
+        """Record a leaf; returns how many of the frames above it are still worth searching.
 
-        The leaves kept are the first and the least. What a leaf of equal writing shows to be an
-        image of what was searched is left, up to where the two paths part.
+        The first leaf and the least one are kept. A leaf with the encoding of a kept one shows that
+        the search repeats itself from the point where the two paths diverge, so it returns there.
         """
-        leaf = _Leaf(_writing(self._dag, partition), partition.order(), path)
+        leaf = _Leaf(_encoding(self._dag, partition), partition.order(), path)
         for known in self._leaves:
-            if known.writing == leaf.writing:
+            if known.encoding == leaf.encoding:
                 pairs = zip(known.order, leaf.order, strict=True)
                 self._automorphisms.append({one: two for one, two in pairs if one != two})
                 steps = zip(known.path, path, strict=True)
                 return 1 + next(level for level, (one, two) in enumerate(steps) if one != two)
-        if not self._leaves or leaf.writing < self._leaves[-1].writing:
+        if not self._leaves or leaf.encoding < self._leaves[-1].encoding:
             self._leaves[1:] = [leaf]
         return len(path)

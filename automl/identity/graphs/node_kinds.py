@@ -1,4 +1,4 @@
-"""What rewriting knows of a node: a label that says all of it but its inputs, and its algebra."""
+"""What rewriting knows about a node: its algebra, and a label of everything except its inputs."""
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,64 +14,71 @@ _STANDARD = "automl.space.operations"
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 
 
-class Kind(NamedTuple):
-    """What all nodes have in common that compute alike.
+class NodeKind(NamedTuple):
+    """What all nodes that compute the same function have in common.
 
-    label: the same for nodes that compute the same of the same inputs with the same weights; a
-    netstring.
-    alone: two of them are two even on equal inputs. own: declared outside the standard
-    operations. told: the label says all; False where an attribute could not be written down.
+    Attributes:
+        label: A netstring, equal for nodes that compute the same from the same inputs and weights.
+        algebra: The laws that the operation obeys.
+        distinct: Whether two such nodes differ even with equal inputs, because of weights or noise.
+        custom: Whether the operation is not one that automl defines.
+        complete: Whether the label is complete; False if an attribute cannot be encoded.
     """
 
     label: bytes
     algebra: Algebra
-    alone: bool = False
-    own: bool = False
-    told: bool = True
+    distinct: bool = False
+    custom: bool = False
+    complete: bool = True
 
 
-def kind_of(node: Node, shapes: tuple[Shape, ...]) -> Kind:
-    """The kind of a node that reads inputs of these shapes."""
+def node_kind(node: Node, shapes: tuple[Shape, ...]) -> NodeKind:
+    """The kind of a node.
+
+    Args:
+        node: The node.
+        shapes: The shapes of its inputs for one example.
+    """
     if isinstance(node.operation, Open):
         return _choice(node, node.operation, shapes)
     declared, values = operation(node.operation), node.attributes.values()
     if _SCALARS.issuperset(map(type, values)):
-        return _remembered(declared, shapes, tuple(node.attributes), *values)
+        return _cached_kind(declared, shapes, tuple(node.attributes), *values)
     return _kind(declared, shapes, node.attributes)
 
 
 @lru_cache(maxsize=256)
-def input_kind(position: int, shape: Shape) -> Kind:
-    """The kind of the input at a position of the module's arguments."""
-    return Kind(netstring(netstring(b"input") + written([position, shape])), Algebra())
+def input_kind(position: int, shape: Shape) -> NodeKind:
+    """The kind of an input, given its position among the module's arguments."""
+    return NodeKind(netstring(netstring(b"input") + encoded([position, shape])), Algebra())
 
 
-# Typed, for 1, 1.0 and True are three attributes and one key.
+# Typed, because 1, 1.0 and True are different attributes but equal cache keys.
 @lru_cache(maxsize=4096, typed=True)
-def _remembered(
+def _cached_kind(
     declared: Operation, shapes: tuple[Shape, ...], names: tuple[str, ...], *values: Any
-) -> Kind:
+) -> NodeKind:
     return _kind(declared, shapes, dict(zip(names, values, strict=True)))
 
 
-def _kind(declared: Operation, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kind:
+def _kind(declared: Operation, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> NodeKind:
     algebra = declared.algebra_of(shapes, attributes)
-    label, told = _label(declared.name, {**_defaults(declared), **attributes})
-    own = declared.module.__module__ != _STANDARD
-    return Kind(label, algebra, algebra.parametric or algebra.stochastic, own, told)
+    label, complete = _label(declared.name, {**_defaults(declared), **attributes})
+    custom = declared.module.__module__ != _STANDARD
+    return NodeKind(label, algebra, algebra.parametric or algebra.stochastic, custom, complete)
 
 
-def _choice(node: Node, decision: Open, shapes: Sequence[Shape]) -> Kind:
+def _choice(node: Node, decision: Open, shapes: Sequence[Shape]) -> NodeKind:
     options = [(operation(name), taken) for name, taken in node.options()]
     weighted = any(each.algebra_of(shapes, taken).parametric for each, taken in options)
-    label, told = _label("", {"": decision, **node.attributes})
-    own = any(each.module.__module__ != _STANDARD for each, _ in options)
-    return Kind(label, Algebra(parametric=weighted, stochastic=True), True, own, told)
+    label, complete = _label("", {"": decision, **node.attributes})
+    custom = any(each.module.__module__ != _STANDARD for each, _ in options)
+    return NodeKind(label, Algebra(parametric=weighted, stochastic=True), True, custom, complete)
 
 
 @lru_cache(maxsize=1024)
 def _defaults(declared: Operation) -> Mapping[str, Any]:
-    """What a missing attribute stands for, where shape and module agree on it."""
+    """The defaults of attributes that the operation's shape function and module agree on."""
     try:
         built = inspect.signature(declared.module).parameters
     except (TypeError, ValueError):
@@ -88,21 +95,21 @@ def _defaults(declared: Operation) -> Mapping[str, Any]:
 def _label(name: str, attributes: Mapping[str, Any]) -> tuple[bytes, bool]:
     head = netstring(name.encode())
     try:
-        return netstring(head + written(attributes)), True
+        return netstring(head + encoded(attributes)), True
     except TypeError:
         return netstring(head), False
 
 
 def netstring(content: bytes) -> bytes:
-    """Content with its length before it, so that a sequence of them reads in one way only."""
+    """Prefix content with its length, so that concatenated parts stay unambiguous."""
     return b"%d:%b" % (len(content), content)
 
 
-def written(value: object) -> bytes:
-    """An attribute as bytes, equal for equal values of one type; a list is as a tuple.
+def encoded(value: object) -> bytes:
+    """Encode an attribute as bytes, equal for equal values of one type. Lists equal tuples.
 
     Raises:
-        TypeError: the value is none of numbers, text, sequences, mappings and open decisions.
+        TypeError: The value is not a number, text, sequence, mapping or open decision.
     """
     if isinstance(value, Open):
         return _tagged(b"open", [value.name.encode(), _distribution(value)])
@@ -113,10 +120,10 @@ def written(value: object) -> bytes:
     if isinstance(value, str):
         return _tagged(b"str", [value.encode()])
     if isinstance(value, Mapping):
-        return _tagged(b"map", [written([key, value[key]]) for key in sorted(value)])
+        return _tagged(b"map", [encoded([key, value[key]]) for key in sorted(value)])
     if isinstance(value, list | tuple):
-        return _tagged(b"list", map(written, value))
-    raise TypeError(f"{type(value).__name__} is no attribute that can be written down")
+        return _tagged(b"list", map(encoded, value))
+    raise TypeError(f"cannot encode an attribute of type {type(value).__name__}")
 
 
 def _distribution(decision: Open) -> bytes:

@@ -1,9 +1,9 @@
-"""Rewriting a graph into a normal form, by the algebra that its operations declare.
+"""Rewrite a graph into a normal form, using the algebra that its operations declare.
 
-A value is a linear combination of terms with whole coefficients; a term is an operation on
-values. Terms are made in normal form and equal ones are made once, so one pass from the inputs
-to the output reaches the fixpoint of all rules. Each rule holds exactly in real arithmetic, in
-training and in evaluation, whatever the weights. No operation is known by name.
+A value is a linear combination of terms with integer coefficients; a term is an operation on
+values. Terms are made in normal form and equal terms are made once, so a single pass from the
+inputs to the output reaches the fixpoint of all rules. Each rule holds exactly in real arithmetic,
+in training and in evaluation, for any weights. No operation is known by name.
 """
 
 import itertools
@@ -14,15 +14,15 @@ from enum import Enum
 from typing import NamedTuple
 
 from automl.errors import GraphError
-from automl.identity.graphs.node_kinds import Kind, input_kind, kind_of
+from automl.identity.graphs.node_kinds import NodeKind, input_kind, node_kind
 from automl.space.graph import Algebra, Graph, Node, Shape
 
 MOST_TERMS = 32
-"""Operations are not distributed over longer sums: words of them could grow exponentially."""
+"""Operations are not distributed over longer sums: the number of terms could grow exponentially."""
 
 
 class Rule(Enum):
-    """What rewriting did to a graph."""
+    """A rewriting rule; its value describes what it did to a graph."""
 
     DEAD = "dead nodes are dropped"
     IDENTITY = "an identity is its input"
@@ -41,16 +41,30 @@ class Rule(Enum):
 
 
 class Value(NamedTuple):
-    """A linear combination: (term, coefficient) by rising term; no items is zero of a shape."""
+    """A linear combination of terms.
+
+    Attributes:
+        shape: The shape for one example.
+        items: Pairs of a term and its coefficient, in rising order of terms; empty means zero.
+    """
 
     shape: Shape
     items: tuple[tuple[int, int], ...] = ()
 
 
 class Term(NamedTuple):
-    """An operation on values; `node` names the one node it stands for where it stands alone."""
+    """An operation on values.
 
-    kind: Kind
+    Attributes:
+        kind: The operation with its attributes.
+        arguments: The values it reads.
+        shape: The shape of its output for one example.
+        uniform: Whether each channel of the output is constant over all positions.
+        node: The graph node it represents, if it represents exactly one because its kind is
+            `distinct`.
+    """
+
+    kind: NodeKind
     arguments: tuple[Value, ...]
     shape: Shape
     uniform: bool
@@ -59,10 +73,13 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class NormalForm:
-    """The output as a value over terms, each of which reads earlier ones only.
+    """The output of a graph as a value over terms.
 
-    inputs: the shapes of all inputs by position. rules: those that changed something, in order
-    of first use.
+    Attributes:
+        terms: The terms; each reads earlier ones only.
+        output: The output.
+        inputs: The shapes of all inputs for one example, by position.
+        rules: The rules that changed something, in order of first use.
     """
 
     terms: Sequence[Term]
@@ -71,11 +88,11 @@ class NormalForm:
     rules: tuple[Rule, ...]
 
 
-def rewritten(graph: Graph) -> NormalForm:
+def normal_form(graph: Graph) -> NormalForm:
     """The normal form of a graph.
 
     Raises:
-        GraphError: the graph has no output.
+        GraphError: The graph has no output.
     """
     if graph.output_node is None:
         raise GraphError("the graph has no output: call graph.output(node)")
@@ -117,21 +134,21 @@ class _Rewriter:
         return self._new(input_kind(position, shape), (), shape)
 
     def apply(self, node: Node, inputs: Sequence[Value]) -> Value:
-        """The value of a node, given those of its inputs."""
+        """The value of a node, given the values of its inputs."""
         shape = node.shape
         shapes = tuple([value.shape for value in inputs])
-        kind = kind_of(node, shapes)
+        kind = node_kind(node, shapes)
         algebra = kind.algebra
-        # Where shapes differ, inputs are spread over one another, which terms of a sum are not.
-        if algebra.coefficients and not kind.alone and shapes.count(shape) == len(shapes):
+        # Inputs of different shapes are broadcast, which the terms of a sum do not allow.
+        if algebra.coefficients and not kind.distinct and shapes.count(shape) == len(shapes):
             return self._sum(shape, algebra.coefficients, inputs)
         if _vanishes(algebra, inputs):
             self.used(Rule.ZERO)
             return Value(shape)
         factor, inputs = self._without_factors(algebra, inputs)
-        if kind.alone:
+        if kind.distinct:
             return _scaled(self._new(kind, tuple(inputs), shape, node.name), factor)
-        return _scaled(self._free(kind, inputs, shape), factor)
+        return _scaled(self._pure(kind, inputs, shape), factor)
 
     def _sum(self, shape: Shape, coefficients: tuple[int, ...], inputs: Sequence[Value]) -> Value:
         last = len(coefficients) - 1
@@ -152,7 +169,7 @@ class _Rewriter:
     def _without_factors(
         self, algebra: Algebra, inputs: Sequence[Value]
     ) -> tuple[int, Sequence[Value]]:
-        """Whole factors of the inputs that the operation passes on to its output."""
+        """Take out the integer factors of the inputs that the operation passes to its output."""
         if algebra.multilinear:
             factors = [_content([value]) for value in inputs]
         elif algebra.linear:
@@ -166,21 +183,21 @@ class _Rewriter:
             inputs = [_divided(value, each) for value, each in pairs]
         return factor, inputs
 
-    def _free(self, kind: Kind, inputs: Sequence[Value], shape: Shape) -> Value:
-        """An operation that computes the same wherever it is written."""
+    def _pure(self, kind: NodeKind, inputs: Sequence[Value], shape: Shape) -> Value:
+        """The value of an operation without weights or noise: equal inputs give equal values."""
         if len(inputs) > 1 and kind.algebra.multilinear:
             return self._product(kind, inputs, shape)
         if len(inputs) > 1 or kind.algebra.associative:
-            return self._several(kind, inputs, shape)
+            return self._nary(kind, inputs, shape)
         (value,) = inputs
         linear = kind.algebra.linear or kind.algebra.multilinear
         if not linear or not 1 < len(value.items) <= MOST_TERMS:
-            return self._one(kind, value, shape)
+            return self._unary(kind, value, shape)
         self.used(Rule.DISTRIBUTE)
-        parts = [(count, self._one(kind, term, shape)) for count, term in _parts(value)]
+        parts = [(count, self._unary(kind, term, shape)) for count, term in _parts(value)]
         return _combined(shape, parts)
 
-    def _one(self, kind: Kind, value: Value, shape: Shape) -> Value:
+    def _unary(self, kind: NodeKind, value: Value, shape: Shape) -> Value:
         algebra = kind.algebra
         if algebra.averages and shape == value.shape and self._uniform(value):
             self.used(Rule.AVERAGE)
@@ -190,21 +207,21 @@ class _Rewriter:
             if inner is not None and len(inner) == 1:
                 self.used(Rule.IDEMPOTENT if algebra.idempotent else Rule.INVOLUTIVE)
                 return value if algebra.idempotent else inner[0]
-        return self._once(kind, (value,), shape)
+        return self._interned(kind, (value,), shape)
 
-    def _product(self, kind: Kind, inputs: Sequence[Value], shape: Shape) -> Value:
+    def _product(self, kind: NodeKind, inputs: Sequence[Value], shape: Shape) -> Value:
         size = math.prod(len(value.items) for value in inputs)
         if not 1 < size <= MOST_TERMS:
-            return self._several(kind, inputs, shape)
+            return self._nary(kind, inputs, shape)
         self.used(Rule.EXPAND)
         products = []
         for factors in itertools.product(*(_parts(value) for value in inputs)):
             coefficient = math.prod(count for count, _ in factors)
-            term = self._several(kind, [value for _, value in factors], shape)
+            term = self._nary(kind, [value for _, value in factors], shape)
             products.append((coefficient, term))
         return _combined(shape, products)
 
-    def _several(self, kind: Kind, inputs: Sequence[Value], shape: Shape) -> Value:
+    def _nary(self, kind: NodeKind, inputs: Sequence[Value], shape: Shape) -> Value:
         arguments = list(inputs)
         if kind.algebra.associative:
             arguments = self._flattened(kind, inputs)
@@ -213,9 +230,9 @@ class _Rewriter:
                 return arguments[0]
         if kind.algebra.commutative:
             arguments.sort()
-        return self._once(kind, tuple(arguments), shape)
+        return self._interned(kind, tuple(arguments), shape)
 
-    def _flattened(self, kind: Kind, inputs: Sequence[Value]) -> list[Value]:
+    def _flattened(self, kind: NodeKind, inputs: Sequence[Value]) -> list[Value]:
         arguments: list[Value] = []
         for value in inputs:
             inner = self._applied(kind, value)
@@ -224,17 +241,17 @@ class _Rewriter:
             arguments += [value] if inner is None else inner
         return arguments
 
-    def _applied(self, kind: Kind, value: Value) -> tuple[Value, ...] | None:
-        """What the same operation was applied to where it gave this value."""
+    def _applied(self, kind: NodeKind, value: Value) -> tuple[Value, ...] | None:
+        """The arguments of this value's term if its operation is the same."""
         if not _is_term(value):
             return None
         term = self.terms[value.items[0][0]]
-        return term.arguments if kind.told and term.kind.label == kind.label else None
+        return term.arguments if kind.complete and term.kind.label == kind.label else None
 
-    def _once(self, kind: Kind, arguments: tuple[Value, ...], shape: Shape) -> Value:
+    def _interned(self, kind: NodeKind, arguments: tuple[Value, ...], shape: Shape) -> Value:
         key = (kind.label, arguments)
-        # An attribute that cannot be written down may differ where the labels agree.
-        if kind.told and key in self._known:
+        # If an attribute cannot be encoded, equal labels may hide a difference.
+        if kind.complete and key in self._known:
             self.used(Rule.MERGE)
             return self._known[key]
         made = self._new(kind, arguments, shape)
@@ -242,7 +259,7 @@ class _Rewriter:
         return made
 
     def _new(
-        self, kind: Kind, arguments: tuple[Value, ...], shape: Shape, node: str | None = None
+        self, kind: NodeKind, arguments: tuple[Value, ...], shape: Shape, node: str | None = None
     ) -> Value:
         uniform = kind.algebra.keeps_uniform and all(map(self._uniform, arguments))
         self.terms.append(Term(kind, arguments, shape, uniform, node))
@@ -268,10 +285,10 @@ def _combined(shape: Shape, pairs: Iterable[tuple[int, Value]]) -> Value:
 
 
 def _content(values: Sequence[Value]) -> int:
-    """The largest whole factor of all coefficients; its sign follows from them alone.
+    """The greatest common factor of all coefficients, signed so that it depends on them alone.
 
-    Where they are as many with either sign, as in x - y, which of the two writings is meant
-    could only be told by the order of the terms, which means nothing: the sign is then kept.
+    For symmetric coefficients, as in x - y, only the arbitrary order of the terms could choose
+    between x - y and y - x, so the sign stays.
     """
     counts = sorted([count for value in values for _, count in value.items])
     if counts == [1]:

@@ -1,10 +1,10 @@
-"""Whether a module depends on more of a batch than a probe of ten examples can show.
+"""Detect modules that depend on more of a batch than a probe of ten examples can show.
 
-Batch normalisation in groups of 64 is, for ten examples, normalisation of the whole batch. So the
-calls of a forward pass are compared for batches of many sizes, on tensors without data: the calls
-must be the same, and sizes and numbers in them grow evenly with the batch. Sizes are tried where
-the module's own numbers say that something may happen. In the same way a pass in single precision
-is compared with one in double.
+For ten examples, batch normalisation in groups of 64 normalises the entire batch. So the calls of a
+forward pass are compared for batches of many sizes, on tensors without data: the calls must be the
+same, and the sizes and numbers in them must grow linearly with the batch. The integers in the
+module's code suggest the sizes to try. In the same way, a pass in single precision is compared with
+one in double precision.
 """
 
 import copy
@@ -18,17 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from automl.identity.probes.construction import own_attributes, put_back
+from automl.identity.probes.construction import own_attributes, restored_tensors
 from automl.identity.probes.module_code import Code
 from automl.identity.probes.values import tensors_in
 
 _SIZES = (10007, 67)
-"""Examples of batches without data, which no usual group divides."""
+"""Sizes of batches without data; no usual group size divides them."""
 _USUAL = (64, 1024)
-"""Sizes that are tried besides where code compares numbers."""
+"""Sizes to try in addition if code compares numbers."""
 _WITH_DATA = (67, 259)
+"""Sizes to try with data if the module cannot run without."""
 _LARGEST = 20_000
-_MOST_SIZES = 64
+_MAX_SIZES = 64
 _OF_SIZE = frozenset(
     (
         *("size", "numel", "nelement", "__len__", "__iter__", "__getitem__", "tolist", "stride"),
@@ -42,7 +43,7 @@ _OF_TYPE = frozenset(("type", "is_floating_point", "element_size"))
 _OUTSIDE = frozenset(
     ("numpy", "__array__", "data_ptr", "untyped_storage", "_shape_as_tensor", "to_dlpack")
 )
-"""Ways to go on with a tensor where torch does not see it."""
+"""Functions that let code use a tensor outside torch."""
 _BY_PLACE = frozenset(
     ("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices")
 )
@@ -60,12 +61,15 @@ _DEVICE_GETTERS = [_getter(name) for name in ("device", "is_cuda", "is_mps", "is
 _DEVICE_ANSWERS = _DEVICE_GETTERS[1:]
 
 
-class Reading(TorchFunctionMode):
-    """A context that notes what a forward pass may look at besides values.
+class MetadataAccess(TorchFunctionMode):
+    """A context that records which properties of tensors, besides values, a forward pass reads.
 
-    size: the number of examples. type: the type of numbers. device: where they are, if only to
-    put others there. kind_of_device: whether that is a kind of device. outside: any of this,
-    outside torch.
+    Attributes:
+        size: Whether it reads the number of examples.
+        type: Whether it reads the type of numbers.
+        device: Whether it reads the device, perhaps only to make other tensors there.
+        kind_of_device: Whether it asks for a type of device.
+        outside: Whether it uses tensors outside torch, so that it may read anything.
     """
 
     def __init__(self) -> None:
@@ -99,21 +103,30 @@ class Reading(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def depends_on_device(module: nn.Module, reading: Reading) -> bool:
-    """Whether a module may compute otherwise on another kind of device."""
-    return reading.kind_of_device or (reading.device and Code.of(module).names_device)
+def depends_on_device(module: nn.Module, access: MetadataAccess) -> bool:
+    """Whether a module may compute something else on another type of device.
+
+    Args:
+        module: The module.
+        access: What its forward pass reads.
+    """
+    return access.kind_of_device or (access.device and Code.of(module).names_device)
 
 
 def depends_on_size(module: nn.Module, inputs: Any) -> bool:
-    """Whether a module computes otherwise on some batch of up to 20,000 examples.
+    """Whether a module computes something else on some batch of up to 20,000 examples.
 
-    Sizes are tried on tensors without data where the module allows it, else on copies of the
-    inputs, where only the calls are compared: what the data decide may change sizes.
+    Sizes are tried on tensors without data if the module allows that. Otherwise they are tried on
+    copies of the inputs, and only the calls are compared, because data may determine sizes.
+
+    Args:
+        module: The module.
+        inputs: The probe's batch.
     """
     code, examples = Code.of(module), _examples(inputs)
     critical = [size for size in _critical(code.numbers) if size > examples]
     sizes = list(dict.fromkeys((examples, *_SIZES, *critical)))
-    if len(sizes) > _MOST_SIZES:
+    if len(sizes) > _MAX_SIZES:
         return True
     modes = (True, False) if code.asks_mode else (True,)
     return any(_depends_on_size(module, inputs, sizes, mode) for mode in modes)
@@ -123,21 +136,26 @@ def _depends_on_size(module: nn.Module, inputs: Any, sizes: Sequence[int], mode:
     try:
         empty = _without_data(module).train(mode)
         others = [_Pass(empty, _empty(inputs, size), "meta") for size in sizes[1:]]
-        with put_back(module):
-            # With data a pass over few examples takes less time than one without.
+        with restored_tensors(module):
+            # For few examples, a pass with data takes less time than one without.
             return _differ([_Pass(module.train(mode), inputs), *others], sizes, mode)
-    except Exception:  # whatever cannot be done without data
+    except Exception:  # the module needs data
         some = (sizes[0], *_WITH_DATA, *(size for size in sizes[3:] if size <= _WITH_DATA[-1]))
     try:
-        with put_back(module):
+        with restored_tensors(module):
             module.train(mode)
             return _differ([_Pass(module, resized(inputs, size)) for size in some], None, mode)
-    except Exception:  # what other sizes do is not known then
+    except Exception:  # its behaviour for other sizes is unknown
         return True
 
 
 def depends_on_type(module: nn.Module, inputs: Any) -> bool:
-    """Whether a module makes other calls in single precision than in double."""
+    """Whether a module makes different calls in single precision than in double precision.
+
+    Args:
+        module: The module.
+        inputs: The probe's batch, in double precision.
+    """
     return any(_depends_on_type(module, inputs, mode) for mode in (True, False))
 
 
@@ -152,25 +170,30 @@ def _depends_on_type(module: nn.Module, inputs: Any, mode: bool) -> bool:
             _Pass(narrow, _empty(single, size), "meta", torch.float32),
         ]
         return _differ(passes, (size, size), mode)
-    except Exception:  # whatever cannot be done without data
+    except Exception:  # the module needs data
         pass
     try:
         narrow = _converted(copy.deepcopy(module), lambda each: each.float()).train(mode)
-        with put_back(module):
+        with restored_tensors(module):
             wide_pass = _Pass(module.train(mode), inputs)
             narrow_pass = _Pass(narrow, single, dtype=torch.float32)
             return _differ([wide_pass, narrow_pass], None, mode)
-    except Exception:  # what it does in single precision is not known then
+    except Exception:  # its behaviour in single precision is unknown
         return True
 
 
 def resized(inputs: Any, size: int) -> Any:
-    """A batch of so many examples, by repeating those of a batch."""
+    """Repeat or drop examples of a batch to reach a size.
+
+    Args:
+        inputs: The batch: tensors with one row per example, perhaps nested.
+        size: The number of examples of the result.
+    """
     return _mapped(inputs, lambda each: each[torch.arange(size) % len(each)])
 
 
 def _critical(numbers: Collection[int]) -> Iterator[int]:
-    """Sizes at which code with these numbers may change what it does."""
+    """Sizes at which code with these numbers may change its behaviour."""
     if numbers:
         yield from _USUAL
     for number in sorted(numbers):
@@ -189,7 +212,7 @@ def _empty(inputs: Any, size: int) -> Any:
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor], scalars: bool = False) -> Any:
-    """A value with its tensors changed; scalars: those without a dimension, too."""
+    """Apply a function to all tensors of a value; to those without dimensions only if `scalars`."""
     if isinstance(value, Tensor):
         return change(value) if value.dim() or scalars else value
     if isinstance(value, Mapping):
@@ -207,7 +230,7 @@ def _without_data(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.M
 
 
 def _converted(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A module with all tensors that it holds changed."""
+    """Apply a function to all tensors that a module holds, in place."""
     module._apply(change)  # type: ignore[no-untyped-call]
     for part in module.modules():
         own = own_attributes(part)
@@ -227,18 +250,19 @@ def _default_type(dtype: torch.dtype) -> Iterator[None]:
 
 
 class _DiffersError(Exception):
-    """A pass makes another call than the first one did."""
+    """A pass makes another call than the first one."""
 
 
 class _Trace(TorchFunctionMode):
-    """Records the calls of a pass and the numbers in them; stops at a call not expected."""
+    """Records the calls of a pass and the numbers in them; stops at the first unexpected call."""
 
     def __init__(self, expected: "_Trace | None") -> None:
         super().__init__()
         self._expected = expected
         self.names: list[str] = []
         self.numbers: list[float] = []
-        # Of numbers by place in the batch a probe shows the first alone, so none may grow.
+        # A probe shows only the first of the numbers that depend on the position in the batch, so
+        # they may not grow.
         self.places: list[float] = []
         self._by_place: dict[int, Tensor] = {}
 
@@ -257,20 +281,20 @@ class _Trace(TorchFunctionMode):
         return result
 
     def _uses_place(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call computes with the place of an example in its batch."""
+        """Whether a call computes with the position of an example in its batch."""
         if name in _SHIFTING:
             return True
         if name in _ALONG:
             along = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             return along in (0, -args[0].dim())
-        # To take each example's own entry is no use of its place.
+        # Selecting each example's own entry does not depend on its position.
         read = args[0] if name == "__getitem__" else (args, kwargs)
         return any(id(each) in self._by_place for each in tensors_in(read))
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """A forward pass to be traced, with where new tensors are made, and of which type."""
+    """A forward pass to trace, with the device and the type of new tensors."""
 
     module: nn.Module
     inputs: Any
@@ -293,9 +317,9 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _differ(passes: Iterable[_Pass], sizes: Sequence[int] | None, mode: bool) -> bool:
-    """Whether passes differ in their calls, or in numbers that do not go with these sizes.
+    """Whether passes differ in their calls, or in numbers that are not linear in these sizes.
 
-    mode: whether they are those of training, which know gradients.
+    `mode` is true for training, which records gradients.
     """
     traces: list[_Trace] = []
     for each in passes:
@@ -308,7 +332,7 @@ def _differ(passes: Iterable[_Pass], sizes: Sequence[int] | None, mode: bool) ->
         traces.append(trace)
         if len(trace.names) != len(traces[0].names) or trace.places != traces[0].places:
             return True
-        if sizes and _is_told_by_two(traces, sizes):
+        if sizes and _two_suffice(traces, sizes):
             return False
     if sizes is None:
         return False
@@ -316,8 +340,8 @@ def _differ(passes: Iterable[_Pass], sizes: Sequence[int] | None, mode: bool) ->
     return not same_length or not _grow_evenly([trace.numbers for trace in traces], sizes)
 
 
-def _is_told_by_two(traces: Sequence[_Trace], sizes: Sequence[int]) -> bool:
-    """Whether two passes leave a third nothing to show: all numbers stay or grow with the size."""
+def _two_suffice(traces: Sequence[_Trace], sizes: Sequence[int]) -> bool:
+    """Whether two passes are enough: all numbers are constant or proportional to the size."""
     if len(traces) != 2 or len(sizes) > 1 + len(_SIZES):
         return False
     (few, many), factor = (trace.numbers for trace in traces), sizes[1] / sizes[0]
@@ -328,7 +352,7 @@ def _is_told_by_two(traces: Sequence[_Trace], sizes: Sequence[int]) -> bool:
 
 
 def _grow_evenly(numbers: Sequence[Sequence[float]], sizes: Sequence[int]) -> bool:
-    """Whether each number is the same for all sizes, or rises evenly with them."""
+    """Whether each number is constant or a linear function of the size."""
     first, second, *others = numbers
     for at, low in enumerate(first):
         if all(found[at] == low or found[at] != found[at] for found in (second, *others)):

@@ -1,7 +1,7 @@
-"""Functional hashes of any Python callable: equal for functions that compute the same.
+"""Functional hashes of Python callables: equal for functions that compute the same.
 
-Source: R. Gillard et al.: Unified Functional Hashing in Automatic Machine Learning, arXiv
-2302.05433. How a function is written does not matter, imperative code and lambdas alike.
+Only results count, not how a function is written. Source: R. Gillard et al.: Unified Functional
+Hashing in Automatic Machine Learning, arXiv 2302.05433.
 """
 
 import copy
@@ -16,33 +16,40 @@ import torch
 from torch import Tensor
 
 from automl.errors import AutoMLError, Interrupted
-from automl.identity.probes.isolation import isolated, settle
+from automl.identity.probes.isolation import isolated, reset_state
 from automl.identity.probes.sketch import Sketch, Vector
 
 _EXACT = 2**53
 
 
 class FunctionError(AutoMLError):
-    """A callable has no functional hash; the text names it and says why."""
+    """A callable has no functional hash; the message names it and says why."""
 
 
 def functional_hash(
     function: Callable[..., Any], inputs: Iterable[Sequence[Any]], *, context: str = ""
 ) -> str:
-    """A hash of what a callable computes, not of how it is written: 64 hexadecimal digits.
+    """Hash what a callable computes, regardless of how it is written.
 
-    inputs: the positional arguments of each call: tensors, arrays, numbers, or anything that can
-    be copied; a few calls at generic, random values tell functions apart best. Floating-point
-    tensors and arrays are given as float64, as copies. Results may be tensors, arrays, numbers,
-    text, None, and lists, tuples and mappings of these; NaN, each infinity and each kind of
-    exception are values of their own. Numbers are equal if they differ by rounding noise: nearly
-    all equal functions get one hash, and `same_function` spares those the rest. context: hashed
-    in, so that hashes under different settings never meet. Torch's, numpy's and Python's global
-    random states are left as they were.
+    Numbers that differ by rounding noise count as equal. Nearly all equal functions get the same
+    hash; `same_function` also recognises the remaining ones. The global random states of torch,
+    numpy and Python do not change.
+
+    Args:
+        function: The callable. It may return tensors, arrays, numbers, text, None, and lists,
+            tuples and mappings of these. NaN, each infinity and each type of exception are values
+            of their own.
+        inputs: The positional arguments of each call: tensors, arrays, numbers, or anything else
+            that can be copied. Floating-point tensors and arrays are passed as float64 copies. A
+            few calls with random values distinguish functions best.
+        context: Text that is hashed in, so that hashes with different settings always differ.
+
+    Returns:
+        64 hexadecimal digits.
 
     Raises:
-        FunctionError: it raises on every input, gives another result when called again, or
-            returns something that cannot be hashed; or there is no input.
+        FunctionError: There are no inputs, or the callable raises on every input, returns different
+            results when called again, or returns something that cannot be hashed.
     """
     seen = _observe(function, [tuple(arguments) for arguments in inputs])
     return seen.sketch.digests(f"{seen.exact}{context}")[0]
@@ -51,10 +58,15 @@ def functional_hash(
 def same_function(
     one: Callable[..., Any], other: Callable[..., Any], inputs: Iterable[Sequence[Any]]
 ) -> bool:
-    """Whether two callables compute the same on all inputs, but for rounding noise.
+    """Whether two callables compute the same on all inputs, up to rounding noise.
+
+    Args:
+        one: A callable.
+        other: Another callable.
+        inputs: The positional arguments of each call, as for `functional_hash`.
 
     Raises:
-        FunctionError: as `functional_hash`.
+        FunctionError: One of them has no functional hash for these inputs.
     """
     calls = [tuple(arguments) for arguments in inputs]
     ours, theirs = _observe(one, calls), _observe(other, calls)
@@ -63,7 +75,12 @@ def same_function(
 
 @dataclass(frozen=True)
 class _Observed:
-    """All results of a function: their structure and what is exact in them, and the numbers."""
+    """All results of a function.
+
+    Attributes:
+        exact: A digest of the structure and of everything that is compared exactly.
+        sketch: The numbers.
+    """
 
     exact: str
     sketch: Sketch
@@ -77,10 +94,10 @@ class _Results:
     vectors: list[Vector] = field(default_factory=list)
 
     def add(self, value: Any) -> None:
-        """Take up a result.
+        """Add the result of a call.
 
         Raises:
-            TypeError: it holds something that is no value.
+            TypeError: The result contains something that cannot be hashed.
         """
         if isinstance(value, Tensor):
             self._add_array(value.detach().cpu().resolve_conj().numpy())
@@ -111,7 +128,7 @@ class _Results:
         if array.dtype.kind == "c":
             array = np.stack([array.real, array.imag])
         numbers = array.astype(np.float64).reshape(-1)
-        # NaN and the infinities are values like others, only exact ones.
+        # NaN and the infinities are compared exactly.
         kinds = np.isnan(numbers) + 2 * np.isposinf(numbers) + 3 * np.isneginf(numbers)
         if kinds.any():
             self.exact.append(hashlib.blake2b(kinds.astype("u1").tobytes()).hexdigest())
@@ -122,16 +139,16 @@ def _observe(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> 
     if not calls:
         raise FunctionError(f"{_name(function)} cannot be hashed without inputs")
     with isolated():
-        settle(0)
+        reset_state(0)
         once = _results(function, calls)
-        # Other random states, and a later moment: whoever depends on them gives himself away.
-        settle(1)
+        # Another random state and a later time expose functions that depend on them.
+        reset_state(1)
         torch.manual_seed(1)
         again = _results(function, calls)
     if once.exact != again.exact or not all(map(_equal, once.vectors, again.vectors)):
         raise FunctionError(
-            f"{_name(function)} gives another result when it is called again: it depends on "
-            "random numbers, on time or on earlier calls; make it a function of its arguments"
+            f"{_name(function)} returns a different result when called again: it depends on random "
+            "numbers, time or earlier calls; make it depend on its arguments only"
         )
     exact = hashlib.blake2b("\x1f".join(once.exact).encode(), digest_size=32)
     return _Observed(exact.hexdigest(), Sketch(tuple(once.vectors)))
@@ -166,7 +183,7 @@ def _results(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> 
 
 
 def _copied(value: Any) -> Any:
-    """A copy that a function may change, floating point as float64."""
+    """A copy that a function may change, with floating point as float64."""
     if isinstance(value, Tensor):
         dtype = torch.float64 if value.is_floating_point() else value.dtype
         made = value.detach().to("cpu", dtype, copy=True)

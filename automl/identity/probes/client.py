@@ -1,4 +1,4 @@
-"""Probes in a process of their own that stays warm: what ends it costs one candidate, not us."""
+"""Run probes in a separate, warm process, so that a crash costs one candidate, not the search."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from automl.errors import AutoMLError
 from automl.identity.fingerprint import Identity, Level, Verdict, digest_of
-from automl.identity.keys import Writing
+from automl.identity.keys import StaticKeys
 from automl.identity.probes.sketch import Sketch
 from automl.plugin.importing import own_path
 from automl.plugin.recipe import START_SECONDS, Recipe
@@ -25,29 +25,29 @@ from automl.plugin.recipe import START_SECONDS, Recipe
 _POLL_SECONDS = 0.2
 _END_SECONDS = 5.0
 _JOIN_SECONDS = 1.0
-_KEPT = 0.5
-"""The share of its memory that a process may keep from one candidate to the next."""
-_STARTS = 2
+_MAX_KEPT_SHARE = 0.5
+"""The share of its memory limit that a process may keep from one candidate to the next."""
+_START_ATTEMPTS = 2
 
 
 class ProberError(AutoMLError):
-    """No candidate can be probed: the text says why."""
+    """No candidate can be probed; the message says why."""
 
 
 class StartError(ProberError):
-    """The process that probes cannot be started."""
+    """The probing process cannot be started."""
 
 
 class PartsError(ProberError):
-    """The process that probes cannot load the parts."""
+    """The probing process cannot load the parts."""
 
 
 class _LateError(Exception):
-    """The process said nothing in time."""
+    """The process did not answer in time."""
 
 
 class _EndedError(Exception):
-    """The process said its last."""
+    """The process ended."""
 
 
 class End(Enum):
@@ -59,10 +59,16 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a probe found; `sketch` as bytes, as the ledger keeps it.
+    """The result of a probe.
 
-    seconds: all that was waited for it, where the process had to be started anew that, too.
-    end: where it ended the process; it is unhashable then. consulted: as a Probe has it.
+    Attributes:
+        verdict: The value of a `Verdict`.
+        sketch: The sketch as bytes, as the ledger stores it.
+        live_parameters: The number of parameter elements that a gradient reached.
+        seconds: The time waited for the answer, including a restart of the process.
+        reason: Why the verdict is not `SOUND`.
+        end: How the candidate ended the process, if it did; the verdict is `UNHASHABLE` then.
+        consulted: As in `Probe`.
     """
 
     verdict: str
@@ -74,14 +80,19 @@ class Answer:
     consulted: tuple[str, ...] = ()
 
 
-def context_of(written: Writing, answer: Answer) -> str:
-    """All but the sketch that must be equal in equal functions, as one digest."""
+def context_of(written: StaticKeys, answer: Answer) -> str:
+    """Hash everything besides the sketch that must be equal for equal functions.
+
+    Args:
+        written: The static keys of a candidate.
+        answer: The result of its probe.
+    """
     known = {"live_parameters": answer.live_parameters, "consulted": answer.consulted}
     return digest_of({**(written.shared or {}), **known})
 
 
-def identity_of(written: Writing, answer: Answer) -> Identity:
-    """What a candidate's writing and its probe tell of it together."""
+def identity_of(written: StaticKeys, answer: Answer) -> Identity:
+    """Combine the static keys of a candidate with the result of its probe."""
     times = {**written.identity.seconds, Level.L2.value: answer.seconds}
     found = replace(
         written.identity,
@@ -98,10 +109,13 @@ def identity_of(written: Writing, answer: Answer) -> Identity:
 
 @dataclass
 class Prober:
-    """A warm process that probes candidates by their decisions, one at a time.
+    """Probes candidates in a warm process, one at a time, by their decisions.
 
-    seconds, megabytes: what one probe may take; beyond, it ends as unhashable. progress: called
-    while we wait; what it raises ends the waiting.
+    Attributes:
+        recipe: The parts to load in the process.
+        seconds: The time limit of a probe. A candidate that exceeds a limit is unhashable.
+        megabytes: The memory limit of a probe, in MiB.
+        progress: Called while waiting; an error that it raises ends the wait.
     """
 
     recipe: Recipe
@@ -112,32 +126,32 @@ class Prober:
     _started: bool = field(default=False, init=False)
 
     def start(self) -> None:
-        """Start the process without waiting until it is ready, where none runs.
+        """Start the process, if none is running, without waiting until it is ready.
 
         Raises:
-            StartError: the system starts none.
+            StartError: The system cannot start it.
         """
         if self._process is None:
             self._process = _Process(self.progress)
             limits = {"seconds": self.seconds, "megabytes": self.megabytes}
-            surroundings = {"path": own_path(), "parent": os.getpid()}
-            self._process.send({**self.recipe.to_json(), **limits, **surroundings})
+            environment = {"path": own_path(), "parent": os.getpid()}
+            self._process.send({**self.recipe.to_json(), **limits, **environment})
 
     def probe(self, decisions: Mapping[str, Any]) -> Answer:
         """Probe the candidate that these decisions make.
 
         Raises:
-            StartError: the process cannot be started.
-            PartsError: it cannot load the parts.
+            StartError: The process cannot be started.
+            PartsError: The process cannot load the parts.
         """
         if not self._started:
-            # The first start is paid once, and is no part of what a probe costs.
+            # The first start happens once and does not count as the cost of a probe.
             self._ready_process()
             self._started = True
         began = time.perf_counter()
         answer, failed_by_memory = self._ask(decisions)
         if failed_by_memory:
-            # Earlier candidates may have kept it: it counts only with all memory free.
+            # Earlier candidates may have kept the memory; only a fresh process decides.
             self.close()
             answer, _ = self._ask(decisions)
         return replace(answer, seconds=time.perf_counter() - began)
@@ -149,39 +163,39 @@ class Prober:
             process.end()
 
     def _ask(self, decisions: Mapping[str, Any]) -> tuple[Answer, bool]:
-        """The answer, and whether it may be for want of memory that earlier candidates kept."""
+        """The answer, and whether it may have failed because earlier candidates kept memory."""
         process = self._ready_process()
         is_used, process.is_used = process.is_used, True
         try:
             process.send({"decisions": dict(decisions)})
             answer, short, kept = _answer(process.next_line(self.seconds))
         except _LateError:
-            return self._ended(End.TIMED_OUT), False
+            return self._failed(End.TIMED_OUT), False
         except _EndedError:
-            return self._ended(End.CRASHED), False
+            return self._failed(End.CRASHED), False
         except BaseException:
-            # An answer that nobody waits for would be taken for the next one's.
+            # Otherwise, the next request would receive this request's answer.
             self.close()
             raise
-        if kept > _KEPT * self.megabytes * 2**20:
+        if kept > _MAX_KEPT_SHARE * self.megabytes * 2**20:
             self.close()
         return answer, short and is_used
 
     def _ready_process(self) -> "_Process":
-        """A process that waits for a request; a start that fails is tried once more."""
-        for attempt in range(1, _STARTS + 1):
+        """A process that waits for a request; a failed start is retried once."""
+        for attempt in range(1, _START_ATTEMPTS + 1):
             if self._process is not None and self._process.is_idle:
                 return self._process
             try:
                 return self._fresh_process()
             except StartError:
-                if attempt == _STARTS:
+                if attempt == _START_ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
     def _fresh_process(self) -> "_Process":
         if self._process is not None and self._process.is_ready:
-            self.close()  # it has ended, or said what it was not asked for
+            self.close()  # it has ended or sent an unexpected line
         self.start()
         assert self._process is not None
         try:
@@ -191,23 +205,23 @@ class Prober:
             raise
         return self._process
 
-    def _ended(self, end: End) -> Answer:
+    def _failed(self, end: End) -> Answer:
         process, self._process = self._process, None
         code = process.end() if process is not None else None
         reason = f"it took more than {self.seconds:g} seconds"
         if end is End.CRASHED:
-            reason = f"it ended its process ({_spelled(code)})"
+            reason = f"it ended its process ({_exit_text(code)})"
         return Answer(Verdict.UNHASHABLE.value, reason=reason, end=end)
 
 
 class _Process:
-    """One process that probes, in a session of its own with all that candidates start in it."""
+    """A probing process, in its own session together with all processes that candidates start."""
 
     def __init__(self, progress: Callable[[], None]) -> None:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         try:
             self._popen = subprocess.Popen(
-                # -P: whatever lies in the working directory is not to be imported unasked.
+                # -P: never import files from the working directory by accident.
                 [sys.executable, "-P", "-m", "automl.identity.probes.process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -217,7 +231,7 @@ class _Process:
                 start_new_session=True,
             )
         except OSError as error:
-            raise StartError(f"the process that probes does not start: {error.strerror}") from error
+            raise StartError(f"the probing process cannot start: {error.strerror}") from error
         self._progress = progress
         self._lines: queue.Queue[str | None] = queue.Queue()
         arguments = (self._popen.stdout, self._lines)
@@ -231,7 +245,7 @@ class _Process:
 
     def send(self, message: Mapping[str, Any]) -> None:
         assert self._popen.stdin is not None
-        with suppress(OSError):  # it has ended: whoever reads will see that
+        with suppress(OSError):  # it has ended, which the next read will show
             self._popen.stdin.write(json.dumps(message) + "\n")
             self._popen.stdin.flush()
 
@@ -239,28 +253,28 @@ class _Process:
         """Wait until it has loaded the parts.
 
         Raises:
-            StartError: it ends before, or takes too long.
-            PartsError: it cannot load them.
+            StartError: It ended first or took too long.
+            PartsError: It cannot load them.
         """
         try:
             error = json.loads(self.next_line(START_SECONDS))["error"]
         except _LateError:
             raise StartError(
-                f"the process that probes is not ready after {START_SECONDS:g} seconds"
+                f"the probing process is not ready after {START_SECONDS:g} seconds"
             ) from None
         except _EndedError:
-            how = _spelled(self.end())
-            raise StartError(f"the process that probes ends when it starts ({how})") from None
+            how = _exit_text(self.end())
+            raise StartError(f"the probing process ended while it started ({how})") from None
         if error is not None:
             raise PartsError(str(error))
         self.is_ready = True
 
     def next_line(self, seconds: float) -> str:
-        """The next line it says.
+        """The next line of its output.
 
         Raises:
-            _LateError: it said nothing for so long.
-            _EndedError: it has ended, be it amid a line.
+            _LateError: No line came in this many seconds.
+            _EndedError: It has ended, perhaps in the middle of a line.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -276,15 +290,15 @@ class _Process:
             return line
 
     def end(self) -> int | None:
-        """End it with all that runs in its session; its exit code."""
+        """Kill all processes of its session; returns its exit code."""
         self._kill()
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(_END_SECONDS)
         self._reader.join(_JOIN_SECONDS)
-        # Where a process that left the session still writes, closing would wait for it.
+        # If a process that left the session still writes, closing would wait for it.
         pipes = (self._popen.stdin, None if self._reader.is_alive() else self._popen.stdout)
         for pipe in pipes:
-            with suppress(OSError):  # what was not sent cannot be
+            with suppress(OSError):  # unsent requests cannot be flushed
                 if pipe is not None:
                     pipe.close()
         return self._popen.returncode
@@ -292,23 +306,23 @@ class _Process:
     def _kill(self) -> None:
         if sys.platform == "win32":
             self._popen.kill()
-        elif self._popen.returncode is None:  # else its number may be another's by now
+        elif self._popen.returncode is None:  # after that, another process may have its id
             with suppress(OSError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
 
 def _read_lines(pipe: IO[str], lines: "queue.Queue[str | None]") -> None:
-    with suppress(ValueError):  # no text
+    with suppress(ValueError):  # not valid UTF-8
         for line in pipe:
             lines.put(line)
     lines.put(None)
 
 
 def _answer(line: str) -> tuple[Answer, bool, int]:
-    """An answer, whether memory was short, and the bytes that the process kept.
+    """Parse an answer, whether memory ran short, and the bytes that the process kept.
 
     Raises:
-        _EndedError: a candidate wrote over it.
+        _EndedError: The line is not an answer: a candidate wrote to the pipe.
     """
     try:
         found = json.loads(line)
@@ -321,8 +335,8 @@ def _answer(line: str) -> tuple[Answer, bool, int]:
         raise _EndedError from error
 
 
-def _spelled(code: int | None) -> str:
-    """An exit code, or the name of the signal that it stands for."""
+def _exit_text(code: int | None) -> str:
+    """An exit code as text, or the name of its signal."""
     with suppress(ValueError):
         if code is not None and code < 0:
             return signal.Signals(-code).name

@@ -1,9 +1,9 @@
-"""Building a candidate so that its random weights do not depend on how it is written.
+"""Build a candidate so that its random weights do not depend on how its code is written.
 
-Weights drawn from one seeded generator depend on the order of construction, so that one function
-written in two ways gets two sets of weights. Here each draw has a seed of its own. Where a draw's
-key is known, the seed follows from it, and different keys make independent weights; what is made
-of one draw (copies, negatives, transposes) stays so related.
+Weights from a single seeded generator depend on the order of construction, so two versions of one
+function would get different weights. Here, each draw has its own seed. If the key of a draw is
+known, the seed follows from it, and different keys give independent weights. Tensors made from one
+draw (copies, negatives, transposes) stay related.
 """
 
 import functools
@@ -23,11 +23,17 @@ from automl.identity.probes.values import plain, seed_of, tensors_in
 if TYPE_CHECKING:
     from automl.space.candidate import Candidate
 
-UNLIKE = "the candidate is built of other tensors each time"
+INCONSISTENT = "the candidate builds different tensors each time"
 
 
 class Slot(NamedTuple):
-    """Where a module holds a tensor."""
+    """A tensor that a module holds.
+
+    Attributes:
+        module: The module itself, not one of its parents.
+        name: The name of the parameter, buffer or attribute.
+        tensor: The tensor.
+    """
 
     module: nn.Module
     name: str
@@ -35,7 +41,7 @@ class Slot(NamedTuple):
 
 
 def slots(module: nn.Module) -> list[Slot]:
-    """All tensors that a module and its parts hold: parameters, buffers, plain attributes."""
+    """All tensors that a module and its parts hold: parameters, buffers and plain attributes."""
     return [
         Slot(part, name, tensor)
         for part in module.modules()
@@ -46,16 +52,18 @@ def slots(module: nn.Module) -> list[Slot]:
 
 
 def own_attributes(part: nn.Module) -> dict[str, Any]:
-    """The plain attributes of a module; none of torch's own, which keep nothing there."""
+    """The plain attributes of a module; empty for torch's own modules, which have none."""
     return {} if type(part).__module__.startswith("torch.nn.") else part.__dict__
 
 
 @dataclass
 class Draws:
-    """The random draws of a build in their order, and the memory that each of them reached.
+    """The random draws of a build in order, and the memory that each of them reached.
 
-    events: each draw's operation and arguments. reached: for an address of memory, the numbers of
-    the draws that its values follow from. sizes: elements of the largest tensor of each draw.
+    Attributes:
+        events: The operation and the arguments of each draw.
+        reached: For each address of memory, the numbers of the draws that determine its values.
+        sizes: The number of elements of the largest tensor that each draw reached.
     """
 
     events: list[str] = field(default_factory=list)
@@ -64,28 +72,32 @@ class Draws:
     _kept: list[Any] = field(default_factory=list)
 
     def reach(self, tensor: Tensor, numbers: frozenset[int]) -> None:
-        """Note that the memory of a tensor now follows from these draws alone."""
+        """Record that these draws alone determine the memory of a tensor from now on."""
         at = address(tensor)
         if numbers and at:
             self.reached[at] = numbers
             for number in numbers:
                 self.sizes[number] = max(self.sizes.get(number, 0), tensor.numel())
-            # Kept alive, so that no other tensor gets its address.
+            # Keep the memory alive, so that no other tensor gets its address.
             self._kept.append(tensor.untyped_storage())
         else:
             self.reached.pop(at, None)
 
     def of(self, tensor: Tensor) -> frozenset[int]:
-        """The draws that a tensor's memory follows from."""
+        """The numbers of the draws that determine a tensor's memory."""
         return self.reached.get(address(tensor), frozenset())
 
 
 @dataclass(frozen=True)
 class Built:
-    """A candidate, its module in double precision, and the draws that made its weights.
+    """A candidate that was built.
 
-    narrow: the types of weights that the candidate asks to be narrower than single precision.
-    seeded: whether it sets the state of torch's generator, so that draws may be equal.
+    Attributes:
+        candidate: The candidate.
+        module: Its module, in double precision.
+        draws: The draws that made its weights.
+        narrow: The types of its weights that were narrower than single precision.
+        seeded: Whether it sets the state of torch's generator, so that draws may be equal.
     """
 
     candidate: "Candidate"
@@ -97,10 +109,12 @@ class Built:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds one candidate again and again.
+    """Builds one candidate repeatedly.
 
-    inputs: what to pass through a module that makes weights when it is first called.
-    materialize: whether to do so although the module does not say that it needs it.
+    Attributes:
+        propose: Makes the candidate.
+        inputs: Makes a batch to pass through modules that make weights when first called.
+        materialize: Whether to pass the batch even if the module does not declare this.
     """
 
     propose: "Callable[[], Candidate]"
@@ -115,15 +129,17 @@ class Builder:
         follow: bool = False,
         garbage: bool = False,
     ) -> Built:
-        """Build under a seed.
+        """Build the candidate with a seed.
 
         Args:
-            keys: keys of draws, by their numbers; others are seeded by what they draw.
-            follow: whether to note which memory each draw reaches.
-            garbage: memory that is never initialised reads as NaN, not as whatever it holds.
+            seed: The seed.
+            keys: The keys of draws by their numbers. Other draws are seeded by their operation and
+                arguments.
+            follow: Whether to record which memory each draw reaches.
+            garbage: Whether uninitialised memory reads as NaN.
 
         Raises:
-            Exception: whatever the candidate raises.
+            Exception: Any error of the candidate.
         """
         draws = Draws()
         construction = _Construction(draws, seed, keys or {}, follow, garbage)
@@ -139,20 +155,20 @@ class Builder:
 
 
 def address(tensor: Tensor) -> int:
-    """The address of a tensor's memory; 0 where it has none of its own."""
+    """The address of a tensor's memory; 0 if it has none of its own."""
     if tensor.layout is not torch.strided or tensor.is_meta:
         return 0
     return tensor.untyped_storage().data_ptr()
 
 
 @functools.cache
-def draws(operation: Any) -> bool:
-    """Whether an operation may draw from a generator."""
+def is_random(operation: Any) -> bool:
+    """Whether an operation may draw random numbers from a generator."""
     return torch.Tag.nondeterministic_seeded in operation.tags
 
 
 class _Construction:
-    """Seeds every draw and follows its values through memory."""
+    """Seeds every draw of a build and tracks its values through memory."""
 
     def __init__(
         self, draws: Draws, seed: int, keys: Mapping[int, int], follow: bool, garbage: bool
@@ -163,13 +179,13 @@ class _Construction:
         self._seeded = False
 
     def is_seeded(self) -> bool:
-        """Whether the state of torch's generator was set by somebody else than us."""
+        """Whether the candidate set the state of torch's generator."""
         self._check_state()
         return self._seeded
 
     def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
-        """Seed an operation that draws, and follow what it made."""
-        own = draws(func) and kwargs.get("generator") is None
+        """Seed an operation that draws, and track its result."""
+        own = is_random(func) and kwargs.get("generator") is None
         if own:
             self._draw(func, args, kwargs)
         result = call(func, args, kwargs)
@@ -206,17 +222,17 @@ class _Construction:
 
 
 def _overwritten(func: Any, args: Any) -> Tensor | None:
-    """The tensor that an operation writes all over, so that nothing of it is left."""
+    """The tensor that an operation overwrites completely."""
     if not args or not isinstance(args[0], Tensor) or not func._schema.is_mutable:
         return None
     target = args[0]
     covers = target.numel() * target.element_size() == target.untyped_storage().nbytes()
     name = func._schema.name.rpartition("::")[2]
-    return target if covers and (draws(func) or name in ("zero_", "fill_", "copy_")) else None
+    return target if covers and (is_random(func) or name in ("zero_", "fill_", "copy_")) else None
 
 
 def _is_unmaterialized(module: nn.Module) -> bool:
-    """Whether the module has tensors that wait for a first forward pass."""
+    """Whether the module has tensors that are only made in a first forward pass."""
     return any(map(is_lazy, [*module.parameters(), *module.buffers()]))
 
 
@@ -224,7 +240,11 @@ _NARROW_BYTES = 4
 
 
 def _widen(module: nn.Module) -> tuple[str, ...]:
-    """Put a module in double precision; the types that were narrower than single precision."""
+    """Convert a module to double precision.
+
+    Returns:
+        The types of its tensors that were narrower than single precision.
+    """
     others = [slot for slot in slots(module) if _is_other_float(slot.tensor)]
     if others:
         module.double()
@@ -240,8 +260,8 @@ def _is_other_float(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def put_back(module: nn.Module) -> Iterator[None]:
-    """Put back all tensors of a module, and its mode, whatever happens to them inside."""
+def restored_tensors(module: nn.Module) -> Iterator[None]:
+    """Restore all tensors of a module and its mode at the end of the context."""
     modes = [(part, part.training) for part in module.modules()]
     held = [slot for slot in slots(module) if 0 not in slot.tensor.stride()]
     kept = [(slot, slot.tensor.detach().clone()) for slot in held]

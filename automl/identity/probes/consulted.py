@@ -1,9 +1,9 @@
-"""What a forward pass consults that a probe cannot show, and so must be known exactly.
+"""Record what a forward pass consults that a probe cannot show.
 
-A probe runs in double precision, for a few steps, on a few examples. A cast to half precision, an
-event of probability 0.01 or a counter that switches a layer on after a thousand calls is in what
-a candidate computes and not in what a probe sees. Where such a thing can be written down exactly
-it becomes part of the key; where not, the function is not compared with others.
+A probe runs in double precision, for a few steps, on a few examples. It does not show a cast to
+half precision, an event of probability 0.01, or a counter that enables a layer after a thousand
+calls. If such a dependency can be described exactly, the description becomes part of the key.
+Otherwise, the function is not compared with others.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from automl.identity.probes.construction import Slot, address, draws, own_attributes, slots
+from automl.identity.probes.construction import Slot, address, is_random, own_attributes, slots
 from automl.identity.probes.forward_draws import Noise, read
 from automl.identity.probes.interception import Call, Handler, Interception
 from automl.identity.probes.isolation import CLOCKS, DATES, replaced
@@ -28,7 +28,7 @@ from automl.identity.probes.module_code import digest_of_code
 from automl.identity.probes.values import Values, scalars, tensors_in
 
 _FEWEST = 8
-"""A draw of fewer numbers decides for a batch, and a probe sees few batches."""
+"""A draw of fewer numbers affects an entire batch, and a probe sees few batches."""
 _NARROWEST = 4
 _COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
 _DECIDING = (
@@ -42,10 +42,11 @@ _RANDOMNESS: tuple[tuple[Any, str], ...] = ((os, "urandom"), (random, "_urandom"
 
 
 class Consulted:
-    """What was consulted in one or more forward passes.
+    """What one or more forward passes consulted.
 
-    exact: what belongs to the key, each as text, with how often. hidden: why the function cannot
-    be compared; None where it can.
+    Attributes:
+        exact: Descriptions that belong to the key, with their numbers of occurrences.
+        hidden: Why the function cannot be compared with others; None if it can.
     """
 
     def __init__(self) -> None:
@@ -54,26 +55,29 @@ class Consulted:
         self._state: str | None = None
 
     def hide(self, reason: str) -> None:
-        """Note why the function cannot be compared; the first reason stands."""
+        """Record why the function cannot be compared; only the first reason counts."""
         self.hidden = self.hidden or reason
 
     def texts(self) -> tuple[str, ...]:
-        """What belongs to the key, in an order of its own."""
+        """The descriptions that belong to the key, sorted."""
         return tuple(sorted(self.exact.elements()))
 
     @contextmanager
-    def watching(
+    def recording(
         self, module: nn.Module, noise: Noise, inputs: Any, *others: Handler
     ) -> Iterator[None]:
-        """Take note of what the passes inside consult, forward and back, under this noise.
+        """Record what the forward and backward passes within the context consult.
 
         Args:
-            others: what else handles their operations.
+            module: The module.
+            noise: Seeds and widens its draws.
+            inputs: The batch.
+            others: More handlers of the operations.
         """
         before, state = generators(module), self._state or digest_of_code(module)
         held = {address(slot.tensor): slot.tensor for slot in slots(module)}
         operations = _Operations(self, noise, held, inputs, state)
-        with _heard(self), Interception(*others, noise, operations):
+        with _recorded_calls(self), Interception(*others, noise, operations):
             yield
         if any(map(operations.is_new_state, slots(module))):
             self.hide("counts in tensors that it replaces")
@@ -81,27 +85,34 @@ class Consulted:
             self.hide("draws random numbers outside torch")
         self._state = digest_of_code(module)
         if self._state != state:
-            # What a state decides later is in the code and in the other values that it reaches.
+            # The later effect of a state follows from the code and the other values it reaches.
             self.exact[f"state {state}"] += 1
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is known of a tensor that follows from a draw.
+    """A tensor that was computed from a draw.
 
-    shown: whether a probe shows its rare values. alone: whether all else that it follows from is
-    known, and not the inputs.
+    Attributes:
+        shown: Whether a probe shows its rare values.
+        input_free: Whether it was computed without the inputs and from known values only.
     """
 
     shown: bool
-    alone: bool = True
+    input_free: bool = True
 
 
 class _Operations:
-    """Looks at each operation, and follows draws and counters.
+    """Inspects each operation and tracks draws and counters.
 
-    held: the tensors of the module, by address. A *counter* is one of them that is changed by
-    what does not follow from the inputs. code: a digest of the module's code.
+    A *counter* is a tensor of the module that changes by something independent of the inputs.
+
+    Args:
+        consulted: Where to record.
+        noise: Seeds and widens draws.
+        held: The tensors of the module by address.
+        inputs: The batch.
+        code: A digest of the module's code.
     """
 
     def __init__(
@@ -115,13 +126,13 @@ class _Operations:
         self._consulted, self._noise, self._held, self._code = consulted, noise, held, code
         self._values = Values()
         self._seed = torch.default_generator.get_state()
-        # All by address, with the tensors, so that no other gets their address.
+        # By address, with the tensors themselves so that no other tensor gets their address.
         self._data = {address(tensor): tensor for tensor in tensors_in(inputs)}
         self._drawn: dict[int, tuple[Tensor, _Drawn]] = {}
         self._counted: dict[int, tuple[Tensor, str]] = {}
 
     def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
-        """Look at an operation and follow what it made."""
+        """Inspect an operation and track its results."""
         given, count = tensors_in((args, kwargs)), self._noise.count
         result = call(func, args, kwargs)
         made = tensors_in(result)
@@ -132,7 +143,7 @@ class _Operations:
             return result
         if any(address(each) in self._data for each in given):
             self._data.update((address(each), each) for each in made)
-        if draws(func) and not self._noise.is_running:
+        if is_random(func) and not self._noise.is_running:
             self._consulted.hide("draws in its backward pass")
         elif self._noise.count > count:
             self._draw(func, args, kwargs, made)
@@ -142,7 +153,7 @@ class _Operations:
         return result
 
     def is_new_state(self, slot: Slot) -> bool:
-        """Whether a module holds a tensor that it did not, and that is not from the inputs."""
+        """Whether a tensor is new to the module and was not computed from the inputs."""
         at = address(slot.tensor)
         return at not in self._held and at not in self._data
 
@@ -162,11 +173,11 @@ class _Operations:
         if not torch.default_generator.get_state().equal(self._seed):
             self._consulted.hide("sets the state of torch's generator")
         name = func._opname.removesuffix("_like").rstrip("_")
-        # A tensor that is drawn from has probabilities; one that is drawn like has only a shape.
+        # `rand_like` and others read only the shape of their argument, not probabilities.
         known = [] if func._opname.endswith("_like") else tensors_in(read(func, args))
         self._note(f"{name} {_settings(args, kwargs)}", known)
         if any(tensor.numel() < _FEWEST for tensor in made):
-            self._consulted.hide("one draw decides for a whole batch")
+            self._consulted.hide("one draw affects the entire batch")
         for tensor in made:
             self._drawn[address(tensor)] = (tensor, _Drawn(shown=name in _FOLLOWED))
 
@@ -180,15 +191,17 @@ class _Operations:
         if name in _TRUTH:
             self._consulted.hide("branches on a draw")
         others = [each for each in given if address(each) not in self._drawn]
-        shown, alone = (all(getattr(each, what) for each in drawn) for what in ("shown", "alone"))
-        if name in _DECIDING and not (shown and alone):
+        shown, input_free = (
+            all(getattr(each, what) for each in drawn) for what in ("shown", "input_free")
+        )
+        if name in _DECIDING and not (shown and input_free):
             self._consulted.hide("decides by a draw whose rare values a probe does not show")
-        if name in _COMPARED or (alone and not self._follows_data(others)):
+        if name in _COMPARED or (input_free and not self._follows_data(others)):
             self._note(f"{name} {scalars(args, kwargs)}", others)
         elif others:
-            alone = False
+            input_free = False
         for tensor in made:
-            self._drawn[address(tensor)] = (tensor, _Drawn(shown or name in _COMPARED, alone))
+            self._drawn[address(tensor)] = (tensor, _Drawn(shown or name in _COMPARED, input_free))
 
     def _follows_data(self, tensors: list[Tensor]) -> bool:
         return any(address(each) in self._data for each in tensors)
@@ -207,7 +220,7 @@ class _Operations:
         before = sorted(self._counted[address(each)][1] for each in counted)
         history = f"{before} {name} {scalars(args, kwargs)}"
         if name in _TRUTH or name in _DECIDING:
-            # What is decided later is in the code.
+            # The code determines later decisions.
             self._note(f"{history} {self._code}", others)
         elif self._follows_data(others) or not made:
             self._note(history, [])
@@ -218,7 +231,7 @@ class _Operations:
             self._counted[address(tensor)] = (tensor, history)
 
     def _is_counter(self, given: list[Tensor]) -> bool:
-        """Whether an operation changes what the module holds by what is not from the inputs."""
+        """Whether an operation updates a tensor of the module without using the inputs."""
         target, *others = given
         at = address(target)
         return at in self._held and at not in self._data and not any(map(self._is_from, others))
@@ -233,14 +246,14 @@ class _Operations:
 
 
 def _settings(args: Any, kwargs: Mapping[str, Any]) -> str:
-    """The numbers that a draw is told, such as a probability; sizes are in what it is for."""
+    """The numeric arguments of a draw, such as a probability. Sizes follow from its use."""
     given = [*args, *(kwargs[name] for name in sorted(kwargs))]
     return ",".join(f"{each:.12g}" for each in given if isinstance(each, int | float))
 
 
 @contextmanager
-def _heard(consulted: Consulted) -> Iterator[None]:
-    """Note calls for what shows in no operation: autocast, clocks, the system's randomness."""
+def _recorded_calls(consulted: Consulted) -> Iterator[None]:
+    """Record calls that no torch operation shows: autocast, clocks, the system's randomness."""
 
     def noting(call: Callable[..., Any], reason: str) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:
@@ -249,19 +262,19 @@ def _heard(consulted: Consulted) -> Iterator[None]:
 
         return noted
 
-    heard: list[tuple[Any, str, str]] = [(torch.autocast, "__enter__", "casts by autocast")]
-    heard += [(time, name, "reads the clock") for name in (*CLOCKS, *DATES)]
-    heard += [(torch.cuda, "is_available", "looks at the device")]
-    heard += [(where, name, "draws from the system's randomness") for where, name in _RANDOMNESS]
+    calls: list[tuple[Any, str, str]] = [(torch.autocast, "__enter__", "casts by autocast")]
+    calls += [(time, name, "reads the clock") for name in (*CLOCKS, *DATES)]
+    calls += [(torch.cuda, "is_available", "reads the device")]
+    calls += [(where, name, "draws from the system's randomness") for where, name in _RANDOMNESS]
     with ExitStack() as stack:
-        for where, name, reason in heard:
+        for where, name, reason in calls:
             noted = noting(getattr(where, name), reason)
             stack.enter_context(replaced(where, name, noted))
         yield
 
 
 def generators(module: nn.Module | None = None) -> list[object]:
-    """The states of all random generators in reach that are not torch's."""
+    """The states of all random generators outside torch: Python's, numpy's and the module's own."""
     states: list[object] = [random.getstate(), _numpy_state(np.random.get_state())]
     for part in module.modules() if module is not None else ():
         for value in own_attributes(part).values():

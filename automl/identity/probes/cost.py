@@ -1,4 +1,4 @@
-"""How long a probe is expected to take, from a candidate's size and from earlier probes."""
+"""Estimate how long a probe takes, from a candidate's size and from earlier probes."""
 
 import statistics
 from collections import deque
@@ -9,31 +9,36 @@ _REMEMBERED = 64
 _BASE = 0.02
 _PER_FLOP = 2.5e-9
 _PER_PARAMETER = 2.5e-7
-"""Seconds of a probe on one core in double precision: some thirty forward passes of a batch, and
-a dozen passes over all weights. Measured on perceptrons of 0.4 to 18 million parameters and on
-convolutional networks up to a ResNet-18: within a factor of two."""
+"""Seconds of a probe on one core in double precision, for about thirty forward passes of a batch
+and a dozen passes over all weights. Accurate within a factor of two on perceptrons of 0.4 to 18
+million parameters and on convolutional networks up to a ResNet-18."""
 
 
 @dataclass
 class ProbeTimes:
-    """Expects of the next probe what earlier ones took, in proportion to size.
+    """Estimates the time of the next probe from earlier ones, in proportion to size.
 
-    examples: in the probe's batch.
+    Attributes:
+        examples: The number of examples in the probe's batch.
     """
 
     examples: int
     _ratios: "deque[float]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     def expected(self, costs: Mapping[str, float]) -> float:
-        """Seconds that a probe of a candidate of these costs may take."""
+        """The expected time of a probe in seconds.
+
+        Args:
+            costs: The candidate's `flops` (per example) and `parameters`.
+        """
         return self._by_size(costs) * (statistics.fmean(self._ratios) if self._ratios else 1.0)
 
     def observe(self, costs: Mapping[str, float], seconds: float) -> None:
-        """Learn from a probe that took so many seconds."""
+        """Learn from the time that a probe took, in seconds."""
         self._ratios.append(seconds / self._by_size(costs))
 
     def forget(self) -> None:
-        """Expect by size alone: what was measured may have been the machine's worst moment."""
+        """Estimate by size alone again: earlier probes may have run on a busy machine."""
         self._ratios.clear()
 
     def _by_size(self, costs: Mapping[str, float]) -> float:

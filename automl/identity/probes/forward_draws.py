@@ -1,8 +1,8 @@
-"""Random draws in a forward pass: seeded by the values they depend on, and never rare.
+"""Random draws in a forward pass: seeded by the values they depend on, and widened.
 
-A mask seeded by what it masks does not depend on how a module is written. An event of probability
-0.01 would stay unseen in a probe, so draws are widened: coins are fair, uniform numbers often lie
-near their bounds, normal ones far out. What a draw's true distribution is, `consulted` notes.
+A mask seeded by the values it masks does not depend on how a module is written. A probe would miss
+an event of probability 0.01, so draws are widened: coins are fair, uniform numbers are often near
+their bounds, normal numbers often far from zero. `consulted` records the true distribution.
 """
 
 from collections import Counter
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from automl.identity.probes.construction import address, draws
-from automl.identity.probes.forward_passes import Running
+from automl.identity.probes.construction import address, is_random
+from automl.identity.probes.forward_passes import RunningModules
 from automl.identity.probes.interception import Call, Interception
 from automl.identity.probes.values import Values, plain, seed_of, tensors_in
 
@@ -23,12 +23,18 @@ _FACTORIES = ("empty_like", "new_empty", "zeros_like", "ones_like", "full_like")
 
 
 class Noise:
-    """Seeds and widens all draws of the modules that run; other draws are left alone.
+    """Seeds and widens all draws of running modules; other draws stay unchanged.
 
-    count: how many draws there were. drawing: the modules that made them.
+    Args:
+        seed: The seed that all draws derive from.
+        running: Tracks the modules that are in their forward pass.
+
+    Attributes:
+        count: The number of draws so far.
+        drawing: The modules that made them.
     """
 
-    def __init__(self, seed: int, running: Running) -> None:
+    def __init__(self, seed: int, running: RunningModules) -> None:
         self._seed, self._running = seed, running
         self._drawn: Counter[bytes] = Counter()
         self._models: dict[int, tuple[Tensor, Tensor]] = {}
@@ -42,50 +48,50 @@ class Noise:
 
     def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         """Seed and widen an operation that draws."""
-        if self._running.stack and draws(func):
+        if self._running.stack and is_random(func):
             return self._drawing(call, func, args, kwargs)
         result = call(func, args, kwargs)
         if func._opname in _FACTORIES and isinstance(result, Tensor) and self._running.stack:
-            # Noise is often drawn into memory made like the tensor that it is for.
+            # Noise is often drawn into memory with the shape of the tensor that it applies to.
             self._models[address(result)] = (result, args[0])
         return result
 
     def _drawing(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         if kwargs.get("generator") is not None:
-            return self._drawn_from(func, args, call(func, args, kwargs))
+            return self._recorded(func, args, call(func, args, kwargs))
         generator = torch.default_generator
         state = generator.get_state()
-        key = Values().of(func._opname, *self._reaching(func, args, kwargs))
+        key = Values().of(func._opname, *self._dependencies(func, args, kwargs))
         generator.manual_seed(seed_of(b"forward", self._seed, key, self._drawn[key]))
         before = generator.get_state()
         changed = _fair(func, args)
         result = call(func, changed, kwargs)
         if not generator.get_state().equal(before):
-            # Equal draws of equal values are independent, in whichever order they are made.
+            # Equal draws for equal values are independent, in whatever order they are made.
             self._drawn[key] += 1
-            result = self._drawn_from(func, args, result)
-        # The next to draw, a trainer perhaps, must not see how often was drawn here.
+            result = self._recorded(func, args, result)
+        # Later draws, for example by the trainer, must not depend on the number of draws here.
         generator.set_state(state)
         return result
 
-    def _drawn_from(self, func: Any, args: Any, result: Any) -> Any:
-        """Note a draw; returns what it gives, widened."""
+    def _recorded(self, func: Any, args: Any, result: Any) -> Any:
+        """Record a draw; returns its widened result."""
         self.count += 1
         self.drawing.add(self._running.stack[-1][0])
         widen = _WIDENED.get(func._opname)
         return widen(args, result) if widen else result
 
-    def _reaching(self, func: Any, args: Any, kwargs: Any) -> list[Any]:
-        """What a draw depends on: the tensors it is given, else what its module was given."""
-        told, given = plain(args, kwargs), tensors_in((read(func, args), kwargs))
+    def _dependencies(self, func: Any, args: Any, kwargs: Any) -> list[Any]:
+        """The values a draw depends on: its own tensors, or else its module's arguments."""
+        settings, given = plain(args, kwargs), tensors_in((read(func, args), kwargs))
         written = [each for each in tensors_in(args) if not any(each is one for one in given)]
         models = (self._models.get(address(each)) for each in written)
         given += [model for _, model in filter(None, models)]
-        return [told, *given] if given else [told, *self._running.arguments()]
+        return [settings, *given] if given else [settings, *self._running.arguments()]
 
 
 def read(func: Any, args: Any) -> list[Any]:
-    """The arguments of an operation that it reads, without those that it only writes to."""
+    """The arguments that an operation reads, without those that it only writes to."""
     known = zip(func._schema.arguments, args, strict=False)
     return [each for argument, each in known if not _is_written(argument)]
 
@@ -95,15 +101,17 @@ def _is_written(argument: Any) -> bool:
 
 
 def seed_noise(module: nn.Module, numbers: Collection[int], seed: int) -> None:
-    """Have a module draw under a seed, and widely, whenever it runs from now on.
+    """Seed and widen all draws of a module whenever it runs from now on.
 
     Args:
-        numbers: those of its parts that draw, as `modules()` counts them.
+        module: The module.
+        numbers: The positions in `modules()` of its parts that draw.
+        seed: The seed.
     """
-    running = Running()
+    running = RunningModules()
     noise = Interception(Noise(seed, running))
 
-    # Functions, for a copied module must not copy the noise.
+    # Functions rather than methods, because a copied module must not copy the noise.
     def before(part: nn.Module, args: tuple[Any, ...]) -> None:
         if not running.stack:
             noise.__enter__()  # type: ignore[no-untyped-call]
@@ -121,7 +129,7 @@ def seed_noise(module: nn.Module, numbers: Collection[int], seed: int) -> None:
 
 
 def _fair(func: Any, args: Any) -> Any:
-    """The arguments of a draw, with fair coins in place of rare or frequent events."""
+    """The arguments of a draw with all events made equally likely."""
     name, args = func._opname, list(args)
     if name in ("bernoulli", "bernoulli_"):
         if len(args) > 1:
@@ -141,7 +149,7 @@ def _half(probability: Any) -> Any:
 
 
 def _widened_uniform(args: Any, result: Tensor) -> Tensor:
-    """A third of the numbers close to each bound."""
+    """Move a third of the numbers close to each bound."""
     low, high = 0.0, 1.0
     bounds = [value for value in args if isinstance(value, int | float)]
     if len(bounds) == 2 and not isinstance(args[0], list):
@@ -155,7 +163,7 @@ def _widened_uniform(args: Any, result: Tensor) -> Tensor:
 
 
 def _widened_normal(args: Any, result: Tensor) -> Tensor:
-    """A third of the numbers three times as far out."""
+    """Move a third of the numbers three times as far from zero."""
     return result.copy_(torch.where((result * 997).remainder(3) < 1, _FAR * result, result))
 
 

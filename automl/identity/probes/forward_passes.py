@@ -1,4 +1,4 @@
-"""Which modules are running their forward pass, for whatever watches the operations inside."""
+"""Track which modules are in their forward pass, for handlers of the operations inside."""
 
 from typing import Any
 
@@ -11,13 +11,17 @@ from torch.nn.modules.module import (
 from automl.identity.probes.values import tensors_in
 
 
-class Running:
-    """A context that follows all forward passes; `stack` has modules and arguments, inner last."""
+class RunningModules:
+    """A context that tracks all forward passes.
+
+    Attributes:
+        stack: The running modules with their arguments, innermost last.
+    """
 
     def __init__(self) -> None:
         self.stack: list[tuple[nn.Module, tuple[Any, ...]]] = []
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> "RunningModules":
         self._hooks = [
             register_module_forward_pre_hook(self.enter),
             register_module_forward_hook(self.leave, always_call=True),
@@ -30,17 +34,17 @@ class Running:
         self.stack.clear()
 
     def arguments(self) -> Any:
-        """The arguments of the innermost module that was given tensors."""
+        """The arguments of the innermost module that received tensors."""
         for _, args in reversed(self.stack):
             if tensors_in(args):
                 return args
         return ()
 
     def enter(self, part: nn.Module, args: tuple[Any, ...]) -> None:
-        """Note that a module begins a forward pass."""
+        """Record that a module starts its forward pass."""
         self.stack.append((part, args))
 
     def leave(self, part: nn.Module, args: Any, output: Any) -> None:
-        """Note that the innermost module has ended its forward pass."""
+        """Record that the innermost module has finished its forward pass."""
         if self.stack:
             self.stack.pop()

@@ -1,4 +1,4 @@
-"""Every operation of torch, handled by those who want to see or change what it does."""
+"""Interception of torch operations by handlers that observe or change them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,16 +11,29 @@ Call = Callable[[Any, Any, Any], Any]
 
 
 class Handler(Protocol):
-    """Sees the operations of an interception."""
+    """Handles the operations of an interception."""
 
     def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
-        """Return the result of an operation, which `call` runs."""
+        """Handle one operation.
+
+        Args:
+            call: Runs the operation, through the remaining handlers.
+            func: The operation.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The result of the operation.
+        """
 
 
 class Interception(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context in which all operations go through handlers, the last one first.
 
-    One context for several handlers costs less than one for each.
+    One context with several handlers costs less than one context per handler.
+
+    Args:
+        handlers: The handlers.
     """
 
     def __init__(self, *handlers: Handler) -> None:
@@ -31,7 +44,7 @@ class Interception(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Nothing is compiled here, and keeping it from being compiled costs more than the rest.
+        # Nothing is compiled here, and excluding it from compilation is the most expensive part.
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

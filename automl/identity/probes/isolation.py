@@ -1,4 +1,4 @@
-"""A surrounding that depends on nothing the caller did, and leaves no trace for the caller."""
+"""Isolation of global state: probes do not depend on the caller's state and do not change it."""
 
 import random
 import time
@@ -13,18 +13,18 @@ import torch
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Keep all global state that torch, numpy and random have; put it back whatever happens.
+    """Save all global state of torch, numpy and random, and restore it at the end.
 
-    Within, gradients are on, nothing is cast, no warning is shown, and `torch.manual_seed` seeds
-    the CPU alone. Global state belongs to the whole process: run nothing else in other threads
-    meanwhile.
+    Within the context, gradients are on, autocast is off, warnings are hidden, and
+    `torch.manual_seed` seeds the CPU only. Global state belongs to the entire process: do not run
+    other threads that rely on it meanwhile.
     """
     restore = [keep() for keep in _KEPT]
     with ExitStack() as stack:
-        # Before CUDA is in use, seeds for it wait in a queue that nobody can put back.
+        # Before CUDA is in use, its seeds wait in a queue that cannot be restored.
         for module in (torch, torch.random):
             stack.enter_context(replaced(module, "manual_seed", _seed_cpu))
-        stack.callback(lambda: [put_back() for put_back in restore])
+        stack.callback(lambda: [each() for each in restore])
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(torch.inference_mode(False))
@@ -37,8 +37,12 @@ def isolated() -> Iterator[None]:
         yield
 
 
-def settle(seed: int) -> None:
-    """Float64, one thread, and the generators of random and numpy at a seed, torch's at zero."""
+def reset_state(seed: int) -> None:
+    """Reset global state: float64, one thread, and fixed states of all generators.
+
+    Args:
+        seed: The seed for the generators of random and numpy; torch's gets 0.
+    """
     torch.set_default_dtype(torch.float64)
     _set_determinism(False)
     _set_threads(1)
@@ -49,21 +53,21 @@ def settle(seed: int) -> None:
 
 @contextmanager
 def jumping_clock() -> Iterator[None]:
-    """Have Python's clocks jump at each look, by days to years, so that no hour is the same."""
+    """Let Python's clocks jump by days to years at each read, to expose functions of the time."""
     jumps = random.Random(0)
 
-    def moved(look: Callable[[], Any], unit: int) -> Callable[[], Any]:
-        return lambda: look() + jumps.randrange(10**5, 10**8) * unit
+    def shifted_clock(clock: Callable[[], Any], unit: int) -> Callable[[], Any]:
+        return lambda: clock() + jumps.randrange(10**5, 10**8) * unit
 
-    def at_another(tell: Callable[..., Any]) -> Callable[..., Any]:
+    def shifted_date(date: Callable[..., Any]) -> Callable[..., Any]:
         now = time.time
-        return lambda *given: tell(*(given or (now() + jumps.randrange(10**5, 10**8),)))
+        return lambda *given: date(*(given or (now() + jumps.randrange(10**5, 10**8),)))
 
     with ExitStack() as stack:
         for name, unit in CLOCKS.items():
-            stack.enter_context(replaced(time, name, moved(getattr(time, name), unit)))
+            stack.enter_context(replaced(time, name, shifted_clock(getattr(time, name), unit)))
         for name in DATES:
-            stack.enter_context(replaced(time, name, at_another(getattr(time, name))))
+            stack.enter_context(replaced(time, name, shifted_date(getattr(time, name))))
         yield
 
 
@@ -72,9 +76,11 @@ CLOCKS = {
     for clock in ("time", "monotonic", "perf_counter")
     for name, unit in ((clock, 1), (f"{clock}_ns", 10**9))
 }
+"""The clocks of `time` and their units per second."""
 
 
 DATES = ("localtime", "gmtime", "ctime")
+"""The functions of `time` that read the clock if called without arguments."""
 
 
 def _seed_cpu(seed: int) -> torch.Generator:
@@ -83,7 +89,7 @@ def _seed_cpu(seed: int) -> torch.Generator:
 
 @contextmanager
 def replaced(module: Any, name: str, value: object) -> Iterator[None]:
-    """Put something in the place of a module's or a class's own, and take it back."""
+    """Replace an attribute of a module or a class within a context."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:
@@ -100,7 +106,7 @@ def _keep_generators() -> Callable[[], object]:
     ]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         ours.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-    return lambda: [put_back(state) for put_back, state in ours]
+    return lambda: [restore(state) for restore, state in ours]
 
 
 def _keep_dtype() -> Callable[[], object]:
@@ -114,7 +120,7 @@ def _keep_threads() -> Callable[[], object]:
 
 
 def _set_threads(threads: int) -> None:
-    # Setting the number anew costs more than a step of a small model.
+    # Setting the number again costs more than a step of a small model.
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
 

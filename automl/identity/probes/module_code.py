@@ -1,7 +1,7 @@
-"""The code behind a module: a digest of it and of its state, and the whole numbers in it.
+"""The code behind a module: a digest of the code and its state, and the integers in it.
 
-What a module does only later, or only in larger batches, is in its code and in the values that the
-code can reach: constants, attributes, globals, hooks, and what closures hold.
+Whatever a module does only later, or only in larger batches, must appear in its code or in the
+values that the code can reach: constants, attributes, globals, hooks and closures.
 """
 
 import dis
@@ -19,24 +19,24 @@ import numpy as np
 from torch import Tensor, nn
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_MAKING = frozenset(("__init__", "reset_parameters", "extra_repr"))
-"""Functions that run before a batch is there."""
+_CONSTRUCTION = frozenset(("__init__", "reset_parameters", "extra_repr"))
+"""Functions that run before there is a batch."""
 _CHOOSING = frozenset(("min", "max", "range", "divmod", "clamp", "minimum", "maximum"))
 _MODES = frozenset(("training", "train", "eval", "is_grad_enabled", "requires_grad"))
 _DEVICES = frozenset(("cpu", "cuda", "mps", "xpu"))
-_MOST = 5000
-"""So many functions and values are looked at, for code may reach without end."""
+_MAX_VISITED = 5000
+"""The most functions and values to visit: what code can reach may be unbounded."""
 _COUNTERS = (itertools.count, itertools.cycle, itertools.repeat)
 _TENSORS = frozenset(("_parameters", "_buffers", "_modules", "training"))
-_MOST_FACTORS = 16
-_MOST_COUNTERS = 16
+_MAX_FACTORS = 16
+_MAX_COUNTERS = 16
 _LIBRARIES = frozenset(("torch", "numpy", "automl", "optuna", "threading", "logging"))
 
 
 def digest_of_code(module: nn.Module) -> str:
-    """A digest of the code of a module and of its parts, with all values that it reaches.
+    """Hash the code of a module and of its parts, with all values that the code can reach.
 
-    Parameters and buffers do not count; all other state does, so the digest changes with it.
+    Parameters and buffers do not count. All other state does, so the digest changes with it.
     """
     texts = [repr(each) for each in _reached(module) if isinstance(each, _PLAIN)]
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
@@ -44,11 +44,12 @@ def digest_of_code(module: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Code:
-    """What the code of a module and of its parts says of the batches that it may tell apart.
+    """What the code of a module and of its parts shows about the batches that it may distinguish.
 
-    numbers: all whole numbers that it may compare a size with; none where it compares nothing.
-    asks_mode: whether it looks at the mode, training or not. names_device: whether it names a kind
-    of device.
+    Attributes:
+        numbers: All integers that the code may compare a size with; empty if it compares nothing.
+        asks_mode: Whether the code reads the mode, training or evaluation.
+        names_device: Whether the code names a type of device.
     """
 
     numbers: frozenset[int]
@@ -60,7 +61,7 @@ class Code:
         """Read the code of a module."""
         seen = list(_reached(module))
         codes = [each for each in seen if isinstance(each, CodeType)]
-        used = [code for code in codes if code.co_name not in _MAKING]
+        used = [code for code in codes if code.co_name not in _CONSTRUCTION]
         numbers = {int(each) for each in seen if type(each) is int or isinstance(each, np.integer)}
         compares = any(map(_compares, used))
         modes = any(not _MODES.isdisjoint((*code.co_names, code.co_name)) for code in used)
@@ -70,13 +71,13 @@ class Code:
 
 
 def _with_products(numbers: set[int]) -> set[int]:
-    factors = sorted(number for number in numbers if number > 1)[:_MOST_FACTORS]
+    factors = sorted(number for number in numbers if number > 1)[:_MAX_FACTORS]
     return numbers | {a * b for a in factors for b in factors}
 
 
 @functools.lru_cache(maxsize=1024)
 def _compares(code: CodeType) -> bool:
-    """Whether code compares numbers, takes remainders, or chooses by them."""
+    """Whether code compares numbers, takes remainders, or selects by them."""
     if not _CHOOSING.isdisjoint(code.co_names):
         return True
     return any(
@@ -86,12 +87,12 @@ def _compares(code: CodeType) -> bool:
 
 
 def _reached(module: nn.Module) -> Iterator[object]:
-    """Functions, their code and plain values, in an order that follows from the code."""
+    """The functions, code objects and plain values that a module can reach, in a fixed order."""
     todo: list[object] = []
     for part in module.modules():
         todo += [type(part), *_attributes(part)]
     seen: set[int] = set()
-    while todo and len(seen) < _MOST:
+    while todo and len(seen) < _MAX_VISITED:
         value = todo.pop()
         if isinstance(value, _PLAIN):
             yield value
@@ -102,9 +103,9 @@ def _reached(module: nn.Module) -> Iterator[object]:
 
 
 def _attributes(part: nn.Module) -> list[object]:
-    """What a module holds besides tensors and parts: hooks, functions, its state."""
+    """Everything a module holds besides tensors and submodules: hooks, functions, state."""
     if type(part).__module__.startswith("automl."):
-        return []  # what was built of a graph: its parts are looked at
+        return []  # a module built from a graph: its parts are visited instead
     return [
         value
         for name, value in vars(part).items()
@@ -113,7 +114,7 @@ def _attributes(part: nn.Module) -> list[object]:
 
 
 def _inside(value: Any) -> list[object]:
-    """What a value holds that decides what it does."""
+    """The contents of a value that determine what it does."""
     if isinstance(value, list | tuple):
         return list(value)
     if isinstance(value, set | frozenset):
@@ -136,12 +137,12 @@ def _inside(value: Any) -> list[object]:
 
 
 def _of_object(value: Any) -> list[object]:
-    """What an object keeps: its attributes, or its state where that shows otherwise."""
+    """The state of an object: its attributes, or another representation for some types."""
     if isinstance(value, np.ndarray | np.generic):
         return [value.tobytes()]
     if isinstance(value, Tensor):
-        # Large ones, and what is trained, count nothing.
-        if value.is_meta or value.requires_grad or value.numel() > _MOST_COUNTERS:
+        # Large tensors and trained ones are not counters.
+        if value.is_meta or value.requires_grad or value.numel() > _MAX_COUNTERS:
             return []
         return [str(value.dtype), repr(value.tolist())]
     if isinstance(value, _COUNTERS):
@@ -181,7 +182,7 @@ def _content(cell: Any) -> object:
 
 
 def _of_class(kind: type) -> list[object]:
-    """The code of a class and of those that it inherits from, up to a library's."""
+    """The code of a class and of its bases, up to the first base from a library."""
     held: list[object] = []
     for base in kind.__mro__:
         if base.__module__.partition(".")[0] in ("torch", "builtins", "automl"):

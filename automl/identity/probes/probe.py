@@ -1,8 +1,8 @@
-"""The probe: a candidate's function as a sketch of what it computes while it is trained a little.
+"""The probe: train a candidate for a few steps and sketch what it computes.
 
 Source: R. Gillard et al.: Unified Functional Hashing in Automatic Machine Learning, arXiv
-2302.05433, whose hash is of outputs after a few steps; here weights are keyed by values, gradients
-and outputs in both modes count, and equality is confirmed.
+2302.05433, which hashes outputs after a few steps. Here, weights are keyed by values, gradients and
+the outputs in both modes count too, and equality is confirmed.
 """
 
 import shutil
@@ -24,10 +24,10 @@ from automl.identity.fingerprint import Verdict
 from automl.identity.probes.batch_dependence import resized
 from automl.identity.probes.build_plan import Plan, plan
 from automl.identity.probes.construction import Built
-from automl.identity.probes.isolation import isolated, jumping_clock, settle
-from automl.identity.probes.recorder import EnoughError, ProbeTask, Watch, copied, watching
+from automl.identity.probes.isolation import isolated, jumping_clock, reset_state
+from automl.identity.probes.recorder import EnoughError, ProbeTask, Recording, copied, recorded
 from automl.identity.probes.sketch import Sketch
-from automl.identity.probes.symmetry import MOST_PASSES, TooSymmetricError
+from automl.identity.probes.symmetry import MAX_PASSES, TooSymmetricError
 from automl.identity.probes.values import tensors_in
 from automl.plugin.protocols import Run, Task, Trainer
 from automl.space.candidate import Candidate, Signature
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _RUN_SEED = 0
 _FEWEST_STEPS = 2
 _SKETCHED = 512
-# Rows of outputs that differ by less than this share of the largest are the same row.
+# Rows of outputs are equal if they differ by less than this share of the largest output.
 _CONSTANT = 2.0**-30
 _REPEATED = 1
 _LARGE = 259
@@ -47,11 +47,16 @@ _LARGE = 259
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found: `reason` is one line for any verdict but a sound one.
+    """The result of a probe.
 
-    live_parameters: elements of the parameters that any gradient reached. consulted: what a
-    probe cannot show and must be equal in equal functions, as texts. passes: what it took to set
-    equal layers apart.
+    Attributes:
+        verdict: Whether the function can be compared with others.
+        sketch: What the candidate computed; None unless it is sound or degenerate.
+        live_parameters: The number of parameter elements that a gradient reached.
+        seconds: The time the probe took.
+        reason: Why the verdict is not `SOUND`, in one line.
+        consulted: Descriptions of what a probe cannot show but equal functions have in common.
+        passes: The number of passes it took to tell equal layers apart.
     """
 
     verdict: Verdict
@@ -73,13 +78,15 @@ def probe(
 ) -> Probe:
     """Train a candidate for a few steps on the task's probe and sketch what it computes.
 
-    Runs in float64 on one thread of the CPU and restores all global state; do not run it beside
-    other threads that rely on that. A candidate's own errors become a verdict.
+    Runs in float64 on one CPU thread and restores all global state. Do not run it beside threads
+    that rely on global state. Errors of the candidate become a verdict.
 
     Args:
-        propose: makes the candidate, once for each build.
-        steps: steps of each training.
-        seeds: trainings, each with other weights.
+        propose: Makes the candidate, once per build.
+        task: The task.
+        trainer: The trainer that trains the candidate.
+        steps: The number of steps of each training.
+        seeds: The number of trainings, each with other weights.
     """
     start = time.perf_counter()
     with isolated():
@@ -89,7 +96,7 @@ def probe(
 
 @dataclass
 class _Probing:
-    """One candidate under probe."""
+    """The probe of one candidate."""
 
     propose: Callable[[], Candidate]
     task: Task
@@ -100,111 +107,115 @@ class _Probing:
     ready: dict[int, Built] = field(default_factory=dict)
 
     def judge(self) -> Probe:
-        watches: list[Watch] = []
+        recordings: list[Recording] = []
         made: Plan | None = None
         try:
             with TrialCode():
                 self.data = self._copied()
                 made = plan(self.propose, lambda: copied(self.data[0]))
-                self._train_all(made, watches)
-            return self._verdict(made, watches)
+                self._train_all(made, recordings)
+            return self._verdict(made, recordings)
         except TooSymmetricError:
-            reason = f"it takes more than {MOST_PASSES} passes to set equal layers apart"
+            reason = f"telling equal layers apart takes more than {MAX_PASSES} passes"
             return Probe(Verdict.SYMMETRIC, None, None, 0.0, reason)
         except Exception as error:
-            if made is not None and any(not watch.finite for watch in watches):
-                return self._not_finite(made, watches)
+            if made is not None and any(not recording.finite for recording in recordings):
+                return self._not_finite(made, recordings)
             return _unhashable(_line(error))
 
     def _copied(self) -> tuple[Any, Any]:
         inputs, targets = self.task.probe()
         return copied(inputs), copied(targets)
 
-    def _train_all(self, made: Plan, watches: list[Watch]) -> None:
-        """Train under each seed, then begin once more under the first in other surroundings."""
-        self.ready = {seed: _settled(made, seed) for seed in range(1, self.seeds + 1)}
+    def _train_all(self, made: Plan, recordings: list[Recording]) -> None:
+        """Train with each seed, then repeat the first training's start with other global state."""
+        self.ready = {seed: _built(made, seed) for seed in range(1, self.seeds + 1)}
         if self.seeds > 1 and (reason := made.unfollowed(self.ready[1], self.ready[2])):
             made.consulted.hide(reason)
         for seed in range(1, self.seeds + 1):
-            watches.append(Watch(self.steps))
-            settle(0)
-            self._train(made, watches[-1], seed)
-            if not watches[-1].finite:
+            recordings.append(Recording(self.steps))
+            reset_state(0)
+            self._train(made, recordings[-1], seed)
+            if not recordings[-1].finite:
                 return
-        watches.append(Watch(_REPEATED))
-        settle(1)
+        recordings.append(Recording(_REPEATED))
+        reset_state(1)
         with jumping_clock():
-            self._train(made, watches[-1], 1, repeated=True)
+            self._train(made, recordings[-1], 1, repeated=True)
 
-    def _verdict(self, made: Plan, watches: list[Watch]) -> Probe:
-        *trained, repeated = watches
-        if any(not watch.finite for watch in watches):
-            return self._not_finite(made, watches)
-        done = min(watch.done for watch in trained)
+    def _verdict(self, made: Plan, recordings: list[Recording]) -> Probe:
+        *trained, repeated = recordings
+        if any(not recording.finite for recording in recordings):
+            return self._not_finite(made, recordings)
+        done = min(recording.done for recording in trained)
         if done < _FEWEST_STEPS:
-            return _unhashable(f"the trainer made {done} steps, a probe needs {_FEWEST_STEPS}")
-        if not all(watch.outputs for watch in trained):
-            return _unhashable("the trainer handed no outputs to the task")
+            return _unhashable(f"the trainer made {done} steps, but a probe needs {_FEWEST_STEPS}")
+        if not all(recording.outputs for recording in trained):
+            return _unhashable("the trainer passed no outputs to the task")
         live = trained[0].live_parameters
         if (where := _difference(trained[0], repeated)) is not None:
             return Probe(Verdict.NONDETERMINISTIC, None, live, 0.0, where)
         if made.consulted.hidden:
             return Probe(Verdict.HIDDEN, None, live, 0.0, made.consulted.hidden)
-        sketch = Sketch(tuple(vector for watch in trained for vector in _vectors(watch)))
+        sketch = Sketch(tuple(vector for recording in trained for vector in _vectors(recording)))
         known = (made.consulted.texts(), made.passes)
         if all(map(_is_constant, trained)):
             reason = "the outputs are the same for all examples"
             return Probe(Verdict.DEGENERATE, sketch, live, 0.0, reason, *known)
         return Probe(Verdict.SOUND, sketch, live, 0.0, None, *known)
 
-    def _not_finite(self, made: Plan, watches: Sequence[Watch]) -> Probe:
-        live = watches[0].live_parameters
-        if all(watch.finite for watch in watches[: self.seeds]):
-            reason = "a repeat gave numbers that are not finite: it depends on memory never set"
+    def _not_finite(self, made: Plan, recordings: Sequence[Recording]) -> Probe:
+        live = recordings[0].live_parameters
+        if all(recording.finite for recording in recordings[: self.seeds]):
+            reason = "a repeat gave numbers that are not finite: it reads uninitialised memory"
             return Probe(Verdict.NONDETERMINISTIC, None, live, 0.0, reason)
         if made.drawing or made.consulted.hidden:
             # Draws are wider in a probe than in training, which may stay finite.
-            reason = made.consulted.hidden or "draws numbers that a probe takes too far"
+            reason = made.consulted.hidden or "draws numbers whose widened range is not finite"
             return Probe(Verdict.HIDDEN, None, live, 0.0, reason)
         reason = "outputs or gradients are not finite"
         return Probe(Verdict.DEGENERATE, None, live, 0.0, reason)
 
-    def _train(self, made: Plan, watch: Watch, seed: int, *, repeated: bool = False) -> None:
+    def _train(
+        self, made: Plan, recording: Recording, seed: int, *, repeated: bool = False
+    ) -> None:
         built = self.ready.pop(seed, None) if not repeated else None
         built = built or made.build(seed, garbage=repeated)
         ready = [built.module]
 
         def architecture() -> "nn.Module":
-            # A trainer may want a second one.
+            # A trainer may build a second module.
             module = ready.pop() if ready else made.build(seed, garbage=repeated).module
-            watch.modules.append(module)
+            recording.modules.append(module)
             return module
 
-        task = ProbeTask(self.task, *self.data, watch)
-        candidate = _Known(architecture, **_described(built.candidate), returns=made.returns)
-        with _directory() as directory, watching(watch):
+        task = ProbeTask(self.task, *self.data, recording)
+        candidate = _CheckedCandidate(
+            architecture, **_other_fields(built.candidate), returns=made.returns
+        )
+        with _directory() as directory, recorded(recording):
             run = Run("cpu", _RUN_SEED, 0, 1, directory, probe=True)
-            self._follow(watch, self.trainer.train(candidate, task, run))
-            if watch.finite and not repeated and watch.modules:
-                self._ask_more(watch, larger=seed == 1)
+            self._consume(recording, self.trainer.train(candidate, task, run))
+            if recording.finite and not repeated and recording.modules:
+                self._record_more(recording, larger=seed == 1)
 
-    def _ask_more(self, watch: Watch, larger: bool) -> None:
-        """Outputs in eval mode, for a trainer that asked for none, and for a larger batch."""
-        module = watch.modules[-1]
+    def _record_more(self, recording: Recording, larger: bool) -> None:
+        """Record outputs in eval mode, if the trainer asked for none, and for a larger batch."""
+        module = recording.modules[-1]
         with torch.no_grad():
-            if all(outputs.training for outputs in watch.outputs):
-                watch.record(module.eval()(copied(self.data[0])))
+            if all(outputs.training for outputs in recording.outputs):
+                recording.record(module.eval()(copied(self.data[0])))
             if larger:
                 size = _larger_size(module.eval(), self.data[0])
-                watch.record(module.train()(resized(copied(self.data[0]), size)))
+                recording.record(module.train()(resized(copied(self.data[0]), size)))
                 if size == _LARGE:
-                    watch.record(module.eval()(resized(copied(self.data[0]), size)))
+                    recording.record(module.eval()(resized(copied(self.data[0]), size)))
 
-    def _follow(self, watch: Watch, reports: Iterator[Any]) -> None:
+    def _consume(self, recording: Recording, reports: Iterator[Any]) -> None:
         try:
             for _ in reports:
-                watch.reports += 1
-                if watch.done >= watch.steps or not watch.finite:
+                recording.reports += 1
+                if recording.done >= recording.steps or not recording.finite:
                     break
         except EnoughError:
             pass
@@ -213,15 +224,15 @@ class _Probing:
                 close()
 
 
-def _settled(made: Plan, seed: int) -> Built:
-    settle(0)
+def _built(made: Plan, seed: int) -> Built:
+    reset_state(0)
     return made.build(seed)
 
 
 def _larger_size(module: "nn.Module", inputs: Any) -> int:
-    """The size of a second batch: few functions of a batch's size are equal on both.
+    """The size of a second batch, which exposes functions of the batch size.
 
-    Half as large again as the first, but much larger where an example's answer depends on others.
+    It is 1.5 times the first batch, but much larger if an example's output depends on others.
     """
     inputs = copied(inputs)
     sizes = {len(each) for each in tensors_in(inputs) if each.dim()}
@@ -233,7 +244,7 @@ def _larger_size(module: "nn.Module", inputs: Any) -> int:
 
 
 def _is_beginning(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether the answers for some examples are the first of those for more."""
+    """Whether the outputs for a part of the batch are a prefix of those for all of it."""
     beginning = ours[: len(theirs)] if ours.dim() and theirs.dim() else ours
     if beginning.shape != theirs.shape:
         return False
@@ -241,7 +252,7 @@ def _is_beginning(ours: Tensor, theirs: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class _Known(Candidate):
+class _CheckedCandidate(Candidate):
     """A candidate whose module is known to return tensors of this shape for the task's probe."""
 
     returns: "tuple[int, ...] | None" = None
@@ -249,14 +260,14 @@ class _Known(Candidate):
     def build(
         self, probe: "Tensor | None" = None, signature: Signature | None = None
     ) -> "nn.Module":
-        # A forward pass to check the shape is saved where it would find nothing.
+        # Skip the forward pass that checks the shape if the shape is known to fit.
         if probe is None or signature is None:
             return super().build()
         fits = self.returns == (len(probe), *signature.output_shape)
         return super().build() if fits else super().build(probe, signature)
 
 
-def _described(candidate: Candidate) -> dict[str, Any]:
+def _other_fields(candidate: Candidate) -> dict[str, Any]:
     return {
         each.name: getattr(candidate, each.name)
         for each in fields(Candidate)
@@ -266,7 +277,7 @@ def _described(candidate: Candidate) -> dict[str, Any]:
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    """A directory for one training, which exists only once somebody makes it, as few do."""
+    """A directory for one training; it is left to the trainer to make it, because few need it."""
     path = Path(tempfile.gettempdir(), f"automl-probe-{uuid.uuid4().hex}")
     try:
         yield path
@@ -275,16 +286,18 @@ def _directory() -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _difference(once: Watch, again: Watch) -> str | None:
-    """What a repeat of the first step did otherwise, to the bit."""
+def _difference(once: Recording, again: Recording) -> str | None:
+    """How a repeat of the first step differs, compared bit by bit; None if it does not."""
     kinds = [(outputs.training, outputs.values.shape) for outputs in once.outputs]
     if kinds[: len(again.outputs)] != [(o.training, o.values.shape) for o in again.outputs]:
-        return "a repeat gave outputs of another shape or number"
+        return "a repeat gave another number of outputs, or outputs of other shapes"
     pairs = zip(once.outputs, again.outputs, strict=False)
     if any(not torch.equal(ours.values, theirs.values) for ours, theirs in pairs):
-        return "a repeat gave other outputs: they depend on time, memory or global random state"
+        return "a repeat gave different outputs: they depend on time, memory or global random state"
     if once.gradients[: len(again.gradients)] != again.gradients:
-        return "a repeat gave other gradients: they depend on time, memory or global random state"
+        return (
+            "a repeat gave different gradients: they depend on time, memory or global random state"
+        )
     return None
 
 
@@ -292,8 +305,8 @@ def _unhashable(reason: str) -> Probe:
     return Probe(Verdict.UNHASHABLE, None, None, 0.0, reason)
 
 
-def _is_constant(watch: Watch) -> bool:
-    return all(map(_rows_are_equal, (outputs.values for outputs in watch.outputs)))
+def _is_constant(recording: Recording) -> bool:
+    return all(map(_rows_are_equal, (outputs.values for outputs in recording.outputs)))
 
 
 def _rows_are_equal(values: Tensor) -> bool:
@@ -303,17 +316,17 @@ def _rows_are_equal(values: Tensor) -> bool:
     return bool(spread <= _CONSTANT * values.abs().max())
 
 
-def _vectors(watch: Watch) -> Iterator[np.ndarray[Any, np.dtype[np.float64]]]:
-    """Outputs in their order, then the norms of all steps' gradients, two of a kind each."""
-    for outputs in watch.outputs:
+def _vectors(recording: Recording) -> Iterator[np.ndarray[Any, np.dtype[np.float64]]]:
+    """All outputs in order, then the 2-norms and the 4-norms of the gradients of all steps."""
+    for outputs in recording.outputs:
         yield _shortened(outputs.values.reshape(-1)).numpy()
-    # One scale over all steps: what is left of a gradient that has all but vanished is noise.
-    yield np.array([step.squares for step in watch.gradients]) ** 0.5
-    yield np.array([step.fourth_powers for step in watch.gradients]) ** 0.25
+    # One scale for all steps: a gradient that has nearly vanished is only noise.
+    yield np.array([step.squares for step in recording.gradients]) ** 0.5
+    yield np.array([step.fourth_powers for step in recording.gradients]) ** 0.25
 
 
 def _shortened(values: Tensor) -> Tensor:
-    """A long vector as random sums of disjoint parts, so that a sketch stays small."""
+    """Reduce a long vector to random sums of disjoint parts, so that sketches stay small."""
     if len(values) <= _SKETCHED:
         return values
     padded = torch.nn.functional.pad(values * _factors(len(values)), (0, -len(values) % _SKETCHED))

@@ -1,8 +1,8 @@
-"""The process that probes: it reads a recipe of the parts, then a request a line, and answers each.
+"""The probing process: reads a recipe of the parts, then one request per line, and answers each.
 
-Candidates run here, so that nothing they leave behind may reach its requests, its answers or other
-processes: its pipes are its own, its time is limited from within, too, and it ends with its parent,
-all that candidates started included.
+Candidates run here and must not reach the requests, the answers or other processes. So the process
+duplicates its pipes for its own use, also limits its time from within, and ends with its parent,
+together with all processes that candidates started.
 """
 
 import base64
@@ -38,7 +38,7 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-_FOLLOW_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _SHORT_OF_MEMORY = ("memory", "alloc", "new thread")
 
 Lines = Iterator[dict[str, Any]]
@@ -49,14 +49,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = _own_pipes()
     lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read, args=(requests, lines), daemon=True).start()
+    threading.Thread(target=_read_requests, args=(requests, lines), daemon=True).start()
     for answer in _serve(iter(lines.get, None)):
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 def _own_pipes() -> tuple[IO[str], IO[str]]:
-    """The pipes for requests and answers, where no candidate and no child of one meets them."""
+    """Duplicate the pipes for requests and answers, out of the reach of candidates."""
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -64,31 +64,31 @@ def _own_pipes() -> tuple[IO[str], IO[str]]:
         os.dup2(nowhere, standard)
     os.close(nowhere)
     if hasattr(os, "register_at_fork"):
-        # A child that goes on here would answer, too; and the answers end only with all writers.
+        # A forked child could answer too, and the pipe stays open as long as any process has it.
         os.register_at_fork(after_in_child=answers.close)
     return requests, answers
 
 
-def _read(requests: IO[str], lines: "queue.Queue[str]") -> None:
-    """Hand over what is asked; the end of the input ends all, whatever is under way."""
+def _read_requests(requests: IO[str], lines: "queue.Queue[str]") -> None:
+    """Queue the requests; the end of the input ends the process, even during a probe."""
     for line in requests:
         lines.put(line)
-    _end()
+    _end_group()
 
 
-def _follow(parent: int) -> None:
-    """End with the parent also where another process of its holds our input open.
+def _end_with_parent(parent: int) -> None:
+    """End when the parent ends, even if another of its processes holds our input open.
 
-    The kernel's own signal for that (PR_SET_PDEATHSIG) comes when the parent's thread ends, not
-    the parent, and spares what candidates started.
+    The kernel's signal for this (PR_SET_PDEATHSIG) is sent when the parent's thread ends, which may
+    be earlier, and does not reach the processes that candidates started.
     """
     while os.getppid() == parent:
-        time.sleep(_FOLLOW_SECONDS)
-    _end()
+        time.sleep(_POLL_SECONDS)
+    _end_group()
 
 
-def _end() -> None:
-    """End this process and, where they are its own group, all that candidates started."""
+def _end_group() -> None:
+    """End this process and its process group, which includes all that candidates started."""
     if sys.platform != "win32" and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
@@ -96,8 +96,8 @@ def _end() -> None:
 
 def _serve(lines: Iterator[str]) -> Lines:
     first = json.loads(next(lines))
-    if sys.platform != "win32":  # where it says the same when the parent is gone
-        threading.Thread(target=_follow, args=(first["parent"],), daemon=True).start()
+    if sys.platform != "win32":  # there, getppid() does not change when the parent ends
+        threading.Thread(target=_end_with_parent, args=(first["parent"],), daemon=True).start()
     sys.path[:] = first["path"]
     try:
         with _limited(START_SECONDS):
@@ -116,7 +116,7 @@ def _serve(lines: Iterator[str]) -> Lines:
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """End the process somewhat later than its parent would, even where no Python runs."""
+    """End the process shortly after its parent would, even if Python code never gets to run."""
     faulthandler.dump_traceback_later(min(1.5 * seconds + 2, threading.TIMEOUT_MAX), exit=True)
     try:
         yield
@@ -127,7 +127,7 @@ def _limited(seconds: float) -> Iterator[None]:
 def _prepared(recipe: Recipe) -> Callable[[Mapping[str, Any]], Probe]:
     parts = {kind: part.make() for kind, part in recipe.load().items()}
     space, task, trainer = (parts[kind] for kind in (Kind.SPACE, Kind.TASK, Kind.TRAINER))
-    task.probe()  # what loads late, loads before memory is limited
+    task.probe()  # lazy imports must happen before memory is limited
 
     def run(decisions: Mapping[str, Any]) -> Probe:
         def candidate() -> Candidate:
@@ -151,15 +151,15 @@ def _plain(found: Probe) -> dict[str, Any]:
 
 
 def _is_short_of_memory(found: Probe) -> bool:
-    """Whether a probe may have failed for want of memory: each library says so in its own words."""
+    """Whether a probe may have failed for lack of memory, which each library words differently."""
     reason = (found.reason or "").lower()
     return found.verdict is Verdict.UNHASHABLE and any(word in reason for word in _SHORT_OF_MEMORY)
 
 
-# The first probe of a process loads much of torch.
+# Warming up: the first probe of a process loads much of torch.
 @dataclass(frozen=True)
 class _Descent(Trainer):
-    """Plain gradient descent, for warming up."""
+    """Plain gradient descent for the warm-up."""
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         module = candidate.build()
@@ -181,7 +181,11 @@ def _warm_up() -> Probe:
 
 # Memory.
 def _limit_memory(megabytes: int) -> int:
-    """Let this process allocate so much more, where the system can; bytes it has resident now."""
+    """Limit what this process may allocate from now on, on systems that support it.
+
+    Returns:
+        The bytes of resident memory now.
+    """
     size, resident = _in_use()
     if resource is not None and size:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -190,7 +194,7 @@ def _limit_memory(megabytes: int) -> int:
 
 
 def _in_use() -> tuple[int, int]:
-    """Bytes of address space and of resident memory; zeros where the system does not say."""
+    """Bytes of address space and of resident memory; zeros if the system does not report them."""
     try:
         pages = Path("/proc/self/statm").read_text().split()[:2]
     except OSError:

@@ -1,4 +1,4 @@
-"""What a trainer does to a module, watched from outside: its outputs, its gradients, its steps."""
+"""Record what a trainer does to a module: its outputs, its gradients, its steps."""
 
 import math
 import threading
@@ -20,22 +20,27 @@ from automl.space.candidate import Signature
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-# Gradients that cancel in theory come out as rounding noise, which Adam makes a full step of.
+# Gradients that cancel in theory leave rounding noise, which Adam would turn into a full step.
 _NOISE = 2.0**-36
 _NO_GRADIENT = 2.0**-40
-_MOST_STEPS = 4
-_MOST_OUTPUTS = 64
+_MAX_STEPS = 4
+_MAX_OUTPUTS = 64
 
 Vector = NDArray[np.float64]
 
 
 class EnoughError(BaseException):
-    """Enough was seen: stops a trainer that would go on for long before its next report."""
+    """Stops a trainer that would continue for long before its next report."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a module returned for a batch, and in which mode."""
+    """What a module returned for a batch.
+
+    Attributes:
+        values: The output, as float64 on the CPU.
+        training: Whether the module was in training mode.
+    """
 
     values: Tensor
     training: bool
@@ -43,15 +48,24 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Sums over all elements of all gradients at a step."""
+    """Sums of powers over all elements of all gradients at one step."""
 
     squares: float
     fourth_powers: float
 
 
 @dataclass
-class Watch:
-    """All that was seen of one training."""
+class Recording:
+    """The record of one training.
+
+    Attributes:
+        steps: The number of steps after which the training can stop.
+        modules: The modules that the trainer built.
+        outputs: The outputs that the trainer passed to the task.
+        gradients: The gradients of each step of an optimizer.
+        reports: The number of reports.
+        finite: Whether all outputs and gradients were finite.
+    """
 
     steps: int
     modules: list[nn.Module] = field(default_factory=list)
@@ -63,35 +77,43 @@ class Watch:
 
     @property
     def done(self) -> int:
-        """The steps made; a trainer without an optimizer makes one a report."""
+        """The number of steps made; without an optimizer, each report is a step."""
         return len(self.gradients) or self.reports
 
     @property
     def live_parameters(self) -> int | None:
-        """Elements of the module's parameters that got a gradient; None without an optimizer."""
+        """The number of parameter elements that got a gradient; None without an optimizer."""
         if not self.gradients:
             return None
         parameters = {id(p) for module in self.modules for p in module.parameters()}
         return sum(size for key, size in self._live.items() if key in parameters)
 
     def record(self, outputs: Any) -> None:
-        """Keep a copy of outputs; numbers and nested tensors, too."""
+        """Record a copy of outputs: tensors and numbers, also nested.
+
+        Raises:
+            EnoughError: There are too many outputs.
+        """
         training = bool(self.modules) and self.modules[-1].training
         for tensor in _tensors(outputs):
             values = tensor.detach().to("cpu", torch.float64, copy=True)
             self.finite &= not values.numel() or math.isfinite(values.abs().max())
             self.outputs.append(Outputs(values, training))
-        if len(self.outputs) > _MOST_OUTPUTS * self.steps:
+        if len(self.outputs) > _MAX_OUTPUTS * self.steps:
             raise EnoughError
 
-    def look(self, optimizer: "Optimizer") -> None:
-        """Take note of the gradients an optimizer is to step by, without their noise."""
-        if len(self.gradients) >= _MOST_STEPS * self.steps:
+    def record_step(self, optimizer: "Optimizer") -> None:
+        """Remove the noise from the gradients of an optimizer's next step and record them.
+
+        Raises:
+            EnoughError: There are too many steps.
+        """
+        if len(self.gradients) >= _MAX_STEPS * self.steps:
             raise EnoughError
         groups = (group["params"] for group in optimizer.param_groups)
         found = [p for group in groups for p in group if p.grad is not None]
         grads = [_dense(p) for p in found]
-        # All at once and by numpy, for there are many gradients of few elements.
+        # Together and with numpy, because there are many small gradients.
         flat = torch.cat([*(g.reshape(-1) for g in grads), torch.empty(0)])
         squares = self._without_noise(found, grads, flat.to(torch.float64).numpy()) ** 2
         self.gradients.append(Gradients(float(squares.sum()), float((squares * squares).sum())))
@@ -99,12 +121,12 @@ class Watch:
     def _without_noise(
         self, found: Sequence[Tensor], grads: Sequence[Tensor], flat: Vector
     ) -> Vector:
-        """Make gradients of no meaning zero, in place and in `flat`; note who has others."""
+        """Zero gradients that are only noise, in place and in `flat`; note live parameters."""
         sizes = np.abs(flat)
         largest = float(sizes.max(initial=0.0))
         self.finite &= math.isfinite(largest)
         noise = sizes < (_NOISE * largest if largest >= _NO_GRADIENT else math.inf)
-        # Most of what is so small is zero already.
+        # Most gradients this small are zero already.
         noisy = bool(noise.any() and sizes[noise].any())
         stop = 0
         for parameter, grad in zip(found, grads, strict=True):
@@ -120,14 +142,14 @@ class Watch:
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """Let a watch see every step of every optimizer that this thread makes."""
+def recorded(recording: Recording) -> Iterator[None]:
+    """Record every step of every optimizer in this thread."""
     thread = threading.get_ident()
 
     def before_step(optimizer: "Optimizer", args: Any, kwargs: Any) -> None:
         if threading.get_ident() == thread:
             with torch.no_grad():
-                watch.look(optimizer)
+                recording.record_step(optimizer)
 
     handle = register_optimizer_step_pre_hook(before_step)
     try:
@@ -137,10 +159,17 @@ def watching(watch: Watch) -> Iterator[None]:
 
 
 class ProbeTask:
-    """A task that has nothing but its probe, in float64, and notes what is to be judged."""
+    """A task whose splits are all its probe, in float64, and that records the outputs it gets.
 
-    def __init__(self, task: Task, inputs: Any, targets: Any, watch: Watch) -> None:
-        self._task, self._watch = task, watch
+    Args:
+        task: The task.
+        inputs: The inputs of its probe.
+        targets: The targets of its probe.
+        recording: Records the outputs.
+    """
+
+    def __init__(self, task: Task, inputs: Any, targets: Any, recording: Recording) -> None:
+        self._task, self._recording = task, recording
         self._inputs, self._targets = inputs, targets
 
     @property
@@ -158,15 +187,15 @@ class ProbeTask:
         return self.probe()
 
     def probe(self) -> tuple[Any, Any]:
-        # Copies, for a module may work in place.
+        # Copies, because a module may work in place.
         return copied(self._inputs), copied(self._targets)
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        self._watch.record(outputs)
+        self._recording.record(outputs)
         return self._task.loss(outputs, targets)
 
     def evaluate(self, outputs: Any, targets: Any) -> Mapping[str, float]:
-        self._watch.record(outputs)
+        self._recording.record(outputs)
         return self._task.evaluate(outputs, targets)
 
     def __getattr__(self, name: str) -> Any:
@@ -176,7 +205,7 @@ class ProbeTask:
 
 
 def copied(value: Any) -> Any:
-    """A copy of a tensor or of nested ones, floating point as float64."""
+    """Copy a tensor or nested tensors to the CPU, with floating point as float64."""
     if isinstance(value, Tensor):
         dtype = torch.float64 if value.is_floating_point() else value.dtype
         return value.detach().to("cpu", dtype, copy=True)
@@ -203,7 +232,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _dense(parameter: Tensor) -> Tensor:
-    """The elements of a gradient that can be changed in place."""
+    """The elements of a gradient, as a tensor that can be changed in place."""
     gradient = parameter.grad
     assert gradient is not None
     if gradient.is_sparse:

@@ -1,8 +1,8 @@
-"""Digests of what a function computes: equal up to rounding noise is equal, all else differs.
+"""Digests of what a function computes that ignore rounding noise but nothing else.
 
 Noise makes plain rounding unreliable: a value next to the edge of a cell may fall on either side.
-So each vector is rounded on several grids whose edges lie apart. Functions that share a digest on
-any grid are candidates for being one, and `Sketch.agrees` confirms it on the values themselves.
+So each vector is rounded on several grids with different edges. Functions that share a digest on
+any grid may be equal, and `Sketch.agrees` confirms it on the values themselves.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from automl.errors import AutoMLError
 
 GRIDS = 3
-"""How many digests a sketch has, one for each grid."""
+"""The number of digests of a sketch, one per grid."""
 
 _BITS = 24
-# Below this a vector has no scale of its own: what is zero in theory, and a sum of terms of
-# about one that cancel, come out as 1e-16 or so, which must stay far below a cell (6e-14 here).
+# The least scale of a vector. Values that are zero in theory, such as a sum of terms near one that
+# cancel, come out as about 1e-16, which must stay far below a cell (6e-14 at this scale).
 _FLOOR = 2.0**-20
-# A digest in common bounds two vectors' distance by a cell, 2^-23 of their scale. This is an
-# eighth of it, so that confirming is more than comparing digests again, while equal functions
-# were never seen more than 1e-11 apart in float64.
+# A common digest bounds the distance of two vectors by a cell, 2^-23 of their scale. The tolerance
+# is an eighth of that, so that confirmation is stricter than comparing digests. Equal functions
+# never differed by more than 1e-11 in float64.
 _TOLERANCE = 2.0**-26
 
 _MAGIC = b"automl sketch\x01"
@@ -39,15 +39,18 @@ Vector = NDArray[np.float64]
 
 
 class SketchError(AutoMLError):
-    """A stored sketch is damaged, or values cannot be in one."""
+    """A stored sketch is damaged, or a sketch cannot hold some values."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """What a function computed on its probe: vectors of float64, each with a scale of its own.
+    """What a function computed in its probe.
+
+    Attributes:
+        vectors: Vectors of float64; each is compared relative to its own largest value.
 
     Raises:
-        SketchError: a vector has more than one dimension, or holds NaN or infinity.
+        SketchError: A vector has more than one dimension or contains NaN or infinity.
     """
 
     vectors: tuple[Vector, ...]
@@ -56,16 +59,23 @@ class Sketch:
         vectors = tuple(np.array(vector, dtype=np.float64) for vector in self.vectors)
         for vector in vectors:
             if vector.ndim != 1 or not np.isfinite(vector).all():
-                raise SketchError("a sketch holds vectors of finite numbers")
+                raise SketchError("cannot sketch this vector: expected one axis of finite numbers")
             vector.flags.writeable = False
         object.__setattr__(self, "vectors", vectors)
 
     def digests(self, context: str) -> tuple[str, ...]:
-        """Hexadecimal digests, one for each grid; `context` is hashed in exactly."""
+        """Hash the vectors on each grid.
+
+        Args:
+            context: Text that is hashed in exactly, so that other contexts give other digests.
+
+        Returns:
+            One hexadecimal digest per grid.
+        """
         return tuple(self._digest(context, grid) for grid in range(GRIDS))
 
     def agrees(self, other: "Sketch") -> bool:
-        """Whether all values are the same but for rounding noise, measured by each vector."""
+        """Whether all values agree up to rounding noise, relative to the scale of each vector."""
         if [len(v) for v in self.vectors] != [len(v) for v in other.vectors]:
             return False
         pairs = zip(self.vectors, other.vectors, self._scales, other._scales, strict=True)
@@ -73,16 +83,16 @@ class Sketch:
             return all(_near(ours, theirs, max(a, b)) for ours, theirs, a, b in pairs)
 
     def to_bytes(self) -> bytes:
-        """The values to the bit, compressed, with a checksum.
+        """Encode the exact values, compressed and with a checksum.
 
         Raises:
-            SketchError: more values than `from_bytes` would read.
+            SketchError: There are more values than `from_bytes` accepts.
         """
         lengths = [len(vector) for vector in self.vectors]
         if len(lengths) > _MAX_VECTORS or 8 * sum(lengths) > _MAX_BYTES:
             raise SketchError(f"a sketch of {sum(lengths)} values is too large to be stored")
         values = np.concatenate([*self.vectors, np.empty(0)]).astype("<f8")
-        # Byte by byte, for the exponents are alike and the last digits are not.
+        # Bytes of one significance together compress better: exponents are similar, digits random.
         planes = values.view(np.uint8).reshape(-1, 8).T.tobytes()
         header = struct.pack(f"<I{len(lengths)}I", len(lengths), *lengths)
         packed = struct.pack("<I", len(header) + len(planes)) + zlib.compress(header + planes, 6)
@@ -90,10 +100,10 @@ class Sketch:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Sketch":
-        """Read what `to_bytes` wrote; never takes much more memory than an honest sketch.
+        """Decode what `to_bytes` wrote, with bounded memory even for malicious data.
 
         Raises:
-            SketchError: the data is damaged, cut off, or of another format.
+            SketchError: The data is damaged, cut off, or in another format.
         """
         raw = _unpacked(bytes(data))
         if len(raw) < 4:
@@ -104,7 +114,7 @@ class Sketch:
         lengths = struct.unpack_from(f"<{count}I", raw, 4)
         planes = np.frombuffer(raw, np.uint8, offset=4 + 4 * count)
         if len(planes) != 8 * sum(lengths):
-            raise SketchError("a sketch is damaged: its length is not what its header says")
+            raise SketchError("a sketch is damaged: its length does not match its header")
         values = np.frombuffer(planes.reshape(8, -1).T.tobytes(), "<f8")
         return cls(tuple(_parts(values, lengths)))
 
@@ -119,9 +129,9 @@ class Sketch:
         hashed.update(head)
         for vector, scale in zip(self.vectors, self._scales, strict=True):
             exponent = _exponent(scale, grid)
-            # No offset is 0 or doubles to another one: an edge of one grid is never an edge of
-            # another, their cells being equal or one twice the other, and whole numbers of
-            # cells, zero among them, are on no edge.
+            # No offset is 0 or twice another. Cells of two grids are equal or differ by a factor
+            # of two, so no edge of one grid is an edge of another, and multiples of a cell,
+            # including zero, are never on an edge.
             offset = (2 * grid + 1) / (2 * GRIDS)
             cells = np.floor(np.ldexp(vector, _BITS - exponent) + offset)
             hashed.update(struct.pack("<qq", len(vector), exponent))
@@ -130,7 +140,7 @@ class Sketch:
 
 
 def _exponent(scale: float, grid: int) -> int:
-    """The power of two above a scale; each grid goes on to the next one at another place."""
+    """The power of two above a scale; each grid moves to the next power at a different scale."""
     fraction, exponent = math.frexp(scale)
     return exponent + (fraction * 2 ** (grid / GRIDS) >= 1)
 
@@ -151,7 +161,7 @@ def _checksum(packed: bytes) -> bytes:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """The content of a sketch's bytes, once all that can be checked from outside is."""
+    """Decompress the bytes of a sketch after all checks that do not need the content."""
     start = len(_MAGIC) + _CHECKSUM
     packed = data[start:]
     if not data.startswith(_MAGIC) or len(packed) < 4:
@@ -160,13 +170,13 @@ def _unpacked(data: bytes) -> bytes:
         raise SketchError("a sketch is damaged: its checksum differs")
     (size,) = struct.unpack_from("<I", packed)
     if size > _MAX_BYTES + 4 * (_MAX_VECTORS + 1):
-        raise SketchError(f"a sketch is damaged: it says it holds {size} bytes")
-    # A checksum stops accidents, not intent: never unpack more than was announced.
+        raise SketchError(f"a sketch is damaged: it claims to contain {size} bytes")
+    # A checksum stops accidents, not attacks: never unpack more than announced.
     unpacking = zlib.decompressobj()
     try:
         raw = unpacking.decompress(packed[4:], size + 1)
     except zlib.error as error:
         raise SketchError(f"a sketch is damaged: {error}") from error
     if len(raw) != size or not unpacking.eof or unpacking.unused_data:
-        raise SketchError("a sketch is damaged: it does not hold what it announces")
+        raise SketchError("a sketch is damaged: its content is not as long as announced")
     return raw

@@ -1,11 +1,11 @@
-"""Setting tied weights apart in an order that does not depend on how a candidate is written.
+"""Tell tied weights apart in an order that does not depend on how a candidate is written.
 
-Weights with one key would get equal values, and a probe would see nothing of what depends on
-their difference: the maximum of two layers would be their mean. So one of them at a time is
-*singled out*, and the values that follow tell which others differ from it. This is
-individualisation and refinement, as for canonical forms of graphs, with forward and backward
-passes as the refinement. Of tied weights, the one whose pass has the smallest signature is
-singled out; those of equal signatures are taken to be interchangeable.
+Weights with the same key would get equal values, and a probe could not see anything that depends
+on their difference: the maximum of two layers would equal their mean. So one of them at a time is
+*singled out*, and the values that follow show which others differ from it. This is
+individualisation and refinement, as for canonical forms of graphs, with forward and backward passes
+as the refinement. Among tied weights, the one whose pass has the smallest signature is singled out;
+weights with equal signatures are assumed to be interchangeable.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from automl.identity.probes.construction import Built, put_back
+from automl.identity.probes.construction import Built, restored_tensors
 from automl.identity.probes.forward_draws import Noise
-from automl.identity.probes.forward_passes import Running
+from automl.identity.probes.forward_passes import RunningModules
 from automl.identity.probes.interception import Interception
 from automl.identity.probes.values import Values, tensors_in
 from automl.identity.probes.weight_keys import Keyer, ties
 
-MOST_PASSES = 64
-"""Candidates that need more to set their weights apart are too symmetric to be compared."""
+MAX_PASSES = 64
+"""Candidates that need more passes are too symmetric to be compared."""
 
 # Gradients below this share of the largest are rounding noise.
 _NOISE = 2.0**-36
@@ -31,12 +31,18 @@ _GENERIC = 12.9898
 
 
 class TooSymmetricError(Exception):
-    """Setting a candidate's weights apart takes too many passes."""
+    """Telling a candidate's tied weights apart takes too many passes."""
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """One way to set weights apart: the keys that it gave, and what was computed with them."""
+    """A pass with some draws singled out.
+
+    Attributes:
+        single: The draws that were singled out, with their marks.
+        keys: The keys that the pass gave to draws.
+        signature: Digests of the outputs, the gradients and the keys.
+    """
 
     single: Mapping[int, int]
     keys: Mapping[int, int]
@@ -46,18 +52,18 @@ class _Pass:
 def general_keys(
     build: Callable[[], Built], keys: Mapping[int, int], inputs: Callable[[], Any]
 ) -> tuple[Mapping[int, int], int]:
-    """Keys in general position: no two draws of a build have one key.
+    """Find keys in general position: no two draws of a build have the same key.
 
     Args:
-        build: makes a build whose draws are followed.
-        keys: those found in a first pass.
-        inputs: a batch.
+        build: Makes a build whose draws are tracked.
+        keys: The keys found in a first pass, by the numbers of draws.
+        inputs: Makes a batch.
 
     Returns:
-        The keys by the numbers of draws, and how many passes it took.
+        The keys by the numbers of draws, and the number of passes it took.
 
     Raises:
-        TooSymmetricError: it would take more than `MOST_PASSES`.
+        TooSymmetricError: It would take more than `MAX_PASSES` passes.
     """
     if not ties(keys):
         return keys, 0
@@ -67,13 +73,13 @@ def general_keys(
     while groups := _live(ties(found.keys), dead):
         group = max(groups, key=lambda group: (refinement.size(group), found.keys[group[0]]))
         spent += len(group)
-        if spent > MOST_PASSES:
+        if spent > MAX_PASSES:
             raise TooSymmetricError
         passes = [refinement.single_out(found.single, number) for number in group]
         found = min(passes, key=lambda each: each.signature)
     if not ties(found.keys):
         return found.keys, spent
-    # What has no effect needs keys of its own, too, but any will do.
+    # Draws without effect need distinct keys too, but any will do.
     apart = {number: -number - 1 for number in dead & found.keys.keys()}
     found = refinement.passed({**found.single, **apart})
     if ties(found.keys):
@@ -82,41 +88,41 @@ def general_keys(
 
 
 def _live(groups: Sequence[Sequence[int]], dead: Set[int]) -> list[list[int]]:
-    """The groups without what has no effect, where several are left."""
+    """The groups without draws that have no effect, if at least two draws are left."""
     live = ([number for number in group if number not in dead] for group in groups)
     return [group for group in live if len(group) > 1]
 
 
 @dataclass(frozen=True)
 class _Refinement:
-    """Passes of one build with some of its draws singled out."""
+    """Runs passes of one build with some of its draws singled out."""
 
     built: Built
     inputs: Callable[[], Any]
 
     def size(self, group: Sequence[int]) -> int:
-        """Elements of the largest tensor that a draw reached: a matrix goes before its bias."""
+        """The size of the largest tensor that a draw reached, to treat a matrix before its bias."""
         return self.built.draws.sizes[group[0]]
 
     def single_out(self, single: Mapping[int, int], number: int) -> _Pass:
-        """A pass with one more draw singled out."""
+        """Run a pass with one more draw singled out."""
         return self.passed({**single, number: len(single) + 1})
 
     def passed(self, single: Mapping[int, int]) -> _Pass:
-        """A pass forward and back with these draws singled out."""
-        with put_back(self.built.module):
+        """Run a forward and a backward pass with these draws singled out."""
+        with restored_tensors(self.built.module):
             keys, outputs, gradients = self._run(single)
             values = Values()
             seen = (values.of(*outputs), values.of(*_moments(list(gradients.values()))))
         return _Pass(single, keys, (*seen, repr(sorted(keys.values())).encode()))
 
     def dead(self, keys: Mapping[int, int]) -> frozenset[int]:
-        """Draws without effect on any output, seen with all weights apart."""
+        """The draws without effect on any output when all weights differ."""
         apart = {number: -number - 1 for number in keys}
         live: set[int] = set()
         reached: set[int] = set()
         for train in (True, False):
-            with put_back(self.built.module):
+            with restored_tensors(self.built.module):
                 gradients = self._run(apart, train)[2]
             largest = max((float(g.abs().max()) for g in gradients.values()), default=0.0)
             for parameter in self.built.module.parameters():
@@ -128,7 +134,7 @@ class _Refinement:
         return self._without_effect(apart, frozenset(reached - live))
 
     def _without_effect(self, apart: Mapping[int, int], some: frozenset[int]) -> frozenset[int]:
-        """Those of some draws that no output follows from: not all that counts has a gradient."""
+        """The given draws without effect on any output, even one that has no gradient."""
         if not some or self._outputs(apart) == self._outputs(self._moved(apart, some)):
             return some
         before = self._outputs(apart)
@@ -143,7 +149,7 @@ class _Refinement:
         """Digests of the outputs in both modes."""
         found = []
         for train in (True, False):
-            with put_back(self.built.module):
+            with restored_tensors(self.built.module):
                 found.append(Values().of(*self._run(single, train)[1]))
         return found
 
@@ -152,7 +158,7 @@ class _Refinement:
     ) -> tuple[Mapping[int, int], list[Tensor], Mapping[Tensor, Tensor]]:
         """The keys, the outputs and the gradients of one pass."""
         module, inputs = self.built.module, self.inputs()
-        with Running() as running:
+        with RunningModules() as running:
             keyer = Keyer(self.built.draws, inputs, running, single)
             with Interception(keyer, Noise(1, running)), torch.enable_grad():
                 outputs = tensors_in(module.train(train)(inputs))
@@ -160,24 +166,27 @@ class _Refinement:
 
 
 def gradients_of(outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """The gradients of a generic function of the outputs; none where there is no way back.
+    """The gradients of a generic function of the outputs.
 
     Args:
-        outputs: what a module returned.
-        parameters: those of the module.
+        outputs: The outputs of a module.
+        parameters: The parameters of the module.
+
+    Returns:
+        The gradients by parameter; empty if the outputs are not differentiable.
     """
     differentiable = [each for each in outputs if each.requires_grad]
     wanted = [each for each in parameters if each.requires_grad]
     if not differentiable or not wanted:
         return {}
-    # No random numbers, for those that the module draws are watched meanwhile.
-    ways = [
+    # Not random numbers, because random draws of the module are intercepted meanwhile.
+    cotangents = [
         torch.arange(1, each.numel() + 1, dtype=each.dtype).mul(_GENERIC).sin().reshape(each.shape)
         for each in differentiable
     ]
     try:
-        found = torch.autograd.grad(differentiable, wanted, ways, allow_unused=True)
-    except RuntimeError:  # what a module does may have no derivative
+        found = torch.autograd.grad(differentiable, wanted, cotangents, allow_unused=True)
+    except RuntimeError:  # some operations have no derivative
         return {}
     pairs = zip(wanted, found, strict=True)
     return {parameter: gradient for parameter, gradient in pairs if gradient is not None}

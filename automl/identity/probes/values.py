@@ -1,4 +1,4 @@
-"""Short digests of tensors, equal for values that differ by rounding noise."""
+"""Short digests of tensors that ignore rounding noise."""
 
 import functools
 import hashlib
@@ -14,9 +14,9 @@ from torch import Tensor
 _PROJECTIONS = 3
 _LONGEST = 2**16
 _BITS = 20
-# Below this root mean square, values count as zero: they are zero up to rounding.
+# Below this root mean square, values count as zero: only rounding noise is left.
 _ZERO = 2.0**-30
-# Scales at which data are often found, powers of two, stay off the edges between two exponents.
+# Keeps scales that are common in data, powers of two, away from the edges between exponents.
 _OFF_EDGE = 0.7390851332151607
 _ATOMS = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout))
 
@@ -24,17 +24,16 @@ Vector = NDArray[np.float64]
 
 
 class Values:
-    """Digests of values, each computed once; a tensor counts by its elements in their order.
+    """Computes digests of values, each once. Tensors are compared by their elements in order.
 
-    Shapes do not count: whether a layer adds its bias before or after a reshape is a way of
-    writing.
+    Shapes do not count: a layer may add its bias before or after a reshape and is the same layer.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Tensor, int, bytes]] = {}
 
     def of(self, *values: Any) -> bytes:
-        """A digest of tensors and numbers in nested lists, tuples and mappings."""
+        """Hash tensors and numbers in nested lists, tuples and mappings."""
         return b"(%d:%s" % (len(values), b",".join(map(self._of_one, values)))
 
     def _of_one(self, value: Any) -> bytes:
@@ -54,7 +53,7 @@ class Values:
         if known is not None and known[1] == tensor._version:
             return known[2]
         digest = _digest(tensor)
-        # Kept alive, so that no other tensor gets its id.
+        # Keep the tensor alive, so that no other tensor gets its id.
         self._known[id(tensor)] = (tensor, tensor._version, digest)
         return digest
 
@@ -67,7 +66,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def _collect(value: Any, found: list[Tensor]) -> None:
-    # Types are compared first: this runs for each operation of a probe.
+    # Comparing types first is fast, and this runs for each operation of a probe.
     if type(value) in _ATOMS:
         return
     if isinstance(value, Tensor):
@@ -81,13 +80,13 @@ def _collect(value: Any, found: list[Tensor]) -> None:
 
 
 def plain(args: Any, kwargs: Mapping[str, Any]) -> str:
-    """The arguments of an operation as text, tensors by their shapes alone."""
+    """The arguments of an operation as text, with only the shapes of tensors."""
     names = sorted(name for name in kwargs if name != "generator")
     return ",".join(map(_plain, [*args, *names, *map(kwargs.get, names)]))
 
 
 def scalars(args: Any, kwargs: Mapping[str, Any]) -> str:
-    """The arguments of an operation as text, without tensors and what was left out."""
+    """The arguments of an operation as text, without tensors and None."""
     names = sorted(name for name in kwargs if name != "generator")
     given = [*args, *(item for name in names for item in (name, kwargs[name]))]
     settings = (value for value in given if not tensors_in(value))
@@ -99,12 +98,12 @@ def _plain(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Text of a value; numbers that differ by rounding have one."""
+    """A value as text that ignores rounding noise."""
     return f"{value:.12g}" if isinstance(value, float) else repr(value)
 
 
 def seed_of(*parts: object) -> int:
-    """A seed that follows from parts: bytes, or anything by its text."""
+    """Derive a seed from parts: bytes, or anything else by its text."""
     hashed = hashlib.blake2b(digest_size=8)
     for part in parts:
         raw = part if isinstance(part, bytes) else str(part).encode()
@@ -128,7 +127,7 @@ def _digest(tensor: Tensor) -> bytes:
 
 def _projected(flat: Vector) -> Vector:
     """Fixed random projections of a vector."""
-    # By numpy, and by no library of linear algebra: for so few numbers, calls are what takes time.
+    # einsum rather than a linear algebra library: for so few numbers, the calls take the time.
     if len(flat) <= _LONGEST:
         projected: Vector = np.einsum("ij,j->i", _directions()[:, : len(flat)], flat)
     else:

@@ -1,8 +1,8 @@
-"""Keys of random weights by what is computed with them, not by names or by order.
+"""Keys of random weights that depend on how the weights are used, not on names or on order.
 
-A draw's key follows from the first operation that its weights enter and from the values that
-reach that operation, found in one forward pass. Layers of one kind, shape and input get equal
-keys: they are *tied*, and `symmetry` sets them apart.
+A forward pass finds the first operation that the weights of a draw enter and the values that reach
+that operation; together they determine the key. Layers of one type and shape with the same input
+get equal keys: they are *tied*, and `symmetry` tells them apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,52 +12,58 @@ import torch
 from torch import Tensor
 
 from automl.identity.probes.construction import Draws, address
-from automl.identity.probes.forward_passes import Running
+from automl.identity.probes.forward_passes import RunningModules
 from automl.identity.probes.interception import Call
 from automl.identity.probes.values import Values, scalars, seed_of, tensors_in
 
 _SYMMETRIC = ("add", "add_", "mul", "mul_")
-_UNREAD = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
+_NOT_READING = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
 _GENERATOR = torch.Generator()
 
 
 class Keyer:
-    """Handles the operations of one pass: gives each draw a key, and weights values by it.
+    """Gives each draw a key in the course of one pass, and scales its weights by that key.
 
     The weights are changed in place.
 
     Args:
-        single: draws to set apart from those tied with them, each with a mark of its own.
+        draws: The draws of the build and the memory that they reached.
+        inputs: The batch of the pass.
+        running: Tracks the modules that are in their forward pass.
+        single: Draws to tell apart from those tied with them, each with its own mark.
+
+    Attributes:
+        keys: The keys found so far, by the numbers of draws.
     """
 
     def __init__(
-        self, draws: Draws, inputs: Any, running: Running, single: Mapping[int, int]
+        self, draws: Draws, inputs: Any, running: RunningModules, single: Mapping[int, int]
     ) -> None:
         self.keys: dict[int, int] = {}
         self._draws, self._running, self._single = draws, running, single
-        self._waiting = dict(draws.reached)
+        self._unkeyed = dict(draws.reached)
         self._values = Values()
-        # Tensors that follow from the inputs, kept alive so that no other gets their address.
+        # Tensors computed from the inputs, kept alive so that no other tensor gets their address.
         self._data = {address(tensor): tensor for tensor in tensors_in(inputs)}
 
     def handle(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
-        """Key the draws whose weights an operation reads first."""
+        """Key the draws whose weights this operation is the first to read."""
         given = tensors_in((args, kwargs))
-        reads = not func.is_view and func._opname not in _UNREAD
-        if reads and self._waiting and any(address(each) in self._waiting for each in given):
-            self._reach(func, args, kwargs, given)
+        reads = not func.is_view and func._opname not in _NOT_READING
+        if reads and self._unkeyed and any(address(each) in self._unkeyed for each in given):
+            self._key_weights(func, args, kwargs, given)
         result = call(func, args, kwargs)
         if not func.is_view and any(address(each) in self._data for each in given):
             self._data.update((address(each), each) for each in tensors_in(result))
         return result
 
-    def _reach(self, func: Any, args: Any, kwargs: Any, given: Sequence[Tensor]) -> None:
+    def _key_weights(self, func: Any, args: Any, kwargs: Any, given: Sequence[Tensor]) -> None:
         """Key the draws of all weights that enter an operation, matrices before vectors."""
         if func._opname == "addmm" and not kwargs:
-            # One operation or two, a product and a sum, is a way of writing.
+            # Treat it as a product and a sum, which other code may write as two operations.
             bias, *factors = args
             self._key(factors, "mm", "")
-            if address(bias) in self._waiting:
+            if address(bias) in self._unkeyed:
                 with torch.no_grad():
                     product = torch.mm(*factors)
                 self._data[address(product)] = product
@@ -69,27 +75,27 @@ class Keyer:
     def _key(
         self, given: Sequence[Tensor], name: str, settings: str, symmetric: bool = False
     ) -> None:
-        waiting = [n for n, each in enumerate(given) if address(each) in self._waiting]
-        if not waiting:
+        unkeyed = [n for n, each in enumerate(given) if address(each) in self._unkeyed]
+        if not unkeyed:
             return
         data = [n for n, each in enumerate(given) if address(each) in self._data]
-        met = data or [n for n in range(len(given)) if n not in waiting]
+        met = data or [n for n in range(len(given)) if n not in unkeyed]
         values = sorted((0 if symmetric else n, self._values.of(given[n])) for n in met)
         reached: list[object] = [name, settings, values]
         if not data:
-            # Weights that meet nothing but weights: what their module was given places them.
+            # The weights meet only weights, so the arguments of their module identify them.
             reached.append(self._values.of(*self._running.arguments()))
-        for n in sorted(waiting, key=lambda n: (-given[n].dim(), n)):
+        for n in sorted(unkeyed, key=lambda n: (-given[n].dim(), n)):
             at = address(given[n])
-            if at in self._waiting:
-                numbers = self._waiting.pop(at)
-                self._give(numbers, seed_of(0 if symmetric else n, *reached))
+            if at in self._unkeyed:
+                numbers = self._unkeyed.pop(at)
+                self._assign(numbers, seed_of(0 if symmetric else n, *reached))
                 own = seed_of(*sorted(self.keys[number] for number in numbers))
                 _scatter(given[n], own)
                 reached.append(own)
 
-    def _give(self, numbers: frozenset[int], key: int) -> None:
-        """Give these draws keys; those that have some keep it, as weights made as copies do."""
+    def _assign(self, numbers: frozenset[int], key: int) -> None:
+        """Give keys to these draws; draws that have one keep it, as for weights that are copies."""
         for rank, number in enumerate(sorted(numbers)):
             if number not in self.keys:
                 event = self._draws.events[number]
@@ -98,7 +104,7 @@ class Keyer:
 
 
 def ties(keys: Mapping[int, int]) -> list[list[int]]:
-    """The numbers of draws that have one key, for each key that several have."""
+    """Group the numbers of draws by key, for each key that several draws share."""
     groups: dict[int, list[int]] = {}
     for number, key in keys.items():
         groups.setdefault(key, []).append(number)
@@ -107,7 +113,7 @@ def ties(keys: Mapping[int, int]) -> list[list[int]]:
 
 @torch.no_grad()
 def _scatter(tensor: Tensor, seed: int) -> None:
-    """Multiply all elements in a tensor's memory by random factors, in place."""
+    """Multiply all elements of a tensor's memory by random factors, in place."""
     memory = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
     if memory.is_floating_point():
         factors = torch.rand(

@@ -1,4 +1,4 @@
-"""Alembic's environment: migrates over the connection that the ledger hands it."""
+"""Alembic's environment, which migrates over the ledger's connection."""
 
 from alembic import context
 

@@ -1,8 +1,8 @@
-"""Annealing: random steps from good trials, from ever better ones as time goes on.
+"""Annealing: random steps from good trials, with a rising standard over time.
 
 Source: S. Kirkpatrick, C. D. Gelatt, M. P. Vecchi: Optimization by Simulated Annealing, Science
-220, 1983. Instead of the differences between values their ranks count, so that the temperature
-means the same whatever is measured.
+220, 1983. It uses ranks instead of differences between values, so that the temperature has the
+same meaning for every metric.
 """
 
 import math
@@ -23,11 +23,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 class Annealing(optuna.samplers.RandomSampler):
-    """Steps from a complete trial, chosen by its rank; the first trials are drawn at random.
+    """Takes a random step from a complete trial, chosen by rank; the first trials are random.
 
-    warmup: how many these are. temperature: about how many of the best trials are gone on from
-    after them. cooling: by what it is multiplied for each trial since. step: how far a number
-    moves, as a share of its range, and the probability that a choice is drawn anew.
+    Args:
+        warmup: The number of random trials at the start.
+        temperature: About how many of the best trials to start from after the warm-up.
+        cooling: The factor of the temperature for each later trial.
+        step: The size of a step as a share of a number's range; also the probability that a
+            choice is drawn again.
+        seed: The seed of the random draws.
     """
 
     def __init__(
@@ -51,8 +55,8 @@ class Annealing(optuna.samplers.RandomSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A step from the chosen trial's decision, where it has one of this kind."""
-        # All decisions of a trial go on from one and the same.
+        """Take a step from the chosen trial's decision, if it has one with this distribution."""
+        # All decisions of a trial start from the same earlier trial.
         if self._from[0] != trial.number:
             self._from = (trial.number, self._choose(study))
         chosen = self._from[1]
@@ -61,7 +65,7 @@ class Annealing(optuna.samplers.RandomSampler):
         return self._near(chosen.params[param_name], param_distribution)
 
     def _choose(self, study: optuna.Study) -> FrozenTrial | None:
-        """A complete trial: the lower the temperature, the more often one of the best."""
+        """Choose a complete trial; the lower the temperature, the more often one of the best."""
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(done) < self.warmup or not done:
             return None
@@ -81,14 +85,14 @@ class Annealing(optuna.samplers.RandomSampler):
         return value
 
     def _stepped(self, value: float, among: FloatDistribution | IntDistribution) -> float:
-        """A number near another, on the distribution's own scale and steps."""
+        """Return a number near another, on the distribution's scale and steps."""
         ends = (among.low, among.high)
         low, high, at = map(math.log, (*ends, value)) if among.log else (*ends, value)
         moved = self.random.gauss(at, self.step * (high - low))
         moved = min(max(math.exp(moved) if among.log else moved, among.low), among.high)
         if among.step is not None:
             moved = among.low + among.step * round((moved - among.low) / among.step)
-        # Rounding may lead past the end.
+        # Rounding may exceed the bound.
         moved = min(moved, among.high)
         return int(moved) if isinstance(among, IntDistribution) else moved
 

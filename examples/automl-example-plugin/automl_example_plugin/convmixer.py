@@ -1,4 +1,4 @@
-"""ConvMixer: patches, mixed over space by depthwise and over channels by pointwise convolutions.
+"""ConvMixer: patches, mixed by depthwise (space) and pointwise (channels) convolutions.
 
 Source: A. Trockman, J. Z. Kolter: Patches Are All You Need?, arXiv 2201.09792.
 """
@@ -22,7 +22,7 @@ automl.declare(
         "convmixer_depthwise",
         module=_depthwise,
         shape=lambda shapes, kernel=3: shapes[0],
-        # Without a bias it is linear; channels change places with their weights.
+        # Linear without a bias; permuting channels permutes the weights.
         algebra=automl.Algebra(
             parametric=True, linear=True, zero_preserving=True, channelwise=True
         ),
@@ -33,7 +33,12 @@ automl.declare(
 def convmixer(
     trial: BaseTrial, task: automl.Task, *, max_depth: int = 4, max_width: int = 64
 ) -> automl.Candidate:
-    """A small ConvMixer, for tasks with images; its activation may be left open."""
+    """A small ConvMixer, for tasks with images; its activation may be left open.
+
+    Args:
+        max_depth: The largest number of blocks.
+        max_width: The largest number of channels.
+    """
     graph = automl.Graph()
     patch = trial.suggest_int("patch", 1, 2)
     width = trial.suggest_int("width", 8, max_width, log=True)

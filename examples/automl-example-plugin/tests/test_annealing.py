@@ -1,4 +1,4 @@
-"""Annealing keeps what a strategy promises, and finds what random search does not."""
+"""Annealing passes the strategy suite, and finds better values than random search."""
 
 import optuna
 from automl.testing import check_strategy
@@ -6,7 +6,7 @@ from automl.testing import check_strategy
 from automl_example_plugin.annealing import Annealing
 
 
-def test_it_keeps_what_a_strategy_promises() -> None:
+def test_it_passes_the_strategy_suite() -> None:
     check_strategy(Annealing)
 
 
@@ -21,13 +21,13 @@ def found(sampler: optuna.samplers.BaseSampler) -> float:
     return study.best_value
 
 
-def test_it_does_better_than_random_search() -> None:
+def test_it_beats_random_search() -> None:
     ours = [found(Annealing(seed=seed)) for seed in range(5)]
     random = [found(optuna.samplers.RandomSampler(seed=seed)) for seed in range(5)]
     assert sum(ours) < sum(random) / 2
 
 
-def test_several_objectives_go_on_from_their_front() -> None:
+def test_it_works_with_several_objectives() -> None:
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=Annealing(seed=0))
     study.optimize(lambda trial: (objective(trial), trial.params["x"]), n_trials=12)
     assert len(study.trials) == 12

@@ -1,4 +1,4 @@
-"""ConvMixers are sound candidates on images, and say what may be left open."""
+"""ConvMixers are valid candidates for images, and leave the expected decisions open."""
 
 import automl
 import numpy as np
@@ -7,7 +7,7 @@ from automl.testing import check_space
 from automl_example_plugin.convmixer import convmixer
 
 
-def test_it_keeps_what_a_space_promises() -> None:
+def test_it_passes_the_space_suite() -> None:
     targets = np.arange(60) % 3
     images = np.random.default_rng(0).normal(size=(60, 1, 8, 8)) + targets[:, None, None, None]
     task = automl.Classification.from_arrays("stripes", images, targets)

@@ -1,4 +1,4 @@
-"""The worker process under a scheduler's own: it dies with that, and logs where it can."""
+"""The worker process below a scheduler's own process, which it never outlives."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-# PR_SET_PDEATHSIG is 1: whoever starts a worker may be killed, and must not leave it behind.
-# The thread that starts it may hold signals back, which a worker inherits and must not.
-# SIGUSR2, by which Slurm may warn each process of a job, would end one that does not expect it.
+# PR_SET_PDEATHSIG is 1: a worker must not outlive its parent, which may be killed.
+# A worker inherits signals that the parent's thread blocks, so unblock them.
+# Slurm may warn each process of a job with SIGUSR2, which would end the worker by default.
 _BOUND = """
 import os, signal, sys
 signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -31,10 +31,14 @@ def open_child(
 ) -> subprocess.Popen[bytes]:
     """Start a worker that is asked to stop when this process dies.
 
-    What it says goes to `log` where that is there already, as it is on a shared disk; else to
-    this process's own standard error. folder: where it works, if there is such a folder here.
+    Args:
+        command: The worker's command line.
+        environment: Variables to add to its environment.
+        log: The file for its standard error. If the file does not exist on this machine, because
+            the disk is not shared, this process's standard error is used.
+        folder: Its working directory, if it exists on this machine.
     """
-    # A machine of another make has its Python elsewhere.
+    # Another machine may have its Python in another place.
     program = command[0] if Path(command[0]).exists() else sys.executable
     with _errors(log) as errors:
         return subprocess.Popen(
@@ -49,33 +53,38 @@ def open_child(
 
 
 def thread_limits(cpus: float, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that keep a worker to its CPUs, but for those the user has set."""
+    """Return variables that limit a worker's threads to its CPUs, unless the user set them."""
     known = {**os.environ, **environment}
     return {name: str(max(1, int(cpus))) for name in _THREADS if not known.get(name)}
 
 
 def wait_by(poll: Callable[[], int | None], timeout: float | None, worker: str) -> int:
-    """Ask for a worker's exit code until there is one.
+    """Poll for a worker's exit code until there is one.
+
+    Args:
+        poll: Returns the exit code, or None.
+        timeout: In seconds; None waits without limit.
+        worker: The worker's name, for the error message.
 
     Raises:
-        TimeoutError: there is none after so many seconds.
+        TimeoutError: The worker is still running.
     """
     end = None if timeout is None else time.monotonic() + timeout
     while (code := poll()) is None:
         if end is not None and time.monotonic() >= end:
-            raise TimeoutError(f"{worker} still runs after {timeout:g} s")
+            raise TimeoutError(f"{worker} is still running after {timeout:g} s")
         time.sleep(_POLL_SECONDS)
     return code
 
 
 def note(log: Path, line: str) -> None:
-    """Add a line to a worker's log."""
+    """Append a line to a worker's log."""
     with contextlib.suppress(OSError), log.open("a") as file:
         file.write(f"{line}\n")
 
 
 def make_log(log: Path) -> None:
-    """Make a worker's log, so that others see whether they share its disk."""
+    """Create a worker's log, so that other machines can check whether they share its disk."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.touch()
 

@@ -1,4 +1,4 @@
-"""Local: workers as processes of this machine."""
+"""Local: workers as processes on this machine."""
 
 import os
 import signal
@@ -27,24 +27,24 @@ class LocalWorker:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(
-                f"worker process {self.process.pid} still runs after {timeout:g} s"
+                f"worker process {self.process.pid} is still running after {timeout:g} s"
             ) from error
 
 
 @dataclass(frozen=True)
 class LocalLauncher(Launcher):
-    """Starts each worker as a process in a session of its own.
+    """Starts each worker as a process in its own session.
 
-    A terminal's Ctrl-C then reaches only the process that started them, which passes it on.
+    A terminal's Ctrl-C then only reaches the process that started them, which passes it on.
     """
 
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> WorkerHandle:
-        """Start one worker; what it writes to its standard error is added to `log`.
+        """Start one worker; its standard error is appended to `log`.
 
         Raises:
-            UsageError: the program or the log file cannot be opened.
+            UsageError: The program or the log file cannot be opened.
         """
         try:
             log.parent.mkdir(parents=True, exist_ok=True)

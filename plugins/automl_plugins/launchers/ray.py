@@ -1,4 +1,4 @@
-"""Ray: each worker is an actor's process, wherever Ray places it (pip install 'automl[ray]')."""
+"""Ray: each worker is an actor's process on a node of Ray's choice (pip install 'automl[ray]')."""
 
 import contextlib
 import logging
@@ -18,11 +18,11 @@ from automl_plugins.launchers._child import make_log, note, open_child, thread_l
 _log = logging.getLogger("automl")
 
 LOST = -1
-"""How a worker ended whose actor or node was lost."""
+"""The exit code of a worker whose actor or node was lost."""
 
 
 class Remote:
-    """The actor: runs one worker as a process of its node."""
+    """The actor: runs one worker as a process on its node."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
@@ -39,7 +39,7 @@ class Remote:
             if self._stopped:
                 return 130
             child = self._child = self._start()
-        # In the thread that started it, for the worker is bound to the life of that thread.
+        # In the thread that started it, because the worker dies with that thread.
         return child.wait()
 
     def interrupt(self) -> None:
@@ -49,7 +49,7 @@ class Remote:
                 self._child.send_signal(signal.SIGINT)
 
     def place(self) -> tuple[str, bool]:
-        """The node, and whether the log's file can be written from there."""
+        """Return the node, and whether it can write to the log file."""
         return socket.gethostname(), self._shared
 
 
@@ -67,7 +67,7 @@ class RayWorker:
 
     def poll(self) -> int | None:
         if self._code is None:
-            self._see_where()
+            self._note_place()
             if _is_ready(self._run):
                 self._code = self._result()
         return self._code
@@ -78,7 +78,7 @@ class RayWorker:
         if _is_ready(self._place):
             self.actor.interrupt.remote()
         else:
-            # It waits for resources still, so that there is nothing to give back.
+            # It is still waiting for resources, so it has no trial to release.
             ray.kill(self.actor)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -90,7 +90,7 @@ class RayWorker:
         try:
             return int(ray.get(self._run))
         except ray.exceptions.RayTaskError as error:
-            note(self.log, f"the worker cannot be started: {str(error).strip().splitlines()[-1]}")
+            note(self.log, f"cannot start the worker: {str(error).strip().splitlines()[-1]}")
             return 1
         except ray.exceptions.RayError as error:
             note(self.log, f"the Ray actor was lost: {str(error).strip().splitlines()[0]}")
@@ -99,7 +99,7 @@ class RayWorker:
             with contextlib.suppress(Exception):
                 ray.kill(self.actor)
 
-    def _see_where(self) -> None:
+    def _note_place(self) -> None:
         import ray
 
         if self._placed or not _is_ready(self._place):
@@ -108,21 +108,26 @@ class RayWorker:
         with contextlib.suppress(ray.exceptions.RayError):
             node, shared = ray.get(self._place)
             if not shared:
-                note(self.log, f"on {node}, which does not share this file: see Ray's logs there")
+                note(self.log, f"runs on {node}, which does not share this file: see its Ray logs")
 
 
 @dataclass(frozen=True)
 class RayLauncher(Launcher):
-    """Starts each worker where Ray finds room for it; the search itself only watches.
+    """Starts each worker where Ray has room for it; the search's own process only supervises.
 
-    address: of a cluster; without one, RAY_ADDRESS, a cluster on this machine, or a new one that
-    ends with the search. gpus: for each worker, 1 or a share of one, which limits its memory,
-    too; by default 1 where the cluster has any. cpus, resources: for each worker. A worker ends
-    with its actor, and so with the search's own process; one that is lost is started anew.
+    A worker ends with its actor, and so with the search's own process; a lost worker is restarted.
 
-    Its environment, and so maybe a password, goes to the actor by Ray itself, and stands in no
-    command line. What it says is added to its log where its node shares that file; else it is in
-    Ray's logs, and the log says so.
+    Its environment, which may include a password, is passed to the actor by Ray, and appears in
+    no command line. The worker's output is appended to its log if its node shares that file.
+    Otherwise it is in Ray's logs, and the log says so.
+
+    Attributes:
+        address: The cluster's address. By default RAY_ADDRESS, a cluster on this machine, or a new
+            one that ends with the search.
+        gpus: GPUs per worker: 1, or a share that also limits its memory. By default 1 if the
+            cluster has any.
+        cpus: CPUs per worker.
+        resources: Other Ray resources per worker.
     """
 
     elsewhere: ClassVar[bool] = True
@@ -141,7 +146,7 @@ class RayLauncher(Launcher):
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> WorkerHandle:
-        """Start one worker; it waits where the cluster has no room yet.
+        """Start one worker; it waits until the cluster has room for it.
 
         Raises:
             UsageError: Ray is not installed or cannot be reached, or the log cannot be written.
@@ -159,14 +164,14 @@ class RayLauncher(Launcher):
             num_cpus=self.cpus,
             num_gpus=gpus,
             resources=dict(self.resources),
-            # One call runs the worker; another must be able to interrupt it.
+            # One call runs the worker, and another one interrupts it.
             max_concurrency=4,
         )(Remote)
         return RayWorker(actor.remote(list(command), given, log, Path.cwd()), log)
 
     def preview(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
-        """What each actor asks for, and what it runs."""
-        gpus = "1 where the cluster has any, else 0" if self.gpus is None else f"{self.gpus:g}"
+        """Describe the resources of each actor, and the command that it runs."""
+        gpus = "1 if the cluster has any, else 0" if self.gpus is None else f"{self.gpus:g}"
         asked = [f"cpus {self.cpus:g}", f"gpus {gpus}"]
         asked += [f"{name} {amount:g}" for name, amount in self.resources.items()]
         runs = Launcher.preview(self, command, environment, log)
@@ -177,12 +182,12 @@ class RayLauncher(Launcher):
         if self.gpus is None:
             return 1 if there else 0
         if self.gpus > there:
-            _log.warning("the Ray cluster has no GPU now; workers wait until it has")
+            _log.warning("the Ray cluster has no GPU yet; workers wait until it has one")
         return self.gpus
 
 
 def _share(gpus: float) -> dict[str, str]:
-    """What tells a worker of its part of a GPU; Ray tells it which."""
+    """Return the variable that sets a worker's share of a GPU; Ray sets which GPU."""
     if gpus == 0:
         return {"CUDA_VISIBLE_DEVICES": ""}
     return {} if gpus == 1 else {"AUTOML_MEMORY_FRACTION": f"{gpus:g}"}
@@ -196,7 +201,7 @@ def _is_ready(reference: Any) -> bool:
 
 
 def _ray(address: str | None) -> Any:
-    """The library, connected to a cluster."""
+    """Return the library, connected to a cluster."""
     try:
         import ray
     except ImportError:
@@ -213,7 +218,7 @@ def _ray(address: str | None) -> Any:
 
 @contextlib.contextmanager
 def _keeping_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself, which then would not give trials back."""
+    """Restore the SIGTERM handler that Ray replaces, so that trials are still released."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

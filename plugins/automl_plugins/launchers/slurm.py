@@ -16,7 +16,7 @@ from automl import Launcher, UsageError, WorkerHandle, hookimpl
 from automl_plugins.launchers._child import make_log, note, open_child, thread_limits, wait_by
 
 LOST = -1
-"""How a worker ended whose job was preempted, ran out of time, or vanished."""
+"""The exit code of a worker whose job was preempted, timed out, or vanished."""
 _STOPPED = 130
 _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 30.0
@@ -26,12 +26,12 @@ _PASSED_ON = {
     signal.SIGTERM: signal.SIGHUP,
     signal.SIGUSR2: signal.SIGHUP,
 }
-"""How a job's signals reach its worker. Slurm may send one to the worker as well, and the second
-of its kind would end it at once; so another is passed on, one that leaves time for a checkpoint."""
+"""The signals to forward to a worker. Slurm may send the same signal to the worker directly, and a
+second one would end it at once, so the job sends another that leaves time for a checkpoint."""
 
 
 class Executor(Enum):
-    """What runs the jobs; the local one is for tests."""
+    """The executor of the jobs; the local one is for tests."""
 
     SLURM = "slurm"
     LOCAL = "local"
@@ -39,7 +39,7 @@ class Executor(Enum):
 
 @dataclass
 class SlurmWorker:
-    """A job, asked about at most once a second."""
+    """A job, checked at most once per second."""
 
     job: Any
     log: Path
@@ -54,7 +54,7 @@ class SlurmWorker:
             self._looked = time.monotonic()
             self.code = self._look()
             if self.code is not None:
-                # It holds the worker's environment, and so maybe a password.
+                # The file contains the worker's environment, which may include a password.
                 self.job.paths.submitted_pickle.unlink(missing_ok=True)
         return self.code
 
@@ -81,11 +81,11 @@ class SlurmWorker:
         if time.monotonic() - self._done_since < _RESULT_SECONDS:
             return None
         state = str(self.job.state)
-        note(self.log, f"job {self.job.job_id} left no result, its state is {state}")
+        note(self.log, f"job {self.job.job_id} left no result; its state is {state}")
         return _STOPPED if state.startswith("CANCELLED") else LOST
 
     def _due(self) -> bool:
-        """Whether Slurm is to be asked now: one question, now and then, answers for all jobs."""
+        """Return whether to ask Slurm now: one query, at long intervals, covers all jobs."""
         if time.monotonic() - SlurmWorker._asked < _ASK_SECONDS:
             return False
         SlurmWorker._asked = time.monotonic()
@@ -102,16 +102,23 @@ class SlurmWorker:
 
 @dataclass(frozen=True)
 class SlurmLauncher(Launcher):
-    """Submits each worker as a job of one task; the search itself only watches.
+    """Submits each worker as a job with one task; the search's own process only supervises.
 
-    partition: by default the cluster's own. time: minutes; a worker whose time ends gives its
-    trial back, and another job goes on. gpus, cpus: for each worker. memory: GB. folder: on a disk
-    that all nodes share; the jobs' files come into a folder within it, by default beside the
-    workers' logs. sbatch: further parameters of sbatch, as qos=high,account=me.
-
-    A job's environment may hold the storage's password. It stands in no script and no command
+    A job's environment may include the storage's password. It appears in no script and no command
     line: submitit keeps it, pickled, in the jobs' folder, which only its owner can read, until
-    the job has begun.
+    the job has started.
+
+    Attributes:
+        partition: The partition; by default the cluster's own default.
+        time: The time limit in minutes. At its end a worker releases its trial, and another job
+            continues.
+        gpus: GPUs per worker, 0 or 1.
+        cpus: CPUs per worker.
+        memory: Memory per worker in GB.
+        folder: A folder on a disk shared by all nodes. The jobs' files are stored in a folder
+            inside it; by default beside the workers' logs.
+        executor: The executor; the local one is for tests.
+        sbatch: Other parameters of sbatch, such as qos=high,account=me.
     """
 
     elsewhere: ClassVar[bool] = True
@@ -135,10 +142,10 @@ class SlurmLauncher(Launcher):
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> WorkerHandle:
-        """Submit one worker; what it writes to its standard error is added to `log`.
+        """Submit one worker; its standard error is appended to `log`.
 
         Raises:
-            UsageError: submitit is not installed, or Slurm is not there or refuses the job.
+            UsageError: submitit is not installed, or Slurm is missing or rejects the job.
         """
         submitit = _submitit()
         given = {**environment, **thread_limits(self.cpus, environment)}
@@ -152,7 +159,7 @@ class SlurmLauncher(Launcher):
         return SlurmWorker(job, log, self.executor)
 
     def preview(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
-        """The script that submitit would hand to sbatch, and what the job then runs."""
+        """Return the script that submitit would pass to sbatch, and the command of the job."""
         runs = Launcher.preview(self, command, environment, log)
         if self.executor is Executor.LOCAL:
             return runs
@@ -171,7 +178,7 @@ class SlurmLauncher(Launcher):
         return executor
 
     def _parameters(self) -> dict[str, Any]:
-        """What submitit makes the script of."""
+        """Return submitit's parameters of the script."""
         given = {
             "job_name": "automl",
             "time": self.time,
@@ -179,7 +186,7 @@ class SlurmLauncher(Launcher):
             "partition": self.partition,
             "gpus_per_node": self.gpus or None,
             "mem": None if self.memory is None else f"{int(self.memory * 1024)}M",
-            # The search starts a preempted worker anew; Slurm must not, too.
+            # The search restarts a preempted worker, so Slurm must not requeue it.
             "additional_parameters": {"no-requeue": True, **self.sbatch},
         }
         return {name: value for name, value in given.items() if value is not None}
@@ -188,27 +195,27 @@ class SlurmLauncher(Launcher):
 def run_worker(
     command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
 ) -> int:
-    """What a job does: run the worker, pass signals on, and give its exit code.
+    """Run the worker in a job, forward signals, and return its exit code.
 
-    It is LOST where somebody but the search asked the worker to stop, as at a preemption.
+    The code is LOST if anything other than the search stopped the worker, such as preemption.
     """
     seen: list[int] = []
     child = open_child(command, environment, log, folder)
-    _forget_environment()
+    _delete_environment()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         seen.append(number)
         child.send_signal(_PASSED_ON[signal.Signals(number)])
 
-    # submitit passes over SIGTERM, and would requeue the job at SIGUSR2.
+    # submitit ignores SIGTERM, and would requeue the job on SIGUSR2.
     for number in _PASSED_ON:
         signal.signal(number, pass_on)
     code = child.wait()
     return LOST if code == _STOPPED and seen and signal.SIGINT not in seen else code
 
 
-def _forget_environment() -> None:
-    """Remove what submitit keeps of this job's environment, also where the search has died."""
+def _delete_environment() -> None:
+    """Delete submitit's copy of this job's environment, even if the search has died."""
     with contextlib.suppress(Exception):
         _submitit().JobEnvironment().paths.submitted_pickle.unlink(missing_ok=True)
 
@@ -222,10 +229,10 @@ def _submitit() -> Any:
 
 
 def _sbatch_text(submitit: Any, folder: Path, parameters: Mapping[str, Any]) -> str:
-    """The text of the script; submitit has no public way to it, so these are its own methods."""
+    """Return the text of the script, using private methods because submitit has no public one."""
 
     class Anywhere(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit may be absent
-        """An executor that can be made where there is no Slurm."""
+        """An executor that can be created without Slurm."""
 
         @classmethod
         def affinity(cls) -> int:

@@ -17,11 +17,14 @@ def asha(
     min_early_stopping_rate: int = 0,
     bootstrap_count: int = 0,
 ) -> optuna.pruners.BasePruner:
-    """At steps that grow by `reduction_factor`, go on with the best of as many trials only.
+    """At steps that grow by `reduction_factor`, continue only the best fraction of the trials.
 
-    min_resource: the first step at which a trial may be stopped; min_early_stopping_rate:
-    factors by which that step is put off; bootstrap_count: so many trials are stopped at each
-    such step before the first may go on, to compare with.
+    Args:
+        min_resource: The first step at which a trial may be stopped.
+        reduction_factor: One in this many trials continues; also the factor between the steps.
+        min_early_stopping_rate: Delays the first step by this many factors.
+        bootstrap_count: The number of trials to stop at each step before the first may continue,
+            to have trials to compare with.
     """
     return optuna.pruners.SuccessiveHalvingPruner(
         min_resource=min_resource,

@@ -1,4 +1,4 @@
-"""Hyperband: successive halvings side by side that stop at different times.
+"""Hyperband: several successive halvings in parallel that start to stop trials at different steps.
 
 Source: L. Li et al.: Hyperband, arXiv 1603.06560, with asynchronous halving in each bracket.
 """
@@ -17,16 +17,19 @@ def hyperband(
     reduction_factor: int = 3,
     bootstrap_count: int = 0,
 ) -> optuna.pruners.BasePruner:
-    """Give each trial to one of several halvings, from hasty to patient.
+    """Assign each trial to one of several halvings, from aggressive to conservative.
 
-    min_resource: the first step at which the hastiest may stop a trial; max_resource: the last
-    step of training, by default the largest that a complete trial reached; reduction_factor: one
-    trial of so many goes on; bootstrap_count: trials to wait for at a step before any may go on.
+    Args:
+        min_resource: The first step at which the most aggressive one may stop a trial.
+        max_resource: The last step of training; by default the largest that a complete trial
+            reached.
+        reduction_factor: One in this many trials continues.
+        bootstrap_count: The number of trials to wait for at a step before any may continue.
 
     Raises:
-        ValueError: one of them cannot be.
+        ValueError: A value is invalid.
     """
-    # Optuna looks at most of them only once it prunes.
+    # Optuna checks most of these values only when it first prunes.
     optuna.pruners.SuccessiveHalvingPruner(
         min_resource=min_resource,
         reduction_factor=reduction_factor,

@@ -1,4 +1,4 @@
-"""Median stopping: a trial that is worse than half of the others at its step ends.
+"""Median stopping: stops a trial that is worse than half of the others at the same step.
 
 Source: D. Golovin et al.: Google Vizier, 2017, section 3.2.2.
 """
@@ -18,11 +18,15 @@ def median(
     min_trials: int = 1,
     percentile: float = 50.0,
 ) -> optuna.pruners.BasePruner:
-    """Stop a trial whose best report is worse than the median of the others' at that step.
+    """Stop a trial whose best report is worse than the median of the others at that step.
 
-    startup_trials: must have ended first; warmup_steps: no trial ends before that step;
-    interval_steps: from one look to the next; min_trials: that must have reached the step;
-    percentile: of the others, 50 is the median and 25 stops all but the best quarter.
+    Args:
+        startup_trials: The number of trials that must finish first.
+        warmup_steps: No trial is stopped before this step.
+        interval_steps: The number of steps between checks.
+        min_trials: The number of trials that must have reached the step.
+        percentile: The percentile to compare with: 50 is the median, and 25 stops all but the
+            best quarter.
     """
     return optuna.pruners.PercentilePruner(
         percentile,

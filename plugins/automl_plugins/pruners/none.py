@@ -1,4 +1,4 @@
-"""No pruning: every trial is trained to its end."""
+"""No pruning: every trial is trained to the end."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""Patience: a trial ends when it has been getting worse for a while.
+"""Patience: stops a trial that has not improved for a while.
 
 Source: L. Prechelt: Early Stopping, But When?, 1998.
 """
@@ -11,9 +11,11 @@ from automl import hookimpl
 
 
 def patient(*, patience: int = 5, min_delta: float = 0.0) -> optuna.pruners.BasePruner:
-    """Stop a trial whose last reports are all worse than the best before.
+    """Stop a trial whose last reports are all worse than the best one before them.
 
-    patience: the last `patience + 1` reports must be worse, by more than `min_delta`.
+    Args:
+        patience: One more than this number of reports must be worse.
+        min_delta: Ignore reports that are worse by no more than this.
     """
     return optuna.pruners.PatientPruner(None, patience=patience, min_delta=min_delta)
 

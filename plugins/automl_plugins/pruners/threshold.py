@@ -1,4 +1,4 @@
-"""Thresholds: a trial ends when a report leaves a range that it must keep to."""
+"""Thresholds: stops a trial when a report leaves an allowed range."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,16 +14,19 @@ def threshold(
     warmup_steps: int = 0,
     interval_steps: int = 1,
 ) -> optuna.pruners.BasePruner:
-    """Stop a trial that reports less than `lower`, more than `upper`, or no number.
+    """Stop a trial that reports a value out of range, or NaN. At least one bound is needed.
 
-    warmup_steps: no trial ends before that step; interval_steps: from one look to the next. One
-    of the bounds is needed.
+    Args:
+        lower: The lower bound.
+        upper: The upper bound.
+        warmup_steps: No trial is stopped before this step.
+        interval_steps: The number of steps between checks.
 
     Raises:
-        ValueError: there is none.
+        ValueError: No bound is given.
     """
     if lower is None and upper is None:
-        raise ValueError("give it a bound: -o pruner.lower=X or -o pruner.upper=X")
+        raise ValueError("set a bound: -o pruner.lower=X or -o pruner.upper=X")
     return optuna.pruners.ThresholdPruner(
         lower=lower, upper=upper, n_warmup_steps=warmup_steps, interval_steps=interval_steps
     )

@@ -1,4 +1,4 @@
-"""CMA-ES: a normal distribution that moves to where trials are good, for real numbers.
+"""CMA-ES: moves a normal distribution towards good trials; for real numbers.
 
 Source: N. Hansen: The CMA Evolution Strategy: A Tutorial, arXiv 1604.00772; with margin: R. Hamano
 et al., arXiv 2205.13482; learning rate adaptation: M. Nomura et al., arXiv 2304.03473.
@@ -21,16 +21,21 @@ def cmaes(
     adapt_learning_rate: bool = False,
     seed: int | None = None,
 ) -> optuna.samplers.BaseSampler:
-    """Adapt a normal distribution over the numbers among the decisions; the others are random.
+    """Adapt a normal distribution over the numeric decisions; all others are random.
 
-    startup_trials: drawn at random before; population: trials a generation, by default from the
-    number of decisions; sigma0: the first spread, by default a sixth of the smallest range;
-    separable: for many decisions, without their correlations; with_margin: keeps whole numbers
-    from freezing; adapt_learning_rate: for noisy or many-peaked objectives. Its state lies pickled
-    in the storage: on a server it needs --trust-storage.
+    Its state is stored pickled in the storage, so a storage on a server needs --trust-storage.
+
+    Args:
+        startup_trials: The number of random trials at the start.
+        population: The number of trials per generation; by default from the number of decisions.
+        sigma0: The initial standard deviation; by default a sixth of the smallest range.
+        separable: Ignore correlations, for many decisions.
+        with_margin: Keep integers from getting stuck.
+        adapt_learning_rate: Adapt the learning rate, for noisy or multimodal objectives.
+        seed: The seed of the random draws.
 
     Raises:
-        ValueError: one of them cannot be.
+        ValueError: A value is invalid.
     """
     if population is not None and population < 2:
         raise ValueError(f"population must be at least 2, got {population}")

@@ -1,4 +1,4 @@
-"""Regularised evolution: mutate a tournament's winner; the oldest leave, however good.
+"""Regularized evolution: mutates the winner of a tournament; the oldest trials drop out.
 
 Source: E. Real, A. Aggarwal, Y. Huang, Q. V. Le: Regularized Evolution for Image Classifier
 Architecture Search, arXiv 1802.01548, algorithm 1. The tournament here draws distinct members.
@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl import Context, hookimpl
 
 _FEW = 10
-"""Up to so many values, a mutation takes any other; beyond, it takes a step."""
+"""With at most this many values, a mutation takes any other; with more, it takes a step."""
 _STEP = 0.2
 """The standard deviation of a mutation, as a share of a decision's range."""
 _TRIES = 100
@@ -36,7 +36,13 @@ Numeric = FloatDistribution | IntDistribution
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one child copies from its parent, and which decision it changes, and how if known."""
+    """The decisions that a child copies from its parent, and the one that it changes.
+
+    Attributes:
+        parent: The parent's decisions.
+        mutated: The name of the decision to change.
+        value: Its new value; None if it is drawn later.
+    """
 
     parent: Mapping[str, Any]
     mutated: str
@@ -45,20 +51,23 @@ class _Plan:
 
 @dataclass
 class Evolution(optuna.samplers.BaseSampler):
-    """Keep one decision different from those of a good recent trial; define-by-run.
+    """Change one decision of a good recent trial; works define-by-run.
 
-    population: how many of the study's latest finished trials may become parents; until there
-    are as many, decisions are drawn at random. tournament: how many of them are drawn to
-    compete. With several objectives, a non-dominated one of the drawn wins; with constraints, of
-    those that break them least. new_function: mutate
-    the parent again, at most 100 times, until the child computes another function (arXiv
-    2302.05433); plain Optuna, which cannot tell, takes the first. context: the engine's.
+    Each choice depends only on the seed, the trial's number, the decision's name and the finished
+    trials, so that any process that resumes a study proposes the same.
 
-    Each choice depends on the seed, the trial's number, the decision's name and the finished
-    trials alone, so that any process that goes on with a study proposes the same.
+    Attributes:
+        population: The number of latest finished trials that may become parents. Until there are
+            as many, decisions are random.
+        tournament: The number of them drawn to compete. With several objectives, a non-dominated
+            one wins; with constraints, only those that violate them least compete.
+        new_function: Mutate the parent again, at most 100 times, until the child computes a
+            different function (arXiv 2302.05433). Plain Optuna cannot tell, and takes the first.
+        seed: The seed of the random draws.
+        context: Provided by the engine.
 
     Raises:
-        ValueError: a population or a tournament that cannot be.
+        ValueError: The population or the tournament is invalid.
     """
 
     population: int = 25
@@ -71,7 +80,7 @@ class Evolution(optuna.samplers.BaseSampler):
     def __post_init__(self) -> None:
         if not 1 <= self.tournament <= self.population:
             raise ValueError(
-                f"tournament must lie between 1 and the population ({self.population}), "
+                f"tournament must be between 1 and the population ({self.population}), "
                 f"got {self.tournament}"
             )
         self._entropy = secrets.randbits(128) if self.seed is None else self.seed
@@ -122,7 +131,7 @@ class Evolution(optuna.samplers.BaseSampler):
         self._plans.pop(trial.number, None)
 
     def _plan(self, study: optuna.Study, trial: FrozenTrial) -> _Plan | None:
-        # One thread asks for one number, so that no lock is needed.
+        # Only one thread uses each number, so no lock is needed.
         if trial.number not in self._plans:
             self._plans[trial.number] = self._make_plan(study, trial)
         return self._plans[trial.number]
@@ -148,12 +157,12 @@ class Evolution(optuna.samplers.BaseSampler):
     def _new_function(
         self, context: Context, parent: FrozenTrial, free: list[str], rng: np.random.Generator
     ) -> _Plan:
-        """A mutation after which the parent computes something else, if one is found."""
+        """Find a mutation after which the parent computes a different function, if possible."""
         own = context.fingerprint(parent.params)
         for _ in range(_TRIES):
             name = free[rng.integers(len(free))]
             value = mutate(parent.distributions[name], parent.params[name], rng)
-            # One that makes no candidate yet, for decisions are missing, is new for certain.
+            # Without a fingerprint the child has new decisions, so its function is new.
             found = context.fingerprint({**parent.params, name: value})
             if found is None or found != own:
                 break
@@ -168,10 +177,9 @@ class Evolution(optuna.samplers.BaseSampler):
 
 
 def allowed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that break their constraints least, which are those that break none if any.
+    """Return the trials that violate their constraints least; often these violate none.
 
-    A constraint that only others have a value for, as of a trial that was stopped early, is
-    broken more than any.
+    A missing value of a constraint, as after early stopping, counts as infinitely violated.
 
     Source: K. Deb: An Efficient Constraint Handling Method for Genetic Algorithms, 2000.
     """
@@ -187,9 +195,12 @@ def best(
     directions: Sequence[StudyDirection],
     means: Mapping[int, Sequence[float]] = MappingProxyType({}),
 ) -> list[FrozenTrial]:
-    """The trials that no other dominates; with one objective, the best and its equals.
+    """Return the trials that no other dominates; with one objective, the best and its equals.
 
-    means: by number, values that count in place of a trial's own.
+    Args:
+        trials: The trials to compare.
+        directions: The direction of each objective.
+        means: Values by trial number that replace a trial's own.
     """
     signs = np.where([d == StudyDirection.MAXIMIZE for d in directions], -1.0, 1.0)
     costs = np.array([means.get(trial.number, trial.values) for trial in trials]) * signs
@@ -200,7 +211,7 @@ def best(
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a parent's value is one that the distribution, which may have moved, can take."""
+    """Return whether a distribution, which may have changed, contains a parent's value."""
     if not isinstance(distribution, Numeric):
         try:
             distribution.to_internal_repr(value)
@@ -213,10 +224,10 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def mutate(distribution: BaseDistribution, value: Any, rng: np.random.Generator) -> Any:
-    """Another value of the distribution: any where there are few, else a Gaussian step away.
+    """Return another value of the distribution: any if there are few, otherwise a Gaussian step.
 
-    The step is taken in the unit interval, logarithmic where the distribution is, and reflected
-    at its ends. A distribution of a single value gives that value.
+    The step is taken in the unit interval, logarithmic if the distribution is, and reflected at its
+    ends. A distribution with a single value returns that value.
     """
     if distribution.single():
         return value
@@ -232,7 +243,7 @@ def mutate(distribution: BaseDistribution, value: Any, rng: np.random.Generator)
 
 
 def _other(own: int, count: int, rng: np.random.Generator) -> int:
-    """Any of the numbers below `count` but one's own."""
+    """Return a random number below `count` that is not `own`."""
     other = int(rng.integers(count - 1))
     return other + (other >= own)
 
@@ -247,7 +258,7 @@ def _step_away(distribution: Numeric, value: float, rng: np.random.Generator) ->
 
 
 def _count(distribution: Numeric) -> float:
-    """How many values there are."""
+    """Return the number of values."""
     if not distribution.step:
         return math.inf
     return _index(distribution, distribution.high) + 1
@@ -283,7 +294,7 @@ def _reflect(unit: float) -> float:
 
 
 def _round(distribution: Numeric, value: float) -> float:
-    """The value of the distribution that is nearest."""
+    """Return the nearest value of the distribution."""
     if distribution.step:
         value = _at(distribution, _index(distribution, value))
     value = min(max(value, distribution.low), distribution.high)

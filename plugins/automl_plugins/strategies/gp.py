@@ -1,4 +1,4 @@
-"""Gaussian processes: a model of few trials, for evaluations that cost much.
+"""Gaussian processes: a model of few trials, for expensive evaluations.
 
 Source: D. R. Jones et al.: Efficient Global Optimization of Expensive Black-Box Functions, 1998,
 with the kernels and the acquisition of Optuna's GPSampler.
@@ -13,14 +13,14 @@ from optuna.trial import FrozenTrial, TrialState
 from automl import hookimpl
 
 _REFUSALS = 3
-"""After so many candidates in a row that were refused, the next ones are drawn at random."""
+"""After this many refused candidates in a row, the next ones are random."""
 
 
 class GaussianProcess(optuna.samplers.GPSampler):
-    """Optuna's sampler, which does not insist on candidates that a study refuses.
+    """Optuna's sampler, with random draws after repeated refusals.
 
-    One that costs more than the study allows is not trained and so has no value to model: the
-    model stays as it was, and proposes much the same again.
+    A candidate that costs more than the study allows is not trained, so it has no value to model.
+    The model does not change, and would propose similar candidates again.
     """
 
     def infer_relative_search_space(
@@ -44,21 +44,26 @@ def gp(
     deterministic: bool = False,
     seed: int | None = None,
 ) -> optuna.samplers.BaseSampler:
-    """Propose what a Gaussian process expects to improve most.
+    """Propose the candidate with the largest expected improvement under a Gaussian process.
 
-    startup_trials: drawn at random before the model is used; deterministic: whether the same
-    decisions always give the same value, so that no noise is modelled. A trial costs time that
-    grows with the cube of their number: for hundreds of trials, not thousands.
+    The time per proposal grows with the cube of the number of trials: use it for hundreds of
+    trials, not thousands.
+
+    Args:
+        startup_trials: The number of random trials before the model is used.
+        deterministic: Whether the same decisions always give the same value, so that no noise is
+            modeled.
+        seed: The seed of the random draws.
 
     Raises:
-        ValueError: the number of trials is negative.
+        ValueError: The number of trials is negative.
     """
     if startup_trials < 0:
         raise ValueError(f"startup_trials must not be negative, got {startup_trials}")
     return GaussianProcess(
         n_startup_trials=startup_trials,
         deterministic_objective=deterministic,
-        # Decisions of conditional spaces are drawn at random; that is no news in each trial.
+        # Decisions of conditional spaces are random by design; do not warn in every trial.
         warn_independent_sampling=False,
         seed=seed,
     )

@@ -11,9 +11,9 @@ from automl import hookimpl
 
 
 def grid(*, seed: int | None = None) -> optuna.samplers.BaseSampler:
-    """Try what was not tried, and end the study when nothing is left.
+    """Try every combination once, and end the study when none is left.
 
-    Every decision must have finitely many values: whole numbers, choices, floats with a step.
+    Every decision must have finitely many values: integers, choices, or floats with a step.
     """
     return optuna.samplers.BruteForceSampler(seed=seed)
 

@@ -18,11 +18,15 @@ def nsga2(
     mutation_prob: float | None = None,
     seed: int | None = None,
 ) -> optuna.samplers.BaseSampler:
-    """Cross and mutate the best of the last generation.
+    """Cross and mutate the best trials of the last generation.
 
-    population: trials a generation; the first one is drawn at random. crossover_prob: of a child
-    of two parents instead of one; swapping_prob: of each decision to come from the second;
-    mutation_prob: of each decision to be drawn anew, by default one in a trial.
+    Args:
+        population: The number of trials per generation; the first generation is random.
+        crossover_prob: The probability that a child has two parents instead of one.
+        swapping_prob: The probability that a decision comes from the second parent.
+        mutation_prob: The probability that a decision is drawn again; by default one per trial on
+            average.
+        seed: The seed of the random draws.
     """
     return optuna.samplers.NSGAIISampler(
         population_size=population,

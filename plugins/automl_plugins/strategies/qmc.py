@@ -18,10 +18,15 @@ def qmc(
     scramble: bool = True,
     study_seed: int | None = None,
 ) -> optuna.samplers.BaseSampler:
-    """Take the next point of one sequence, which all workers of a study share.
+    """Take the next point of a sequence shared by all workers of a study.
 
-    scramble: shuffle the sequence by the study's seed. The first trial is drawn at random, since
-    it says which decisions there are; so are categorical ones and those of conditional spaces.
+    The first trial is random, because it determines the decisions. Categorical decisions and
+    those of conditional spaces are always random.
+
+    Args:
+        sequence: The sequence.
+        scramble: Whether to scramble the sequence with the study's seed.
+        study_seed: The study's seed.
     """
     return optuna.samplers.QMCSampler(
         qmc_type=sequence,

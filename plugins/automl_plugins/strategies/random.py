@@ -1,4 +1,4 @@
-"""Random search: every decision drawn on its own.
+"""Random search: draws every decision independently.
 
 Source: J. Bergstra, Y. Bengio: Random Search for Hyper-Parameter Optimization, JMLR 13, 2012.
 """
@@ -11,7 +11,7 @@ from automl import hookimpl
 
 
 def random(*, seed: int | None = None) -> optuna.samplers.BaseSampler:
-    """Draw each decision from its distribution, whatever came before."""
+    """Draw each decision from its distribution, independently of earlier trials."""
     return optuna.samplers.RandomSampler(seed=seed)
 
 

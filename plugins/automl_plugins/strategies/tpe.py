@@ -19,12 +19,15 @@ def tpe(
     constant_liar: bool = True,
     seed: int | None = None,
 ) -> optuna.samplers.BaseSampler:
-    """Propose where good trials are dense and bad ones are not.
+    """Propose candidates where good trials are dense and bad ones are not.
 
-    startup_trials: drawn at random before the model is used; candidates: drawn from the model,
-    of which the best is proposed; multivariate: model decisions jointly; group: model each group
-    of decisions that occur together, for conditional spaces; constant_liar: keep parallel
-    workers apart.
+    Args:
+        startup_trials: The number of random trials before the model is used.
+        candidates: The number of candidates drawn from the model; the best one is proposed.
+        multivariate: Model decisions jointly.
+        group: Model each group of decisions that occur together, for conditional spaces.
+        constant_liar: Keep parallel workers from proposing similar candidates.
+        seed: The seed of the random draws.
     """
     return optuna.samplers.TPESampler(
         n_startup_trials=startup_trials,

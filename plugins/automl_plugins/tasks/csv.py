@@ -1,4 +1,4 @@
-"""CSV: a table in a file, one row an example, predicted column by column of the others."""
+"""CSV: a table in a file with one example per row; one column is predicted from the others."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,13 +18,17 @@ def csv(
 ) -> Task:
     """Predict one column of a CSV file, gzipped or not, from the others.
 
-    test_file: rows to test on; else a share is set apart. separator: one character, or tab; by
-    default the most frequent of ; tab | , in the header. max_megabytes: of the unpacked file, which
-    is read into memory as a whole. All other options are those of `automl.Reading`.
+    Args:
+        file: The file to train and validate on.
+        test_file: A file of rows to test on; by default a share of `file`.
+        separator: One character, or `tab`; by default the most frequent of ; tab | , in the
+            header.
+        encoding: The file's encoding.
+        max_megabytes: The largest size of the unpacked file, which is read into memory.
+        reading: How to read the table.
 
     Raises:
-        UsageError: the file cannot be read, or nothing can be learned from it; the text says
-            where.
+        UsageError: The file cannot be read, or there is nothing to learn; the message says where.
     """
     given = (separator, encoding, max_megabytes)
     try:

@@ -1,4 +1,4 @@
-"""Diabetes: how the disease went on in 442 patients, bundled with scikit-learn.
+"""Diabetes: the progression of the disease in 442 patients, bundled with scikit-learn.
 
 Source: B. Efron, T. Hastie, I. Johnstone, R. Tibshirani: Least Angle Regression, Annals of
 Statistics 32(2), 2004.
@@ -10,10 +10,14 @@ from automl import Regression, Task, hookimpl
 
 
 def diabetes(*, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Regression:
-    """The progression in a year from 10 measurements, small enough for thousands of trials.
+    """Predict the progression after a year from 10 measurements; fast enough for many trials.
 
-    Inputs [10] and the target [1] have mean 0 and deviation 1 over the training part.
-    validation, test: shares of the 442 patients; seed: of the split.
+    Inputs [10] and the target [1] have mean 0 and deviation 1 over the training examples.
+
+    Args:
+        validation: The share of the 442 patients to validate on.
+        test: The share of the 442 patients to test on.
+        seed: The seed of the random split.
     """
     from sklearn.datasets import load_diabetes
 

@@ -11,10 +11,14 @@ _BRIGHTEST = 16.0
 
 
 def digits(*, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Classification:
-    """Ten classes of 8x8 images, small enough to search on one CPU core in a minute.
+    """Ten classes of 8x8 images, small enough to search in a minute on one CPU core.
 
-    Inputs lie in [0, 1], shape [1, 8, 8]. validation, test: shares of the 1,797 images;
-    seed: of the split, which keeps the classes in proportion.
+    Inputs are in [0, 1] and have shape [1, 8, 8].
+
+    Args:
+        validation: The share of the 1,797 images to validate on.
+        test: The share of the 1,797 images to test on.
+        seed: The seed of the random split, which keeps the classes in proportion.
     """
     from sklearn.datasets import load_digits
 

@@ -41,16 +41,20 @@ _LABELS = (
 def fashion_mnist(
     *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0
 ) -> Classification:
-    """Ten kinds of clothes: 50,000 images to train on, 10,000 to choose by, 10,000 to test.
+    """Ten kinds of clothes: 50,000 images to train on, 10,000 to validate on, 10,000 to test on.
 
-    Inputs have shape [1, 28, 28] and are standardised by the training images. The four original
-    IDX files are read from data_dir (or AUTOML_DATA_DIR) or its folder `fashion-mnist`; without
-    any, OpenML is asked.
-    limit: keep only the first so many training images; seed: of the split of the training
-    images, which keeps the classes in proportion.
+    Inputs have shape [1, 28, 28] and are standardized by the training images.
+
+    Args:
+        data_dir: The folder of the four original IDX files, or its parent with a folder
+            `fashion-mnist`; by default AUTOML_DATA_DIR. Without either, the files are downloaded
+            from OpenML.
+        limit: Keep only this many training images.
+        seed: The seed of the random split of the training images, which keeps the classes in
+            proportion.
 
     Raises:
-        UsageError: a file is missing or damaged, or the download failed.
+        UsageError: A file is missing or damaged, or the download failed.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"task fashion-mnist: limit must be at least 1, got {limit}")
@@ -66,23 +70,23 @@ def fashion_mnist(
 
 
 def read_idx(path: Path) -> "np.ndarray":
-    """The array of bytes in an IDX file, gzipped or not, by the shape that its header states.
+    """Read an IDX file of bytes, gzipped or not, as an array of the shape in its header.
 
     Raises:
-        UsageError: it cannot be read, is no IDX file of unsigned bytes, or its length is not
-            what its header says; the text names the file.
+        UsageError: It cannot be read, is not an IDX file of unsigned bytes, or has the wrong
+            length; the message names the file.
     """
     import numpy as np
 
     content = _content(path)
     dimensions = content[3] if len(content) > 3 else 0
     if content[:3] != b"\x00\x00\x08" or not dimensions:
-        raise _damaged(path, "it does not start as an IDX file of unsigned bytes")
+        raise _damaged(path, "it does not start like an IDX file of unsigned bytes")
     start = 4 + 4 * dimensions
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
     if len(content) != start + math.prod(shape):
         expected = start + math.prod(shape)
-        raise _damaged(path, f"{len(content):,} bytes where its header says {expected:,}")
+        raise _damaged(path, f"it has {len(content):,} bytes, but its header says {expected:,}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -90,13 +94,13 @@ def _content(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, f"not a whole gzip file ({error})") from error
+        raise _damaged(path, f"not a complete gzip file ({error})") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _damaged(path: Path, what: str) -> UsageError:
-    return UsageError(f"{path} is truncated or corrupt: {what}; get the file again")
+    return UsageError(f"{path} is truncated or corrupt: {what}; download the file again")
 
 
 def _file_name(part: str, content: str) -> str:
@@ -110,7 +114,7 @@ def _file(folder: Path, part: str, content: str) -> Path:
 
 
 def _folder(data_dir: Path) -> Path | None:
-    """The folder that holds the files: data_dir itself or its `fashion-mnist`."""
+    """Return the folder with the files: data_dir itself, or its `fashion-mnist`."""
     folders = (data_dir, data_dir / "fashion-mnist")
     return next((f for f in folders if _file(f, "train", "images").exists()), None)
 
@@ -125,10 +129,10 @@ def _read_part(folder: Path, part: str) -> "Images":
     images, labels = read_idx(images_file), read_idx(labels_file)
     if images.shape[1:] != (_SIDE, _SIDE):
         shape = list(images.shape)
-        raise UsageError(f"{images_file} holds shape {shape}; expected [n, {_SIDE}, {_SIDE}]")
+        raise UsageError(f"{images_file} has shape {shape}; expected [n, {_SIDE}, {_SIDE}]")
     if labels.shape != images.shape[:1]:
         raise UsageError(
-            f"{labels_file} holds shape {list(labels.shape)}; expected one label for each of "
+            f"{labels_file} has shape {list(labels.shape)}; expected one label for each of "
             f"the {len(images):,} {_PARTS[part]} images"
         )
     return images, labels
@@ -142,7 +146,7 @@ def _download(data_home: str | Path | None) -> "tuple[Images, Images]":
         pixels, labels = fetch_openml(
             "Fashion-MNIST", version=1, data_home=home, return_X_y=True, as_frame=False
         )
-    except Exception as error:  # whatever the network, OpenML or the disk may raise
+    except Exception as error:  # the network, OpenML or the disk can raise any error
         first = str(error).splitlines()[0] if str(error) else ""
         raise UsageError(
             f"cannot download Fashion-MNIST ({type(error).__name__}: {first}): "
@@ -169,7 +173,7 @@ def _task(training: "Images", test: "Images", limit: int | None, seed: int) -> C
         Split.TEST: np.arange(own, len(labels)),
     }
     pixels = torch.from_numpy(images)[:, None]
-    # By training images alone, the same whatever the limit.
+    # From the training images only, and independent of the limit.
     spread, mean = torch.std_mean(pixels[torch.from_numpy(train)] / 255)
     preparation = Preparation(
         labels=_LABELS,

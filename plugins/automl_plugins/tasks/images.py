@@ -28,15 +28,15 @@ _log = logging.getLogger("automl")
 _T = TypeVar("_T")
 
 _GREY = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N"})
-"""Pillow's names for images without colours."""
+"""Pillow's modes of images without color."""
 _LONGEST = 64
-"""The longest side of images to which nobody has given a size."""
+"""The longest side of images if no size is set."""
 _ORIENTATION = 0x0112
 _MEGABYTE = 2**20
 
 
 class Channels(Enum):
-    """The colours to keep; AUTO: grey where all images are grey, else red, green and blue."""
+    """The colors to keep. AUTO keeps grey if all images are grey, otherwise RGB."""
 
     AUTO = "auto"
     GREY = "grey"
@@ -55,26 +55,35 @@ def images(
     test: float = 0.2,
     seed: int = 0,
 ) -> Classification:
-    """The class of an image, from a directory that holds a folder of images for each class.
+    """Predict the class of an image, from a directory with one folder of images per class.
 
-    Inputs [1 or 3, height, width] lie in [0, 1]. size: what images are stretched to, a side or
-    height,width; by default their most frequent size, made smaller where a side exceeds 64.
-    channels: by default grey where all images are. test_dir: images to test on, in folders of the
-    same names; else a share is set apart. skip_broken: leave out, with a warning, what cannot be
-    decoded. max_megabytes: of the inputs, which are all in memory. Folders within a class's belong
-    to it; hidden files and those that are no images by their suffix are not looked at.
+    Inputs [1 or 3, height, width] are in [0, 1]. Subfolders belong to their class; hidden files and
+    files without an image suffix are skipped.
+
+    Args:
+        directory: The directory with a folder for each class.
+        size: The size to resize images to, one side or height,width. By default their most
+            frequent size, scaled down to sides of at most 64.
+        channels: The colors to keep; by default grey if all images are grey, otherwise RGB.
+        test_dir: A directory of images to test on, with the same folders; by default a share of
+            `directory`.
+        skip_broken: Skip images that cannot be decoded, with a warning.
+        max_megabytes: The largest size of the inputs, which are all kept in memory.
+        validation: The share of images to validate on.
+        test: The share of images to test on.
+        seed: The seed of the random split.
 
     Raises:
-        UsageError: a folder is not there or holds no images, there is one class only, a file
-            cannot be decoded, or the inputs are too large; the text names it.
+        UsageError: A folder is missing or has no images, there is only one class, a file cannot
+            be decoded, or the inputs are too large; the message names it.
     """
     _check_pillow()
     own = _by_class(directory)
     labels, reader = tuple(own), _Reader(skip_broken)
     if len(labels) < 2:
         raise UsageError(
-            f"task images: {directory} holds the folder of one class, {labels[0]}: expected two or "
-            "more"
+            f"task images: {directory} has only the class {labels[0]}: expected at least two "
+            "folders"
         )
     files = [*_files(own, labels), *_files(_tested(test_dir, labels), labels, tested=True)]
     headers = reader.read(files, _header)
@@ -108,7 +117,7 @@ def _check_pillow() -> None:
 # The files.
 @dataclass(frozen=True)
 class _File:
-    """A file, the number of its class, and whether it is one to test on."""
+    """A file, its class number, and whether it belongs to the test split."""
 
     path: Path
     number: int
@@ -116,10 +125,10 @@ class _File:
 
 
 def _by_class(directory: Path) -> dict[str, list[Path]]:
-    """The files of each class, by the names of its folders.
+    """Return the files of each class, by folder name.
 
     Raises:
-        UsageError: there are none, or a folder holds none.
+        UsageError: There are no folders, or a folder has no images.
     """
     try:
         folders = [path for path in sorted(directory.iterdir()) if path.is_dir()]
@@ -128,13 +137,13 @@ def _by_class(directory: Path) -> dict[str, list[Path]]:
         raise UsageError(f"task images: cannot read {error.filename}: {error.strerror}") from error
     if not found:
         raise UsageError(
-            f"task images: {directory} holds no folders: expected one for each class, with its "
-            "images within"
+            f"task images: {directory} contains no folders: expected one folder of images for "
+            "each class"
         )
     empty = [name for name, files in found.items() if not files]
     if empty:
         raise UsageError(
-            f"task images: {directory / empty[0]} holds no images, such as .png or .jpg"
+            f"task images: {directory / empty[0]} contains no images, such as .png or .jpg"
         )
     return found
 
@@ -153,37 +162,42 @@ def _files(
     return [_File(path, labels.index(name), tested) for name in found for path in found[name]]
 
 
-# What is in them.
+# The images.
 @dataclass(frozen=True)
 class _Reader:
-    """Opens images, and says which cannot be decoded."""
+    """Opens images, and reports those that cannot be decoded."""
 
     skip_broken: bool
 
     def read(self, files: Iterable[_File], use: "Callable[[Image], _T]") -> list[tuple[_File, _T]]:
-        """What `use` makes of each image, but of those that are left out.
+        """Return the result of `use` for each image, without those that are skipped.
 
         Raises:
-            UsageError: one cannot be decoded, and none may be left out.
+            UsageError: An image cannot be decoded, and broken images are not skipped.
         """
         found = []
         for file in files:
             try:
                 found.append((file, open_image(file.path, use)))
             except ValueError as error:
-                self._leave_out(str(error), error)
+                self._skip(str(error), error)
         return found
 
-    def _leave_out(self, what: str, error: Exception) -> None:
+    def _skip(self, what: str, error: Exception) -> None:
         if not self.skip_broken:
-            hint = "mend or remove it, or leave out what is broken by -o task.skip_broken=yes"
+            hint = "fix or remove it, or skip broken images with -o task.skip_broken=yes"
             raise UsageError(f"task images: {what}; {hint}") from error
-        _log.warning("task images: left out: %s", what)
+        _log.warning("task images: skipped: %s", what)
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What an image says of itself: whether it is grey, its height and its width."""
+    """Information from an image's header.
+
+    Attributes:
+        grey: Whether the image is grey.
+        size: Its height and width, after rotation.
+    """
 
     grey: bool
     size: tuple[int, int]
@@ -203,14 +217,14 @@ def _side_lengths(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _usual_size(headers: "Sequence[tuple[_File, _Header]]") -> tuple[int, int]:
-    """The most frequent size, made smaller; it is said where an image has another."""
+    """Return the most frequent size, scaled down; warn if an image has another one."""
     sizes = Counter(header.size for _, header in headers)
     (height, width), _ = sizes.most_common(1)[0] if sizes else ((1, 1), 0)
     scale = min(1.0, _LONGEST / max(height, width))
     chosen = max(1, round(height * scale)), max(1, round(width * scale))
     if set(sizes) - {chosen}:
-        said = f"{chosen[0]},{chosen[1]}"
-        _log.warning("task images: stretched to %s; -o task.size=%s says another", said, "H,W")
+        size = f"{chosen[0]},{chosen[1]}"
+        _log.warning("task images: resized to %s; set another size with -o task.size=H,W", size)
     return chosen
 
 
@@ -220,7 +234,7 @@ def _check_memory(count: int, pixels: Pixels, max_megabytes: int) -> None:
         shape = "x".join(map(str, pixels.shape))
         raise UsageError(
             f"task images: {count} images of {shape} take {needed:,.0f} MB: "
-            "make them smaller by -o task.size, or raise max_megabytes"
+            "make them smaller with -o task.size, or raise max_megabytes"
         )
 
 

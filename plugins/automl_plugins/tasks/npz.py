@@ -1,4 +1,4 @@
-"""NPZ: arrays in a file of numpy's, inputs and targets by name."""
+"""NPZ: named arrays of inputs and targets in a NumPy file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 _EXACT = 2**53
-"""Whole numbers beyond it are not told apart in floating point."""
+"""Larger integers are not exact in floating point."""
 
 
 def npz(
@@ -26,18 +26,25 @@ def npz(
 ) -> Task:
     """Inputs [n, ...] and targets [n] of a .npz file, split at random.
 
-    goal: whole numbers, truth values and words [n] or [n, 1] are classes, other numbers, also
-    several a row, are to be predicted, and inputs and targets standardised, unless it says
-    otherwise. inputs, targets: the arrays' names.
+    Args:
+        file: The .npz file.
+        inputs: The name of the array of inputs.
+        targets: The name of the array of targets.
+        goal: Whether to predict classes or numbers. By default integers, booleans and words [n] or
+            [n, 1] are classes. Other targets are numbers, and then inputs and targets are
+            standardized.
+        validation: The share of examples to validate on.
+        test: The share of examples to test on.
+        seed: The seed of the random split.
 
     Raises:
-        UsageError: the file or an array is not there, or cannot be learned; the text names it.
+        UsageError: The file or an array is missing, or cannot be learned; the message names it.
     """
     arrays = _read(file)
     missing = [name for name in (inputs, targets) if name not in arrays]
     if missing:
         known = ", ".join(arrays) or "none"
-        raise UsageError(f"{file} has no array {missing[0]!r}; there are: {known}")
+        raise UsageError(f"{file} has no array {missing[0]!r}; arrays: {known}")
     x, y = arrays[inputs], arrays[targets]
     _check(file, inputs, x)
     shares: dict[str, Any] = {"validation": validation, "test": test, "seed": seed}
@@ -52,18 +59,18 @@ def npz(
 def _check(file: Path, name: str, array: "np.ndarray[Any, Any]") -> None:
     if array.dtype.kind not in "iufb" or not array.ndim or not array.size:
         raise UsageError(
-            f"{file}: array {name!r} holds {array.dtype} of shape {array.shape}; expected numbers "
-            "[n, ...]"
+            f"{file}: array {name!r} contains {array.dtype} of shape {array.shape}; expected "
+            "numbers [n, ...]"
         )
 
 
 def _classes(
     file: Path, name: str, targets: "np.ndarray[Any, Any]"
 ) -> "tuple[list[str], np.ndarray[Any, Any]]":
-    """The names of the classes, and the number of each target's.
+    """Return the names of the classes, and each target's class number.
 
     Raises:
-        UsageError: they are no classes, or nearly every row has another one.
+        UsageError: They are not classes, or nearly every row has a class of its own.
     """
     import numpy as np
 
@@ -76,14 +83,14 @@ def _classes(
     )
     if targets.ndim != 1 or targets.dtype.kind not in "iufbU" or fraction:
         raise UsageError(
-            f"{what} holds {targets.dtype} of shape {targets.shape}; expected classes [n], whole "
-            "numbers or words"
+            f"{what} contains {targets.dtype} of shape {targets.shape}; expected classes [n], "
+            "integers or words"
         )
     plain = targets.astype(np.int64) if targets.dtype.kind == "f" else targets
     found, numbers = np.unique(plain, return_inverse=True)
     if len(found) > len(targets) / 2:
         raise UsageError(
-            f"{what} has {len(found)} classes in {len(targets)} rows: to predict numbers, say "
+            f"{what} has {len(found)} classes in {len(targets)} rows: to predict numbers, pass "
             "-o task.goal=regression"
         )
     return list(map(str, found.tolist())), numbers
@@ -95,12 +102,12 @@ def _read(file: Path) -> "dict[str, np.ndarray[Any, Any]]":
     try:
         opened = np.load(file, allow_pickle=False)
         if isinstance(opened, np.ndarray):
-            raise UsageError(f"{file} holds one array; expected two by name, as numpy.savez writes")
+            raise UsageError(f"{file} has one array; expected two named ones, as by numpy.savez")
         with opened:
             return {name: opened[name] for name in opened.files}
     except UsageError:
         raise
-    except Exception as error:  # whatever a damaged file makes numpy raise
+    except Exception as error:  # a damaged file can raise any error in numpy
         reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
         raise UsageError(f"cannot read {file} as .npz: {reason}") from error
 

@@ -1,4 +1,4 @@
-"""OpenML: a table by its name or its number there, fetched once and kept.
+"""OpenML: a table by its name or number there, downloaded once and kept.
 
 Source: J. Vanschoren, J. N. van Rijn, B. Bischl, L. Torgo: OpenML: Networked Science in Machine
 Learning, SIGKDD Explorations 15(2), 2013.
@@ -24,11 +24,11 @@ from automl import Goal, Reading, Task, UsageError, hookimpl, table_task, with_r
 _log = logging.getLogger("automl")
 
 _MIRROR = "AUTOML_OPENML_SERVER"
-"""Whom to ask in OpenML's place; it is a machine's, as the data directory is, not a study's."""
+"""The variable with a mirror's address; like the data directory, it belongs to the machine."""
 _SECONDS = 60.0
 _MEGABYTE = 2**20
 _SEVERAL = "Multiple active versions"
-"""How scikit-learn's warning begins that it chose one of several data sets."""
+"""The start of scikit-learn's warning that it chose one of several data sets."""
 
 
 @with_reading
@@ -40,18 +40,23 @@ def openml(
     max_megabytes: int = 500,
     reading: Reading,
 ) -> Task:
-    """Predict one column of a data set of OpenML from the others.
+    """Predict one column of an OpenML data set from the others.
 
-    dataset: its name or its number. version: of a name that several data sets have. data_dir:
-    keeps it (or AUTOML_DATA_DIR, else scikit-learn's own folder) in its folder `openml`; what lies
-    there needs no network. max_megabytes: of its cells as numbers, for all are read into memory.
-    target: by default OpenML's own; it is classes where OpenML says so, else a number. missing:
-    by default but for words that are categories here. All other options are those of
-    `automl.Reading`.
+    Args:
+        dataset: Its name or number.
+        version: The version, if several data sets have the name.
+        data_dir: The folder to keep it in, below `openml`; by default AUTOML_DATA_DIR, or
+            scikit-learn's own folder. A data set that is already there needs no network.
+        max_megabytes: The largest size of its cells as numbers, which are all read into memory.
+        target: The column to predict; by default OpenML's own. It is a class if OpenML says so,
+            otherwise a number.
+        missing: Words that mean a missing value, in any case; by default without words that are
+            categories of this data set.
+        reading: How to read the table.
 
     Raises:
-        UsageError: OpenML cannot be reached, knows none of that name or several; it is no table,
-            or nothing can be learned from it.
+        UsageError: OpenML cannot be reached or has no such data set or several, it is not a table,
+            or there is nothing to learn.
     """
     found = _fetch(dataset, version, data_dir)
     name = str(found.details.get("name", dataset))
@@ -59,28 +64,28 @@ def openml(
     return table_task(name, _table(found), _as_declared(name, found, reading))
 
 
-# Asking.
+# Download.
 def _fetch(dataset: str, version: int | None, data_dir: Path | None) -> Any:
-    """What scikit-learn makes of it: all columns as numbers, those of categories by their place.
+    """Download with scikit-learn: all columns as numbers, categories as their index.
 
     Raises:
-        UsageError: it cannot be had; the text says why, and what to do.
+        UsageError: The data set is not available; the message says why, and what to do.
     """
     from sklearn.datasets import fetch_openml
 
     asked, mirror = _asked(dataset, version), _mirror()
     home = _home(data_dir, mirror)
     options = {"data_home": str(home), "target_column": None, "as_frame": False}
-    with warnings.catch_warnings(record=True) as said, _asking(mirror):
+    with warnings.catch_warnings(record=True) as caught, _redirected(mirror):
         warnings.simplefilter("always")
         warnings.filterwarnings("error", _SEVERAL)
         try:
             found = fetch_openml(**asked, **options, parser="liac-arff")
-        except Exception as error:  # it does not check answers: whatever a wrong one makes it raise
-            damaged = [str(each.message) for each in said if "Invalid cache" in str(each.message)]
+        except Exception as error:  # a wrong answer can raise any error in scikit-learn
+            damaged = [str(each.message) for each in caught if "Invalid cache" in str(each.message)]
             text = _refusal(error, repr(dataset), home, bool(damaged))
             raise UsageError(f"task openml: {text}") from error
-    for each in said:
+    for each in caught:
         _log.warning("task openml: %s", str(each.message).splitlines()[0])
     return found
 
@@ -90,23 +95,23 @@ def _asked(dataset: str, version: int | None) -> dict[str, Any]:
         raise UsageError(f"task openml: version must be at least 1, got {version}")
     if dataset.isdecimal():
         if version is not None:
-            raise UsageError(f"task openml: {dataset} is a number, not a name: leave out version")
+            raise UsageError(f"task openml: data set number {dataset} needs no version: omit it")
         return {"data_id": int(dataset)}
     if not dataset.strip():
         raise UsageError("task openml: expected the name or the number of a data set, got nothing")
-    # It becomes a part of an address, and of the path of a file.
+    # The name becomes a part of a URL and of a file's path.
     return {"name": quote(dataset, safe=""), "version": version or "active"}
 
 
 def _mirror() -> str:
     server = os.environ.get(_MIRROR, "").rstrip("/")
     if server and not (server.startswith(("http://", "https://")) and urlsplit(server).netloc):
-        raise UsageError(f"{_MIRROR} must be like https://openml.example, got {server!r}")
+        raise UsageError(f"{_MIRROR} must look like https://openml.example, got {server!r}")
     return server
 
 
 def _home(data_dir: Path | None, mirror: str) -> Path:
-    """The folder to keep data in; a mirror's may be other data of the same numbers."""
+    """Return the folder to keep data in; a mirror has its own, because its numbers may differ."""
     from sklearn.datasets import get_data_home
 
     given = data_dir or os.environ.get("AUTOML_DATA_DIR")
@@ -118,17 +123,17 @@ def _home(data_dir: Path | None, mirror: str) -> Path:
 
 
 @contextmanager
-def _asking(mirror: str) -> Iterator[None]:
-    """Have what goes to OpenML go to a mirror where there is one, and nothing wait for ever."""
+def _redirected(mirror: str) -> Iterator[None]:
+    """Redirect requests for OpenML to the mirror, if there is one, and set a timeout."""
     before = getattr(urllib.request, "_opener", None)
-    urllib.request.install_opener(urllib.request.build_opener(_Asking(mirror)))
+    urllib.request.install_opener(urllib.request.build_opener(_Redirect(mirror)))
     try:
         yield
     finally:
         urllib.request.install_opener(before)
 
 
-class _Asking(urllib.request.BaseHandler):
+class _Redirect(urllib.request.BaseHandler):
     """Sees each request before the handlers that connect."""
 
     handler_order = 0
@@ -148,32 +153,32 @@ class _Asking(urllib.request.BaseHandler):
 
 
 def _refusal(error: Exception, dataset: str, home: Path, damaged: bool) -> str:
-    """What went wrong, and what to do."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Describe the problem, and what to do."""
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, UserWarning):
         versions = re.findall(r"version (\d+), status", str(error))
         known = ", ".join(versions)
         return (
-            f"OpenML has several data sets {dataset}, the first of version {known}: "
-            f"choose one by -o task.version={versions[0] if versions else 1}"
+            f"OpenML has several data sets {dataset}, the first with version {known}: "
+            f"choose one with -o task.version={versions[0] if versions else 1}"
         )
     if isinstance(error, HTTPError):
         return f"OpenML answered {error.code} ({error.reason}) for {dataset}: try again later"
     if isinstance(error, URLError | TimeoutError | ConnectionError | HTTPException):
-        lacks = f"its copy in {home} is damaged" if damaged else f"{home} holds no copy"
+        lacks = f"its copy in {home} is damaged" if damaged else f"{home} has no copy"
         return (
-            f"cannot reach OpenML for {dataset} ({getattr(error, 'reason', said)}), and {lacks}: "
-            "connect once, or name a folder that holds it by --data-dir"
+            f"cannot reach OpenML for {dataset} ({getattr(error, 'reason', message)}), and "
+            f"{lacks}: connect once, or pass a folder that contains it with --data-dir"
         )
     if isinstance(error, OSError) and error.errno:
-        return f"cannot keep {dataset} in {home}: {error.strerror}: name another by --data-dir"
-    if isinstance(error, ValueError) and said.rstrip(".").endswith("found"):
-        return f"OpenML knows no data set {dataset}: look it up on openml.org, or check its version"
-    if isinstance(error, ValueError) and said.startswith("STRING"):
-        return f"{dataset} has columns of free text, which are not read: take csv:FILE without them"
+        return f"cannot store {dataset} in {home}: {error.strerror}: choose another with --data-dir"
+    if isinstance(error, ValueError) and message.rstrip(".").endswith("found"):
+        return f"OpenML has no data set {dataset}: look it up on openml.org, or check its version"
+    if isinstance(error, ValueError) and message.startswith("STRING"):
+        return f"{dataset} has columns of free text, which are not supported: use csv:FILE without"
     return (
-        f"what OpenML says of {dataset} cannot be read ({type(error).__name__}: {said}): remove "
-        f"{home / 'openml'} and try again, or take another version"
+        f"cannot read OpenML's answer for {dataset} ({type(error).__name__}: {message}): remove "
+        f"{home / 'openml'} and try again, or use another version"
     )
 
 
@@ -182,16 +187,16 @@ def _check_cells(name: str, cells: Any, max_megabytes: int) -> None:
     from scipy.sparse import issparse
 
     if issparse(cells):
-        raise UsageError(f"task openml: {name} is sparse, and no table: take another data set")
+        raise UsageError(f"task openml: {name} is sparse, not a table: use another data set")
     if cells.nbytes > max_megabytes * _MEGABYTE:
         raise UsageError(
-            f"task openml: {name} holds {cells.nbytes / _MEGABYTE:,.0f} MB, and takes several "
-            "times as much memory: take another data set, or raise max_megabytes"
+            f"task openml: {name} has {cells.nbytes / _MEGABYTE:,.0f} MB, and takes several "
+            "times as much memory: use another data set, or raise max_megabytes"
         )
 
 
 def _as_declared(name: str, found: Any, reading: Reading) -> Reading:
-    """A reading with what OpenML says of the columns, where it does not say it itself."""
+    """Add OpenML's declarations of columns to a reading, unless the reading sets them itself."""
     target = reading.target or _target(name, found)
     goal = reading.goal
     if goal is Goal.AUTO:
@@ -207,14 +212,14 @@ def _as_declared(name: str, found: Any, reading: Reading) -> Reading:
 
 
 def _target(name: str, found: Any) -> str:
-    """The column that OpenML wants predicted."""
-    said = str(found.details.get("default_target_attribute") or "")
-    if said in found.feature_names:
-        return said
-    what = f"names {said!r}" if said else "names none"
+    """Return OpenML's target column."""
+    declared = str(found.details.get("default_target_attribute") or "")
+    if declared in found.feature_names:
+        return declared
+    what = f"names {declared!r}" if declared else "names none"
     raise UsageError(
-        f"task openml: expected one target of {name}, but OpenML {what}: choose one by "
-        f"-o task.target=NAME; there are: {', '.join(found.feature_names)}"
+        f"task openml: expected one target of {name}, but OpenML {what}: choose one with "
+        f"-o task.target=NAME; columns: {', '.join(found.feature_names)}"
     )
 
 
@@ -224,7 +229,7 @@ def _table(found: Any) -> dict[str, list[str | None]]:
 
 
 def _cells(column: Any, categories: Sequence[str] | None) -> list[str | None]:
-    """Numbers [n], NaN where missing, as a table's cells; equal ones are one object."""
+    """Convert numbers [n] to cells of a table, NaN to None; equal cells share one object."""
     import numpy as np
 
     values, places = np.unique(column, return_inverse=True)

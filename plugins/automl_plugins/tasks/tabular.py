@@ -1,4 +1,4 @@
-"""Tabular: stands for the data that a benchmark table's networks were trained on."""
+"""Tabular: stands in for the data on which a benchmark table's networks were trained."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,14 +15,18 @@ _EXAMPLES = 10
 
 @dataclass(frozen=True)
 class Tabular:
-    """A task without data, for trainer `tabular`: the shapes of a network and what to optimise.
+    """A task without data, for trainer `tabular`: a network's shapes, and the metrics to optimize.
 
-    input_shape: of one example. classes: how many the network tells apart. maximize, minimize:
-    the table's metrics that may be objectives; the first is the default. Every split is the
-    same ten examples of noise in [0, 1), enough to build networks and to tell them apart.
+    Every split has the same ten examples of noise in [0, 1), enough to build and compare networks.
+
+    Attributes:
+        input_shape: The shape of one example.
+        classes: The number of classes.
+        maximize: The table's metrics to maximize; the first one is the default objective.
+        minimize: The table's metrics to minimize.
 
     Raises:
-        UsageError: no metrics, one named twice, or shapes that cannot be.
+        UsageError: There is no metric or a duplicate one, or a shape is invalid.
     """
 
     input_shape: tuple[int, ...] = (3, 32, 32)
@@ -33,13 +37,13 @@ class Tabular:
     def __post_init__(self) -> None:
         if self.classes < 2 or min(self.input_shape, default=0) < 1:
             raise UsageError(
-                "task tabular: expected positive input_shape and two classes or more, got "
+                "task tabular: expected a positive input_shape and at least two classes, got "
                 f"{self.input_shape} and {self.classes}"
             )
         names = [*self.maximize, *self.minimize]
         if not names or len(set(names)) < len(names):
             raise UsageError(
-                "task tabular: maximize and minimize must name one metric at least, each once, "
+                "task tabular: maximize and minimize must name at least one metric, each once, "
                 f"got {', '.join(names) or 'none'}"
             )
 
@@ -53,7 +57,7 @@ class Tabular:
         return up | dict.fromkeys(self.minimize, Direction.MINIMIZE)
 
     def digest(self) -> str:
-        """Constant: a table's own content is known by its trainer's options."""
+        """Return a constant: the trainer's options already identify the table's content."""
         return "noise-1"
 
     def split(self, split: Split) -> "tuple[Tensor, Tensor]":
@@ -71,15 +75,15 @@ class Tabular:
         return inputs, torch.arange(_EXAMPLES) % self.classes
 
     def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
-        """The cross-entropy."""
+        """Return the cross-entropy."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(outputs, targets)
 
     def evaluate(self, outputs: "Tensor", targets: "Tensor") -> Mapping[str, float]:
-        """The share of the noise that is classified right, under the name of every metric.
+        """Return the accuracy on the noise under the name of every metric.
 
-        It says nothing of a network: a trial's metrics are the table's.
+        It says nothing about a network: a trial's metrics come from the table.
         """
         accuracy = float((outputs.argmax(-1) == targets).double().mean())
         return dict.fromkeys(self.metrics, accuracy)

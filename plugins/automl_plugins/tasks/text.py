@@ -1,4 +1,4 @@
-"""Text: the next character of a text, from those before it.
+"""Text: predicts the next character from the ones before it.
 
 Source: Y. Bengio, R. Ducharme, P. Vincent, C. Jauvin: A Neural Probabilistic Language Model,
 Journal of Machine Learning Research 3, 2003.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _MEGABYTE = 2**20
 _OTHER = 0xFFFD
-"""Unicode's replacement character: it stands for those that are not in the alphabet."""
+"""Unicode's replacement character, which stands for characters outside the alphabet."""
 
 
 def text(
@@ -47,25 +47,36 @@ def text(
     test: float = 0.1,
     seed: int = 0,
 ) -> "NextCharacter":
-    """The next character of a text file, gzipped or not, from the `context` characters before it.
+    """Predict the next character of a text file, gzipped or not, from the characters before it.
 
-    Inputs [context * characters] hold a single one for each character of the context. The text is
-    cut into three parts, to train, to choose by and to test on, in this order, so that no example
-    reaches into another part. examples: the most that are taken, from places drawn by the seed;
-    each part has its share. alphabet: the most different characters, the most frequent ones of
-    the training part; all others count as one more. max_megabytes: of the file unpacked, and of
-    the inputs, which are all in memory. validation, test: shares of the text.
+    Inputs [context * characters] are one-hot for each character of the context. The text is cut
+    into three parts, for training, validation and testing in this order, so that no example
+    reaches into another part.
+
+    Args:
+        file: The text file.
+        context: The number of characters before the one to predict.
+        examples: The largest number of examples, taken from random places in the text. Each part
+            has its share.
+        alphabet: The largest number of different characters: the most frequent ones of the
+            training part. All others count as one more.
+        encoding: The file's encoding.
+        max_megabytes: The largest size of the unpacked file, and of the inputs, which are all
+            kept in memory.
+        validation: The share of the text to validate on.
+        test: The share of the text to test on.
+        seed: The seed that selects the examples.
 
     Raises:
-        UsageError: the file cannot be read, is in another encoding, too short or too large, or
-            holds one character only.
+        UsageError: The file cannot be read, has another encoding, is too short or too large, or
+            has only one character.
     """
     _check_options(context, examples, alphabet, validation, test)
     codes = _codes(file, encoding, max_megabytes)
     parts = _parts(file, len(codes), context, validation, test)
     labels = _alphabet(codes, parts[Split.TRAIN], alphabet)
     if len(labels) < 2:
-        raise UsageError(f"task text: {file} holds only the character {labels[0]!r}")
+        raise UsageError(f"task text: {file} contains only the character {labels[0]!r}")
     starts = _starts(parts, len(codes), context, examples, seed)
     _check_memory(sum(map(len, starts.values())), context, len(labels), max_megabytes)
     return _task(file.name, _numbered(codes, labels), labels, starts, context)
@@ -73,9 +84,10 @@ def text(
 
 @dataclass(frozen=True, eq=False)
 class NextCharacter(Classification):
-    """Characters from those before them; `loss` is in nats, and all metrics are per character.
+    """Next-character prediction; `loss` is in nats, and all metrics are per character.
 
-    context: how many characters there are before each.
+    Attributes:
+        context: The number of characters before the one to predict.
     """
 
     context: int = field(kw_only=True)
@@ -103,13 +115,13 @@ def _check_options(
             raise UsageError(f"task text: {name} must be at least 1, got {value}")
     if not (validation > 0 and test > 0 and validation + test < 1):
         raise UsageError(
-            "task text: validation and test must be shares above 0 that leave some to train on, "
+            "task text: validation and test must be shares above 0 with a sum below 1, "
             f"got {validation:g} and {test:g}"
         )
 
 
 def _codes(file: Path, encoding: str, max_megabytes: int) -> "Codes":
-    """The characters of a file as Unicode's numbers [n]."""
+    """Return the characters of a file as Unicode code points [n]."""
     import numpy as np
 
     try:
@@ -122,7 +134,7 @@ def _codes(file: Path, encoding: str, max_megabytes: int) -> "Codes":
 def _parts(
     file: Path, length: int, context: int, validation: float, test: float
 ) -> dict[Split, range]:
-    """Where each split's part of the text lies."""
+    """Return each split's range in the text."""
     tested, chosen = round(length * test), round(length * validation)
     first, second = length - tested - chosen, length - tested
     parts = {
@@ -133,15 +145,15 @@ def _parts(
     shortest = min(parts, key=lambda split: len(parts[split]))
     if len(parts[shortest]) <= context:
         raise UsageError(
-            f"task text: {file} holds {length} characters, of which {len(parts[shortest])} are for "
-            f"split {shortest.value}; expected more than the context of {context}: give a longer "
+            f"task text: {file} has {length} characters, of which {len(parts[shortest])} are for "
+            f"split {shortest.value}; expected more than the context of {context}: use a longer "
             "text, or a smaller context"
         )
     return parts
 
 
 def _alphabet(codes: "Codes", part: range, most: int) -> tuple[str, ...]:
-    """The characters to tell apart, learned from the training part, and one for all others."""
+    """Return the characters to distinguish, from the training part, and one for all others."""
     import numpy as np
 
     found, counts = np.unique(codes[part.start : part.stop], return_counts=True)
@@ -152,7 +164,7 @@ def _alphabet(codes: "Codes", part: range, most: int) -> tuple[str, ...]:
 
 
 def _numbered(codes: "Codes", labels: tuple[str, ...]) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """The number of each character in the alphabet, whose last one stands for those not in it."""
+    """Return each character's index in the alphabet; the last index stands for all others."""
     import numpy as np
 
     known = np.array([ord(label) for label in labels if ord(label) != _OTHER], np.uint32)
@@ -163,7 +175,7 @@ def _numbered(codes: "Codes", labels: tuple[str, ...]) -> "np.ndarray[Any, np.dt
 def _starts(
     parts: Mapping[Split, range], length: int, context: int, examples: int, seed: int
 ) -> dict[Split, list[int]]:
-    """Where examples begin, each of which ends within its part."""
+    """Return where examples begin; each one ends within its part."""
     draw, starts = random.Random(seed), {}
     for split, part in parts.items():
         possible = part[: len(part) - context]

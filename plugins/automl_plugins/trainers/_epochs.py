@@ -1,4 +1,4 @@
-"""Training by epochs that goes on from checkpoints: what several trainers share."""
+"""Training by epochs with checkpoints, shared by several trainers."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -11,24 +11,33 @@ _log = logging.getLogger("automl")
 
 
 class Training(Protocol):
-    """One candidate in training."""
+    """The training of one candidate."""
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch is over."""
+        """Whether all epochs are done."""
 
     def epoch(self) -> None:
-        """Train for one more epoch, then measure."""
+        """Train for one more epoch, then evaluate."""
 
     def report(self) -> Report:
-        """What was measured after the last epoch."""
+        """Return the report of the last epoch."""
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; raises TrialError where it does not fit."""
+        """Continue from a checkpoint.
+
+        Raises:
+            TrialError: The checkpoint does not fit.
+        """
 
 
 def by_epochs(start: Callable[[], Training], run: Run) -> Iterator[Report]:
-    """Train to the end from a checkpoint, if there is one that fits, else from the start."""
+    """Train to the end, from a checkpoint if one fits, otherwise from the start.
+
+    Args:
+        start: Creates a fresh training.
+        run: The trial's run, which stores the checkpoints.
+    """
     training = start()
     if (state := run.restore()) is not None:
         try:
@@ -46,10 +55,10 @@ def by_epochs(start: Callable[[], Training], run: Run) -> Iterator[Report]:
 
 @contextmanager
 def loading(run: Run) -> Iterator[None]:
-    """Say of a checkpoint that cannot be read that it does not fit.
+    """Convert errors while a checkpoint is loaded.
 
     Raises:
-        TrialError: it is of another candidate, of other settings or of another trainer.
+        TrialError: The checkpoint belongs to another candidate, other settings or another trainer.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Online: a module that learns by itself is shown the examples one after another.
+"""Online: shows examples one after another to a module that learns by itself.
 
 Source: E. Real, C. Liang, D. So, Q. Le: AutoML-Zero, arXiv 2003.03384, section 3 (the evaluation
 of an algorithm: learn on each example in turn, then predict on the validation examples).
@@ -26,24 +26,26 @@ from automl_plugins.trainers._epochs import by_epochs, loading
 
 _CHECKPOINT_FORMAT = 1
 _LEARNING_BATCH = 64
-"""So many examples are handed over between two ticks."""
+"""The number of examples between two ticks."""
 _EVALUATION_BATCH = 512
 _PROBE_EPOCHS = 3
 
 
 @dataclass(frozen=True)
 class Online(Trainer):
-    """Calls the module's own `learn(inputs, targets)`; no gradients, no optimizer.
+    """Calls the module's own `learn(inputs, targets)`, without gradients or an optimizer.
 
-    Each epoch hands over the training examples once, in a random order and in small batches;
-    `learn` takes the examples of a batch one by one. Then the task's metrics are measured on the
+    Each epoch passes every training example once, in random order and in small batches; `learn`
+    handles the examples of a batch one by one. Then the task's metrics are measured on the
     validation examples. It reads no hyperparameters.
 
-    epochs: one report each. examples: at most so many an epoch, drawn anew each time; None
-    shows all.
+    Attributes:
+        epochs: The number of passes over the training data, with one report each.
+        examples: The largest number of examples per epoch, drawn again for each epoch; none uses
+            all.
 
     Raises:
-        ValueError: a value below 1.
+        ValueError: A value is below 1.
     """
 
     epochs: int = 1
@@ -55,30 +57,30 @@ class Online(Trainer):
                 raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
-        """Train, yielding a report with the validation metrics each epoch.
+        """Train, and yield a report with the validation metrics after each epoch.
 
         Raises:
-            TrialError: the module has no `learn`, or the candidate has hyperparameters.
-            NotFiniteError: an output for a validation example became NaN or infinite.
+            TrialError: The module has no `learn`, or the candidate has hyperparameters.
+            NotFiniteError: An output for a validation example is NaN or infinite.
         """
         settings = replace(self, epochs=max(self.epochs, _PROBE_EPOCHS)) if run.probe else self
         yield from by_epochs(lambda: _Training(settings, candidate, task, run), run)
 
 
 class _Training:
-    """One candidate in training: its module, and how far it is."""
+    """The training of one candidate: its module and its progress."""
 
     def __init__(self, settings: Online, candidate: Candidate, task: Task, run: Run) -> None:
         self.settings, self.task, self.run = settings, task, run
         if candidate.hyperparameters:
             names = ", ".join(map(repr, candidate.hyperparameters))
-            raise TrialError(f"trainer online reads no hyperparameter; the candidate has: {names}")
+            raise TrialError(f"trainer online takes no hyperparameters; the candidate has: {names}")
         torch.manual_seed(run.seed_for("init"))
         module = candidate.build(task.probe()[0], task.signature)
         if not callable(getattr(module, "learn", None)):
             raise TrialError(
                 f"trainer online needs a module that learns by itself, but {type(module).__name__} "
-                "has no learn(inputs, targets): train it with trainer supervised"
+                "has no learn(inputs, targets): use trainer supervised instead"
             )
         self.module: Any = module.to(run.device)
         self.inputs, self.targets = self._moved(Split.TRAIN)
@@ -94,9 +96,9 @@ class _Training:
         return Report(self.epochs, self.metrics, checkpoint=self.state)
 
     def epoch(self) -> None:
-        """Show the examples for one more epoch, then measure."""
+        """Train for one more epoch, then evaluate."""
         self.epochs += 1
-        # Seeds of its own let a resumed epoch repeat exactly with no generator's state kept.
+        # With a seed for each epoch, a resumed epoch is exact without storing a generator's state.
         seed = self.run.seed_for("epoch", self.epochs)
         torch.manual_seed(seed)
         self.module.train()
@@ -109,7 +111,7 @@ class _Training:
 
     @torch.no_grad()
     def _outputs(self) -> Tensor:
-        """The outputs for all validation examples, in single precision at least."""
+        """Return the outputs for all validation examples, in at least single precision."""
         self.module.eval()
         parts = []
         for inputs in torch.split(self.validation[0], _EVALUATION_BATCH):
@@ -127,7 +129,7 @@ class _Training:
         return inputs.to(self.run.device), targets.to(self.run.device)
 
     def state(self) -> dict[str, Any]:
-        """All that `load` needs to go on from here, to the bit."""
+        """Return everything that `load` needs to continue with bit-identical results."""
         return {
             "format": _CHECKPOINT_FORMAT,
             "settings": asdict(self.settings),
@@ -137,10 +139,11 @@ class _Training:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            TrialError: it is of another candidate, of other settings or of another trainer.
+            TrialError: The checkpoint belongs to another candidate, other settings or another
+                trainer.
         """
         with loading(self.run):
             if state["format"] != _CHECKPOINT_FORMAT or state["settings"] != asdict(self.settings):

@@ -36,14 +36,14 @@ _PROBE_EPOCHS = 3
 
 
 class Optimizer(Enum):
-    """How a gradient becomes a step."""
+    """The optimizer of the weights."""
 
     SGD = "sgd"
     ADAMW = "adamw"
 
 
 class Precision(Enum):
-    """The numbers of a forward pass; AUTO is half precision on CUDA and single elsewhere."""
+    """The precision of a forward pass. AUTO is half precision on CUDA, and single elsewhere."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -53,7 +53,7 @@ class Precision(Enum):
 
 @dataclass(frozen=True)
 class _Range:
-    """What a field must be; called with a value, it converts it or raises."""
+    """The allowed values of a field; calling it converts a value or raises."""
 
     expected: str
     kind: type[int | float | Enum]
@@ -83,16 +83,28 @@ _SHARE = _range("a number in [0, 1)", float, lambda x: 0 <= x < 1)
 
 @dataclass(frozen=True)
 class Supervised(Trainer):
-    """Minimises the task's loss by minibatch gradient descent, one report an epoch.
+    """Minimizes the task's loss by minibatch gradient descent, with one report per epoch.
 
-    A candidate's hyperparameters take the place of the fields of the same names. The learning
-    rate rises linearly to `lr` over `warmup_epochs`, then falls to zero as a cosine, step by
-    step. momentum: of SGD only. label_smoothing: the share of each target that is spread over
-    all classes. clip_norm: the largest norm of a gradient. patience: stop once the task's first
-    metric has not improved for so many epochs, and end with the best epoch's weights.
+    A candidate's hyperparameters override the options of the same names. The learning rate rises
+    linearly to `lr` over `warmup_epochs`, then falls to zero along a cosine, step by step.
+
+    Attributes:
+        epochs: The number of passes over the training data.
+        optimizer: The optimizer.
+        lr: The largest learning rate.
+        momentum: The momentum of SGD; other optimizers do not use it.
+        weight_decay: The weight decay.
+        batch_size: The number of examples per step.
+        warmup_epochs: The number of epochs over which the learning rate rises.
+        label_smoothing: The share of each target that is spread over all classes.
+        clip_norm: The largest norm of a gradient; larger ones are scaled down.
+        patience: Stop after this many epochs without improvement in the task's first metric, and
+            use the weights of the best epoch.
+        precision: The precision of a forward pass; auto is half precision on CUDA, and single
+            elsewhere.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: A value is out of its range.
     """
 
     epochs: int = field(default=10, metadata=_COUNT)
@@ -123,12 +135,12 @@ class Supervised(Trainer):
             )
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
-        """Train, yielding a report with the validation metrics and `train_loss` each epoch.
+        """Train, and yield a report with the validation metrics and `train_loss` after each epoch.
 
         Raises:
-            TrialError: a hyperparameter this trainer does not read or cannot use, targets that
-                cannot be smoothed.
-            NotFiniteError: the training loss became NaN or infinite.
+            TrialError: The trainer does not know a hyperparameter or cannot use its value, or the
+                targets cannot be smoothed.
+            NotFiniteError: The training loss is NaN or infinite.
         """
         settings = self.configured(candidate.hyperparameters)
         settings = _probing(settings) if run.probe else settings
@@ -141,17 +153,17 @@ class Supervised(Trainer):
         return frozenset({"momentum"} if adamw else ())
 
     def configured(self, hyperparameters: Mapping[str, Any]) -> "Supervised":
-        """This trainer with a candidate's hyperparameters in place of its own fields.
+        """Return this trainer with a candidate's hyperparameters.
 
         Raises:
-            TrialError: a hyperparameter that it does not read, or a value out of its range.
+            TrialError: A hyperparameter is unknown, or its value is out of range.
         """
         names = [each.name for each in fields(self)]
         unknown = [name for name in hyperparameters if name not in names]
         if unknown:
             raise TrialError(
-                f"trainer supervised reads no hyperparameter {', '.join(map(repr, unknown))}; "
-                f"it reads: {', '.join(names)}"
+                f"trainer supervised: unknown hyperparameter {', '.join(map(repr, unknown))}; "
+                f"known: {', '.join(names)}"
             )
         try:
             return replace(self, **hyperparameters)
@@ -160,7 +172,13 @@ class Supervised(Trainer):
 
 
 def learning_rate(settings: Supervised, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0 over all epochs."""
+    """Return the learning rate of a step.
+
+    Args:
+        settings: The trainer.
+        step: Counts from 0 over all epochs.
+        steps_per_epoch: The number of steps in each epoch.
+    """
     total = settings.epochs * steps_per_epoch
     warm_up = math.floor(settings.warmup_epochs * steps_per_epoch)
     if step < warm_up:
@@ -169,7 +187,7 @@ def learning_rate(settings: Supervised, step: int, steps_per_epoch: int) -> floa
 
 
 def _probing(settings: Supervised) -> Supervised:
-    """The settings of a probe: a few epochs to the end, in full precision."""
+    """Return the settings of a probe: a few epochs in full precision."""
     return replace(
         settings,
         epochs=_PROBE_EPOCHS,
@@ -181,7 +199,7 @@ def _probing(settings: Supervised) -> Supervised:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best epoch so far, with what it takes to go back to it."""
+    """The best epoch so far, with its metrics and weights."""
 
     epoch: int
     metrics: Mapping[str, float]
@@ -189,7 +207,7 @@ class _Best:
 
 
 class _Training:
-    """One candidate in training: what changes from epoch to epoch, and what it needs."""
+    """The training of one candidate."""
 
     def __init__(self, settings: Supervised, candidate: Candidate, task: Task, run: Run) -> None:
         self.settings, self.task, self.run = settings, task, run
@@ -216,9 +234,9 @@ class _Training:
         return Report(self.epochs, self.metrics, checkpoint=self.state, weights=weights)
 
     def epoch(self) -> None:
-        """Train for one more epoch, then measure."""
+        """Train for one more epoch, then evaluate."""
         self.epochs += 1
-        # Seeds of its own let a resumed epoch repeat exactly with no generator's state kept.
+        # With a seed for each epoch, a resumed epoch is exact without storing a generator's state.
         seed = self.run.seed_for("epoch", self.epochs)
         torch.manual_seed(seed)
         loss = self._pass(self._batches(seed))
@@ -232,7 +250,7 @@ class _Training:
             self._watch(self.settings.patience)
 
     def _batches(self, seed: int) -> tuple[Tensor, ...]:
-        """The rows of each batch of an epoch, in an order that is the same on every device."""
+        """Return the rows of each batch of an epoch, in the same order on every device."""
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(self.inputs), generator=generator).to(self.inputs.device)
         batches = torch.split(rows, self.settings.batch_size)
@@ -241,26 +259,26 @@ class _Training:
         return batches[:-1] if lone else batches
 
     def _pass(self, batches: tuple[Tensor, ...]) -> float:
-        """Take a step for each batch and return the mean loss of an example."""
+        """Take one step per batch, and return the mean loss per example."""
         self.module.train()
         total = torch.zeros((), device=self.inputs.device)
         first = (self.epochs - 1) * len(batches)
         for step, rows in enumerate(batches, first):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step, len(batches))
-            # Summed where it is, for reading it each time would halt an accelerator.
+            # Summed on the device, because reading each loss would stall an accelerator.
             total += self._step(rows) * len(rows)
             self.run.tick()
         return float(total) / sum(map(len, batches))
 
     def _rate(self, step: int, steps_per_epoch: int) -> float:
-        # A probe of a few steps would see nothing of a schedule, and little of a warm-up.
+        # A probe takes too few steps for a schedule or a warm-up.
         if self.run.probe:
             return self.settings.lr
         return learning_rate(self.settings, step, steps_per_epoch)
 
     def _step(self, rows: Tensor) -> Tensor:
-        self._forget_gradients()
+        self._clear_gradients()
         parts = rows.tensor_split(min(self.run.micro_batches, len(rows)))
         loss = torch.stack([self._gradients(part, len(part) / len(rows)) for part in parts]).sum()
         if self.settings.clip_norm is not None:
@@ -271,22 +289,22 @@ class _Training:
         return loss
 
     def _gradients(self, rows: Tensor, share: float) -> Tensor:
-        """Add a part's share of a batch's gradients; returns its share of the mean loss."""
+        """Add a part's share of a batch's gradients, and return its share of the mean loss."""
         inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
         with self._autocast():
             loss = self.task.loss(self.module(inputs), targets) * share
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _forget_gradients(self) -> None:
-        # As the optimizer's own `zero_grad`, which tells a profiler and so takes much longer.
+    def _clear_gradients(self) -> None:
+        # The optimizer's own `zero_grad` is much slower, because it records a profiler event.
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
     @torch.no_grad()
     def _outputs(self) -> Tensor:
-        """The outputs for all validation examples, in single precision at least."""
+        """Return the outputs for all validation examples, in at least single precision."""
         self.module.eval()
         parts = []
         size = max(self.settings.batch_size, _EVALUATION_BATCH) // self.run.micro_batches or 1
@@ -303,7 +321,7 @@ class _Training:
         return torch.autocast(self.inputs.device.type, self.half)
 
     def _watch(self, patience: int) -> None:
-        """Remember the best epoch, stop after `patience` without a better, end with the best."""
+        """Keep the best epoch, stop after `patience` epochs without improvement, and restore it."""
         if self.best is None or self._improved(self.best):
             weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
             self.best = _Best(self.epochs, self.metrics, weights)
@@ -318,7 +336,7 @@ class _Training:
         return sign * self.metrics[metric] > sign * best.metrics[metric]
 
     def state(self) -> dict[str, Any]:
-        """All that `load` needs to go on from here, to the bit."""
+        """Return everything that `load` needs to continue with bit-identical results."""
         return {
             "format": _CHECKPOINT_FORMAT,
             "settings": _plain(self.settings),
@@ -332,10 +350,11 @@ class _Training:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            TrialError: it is of another candidate, of other settings or of another trainer.
+            TrialError: The checkpoint belongs to another candidate, other settings or another
+                trainer.
         """
         with loading(self.run):
             if state["format"] != _CHECKPOINT_FORMAT or state["settings"] != _plain(self.settings):
@@ -349,7 +368,7 @@ class _Training:
 
 
 def _placed(module: nn.Module, device: torch.device) -> nn.Module:
-    # Moving what is there already takes longer than looking.
+    # Checking is faster than moving a module that is already there.
     tensors = chain(module.parameters(), module.buffers())
     there = device.type == "cpu" and all(tensor.device == device for tensor in tensors)
     return module if there else module.to(device)
@@ -366,7 +385,7 @@ def _optimizer(settings: Supervised, module: nn.Module) -> torch.optim.Optimizer
 
 
 def _half(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The type to cast to in a forward pass, or None for single precision."""
+    """Return the type to cast to in a forward pass; None for single precision."""
     if precision is Precision.AUTO:
         if device.type != "cuda":
             return None
@@ -380,13 +399,13 @@ def _moved(split: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, 
 
 
 def _smoothed(targets: Tensor, smoothing: float, task: Task) -> Tensor:
-    """Class numbers [n] as smoothed class probabilities [n, classes]; unsmoothed as they are."""
+    """Convert class numbers [n] to smoothed probabilities [n, classes], if smoothing is set."""
     if not smoothing:
         return targets
     if targets.is_floating_point() or targets.dim() != 1:
         raise TrialError(
-            f"label_smoothing needs class numbers as targets, one for each example; the task's "
-            f"have type {targets.dtype} and shape {list(targets.shape)}: set it to 0"
+            f"label_smoothing needs targets that are class numbers [n]; the task's targets have "
+            f"type {targets.dtype} and shape {list(targets.shape)}: set it to 0"
         )
     classes = task.signature.output_shape[-1]
     exact = nn.functional.one_hot(targets, classes).to(torch.get_default_dtype())
@@ -394,7 +413,7 @@ def _smoothed(targets: Tensor, smoothing: float, task: Task) -> Tensor:
 
 
 def _plain(settings: Supervised) -> dict[str, Any]:
-    """Settings as a checkpoint can hold them."""
+    """Return settings as a checkpoint can store them."""
     return {k: v.value if isinstance(v, Enum) else v for k, v in asdict(settings).items()}
 
 

@@ -1,17 +1,17 @@
-"""Tabular: answers from a benchmark's table what others measured, so that a search takes seconds.
+"""Tabular: looks up results in a benchmark's table, so that a search takes seconds.
 
-A table is an npz file of these arrays, for n rows and d decisions:
+A table is an npz file with these arrays, for n rows and d decisions:
 
-    decisions       text [d]: their names.
-    choices/NAME    [k]: the values that decision NAME can take, for each decision.
-    codes           whole numbers [n, d]: for each row and decision, which of its choices, from
-                    0; -1 where the decision is not asked.
-    METRIC          numbers [n], or [n, repeats] for trainings under other seeds.
-    parameters, flops, latency, memory    numbers [n]: costs; each may be absent.
+    decisions       text [d]: the names of the decisions.
+    choices/NAME    [k]: the values of decision NAME, for each decision.
+    codes           integers [n, d]: for each row and decision, the index of its choice, from
+                    0; -1 if the row does not have the decision.
+    METRIC          numbers [n], or [n, repeats] for trainings with different seeds.
+    parameters, flops, latency, memory    numbers [n]: costs; all are optional.
 
-`seconds` is a metric as any other: what training took where it was measured. A table of several
-data sets has METRIC and costs of each as `DATASET/METRIC`. The file of 12-epoch results of
-NAS-Bench-201 that holds `arch_str` and `ops` is read as it is.
+`seconds` is a metric like any other: the measured training time. A table of several data sets has
+each one's metrics and costs as `DATASET/METRIC`. The file of 12-epoch results of NAS-Bench-201
+with `arch_str` and `ops` is also supported.
 
 Source of the idea: C. Ying et al.: NAS-Bench-101, arXiv 1902.09635; X. Dong, Y. Yang:
 NAS-Bench-201, arXiv 2001.00326.
@@ -59,10 +59,14 @@ _NASBENCH201 = {
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What was measured of each combination of decisions.
+    """The measurements of each combination of decisions.
 
-    choices: by decision, the code of each value. rows: the row of each combination of codes.
-    metrics: numbers [n, repeats]. costs: numbers [n].
+    Attributes:
+        path: The file.
+        choices: The code of each value, by decision.
+        rows: The row of each combination of codes.
+        metrics: Numbers [n, repeats], by metric.
+        costs: Numbers [n], by cost.
     """
 
     path: Path
@@ -72,20 +76,19 @@ class Table:
     costs: Arrays
 
     def row(self, decisions: Mapping[str, Any]) -> int:
-        """The row of a candidate's decisions.
+        """Return the row of a candidate's decisions.
 
         Raises:
-            TrialError: a decision or a value that the table does not have, or one that it has
-                and the candidate does not.
+            TrialError: The table lacks a decision or a value, or the candidate lacks a decision.
         """
         for name in [*decisions, *self.choices]:
             if name not in self.choices:
-                raise self._strange(f"does not have decision {name!r}; it has", self.choices)
+                raise self._mismatch(f"does not have decision {name!r}; it has", self.choices)
             if name not in decisions and _NOT_ASKED not in self.choices[name]:
-                raise self._strange(f"needs decision {name!r}; the space decides", decisions)
+                raise self._mismatch(f"needs decision {name!r}; the space decides", decisions)
             if decisions.get(name, _NOT_ASKED) not in self.choices[name]:
                 value = f"has no {name} = {decisions[name]!r}; it has"
-                raise self._strange(value, self.choices[name])
+                raise self._mismatch(value, self.choices[name])
         codes = tuple(
             codes[decisions.get(name, _NOT_ASKED)] for name, codes in self.choices.items()
         )
@@ -93,25 +96,29 @@ class Table:
             raise TrialError(f"table {self.path} has no row for {dict(decisions)}")
         return self.rows[codes]
 
-    def _strange(self, what: str, known: Mapping[Any, Any]) -> TrialError:
+    def _mismatch(self, what: str, known: Mapping[Any, Any]) -> TrialError:
         names = ", ".join(str(name) for name in known if name is not _NOT_ASKED)
         return TrialError(f"table {self.path} {what}: {names or 'nothing'}")
 
 
 @dataclass(frozen=True)
 class Tabular(Trainer):
-    """Reports, in one step, what the table has for the candidate's decisions.
+    """Reports in one step the table's metrics for the candidate's decisions.
 
-    table: an npz file. dataset: which one's results, where the table has several; the first
-    unless it is named. A row that was measured several times answers by the trial's seed. With
-    the NAS-Bench-201 file, accuracies are shares, `accuracy` is of the validation examples and
-    FLOPs count a multiplication with its addition as one.
+    If a row was measured several times, the trial's seed selects one measurement. With the
+    NAS-Bench-201 file, accuracies are shares, `accuracy` is measured on the validation examples,
+    and a multiply-add counts as one FLOP.
 
-    Only a probe runs the network: three steps of gradient descent tell candidates apart.
+    Only a probe runs the network: it compares candidates by three steps of gradient descent.
+
+    Attributes:
+        table: An npz file.
+        dataset: The data set whose results to use, if the table has several; by default the
+            first one.
 
     Raises:
-        UsageError: the file is missing or damaged, its arrays do not fit each other, or it does
-            not have the data set.
+        UsageError: The file is missing or damaged, its arrays have mismatched shapes, or it lacks
+            the data set.
     """
 
     table: Path
@@ -125,7 +132,7 @@ class Tabular(Trainer):
         """Report the row's metrics.
 
         Raises:
-            TrialError: the table has no row for these decisions, and why.
+            TrialError: The table has no row for these decisions; the message says why.
         """
         if run.probe:
             yield from _descend(candidate, task, run)
@@ -137,16 +144,24 @@ class Tabular(Trainer):
         yield Report(1, {name: float(each[seed % len(each)]) for name, each in measured.items()})
 
     def costs(self, candidate: Candidate, task: Task) -> Mapping[str, float]:
-        """The costs that the table has, as it has them; raises TrialError as `train` does."""
+        """Return the costs in the table.
+
+        Raises:
+            TrialError: The table has no row for these decisions.
+        """
         row = self._table.row(candidate.decisions)
         return {name: float(values[row]) for name, values in self._table.costs.items()}
 
 
 def read_table(path: Path, dataset: str | None = None) -> Table:
-    """A table from its file, read once in a process while the file stays as it is.
+    """Read a table from its file, once per process unless the file changes.
+
+    Args:
+        path: An npz file.
+        dataset: The data set whose results to use; by default the first one.
 
     Raises:
-        UsageError: as `Tabular` says, in one line that names the file and the array.
+        UsageError: See `Tabular`; the message names the file and the array.
     """
     try:
         found = path.stat()
@@ -175,7 +190,7 @@ def _read(path: Path, dataset: str | None, changed: int, size: int) -> Table:
 
 
 class _Misfit(ValueError):
-    """An array that is not as it should be; the text names it."""
+    """An array does not have the expected form; the message names it."""
 
 
 def _arrays(path: Path) -> Arrays:
@@ -186,12 +201,12 @@ def _arrays(path: Path) -> Arrays:
                 return {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise _unreadable(path, error) from error
-    except Exception as error:  # whatever a damaged archive makes zipfile and numpy raise
+    except Exception as error:  # a damaged file can raise any error in zipfile and numpy
         line = (str(error).splitlines() or [""])[0]
         raise UsageError(
-            f"table {path} is damaged or no npz file ({type(error).__name__}: {line})"
+            f"table {path} is damaged or not an npz file ({type(error).__name__}: {line})"
         ) from error
-    raise UsageError(f"table {path} is not an npz file: it holds a single array")
+    raise UsageError(f"table {path} is not an npz file: it contains a single array")
 
 
 def _unreadable(path: Path, error: OSError) -> UsageError:
@@ -199,7 +214,7 @@ def _unreadable(path: Path, error: OSError) -> UsageError:
 
 
 def _from_nasbench201(arrays: Arrays) -> Arrays:
-    """The NAS-Bench-201 file in the general form; accuracies become shares."""
+    """Convert the NAS-Bench-201 file to the general form; accuracies become shares."""
     general: dict[str, np.ndarray] = {_DECISIONS: np.array(_EDGES), _CODES: arrays["ops"]}
     general |= {f"{_CHOICES}{edge}": np.array(_OPERATIONS) for edge in _EDGES}
     for name, values in arrays.items():
@@ -211,7 +226,7 @@ def _from_nasbench201(arrays: Arrays) -> Arrays:
 
 
 def _shares(percent: np.ndarray) -> np.ndarray:
-    # Rounded, for single precision holds 63.364 as 63.36399841.
+    # Rounded, because single precision stores 63.364 as 63.36399841.
     return np.round(percent.astype(np.float64) / 100, 8)
 
 
@@ -235,12 +250,12 @@ def _decisions(arrays: Arrays) -> tuple[dict[str, dict[Any, int]], dict[tuple[in
         choices[name] |= {_NOT_ASKED: -1} if column.min() < 0 else {}
     rows = {tuple(row): number for number, row in enumerate(codes.tolist())}
     if len(rows) < len(codes):
-        raise _Misfit(f"array {_CODES!r} has {len(codes) - len(rows)} rows twice")
+        raise _Misfit(f"array {_CODES!r} has {len(codes) - len(rows)} duplicate rows")
     return choices, rows
 
 
 def _columns(arrays: Arrays, dataset: str | None, rows: int) -> Arrays:
-    """The metrics and costs of a data set, by name, those that belong to none included."""
+    """Return a data set's metrics and costs, and those that belong to no data set, by name."""
     structure = [n for n in arrays if n in (_DECISIONS, _CODES) or n.startswith(_CHOICES)]
     split = {name: name.rpartition("/") for name in arrays if name not in structure}
     datasets = list(dict.fromkeys(of for of, _, _ in split.values() if of))
@@ -249,7 +264,7 @@ def _columns(arrays: Arrays, dataset: str | None, rows: int) -> Arrays:
     chosen = dataset or next(iter(datasets), "")
     columns = {column: name for name, (of, _, column) in split.items() if of in ("", chosen)}
     if set(columns) <= set(COSTS):
-        raise _Misfit(f"no array of a metric; it has: {', '.join(arrays)}")
+        raise _Misfit(f"no array of a metric; arrays: {', '.join(arrays)}")
     return {column: _column(arrays, name, rows) for column, name in columns.items()}
 
 
@@ -262,28 +277,28 @@ def _column(arrays: Arrays, name: str, rows: int) -> np.ndarray:
             f"{rows} rows"
         )
     if is_cost and not np.isfinite(found).all():
-        raise _Misfit(f"array {name!r} holds NaN or infinity")
+        raise _Misfit(f"array {name!r} contains NaN or infinity")
     return found
 
 
 def _array(arrays: Arrays, name: str, kinds: str, *dimensions: int) -> np.ndarray:
-    """An array of the table, once it holds what it should: kinds are NumPy's letters."""
+    """Return an array after checking its type and dimensions; kinds are NumPy's letters."""
     if name not in arrays:
-        raise _Misfit(f"no array {name!r}; it has: {', '.join(arrays) or 'none'}")
+        raise _Misfit(f"no array {name!r}; arrays: {', '.join(arrays) or 'none'}")
     found = arrays[name]
     if found.dtype.kind not in kinds or found.ndim not in dimensions:
         expected = {"U": "text", "iu": "whole numbers"}.get(kinds, "numbers")
         expected = "text or numbers" if "U" in kinds and len(kinds) > 1 else expected
         sizes = " or ".join(map(str, dimensions))
         raise _Misfit(
-            f"array {name!r} holds {found.dtype} of shape {list(found.shape)}; expected "
+            f"array {name!r} contains {found.dtype} of shape {list(found.shape)}; expected "
             f"{expected} in {sizes} dimensions"
         )
     return found
 
 
 def _descend(candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
-    """A few steps of plain gradient descent on all examples."""
+    """Take a few steps of plain gradient descent on all examples."""
     torch.manual_seed(run.seed_for("init"))
     module = candidate.build(task.probe()[0], task.signature)
     inputs, targets = task.split(Split.TRAIN)

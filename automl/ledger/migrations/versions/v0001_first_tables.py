@@ -192,7 +192,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Indexes go with their tables; MySQL lets none go before that a foreign key needs.
+    # Dropping tables drops their indexes; MySQL keeps an index that a foreign key needs.
     op.drop_table("automl_reports")
     op.drop_table("automl_workers")
     op.drop_table("automl_trials")

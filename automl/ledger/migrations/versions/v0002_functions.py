@@ -1,4 +1,4 @@
-"""Functions and their keys; evaluations in roles; how each trial was recognised.
+"""Functions and their keys, roles of evaluations, and how each trial was recognised.
 
 Revision: 0002, after 0001
 """
@@ -28,8 +28,8 @@ def upgrade() -> None:
         sa.Column("costs", sa.JSON(), nullable=True),
         sa.Column("audits", sa.Boolean(), nullable=False, server_default=sa.false()),
     ):
-        # One by one and never by a copy of the table: on SQLite, dropping the old one would take
-        # the reports along.
+        # Columns are added one by one, never by copying the table: on SQLite, dropping the old
+        # table would delete the reports.
         op.add_column("automl_trials", column)
     role = _enum("role", "shared", "own", "audit")
     with op.batch_alter_table("automl_evaluations") as batch:
@@ -39,7 +39,7 @@ def upgrade() -> None:
         batch.add_column(sa.Column("source", sa.Integer(), nullable=True))
         batch.add_column(sa.Column("source_study", sa.String(length=36), nullable=True))
         batch.drop_column("objectives")
-    # What is there was found by the first version of the hasher.
+    # The first version of the hasher wrote the existing rows.
     op.execute(
         "INSERT INTO automl_functions (fingerprint, version, created_at, used_at) "
         "SELECT fingerprint, 1, MIN(started_at), MAX(started_at) FROM automl_trials "

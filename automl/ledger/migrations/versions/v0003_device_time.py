@@ -1,4 +1,4 @@
-"""Device time in the budget, and the checkpoint that a trial goes on from.
+"""Device time in the budget, and the checkpoint from which a trial continues.
 
 Revision: 0003, after 0002
 """

@@ -1,4 +1,4 @@
-"""Steps of 64 bits; on MySQL and MariaDB keys that tell apart what differs in case or accents.
+"""Steps of 64 bits; on MySQL and MariaDB, keys that distinguish case and accents.
 
 Revision: 0004, after 0003
 """
@@ -12,7 +12,7 @@ branch_labels = None
 depends_on = None
 
 STEPS = {"automl_trials": True, "automl_evaluations": True, "automl_reports": False}
-"""The tables with steps, and whether a row may lack one."""
+"""The tables with steps, and whether the step may be null."""
 LARGEST = 2**31 - 1
 
 
@@ -20,7 +20,7 @@ def upgrade() -> None:
     kind = op.get_bind().dialect.name
     if kind in ("mysql", "mariadb"):
         _compare_bytes()
-    if kind != "sqlite":  # whose integers are big as they are
+    if kind != "sqlite":  # whose integers have 64 bits already
         for table, nullable in STEPS.items():
             op.alter_column(
                 table,
@@ -32,8 +32,8 @@ def upgrade() -> None:
 
 
 def _compare_bytes() -> None:
-    # Else the database's own collation counts, or a character set that lacks most characters.
-    # Each statement commits by itself: after a kill, this begins again.
+    # Otherwise the database's collation applies, or a character set that lacks most characters.
+    # Each statement commits by itself, so that this can be run again after a kill.
     for table in _REFERRING & _referring():
         op.drop_constraint(f"fk_{table}_study", table, type_="foreignkey")
     for statement in _CONVERSIONS:
@@ -58,7 +58,7 @@ _REFERRING = {"automl_trials", "automl_workers"}
 
 
 def _referring() -> set[str]:
-    """The tables that refer to studies now."""
+    """Return the tables that refer to studies at present."""
     look = sa.inspect(op.get_bind())
     return {
         table

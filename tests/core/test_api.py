@@ -1,0 +1,72 @@
+"""The Python interface: what it takes, and a study as an object."""
+
+import inspect
+from dataclasses import fields
+
+import pytest
+import tiny
+import torch
+import toys
+
+import automl
+from automl.study.request import ResumeRequest, SearchRequest
+
+TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random"}
+
+
+@pytest.mark.parametrize(
+    ("function", "request_class"),
+    [(automl.search, SearchRequest), (automl.resume, ResumeRequest)],
+)
+def test_a_function_takes_and_documents_all_fields_of_its_request(function, request_class):
+    names = [field.name for field in fields(request_class)]
+    assert set(inspect.signature(function).parameters) == set(names)
+    for name in names:
+        assert f"        {name}: " in function.__doc__
+
+
+def test_an_unknown_argument_is_refused_like_any_functions():
+    with pytest.raises(TypeError, match=r"^got an unexpected keyword argument 'traisl'$"):
+        automl.search(tiny.plane, traisl=3)
+
+
+def test_options_are_those_of_their_parts(sqlite_url):
+    with pytest.raises(automl.UnknownNameError, match=r"part in -o part\.option=value"):
+        automl.search(tiny.plane, storage=sqlite_url, options={"trianer": {}}, **TINY)
+
+
+def test_a_study_lists_its_trials(sqlite_url):
+    study, best = automl.search(tiny.plane, trials=3, storage=sqlite_url, study="s", **TINY)
+    opened = automl.Study.open("s", storage=sqlite_url)
+    assert [trial.number for trial in opened.trials] == [0, 1, 2]
+    assert opened.trials == study.trials
+    chosen = opened.trials[best.number]
+    assert chosen.state is automl.State.COMPLETE
+    assert (chosen.values, chosen.decisions) == (best.values, best.decisions)
+    assert (opened.best.number, opened.best.values) == (best.number, best.values)
+    assert [found.number for found in opened.front] == [best.number]
+    assert opened.found(best.number).decisions == best.decisions
+
+
+def test_there_is_no_such_study_or_trial(sqlite_url):
+    automl.search(tiny.plane, trials=1, storage=sqlite_url, study="s", **TINY)
+    with pytest.raises(automl.UnknownNameError, match="study"):
+        automl.Study.open("t", storage=sqlite_url)
+    with pytest.raises(automl.UsageError, match="no complete trial 7"):
+        automl.Study.open("s", storage=sqlite_url).found(7)
+
+
+def test_a_study_predicts_and_exports_its_best(sqlite_url, tmp_path):
+    study, _ = automl.search(
+        toys.small_space,
+        task=toys.blobs,
+        trials=1,
+        storage=sqlite_url,
+        options={"trainer": {"epochs": 1}, "cache": {"levels": "L0,L1"}},
+    )
+    inputs, _ = toys.blobs().probe()
+    outputs = study.predict(inputs)
+    assert outputs.shape[0] == len(inputs)
+    assert (study.export(tmp_path / "model") / "README.md").exists()
+    opened = automl.Study.open(study.name, storage=sqlite_url)
+    torch.testing.assert_close(opened.predict(inputs), outputs)

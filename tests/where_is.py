@@ -1,0 +1,48 @@
+"""Where is ...? Questions about the code, each with the file and the definition that answer it.
+
+    python tests/where_is.py [WORD]
+
+prints the answers to all questions, or to those that contain a word.
+"""
+
+import sys
+
+ANSWERS: list[tuple[str, str, str]] = [
+    ("the list of everything that a search accepts", "study/request.py", "SearchRequest"),
+    ("the conversion of -o part.option=value", "plugin/options.py", "resolve"),
+    ("the search for installed plugins", "plugin/registry.py", "Registry"),
+    ("the check that a user has approved code", "plugin/trust.py", "Trust"),
+    ("the search loop", "engine/loop.py", "Engine"),
+    ("the retry after a trial runs out of memory", "engine/out_of_memory.py", "is_out_of_memory"),
+    ("the question to the pruner", "engine/pruning.py", "Pruning"),
+    ("the check of requirements", "engine/requirements.py", "broken"),
+    ("the end of a study that repeats itself", "engine/exhaustion.py", "Exhaustion"),
+    ("the renewal of leases", "engine/heartbeat.py", "Heartbeat"),
+    ("the handling of Ctrl-C and SIGTERM", "workers/signals.py", "stopping_on_signals"),
+    ("the restart of dead workers", "workers/supervision.py", "Supervisor"),
+    ("the time limit of a trial", "trial_code/deadline.py", "Deadline"),
+    ("the take-over of a dead worker's trial", "ledger/ledger.py", "Ledger"),
+    ("the meaning of a database's error codes", "ledger/sql_errors.py", "Kind"),
+    ("the wait for a database that is unavailable", "ledger/outages.py", "OutageRetry"),
+    ("the canonical form of a graph", "identity/graphs/canonical.py", "canonical"),
+    ("the probe of a candidate's function", "identity/probes/probe.py", "probe"),
+    ("the separation of tied weights", "identity/probes/symmetry.py", "general_keys"),
+    ("the decision whether to probe", "engine/identifier.py", "Identifier"),
+    ("the digest of files that a space reads", "space/files_read.py", "FilesRead"),
+    ("the weights of the best trials", "study/weights.py", "Models"),
+    ("the binding of a process to its GPU", "devices/discovery.py", "pin"),
+    ("the loading of somebody else's export", "portable/program.py", "Program"),
+    ("the lines of a search without a terminal", "cli/output.py", "PlainLines"),
+]
+"""What is asked for, the file below automl/, and the definition in it."""
+
+
+def main(word: str = "") -> None:
+    """Print the answers to the questions that contain a word."""
+    for question, file, name in ANSWERS:
+        if word.lower() in question:
+            print(f"{question:<48} automl/{file}: {name}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
