@@ -16,6 +16,8 @@ from automl.plugin.report import Objective, State
 
 LOOKED_AT = 2_000
 """Importances are computed from this many trials at most, so that they are fast."""
+FEWEST = 20
+"""The fewest complete trials that importances are computed from; with fewer they are noise."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,12 @@ def _importances(done: Sequence[FrozenTrial], objective: Objective) -> Importanc
 def why_unimportant(done: Sequence[FrozenTrial]) -> str | None:
     """Return why these complete trials have no importances; None if they have."""
     decisions = {name for trial in done for name in trial.params}
-    if len(done) < 2:
-        return "fewer than two trials have completed"
+    if not done:
+        return "no trial has completed"
     if len(decisions) < 2:
         return f"there is {'one decision' if decisions else 'no decision'} to compare"
+    if len(done) < FEWEST:
+        return f"importance needs {FEWEST} complete trials, there are {len(done)}"
     if len({tuple(trial.values) for trial in done}) == 1:
         return "all trials have the same value"
     return None

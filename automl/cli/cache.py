@@ -1,4 +1,4 @@
-"""`automl cache`: what was reused, at which level, what that took and saved; and what to forget."""
+"""`automl cache`: reuse by level with its cost and savings, and removal of known functions."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _OrShow(click.Group):
-    """A group that takes a study's name where no command stands, and shows that study."""
+    """A group that shows a study if its first argument is not the name of a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         names = {*self.commands, *ctx.help_option_names}
@@ -26,7 +26,7 @@ class _OrShow(click.Group):
 
 @click.group("cache", cls=_OrShow)
 def command() -> None:
-    """Show reuse by level: automl cache [STUDY]; or drop what is known: automl cache prune."""
+    """Show reuse by level: automl cache [STUDY]; or drop known functions: automl cache prune."""
 
 
 @command.command("show")
@@ -40,8 +40,8 @@ def show(study: str | None, storage: Location, as_json: bool) -> None:
 
     opened = existing_storage(storage)
     for one in [open_study(opened, study)] if study else all_studies(opened):
-        said = _event(one)
-        for line in [json_line(said)] if as_json else _lines(said):
+        event = _event(one)
+        for line in [json_line(event)] if as_json else _lines(event):
             say(line)
 
 
@@ -50,13 +50,13 @@ def show(study: str | None, storage: Location, as_json: bool) -> None:
 @storage_option
 @json_option
 def prune(keep: int, storage: Location, as_json: bool) -> None:
-    """Drop the least recently used functions; studies and their results stay."""
+    """Drop the least recently used functions; studies and their results are kept."""
     from automl.cli.text import json_line
     from automl.ledger.functions import Functions
 
     dropped = Functions(existing_storage(storage).engine).prune(keep)
-    said = {"event": "prune", "dropped": dropped, "keep": keep}
-    say(json_line(said) if as_json else f"{dropped} functions dropped")
+    event = {"event": "prune", "dropped": dropped, "keep": keep}
+    say(json_line(event) if as_json else f"{dropped} functions dropped")
 
 
 def _event(study: "Study") -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _event(study: "Study") -> dict[str, Any]:
 
 
 def _repeated(study: "Study") -> list["FunctionView"]:
-    """The functions that were evaluated several times, where the study asks for that."""
+    """The functions that were evaluated several times, if the study repeats evaluations."""
     if study.spec.cache.repeats == 1:
         return []
     return [each for each in study.views.functions() if each.n > 1]
@@ -120,31 +120,31 @@ def _audit(study: "Study", metric: str) -> dict[str, Any]:
     }
 
 
-def _lines(said: dict[str, Any]) -> list[str]:
+def _lines(event: dict[str, Any]) -> list[str]:
     from automl.text.formatting import duration
 
-    share = said["reused"] / said["trials"] if said["trials"] else 0
+    share = event["reused"] / event["trials"] if event["trials"] else 0
     lines = [
-        f"{said['study']}: {said['reused']} of {said['trials']} trials reused ({share:.0%}); "
-        f"{duration(said['seconds'])} of training paid"
+        f"{event['study']}: {event['reused']} of {event['trials']} trials reused ({share:.0%}); "
+        f"{duration(event['seconds'])} of training paid"
     ]
-    for level, each in said["levels"].items():
+    for level, each in event["levels"].items():
         saved, spent = duration(each["seconds_saved"]), duration(each["seconds_spent"])
         hits = f"{each['hits']} hit{'s' * (each['hits'] != 1)}"
         lines.append(f"  {level}  {hits}, {saved} saved, {spent} spent")
-    if said["verdicts"]:
-        lines.append(f"  probes: {_counted(said['verdicts'])}")
-    if said["skipped"]:
-        lines.append(f"  not probed: {_counted(said['skipped'])}")
+    if event["verdicts"]:
+        lines.append(f"  probes: {_counted(event['verdicts'])}")
+    if event["skipped"]:
+        lines.append(f"  not probed: {_counted(event['skipped'])}")
     rare = ("not_canonical", "collisions", "near_misses", "refused", "damaged")
-    if any(said[name] for name in rare):
-        lines.append("  " + _counted({n.replace("_", " "): said[n] for n in rare if said[n]}))
-    lines += _noise_lines(said["functions"])
-    return [*lines, *map(_audit_line, said["audits"])]
+    if any(event[name] for name in rare):
+        lines.append("  " + _counted({n.replace("_", " "): event[n] for n in rare if event[n]}))
+    lines += _noise_lines(event["functions"])
+    return [*lines, *map(_audit_line, event["audits"])]
 
 
 def _noise_lines(functions: list[dict[str, Any]]) -> list[str]:
-    """How far evaluations of one function lie apart, by metric: pooled standard deviations."""
+    """The spread of evaluations of one function, by metric: pooled standard deviations."""
     lines = []
     for metric in dict.fromkeys(name for each in functions for name in each["variances"]):
         known = [f for f in functions if f["variances"].get(metric) is not None]

@@ -1,4 +1,4 @@
-"""What a shell completes: names from metadata and from an SQLite file; nothing heavy is loaded."""
+"""Shell completion of names from metadata and SQLite files, without loading heavy libraries."""
 
 import contextlib
 import importlib.metadata
@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 _SECONDS = 0.2
-"""How long to wait for a database that is being written: a person is typing."""
+"""How many seconds to wait for a locked database while a person is typing."""
 
 
 def names(kind: str) -> Complete:
@@ -43,15 +43,15 @@ def installed(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 
 def studies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completes the studies of an SQLite file; what else a storage is would take too long."""
+    """Completes the studies of an SQLite file; other storages would take too long."""
     url = ctx.params.get("storage") or os.environ.get("AUTOML_STORAGE") or "sqlite:///automl.db"
     scheme, _, path = str(url).partition(":///")
     file = Path(path.partition("?")[0])
     if not scheme.startswith("sqlite") or not file.is_file():
         return []
-    # A shell has no place for an error: nothing is completed then.
+    # A shell has no place for an error, so nothing is completed.
     with contextlib.suppress(sqlite3.Error):
-        # A shell runs what it completes: a name that it would not read as one word is left out.
+        # A shell runs completed lines, so names that it would not read as one word are left out.
         return _starting((n for n in _studies(file) if shlex.quote(n) == n), incomplete)
     return []
 

@@ -1,10 +1,10 @@
-"""`automl completion`: what a shell reads to complete automl's commands, options and names."""
+"""`automl completion`: the script that completes automl's commands, options and names."""
 
 import click
 from click.shell_completion import get_completion_class
 
 _VARIABLE = "_AUTOML_COMPLETE"
-"""What click looks at to see that a shell asks."""
+"""The variable by which click recognises a shell's request."""
 
 
 @click.command("completion")

@@ -1,4 +1,4 @@
-"""`automl doctor`: whether a study is whole, and what to mend."""
+"""`automl doctor`: checks whether a study is intact, and repairs it."""
 
 import click
 
@@ -13,7 +13,7 @@ from automl.cli.terminal import say, say_lines
 @storage_option
 @json_option
 def command(study: str, repair: bool, storage: Location, as_json: bool) -> None:
-    """Check that STUDY is whole after crashes: exit code 0 if so, 1 if something is broken."""
+    """Check that STUDY is intact after crashes: exit code 0 if so, 1 if something is broken."""
     from automl.analysis.doctor import Doctor
     from automl.cli.text import json_line
     from automl.study.study import open_study

@@ -135,10 +135,10 @@ def overview(
     study: Study, trials: Sequence[FrozenTrial], views: Sequence[TrialView]
 ) -> dict[str, Any]:
     """What `automl show` adds to the summary; importances are null where nothing can be said."""
+    known = importances(trials, study.objectives)
     return {
-        "importances": {
-            each.metric: dict(each.shares) or None for each in importances(trials, study.objectives)
-        },
+        "importances": {each.metric: dict(each.shares) or None for each in known},
+        "importance_trials": {each.metric: each.trials for each in known},
         "levels": {
             hit.level: {"hits": hit.hits, "seconds_saved": hit.seconds_saved}
             for hit in study.views.hits()

@@ -1,4 +1,4 @@
-"""`automl fingerprint`: which candidates of a space compute the same."""
+"""`automl fingerprint`: finds candidates of a space that compute the same function."""
 
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,10 @@ def command(
     plugins: tuple[str, ...],
     data_dir: Path | None,
 ) -> None:
-    """Say which candidates of SPACE compute the same: they have one fingerprint.
+    """Find candidates of SPACE that compute the same function: they share a fingerprint.
 
-    Prints one JSON object for each line of decisions. `level` is where it met an earlier line: L0
-    by its decisions, L1 by its canonical graph, L2 by what it computes; null where it is new.
+    Prints one JSON object for each line of decisions. `level` says how it equals an earlier line:
+    L0 by its decisions, L1 by its canonical graph, L2 by its outputs; null if it is new.
     """
     from automl.analysis.compare import comparing
     from automl.cli.text import json_line

@@ -1,6 +1,7 @@
 """The live view of a search on a terminal."""
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from automl.cli import text
 from automl.cli.events import Event, summary_event
 from automl.cli.output import PlainLines
 from automl.cli.terminal import raw, visible_streams
@@ -22,15 +22,18 @@ from automl.ledger.models import Phase
 from automl.ledger.queries import Budget, Counts, WorkerView
 from automl.plugin.report import Direction
 from automl.portable.terminal import one_line, visible
+from automl.spec import Spec
 from automl.study.study import Study
-from automl.text.formatting import duration, pairs
+from automl.text.formatting import duration, number, pairs
 
 
 class LiveView(PlainLines):
-    """Trials scroll by above; below stand progress, best, reuse, time left, and the workers."""
+    """Trials scroll by above; below are progress, best, reuse, time left, and the workers."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
+        self._steps = planned_steps(study.spec)
+        self._reports: dict[int, Event] = {}
         console = _Console(file=raw(sys.stdout))
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._began = time.monotonic()
@@ -39,24 +42,33 @@ class LiveView(PlainLines):
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        # Inside, the streams are the view's, which would take orders in a text for styles.
+        # Inside, the streams are the view's, which would take markup in a text for styles.
         with self._live, visible_streams():
             yield
 
     def emit(self, event: Event) -> None:
         if event["event"] == "trial":
             self._keep_best(event)
-        if self._live.is_started and event["event"] == "trial":
-            self._live.console.print(_text(text.trial_line(event)))
-        else:
-            super().emit(event)
+            self._reports.pop(event["number"], None)
+        elif event["event"] == "report":
+            self._reports[event["number"]] = event
+        super().emit(event)
+
+    def write(self, line: str) -> None:
+        """Write a line in pieces as wide as the terminal, without breaking a word."""
+        for piece in wrapped(one_line(line), self._live.console.width):
+            if self._live.is_started:
+                # Longer words are the terminal's to wrap: the view draws below them.
+                self._live.console.print(Text(piece), no_wrap=True, overflow="ignore", crop=False)
+            else:
+                super().write(piece)
 
     def refresh(self, counts: Counts) -> None:
         self._live.update(self._draw(counts, self._study.views.workers()))
 
     def _draw(self, counts: Counts, workers: list[WorkerView]) -> Group:
         goal = self._goal(counts, self._study.views.budget())
-        head = Table.grid(padding=(0, 2))
+        head = _grid(3)
         head.add_row("trials", goal.bar(), _text(self._progress(counts, goal)))
         if self._best is not None:
             values = pairs(self._best["values"])
@@ -65,7 +77,7 @@ class LiveView(PlainLines):
         rest = [f"{counts.pruned} pruned"] * bool(counts.pruned)
         rest += [f"{counts.failed} failed"] * bool(counts.failed)
         head.add_row("reused", f"{counts.reused} ({share:.0%})", ", ".join(rest))
-        return Group(head, _worker_table(workers))
+        return Group(head, self._worker_table(workers))
 
     def _goal(self, counts: Counts, budget: Budget) -> "Goal":
         if budget.trials is not None:
@@ -81,9 +93,32 @@ class LiveView(PlainLines):
         done = f"{counts.trials}" if goal.unit else ""
         if goal.total is not None:
             done += f"{', ' if done else ''}{goal.done} of {goal.total} {goal.unit}".rstrip()
-        said = [done or str(counts.trials), duration(passed)]
+        parts = [done or str(counts.trials), duration(passed)]
         left = goal.left(passed, goal.done - self._at_start)
-        return ", ".join([*said, f"about {duration(left)} left"] if left else said)
+        return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
+
+    def _worker_table(self, workers: list[WorkerView]) -> Table:
+        table = _grid(4)
+        for worker in workers:
+            name, device = _text(host_and_pid(worker.id)), _text(worker.device)
+            table.add_row("worker", name, device, _text(self._doing(worker)))
+        return table
+
+    def _doing(self, worker: WorkerView) -> str:
+        """The trial that a worker trains, how far it is, and its latest metric."""
+        if worker.trial is None:
+            return "proposing" if worker.phase is Phase.PROPOSING else "waiting"
+        report = self._reports.get(worker.trial)
+        step = max(worker.step or 0, report["step"] if report else 0)
+        parts = [f"trial {worker.trial}"]
+        if step:
+            parts.append(f"step {step}")
+            if self._steps is not None and step <= self._steps:
+                parts[-1] += f" of {self._steps}"
+        metrics = report["metrics"] if report else {}
+        names = [o.metric for o in self._study.objectives if o.metric in metrics]
+        parts += [f"{name} {number(metrics[name])}" for name in names]
+        return ", ".join(parts)
 
     def _keep_best(self, event: Event) -> None:
         objective = self._study.objectives[0]
@@ -97,7 +132,14 @@ class LiveView(PlainLines):
 
 @dataclass(frozen=True)
 class Goal:
-    """How far a search is: `done` of `total` (None is without limit), and the time it has."""
+    """How far a search is, and the time it has.
+
+    Attributes:
+        done: How many trials or evaluations are done.
+        total: How many are to be done, None for no limit.
+        unit: "evaluations", or empty for trials.
+        seconds_left: Seconds until the deadline, None for none.
+    """
 
     done: int
     total: int | None
@@ -108,34 +150,58 @@ class Goal:
         return ProgressBar(total=self.total, completed=self.done, width=30, pulse=not self.total)
 
     def left(self, passed: float, done_here: int) -> float | None:
-        """Seconds until the end, by the pace so far; None where nobody can tell."""
+        """Seconds until the end at the pace so far; None where that is unknown."""
         known = [] if self.seconds_left is None else [max(0.0, self.seconds_left)]
         if self.total is not None and done_here > 0:
             known.append(passed / done_here * max(0, self.total - self.done))
         return min(known, default=None)
 
 
-def _worker_table(workers: list[WorkerView]) -> Table:
+def planned_steps(spec: Spec) -> int | None:
+    """How many steps a trial trains, by the trainer's option `epochs` or `steps`.
+
+    None where the trainer has neither, or where a judge trains some of the trials.
+    """
+    found = [spec.trainer.options.get(name) for name in _STEPS]
+    numbers = [n for n in found if isinstance(n, int) and not isinstance(n, bool)]
+    return numbers[0] if numbers and spec.judge is None else None
+
+
+_STEPS = ("epochs", "steps")
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """A line in pieces of at most this width, later ones indented; long words are left whole.
+
+    The indentation also keeps text in a trial from passing for a line of ours.
+    """
+    pieces = textwrap.wrap(
+        line,
+        width,
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+    return pieces or [""]
+
+
+def _grid(columns: int) -> Table:
+    """Columns of which only the last may wrap, at its blanks."""
     table = Table.grid(padding=(0, 2))
-    for worker in workers:
-        doing = "waiting"
-        if worker.trial is not None:
-            step = f", step {worker.step}" if worker.step else ""
-            doing = f"trial {worker.trial}{step}"
-        elif worker.phase is Phase.PROPOSING:
-            doing = "proposing"
-        name, device = _text(host_and_pid(worker.id)), _text(worker.device)
-        table.add_row("worker", name, device, doing)
+    for _ in range(columns - 1):
+        table.add_column(no_wrap=True)
+    table.add_column()
     return table
 
 
-def _text(said: str) -> Text:
-    """One line as it reads, without the markup and the orders that it may hold."""
-    return Text(one_line(said))
+def _text(line: str) -> Text:
+    """One line of plain text; markup and control characters in it have no effect."""
+    return Text(one_line(line))
 
 
 class _Console(Console):
-    """Shows all text that is drawn, whoever wrote it; only its own orders reach the terminal."""
+    """A console that makes control characters in text visible, whoever wrote the text."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -36,11 +36,14 @@ class JsonLines:
 
 
 class PlainLines:
-    """A line a trial, and the summary: for logs and pipes."""
+    """A line for each trial, and the summary: for logs and pipes."""
 
     def emit(self, event: Event) -> None:
         for line in _LINES[event["event"]](event):
-            _say(line)
+            self.write(line)
+
+    def write(self, line: str) -> None:
+        _say(line)
 
     def refresh(self, counts: Counts) -> None: ...
 
@@ -52,7 +55,7 @@ def _say(line: str) -> None:
     try:
         say(line)
     except BrokenPipeError:
-        # The reader has gone, as `head` does; the search goes on.
+        # The reader has exited, as `head` does; the search goes on.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -65,7 +68,7 @@ _LINES: dict[str, Callable[[Event], list[str]]] = {
 
 
 def choose_output(study: Study, as_json: bool) -> Output:
-    """JSON where asked for, a live view on a terminal, else plain lines."""
+    """JSON with `--json`, a live view on a terminal, plain lines otherwise."""
     if as_json:
         return JsonLines()
     if sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""`automl predict`: ask an exported model."""
+"""`automl predict`: predicts with an exported model."""
 
 from pathlib import Path
 from typing import Any

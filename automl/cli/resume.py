@@ -13,6 +13,7 @@ from automl.cli.arguments import (
     request_options,
 )
 from automl.cli.completing import studies
+from automl.cli.terminal import announce
 from automl.errors import UsageError
 from automl.study.request import ResumeRequest
 
@@ -24,6 +25,8 @@ from automl.study.request import ResumeRequest
 @json_option
 def command(dry_run: bool, as_json: bool, **arguments: Any) -> None:
     """Continue STUDY where it stopped."""
+    announce(f"resuming {arguments['study']} ...", as_json)
+
     from automl.plugin.registry import Kind, Registry
     from automl.plugin.trust import trusting
     from automl.workers.launch import Launch

@@ -15,6 +15,7 @@ from automl.cli.arguments import (
 )
 from automl.cli.completing import names
 from automl.cli.study_file import StudyFileCommand, require_free, write
+from automl.cli.terminal import announce
 from automl.study.request import SearchRequest
 
 
@@ -37,6 +38,8 @@ def command(
     SPACE is a name (automl plugins list), file.py:function or module:function; or a study file
     such as --save writes, whose name ends in .toml.
     """
+    announce(f"searching {arguments['space']} ...", as_json)
+
     from automl.plugin.registry import Registry
     from automl.workers.launch import Launch
 

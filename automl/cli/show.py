@@ -5,13 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from automl.cli.arguments import Location, existing_storage, json_option, storage_option
+from automl.cli.arguments import (
+    Location,
+    data_dir_option,
+    existing_storage,
+    json_option,
+    storage_option,
+    trust_options,
+)
 from automl.cli.completing import studies
 from automl.cli.terminal import say
 from automl.errors import UsageError
 
 if TYPE_CHECKING:
     from automl.ledger.queries import TrialView
+    from automl.plugin.registry import Registry
     from automl.study.study import Study
 
 
@@ -25,37 +33,66 @@ if TYPE_CHECKING:
     help="Write the study as a page with figures, which needs no network.",
 )
 @click.option("--force", is_flag=True, help="With --html: overwrite FILE.")
+@trust_options
 @storage_option
+@data_dir_option
 @json_option
 def command(
     study: str,
     trial: int | None,
     html: Path | None,
     force: bool,
+    trust_plugins: bool,
+    plugins: tuple[str, ...],
     storage: Location,
+    data_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Show the trials of STUDY, and what they come to."""
+    """Show the trials of STUDY and a summary.
+
+    With --html, the page also shows the best trial's model and the data, for which it runs the
+    study's plugins where you have approved their code.
+    """
     from automl.study.study import open_study
 
-    if html is None and force:
-        raise UsageError("--force says that --html may overwrite its file: name one by --html FILE")
+    _check_together(
+        html, force=force, trust_plugins=trust_plugins, plugin=plugins, data_dir=data_dir
+    )
     if html is not None and trial is not None:
         raise UsageError("--html shows the whole study: leave out --trial")
     opened = open_study(existing_storage(storage), study)
     if html is not None:
-        _write(opened, html, force, as_json)
+        from automl.plugin.registry import Registry
+        from automl.plugin.trust import trusting
+
+        registry = Registry(trusting(trust_plugins, plugins))
+        _write(opened, html, force, registry, data_dir, as_json)
     elif trial is not None:
         _show_trial(opened, trial, as_json)
     else:
         _show(opened, as_json)
 
 
-def _write(study: "Study", file: Path, force: bool, as_json: bool) -> None:
+def _check_together(html: Path | None, **given: object) -> None:
+    """Refuse options that only a page uses where none is written."""
+    for name, value in given.items():
+        if html is None and value:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} only affects a page: name one by --html FILE")
+
+
+def _write(
+    study: "Study",
+    file: Path,
+    force: bool,
+    registry: "Registry",
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
     from automl.analysis.page.document import write
     from automl.cli.text import json_line
 
-    size = write(study, file, force)
+    size = write(study, file, force, registry, data_dir)
     event = {"event": "page", "study": study.name, "file": str(file), "bytes": size}
     say(json_line(event) if as_json else f"wrote {file} ({size / 1e6:.1f} MB)")
 

@@ -1,4 +1,4 @@
-"""`automl studies`: what lies in the storage."""
+"""`automl studies`: lists the studies of a storage."""
 
 import click
 

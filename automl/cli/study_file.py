@@ -1,4 +1,4 @@
-"""Study files: what `automl search` is told, in TOML, to be kept, changed and shared.
+"""Study files: the arguments of `automl search` in TOML, to keep, change and share.
 
 space = "tabular_mlp"
 task = "csv:people.csv"
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 SUFFIX = ".toml"
 _OTHERS = (".yaml", ".yml", ".json")
 _NOT_IN_FILES = frozenset({"help", "json", "dry-run", "save", "trust-storage"})
-"""Said anew each time: what to do now, and whom to trust."""
+"""Options to give each time: the action, and whom to trust."""
 _QUEUE = "enqueue"
 _STANDARD_INPUT = "<stdin>"
 _ALWAYS = ("task", "trainer", "strategy", "pruner", "seed")
-"""Written even where they have their defaults, which may change."""
+"""Written even if they have their defaults, because defaults may change."""
 
 
 class StudyFileCommand(click.Command):
     """A command whose first argument may be a study file in place of a space.
 
-    The command line counts before the file, `-o` option by option. The command gets `options` by
-    part, and `given`: all that was said, as a study file would say it.
+    The command line overrides the file, `-o` option by option. The command gets `options` by part,
+    and `given`: all given arguments in the form of a study file.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
-        said, _, _ = self.make_parser(ctx).parse_args(list(args))
-        space = str(said.get("space"))
+        parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
+        space = str(parsed.get("space"))
         if space.lower().endswith(_OTHERS):
             raise UsageError(f"{space}: study files are TOML, with names that end in {SUFFIX}")
         file = read(Path(space), self) if space.lower().endswith(SUFFIX) else {}
@@ -59,21 +59,21 @@ class StudyFileCommand(click.Command):
         return rest
 
     def _given(self, ctx: click.Context) -> dict[str, Any]:
-        """What was said, here or in the file; never what the environment says."""
-        said = {ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP}
+        """The arguments given here or in the file, without those from the environment."""
+        explicit = {ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP}
         found: dict[str, Any] = {"space": ctx.params["space"]}
         for key, option in _keys(self).items():
             name = str(option.name)
-            if ctx.get_parameter_source(name) in said or key in _ALWAYS:
+            if ctx.get_parameter_source(name) in explicit or key in _ALWAYS:
                 found[key] = _in_toml(ctx.params[name])
         return {**found, "options": ctx.params["options"]}
 
 
 def read(file: Path, command: click.Command) -> dict[str, Any]:
-    """What a study file says, by the long names of the command's options.
+    """The values in a study file, by the long names of the command's options.
 
     Raises:
-        UsageError: it cannot be read, is no TOML, or says what the command does not know.
+        UsageError: It cannot be read, is not TOML, or sets an unknown option.
     """
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -94,10 +94,10 @@ def read(file: Path, command: click.Command) -> dict[str, Any]:
 
 
 def require_free(file: Path) -> None:
-    """See that a study file can be written there.
+    """Check that a study file can be written there.
 
     Raises:
-        UsageError: there is such a file, or no folder for it.
+        UsageError: The file exists, or its folder does not.
     """
     if file.exists():
         raise UsageError(f"--save: {file} exists: choose another")
@@ -106,21 +106,27 @@ def require_free(file: Path) -> None:
 
 
 def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec") -> None:
-    """Write a study file, which holds no password and, being for any study, no study's name.
+    """Write a study file, without passwords and without the study's name.
 
-    spec: what became of the options, so that numbers are written as such.
+    Args:
+        file: Where to write it.
+        given: The arguments in the form of a study file.
+        storage: Where the study is stored.
+        spec: The study's spec with converted options, so that numbers are written as numbers.
 
     Raises:
-        UsageError: there is such a file, or it cannot be written.
+        UsageError: The file exists, or it cannot be written.
     """
     import tomli_w
 
-    unsaid = _unsaid(given, storage)
-    kept = {k: v for k, v in given.items() if k not in {"study", "options", *unsaid}}
+    left_out = _left_out(given, storage)
+    kept = {k: v for k, v in given.items() if k not in {"study", "options", *left_out}}
     kept = {k: v for k, v in kept.items() if v is not None}
     resolved = {kind.value: part.options for kind, part in spec.parts().items()}
     options = {
-        part: {name: _number(said, resolved.get(part, {}).get(name)) for name, said in own.items()}
+        part: {
+            name: _number(value, resolved.get(part, {}).get(name)) for name, value in own.items()
+        }
         for part, own in given["options"].items()
         if own
     }
@@ -134,12 +140,12 @@ def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec")
     except OSError as error:
         raise UsageError(f"--save: cannot write {file}: {error.strerror}") from error
     say(f"wrote {file}", err=True)
-    for name, why in unsaid.items():
+    for name, why in left_out.items():
         say(f"{file} does not hold --{name}, {why}", err=True)
 
 
-def _unsaid(given: Mapping[str, Any], storage: Location) -> dict[str, str]:
-    """What was said and no file can say, by its key, with why and what to do."""
+def _left_out(given: Mapping[str, Any], storage: Location) -> dict[str, str]:
+    """Arguments that a file cannot hold, by key, with the reason and the remedy."""
     from automl.storage.databases import mask
 
     found = {}
@@ -191,13 +197,13 @@ def _joined(
     return {part: {**file.get(part, {}), **line.get(part, {})} for part in [*file, *line]}
 
 
-def _number(said: object, resolved: object) -> object:
-    """An option as it was said, or the number that it became."""
-    return resolved if isinstance(resolved, bool | int | float) else said
+def _number(given: object, resolved: object) -> object:
+    """An option as it was given, or the number it was converted to."""
+    return resolved if isinstance(resolved, bool | int | float) else given
 
 
 def _in_toml(value: Any) -> Any:
-    """A parameter of the command as a file says it, whole numbers as such."""
+    """A parameter's value as TOML, whole numbers as integers."""
     if isinstance(value, tuple | list):
         return [_in_toml(item) for item in value]
     if isinstance(value, io.IOBase):

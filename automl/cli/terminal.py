@@ -1,4 +1,4 @@
-"""Where text leaves for a terminal: what others wrote is shown there, never obeyed."""
+"""Writes to the terminal; control characters in text from a study or plugin become visible."""
 
 import io
 import sys
@@ -13,7 +13,7 @@ from automl.portable.terminal import Visible, one_line, visible
 
 
 def say(text: str, err: bool = False) -> None:
-    """Say one line, of which nothing that a database or a plugin put in it makes two."""
+    """Write one line; line breaks that a database or a plugin put in it become visible."""
     click.echo(one_line(text), err=err)
 
 
@@ -22,14 +22,20 @@ def say_lines(lines: Iterable[str], err: bool = False) -> None:
         say(line, err)
 
 
+def announce(line: str, as_json: bool) -> None:
+    """On a terminal, say at once what starts, because loading PyTorch takes seconds."""
+    if not as_json and sys.stdout.isatty():
+        say(line)
+
+
 def say_block(text: str, err: bool = False) -> None:
-    """Say text of several lines, such as a script or a traceback."""
+    """Write text of several lines, such as a script or a traceback."""
     click.echo(visible(text), err=err)
 
 
 @contextmanager
 def visible_streams() -> Iterator[None]:
-    """Let nothing that this process writes reach the terminal raw, whoever in it writes."""
+    """Make control characters visible in all that this process writes to its streams."""
     before = sys.stdout, sys.stderr, warnings.formatwarning
     sys.stdout, sys.stderr = _visible(sys.stdout), _visible(sys.stderr)
     warnings.formatwarning = _warning_line
@@ -40,7 +46,7 @@ def visible_streams() -> Iterator[None]:
 
 
 def raw(stream: IO[str]) -> IO[str]:
-    """The stream below, for what draws with a terminal's orders and shows all text itself."""
+    """The stream below, for a view that draws with control characters of its own."""
     return stream.stream if isinstance(stream, Visible) else stream
 
 
@@ -53,7 +59,7 @@ def _warning_line(
 def _visible(stream: Any) -> Any:
     if stream is None:
         return None
-    # click would go round a stream of ASCII, to write UTF-8 below it.
+    # click would bypass an ASCII stream to write UTF-8 to the one below it.
     if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in _ASCII:
         stream.reconfigure(encoding="utf-8")
     return cast("IO[str]", Visible(stream))

@@ -100,7 +100,8 @@ _MANY = 10
 def overview_lines(event: Mapping[str, Any]) -> list[str]:
     """What matters, what was reused, who trained, who works now and what failed, if any did."""
     lines = [
-        f"importance for {metric}: {_shares(shares)}"
+        f"importance for {metric} ({counted(event['importance_trials'][metric], 'trial')}): "
+        f"{_shares(shares)}"
         for metric, shares in event["importances"].items()
         if shares
     ]

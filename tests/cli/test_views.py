@@ -12,8 +12,9 @@ import tiny
 from commands import CORNER, FILE, PARTS, PLANE, URL, started, study, training, wait_for
 from rich.console import Console
 
-from automl.cli.live import Goal, LiveView
-from automl.ledger.queries import Counts
+from automl.cli.live import Goal, LiveView, wrapped
+from automl.ledger.models import Phase
+from automl.ledger.queries import Counts, WorkerView
 
 GOOD = """
 import automl
@@ -92,7 +93,7 @@ def test_show_says_what_the_trials_come_to(run, here):
         "    if trial.number == 3:\n        raise ValueError('boom')\n"
         "    return Candidate(lambda: None, {'x': x, 'y': y})\n"
     )
-    run("search", "mine.py:space", *PARTS, "--trials", "9", "--study", "s")
+    run("search", "mine.py:space", *PARTS, "--trials", "24", "--study", "s")
     summary = run("show", "s", "--json").of("summary")[0]
     assert sum(summary["importances"]["score"].values()) == pytest.approx(1)
     assert summary["failures"] == [
@@ -102,7 +103,7 @@ def test_show_says_what_the_trials_come_to(run, here):
     assert worker["trials"] == summary["evaluated"] + 1
     assert summary["levels"]["L0"]["hits"] == summary["reused"]
     out = run("show", "s").out
-    for line in ("importance for score: x ", "reuse: L0 ", "workers:\n", "failures:\n"):
+    for line in ("importance for score (23 trials): x ", "reuse: L0 ", "workers:\n", "failures:\n"):
         assert line in out
 
 
@@ -303,6 +304,44 @@ def test_the_live_view_shows_progress_best_reuse_and_workers(searched):
     assert f"{counts.reused} (" in out
 
 
+def shown(view: LiveView, *workers: WorkerView, width: int = 100) -> str:
+    """The live view of some workers on a terminal of a width."""
+    written = Console(file=io.StringIO(), width=width)
+    written.print(view._draw(Counts(complete=1), list(workers)))
+    return written.file.getvalue()
+
+
+def test_the_live_view_shows_the_step_of_all_and_the_metric(searched):
+    view = LiveView(study("s"))
+    at_work = WorkerView("vm:b:7:1:x", "cpu", 9, Phase.TRAINING, 2)
+    assert "vm:7  cpu  trial 9, step 2 of 3\n" in shown(view, at_work).replace(" \n", "\n")
+    view.emit({"event": "report", "number": 9, "step": 3, "metrics": {"score": 0.25, "cost": 1}})
+    assert "trial 9, step 3 of 3, score 0.25" in shown(view, at_work)
+    beyond = WorkerView("vm:b:7:1:x", "cpu", 9, Phase.TRAINING, 5)
+    assert "trial 9, step 5, score" in shown(view, beyond)
+
+
+def test_the_live_view_breaks_lines_between_words(searched):
+    view = LiveView(study("s"))
+    view.emit({"event": "report", "number": 9, "step": 3, "metrics": {"score": 0.125}})
+    at_work = WorkerView("a-machine:b:7:1:x", "cuda:0", 9, Phase.TRAINING, 3)
+    for width in range(48, 100):
+        words = shown(view, at_work, width=width).split()
+        assert {"a-machine:7", "cuda:0", "step", "score", "0.125"} <= set(words)
+
+
+def test_lines_are_wrapped_between_words():
+    line = "study s in sqlite:///automl.db: space mlp, task digits-and-more"
+    assert wrapped(line, 34) == [
+        "study s in sqlite:///automl.db:",
+        "    space mlp, task",
+        "    digits-and-more",
+    ]
+    assert wrapped("  width   70", 80) == ["  width   70"]
+    assert wrapped("a " + "x" * 50, 20) == ["a", "    " + "x" * 50]
+    assert wrapped("", 20) == [""]
+
+
 @pytest.mark.parametrize(
     ("goal", "left"),
     [
@@ -338,8 +377,14 @@ def test_a_terminal_gets_the_live_view(here, monkeypatch):
     reader.join(10)
     text = b"".join(shown).decode()
     assert ended.code == 0, text
-    for word in ("trials", "━", "of 3", "best", "reused", "worker", "trial 0", "3 trials ended"):
+    for word in (
+        "trials", "━", "of 3", "best", "reused", "worker", "trial 0", "step 1 of 3",
+        "3 trials ended",
+    ):  # fmt: skip
         assert word in text
+    first, _, rest = text.partition("\n")
+    assert first.startswith("searching ")
+    assert "study s in" in rest
     assert FILE.rpartition("/")[2] in text
 
 

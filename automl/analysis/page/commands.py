@@ -1,42 +1,59 @@
-"""The command lines that make a study again, go on with it and look at it; never a password."""
+"""The command lines that repeat a study, without passwords."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
 from automl.ledger.queries import Budget
 from automl.plugin.options import jsonable, typed
 from automl.plugin.recipe import PartSpec
+from automl.plugin.registry import Kind
 from automl.spec import SECONDS, Cache, Spec
 from automl.study.plan import CACHE, JUDGE
 from automl.study.study import Study
 from automl.text.formatting import counted
 
+Chosen = Callable[[Kind, PartSpec], Mapping[str, Any]]
+"""Which of a part's options a command names."""
 
-def search_command(study: Study) -> str:
-    """The search as one would type it to make the study anew, every option said.
 
-    A comment says what no line of the study's can: the decisions that came from elsewhere.
+def _every(kind: Kind, part: PartSpec) -> Mapping[str, Any]:
+    return part.options
+
+
+def search_command(study: Study, chosen: Chosen = _every) -> str:
+    """The search as one would type it to repeat the study.
+
+    A comment says what no command can repeat: the decisions that came from elsewhere.
+
+    Args:
+        study: The study to repeat.
+        chosen: The options of a part that the command names, by default all of them.
     """
-    words = [*_words(study.spec), *_limits(study.views.budget()), study.storage.option().strip()]
+    words = [
+        *_words(study.spec, chosen),
+        *_limits(study.views.budget()),
+        study.storage.option().strip(),
+    ]
     start = f"automl search {shlex.quote(study.spec.space.reference)}"
     line = " \\\n    ".join([start, *filter(None, words)])
     queued = study.views.queued()
     if not queued:
         return line
-    said = f"{counted(queued, 'trial')} had decisions by --enqueue or --from, which this lacks"
-    return f"# {said}\n{line}"
+    lacks = f"{counted(queued, 'trial')} had decisions by --enqueue or --from, which this lacks"
+    return f"# {lacks}\n{line}"
 
 
-def _words(spec: Spec) -> Iterator[str]:
-    parts: dict[str, PartSpec] = {kind.value: part for kind, part in spec.parts().items()}
-    yield from (_word(f"--{kind}", p.reference) for kind, p in parts.items() if kind != "space")
+def _words(spec: Spec, chosen: Chosen) -> Iterator[str]:
+    parts = spec.parts()
+    named = {kind: part for kind, part in parts.items() if kind is not Kind.SPACE}
+    yield from (_word(f"--{kind.value}", part.reference) for kind, part in named.items())
     for kind, part in parts.items():
-        yield from _options(kind, part.options)
+        yield from _options(kind.value, chosen(kind, part))
     if spec.judge is not None:
         yield _option("trainer", JUDGE, spec.judge.reference)
-        yield from _options(JUDGE, spec.judge.options)
+        yield from _options(JUDGE, chosen(Kind.TRAINER, spec.judge))
     yield from (_word("--objective", objective.metric) for objective in spec.objectives)
     yield from (_word("--require", str(each)) for each in spec.requirements)
     yield from (_word("--plugin", plugin.reference) for plugin in spec.plugins)

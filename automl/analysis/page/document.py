@@ -1,7 +1,8 @@
-"""A study as one page: a file that needs no other and no network."""
+"""A study as one page: a single file that needs no network."""
 
 import base64
 import gc
+import gzip
 import hashlib
 import html
 import os
@@ -13,29 +14,48 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from automl.analysis.page import figures, subjects
+from automl.analysis.page import figures, model_sections, subjects
 from automl.analysis.page.figures import Figure, Material
 from automl.analysis.page.labels import Labels
-from automl.analysis.page.markup import Markup, joined, note, section, tag
+from automl.analysis.page.markup import Markup, joined, note, section, shown, tag
 from automl.analysis.page.subjects import Facts
+from automl.analysis.page.trials import trials
 from automl.errors import UsageError
+from automl.plugin.registry import Registry
+from automl.plugin.trust import trusting
 from automl.study.study import Study
 
 _READ = "Drag over a figure to zoom in, double-click to go back; on a phone, tap a point."
 
 
-def write(study: Study, file: Path, force: bool = False) -> int:
-    """Write a study's page, at once or not at all; returns its size in bytes.
+def write(
+    study: Study,
+    file: Path,
+    force: bool = False,
+    registry: Registry | None = None,
+    data_dir: Path | None = None,
+) -> int:
+    """Write a study's page in one piece, or not at all.
 
-    force: overwrite what is there.
+    Args:
+        study: The study to show.
+        file: Where to write it.
+        force: Overwrite an existing file.
+        registry: Finds the plugins whose code rebuilds the best trial's model; its trust says
+            which code the user has approved. By default one that trusts what it approved before.
+        data_dir: Where the task's data is stored, by default its usual place.
+
+    Returns:
+        The page's size in bytes.
 
     Raises:
-        UsageError: the file exists, cannot be written, or plotly is not installed.
+        UsageError: The file exists, cannot be written, or plotly is not installed.
     """
     _require_plotly()
     _require_room(file, force)
+    registry = registry or Registry(trusting(False, ()))
     with _uncollected():
-        content = page(study).encode("utf-8", "replace")
+        content = page(study, registry, data_dir).encode("utf-8", "replace")
     _require_room(file, force)
     _replace(file, content)
     return len(content)
@@ -43,7 +63,7 @@ def write(study: Study, file: Path, force: bool = False) -> int:
 
 def _require_plotly() -> None:
     try:
-        import plotly  # noqa: F401 - where it is missing, Optuna draws nothing
+        import plotly  # noqa: F401 - without it, Optuna draws nothing
     except ImportError as error:
         raise UsageError(
             "a page with figures needs plotly: pip install 'automl[report]'"
@@ -62,7 +82,7 @@ def _require_room(file: Path, force: bool) -> None:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the collector of cycles, which takes as long as reading 10,000 trials does."""
+    """Pause the collector of cycles, which takes as long as reading 10,000 trials does."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -73,7 +93,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    # Beside the file, for a rename is atomic within one file system only.
+    # In the same folder, because a rename is atomic within one file system only.
     target = file.resolve()
     draft = target.with_name(f".automl-{uuid.uuid4().hex}.tmp")
     try:
@@ -92,27 +112,29 @@ def _unwritable(file: Path, error: OSError) -> UsageError:
 
 
 # The page.
-def page(study: Study) -> str:
-    """The whole page as HTML."""
-    facts = Facts.of(study)
-    body = tag("main", subjects.head(facts), *_sections(facts), _foot())
-    scripts = [_plotly(), _own("script.js")]
-    loaded = joined(tag("script", script) for script in scripts)
-    whole = tag("html", _head(study, scripts), tag("body", body, loaded), lang="en")
-    return f"<!DOCTYPE html>\n{whole}\n"
+def page(study: Study, registry: Registry, data_dir: Path | None = None) -> str:
+    """A study's page as HTML; see `write` for the arguments."""
+    facts = Facts.of(study, registry, data_dir)
+    plotly, own = _plotly(), _own("script.js")
+    loaded = joined([tag("script", _packed(plotly), **_PACKED), tag("script", own)])
+    main = tag("main", subjects.head(facts), *_sections(facts), _foot())
+    document = tag("html", _head(study, [plotly, own]), tag("body", main, loaded), lang="en")
+    return f"<!DOCTYPE html>\n{document}\n"
 
 
 def _sections(facts: Facts) -> Iterable[Markup]:
     material = _material(facts)
     places = range(len(facts.study.objectives))
     yield subjects.best(facts)
+    yield from model_sections.sections(facts.rebuilt, facts.best_metrics, _drawing)
     yield _figures("History", [figures.history(material, place) for place in places])
+    yield trials(facts, _by_importance(facts))
     if len(places) > 1:
-        yield _figures("Trade-offs", figures.fronts(material), said="Red: no other trial beats it.")
+        yield _figures("Trade-offs", figures.fronts(material), "Red: no other trial beats it.")
     yield _figures(
         "Importance of decisions",
         [figures.importance_bars(material, place) for place in places],
-        said="The share of each decision in reaching the best tenth of values (PED-ANOVA).",
+        "The share of each decision in reaching the best tenth of values (PED-ANOVA).",
     )
     for place in places:
         of = f" for {facts.study.objectives[place].metric}" if len(places) > 1 else ""
@@ -121,7 +143,7 @@ def _sections(facts: Facts) -> Iterable[Markup]:
     yield _figures(
         "Learning curves",
         [figures.learning(material, place) for place in places],
-        said="Blue: the best. Orange: pruned.",
+        "Blue: the best. Orange: pruned.",
     )
     yield section("Workers", _drawing(figures.timeline(material)), subjects.workers(facts))
     yield subjects.reuse(facts)
@@ -130,40 +152,63 @@ def _sections(facts: Facts) -> Iterable[Markup]:
     yield subjects.reproduce(facts)
 
 
+def _by_importance(facts: Facts) -> list[str]:
+    """The decisions that vary among the trials, those that matter most for the first objective."""
+    values: dict[str, set[Any]] = {}
+    for trial in facts.trials:
+        for name, value in trial.params.items():
+            values.setdefault(name, set()).add(value)
+    shares = facts.importances[0].shares
+    varying = [name for name, found in values.items() if len(found) > 1]
+    return sorted(varying, key=lambda name: (-shares.get(name, 0.0), name))
+
+
 def _slices(material: Material, place: int, of: str) -> Markup:
     drawn = figures.slices(material, place)
-    every = len({name for trial in material.done for name in trial.params})
-    said = ["The stronger its colour, the later the trial."]
-    if every > len(drawn):
-        said.append(f"{len(drawn)} of {every:,} decisions shown: those that matter most.")
-    if len(material.done) > figures.SLICE_POINTS:
-        said.append(f"At most {figures.SLICE_POINTS:,} trials each, evenly chosen.")
+    every = len(material.decisions(place))
+    lines = []
+    if drawn[0].drawn:
+        lines.append("The stronger its colour, the later the trial.")
+        if every > len(drawn):
+            lines.append(f"{len(drawn)} of {every:,} decisions shown: those that matter most.")
+        if len(material.done) > figures.SLICE_POINTS:
+            lines.append(f"At most {figures.SLICE_POINTS:,} trials each, evenly chosen.")
     columns = tag("div", *map(_drawing, drawn), class_="columns")
-    notes = [note(" ".join(said))] if drawn[:1] and drawn[0].drawn else []
-    return section(f"Values by decision{of}", *notes, columns)
+    constant = [_constants(material.constants)] if material.constants else []
+    notes = [note(" ".join(lines))] if lines else []
+    return section(f"Values by decision{of}", *notes, columns, *constant)
 
 
-def _figures(title: str, drawn: Sequence[Figure], said: str = "") -> Markup:
-    notes = [note(said)] if said and any(each.drawn for each in drawn) else []
+def _constants(constants: Mapping[str, Any]) -> Markup:
+    # Names and choices are labels, and so escaped already.
+    said = (
+        joined([Markup(name), " ", Markup(value) if isinstance(value, str) else shown(value)])
+        for name, value in constants.items()
+    )
+    return note("The same in all trials: ", joined(said, ", "), ".")
+
+
+def _figures(title: str, drawn: Sequence[Figure], explained: str = "") -> Markup:
+    notes = [note(explained)] if explained and any(each.drawn for each in drawn) else []
     return section(title, *notes, *(_drawing(each, len(drawn) > 1) for each in drawn))
 
 
 def _drawing(figure: Figure, named: bool = True) -> Markup:
-    """A figure with its heading and notes, or the line that says why there is none."""
+    """A figure with its heading and notes, or the reason why there is none."""
     # A title is a label, and so escaped already.
     heading = [tag("h3", Markup(figure.title))] if figure.title and named else []
     if figure.drawn is None:
         return tag("div", *heading, note(f"Not drawn: {figure.missing}."))
     size = f"height:{figure.height}px" + (f";width:{figure.width}px" if figure.width else "")
-    said = {"role": "img", "aria-label": html.unescape(figure.title) or "figure"}
-    plot = tag("div", class_="plot", style=size, **said)
+    label = {"role": "img", "aria-label": html.unescape(figure.title) or "figure"}
+    plot = tag("div", class_="plot", style=size, **label)
     data = tag("script", _inert(figure.drawn), type="application/json")
     box = tag("div", plot, data, class_="figure")
     return tag("div", *heading, box, *map(note, figure.notes))
 
 
 def _material(facts: Facts) -> Material:
-    """What the figures need, with every text that comes from the study as a label."""
+    """The data of the figures, with every text that comes from the study as a label."""
     labels, study = Labels(), facts.study
     names = figures.short_names(facts.workers)
     trained = [v for v in facts.views if v.reused_from is None and v.seconds is not None]
@@ -183,9 +228,12 @@ def _material(facts: Facts) -> Material:
     )
 
 
-# What is loaded: all of it lies in the page.
+# Styles and scripts, all of them in the page.
+_PACKED = {"type": "text/plain", "id": "plotly"}
+
+
 def _head(study: Study, scripts: Sequence[str]) -> Markup:
-    """The head; its policy lets the browser run these scripts alone and fetch nothing at all."""
+    """The head; its policy lets the browser run only these scripts, and fetch nothing."""
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
@@ -205,7 +253,7 @@ def _head(study: Study, scripts: Sequence[str]) -> Markup:
 
 
 def _empty(name: str, /, **attributes: str) -> Markup:
-    """An element that has no end."""
+    """An element without an end tag."""
     return Markup(tag(name, **attributes).removesuffix(f"</{name}>"))
 
 
@@ -225,8 +273,13 @@ def _plotly() -> Markup:
     return Markup(get_plotlyjs())
 
 
+def _packed(script: str) -> Markup:
+    """A script that script.js unpacks; plotly has a third of its size."""
+    return Markup(base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode())
+
+
 def _inert(data: str) -> Markup:
-    """JSON in which nothing can end the element it stands in."""
+    """JSON in which nothing can end the element that holds it."""
     for character in "<>&\u2028\u2029":
         data = data.replace(character, f"\\u{ord(character):04x}")
     return Markup(data)
@@ -237,6 +290,6 @@ def _foot() -> Markup:
     return tag(
         "footer",
         note(_READ),
-        note(f"Written by automl on {made}. This file is whole: it needs no network."),
-        tag("noscript", note("Figures need JavaScript; all else does not.")),
+        note(f"Written by automl on {made}. This file needs no network."),
+        tag("noscript", note("Figures and sorting need JavaScript.")),
     )

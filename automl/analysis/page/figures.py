@@ -1,11 +1,13 @@
-"""The figures of a page: Optuna's own, of as many trials as a phone can draw."""
+"""The figures of a page: Optuna's own, with as many trials as a phone can draw."""
 
 import html
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna import visualization
@@ -17,6 +19,9 @@ from automl.analysis.overview import Importances, WorkerTime
 from automl.plugin.report import Direction, Objective
 from automl.text.formatting import counted
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 POINTS = 2_000
 SLICE_POINTS = 1_000
 LINES = 200
@@ -24,21 +29,10 @@ CURVES = 100
 STEPS = 100
 BARS = 1_000
 DECISIONS = 12
+AXES = 9
 WORKERS = 40
 PAIRS = 6
 
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-_AXIS = {"gridcolor": "rgba(125,138,155,0.25)", "zeroline": False, "automargin": True}
-_TEMPLATE = {
-    "layout": {
-        "font": {"family": _FONT, "size": 12, "color": "#1c2430"},
-        "colorway": ["#2f6fd0", "#d0562f", "#2f9a6a", "#8a5cc9", "#b58a1b"],
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "hoverlabel": {"align": "left"},
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-    }
-}
 _BEST = {"color": "#1f5fbf", "width": 3}
 _PRUNED = {"color": "rgba(208,120,40,0.45)", "width": 1}
 _OTHER = {"color": "rgba(90,110,140,0.4)", "width": 1}
@@ -57,8 +51,13 @@ _STATES = {
 class Figure:
     """One figure: what plotly draws, or why there is nothing to draw.
 
-    drawn: data and layout as JSON. notes: what it leaves out, how to read it. width: pixels that
-    it needs, where that may be more than the page has.
+    Attributes:
+        title: Its heading, a label or static text.
+        drawn: Data and layout as JSON, without the template, which the page has once.
+        missing: Why there is nothing to draw.
+        notes: What it leaves out, and how to read it.
+        height: Pixels.
+        width: Pixels that it needs, where that may be more than the page has.
     """
 
     title: str = ""
@@ -71,10 +70,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Material:
-    """What figures are made of; names and choices in it are labels already.
+    """The data of figures; names and choices in it are labels already.
 
-    best: numbers of the best trials. trained: numbers of trials that were trained. workers: by
-    trial number, the short name of who trained it. curves: metrics by step, read when asked.
+    Attributes:
+        trials: All trials.
+        objectives: The objectives, named by labels.
+        metrics: The objectives' metrics by their own names.
+        importances: The importances for each objective.
+        best: The numbers of the best trials.
+        trained: The numbers of the trials that were trained.
+        workers: The short name of each trial's worker, by the trial's number.
+        curves: Reads metrics by step of some trials.
     """
 
     trials: Sequence[FrozenTrial]
@@ -86,15 +92,32 @@ class Material:
     workers: Mapping[int, str]
     curves: Callable[[Sequence[int]], Mapping[int, Mapping[int, Mapping[str, Any]]]]
 
-    @property
+    @cached_property
     def done(self) -> list[FrozenTrial]:
         return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
 
     def decisions(self, place: int) -> list[str]:
-        """The decisions that matter most for an objective; by name where that is unknown."""
-        names = sorted({name for trial in self.done for name in trial.params})
+        """The decisions that vary, most important first; by name where that is unknown."""
         shares = self.importances[place].shares
-        return sorted(names, key=lambda name: -shares.get(name, 0.0))[:DECISIONS]
+        return sorted(self._varying, key=lambda name: -shares.get(name, 0.0))
+
+    @cached_property
+    def _varying(self) -> list[str]:
+        return sorted(name for name, values in self._values.items() if len(values) > 1)
+
+    @cached_property
+    def constants(self) -> dict[str, Any]:
+        """The decisions that have the same value in all complete trials that have them."""
+        found = {n: next(iter(values)) for n, values in self._values.items() if len(values) == 1}
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def _values(self) -> dict[str, set[Any]]:
+        found: dict[str, set[Any]] = {}
+        for trial in self.done:
+            for name, value in trial.params.items():
+                found.setdefault(name, set()).add(value)
+        return found
 
 
 # One function for each kind.
@@ -111,7 +134,7 @@ def history(material: Material, place: int) -> Figure:
 
 
 def _thin_history(figure: Any) -> int:
-    """Leave out points that nobody would miss; returns how many trials stay."""
+    """Leave out points that nobody would miss; returns how many trials are left."""
     values, best = figure.data[0], figure.data[1]
     best.line.shape = "hv"
     steps = [x for place, x in enumerate(best.x) if not place or best.y[place] != best.y[place - 1]]
@@ -124,7 +147,7 @@ def _thin_history(figure: Any) -> int:
 
 
 class _Known(BaseImportanceEvaluator):
-    """Importances that were computed before."""
+    """Importances that are known already."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         self._shares = shares
@@ -154,6 +177,8 @@ def importance_bars(material: Material, place: int) -> Figure:
     notes = _left_out(most, len(known.shares), "decision", "those that matter most")
     if known.trials < len(material.done):
         notes += (f"Computed from {known.trials:,} trials, evenly chosen.",)
+    else:
+        notes += (f"Computed from {known.trials:,} complete trials.",)
     return _drawn(figure, title, 70 + 26 * most, notes)
 
 
@@ -164,7 +189,7 @@ def fronts(material: Material) -> list[Figure]:
     if not material.done:
         return [Figure(missing="no trial has completed")]
     if not material.best:
-        return [Figure(missing="no trial keeps to what is required")]
+        return [Figure(missing="no trial meets the requirements")]
     beaten = [trial for trial in material.done if trial.number not in material.best]
     front = [trial for trial in material.done if trial.number in material.best]
     chosen = evenly(front, SLICE_POINTS) + evenly(beaten, SLICE_POINTS)
@@ -193,8 +218,13 @@ def slices(material: Material, place: int) -> list[Figure]:
     """An objective's value by each decision."""
     if len(material.done) < 2:
         return [Figure(missing="fewer than two trials have completed")]
+    names = material.decisions(place)[:DECISIONS]
+    if not names:
+        return [Figure(missing="no decision has more than one value")]
     done = valued(material.done, place)
-    return [_slice(done, material.objectives[place], name) for name in material.decisions(place)]
+    if len({tuple(trial.values) for trial in done}) == 1:
+        return [Figure(missing=f"{material.objectives[place].metric} is the same in all trials")]
+    return [_slice(done, material.objectives[place], name) for name in names]
 
 
 def _slice(done: Sequence[FrozenTrial], objective: Objective, name: str) -> Figure:
@@ -212,14 +242,14 @@ def _slice(done: Sequence[FrozenTrial], objective: Objective, name: str) -> Figu
 
 def parallel(material: Material) -> Figure:
     """Whole candidates as lines through their decisions."""
-    done, names = material.done, material.decisions(0)
+    done, names = material.done, material.decisions(0)[:DECISIONS]
     if len(done) < 2:
         return Figure(missing="fewer than two trials have completed")
     if len(names) < 2:
         return Figure(missing=f"there is {'one decision' if names else 'no decision'} to compare")
     chosen = _best_and_others(material, done, LINES)
     there = {name for trial in chosen for name in trial.params}
-    params = [name for name in names if name in there]
+    params = [name for name in names if name in there][: AXES - len(material.objectives)]
     figure = visualization.plot_parallel_coordinate(
         excerpt(chosen, material.objectives), params, target_name=material.objectives[0].metric
     )
@@ -230,8 +260,9 @@ def parallel(material: Material) -> Figure:
     for label in figure.layout.annotations:
         label.text = _cut(label.text)
     notes = _left_out(len(chosen), len(done), "trial", "the best and evenly chosen others")
-    every = len({name for trial in done for name in trial.params})
+    every = len(material.decisions(0))
     notes += _left_out(len(params), every, "decision", "those that matter most")
+    # At most as wide as the page; script.js turns it where the screen is narrower.
     width = 110 * (len(params) + len(material.objectives))
     # The values beside the first axis stand left of the plot.
     return _drawn(figure, "", 380, notes, width=width, left=56)
@@ -244,7 +275,7 @@ def _cut(label: str) -> str:
 
 
 def learning(material: Material, place: int) -> Figure:
-    """What trainers reported of an objective, step by step."""
+    """An objective as trainers reported it, step by step."""
     title, states = material.metrics[place], (TrialState.COMPLETE, TrialState.PRUNED)
     label = material.objectives[place].metric
     trained = [t for t in material.trials if t.number in material.trained and t.state in states]
@@ -288,7 +319,7 @@ def timeline(material: Material) -> Figure:
     """When each worker trained which trial."""
     trained = [trial for trial in material.trials if trial.number in material.workers]
     if not trained:
-        return Figure(missing="no trial was trained by a worker that is known")
+        return Figure(missing="no known worker trained a trial")
     shown = trained[-BARS:]
     figure = visualization.plot_timeline(excerpt(shown, material.objectives))
     for trace in figure.data:
@@ -302,9 +333,43 @@ def timeline(material: Material) -> Figure:
         title=None, type="category", categoryorder="array", categoryarray=workers[::-1]
     )
     figure.update_xaxes(title=None)
-    said = "A bar is a trial from its proposal to its end."
-    notes = (said, *_left_out(len(shown), len(trained), "trial", "the last"))
+    meaning = "A bar is a trial from its proposal to its end."
+    notes = (meaning, *_left_out(len(shown), len(trained), "trial", "the last"))
     return _drawn(figure, "", 130 + 24 * len(workers), notes, legend=True)
+
+
+def residuals(targets: "Tensor", predicted: "Tensor") -> Figure:
+    """Predicted against true numbers [n, outputs], in the targets' own unit."""
+    pairs = list(zip(targets.flatten().tolist(), predicted.flatten().tolist(), strict=True))
+    shown = evenly(pairs, SLICE_POINTS)
+    ends = [min(map(min, shown)), max(map(max, shown))]
+    points: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [x for x, _ in shown],
+        "y": [y for _, y in shown],
+        "marker": {"size": 6, "opacity": 0.6},
+    }
+    exact: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": ends,
+        "y": ends,
+        "hoverinfo": "skip",
+    }
+    exact |= {"line": {"color": "rgba(90,110,140,0.6)", "dash": "dot", "width": 1}}
+    figure = _plotly_figure([points, exact])
+    figure.update_xaxes(title="true")
+    figure.update_yaxes(title="predicted")
+    notes = _left_out(len(shown), len(pairs), "prediction", "evenly chosen")
+    return _drawn(figure, "Predicted and true", 340, (*notes, "On the dotted line: exact."))
+
+
+def _plotly_figure(data: list[dict[str, Any]]) -> Any:
+    """A plotly figure of these traces."""
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+    return PlotlyFigure(data)
 
 
 def short_names(times: Sequence[WorkerTime]) -> dict[str, str]:
@@ -346,9 +411,8 @@ def _drawn(
     width: int = 0,
     left: int = 8,
 ) -> Figure:
-    """A figure of Optuna's in the page's style; its title stands on the page."""
+    """A figure of Optuna's in the page's style; the page shows its title."""
     figure.update_layout(
-        template=_TEMPLATE,
         title=None,
         height=height,
         width=None,
@@ -357,4 +421,19 @@ def _drawn(
         showlegend=legend,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": None},
     )
-    return Figure(title, figure.to_json(), None, notes, height, width)
+    return Figure(title, _json(figure), None, notes, height, width)
+
+
+def _json(figure: Any) -> str:
+    """Data and layout in as few characters as a screen needs; the template is in script.js."""
+    drawn = json.loads(figure.to_json())
+    drawn["layout"].pop("template", None)
+    return json.dumps(_rounded(drawn), ensure_ascii=False, separators=(",", ":"))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Trials as figures show them: whatever a study calls its things is text to plotly, no markup."""
+"""Trials as figures show them: plotly must read every name in a study as text, not as markup."""
 
 import html
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ _LONGEST = 28
 
 @dataclass
 class Labels:
-    """Names and choices for figures: plotly reads tags in all text, so they are escaped.
+    """Names and choices for figures, escaped because plotly reads tags in all text.
 
-    Long ones are cut, and numbered where that makes two of them one.
+    Long ones are cut, and numbered where two would become equal.
     """
 
     _said: dict[str, str] = field(default_factory=dict)
@@ -28,9 +28,9 @@ class Labels:
     _distributions: dict[BaseDistribution, BaseDistribution] = field(default_factory=dict)
 
     def of(self, name: str) -> str:
-        """What a figure calls a name: equal for equal names, different for different ones."""
+        """The label of a name: equal for equal names, different for different ones."""
         if name not in self._said:
-            label = self._free(_short(redact_urls(name)))
+            label = self._free(short(name))
             self._taken.add(label)
             self._said[name] = html.escape(label, quote=False)
         return self._said[name]
@@ -45,7 +45,7 @@ class Labels:
         )
 
     def trial(self, trial: FrozenTrial) -> FrozenTrial:
-        """A trial of the same numbers in which every text is a label; attributes are left out."""
+        """A copy of a trial in which every text is a label, without its attributes."""
         return with_changes(
             trial,
             params={self.of(name): self._value(value) for name, value in trial.params.items()},
@@ -77,8 +77,9 @@ class Labels:
         return self._distributions[distribution]
 
 
-def _short(name: str) -> str:
-    line = " ".join(name.split()) or "(empty)"
+def short(name: str) -> str:
+    """A name in one line without secrets, cut in its middle where it is long."""
+    line = " ".join(redact_urls(name).split()) or "(empty)"
     if len(line) <= _LONGEST:
         return line
     return f"{line[: _LONGEST - 13]}…{line[-12:]}"

@@ -1,7 +1,7 @@
-"""HTML put together from parts: whatever is not markup already is text, and escaped."""
+"""Builds HTML from parts; whatever is not markup already is text, and is escaped."""
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from automl.text.formatting import number
@@ -33,8 +33,8 @@ def shown(value: object) -> str:
 
 def tag(name: str, /, *children: object, **attributes: str) -> Markup:
     """An element; `class_` becomes `class`."""
-    said = "".join(f' {key.rstrip("_")}="{text(value)}"' for key, value in attributes.items())
-    return Markup(f"<{name}{said}>{joined(children)}</{name}>")
+    given = "".join(f' {key.rstrip("_")}="{text(value)}"' for key, value in attributes.items())
+    return Markup(f"<{name}{given}>{joined(children)}</{name}>")
 
 
 def joined(children: Iterable[object], between: str = "") -> Markup:
@@ -42,7 +42,7 @@ def joined(children: Iterable[object], between: str = "") -> Markup:
 
 
 def section(title: str, *children: object) -> Markup:
-    """A subject of the page, which a link can name."""
+    """A part of the page with a heading."""
     return tag("section", tag("h2", title), *children)
 
 
@@ -51,7 +51,7 @@ def paragraph(*children: object, **attributes: str) -> Markup:
 
 
 def note(*children: object) -> Markup:
-    """A line beside a figure or a table: what it leaves out, and why."""
+    """A quiet line beside a figure or a table, such as what it leaves out."""
     return paragraph(*children, class_="note")
 
 
@@ -61,15 +61,36 @@ def definitions(values: Mapping[str, Any]) -> Markup:
     return tag("dl", *rows)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
-    """A table that scrolls by itself where it is wider than the page."""
-    head = tag("tr", *(tag("th", name, scope="col") for name in heads))
-    body = (tag("tr", *(tag("td", cell) for cell in row)) for row in rows)
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="wide")
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    numeric: Container[int] = (),
+    narrow: bool = False,
+) -> Markup:
+    """A table; on narrow screens each row becomes a block that names its cells.
+
+    Args:
+        heads: The names of the columns.
+        rows: A cell for each column.
+        numeric: The places of the columns whose cells are numbers.
+        narrow: Keep it a table on narrow screens, because it fits there.
+    """
+
+    def cell(place: int, value: object) -> Markup:
+        number = {"class_": "number"} if place in numeric else {}
+        return tag("td", value, **{"data-name": heads[place]}, **number)
+
+    heading = (
+        tag("th", name, scope="col", **({"class_": "number"} if place in numeric else {}))
+        for place, name in enumerate(heads)
+    )
+    body = (tag("tr", *(cell(*each) for each in enumerate(row))) for row in rows)
+    made = tag("table", tag("thead", tag("tr", *heading)), tag("tbody", *body))
+    return tag("div", made, class_="wide" if narrow else "wide stacks")
 
 
 def details(summary: object, *children: object) -> Markup:
-    """What is there for those who open it."""
+    """A part that stays closed until people open it."""
     return tag("details", tag("summary", summary), *children)
 
 

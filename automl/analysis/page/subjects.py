@@ -1,10 +1,11 @@
-"""What a page says of a study in words and tables, one function for each subject."""
+"""The parts of a page in words and tables, one function for each."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -30,8 +31,10 @@ from automl.analysis.page.markup import (
     table,
     tag,
 )
+from automl.analysis.page.rebuilt import Missing, Rebuilt, attempt
 from automl.ledger.queries import TrialView
 from automl.plugin.recipe import PartSpec, jsonable_deep
+from automl.plugin.registry import Kind, Registry
 from automl.plugin.report import Direction
 from automl.study.study import Study
 from automl.text.formatting import counted, duration, number
@@ -46,19 +49,40 @@ _LONG = 20_000
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a page says of a study, read once."""
+    """A study as a page shows it, read once.
+
+    Attributes:
+        trials: The trials as Optuna has them.
+        views: The trials as the ledger has them.
+        registry: Finds the plugins that rebuild the best trial's model.
+        data_dir: Where the task's data is stored, None for its usual place.
+    """
 
     study: Study
     trials: Sequence[FrozenTrial]
     views: Sequence[TrialView]
+    registry: Registry
+    data_dir: Path | None = None
 
     @classmethod
-    def of(cls, study: Study) -> "Facts":
-        return cls(study, study.optuna.get_trials(deepcopy=False), study.views.trials())
+    def of(cls, study: Study, registry: Registry, data_dir: Path | None = None) -> "Facts":
+        trials, views = study.optuna.get_trials(deepcopy=False), study.views.trials()
+        return cls(study, trials, views, registry, data_dir)
 
     @cached_property
     def best(self) -> list[FrozenTrial]:
         return self.study.best_trials()
+
+    @cached_property
+    def rebuilt(self) -> Rebuilt:
+        """The best trial's model; with several objectives, that of the first of the best."""
+        best = self.best[0] if self.best else None
+        return Rebuilt(self.study, best, self.registry, self.data_dir)
+
+    @property
+    def best_metrics(self) -> Mapping[str, Any]:
+        view = self.view.get(self.best[0].number) if self.best else None
+        return view.metrics if view else {}
 
     @cached_property
     def view(self) -> Mapping[int, TrialView]:
@@ -82,14 +106,15 @@ def head(facts: Facts) -> Markup:
     """The study's name, what it searches, and where it stands."""
     spec = facts.study.spec
     named = {kind.value: part.reference.rpartition("/")[2] for kind, part in spec.parts().items()}
-    said = ", ".join(f"{kind} {named[kind]}" for kind in ("trainer", "strategy", "pruner"))
-    lead = paragraph(f"{named['space']} on {named['task']}: {said}", class_="lead")
+    parts = ", ".join(f"{kind} {named[kind]}" for kind in ("trainer", "strategy", "pruner"))
+    lead = paragraph(f"{named['space']} on {named['task']}: {parts}", class_="lead")
+    several = len(facts.study.objectives) > 1
     aims = ", ".join(f"{o.direction.value} {o.metric}" for o in facts.study.objectives)
     return tag(
         "header",
         tag("h1", facts.study.name),
         lead,
-        paragraph(f"Objectives: {aims}", class_="lead"),
+        paragraph(f"Objective{'s' * several}: {aims}", class_="lead"),
         _tiles(facts),
         *_warnings(facts),
     )
@@ -102,18 +127,29 @@ def _tiles(facts: Facts) -> Markup:
         for place, o in enumerate(facts.study.objectives)
         if len(facts.best) == 1
     }
-    values |= {
-        "trials ended": f"{counts.trials:,}",
-        "complete": f"{counts.complete:,}",
-        "pruned": f"{counts.pruned:,}",
-        "failed": f"{counts.failed:,}",
-        "reused": f"{counts.reused:,}",
-        "of training": duration(counts.seconds),
+    values |= _baselines(facts)
+    done = {
+        "trials ended": counts.trials,
+        "complete": counts.complete,
+        "pruned": counts.pruned,
+        "failed": counts.failed,
+        "reused": counts.reused,
+        "running or waiting": counts.open,
     }
-    if counts.open:
-        values["under way"] = f"{counts.open:,}"
+    values |= {name: f"{count:,}" for name, count in done.items() if count}
+    if counts.seconds:
+        values["of training"] = duration(counts.seconds)
     tiles = (tag("div", tag("b", v), tag("span", k), class_="tile") for k, v in values.items())
     return tag("div", *tiles, class_="tiles")
+
+
+def _baselines(facts: Facts) -> dict[str, str]:
+    """What a model scores that ignores its inputs, for each objective that has such a score."""
+    known = attempt(lambda: facts.rebuilt.baseline)
+    if isinstance(known, Missing):
+        return {}
+    names = [objective.metric for objective in facts.study.objectives]
+    return {f"baseline {n}": number(known.metrics[n]) for n in names if n in known.metrics}
 
 
 def _warnings(facts: Facts) -> Iterable[Markup]:
@@ -121,7 +157,7 @@ def _warnings(facts: Facts) -> Iterable[Markup]:
         yield paragraph(_sentence(facts.study.without_best()), class_="warning")
     because = facts.study.views.budget().stopped_because
     if because:
-        yield paragraph(f"Stopped before its budget was spent: {because}", class_="warning")
+        yield paragraph(f"Stopped before it spent its budget: {because}", class_="warning")
 
 
 def best(facts: Facts) -> Markup:
@@ -135,9 +171,10 @@ def best(facts: Facts) -> Markup:
     rows = [[t.number, *t.values] for t in facts.best[:_BEST]]
     each = [block for trial in facts.best[:_BEST] for block in _trial(facts, trial)]
     opened = details("Decisions and metrics of each", *each)
-    said = paragraph(f"No other trial beats these {len(facts.best):,} in every objective at once.")
+    lead = paragraph(f"No other trial beats these {len(facts.best):,} in every objective at once.")
     more = _more(len(facts.best), _BEST, "trials")
-    return section("Best trials", said, table(["trial", *objectives], rows), opened, *more)
+    numbers = table(["trial", *objectives], rows, numeric=range(len(objectives) + 1))
+    return section("Best trials", lead, numbers, opened, *more)
 
 
 def _sentence(text: str) -> str:
@@ -160,13 +197,14 @@ def _trial(facts: Facts, trial: FrozenTrial) -> Iterable[Markup]:
 
 
 def workers(facts: Facts) -> Markup:
-    """Who trained, for how long, and how busy that kept them."""
+    """The workers, how long they trained, and how busy that kept them."""
     rows = [
         [f"w{n}", w.name, w.device, f"{w.trials:,}", duration(w.seconds), _share(w.busy)]
         for n, w in enumerate(facts.workers[:_WORKERS], 1)
     ]
-    heads = ("", "worker", "device", "trials", "training", "busy")
-    return joined([table(heads, rows), *_more(len(facts.workers), _WORKERS, "workers")])
+    heads = ("bar", "worker", "device", "trials", "training", "busy")
+    made = [table(heads, rows)] if rows else []
+    return joined([*made, *_more(len(facts.workers), _WORKERS, "workers")])
 
 
 def _share(share: float | None) -> str:
@@ -174,15 +212,17 @@ def _share(share: float | None) -> str:
 
 
 def reuse(facts: Facts) -> Markup:
-    """What was reused at each level, and the training time that saved."""
+    """The trials reused at each level, and the training time that saved."""
     counts, hits = facts.study.views.counts(), facts.study.views.hits()
     spent = facts.study.views.recognized().seconds
     share = counts.reused / counts.trials if counts.trials else 0
-    said = (
+    summary = (
         f"{counts.reused:,} of {counted(counts.trials, 'ended trial')} ({share:.0%}) got a known "
         f"result instead of a training. Trained: {duration(counts.seconds)}; "
         f"saved: {duration(sum(hit.seconds_saved for hit in hits))}."
     )
+    if not hits and not any(round(seconds, 1) for seconds in spent.values()):
+        return section("Reuse", paragraph("No trial was reused."))
     found = {hit.level: hit for hit in hits}
     rows = [
         [
@@ -194,7 +234,7 @@ def reuse(facts: Facts) -> Markup:
         for level in sorted({*found, *spent})
     ]
     heads = ("level", "hits", "training saved", "spent")
-    return section("Reuse", paragraph(said), *([table(heads, rows)] if rows else []))
+    return section("Reuse", paragraph(summary), *([table(heads, rows)] if rows else []))
 
 
 _LEVELS = {"L0": "equal decisions", "L1": "equal graphs", "L2": "equal functions"}
@@ -204,48 +244,51 @@ def failed(facts: Facts) -> Markup:
     """Failures by reason and message, each with its last traceback."""
     if not facts.failures:
         return section("Failures", paragraph("No trial has failed."))
-    said = [_failure(each) for each in facts.failures[:_FAILURES]]
-    return section("Failures", *said, *_more(len(facts.failures), _FAILURES, "kinds of failure"))
+    shown = [_failure(each) for each in facts.failures[:_FAILURES]]
+    return section("Failures", *shown, *_more(len(facts.failures), _FAILURES, "kinds of failure"))
 
 
 def _failure(each: Failures) -> Markup:
     numbers = ", ".join(map(str, each.numbers[:_NUMBERS]))
     more = ", …" if len(each.numbers) > _NUMBERS else ""
     which = f"{counted(len(each.numbers), 'trial')}: {numbers}{more}"
-    # The end of a traceback says most, the start of a message.
+    # A traceback tells most at its end, a message at its start.
     end = [details("Traceback", code(each.traceback[-_LONG:]))] if each.traceback else []
     heading = tag("h3", f"{each.reason} ({len(each.numbers):,})")
     return tag("div", heading, paragraph(each.message[:_LONG]), note(which), *end)
 
 
 def spec(facts: Facts) -> Markup:
-    """What was searched, on what, by what: all that rebuilds the study's parts."""
+    """The study's parts with the options that differ from their defaults."""
     known = facts.study.spec
-    parts = {kind.value: part for kind, part in known.parts().items()}
-    parts |= {"judge": known.judge} if known.judge else {}
-    parts |= {f"plugin file {n}": part for n, part in enumerate(known.plugins, 1)}
+    parts = {kind.value: (kind, part) for kind, part in known.parts().items()}
+    parts |= {"judge": (Kind.TRAINER, known.judge)} if known.judge else {}
+    required = ", ".join(map(str, known.requirements))
     general = {
         "seed": known.seed,
         "objectives": ", ".join(f"{o.metric} ({_AIMS[o.direction]})" for o in known.objectives),
-        **({"required": ", ".join(map(str, known.requirements))} if known.requirements else {}),
+        **({"required": required} if required else {}),
+        **{f"plugin file {n}": part.reference for n, part in enumerate(known.plugins, 1)},
         "data digest": known.data,
         "study": known.uuid,
         "storage": facts.study.storage.masked,
     }
-    whole = redact_urls(json.dumps(jsonable_deep(asdict(known)), indent=2, ensure_ascii=False))
+    stored = redact_urls(json.dumps(jsonable_deep(asdict(known)), indent=2, ensure_ascii=False))
     return section(
         "Spec",
         definitions(general),
-        *(_part(name, part) for name, part in parts.items()),
-        details("The whole spec as JSON", code(whole)),
+        *(_part(facts, name, *part) for name, part in parts.items()),
+        note("Options that are not listed have their defaults."),
+        details("The spec as JSON, with every option", code(stored)),
     )
 
 
 _AIMS = {Direction.MAXIMIZE: "more is better", Direction.MINIMIZE: "less is better"}
 
 
-def _part(name: str, part: PartSpec) -> Markup:
-    held: dict[str, Any] = {key: _option(value) for key, value in part.options.items()}
+def _part(facts: Facts, name: str, kind: Kind, part: PartSpec) -> Markup:
+    chosen = facts.rebuilt.options_set(kind, part)
+    held: dict[str, Any] = {key: _option(value) for key, value in chosen.items()}
     if part.code is not None:
         held["code, SHA-256"] = part.code.sha256
     summary = tag("h3", f"{name}: {part.reference}")
@@ -257,24 +300,25 @@ def _option(value: Any) -> Any:
 
 
 def reproduce(facts: Facts) -> Markup:
-    """The commands that make the study again, go on with it, and look at it."""
+    """The commands that repeat the study, continue it, and show it."""
     study = facts.study
     trial = facts.best[0].number if facts.best else 0
     lines = {
-        "The same search, as a new study:": search_command(study),
+        "The same search, as a new study:": search_command(study, facts.rebuilt.options_set),
         "Go on where it stopped, from the database alone:": study.resume_command(),
         "The best trial, and one in full:": "\n".join(
             [study.command("best"), study.command("show", f"--trial {trial}")]
         ),
         "What else a result depends on:": "\n".join(f"{k} {v}" for k, v in _versions().items()),
     }
-    blocks = (joined([paragraph(said), code(line)]) for said, line in lines.items())
+    blocks = (joined([paragraph(title), code(line)]) for title, line in lines.items())
     return section(
         "Reproduce it",
         *blocks,
+        details("The same search with every option, defaults too", code(search_command(study))),
         note(
             "The versions are those that wrote this page. Paths are those of the machine that made "
-            "the study; a database's password is in no command."
+            "the study; no command contains a database's password."
         ),
     )
 

@@ -1,0 +1,214 @@
+"""The best trial's model and the task's data, rebuilt on this machine so that a page can show them.
+
+This runs code of the study's plugins, so it happens only with code that the user has approved.
+Whatever goes wrong becomes a reason on the page; it never costs the page itself.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from optuna.trial import FrozenTrial
+
+from automl.analysis.excerpts import evenly
+from automl.errors import UsageError, first_line
+from automl.plugin.options import jsonable, resolve
+from automl.plugin.protocols import Split, Task
+from automl.plugin.recipe import PartSpec
+from automl.plugin.registry import Kind, Registry
+from automl.space.candidate import Candidate
+from automl.study.found import found
+from automl.study.parts import Parts
+from automl.study.study import Study
+from automl.study.weights import Models
+from automl.text.formatting import shortened
+from automl.trial_code.boundary import TrialCode
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PREDICTED = 5_000
+"""The most validation examples that the best model predicts for a page."""
+_BATCH = 500
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a page cannot show something."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and targets of one split.
+
+    Attributes:
+        inputs: [n, *input_shape].
+        targets: Class numbers [n], or numbers [n, outputs].
+    """
+
+    inputs: "Tensor"
+    targets: "Tensor"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the best model predicts for validation examples.
+
+    Attributes:
+        number: The trial whose model predicts.
+        predicted: Class numbers [n], or numbers [n, outputs] in the targets' own unit.
+        targets: The truth, in the same form.
+        examples: How many validation examples there are in all.
+    """
+
+    number: int
+    predicted: "Tensor"
+    targets: "Tensor"
+    examples: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a model scores that ignores its inputs.
+
+    Attributes:
+        says: Its prediction, in words.
+        metrics: The task's metrics on the validation split.
+    """
+
+    says: str
+    metrics: Mapping[str, float]
+
+
+def attempt(make: Callable[[], T]) -> T | Missing:
+    """What a function of the study's own code returns, or why it returns nothing."""
+    try:
+        with TrialCode():
+            return make()
+    except Exception as error:
+        return Missing(shortened(first_line(error)).rstrip("."))
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A study's parts on this machine, and what they say of the best trial.
+
+    Properties raise what the study's code raises: read them through `attempt`.
+
+    Attributes:
+        best: The best trial, None where there is none.
+        registry: Finds the plugins; its trust says what this user has approved.
+        data_dir: Where the task's data is stored, None for its usual place.
+    """
+
+    study: Study
+    best: FrozenTrial | None
+    registry: Registry
+    data_dir: Path | None = None
+
+    @cached_property
+    def parts(self) -> Parts:
+        return self.study.load_parts(self.registry, self.data_dir)
+
+    @property
+    def task(self) -> Task:
+        return self.parts.task
+
+    @cached_property
+    def candidate(self) -> Candidate:
+        return found(self.study, self.parts, self._best).candidate
+
+    @property
+    def _best(self) -> FrozenTrial:
+        if self.best is None:
+            raise UsageError(self.study.without_best())
+        return self.best
+
+    def module(self) -> "nn.Module":
+        """The best trial's architecture, with new weights."""
+        return self.candidate.build()
+
+    # The data.
+    @cached_property
+    def splits(self) -> Mapping[Split, Examples]:
+        return {split: Examples(*self.task.split(split)) for split in Split}
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; none where the targets are numbers.
+
+        Raises:
+            UsageError: The targets are neither.
+        """
+        shape, targets = self.task.signature.output_shape, self.splits[Split.TRAIN].targets
+        if targets.is_floating_point() and tuple(targets.shape[1:]) == shape:
+            return ()
+        whole = not targets.is_floating_point() and not targets.is_complex()
+        if whole and targets.dim() == 1 and len(shape) == 1 and shape[0] > int(targets.max()):
+            labels = getattr(getattr(self.task, "preparation", None), "labels", ())
+            named = len(labels) == shape[0]
+            return tuple(map(str, labels if named else range(shape[0])))
+        raise UsageError("the task's targets are neither classes nor numbers")
+
+    def own_unit(self, values: "Tensor") -> "Tensor":
+        """Numbers [n, outputs] in the unit that the targets had before they were scaled."""
+        scaling = getattr(getattr(self.task, "preparation", None), "targets", None)
+        undone: Tensor = values.double() if scaling is None else scaling.undo(values)
+        return undone
+
+    # What is predicted.
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Raises UsageError where the best trial's weights were not kept."""
+        import torch
+
+        weights = Models(self.study).weights(self._best.number)
+        module = self.candidate.build()
+        module.load_state_dict(dict(weights))
+        module.eval()
+        examples, classes = self.splits[Split.VALIDATION], self.classes
+        rows = torch.tensor(evenly(range(len(examples.targets)), PREDICTED))
+        with torch.no_grad():
+            outputs = torch.cat(
+                [module(part) for part in torch.split(examples.inputs[rows], _BATCH)]
+            )
+        targets = examples.targets[rows]
+        predicted = outputs.argmax(-1) if classes else self.own_unit(outputs)
+        truth = targets if classes else self.own_unit(targets)
+        return Predictions(self._best.number, predicted, truth, len(examples.targets))
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        """What the most frequent class, or the mean of the training targets, scores.
+
+        Of classes, its probabilities are their shares of the training split, so that a loss is
+        the lowest that no input can improve.
+        """
+        train, held_out = self.splits[Split.TRAIN].targets, self.splits[Split.VALIDATION].targets
+        if classes := self.classes:
+            counts = train.bincount(minlength=len(classes))
+            constant = counts.double().clamp(min=0.5).log().float()
+            says = f"only {classes[int(counts.argmax())]}, the most frequent class"
+        else:
+            constant, says = train.mean(0), "only the mean of the training targets"
+        outputs = constant.expand(len(held_out), *constant.shape)
+        metrics = self.task.evaluate(outputs, held_out)
+        return Baseline(says, {name: float(value) for name, value in metrics.items()})
+
+    def options_set(self, kind: Kind, part: PartSpec) -> dict[str, Any]:
+        """The options of a part that differ from its defaults; all where those are unknown."""
+
+        def defaults() -> dict[str, Any]:
+            offer = self.registry.find(kind, part.reference, part.code)
+            optional = {n: option for n, option in offer.options().items() if not option.required}
+            return {n: jsonable(v) for n, v in resolve(offer.label, optional, {}).items()}
+
+        known = attempt(defaults)
+        usual = {} if isinstance(known, Missing) else known
+        return {n: v for n, v in part.options.items() if n not in usual or usual[n] != v}
