@@ -1,4 +1,4 @@
-"""Enters a new study into a storage."""
+"""Creates studies in a storage."""
 
 import itertools
 import os
@@ -48,13 +48,18 @@ def create(
     name: str | None = None,
     enqueue: Sequence[Mapping[str, Any]] = (),
 ) -> Study:
-    """Enter a new study into the storage.
+    """Create a study.
 
-    enqueue: decisions of trials that come first.
+    Args:
+        storage: Where to create it.
+        plan: What it searches.
+        limits: Its budget.
+        name: Its name. Default: made of the space's name, the task's name and a number.
+        enqueue: The decisions of the first trials.
 
     Raises:
-        UsageError: a study of that name exists, or its budget is too small for what is queued.
-        StorageError: the database cannot be written.
+        UsageError: A study of that name exists, or the budget is too small for the queued trials.
+        StorageError: The database cannot be written.
     """
     if name is not None and not name.strip():
         raise UsageError("--study: expected a name, got none")
@@ -109,10 +114,10 @@ def _create_named(storage: Storage, plan: Plan, name: str | None) -> OptunaStudy
 
 
 def _check_names(storage: Storage, plan: Plan) -> None:
-    """See that the database tells apart all names of a trial, as far as one proposal shows them.
+    """Check that the database distinguishes all names that one proposal of the space shows.
 
     Raises:
-        UsageError: it takes two for one, so that one value would be lost.
+        UsageError: It takes two names for one, so that one value would be lost.
     """
     if storage.distinguishes_names:
         return
@@ -129,10 +134,7 @@ def _check_names(storage: Storage, plan: Plan) -> None:
 
 
 def _proposed(parts: Parts, limits: TimeLimits) -> FrozenTrial:
-    """A trial that a space proposed on outside of any study; what fails there tells nothing.
-
-    It has the limit of any trial's proposal.
-    """
+    """A proposal outside any study, under a trial's time limit. Failures mean nothing here."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     trial, deadline = study.ask(), Deadline(limits)
     with deadline.held():

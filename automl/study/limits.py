@@ -11,7 +11,14 @@ DEFAULT_TRIALS = 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What a search may spend; None is without limit."""
+    """The budget of a search; None means no limit.
+
+    Attributes:
+        trials: How many trials may end, reused ones included.
+        evaluations: How many trials may be paid for.
+        timeout: Seconds of wall-clock time.
+        gpu_hours: Hours on devices, summed over all workers.
+    """
 
     trials: int | None = None
     evaluations: int | None = None
@@ -31,19 +38,23 @@ class Limits:
 
     @property
     def device_seconds(self) -> float | None:
-        """The budget of time on devices, summed over all workers."""
+        """Seconds on devices, summed over all workers."""
         return None if self.gpu_hours is None else self.gpu_hours * 3600
 
     def room(self, most: int) -> int:
-        """How many trials fit in, of so many at most."""
+        """How many trials, of so many at most, the limits allow."""
         limits = [limit for limit in (self.trials, self.evaluations) if limit is not None]
         return min([most, *limits])
 
     def require_room(self, trials: int) -> None:
-        """See that so many trials fit in; raises UsageError where they do not."""
+        """Check that the limits allow so many trials.
+
+        Raises:
+            UsageError: They do not.
+        """
         if self.room(trials) < trials:
             raise no_room(trials, self.room(trials))
 
     def or_default(self) -> "Limits":
-        """These limits; 20 trials where there is none at all."""
+        """These limits, or 20 trials if none is set."""
         return self if self != Limits() else Limits(trials=DEFAULT_TRIALS)

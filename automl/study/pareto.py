@@ -1,11 +1,11 @@
-"""Which results are best, of one objective or of several: those that no other beats."""
+"""The best results by one objective, or the Pareto front of several."""
 
 from collections.abc import Sequence
 
 from automl.plugin.report import Direction, Objective
 
 Point = tuple[float, ...]
-"""The values of a result, turned so that more of each is better."""
+"""The values of a result, negated where less is better."""
 
 
 def point_of(values: Sequence[float], objectives: Sequence[Objective]) -> Point:
@@ -14,15 +14,15 @@ def point_of(values: Sequence[float], objectives: Sequence[Objective]) -> Point:
 
 
 def beats(one: Point, other: Point) -> bool:
-    """Whether one is better somewhere and nowhere worse."""
+    """Whether one point is better somewhere and nowhere worse."""
     pairs = list(zip(one, other, strict=True))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def unbeaten(points: Sequence[Point]) -> list[int]:
-    """The places of the points that no other beats, the best by the first objective first.
+    """The indices of the points that no other beats, the best by the first objective first.
 
-    Of one objective the first best alone.
+    With one objective: only the first of the best.
     """
     if points and len(points[0]) == 1:
         return [points.index(max(points))]

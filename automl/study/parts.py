@@ -32,7 +32,20 @@ DATA_DIR = "data_dir"
 
 @dataclass(frozen=True)
 class Parts:
-    """The living parts of a study in this process."""
+    """The parts of a study, built in this process.
+
+    Attributes:
+        space: The search space.
+        task: The task.
+        trainer: The trainer.
+        strategy: What makes samplers.
+        pruner: The pruner.
+        names: The names of the parts.
+        side_keys: All other things that a result depends on.
+        recipe: How another process builds the same parts.
+        judge: The same parts with the trainer that judges, if there is one.
+        data_dir: The folder of the study's data on this machine.
+    """
 
     space: SearchSpace
     task: Task
@@ -43,20 +56,24 @@ class Parts:
     side_keys: Mapping[str, Any]
     recipe: Recipe
     judge: "Parts | None" = None
-    """The same parts with the trainer that judges, where there is one."""
     data_dir: Path | None = None
-    """Where the study's data is sought on this machine."""
 
     def sampler(
         self, seed: int, study_seed: int | None = None, context: Context | None = None
     ) -> BaseSampler:
-        """The strategy made anew under a trial's seed; study_seed: by default the same."""
+        """Make a sampler of the strategy.
+
+        Args:
+            seed: The seed of the trial.
+            study_seed: The seed of the study. Default: the same.
+            context: What a strategy may ask about earlier results.
+        """
         seeds = {"seed": seed, "study_seed": seed if study_seed is None else study_seed}
         return cast(BaseSampler, self.strategy.make(**seeds, context=context))
 
 
 def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Candidate:
-    """The candidate that these decisions make in a trial; those not given are left open."""
+    """Make the candidate of these decisions; missing ones are left open."""
     return propose(
         lambda trial: parts.space.candidate(trial, parts.task),
         optuna.trial.FixedTrial(dict(decisions), number),
@@ -67,10 +84,10 @@ def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Cand
 
 
 def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
-    """The candidate's own costs; none where they cannot be had.
+    """The candidate's own costs; empty if the trainer cannot compute them.
 
     Raises:
-        UnstorableError: a database cannot hold their names.
+        UnstorableError: A database cannot store their names.
     """
     try:
         with TrialCode():
@@ -83,7 +100,7 @@ def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
 
 
 def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> list[str]:
-    """What a space asks for that neither is among a trial's decisions nor is the trainer's."""
+    """Decisions that a space asks for, but that neither the trial nor the trainer has."""
     lost: list[str] = []
 
     def opens(name: str, distribution: BaseDistribution) -> bool:

@@ -1,4 +1,4 @@
-"""A search as it was asked for: all names found, all options resolved, nothing stored yet."""
+"""Turns a request into a plan: all names found, all options resolved, nothing stored yet."""
 
 import math
 import uuid
@@ -34,7 +34,7 @@ _SEEDS = range(2**32)
 
 @dataclass(frozen=True)
 class Plan:
-    """A search as it was asked for, with all names found and all options resolved."""
+    """A requested search, with all names found and all options resolved."""
 
     parts: Parts
     spec: Spec
@@ -44,7 +44,7 @@ def plan(request: SearchRequest, registry: Registry) -> Plan:
     """Find every part of a search, resolve its options and read its data.
 
     Args:
-        request: What is asked for. Its budget, workers and storage are not used here.
+        request: The search. Its budget, workers and storage are not used here.
         registry: Where parts are found; it loads the request's plugin files.
 
     Raises:
@@ -81,7 +81,7 @@ def plan(request: SearchRequest, registry: Registry) -> Plan:
 def _found(
     request: SearchRequest, registry: Registry
 ) -> tuple[dict[Kind, Offer], dict[Kind, dict[str, object]], Part | None]:
-    """What offers each part, the options given for it, and the judge."""
+    """Find the factory of each part, the options given for it, and the judge."""
     names = {kind: registry.refer(kind, getattr(request, kind.value)) for kind in PART_KINDS}
     split = {kind: registry.with_argument(kind, name) for kind, name in names.items()}
     offers = {kind: registry.find(kind, name) for kind, (name, _) in split.items()}
@@ -96,7 +96,7 @@ def _found(
 
 
 def _checked_seed(seed: int) -> int:
-    """A seed that every generator takes."""
+    """Check that every generator accepts a seed."""
     if not isinstance(seed, int) or isinstance(seed, bool) or seed not in _SEEDS:
         raise UsageError(
             f"--seed: expected a whole number from 0 to {_SEEDS[-1]:,}, got {short(seed)}"
@@ -140,7 +140,7 @@ def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:
 
 
 def _check_strategy(parts: Parts, objectives: Sequence[Objective]) -> None:
-    """See that the strategy takes several objectives; some say only in a trial that they do not."""
+    """Check that the strategy accepts several objectives; some refuse only within a trial."""
     if len(objectives) == 1:
         return
     directions = [StudyDirection[objective.direction.name] for objective in objectives]
@@ -164,7 +164,7 @@ def _requirements(parts: Parts, asked: Sequence[str]) -> tuple[Requirement, ...]
 
 
 def _metric(what: str, name: str, parts: Parts) -> str:
-    """The metric that a name asks for."""
+    """The full name of a metric."""
     name, known = SHORT.get(name, name), _metrics(parts)
     if name not in known:
         raise UnknownNameError(f"{what} of task {parts.names[Kind.TASK]}", name, known)
@@ -172,7 +172,7 @@ def _metric(what: str, name: str, parts: Parts) -> str:
 
 
 def _metrics(parts: Parts) -> dict[str, Direction]:
-    """What can be optimised or required: the task's metrics, and a candidate's costs."""
+    """All metrics that can be optimised or required: the task's, and a candidate's costs."""
     return {**parts.task.metrics, **dict.fromkeys(COSTS, Direction.MINIMIZE)}
 
 

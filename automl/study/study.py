@@ -46,7 +46,7 @@ LEASE = "AUTOML_LEASE_SECONDS"
 
 @dataclass(frozen=True)
 class Study:
-    """A study in a storage: Optuna's trials, our ledger, and the spec they share."""
+    """A study: Optuna's trials, our ledger, and the spec that they share."""
 
     storage: Storage
     name: str
@@ -73,23 +73,23 @@ class Study:
         return self.spec.objectives
 
     def directory(self, number: int) -> Path:
-        """Where a trial keeps its checkpoint; made of the study's UUID and the number alone."""
+        """The directory of a trial's checkpoint, named by the study's UUID and its number."""
         # A database is data: SQLite gives back any text as a number.
         name = str(operator.index(number))
         return artifacts_directory() / str(uuid.UUID(self.spec.uuid)) / name
 
     def models_directory(self) -> Path:
-        """Where the weights of the best trials are kept."""
+        """The directory of the best trials' weights."""
         return self.directory(0).parent / "models"
 
     def remove_checkpoint(self, number: int) -> None:
-        """Remove what a trial that has ended kept to go on from."""
+        """Remove the checkpoint of a trial that has ended."""
         directory = self.directory(number)
         if directory.exists():
             shutil.rmtree(directory, ignore_errors=True)
 
     def name_of(self, uuid: str) -> str:
-        """The name of a study of this storage; its UUID where it is gone."""
+        """The name of a study of this storage, or its UUID if it was deleted."""
         if uuid not in self._names:
             self._names.update({one.spec.uuid: one.name for one in all_studies(self.storage)})
         return self._names.get(uuid, uuid)
@@ -99,10 +99,10 @@ class Study:
         return {}
 
     def trial(self, number: int) -> TrialView:
-        """The ledger's trial of this number.
+        """The ledger's view of a trial.
 
         Raises:
-            UsageError: there is none.
+            UsageError: There is no such trial.
         """
         if (view := self.views.trial(number)) is None:
             there = counted(len(self.optuna.get_trials(deepcopy=False)), "trial")
@@ -121,10 +121,10 @@ class Study:
         return trials[number]
 
     def with_uuid(self, uuid: str | None) -> "Study":
-        """The study of this storage that has the UUID; this one where it is None.
+        """The study of this storage with this UUID; this study if it is None.
 
         Raises:
-            UsageError: there is none any more.
+            UsageError: The study was deleted.
         """
         if uuid is None:
             return self
@@ -134,21 +134,21 @@ class Study:
         return found
 
     def decisions(self, number: int) -> dict[str, Any]:
-        """The decisions of a trial, those of its trainer not included."""
+        """The decisions of a trial, without those that its trainer closed."""
         study_id = self.storage.trials.get_study_id_from_name(self.name)
         id = self.storage.trials.get_trial_id_from_study_id_trial_number(study_id, number)
         return dict(self.storage.trials.get_trial(id).params)
 
     def resume_command(self) -> str:
-        """The line that goes on with this study."""
+        """The command line that continues this study."""
         return self.command("resume")
 
     def command(self, verb: str, *options: str) -> str:
-        """An `automl` line on this study, as a person types it; never with a password."""
+        """An `automl` command line for this study, without passwords."""
         return command_line(self.storage, self.name, verb, *options)
 
     def extend(self, limits: Limits, enqueue: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Allow so much more than the study has spent or may spend, and queue these decisions."""
+        """Add to the study's budget, and queue these decisions."""
         self.ledger.extend(
             limits.trials,
             limits.evaluations,
@@ -160,11 +160,13 @@ class Study:
     def load_parts(self, registry: Registry, data_dir: str | Path | None = None) -> Parts:
         """Build the parts from the spec alone.
 
-        data_dir: where its data lies on this machine; a file or folder of the task's that is not
-        where it was is sought there, by its name.
+        Args:
+            registry: Where parts are found.
+            data_dir: A folder in which to look, by name, for files and folders of the task that
+                are no longer where they were.
 
         Raises:
-            UntrustedError: they name code or paths this user has not approved.
+            UntrustedError: The spec names code or paths that this user has not approved.
             UsageError: a file is not there, or it or the data changed since the study was made.
         """
         load_plugins(self.spec, registry)
@@ -187,12 +189,11 @@ class Study:
         return parts
 
     def best_trials(self) -> list[FrozenTrial]:
-        """The best complete trial, or with several objectives those that no other beats.
+        """The best complete trial; with several objectives, those that no other beats.
 
-        Of several, the best by the first objective comes first.
-        Only those count that keep to what the study requires, and only judged ones where there
-        are any: what a trainer reports of decisions it tunes while it trains says little of what
-        they give when trained from the start.
+        The best by the first objective comes first. Trials that violate a requirement do not
+        count. If there are judged trials, only they count: a trainer that tunes decisions while
+        it trains cannot tell how good they are when trained from the start.
         """
         done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         judged = [t for t in done if t.user_attrs.get(ATTRIBUTE, {}).get("judges") is not None]
@@ -201,15 +202,15 @@ class Study:
         return [kept[place] for place in unbeaten(points)]
 
     def without_best(self) -> str:
-        """Why no trial is the best, as a sentence without its end."""
+        """Why there is no best trial, for the start of a message."""
         if self.views.counts().complete:
             required = " and ".join(map(str, self.spec.requirements))
-            return f"no trial of study {self.name!r} keeps to what it requires: {required}"
+            return f"no trial of study {self.name!r} satisfies its requirements: {required}"
         return f"no trial of study {self.name!r} has completed"
 
 
 def _found_in(folder: Path, task: PartSpec, registry: Registry) -> PartSpec:
-    """The task with its data in a folder that the user has named, and so approved."""
+    """The task with its data in a folder that the user named, and thereby approved."""
     options = registry.find(Kind.TASK, task.reference, task.code).options()
     absent = task.absent(options).items()
     # A stored path is data: it must not lead out of the folder.
@@ -224,7 +225,7 @@ def _found_in(folder: Path, task: PartSpec, registry: Registry) -> PartSpec:
 
 @contextmanager
 def _hinting(task: PartSpec, registry: Registry) -> Iterator[None]:
-    """Say how to find data that lies elsewhere where a task fails for want of it."""
+    """Suggest `--data-dir` if a task fails because its data are missing."""
     try:
         yield
     except UsageError as error:
@@ -237,7 +238,7 @@ def _hinting(task: PartSpec, registry: Registry) -> Iterator[None]:
 
 
 def keeps_to_requirements(trial: FrozenTrial) -> bool:
-    """Whether a trial that has ended broke none of its study's requirements."""
+    """Whether a finished trial satisfies all requirements of its study."""
     return all(excess <= 0 for excess in trial.constraints.values())
 
 
@@ -245,7 +246,7 @@ def lease_seconds() -> float:
     """How long a worker's lease lasts unless it is renewed (AUTOML_LEASE_SECONDS).
 
     Raises:
-        UsageError: it is no number, less than a second, or more than a billion.
+        UsageError: The variable is not a number from one second to a billion.
     """
     given = os.environ.get(LEASE, LEASE_SECONDS)
     try:
@@ -262,8 +263,8 @@ def open_study(storage: Storage, name: str) -> Study:
     """Open a study by name.
 
     Raises:
-        UnknownNameError: there is none of that name here.
-        StorageError: it is not one of ours, or of a newer version.
+        UnknownNameError: There is no such study.
+        StorageError: automl did not create it, or a newer version did.
     """
     with translate_errors(storage.engine):
         try:
@@ -292,9 +293,9 @@ def open_study(storage: Storage, name: str) -> Study:
 
 
 def all_studies(storage: Storage) -> list[Study]:
-    """Every study of ours in the storage, in the order they were made.
+    """All studies of automl in the storage, oldest first.
 
-    One that cannot be read, such as that of a newer version, is left out with a warning.
+    Studies that cannot be read, such as those of a newer version, are skipped with a warning.
     """
     with translate_errors(storage.engine):
         summaries = storage.trials.get_all_studies()
@@ -304,20 +305,20 @@ def all_studies(storage: Storage) -> list[Study]:
             try:
                 studies.append(open_study(storage, summary.study_name))
             except StorageError as error:
-                _log.warning("left out: %s", error)
+                _log.warning("skipped: %s", error)
     return studies
 
 
 def exact_name(storage: Storage, name: str) -> str:
-    """A study's name as it was given; some databases find it by one that differs in case.
+    """A study's name as it was created: some databases ignore case when they look it up.
 
     Raises:
-        KeyError: there is no such study.
+        KeyError: There is no such study.
     """
     id = storage.trials.get_study_id_from_name(name)
     return storage.trials.get_study_name_from_id(id)
 
 
 def trial_seed(spec: Spec, number: int, use: str) -> int:
-    """The seed of one use in one trial: survives any interruption."""
+    """The seed for one use in one trial, the same after any interruption."""
     return derive_seed(spec.seed, number, use)

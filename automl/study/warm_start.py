@@ -1,4 +1,4 @@
-"""Starts a search from what an earlier study found: its best decisions are tried first."""
+"""Warm starts: the best decisions of an earlier study are tried first."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ _log = logging.getLogger("automl")
 
 _MOST = 5
 _LOOKED_AT = 100
-"""Trials of the source; where none of so many fits, the spaces have little in common."""
+"""How many trials of the source are tried; if none fits, the spaces have little in common."""
 
 
 def first_decisions(
@@ -34,8 +34,14 @@ def first_decisions(
 ) -> list[dict[str, Any]]:
     """The decisions of the first trials: those given, then the best of a study, as many as fit.
 
+    Args:
+        plan: The search.
+        limits: Its budget.
+        given: The user's own decisions.
+        source: The earlier study.
+
     Raises:
-        UsageError: as `best_decisions` has it.
+        UsageError: The study searched another space, or none of its trials fits.
     """
     queued = [dict(decisions) for decisions in given]
     if source is None:
@@ -45,11 +51,15 @@ def first_decisions(
 
 
 def best_decisions(source: Study, plan: Plan, room: int) -> list[dict[str, Any]]:
-    """The decisions of the five best trials of a study, no two alike; room: for so many at most.
+    """The distinct decisions of the five best trials of a study.
 
-    The front comes first where there are several objectives. What a trainer closed is taken as
-    decided. plan: the search that is to start from them; what its space does not allow with the
-    options it has now is left out, with a warning.
+    With several objectives, the front comes first. Decisions that a trainer closed count as
+    decided. Decisions that the new search does not allow are left out with a warning.
+
+    Args:
+        source: The earlier study.
+        plan: The new search.
+        room: The most decisions to return.
 
     Raises:
         UsageError: it searched another space, or none of its trials is any good here.
@@ -81,7 +91,7 @@ def best_decisions(source: Study, plan: Plan, room: int) -> list[dict[str, Any]]
 
 
 def _check(parts: Parts, decisions: Mapping[str, Any]) -> None:
-    """Raise where the space makes no candidate of these decisions and any others it asks for."""
+    """Raise an error if the space cannot make a candidate of these decisions."""
 
     def opens(name: str, distribution: BaseDistribution) -> bool:
         if name in decisions:

@@ -1,4 +1,4 @@
-"""Keeps the weights of the best trials as artifacts of Optuna's, and finds them again."""
+"""Keeps the weights of the best trials as Optuna artifacts, and loads them."""
 
 import hashlib
 import logging
@@ -46,12 +46,12 @@ class Models:
         outcome: Outcome,
         weights: Callable[[], Mapping[str, "Tensor"]],
     ) -> None:
-        """Keep a trial's weights if it is among the best so far; called before it is told.
+        """Keep a trial's weights if it is among the best so far; call this before the tell.
 
-        With several objectives all are kept that no other beats.
+        With several objectives, all trials that no other beats are kept.
 
         Raises:
-            TrialError: its trainer offers other weights than tensors by name.
+            TrialError: The trainer offers weights that are not tensors by name.
         """
         spec = self.study.spec
         if not spec.keep_models or broken(spec.requirements, outcome.metrics):
@@ -70,10 +70,10 @@ class Models:
             self._remove(old)
 
     def weights(self, number: int) -> "Mapping[str, Tensor]":
-        """The weights that a trial ended with; a reused one has those of the trial that it reused.
+        """Load a trial's weights; a reused trial has those of the trial that it reused.
 
         Raises:
-            UsageError: they were not kept, are not there any more, or have changed since.
+            UsageError: They were not kept, were deleted, or have changed since.
         """
         import torch
 
@@ -89,10 +89,10 @@ class Models:
         return found
 
     def trained(self, number: int) -> tuple[Study, int]:
-        """The study and the number of the trial that was trained: its own, or the one it reused.
+        """The study and number of the trial that was trained: this one, or the one it reused.
 
         Raises:
-            UsageError: it was another study's, which is gone.
+            UsageError: That trial belongs to a study that was deleted.
         """
         view = self.study.trial(number)
         if view.reused_from is None:
@@ -117,7 +117,7 @@ class Models:
 
     # The best.
     def _leaving(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
-        """The trials that make room for one of these values; None where it has to stay out."""
+        """The trials whose weights make room for a new one; None if the new one is not kept."""
         objectives, most = self.study.objectives, self.study.spec.keep_models
         point = point_of(values, objectives)
         if len(objectives) > 1:
@@ -131,7 +131,7 @@ class Models:
         return best[most - 1 :]
 
     def _best(self) -> list[FrozenTrial]:
-        """Complete trials, the best first; with several objectives those that no other beats."""
+        """Complete trials, best first; with several objectives, those that no other beats."""
         objectives = self.study.objectives
         if len(objectives) > 1:
             return self.study.best_trials()
@@ -171,7 +171,7 @@ def _tensors(weights: Callable[[], Mapping[str, "Tensor"]]) -> "Mapping[str, Ten
     """The weights that a trainer offers, on the CPU.
 
     Raises:
-        TrialError: they are no tensors by name.
+        TrialError: They are not tensors by name.
     """
     import torch
 
@@ -188,10 +188,10 @@ def _tensors(weights: Callable[[], Mapping[str, "Tensor"]]) -> "Mapping[str, Ten
 
 
 def _plain(tensor: "Tensor") -> "Tensor":
-    """A tensor on the CPU, of no other class.
+    """A plain tensor on the CPU, not one of a subclass.
 
     Raises:
-        TrialError: its class does not let go of it.
+        TrialError: The subclass cannot be converted.
     """
     import torch
 

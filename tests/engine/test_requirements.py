@@ -157,7 +157,7 @@ def test_where_none_keeps_to_it(search):
     assert best is None
     assert (
         study.without_best()
-        == f"no trial of study {study.name!r} keeps to what it requires: " + ("cost >= 2")
+        == f"no trial of study {study.name!r} satisfies its requirements: " + ("cost >= 2")
     )
 
 
