@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from automl.portable.pixels import Pixels, images_in, open_image
     from automl.space.candidate import Candidate, Signature
     from automl.space.decisions import Open
+    from automl.space.distributions import contains
     from automl.space.graph import Algebra, Node, Operation, declare
     from automl.space.operations import Graph
     from automl.study.found import Found, TrialRecord
@@ -67,6 +68,7 @@ _HOME = {
     "Candidate": "space.candidate",
     "Signature": "space.candidate",
     "Open": "space.decisions",
+    "contains": "space.distributions",
     "AutoMLError": "errors",
     "CandidateError": "errors",
     "GraphError": "errors",
@@ -135,6 +137,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Candidate",
     "Signature",
     "Open",
+    "contains",
     "AutoMLError",
     "CandidateError",
     "GraphError",

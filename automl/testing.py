@@ -22,7 +22,6 @@ import click
 import optuna
 import pluggy
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from torch import Tensor
 
@@ -41,6 +40,7 @@ from automl.plugin.protocols import (
 from automl.plugin.report import Outcome, Report, State
 from automl.space.candidate import Candidate, propose
 from automl.space.decisions import Opens
+from automl.space.distributions import contains
 
 __all__ = [
     "check_commands",
@@ -482,18 +482,9 @@ def _check_values(trials: Sequence[FrozenTrial]) -> None:
         for name, distribution in trial.distributions.items():
             value = trial.params[name]
             _expect(
-                _contains(distribution, value),
+                contains(distribution, value),
                 f"trial {trial.number}: {name} = {value!r} is not in {distribution}",
             )
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    numeric = cast("Any", distribution)
-    steps = (value - numeric.low) / (numeric.step or math.inf)
-    whole = math.isclose(steps, round(steps), abs_tol=1e-6)
-    return bool(numeric.low <= value <= numeric.high) and whole
 
 
 def _verdicts(pruner: optuna.pruners.BasePruner, direction: Any, trials: int) -> list[bool]:

@@ -113,7 +113,7 @@ def truth(cell: Cell, *, trained: bool = False) -> tuple[object, bool]:
 
 @cache
 def _truth() -> Any:
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
     try:
         import cells
     finally:

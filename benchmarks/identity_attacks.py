@@ -43,7 +43,7 @@ from automl.plugin.registry import Registry
 from automl.study.plan import plan
 from automl.study.request import SearchRequest
 
-TESTS = Path(__file__).parents[1] / "tests"
+TESTS = Path(__file__).parents[1] / "tests" / "support"
 SPACE = f"{TESTS / 'attacked.py'}:sides"
 BRIEF = f"{TESTS / 'shapes.py'}:Brief"
 SLEEP, WORKERS = 20.0, 4

@@ -286,7 +286,7 @@ class OurAsk:
         made = make_plan(registry, 0.0, strategy)
         self.study = create(where.ours(), made, Limits(trials=SLOTS), f"ours-{uuid.uuid4()}")
         self.worker, self.parts = Worker(this_worker()), made.parts
-        self.trials = Engine(self.study, self.parts, self.worker, registry.hooks).trials
+        self.trials = Engine(self.study, self.parts, self.worker, registry.hooks).state.trials
         self.there = 0
 
     def fill(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Compares candidates by function outside a study: one fingerprint for each, or why two differ."""
+"""Compares candidates by function outside a study: their fingerprints, or why two differ."""
 
 import logging
 import tempfile
@@ -33,8 +33,15 @@ Decisions = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A candidate and what is known of its function; `answer` is there where it was probed."""
+class Fingerprinted:
+    """A candidate and its keys.
+
+    Attributes:
+        candidate: The candidate.
+        static: Its keys that need no probe.
+        identity: The keys.
+        answer: The probe's answer; None if it was not probed.
+    """
 
     candidate: Candidate
     static: StaticKeys
@@ -44,7 +51,14 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparer:
-    """Finds the fingerprints of candidates by their decisions, with a probe for each new graph."""
+    """Finds the fingerprints of candidates, with a probe for each new graph.
+
+    Attributes:
+        parts: The parts that make and train the candidates.
+        cache: The settings for fingerprints.
+        functions: The functions that are known so far.
+        prober: Runs the probes.
+    """
 
     parts: Parts
     cache: Cache
@@ -52,10 +66,13 @@ class Comparer:
     prober: Prober
 
     def fingerprint(self, decisions: Decisions) -> dict[str, Any]:
-        """The keys of a candidate; `level`: where it met an earlier one, None where it is new.
+        """Return the keys of a candidate, and the level that they share with an earlier one.
+
+        Args:
+            decisions: The candidate's decisions.
 
         Raises:
-            UsageError: the space cannot use these decisions.
+            UsageError: The space cannot use these decisions.
         """
         found = self._written(decisions)
         if not self.functions.is_known(found.identity):
@@ -73,7 +90,12 @@ class Comparer:
         }
 
     def explain(self, one: Decisions, other: Decisions) -> Iterator[str]:
-        """Lines that say at which level two candidates meet and by what, or where they part."""
+        """Explain, line by line, at which level two candidates are equal, or where they differ.
+
+        Args:
+            one: The first candidate's decisions.
+            other: The second candidate's decisions.
+        """
         a, b = self._written(one), self._written(other)
         if a.identity.l0 == b.identity.l0:
             yield "they meet at L0: equal decisions"
@@ -81,7 +103,7 @@ class Comparer:
         yield f"L0: decisions differ: {_differences(one, other)}"
         yield from self._explain_graphs(a, b)
 
-    def _explain_graphs(self, a: Compared, b: Compared) -> Iterator[str]:
+    def _explain_graphs(self, a: Fingerprinted, b: Fingerprinted) -> Iterator[str]:
         read = [dict((x.static.shared or {}).get("hyperparameters", {})) for x in (a, b)]
         if read[0] != read[1]:
             yield f"they part: training reads other hyperparameters: {_differences(*read)}"
@@ -96,19 +118,19 @@ class Comparer:
             yield "L1: canonical graphs differ"
         yield from _explain_functions(self._probed(a), self._probed(b))
 
-    def _written(self, decisions: Decisions) -> Compared:
+    def _written(self, decisions: Decisions) -> Fingerprinted:
         candidate = self._candidate(decisions)
         unread = self.parts.trainer.unread(candidate)
         side_keys = SideKeys({**self.parts.side_keys, "device": "cpu"})
         files = known_files.of(self.parts, candidate)
         written = static_keys(candidate, side_keys, unread, strict=self.cache.strict, files=files)
-        return Compared(candidate, written, written.identity)
+        return Fingerprinted(candidate, written, written.identity)
 
     def _candidate(self, decisions: Decisions) -> Candidate:
         space = self.parts.names[Kind.SPACE]
 
         def check(name: str, distribution: BaseDistribution) -> bool:
-            """See that the decision is there and fits; none is left open."""
+            """Check that the decision is given and valid; none is left open."""
             if name not in decisions:
                 given = ", ".join(map(str, decisions)) or "nothing"
                 values = values_of(distribution)
@@ -140,7 +162,7 @@ class Comparer:
             )
         return made
 
-    def _probed(self, found: Compared) -> Compared:
+    def _probed(self, found: Fingerprinted) -> Fingerprinted:
         if Level.L2 not in self.cache.levels or found.candidate.open_decisions:
             return found
         answer = self.prober.probe(found.candidate.decisions)
@@ -149,7 +171,7 @@ class Comparer:
 
 @contextmanager
 def comparing(plan: Plan) -> Iterator[Comparer]:
-    """A comparer with a ledger of its own, which is gone afterwards."""
+    """Make a comparer with a temporary database of its own."""
     cache = plan.spec.cache
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(f"sqlite:///{Path(folder) / 'functions.db'}")
@@ -163,13 +185,13 @@ def comparing(plan: Plan) -> Iterator[Comparer]:
 
 
 def _unless_sound(verdict: str | None, reason: str | None) -> dict[str, Any]:
-    """Why a candidate is recognised by its static keys alone, if it is."""
+    """The verdict and its reason, if the probe cannot be used."""
     if verdict in (None, Verdict.SOUND.value):
         return {}
     return {"verdict": verdict, "reason": reason}
 
 
-def _explain_functions(a: Compared, b: Compared) -> Iterator[str]:
+def _explain_functions(a: Fingerprinted, b: Fingerprinted) -> Iterator[str]:
     answers = [each.answer for each in (a, b)]
     for name, answer in zip(("first", "second"), answers, strict=True):
         if answer is None:
@@ -204,7 +226,7 @@ def _explain_functions(a: Compared, b: Compared) -> Iterator[str]:
 
 
 def _listed(consulted: Counter[str]) -> str:
-    """What was consulted, without the digests of values."""
+    """The values that were read, without their digests."""
     return ", ".join(sorted({text.rpartition(" ")[0] for text in consulted})) or "nothing"
 
 
@@ -220,7 +242,7 @@ def _first_difference(a: Sketch, b: Sketch) -> str:
     return f"the probes gave {len(a.vectors)} and {len(b.vectors)} outputs and gradient sums"
 
 
-def _how_rewritten(found: Compared) -> str:
+def _how_rewritten(found: Fingerprinted) -> str:
     graph = found.static.graph
     if graph is None:
         return "no graph"

@@ -1,8 +1,8 @@
-"""Checks that a study is whole, whatever happened to its workers, and mends what is not.
+"""Checks that a study is consistent, whatever happened to its workers, and repairs it.
 
-What must hold: every trial has ended or is somebody's; Optuna was told each end once; no function
-is evaluated twice at once; what was served is what was found; checkpoints are there and as they
-were written; the budget was kept.
+Every trial must have ended or belong to a worker, and Optuna must know how it ended. No function is
+evaluated twice at once. A reused result is that of its origin. Checkpoints exist and are unchanged.
+The budget was kept.
 """
 
 import hashlib
@@ -30,35 +30,35 @@ _BETWEEN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Doctor:
-    """Looks through one study: the ledger, Optuna's trials, the checkpoints of this machine."""
+    """Checks one study: the ledger, Optuna's trials, and the checkpoints of this machine."""
 
     study: Study
 
     def findings(self) -> list[Finding]:
-        """All that is not as it must be, or that waits for a worker.
+        """Return everything that is inconsistent, or that waits for a worker.
 
-        While workers are at it, a look may see the half of a change; so what is broken counts only
-        if another look finds it, too.
+        While workers run, one check may see half of a change. So an inconsistency counts only if a
+        second check finds it, too.
         """
-        found = self._look()
+        found = self._check()
         if any(finding.broken for finding in found):
             time.sleep(_BETWEEN_SECONDS)
-            again = self._look()
+            again = self._check()
             found = [finding for finding in found if not finding.broken or finding in again]
         return found
 
-    def _look(self) -> list[Finding]:
+    def _check(self) -> list[Finding]:
         views = {view.number: view for view in self.study.views.trials()}
         untold = {settled.number for settled in self.study.ledger.untold()}
         return [
             *self._checks.findings(),
             *self._of_workers(),
-            *self._of_telling(views, untold),
+            *self._of_optuna(views, untold),
             *self._of_checkpoints(views),
         ]
 
     def repair(self) -> None:
-        """Mend what can be mended while workers may be at it: no trial's result is touched."""
+        """Repair what is safe while workers run; no trial's result is changed."""
         ledger, views = self.study.ledger, self.study.views
         self._checks.repair()
         for settled in ledger.untold():
@@ -80,8 +80,8 @@ class Doctor:
         return Checks(self.study.storage.engine, terms)
 
     def _orphans(self) -> list[int]:
-        """Optuna's running trials that a worker of ours made and that nobody runs."""
-        # In this order: a trial has its row first, then is Optuna's, then its row has the number.
+        """Trials that run in Optuna, made by one of our workers, but that no worker runs."""
+        # In this order: a worker adds a row, then makes Optuna's trial, then numbers the row.
         running = self.study.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         waiting = self.study.ledger.unnumbered()
         known = {view.number for view in self.study.views.trials()}
@@ -92,7 +92,7 @@ class Doctor:
         ]
 
     def _of_workers(self) -> Iterator[Finding]:
-        """Trials whose workers are gone: the next worker takes them over."""
+        """Trials whose workers are dead: the next worker takes them over."""
         for view in self.study.views.open_trials():
             since = silent_since(view, self.study.ledger.lease_seconds)
             if since is not None:
@@ -100,12 +100,12 @@ class Doctor:
                 worker = (
                     f"{'a' if number is None else 'its'} worker {host_and_pid(view.worker or '')}"
                 )
-                said = f"{worker} has not been heard of since {moment(since)}"
-                yield Finding(Rule.PHASE, number, said, broken=False)
+                message = f"{worker} has not been heard of since {moment(since)}"
+                yield Finding(Rule.PHASE, number, message, broken=False)
 
-    def _of_telling(self, views: dict[int, TrialView], untold: set[int]) -> Iterator[Finding]:
+    def _of_optuna(self, views: dict[int, TrialView], untold: set[int]) -> Iterator[Finding]:
         for number in self._orphans():
-            yield Finding(Rule.TOLD, number, "Optuna has it, nobody runs it")
+            yield Finding(Rule.TOLD, number, "Optuna has it, but no worker runs it")
         trials = self.study.optuna.get_trials(deepcopy=False)
         for trial in trials:
             view = views.get(trial.number)
@@ -115,10 +115,10 @@ class Doctor:
                 if trial.state.is_finished():
                     yield Finding(Rule.TOLD, trial.number, "another program ended it in Optuna")
             elif trial.number in untold:
-                yield Finding(Rule.TOLD, trial.number, "Optuna is yet to be told", broken=False)
-            elif not _says_the_same(view, trial):
-                said = "Optuna and the ledger disagree on how it ended"
-                yield Finding(Rule.TOLD, trial.number, said)
+                yield Finding(Rule.TOLD, trial.number, "Optuna is not told yet", broken=False)
+            elif not _agree(view, trial):
+                message = "Optuna and the ledger disagree on how it ended"
+                yield Finding(Rule.TOLD, trial.number, message)
         for number in views.keys() - {trial.number for trial in trials}:
             yield Finding(Rule.TOLD, number, "Optuna does not have it")
 
@@ -127,8 +127,8 @@ class Doctor:
             directory = self.study.directory(view.number)
             if view.phase is Phase.SETTLED:
                 if directory.exists():
-                    said = f"it has ended, and its checkpoint is left in {directory}"
-                    yield Finding(Rule.ARTIFACTS, view.number, said, broken=False)
+                    message = f"it has ended, but its checkpoint still exists in {directory}"
+                    yield Finding(Rule.ARTIFACTS, view.number, message, broken=False)
             elif view.checkpoint is not None:
                 try:
                     file = checkpoint_file(directory, view.checkpoint)
@@ -138,14 +138,14 @@ class Doctor:
                     )
                     continue
                 if not file.exists():
-                    said = f"its checkpoint is not on this machine ({file}); it starts over here"
-                    yield Finding(Rule.ARTIFACTS, view.number, said, broken=False)
+                    message = f"its checkpoint is not on this machine ({file}); it starts over here"
+                    yield Finding(Rule.ARTIFACTS, view.number, message, broken=False)
                 elif _sha256(file) != view.checkpoint:
-                    said = f"its checkpoint has changed ({file}); it starts over"
-                    yield Finding(Rule.ARTIFACTS, view.number, said)
+                    message = f"its checkpoint has changed ({file}); it starts over"
+                    yield Finding(Rule.ARTIFACTS, view.number, message)
 
 
-def _says_the_same(view: TrialView, trial: FrozenTrial) -> bool:
+def _agree(view: TrialView, trial: FrozenTrial) -> bool:
     if view.state is None or trial.state is not TRIAL_STATE[view.state]:
         return False
     return trial.state is not TrialState.COMPLETE or view.objectives == trial.values

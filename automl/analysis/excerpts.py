@@ -1,4 +1,4 @@
-"""Some of a study's trials as an Optuna study in memory, for all that Optuna computes and draws."""
+"""Copies some of a study's trials to an Optuna study in memory, for Optuna's plots and figures."""
 
 import copy
 from collections.abc import Container, Sequence
@@ -14,12 +14,12 @@ from automl.plugin.report import Objective
 T = TypeVar("T")
 
 
-class _Given(InMemoryStorage):
-    """A storage whose study has the given trials, under the numbers that they have."""
+class _FixedStorage(InMemoryStorage):
+    """A storage whose study has exactly the given trials, with their own numbers."""
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
         super().__init__()
-        self._given = list(trials)
+        self._trials_given = list(trials)
 
     def get_all_trials(
         self,
@@ -27,16 +27,22 @@ class _Given(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        # Copies would be made for whoever changes a trial, and would take longest of all.
-        return [t for t in self._given if states is None or t.state in states]
+        # Never copies: no caller changes a trial, and copies would take most of the time.
+        return [t for t in self._trials_given if states is None or t.state in states]
 
 
 def excerpt(
     trials: Sequence[FrozenTrial], objectives: Sequence[Objective], name: str = "study"
 ) -> optuna.Study:
-    """A study of these trials alone; adding trials would give those numbers of their own."""
+    """Return an Optuna study of these trials alone, with their own numbers.
+
+    Args:
+        trials: The trials.
+        objectives: The study's objectives, in the order of the trials' values.
+        name: The study's name.
+    """
     study = optuna.create_study(
-        storage=_Given(trials),
+        storage=_FixedStorage(trials),
         study_name=name,
         directions=[StudyDirection[objective.direction.name] for objective in objectives],
     )
@@ -45,13 +51,18 @@ def excerpt(
 
 
 def valued(trials: Sequence[FrozenTrial], place: int) -> list[FrozenTrial]:
-    """The trials with one of their values alone, as if that were the only objective."""
+    """Return copies of the trials as if one objective were the only one.
+
+    Args:
+        trials: The trials.
+        place: The index of that objective.
+    """
     done = TrialState.COMPLETE
     return [with_changes(t, values=[t.values[place]] if t.state is done else None) for t in trials]
 
 
 def with_changes(trial: FrozenTrial, **changes: Any) -> FrozenTrial:
-    """A copy of a trial in which some attributes are others."""
+    """Return a copy of a trial with some attributes changed."""
     changed = copy.copy(trial)
     for name, value in changes.items():
         setattr(changed, name, value)
@@ -59,7 +70,7 @@ def with_changes(trial: FrozenTrial, **changes: Any) -> FrozenTrial:
 
 
 def evenly(items: Sequence[T], limit: int) -> list[T]:
-    """At most so many of the items, spread evenly over them, the first included."""
+    """Return at most `limit` of the items, evenly spaced, including the first."""
     if len(items) <= limit:
         return list(items)
     return [items[place * len(items) // limit] for place in range(limit)]

@@ -1,4 +1,4 @@
-"""What a study comes to: importances, workers' time, failures by reason; for screens and pages."""
+"""Sums up a study for screens and pages: importances, workers' time, failures by reason."""
 
 import warnings
 from collections import defaultdict
@@ -15,17 +15,20 @@ from automl.ledger.queries import TrialView
 from automl.plugin.report import Objective, State
 
 LOOKED_AT = 2_000
-"""Of this many trials importances are computed, so that they come at once."""
+"""Importances are computed from this many trials at most, so that they are fast."""
 FEWEST = 20
-"""The fewest complete trials that importances are computed from; below it they are noise."""
+"""The fewest complete trials that importances are computed from; with fewer they are noise."""
 
 
 @dataclass(frozen=True)
 class Importances:
-    """How much each decision mattered for one objective, most first; the shares add up to 1.
+    """How much each decision mattered for one objective.
 
-    trials: how many complete trials that is said of. missing: why nothing can be said, where
-    nothing can.
+    Attributes:
+        metric: The objective's metric.
+        shares: The share of each decision, largest first; they add up to 1.
+        trials: How many complete trials the shares are computed from.
+        missing: Why there are no shares; None if there are.
     """
 
     metric: str
@@ -36,9 +39,15 @@ class Importances:
 
 @dataclass(frozen=True)
 class WorkerTime:
-    """What one worker did: the trials it trained, for how long, and between which times.
+    """The trials that one worker trained.
 
-    began, ended: seconds since 1970.
+    Attributes:
+        id: The worker's name in the ledger.
+        device: Its device.
+        trials: How many trials it trained.
+        seconds: How long it trained.
+        began: When its first trial began, in seconds since 1970.
+        ended: When its last trial ended, in seconds since 1970.
     """
 
     id: str
@@ -55,14 +64,14 @@ class WorkerTime:
 
     @property
     def busy(self) -> float | None:
-        """The share of its time that it trained; None where it had none."""
+        """The share of its time that it trained; None if no time passed."""
         passed = self.ended - self.began
         return min(1.0, self.seconds / passed) if passed > 0 else None
 
 
 @dataclass(frozen=True)
 class Failures:
-    """Trials that failed for one reason and with one message; traceback: the last one's."""
+    """Trials that failed for one reason and with one message; the traceback is the last one's."""
 
     reason: str
     message: str
@@ -73,7 +82,7 @@ class Failures:
 def importances(
     trials: Sequence[FrozenTrial], objectives: Sequence[Objective]
 ) -> list[Importances]:
-    """The importance of decisions for each objective, by Optuna's own evaluator."""
+    """Return the importance of decisions for each objective, by Optuna's own evaluator."""
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     return [
         _importances(evenly(valued(done, place), LOOKED_AT), objective)
@@ -86,14 +95,14 @@ def _importances(done: Sequence[FrozenTrial], objective: Objective) -> Importanc
     if missing is not None:
         return Importances(objective.metric, missing=missing)
     with warnings.catch_warnings():
-        # It warns of few trials; how many there are stands beside the figure.
+        # Optuna warns of few trials, but their number is shown next to the shares.
         warnings.simplefilter("ignore")
         shares = optuna.importance.get_param_importances(excerpt(done, [objective]))
     return Importances(objective.metric, shares, len(done))
 
 
 def why_unimportant(done: Sequence[FrozenTrial]) -> str | None:
-    """Why these complete trials say nothing of importances; None where they do."""
+    """Return why these complete trials have no importances; None if they have."""
     decisions = {name for trial in done for name in trial.params}
     if not done:
         return "no trial has completed"
@@ -107,7 +116,7 @@ def why_unimportant(done: Sequence[FrozenTrial]) -> str | None:
 
 
 def worker_times(trials: Iterable[TrialView]) -> list[WorkerTime]:
-    """The workers that trained, those with most time first."""
+    """Return the workers that trained, longest time first."""
     mine = defaultdict(list)
     for trial in trials:
         if trial.worker is not None and trial.reused_from is None and trial.seconds is not None:
@@ -128,12 +137,16 @@ def _time(worker: str, trained: Sequence[TrialView]) -> WorkerTime:
 
 
 def silent_since(trial: TrialView, lease_seconds: float) -> float | None:
-    """When the worker that holds a trial was last heard of; None while it may be at work.
+    """Return when a trial's worker last gave a sign of life.
 
-    A worker is silent once its process is known to be gone, or its lease has run out.
+    A worker is silent once its process is known to be dead, or its lease has expired.
+
+    Args:
+        trial: A trial.
+        lease_seconds: How long a lease lasts.
 
     Returns:
-        Seconds since 1970, by the database's clock.
+        Seconds since 1970 by the database's clock; None if the worker may be running.
     """
     if trial.worker is None or trial.phase not in (Phase.PROPOSING, Phase.TRAINING):
         return None
@@ -143,7 +156,7 @@ def silent_since(trial: TrialView, lease_seconds: float) -> float | None:
 
 
 def failures(trials: Iterable[TrialView]) -> list[Failures]:
-    """The failures by reason and message, the most frequent first."""
+    """Group the failed trials by reason and message, most frequent first."""
     found: dict[tuple[str, str], list[TrialView]] = defaultdict(list)
     for trial in trials:
         if trial.state is State.FAILED:

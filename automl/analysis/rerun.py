@@ -1,22 +1,20 @@
-"""One trial trained again from its stored decisions, outside its study, and compared with it."""
+"""Trains one trial again from its stored decisions, outside its study, and compares the metrics."""
 
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from automl.engine.attempt import checked, outcome_of
-from automl.engine.failures import failure, free_memory, is_device_loss
-from automl.engine.loop import MICRO_BATCHES
+from automl.engine.failures import failure
 from automl.engine.seeding import seeded
-from automl.errors import DeviceLostError, UsageError
+from automl.engine.training import Training, train
+from automl.errors import UsageError
 from automl.ledger.queries import TrialView
 from automl.plugin.protocols import Run
 from automl.plugin.registry import Kind
-from automl.plugin.report import Outcome, Reason, State
-from automl.space.candidate import Candidate
+from automl.plugin.report import Outcome, State
 from automl.study.parts import Parts, costs_of, lost_decisions, rebuild
 from automl.study.study import Study, trial_seed
 from automl.trial_code.boundary import TrialCode
@@ -24,11 +22,11 @@ from automl.trial_code.boundary import TrialCode
 _MEASURED = frozenset({"latency", "memory"})
 """Costs that differ from run to run."""
 _TOLERANCES = (1e-3, 1e-2)
-"""By default on CPUs alone, and where another device is involved."""
+"""The default tolerance on CPUs alone, and where another device is involved."""
 
 
-class Verdict(Enum):
-    """How a metric compares with the one that is stored."""
+class Agreement(Enum):
+    """How a metric compares with the stored one."""
 
     EQUAL = "equal"
     WITHIN = "within the tolerance"
@@ -37,41 +35,53 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A metric as it is stored, and as it was found again; None where it is no finite number."""
+class MetricComparison:
+    """A metric, as it is stored and as the rerun found it.
+
+    Attributes:
+        metric: The metric's name.
+        stored: The stored value; None if it is missing or not a finite number.
+        again: The value of the rerun; None if it is missing or not a finite number.
+        verdict: How the two compare.
+    """
 
     metric: str
     stored: float | None
     again: float | None
-    verdict: Verdict
+    verdict: Agreement
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """How training a trial again ended, and what that says metric by metric."""
+    """How a trial ended that was trained again, and how each metric compares."""
 
     outcome: Outcome
-    metrics: tuple[Compared, ...]
+    metrics: tuple[MetricComparison, ...]
 
     @property
     def differing(self) -> list[str]:
         """The metrics that do not agree."""
-        return [each.metric for each in self.metrics if each.verdict is Verdict.DIFFERS]
+        return [each.metric for each in self.metrics if each.verdict is Agreement.DIFFERS]
 
     @property
     def agrees(self) -> bool:
+        """Whether the trial completed and all metrics agree."""
         return self.outcome.state is State.COMPLETE and not self.differing
 
 
 def origin(study: Study, number: int) -> tuple[Study, TrialView]:
-    """The trial that was trained for a trial's result: itself, unless it was reused.
+    """Return the trial that was trained for a trial's result: itself, unless it was reused.
+
+    Args:
+        study: The study of the trial.
+        number: The trial's number.
 
     Raises:
-        UsageError: there is no such trial, it did not complete, or its origin is gone.
+        UsageError: There is no such trial, it did not complete, or its origin was deleted.
     """
     view = study.trial(number)
     if view.state is not State.COMPLETE:
-        state = view.state.value if view.state else "under way"
+        state = view.state.value if view.state else "running"
         raise UsageError(
             f"trial {number} of study {study.name!r} is {state}: only complete trials can be rerun"
         )
@@ -81,25 +91,31 @@ def origin(study: Study, number: int) -> tuple[Study, TrialView]:
 
 
 def tolerance_for(*devices: str | None) -> float:
-    """How far metrics may lie apart, in shares, because devices round.
+    """Return how much metrics may differ between these devices, as a share.
 
-    Sums of another order, as by other threads, differ in their last bits, and training lets that
-    grow. Accelerators add in no fixed order, and by default in half precision.
+    Sums in another order, for example with other threads, differ in their last bits, and training
+    amplifies that. Accelerators add in no fixed order, and by default in half precision.
     """
     return _TOLERANCES[any(device != "cpu" for device in devices)]
 
 
 def rerun(study: Study, parts: Parts, view: TrialView, device: str, tolerance: float) -> Rerun:
-    """Train a trial of a study again, with the seeds that it had; the study stays as it is.
+    """Train a trial again with its own seeds; the study is not changed.
 
-    device: what torch calls it.
+    Args:
+        study: The trial's study.
+        parts: The study's parts in this process.
+        view: The trial.
+        device: The device's name in torch.
+        tolerance: How much metrics may differ, as a share.
 
     Raises:
-        DeviceLostError: the device fails for good.
-        UsageError: the database has not all of its decisions.
+        DeviceLostError: The device fails for good.
+        UsageError: The database does not have all of the trial's decisions.
     """
-    judging = parts.judge if view.judges is not None and parts.judge else parts
-    outcome = _Training(study, judging, view.number, device).outcome()
+    if view.judges is not None and parts.judge:
+        parts = parts.judge
+    outcome = _train_again(study, parts, view.number, device)
     measured = _MEASURED | {study.spec.cost_metric}
     again = outcome.finite_metrics()
     metrics = [
@@ -109,60 +125,29 @@ def rerun(study: Study, parts: Parts, view: TrialView, device: str, tolerance: f
     return Rerun(outcome, tuple(metrics))
 
 
-@dataclass(frozen=True)
-class _Training:
-    """One trial in training as the engine trains it, but for its lease, reports and pruner."""
+def _train_again(study: Study, parts: Parts, number: int, device: str) -> Outcome:
+    """Train a trial as a search does, except for its lease, its stored reports and its pruner."""
+    decisions = _decisions(study, parts, number)
+    try:
+        with seeded(trial_seed(study.spec, number, "propose")), TrialCode():
+            candidate = rebuild(parts, decisions, number)
+            costs = costs_of(parts, candidate)
+    except Exception as error:
+        return failure(error, f"space {parts.names[Kind.SPACE]}")
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(device, trial_seed(study.spec, number, "train"), number, 1, Path(folder))
+        return train(Training(parts, parts.task, candidate, run, costs, study.objectives))
 
-    study: Study
-    parts: Parts
-    number: int
-    device: str
 
-    def outcome(self) -> Outcome:
-        decisions = self.study.decisions(self.number)
-        if lost := lost_decisions(self.parts, decisions, self.number):
-            raise UsageError(
-                f"trial {self.number} of study {self.study.name!r} cannot be trained again: its "
-                f"decision {', '.join(map(repr, lost))} is not in {self.study.storage.masked}, "
-                "which may have taken it for another's name, or its space has changed"
-            )
-        try:
-            with seeded(self._seed("propose")), TrialCode():
-                candidate = rebuild(self.parts, decisions, self.number)
-                costs = costs_of(self.parts, candidate)
-        except Exception as error:
-            return failure(error, f"space {self.parts.names[Kind.SPACE]}")
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run(self.device, self._seed("train"), self.number, 1, Path(folder))
-            outcome = self._attempt(candidate, costs, run)
-            if outcome.reason is Reason.OUT_OF_MEMORY:
-                run = replace(run, micro_batches=MICRO_BATCHES)
-                outcome = self._attempt(candidate, costs, run)
-        return outcome
-
-    def _attempt(self, candidate: Candidate, costs: Mapping[str, float], run: Run) -> Outcome:
-        """Train once; what goes wrong is the outcome, unless the device does."""
-        try:
-            with seeded(run.seed), TrialCode():
-                return self._train(candidate, costs, run)
-        except DeviceLostError:
-            raise
-        except Exception as error:
-            if is_device_loss(error):
-                raise DeviceLostError(f"the device was lost: {error}") from error
-            outcome = failure(error, f"trainer {self.parts.names[Kind.TRAINER]}")
-            free_memory(error)
-            return outcome
-
-    def _train(self, candidate: Candidate, costs: Mapping[str, float], run: Run) -> Outcome:
-        last: Outcome | None = None
-        for report in self.parts.trainer.train(candidate, self.parts.task, run):
-            found = checked(report, candidate.open_decisions)
-            last = outcome_of(found, last, costs, self.study.objectives)
-        return last or Outcome(State.FAILED, message="its trainer reported nothing")
-
-    def _seed(self, use: str) -> int:
-        return trial_seed(self.study.spec, self.number, use)
+def _decisions(study: Study, parts: Parts, number: int) -> Mapping[str, object]:
+    decisions = study.decisions(number)
+    if lost := lost_decisions(parts, decisions, number):
+        raise UsageError(
+            f"trial {number} of study {study.name!r} cannot be trained again: decision "
+            f"{', '.join(map(repr, lost))} is not in {study.storage.masked}; the database may "
+            "not distinguish its name from another one, or the space has changed"
+        )
+    return decisions
 
 
 def _compared(
@@ -171,15 +156,15 @@ def _compared(
     again: Mapping[str, float | None],
     measured: frozenset[str],
     tolerance: float,
-) -> Compared:
+) -> MetricComparison:
     one, other = stored.get(name), again.get(name)
-    verdict = Verdict.DIFFERS
+    verdict = Agreement.DIFFERS
     if name in stored and name in again and one == other:
-        verdict = Verdict.EQUAL
+        verdict = Agreement.EQUAL
     elif one is not None and other is not None:
-        # Of a metric below 1, such as an accuracy, the share of 1: near 0 it means nothing.
+        # For a metric below 1, such as an accuracy, a share of 1: near 0, its own means nothing.
         if name in measured:
-            verdict = Verdict.MEASURED
+            verdict = Agreement.MEASURED
         elif math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance):
-            verdict = Verdict.WITHIN
-    return Compared(name, one, other, verdict)
+            verdict = Agreement.WITHIN
+    return MetricComparison(name, one, other, verdict)

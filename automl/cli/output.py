@@ -10,7 +10,6 @@ from automl.cli import text
 from automl.cli.events import Event
 from automl.cli.terminal import say
 from automl.ledger.queries import Counts
-from automl.study.study import Study
 
 
 class Output(Protocol):
@@ -65,14 +64,3 @@ _LINES: dict[str, Callable[[Event], list[str]]] = {
     "report": lambda event: [],
     "summary": text.summary_lines,
 }
-
-
-def choose_output(study: Study, as_json: bool) -> Output:
-    """JSON with `--json`, a live view on a terminal, plain lines otherwise."""
-    if as_json:
-        return JsonLines()
-    if sys.stdout.isatty():
-        from automl.cli.live import LiveView
-
-        return LiveView(study)
-    return PlainLines()

@@ -1,6 +1,7 @@
 """Runs a study for `search` and `resume`, shows it, and reports how it ended."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -8,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from automl.cli.events import Event, Follower, study_event, summary_event
-from automl.cli.output import Output, PlainLines
+from automl.cli.output import JsonLines, Output, PlainLines
 from automl.cli.terminal import say, say_block, say_lines
 from automl.cli.text import json_line, next_lines
 from automl.errors import DeviceLostError, Interrupted, StorageError
@@ -49,6 +50,17 @@ def _run_and_show(session: Session, output: Output) -> None:
         say(f"nothing was left to do; search on with: {more}", err=True)
     if isinstance(output, PlainLines):
         say_lines(next_lines(study))
+
+
+def choose_output(study: Study, as_json: bool) -> Output:
+    """JSON with `--json`, a live view on a terminal, plain lines otherwise."""
+    if as_json:
+        return JsonLines()
+    if sys.stdout.isatty():
+        from automl.cli.live import LiveView
+
+        return LiveView(study)
+    return PlainLines()
 
 
 def leaving(study: Study) -> Callable[[], None]:

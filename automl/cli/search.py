@@ -47,8 +47,7 @@ def command(
     # Before anything loads torch, which must see this process's device alone.
     launch = Launch.of(request, registry, pin=not dry_run)
 
-    from automl.cli.output import choose_output
-    from automl.cli.running import leaving, run_and_show, show_previews
+    from automl.cli.running import choose_output, leaving, run_and_show, show_previews
     from automl.study.creation import create
     from automl.study.limits import Limits
     from automl.study.plan import plan

@@ -50,7 +50,8 @@ def command(
     from automl.plugin.registry import Registry
     from automl.plugin.trust import trusting
     from automl.study.study import open_study
-    from automl.workers.worker import stopping_on_signals, work
+    from automl.workers.signals import stopping_on_signals
+    from automl.workers.worker import work
 
     registry = Registry(trusting(trust_plugins, plugins))
     opened = open_study(existing_storage(storage), study)

@@ -1,382 +1,326 @@
-"""One trial in training: runs the trainer's generator, stores its reports, asks the pruner."""
+"""One worker's attempt at one trial: propose, identify, claim, train and settle."""
 
 import logging
-import math
-import operator
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import optuna
-from optuna.pruners import NopPruner
 
-from automl.engine.failures import is_storage_failure
-from automl.engine.stopping import Stop
+from automl.engine.evaluation import Evaluation
+from automl.engine.failures import (
+    failed_part,
+    failure,
+    is_interruption,
+    is_storage_failure,
+    process_ended,
+    released,
+    trial_failure,
+    worker_lost,
+)
+from automl.engine.notes import Note
+from automl.engine.requirements import refused
+from automl.engine.seeding import seeded
+from automl.engine.state import EngineState
+from automl.engine.tell import tell
+from automl.engine.training import train
 from automl.errors import (
-    Interrupted,
-    TimeLimitError,
+    DeviceLostError,
+    EndedAtOnce,
     TrialError,
     UnstorableError,
+    first_line,
 )
-from automl.ledger.values import Lease
-from automl.plugin.protocols import Run
+from automl.identity.fingerprint import Identity
+from automl.ledger.values import (
+    BudgetSpentError,
+    Claimed,
+    Hit,
+    Lease,
+    LeaseLostError,
+    Parked,
+    Settlement,
+)
 from automl.plugin.registry import Kind
-from automl.plugin.report import (
-    COSTS,
-    Objective,
-    Outcome,
-    Report,
-    Requirement,
-    State,
-    broken,
-    objective_values,
-)
-from automl.space.candidate import Candidate
-from automl.space.decisions import Open, fits, values_of
-from automl.spec import SECONDS
-from automl.storable import by_metric_name, short, size_fault, value_fault
-from automl.study.parts import Parts
-from automl.study.study import Study, trial_seed
-from automl.text.redaction import redact_urls
-from automl.trial_code.boundary import EngineCode, TrialCode, trial_error_text
-from automl.trial_code.deadline import NEVER, Deadline
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from automl.plugin.report import Outcome, Report, State
+from automl.space.candidate import Candidate, propose
+from automl.space.decisions import check_taken
+from automl.study.parts import Parts, costs_of
+from automl.study.study import trial_seed
+from automl.trial_code.boundary import TrialCode, is_user_interrupt, leave_trial_code
+from automl.trial_code.deadline import NEVER
 
 _log = logging.getLogger("automl")
 
-_REPORT_SECONDS = 1.0
-_LONGEST_REPORT = 1_000_000
-"""Bytes of a report's metrics: servers limit what comes in one piece."""
-_SAVE_SHARE = 50
-"""A checkpoint is written when this many times as long has passed as writing the last took."""
+MAX_ATTEMPTS = 3
+"""A trial whose worker was lost this often is not tried again."""
 
 
 @dataclass
-class Evaluation:
-    """One trial in training; `unwritten` are its reports that the ledger does not have yet.
+class Attempt:
+    """One attempt at one trial, from its lease until it is settled, parked or given back.
 
-    costs: the candidate's own, which join its metrics. progress: called at each tick.
-    announce: called with the seconds that no tick may come. reported: called with all metrics of
-    each report. deadline: holds the trainer to the study's time limits. resumed: an earlier
-    attempt, or an interrupted one, may have reported already.
+    Attributes:
+        state: This worker's state.
+        lease: The trial's lease.
+        seconds: How long the trial has trained in this attempt.
+        given_back: Whether the lease was given back, so that any worker can take the trial.
     """
 
-    study: Study
-    parts: Parts
+    state: EngineState
     lease: Lease
-    trial: optuna.Trial
-    device: str
-    costs: Mapping[str, float]
-    stop: Stop
-    progress: Callable[[], None]
-    announce: Callable[[float], None]
-    reported: Callable[[Mapping[str, float]], None]
-    deadline: Deadline
-    resumed: bool = False
-    unwritten: list[Report] = field(default_factory=list)
+    seconds: float = 0.0
+    given_back: bool = False
+    _trial: optuna.Trial | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        self.open_decisions: Mapping[str, Open] = {}
-        self.weights: Callable[[], Mapping[str, Tensor]] | None = None
-        self._reported_at = self.deadline.clock()
-        # What earlier attempts took counts, too; where something else is metered, it is unknown.
-        measured = self.study.spec.cost_metric == SECONDS
-        self._began = self.deadline.clock() - (self.lease.device_seconds if measured else 0.0)
-        self._written_at = self._saved_at = time.monotonic()
-        self._save_seconds = 0.0
-        self._saves = True
-        self._pid = os.getpid()
-        self._run = Run(
-            device=self.device,
-            seed=trial_seed(self.study.spec, self.trial.number, "train"),
-            number=self.trial.number,
-            attempt=self.lease.attempt,
-            directory=self.study.directory(self.trial.number),
-            progress=self._tick,
-            announce=self._announce,
-            checkpoint=self.lease.checkpoint,
-        )
+    def run(self) -> Lease | None:
+        """Take the trial as far as it goes.
 
-    @property
-    def micro_batches(self) -> int:
-        """In how many parts each batch is passed."""
-        return self._run.micro_batches
-
-    def in_micro_batches(self, parts: int) -> None:
-        """Have the next training pass each batch in so many parts; it may report steps again."""
-        self._run = replace(self._run, micro_batches=parts)
-        self._reported_at = self.deadline.clock()
-        self.resumed = True
-        self.__dict__.pop("_reported_before", None)
-
-    def train(self, candidate: Candidate) -> Outcome:
-        """Train to the end, or until the pruner says stop.
+        Returns:
+            The lease of the next trial, if settling this one took one.
 
         Raises:
-            TrialError: the trainer reports nothing, or not what was promised.
-            TimeLimitError: the trial, or one step of it, takes longer than the study allows.
-            Interrupted: the worker was asked to stop.
-            BudgetSpentError: the study's time is over.
-            LeaseLostError: another worker took the trial over.
+            Interrupted: The worker was asked to stop; the trial has been given back.
+            DeviceLostError: The device fails for good; the trial has been given back.
+            StorageError: The database failed; another worker will take the trial over.
         """
-        self.open_decisions = candidate.open_decisions
-        self.deadline.until(*self._due())
-        with TrialCode():
-            reports = iter(self.parts.trainer.train(candidate, self.parts.task, self._run))
-        last: Outcome | None = None
+        self.state.settings.restore()
+        self.state.heartbeat.hold(self.lease)
         try:
-            while (report := _next(reports)) is not None:
-                last = self._take(report, last)
-                if self._should_prune(last):
-                    return replace(last, state=State.PRUNED)
-                if self.stop.is_set():
-                    raise Interrupted("interrupted")
-                self._tick()
+            return self._run()
+        except LeaseLostError as error:
+            number = self._number
+            _log.warning("trial %s: %s", number, error)
+            self.state.trials.end_orphan(self.lease.id, number)
+            return None
+        except BudgetSpentError as error:
+            _log.info("trial %s is given back: %s", self._number, error)
+            self.give_back()
+            return None
+        except BaseException as error:
+            # After a failure of the database, the trial stays until its lease expires.
+            stays = is_storage_failure(error) or isinstance(error, EndedAtOnce)
+            if not stays and not self.given_back:
+                self.give_back(counts=_may_recur(error))
+            raise
         finally:
-            self.deadline.grant()
-            _close(reports)
-        name = self.parts.names[Kind.TRAINER]
-        last = last or self._as_it_was_left()
-        if last is None:
-            raise TrialError(f"trainer {name} reported nothing: yield a Report each step")
-        self._require(last, self.study.spec.requirements)
-        return last
+            leave_trial_code()
+            self.state.settings.restore()
+            self.state.deadline.end_trial()
+            self.state.meter.end()
+            self.state.heartbeat.hold(None)
 
-    def _require(self, outcome: Outcome, requirements: Iterable[Requirement]) -> None:
-        """See that what is required is known; costs are from the first report on."""
-        for each in requirements:
-            if each.metric not in outcome.metrics:
-                name, known = self.parts.names[Kind.TRAINER], ", ".join(outcome.metrics)
-                raise TrialError(f"trainer {name} reports no {each.metric!r}, only {known}")
+    def give_back(self, counts: bool = False) -> None:
+        """Let other workers continue the trial, or free its slot if it has not begun.
 
-    def _as_it_was_left(self) -> Outcome | None:
-        """What an earlier attempt came to that was stopped between its last report and its end.
-
-        From the checkpoint of its last step, a trainer may have nothing left to report.
+        Args:
+            counts: Count this as one of the trial's attempts.
         """
-        number = self.trial.number
-        if self.lease.checkpoint is None or self.open_decisions:
-            return None
-        steps = self.study.views.curves({number}).get(number)
-        if not steps:
-            return None
-        step = max(steps)
-        metrics = {k: math.nan if v is None else v for k, v in steps[step].items()}
-        return outcome_of(Report(step, metrics), None, self.costs, self.study.objectives)
+        self.state.settings.restore()
+        used = self.seconds + self.state.meter.end()
+        metered = self.state.meter.metered
+        self.state.ledger.release(self.lease, self._number, used, counts, metered)
+        self.given_back = True
 
-    def _take(self, report: Report, last: Outcome | None) -> Outcome:
+    def _run(self) -> Lease | None:
+        trial = self._trial = self.state.trials.open(self.lease, self.state.limit)
+        try:
+            return self._attempt(trial)
+        except BaseException as error:
+            if is_interruption(error) or is_user_interrupt(error):
+                raise
+            return self._fail(trial, error)
+
+    def _fail(self, trial: optuna.Trial, error: BaseException) -> Lease | None:
+        """Fail a trial after an error that is the engine's own, so that the search goes on.
+
+        If even that fails, the trial is tried again, which counts as an attempt.
+        """
+        self.state.settings.restore()
+        self.seconds += self.state.meter.end()
+        try:
+            self.state.deadline.grant()
+            return self._settle(trial, released(error, failure(error)))
+        except BaseException as again:
+            lost = isinstance(again, LeaseLostError) or is_storage_failure(again)
+            if lost or is_user_interrupt(again):
+                raise
+            self.give_back(counts=True)
+            if self.lease.attempt > MAX_ATTEMPTS:
+                raise
+            _log.warning("trial %d will be tried again: %s", trial.number, first_line(again))
+            return None
+
+    def _attempt(self, trial: optuna.Trial) -> Lease | None:
+        if (ended := self._ended_before(trial)) is not None:
+            return self._settle(trial, ended)
+        identity: Identity | None = None
+        with seeded(trial_seed(self.state.study.spec, trial.number, "propose")):
+            try:
+                candidate = self._propose(trial)
+                costs = costs_of(self._parts, candidate)
+                if refusal := refused(costs, self.state.study.spec.requirements):
+                    return self._settle(trial, refusal)
+                identify = self.state.identifier.identify
+                identity = identify(self._parts, candidate, trial.number, costs)
+                self.state.identifier.check(identity)
+            except Exception as error:
+                self._allow_cleanup(error)
+                space = f"space {self.state.parts.names[Kind.SPACE]}"
+                return self._settle(trial, trial_failure(error, space), identity=identity)
+        return self._claim(trial, candidate, identity, costs)
+
+    def _ended_before(self, trial: optuna.Trial) -> Outcome | None:
+        """The outcome of a trial that must not be trained; None for any other."""
+        note = None if self.lease.fresh else self.state.notes.read(trial.number, Note.ENDED)
+        if note is not None:
+            return process_ended(str(note.get("why", "")), str(note.get("stack", "")))
+        if self.lease.attempt > MAX_ATTEMPTS:
+            return worker_lost(MAX_ATTEMPTS)
+        if self.lease.number is not None and self.state.trials.is_finished(trial.number):
+            return failure(TrialError(f"trial {trial.number} was ended by another program"))
+        return None
+
+    def _propose(self, trial: optuna.Trial) -> Candidate:
+        self.state.trials.raise_for_strategy()
+        if not self.lease.fresh:
+            self.state.trials.draw_again(trial)
+        parts, given = self._parts, self.lease.given or {}
         with TrialCode():
-            report = checked(report, self.open_decisions)
-        outcome = outcome_of(report, last, self.costs, self.study.objectives)
-        if last is None:
-            self._require(outcome, [r for r in self.study.spec.requirements if r.metric in COSTS])
-        self.reported(outcome.metrics)
-        self.unwritten.append(report)
-        if time.monotonic() - self._written_at >= _REPORT_SECONDS:
-            self.flush()
-        self._saves = report.checkpoint is not None
-        if self._saves and (self.stop.is_set() or self._should_save()):
-            self._save(report)
-        self._reported_at = self.deadline.clock()
-        self.deadline.until(*self._due())
-        self.weights = report.weights
+            candidate = propose(
+                lambda deciding: parts.space.candidate(deciding, parts.task),
+                trial,
+                lambda name, among: name not in given and parts.trainer.opens(name, among),
+                space=parts.names[Kind.SPACE],
+                trainer=parts.names[Kind.TRAINER],
+            )
+        if self.lease.judges is None:
+            check_taken(given, candidate.decisions)
+        return candidate
+
+    def _claim(
+        self,
+        trial: optuna.Trial,
+        candidate: Candidate,
+        identity: Identity,
+        costs: Mapping[str, float],
+    ) -> Lease | None:
+        ledger, told = self.state.ledger, self.state.trials.take_told()
+        try:
+            answer = ledger.claim(self.lease, trial.number, identity, costs, told)
+        except UnstorableError as error:
+            return self._settle(trial, failure(error))
+        match answer:
+            case Hit(settled):
+                tell(self.state, settled, trial)
+            case Parked(id):
+                self.state.parked.add(id)
+            case Claimed(claimed):
+                resumed, self.lease = self.lease.number is not None, claimed
+                decisions = candidate.decisions
+                self.state.events.send("trial_proposed", number=trial.number, decisions=decisions)
+                return self._evaluate(
+                    Evaluation(self.state, self._parts, claimed, trial, candidate, costs, resumed)
+                )
+        return None
+
+    def _evaluate(self, evaluation: Evaluation) -> Lease | None:
+        trial, meter = evaluation.trial, self.state.meter
+        self.state.prepare()
+        with self.state.deadline.free():
+            meter.begin(self.lease)
+        outcome = train(evaluation.training(), evaluation.follow)
+        self.seconds = meter.end()
+        self.state.identifier.observe(self.seconds)
+        outcome = self._keep_weights(evaluation, outcome)
+        self.state.events.send("trial_finished", number=trial.number, outcome=outcome)
+        return self._settle(trial, outcome, evaluation.unwritten)
+
+    def _keep_weights(self, evaluation: Evaluation, outcome: Outcome) -> Outcome:
+        """Keep the weights of a good trial, and return how it ended after that."""
+        if outcome.state is not State.COMPLETE or evaluation.weights is None:
+            return outcome
+        self.state.deadline.until(NEVER, "")
+        try:
+            self.state.models.keep(evaluation.trial, outcome, evaluation.weights)
+        except Exception as error:
+            self._allow_cleanup(error)
+            return trial_failure(error, failed_part(evaluation.parts, error))
         return outcome
 
-    def _tick(self) -> None:
-        if os.getpid() != self._pid:
-            return  # a loader of data, say, whose progress is none of the trial's
-        with EngineCode(waits=False):
-            with self.deadline.free():
-                self.progress()
-            if self.stop.is_set() and (self.stop.overdue or not self._saves):
-                raise Interrupted("interrupted")
-            due, message = self._due()
-            if time.monotonic() > due:
-                raise TimeLimitError(message)
+    def _allow_cleanup(self, error: Exception) -> None:
+        """Give the trial's code a little time to clean up, and to say what its error is."""
+        if not is_interruption(error):
+            self.state.deadline.grant()
 
-    def _announce(self, seconds: float) -> None:
-        if os.getpid() == self._pid:
-            self.announce(seconds)
+    def _settle(
+        self,
+        trial: optuna.Trial,
+        outcome: Outcome,
+        reports: Sequence[Report] = (),
+        identity: Identity | None = None,
+    ) -> Lease | None:
+        """Settle the trial in the ledger, tell Optuna, and take the next trial if one is wanted.
 
-    def _due(self) -> tuple[float, str]:
-        """Until when the trainer may go on, by the monotonic clock, and what if it does not."""
-        limits, dues = self.study.spec.time_limits, [(NEVER, "")]
-        if limits.trial is not None:
-            said = f"the trial took longer than the {limits.trial:g} s it may take"
-            dues.append((self._began + limits.trial, said))
-        if limits.epoch is not None:
-            said = f"no report came within the {limits.epoch:g} s an epoch may take"
-            dues.append((self._reported_at + limits.epoch, said))
-        due, message = min(dues)
-        return self.deadline.at(due), message
-
-    def flush(self, checkpoint: str | None = None) -> None:
-        """Write to the ledger what was reported and it does not have yet.
-
-        checkpoint: the SHA-256 of what the trial can go on from now.
+        Args:
+            trial: The trial in Optuna.
+            outcome: How it ended.
+            reports: The reports that the ledger does not have yet.
+            identity: The identity of a candidate that is not claimed, to count how it was found.
         """
-        with self.deadline.free():
-            self.study.ledger.renew(self.lease, self.unwritten, checkpoint)
-        self.unwritten = []
-        self._written_at = time.monotonic()
+        self.state.settings.restore()
+        self.state.deadline.end_trial()
+        settlement = self._settle_in_ledger(trial, outcome, reports, identity)
+        for settled in settlement.settled:
+            tell(self.state, settled, trial if settled.id == self.lease.id else None)
+        self.state.study.remove_checkpoint(trial.number)
+        return settlement.next
 
-    def _should_save(self) -> bool:
-        passed = time.monotonic() - self._saved_at
-        return passed >= max(_REPORT_SECONDS, _SAVE_SHARE * self._save_seconds)
-
-    def _save(self, report: Report) -> None:
-        if report.checkpoint is None:
-            return
-        started = time.monotonic()
-        try:
-            with TrialCode():
-                digest = self._run.save(report.checkpoint())
-        except (OSError, RuntimeError) as error:
-            where = self._run.directory
-            _log.warning(
-                "no checkpoint saved in %s: %s", where, redact_urls(trial_error_text(error))
-            )
-        else:
-            # With all reports, since what goes on from here will not report these steps again.
-            self.flush(digest)
-            self._run.keep_only_last()
-        self._saved_at = time.monotonic()
-        self._save_seconds = self._saved_at - started
-
-    def _should_prune(self, last: Outcome) -> bool:
-        if len(self.study.objectives) > 1 or last.step is None or not last.values:
-            return False
-        with self.deadline.free():
-            if last.step not in self._reported_before:
-                self.trial.report(last.values[0], last.step)
-        if isinstance(self.parts.pruner, NopPruner):
-            return False
-        try:
-            with TrialCode():
-                return self.trial.should_prune()
-        except Exception as error:
-            if is_storage_failure(error) or isinstance(error, TimeLimitError):
-                raise
-            name = self.parts.names[Kind.PRUNER]
-            raise TrialError(f"pruner {name}: {trial_error_text(error)}") from error
-
-    @cached_property
-    def _reported_before(self) -> set[int]:
-        """The steps that an earlier attempt reported already."""
-        if not self.resumed:
-            return set()
-        return set(self.study.optuna.trials[self.trial.number].intermediate_values)
-
-
-def refused(costs: Mapping[str, float], requirements: tuple[Requirement, ...]) -> Outcome | None:
-    """How a candidate ends whose costs alone break what is required, for it is not trained."""
-    looked_at = [each for each in requirements if each.metric in COSTS and each.metric in costs]
-    too_much = broken(looked_at, costs)
-    if not too_much:
-        return None
-    said = " and ".join(f"{each} (it has {costs[each.metric]:.15g})" for each in too_much)
-    return Outcome(State.PRUNED, metrics=dict(costs), message=f"not trained, it breaks {said}")
-
-
-def outcome_of(
-    report: Report,
-    last: Outcome | None,
-    costs: Mapping[str, float],
-    objectives: tuple[Objective, ...],
-) -> Outcome:
-    """What a trial has come to with a report; last: what it had come to before.
-
-    Raises:
-        TrialError: the report counts no further, or lacks an objective.
-    """
-    if last is not None and last.step is not None and report.step <= last.step:
-        raise TrialError(f"reports must count up: step {report.step} after {last.step}")
-    metrics = {**costs, **report.metrics}
-    values = objective_values(replace(report, metrics=metrics), objectives)
-    return Outcome(State.COMPLETE, values, metrics, report.step, report.closed)
-
-
-def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
-    """A report in plain Python values, as every database can hold them.
-
-    Raises:
-        TrialError: a step or metric that is no number, two metrics of one name, or a decision
-            closed to no value of its.
-    """
-    step = _step(report.step)
-    named = by_metric_name(_named("metrics", report.metrics))
-    metrics = {name: _number(name, value, step) for name, value in named.items()}
-    if (fault := size_fault(metrics, _LONGEST_REPORT)) is not None:
-        raise UnstorableError(f"the report of step {step} cannot be stored: {fault}")
-    closed = report.closed
-    if closed is not None:
-        closed = {n: _closed(n, v, open_decisions) for n, v in _named("closed", closed).items()}
-    return replace(report, step=step, metrics=metrics, closed=closed)
-
-
-def _step(given: object) -> int:
-    try:
-        step = operator.index(given)  # type: ignore[arg-type]
-    except TypeError:
-        raise TrialError(f"a report's step must be a whole number, got {short(given)}") from None
-    if (fault := value_fault(step)) is not None:
-        raise UnstorableError(f"step {short(step)} cannot be stored: {fault}")
-    return step
-
-
-def _named(what: str, given: object) -> Mapping[str, Any]:
-    if not isinstance(given, Mapping):
-        raise TrialError(f"a report's {what} must be values by name, got {short(given)}")
-    return given
-
-
-def _number(name: str, value: object, step: int) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        raise TrialError(
-            f"metric {name!r} must be a number, got {short(value)} at step {step}"
-        ) from None
-
-
-def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
-    if name not in open_decisions:
-        known = ", ".join(open_decisions) or "none"
-        raise TrialError(f"the trainer closed {name!r}, which is not open; open are: {known}")
-    plain = value.item() if hasattr(value, "item") else value
-    distribution = open_decisions[name].distribution
-    if not fits(distribution, plain):
-        raise TrialError(
-            f"the trainer closed {name!r} with {short(value)}, expected {values_of(distribution)}"
+    def _settle_in_ledger(
+        self,
+        trial: optuna.Trial,
+        outcome: Outcome,
+        reports: Sequence[Report],
+        identity: Identity | None,
+    ) -> Settlement:
+        state = self.state
+        pause = state.stop.is_set() or state.parks_too_many or state.maintenance_due
+        settle = partial(
+            state.ledger.settle,
+            told=state.trials.take_told(),
+            next_for=None if pause else state.worker,
+            metered=state.meter.metered,
         )
-    if (fault := value_fault(plain)) is not None:
-        raise UnstorableError(f"the value of {name!r} cannot be stored: {fault}")
-    return plain
+        lease, number, seconds = self.lease, trial.number, self.seconds
+        try:
+            judge = self._to_judge(trial, outcome)
+            return settle(lease, number, outcome, seconds, reports, judge=judge, identity=identity)
+        except UnstorableError as error:
+            # Without any of the trial's own values, the database accepts it in every case.
+            return settle(lease, number, failure(error), seconds)
+
+    def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any] | None:
+        """The decisions that the judge should train from the start, if any were closed."""
+        if self.state.parts.judge is None or self.lease.judges is not None or not outcome.closed:
+            return None
+        return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
+
+    @property
+    def _number(self) -> int | None:
+        return self.lease.number if self._trial is None else self._trial.number
+
+    @property
+    def _parts(self) -> Parts:
+        parts = self.state.parts
+        return parts.judge if self.lease.judges is not None and parts.judge else parts
 
 
-def _next(reports: Iterator[Report]) -> Report | None:
-    """The next report; None at the end.
+def _may_recur(error: BaseException) -> bool:
+    """Return whether a trial might end each worker with this error, so that attempts must count.
 
-    Raises:
-        TrialError: None was reported.
+    Neither this package nor a person ends a process with any other than an Exception.
     """
-    with TrialCode():
-        report = next(reports, _END)
-        if report is None:
-            raise TrialError("the trainer yielded None: expected a Report")
-    return None if report is _END else report
-
-
-_END = Report(0, {})
-
-
-def _close(reports: Iterator[Report]) -> None:
-    with TrialCode():
-        close = getattr(reports, "close", None)
-        if close is not None:
-            close()
+    if isinstance(error, DeviceLostError):
+        return True
+    return not isinstance(error, Exception) and not is_user_interrupt(error)

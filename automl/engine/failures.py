@@ -1,61 +1,85 @@
-"""Turns what a trial raised into its outcome: a reason, one line, and the traceback."""
+"""Failed trials: turns an error into an outcome with a reason, one line and the traceback."""
 
-import gc
-import resource
-import sys
 import traceback
 from dataclasses import replace
 
+from automl.engine.device_loss import check_device
+from automl.engine.out_of_memory import free_memory, is_out_of_memory
 from automl.errors import (
+    AutoMLError,
     CandidateError,
     DegenerateError,
     DeviceLostError,
+    Interrupted,
     NotFiniteError,
     StorageError,
+    StrategyError,
     TimeLimitError,
     TrialError,
+    UncaughtError,
     described,
     text_of,
 )
+from automl.ledger.values import BudgetSpentError, LeaseLostError
+from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Reason, State
+from automl.space.candidate import raised_in_building
 from automl.storable import plain_text
+from automl.study.parts import Parts
 from automl.text.redaction import redact_urls
 from automl.trial_code.boundary import TrialCode
 
-# CUDA errors after which every call in this process fails, as CUDA's own documentation has it.
-_STICKY = (
-    "illegal memory access",
-    "illegal instruction",
-    "misaligned address",
-    "unspecified launch failure",
-    "launch timed out",
-    "device-side assert",
-    "uncorrectable ecc",
-    "hardware stack error",
-    "invalid program counter",
-    "device is lost",
-    "context is destroyed",
-)
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
+_INTERRUPTIONS = (Interrupted, LeaseLostError, BudgetSpentError, DeviceLostError)
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether an error ends an attempt, but is not a failure of its trial."""
+    return isinstance(error, _INTERRUPTIONS) or is_storage_failure(error)
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Return whether the database failed, rather than the trial."""
+    return isinstance(error, StorageError) or type(error).__name__ == "StorageInternalError"
+
+
+def trial_failure(error: Exception, where: str) -> Outcome:
+    """Return how a trial ends that raised this error, and free the memory that the error keeps.
+
+    Args:
+        error: What the trial's code raised.
+        where: The part that failed, for people, such as "trainer supervised".
+
+    Raises:
+        DeviceLostError: The device fails for good.
+        Exception: The error itself, if it is an interruption rather than the trial's failure.
+    """
+    if is_interruption(error):
+        raise error
+    check_device(error)
+    return released(error, failure(error, "" if isinstance(error, StrategyError) else where))
 
 
 def failure(error: BaseException, where: str = "") -> Outcome:
-    """The outcome of a trial that raised; where: the part it happened in, for people.
+    """Return the outcome of a trial that raised an error.
 
-    What the error says is the trial's code, and held to its limit.
+    The error's text is made by the trial's own code, and so has the trial's time limit.
+
+    Args:
+        error: What was raised.
+        where: The part that failed, for people, such as "space mlp".
     """
     try:
         with TrialCode():
-            return _shown(error, where)
+            return _outcome(error, where)
     except TimeLimitError as late:
-        # Made again, for that one brings along in what it was raised.
-        return _shown(TimeLimitError(text_of(late)), where)
+        # Without the traceback of the one that was raised, which is that of making the text.
+        return _outcome(TimeLimitError(text_of(late)), where)
     except Exception:
         unknown = TrialError(f"a {type(error).__name__} that cannot be shown")
-        return _shown(unknown, where)
+        return _outcome(unknown, where)
 
 
-def _shown(error: BaseException, where: str) -> Outcome:
+def _outcome(error: BaseException, where: str) -> Outcome:
     message = described(error)
     message = message if where in message else f"{where}: {message}"
     return Outcome(
@@ -67,16 +91,35 @@ def _shown(error: BaseException, where: str) -> Outcome:
     )
 
 
-def hung(why: str, stack: str) -> Outcome:
-    """The outcome of a trial whose process had to be ended; stack: where it was then."""
+def released(error: BaseException, outcome: Outcome) -> Outcome:
+    """Free what a failed trial's error refers to, and return the trial's outcome.
+
+    Freeing memory can run the trial's code, such as the `finally` of a suspended generator. If
+    that fails, its failure is the outcome.
+    """
+    try:
+        with TrialCode():
+            free_memory(error)
+    except Exception as late:
+        return failure(late)
+    return outcome
+
+
+def process_ended(why: str, stack: str) -> Outcome:
+    """Return the outcome of a trial whose process had to be ended.
+
+    Args:
+        why: Why it had to be ended, in one line.
+        stack: Where the process was at that time.
+    """
     error = TimeLimitError(f"{why or 'it took too long'}; its process had to be ended")
     outcome = failure(error)
-    # Of the process that says so now, the place of this error says nothing.
+    # The traceback of the error made here says nothing about the process that was ended.
     return replace(outcome, traceback=_storable(stack) or outcome.traceback)
 
 
-def lost(attempts: int) -> Outcome:
-    """The outcome of a trial whose workers died, each time."""
+def worker_lost(attempts: int) -> Outcome:
+    """Return the outcome of a trial whose workers died in each of so many attempts."""
     message = (
         f"its worker was lost {attempts} times: killed, out of memory, a crash, a device that "
         "fails, or no run.tick() for minutes"
@@ -86,26 +129,16 @@ def lost(attempts: int) -> Outcome:
     )
 
 
-def free_memory(error: BaseException | None = None) -> None:
-    """Give back what a failed trial held, on the accelerator too; its error holds on to frames."""
-    for each in _chain(error):
-        traceback.clear_frames(each.__traceback__)
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """An error and all in whose handling, or because of which, it was raised."""
-    found: list[BaseException] = []
-    left = [error]
-    while left:
-        each = left.pop()
-        if each is not None and not any(each is known for known in found):
-            found.append(each)
-            left += [each.__cause__, each.__context__]
-    return found
+def failed_part(parts: Parts, error: Exception) -> str:
+    """Name the part that failed in training; empty if the error names it itself."""
+    space = f"space {parts.names[Kind.SPACE]}"
+    if isinstance(error, CandidateError):
+        return space
+    if isinstance(error, AutoMLError) and not isinstance(error, UncaughtError):
+        return ""
+    if (place := raised_in_building(error)) is not None:
+        return f"{space}, in {place}" if place else space
+    return f"trainer {parts.names[Kind.TRAINER]}"
 
 
 def _reason(error: BaseException) -> Reason:
@@ -115,46 +148,15 @@ def _reason(error: BaseException) -> Reason:
         return Reason.INVALID
     if isinstance(error, TimeLimitError):
         return Reason.TIME_LIMIT
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return Reason.OUT_OF_MEMORY
     return Reason.ERROR
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = text_of(error).lower()
-    return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
-
-
-def is_device_loss(error: BaseException) -> bool:
-    """Whether the device fails for the rest of this process, whatever trial comes next."""
-    if isinstance(error, DeviceLostError):
-        return True
-    text = text_of(error).lower()
-    return isinstance(error, RuntimeError) and "cuda" in text and any(w in text for w in _STICKY)
-
-
-def forget_peak_memory(device: str) -> None:
-    """Count the most memory on a device anew; a CPU's is that of the whole process."""
-    torch = sys.modules.get("torch")
-    if device.startswith("cuda") and torch is not None and torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: str) -> str:
-    """The most memory this process had on its device; on a CPU the process as a whole."""
-    torch = sys.modules.get("torch")
-    if device.startswith("cuda") and torch is not None:
-        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on {device}"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
-
-
 def _cause(error: BaseException) -> str | None:
-    """Where it was raised: equal for failures of one origin, whatever numbers they mention.
+    """Where an error was raised: equal for failures of one origin, whatever numbers they mention.
 
-    None for what says nothing of the candidates to come.
+    None for a failure that says nothing about later candidates.
     """
     if isinstance(error, DegenerateError):
         return None
@@ -165,10 +167,5 @@ def _cause(error: BaseException) -> str | None:
 
 
 def _storable(text: str) -> str:
-    """Text that every database takes and anybody may read, without passwords."""
+    """Text that every database can store, without passwords."""
     return redact_urls(plain_text(text))
-
-
-def is_storage_failure(error: BaseException) -> bool:
-    """Whether the database failed, rather than the trial."""
-    return isinstance(error, StorageError) or type(error).__name__ == "StorageInternalError"

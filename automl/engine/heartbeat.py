@@ -14,12 +14,18 @@ STALL_SECONDS = 300.0
 
 
 class Heartbeat(threading.Thread):
-    """A thread that renews the lease held, but only while `tick` moves.
+    """A thread that renews the lease of the running trial, but only while `tick` is called.
 
-    A trial that makes no progress for `stall` seconds (a hung kernel) lets its lease expire, and
-    another worker takes it over. A beat that fails is tried again after 1, 2, 4 … seconds; it ends
-    nothing. beaten: called after each beat. hung: called once the lease of a trial that makes no
-    progress has expired, for a process that hangs does no more good.
+    If a trial makes no progress (a hung kernel), its lease expires, and another worker takes it
+    over. A beat that fails is tried again after 1, 2, 4 … seconds.
+
+    Args:
+        ledger: The ledger of the study.
+        worker: This worker.
+        stall: Seconds without a tick after which the lease is no longer renewed.
+        after_beat: Called after each beat.
+        hung: Called once the lease of a trial without progress has expired, so that a process
+            that hangs can be ended.
     """
 
     def __init__(
@@ -27,13 +33,13 @@ class Heartbeat(threading.Thread):
         ledger: Ledger,
         worker: Worker,
         stall: float = STALL_SECONDS,
-        beaten: Callable[[], None] = lambda: None,
+        after_beat: Callable[[], None] = lambda: None,
         hung: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="automl-heartbeat", daemon=True)
         self._ledger, self._worker, self._stall = ledger, worker, stall
-        self._beaten, self._hung = beaten, hung
-        self._quiet = 0.0
+        self._after_beat, self._hung = after_beat, hung
+        self._expected_pause = 0.0
         self._lease: Lease | None = None
         self._lost: Lease | None = None
         self._hangs: Lease | None = None
@@ -41,26 +47,26 @@ class Heartbeat(threading.Thread):
         self._ended = threading.Event()
 
     def hold(self, lease: Lease | None) -> None:
-        """From now on this lease is renewed; None renews none."""
-        self._ticked, self._quiet = time.monotonic(), 0.0
+        """Renew this lease from now on; None to renew none."""
+        self.expect_pause(0.0)
         self._lease = lease
 
-    def quiet(self, seconds: float) -> None:
-        """The trial says that its next tick may take so long."""
-        self._ticked, self._quiet = time.monotonic(), seconds
+    def expect_pause(self, seconds: float) -> None:
+        """Keep renewing the lease for so many seconds, even if no tick comes."""
+        self._ticked, self._expected_pause = time.monotonic(), seconds
 
     def tick(self) -> None:
-        """Progress was made.
+        """Record progress.
 
         Raises:
-            LeaseLostError: another worker has taken the trial over meanwhile.
+            LeaseLostError: Another worker has taken the trial over.
         """
-        self._ticked, self._quiet = time.monotonic(), 0.0
+        self.expect_pause(0.0)
         if self._lost is not None and self._lost == self._lease:
             raise LeaseLostError("the lease expired and another worker took the trial over")
 
     def end(self) -> None:
-        """Beat no more; waits for a beat under way, which would outlive its worker."""
+        """Stop the thread, after the current beat, which must not outlive the worker."""
         self._ended.set()
         self.join()
 
@@ -71,15 +77,15 @@ class Heartbeat(threading.Thread):
                 self._beat()
                 failures = 0
             except Exception as error:
-                # Of whatever kind: without its thread a healthy trial would lose its lease.
+                # Any error: without this thread, a healthy trial would lose its lease.
                 _log.warning("cannot renew the lease now, will try again: %s", first_line(error))
                 failures += 1
 
     def _beat(self) -> None:
         self._ledger.enter(self._worker)
-        self._beaten()
+        self._after_beat()
         lease = self._lease
-        late = time.monotonic() - self._ticked - max(self._stall, self._quiet)
+        late = time.monotonic() - self._ticked - max(self._stall, self._expected_pause)
         if lease is not None and late > self._ledger.lease_seconds and lease != self._hangs:
             self._hangs = lease
             self._hung()
@@ -88,11 +94,16 @@ class Heartbeat(threading.Thread):
         try:
             self._ledger.renew(lease)
         except LeaseLostError:
-            # It may also have been settled just now; then nobody asks.
+            # It may also have been settled just now; then nobody checks for the loss.
             self._lost = lease
 
 
 def pause(lease_seconds: float, failures: int) -> float:
-    """Seconds to the next beat: a quarter of the lease, or less after so many that failed."""
+    """Return the seconds until the next beat.
+
+    Args:
+        lease_seconds: How long a lease lasts; a beat comes four times as often.
+        failures: How many beats have failed in a row; after one, the next beat comes sooner.
+    """
     usual = lease_seconds / 4
     return min(2.0 ** (failures - 1), usual) if failures else usual

@@ -1,7 +1,7 @@
-"""Which function the candidates of a study compute: their keys, as far down the levels as it pays.
+"""Finds the keys of the functions that a study's candidates compute, at each level that pays.
 
-A probe is made where its expected time is a small share of an evaluation's. What was evaluated
-before that could be known is probed afterwards, from its decisions.
+A candidate is probed if that takes a small share of an evaluation's time. Candidates that were
+evaluated before these times were known are probed later, from their decisions.
 """
 
 import logging
@@ -25,26 +25,26 @@ _log = logging.getLogger("automl")
 
 _REMEMBERED = 64
 _ASKED_AGAIN = 100
-"""So many candidates are not probed for its cost before the cost is measured anew."""
+"""After so many candidates were not probed because of the cost, the cost is measured again."""
 _BROKEN = "the process that probes does not start"
 DEGENERATE = Verdict.DEGENERATE.value
 _CATCH_UP = 8
-"""How many functions are probed afterwards at a time."""
+"""How many functions that were evaluated before are probed at a time."""
 
 
 @dataclass
 class KnownFiles:
-    """The files that candidates are made of, by the digests of their contents.
+    """The files that a space reads to make candidates, by the digests of their contents.
 
-    A space that remembers what it read opens a file once in a process, for the first candidate
-    that needs it. Since later ones may depend on it, too, it counts for all of them.
+    A space may read a file once per process, for the first candidate that needs it, and remember
+    it. Later candidates may depend on it, too, so it counts for all of them.
     """
 
     _seen: set[str] = field(default_factory=set)
     _remembered: dict[str, str] = field(default_factory=dict)
 
     def of(self, parts: Parts, candidate: Candidate) -> tuple[str, ...]:
-        """Digests of all files that a candidate may depend on."""
+        """Return the digests of all files that a candidate may depend on."""
         _see_building(parts, candidate)
         read = candidate.files.digests
         if new := read.keys() - self._seen:
@@ -55,27 +55,27 @@ class KnownFiles:
 
 
 def _read_again(parts: Parts, candidate: Candidate) -> Set[str]:
-    """What a candidate's decisions read once more; nothing where a space cannot be called twice."""
+    """The files that are read again for the same decisions; none if the space fails this time."""
     try:
         again = rebuild(parts, candidate.decisions)
     except TimeLimitError:
         raise
     except Exception:
-        return frozenset()  # such a space may remember all that it read
+        return frozenset()  # such a space may remember every file
     _see_building(parts, again, always=candidate.files.built)
     return again.files.digests.keys()
 
 
 known_files = KnownFiles()
-"""Those of this process."""
+"""The files that spaces have read in this process."""
 
 
 def _see_building(parts: Parts, candidate: Candidate, always: bool = False) -> None:
-    """Build a candidate whose costs were found without that, for building may read files."""
+    """Build a candidate that has not been built to find its costs, because that may read files."""
     if candidate.files.built or not (always or callable(candidate.architecture)):
         return
-    with suppress(Exception), candidate.files.recording():  # training will name what is wrong
-        # Not by `build`, which loads torch for those that can do without.
+    with suppress(Exception), candidate.files.recording():  # training will report the error
+        # Not with `build`, which loads torch even if a space does not need it.
         candidate.architecture() if callable(candidate.architecture) else candidate.build()
     candidate.files.built = True
 
@@ -84,7 +84,11 @@ def _see_building(parts: Parts, candidate: Candidate, always: bool = False) -> N
 class Identifier:
     """Finds the identities of one study's candidates on one kind of device.
 
-    progress: called while a probe is waited for; what it raises passes.
+    Attributes:
+        study: The study.
+        parts: The study's parts in this process.
+        device: The device's name in torch.
+        progress: Called while a probe runs; an error that it raises ends the wait.
     """
 
     study: Study
@@ -105,7 +109,7 @@ class Identifier:
         self._evaluated, self._seconds = counts.evaluated, counts.seconds
 
     def observe(self, seconds: float) -> None:
-        """Take note of how long an evaluation took."""
+        """Record how many seconds an evaluation took."""
         self._evaluated += 1
         self._seconds += seconds
 
@@ -116,13 +120,16 @@ class Identifier:
         number: int | None = None,
         costs: Mapping[str, float] | None = None,
     ) -> Identity:
-        """The keys of a candidate, as far down the levels as it pays.
+        """Return the keys of a candidate, at each level that pays.
 
-        number: the trial's; with every decision open it alone tells trials apart. costs: the
-        candidate's own, where they are known.
+        Args:
+            parts: The study's parts, or those of its judge.
+            candidate: The candidate.
+            number: The trial's number, which is the key if all decisions are open.
+            costs: The candidate's own costs, if they are known.
 
         Raises:
-            ValueError: a decision that no key can hold, such as NaN.
+            ValueError: No key can represent a decision, such as NaN.
         """
         written = self._written(parts, candidate, number)
         if not self._cache.enabled or Level.L2 not in self._cache.levels:
@@ -137,23 +144,24 @@ class Identifier:
         return self._probed(parts, candidate, written, costs)
 
     def check(self, identity: Identity) -> None:
-        """Refuse a candidate that is not to be trained.
+        """Check that a candidate should be trained.
 
         Raises:
-            DegenerateError: its outputs are constant or not finite, and such are not evaluated.
+            DegenerateError: Its outputs are constant or not finite, and the study excludes such
+                candidates.
         """
         if self._cache.degenerate is Degenerate.FAIL and identity.verdict == DEGENERATE:
             raise DegenerateError(f"{identity.reason}: not trained (cache.degenerate=fail)")
 
     def close(self) -> None:
-        """End the processes that probe."""
+        """End the processes that run the probes."""
         for prober in self._probers.values():
             prober.close()
 
     def _written(self, parts: Parts, candidate: Candidate, number: int | None) -> StaticKeys:
         cache, side_keys = self._cache, self._side_keys(parts)
         if candidate.open_decisions and not candidate.decisions:
-            # Nothing is left to tell trials apart: they are repeats under other seeds.
+            # All trials are equal, and so repeats with different seeds.
             side_keys = SideKeys({**side_keys.values, "repeat": number})
         beyond = cache.enabled and cache.levels != (Level.L0,)
         with TrialCode():
@@ -164,7 +172,7 @@ class Identifier:
             )
 
     def _side_keys(self, parts: Parts) -> SideKeys:
-        # Half precision and single are not one computation, and `auto` differs by device.
+        # Half and single precision compute different functions, and `auto` depends on the device.
         device = self.device.partition(":")[0]
         if id(parts) not in self._digested:
             self._digested[id(parts)] = SideKeys({**parts.side_keys, "device": device})
@@ -174,7 +182,7 @@ class Identifier:
     def _why_not(
         self, parts: Parts, candidate: Candidate, written: StaticKeys, costs: Mapping[str, float]
     ) -> str | None:
-        """Why a candidate is not probed; None where it is."""
+        """Why a candidate is not probed; None if it is."""
         if candidate.open_decisions:
             return "open decisions"
         if written.shared is None:
@@ -213,7 +221,7 @@ class Identifier:
         return identity_of(written, found)
 
     def _remember(self, key: str, found: Answer) -> None:
-        # Who mutates until a function is new asks before the trial that is made of it does.
+        # A strategy that looks for a new function probes a candidate before its trial does.
         self._answers[key] = found
         if len(self._answers) > _REMEMBERED:
             del self._answers[next(iter(self._answers))]
@@ -226,7 +234,7 @@ class Identifier:
         return self._probers[id(parts)]
 
     def _catch_up(self, parts: Parts) -> None:
-        """Probe some of the functions that were evaluated before it was known to pay."""
+        """Probe some of the functions that were evaluated before probes were known to pay."""
         functions = self.study.ledger.functions
         for fingerprint, number in functions.unprobed(_CATCH_UP, self._passed):
             identity = self._probed_again(parts, number)
@@ -236,7 +244,7 @@ class Identifier:
                 functions.add_probe(fingerprint, identity)
 
     def _probed_again(self, parts: Parts, number: int) -> Identity | None:
-        """The identity of a trial's candidate with a probe; None where it cannot be probed."""
+        """The identity of an earlier trial, with a probe; None if it cannot be probed."""
         try:
             decisions = self.study.decisions(number)
             with TrialCode():
@@ -245,7 +253,7 @@ class Identifier:
         except StorageError:
             raise
         except Exception:
-            return None  # whatever a space or a trainer raises: it is another trial's than this one
+            return None  # whatever a space or a trainer raises: this trial must not fail for it
         costs = costs_of(parts, candidate)
         if self._why_not(parts, candidate, written, costs):
             return None
@@ -257,7 +265,7 @@ class Identifier:
 
 
 def _examples(parts: Parts) -> int:
-    """How many examples the probe's batch has; one where it does not say."""
+    """How many examples the probe's batch has; 1 if unknown."""
     with suppress(Exception):
         return len(parts.task.probe()[0])
     return 1
@@ -265,12 +273,12 @@ def _examples(parts: Parts) -> int:
 
 @dataclass(frozen=True)
 class StrategyContext:
-    """What a strategy may ask the engine: which decisions make one function, and their means."""
+    """What a strategy may ask the engine: which decisions make the same function, and means."""
 
     identifier: Identifier
 
     def fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
-        """Equal for decisions that make the same function; None where they make no candidate."""
+        """Return a key that equal functions share; None if the decisions make no candidate."""
         with EngineCode():
             return self._fingerprint(decisions)
 
@@ -285,11 +293,11 @@ class StrategyContext:
             return None
         identity = self.identifier.identify(parts, candidate)
         if identity.verdict == DEGENERATE:
-            return DEGENERATE  # to who wants another function, all such are one
+            return DEGENERATE  # one key for all of them: none is worth another try
         return self.identifier.study.ledger.functions.fingerprint(identity)
 
     def means(self) -> Mapping[int, tuple[float, ...]]:
-        """Mean values by trial number, where a trial's function was evaluated several times."""
+        """Return mean values by trial number, of functions that were evaluated several times."""
         study = self.identifier.study
         with EngineCode():
             return study.views.means() if study.spec.cache.repeats > 1 else {}

@@ -1,4 +1,4 @@
-"""The strategy as Optuna sees it: made anew and seeded for each trial, its errors named."""
+"""The strategy as Optuna sees it: rebuilt and seeded for each trial, with its name in errors."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,20 +17,27 @@ from automl.space.decisions import given_value
 from automl.trial_code.boundary import TrialCode, trial_error_text
 
 _log = logging.getLogger("automl")
-_ENGINES = (Interrupted, LeaseLostError, TimeLimitError)
-"""What the engine raises at a strategy that asks it something, or takes too long."""
+_ENGINE_ERRORS = (Interrupted, LeaseLostError, TimeLimitError)
+"""Errors that the engine raises when a strategy calls it, or takes too long."""
 
 
-class ReseedingSampler(BaseSampler):
-    """Makes its strategy anew for each trial, under a seed that follows from the trial's number.
+class SeededSampler(BaseSampler):
+    """Rebuilds its strategy for each trial, with a seed that follows from the trial's number.
 
     So a resumed search, or one of many workers, draws what an uninterrupted one would have drawn.
-    `given` holds the decisions of the next trial that are not the strategy's to draw; `failed` is
-    what it raised while that trial was being made.
+
+    Args:
+        name: The strategy's name, for errors.
+        make: Makes the strategy from a seed.
+        seed_of: Returns the seed for a trial's number.
+
+    Attributes:
+        given: The decisions of the next trial that are given instead of drawn.
+        failed: What the strategy raised while the last trial was opened.
 
     Raises:
-        StrategyError: the strategy raised while it drew; the trial fails, the search goes on.
-        CandidateError: a given decision is not of its distribution.
+        StrategyError: The strategy failed while it drew; the trial fails, the search goes on.
+        CandidateError: A given decision is not in its distribution.
     """
 
     def __init__(
@@ -38,30 +45,30 @@ class ReseedingSampler(BaseSampler):
     ) -> None:
         self.given: Mapping[str, Any] = {}
         self.failed: StrategyError | TimeLimitError | None = None
-        self._making, self._deaf = False, False
+        self._defers, self._skips_after_trial = False, False
         self._name, self._make, self._seed_of = name, make, seed_of
         self._sampler = make(seed_of(0))
 
     @contextmanager
-    def making(self) -> Iterator[None]:
-        """Keep what the strategy raises in here, so that there is a trial which can fail."""
-        self.failed, self._making = None, True
+    def deferring_errors(self) -> Iterator[None]:
+        """Keep the strategy's errors in `failed`, so that a trial is made which can fail."""
+        self.failed, self._defers = None, True
         try:
             yield
         finally:
-            self._making = False
+            self._defers = False
 
     @contextmanager
-    def untold(self) -> Iterator[None]:
-        """Do not let the strategy know how trials end in here."""
-        self._deaf = True
+    def without_strategy(self) -> Iterator[None]:
+        """Do not tell the strategy how trials end."""
+        self._skips_after_trial = True
         try:
             yield
         finally:
-            self._deaf = False
+            self._skips_after_trial = False
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        with self._putting_off():
+        with self._deferring():
             self._sampler = self._make(self._seed_of(trial.number))
             if self.given:
                 self._sampler = PartialFixedSampler(dict(self.given), self._sampler)
@@ -71,7 +78,7 @@ class ReseedingSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         found: dict[str, BaseDistribution] = {}
-        with self._putting_off():
+        with self._deferring():
             found = self._sampler.infer_relative_search_space(study, trial)
         return found
 
@@ -79,7 +86,7 @@ class ReseedingSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         drawn: dict[str, Any] = {}
-        with self._putting_off():
+        with self._deferring():
             drawn = self._sampler.sample_relative(study, trial, search_space)
         return drawn
 
@@ -102,36 +109,37 @@ class ReseedingSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        if self._deaf:
+        if self._skips_after_trial:
             return
         try:
             with self._naming():
                 self._sampler.after_trial(study, trial, state, values)
         except (StrategyError, TimeLimitError) as error:
-            # How the trial ended stands already; a strategy that cannot note it loses nothing.
+            # The trial's end is settled already, and the strategy is rebuilt before the next one.
             late = isinstance(error, TimeLimitError)
-            said = f"strategy {self._name} was told of trial {trial.number}: {error}"
-            _log.warning("%s; the search goes on", said if late else error)
+            message = f"strategy {self._name}, after trial {trial.number}: {error}"
+            _log.warning("%s; the search goes on", message if late else error)
 
     def reseed_rng(self) -> None:
-        """Nothing to do: each trial has a seed of its own."""
+        """Do nothing: each trial has its own seed."""
 
     @contextmanager
-    def _putting_off(self) -> Iterator[None]:
+    def _deferring(self) -> Iterator[None]:
         try:
             with self._naming():
                 yield
         except (StrategyError, TimeLimitError) as error:
-            if not self._making:
+            if not self._defers:
                 raise
             self.failed = self.failed or error
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
+        """Name the strategy in its errors."""
         try:
             with TrialCode():
                 yield
         except Exception as error:
-            if is_storage_failure(error) or isinstance(error, _ENGINES):
+            if is_storage_failure(error) or isinstance(error, _ENGINE_ERRORS):
                 raise
             raise StrategyError(f"strategy {self._name}: {trial_error_text(error)}") from error

@@ -13,7 +13,7 @@ from types import ModuleType
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of random, numpy and torch, and put them back afterwards."""
+    """Seed the global generators of random, numpy and torch, and restore them afterwards."""
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     states = (
         random.getstate(),
@@ -25,12 +25,12 @@ def seeded(seed: int) -> Iterator[None]:
         numpy.random.seed(seed)
     if torch:
         torch.manual_seed(seed)
-    first = _FirstOfTorch(seed)
-    sys.meta_path.insert(0, first)
+    finder = _TorchSeeder(seed)
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        sys.meta_path.remove(first)
+        sys.meta_path.remove(finder)
         random.setstate(states[0])
         if numpy:
             numpy.random.set_state(states[1])
@@ -39,8 +39,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @dataclass(eq=False)
-class _FirstOfTorch(MetaPathFinder):
-    """Seeds torch where a trial is the first to load it, as if it had been there before."""
+class _TorchSeeder(MetaPathFinder):
+    """Seeds torch if a trial is the first to load it, as if it had been loaded before."""
 
     seed: int
     finding: bool = False
@@ -56,13 +56,13 @@ class _FirstOfTorch(MetaPathFinder):
         finally:
             self.finding = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Seeding(spec.loader, self.seed)
+            spec.loader = _SeedingLoader(spec.loader, self.seed)
         return spec
 
 
 @dataclass
-class _Seeding(Loader):
-    """Loads a module as another loader does, and seeds its generator."""
+class _SeedingLoader(Loader):
+    """Loads torch with another loader, and seeds its generator."""
 
     loader: Loader
     seed: int

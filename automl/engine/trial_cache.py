@@ -1,7 +1,7 @@
-"""Optuna's storage as the holder of a lease sees it: its own trial is read from memory.
+"""Caches the running trial in front of Optuna's storage.
 
-Optuna reads a trial from the database again before and after it is told, six statements each time.
-Who holds the lease has written all there is, and so knows it.
+Optuna reads a trial again before and after it is told of its end, with six statements each time.
+Only the worker that holds the lease writes to the trial, so it can read it from memory instead.
 """
 
 import copy
@@ -24,14 +24,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class HoldingStorage:
-    """A storage that knows one trial, which nobody else writes to; all else is the storage's own.
+class CachedTrialStorage:
+    """A storage that caches one trial, which no other process writes to.
 
-    It has every method of a BaseStorage: those that are not here are the inner storage's. A
-    trial's code may call it, but not interrupt it.
+    It has every method of a BaseStorage. Those that are not defined here are those of the inner
+    storage. A trial's code can call it, but not interrupt it.
 
-    name_like: one of other names that the database takes for a name. shown: the database, for
-    people. study_id: the study whose trials are held.
+    Args:
+        storage: The inner storage.
+        name_like: Returns the one of some names that the database does not distinguish from a
+            name, or None.
+        shown: The database, for error messages.
+        study_id: The study of the cached trials.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class HoldingStorage:
     ) -> None:
         self._storage, self._study_id = storage, study_id
         self._name_like, self._shown = name_like, shown
-        self._held: FrozenTrial | None = None
+        self._cached: FrozenTrial | None = None
         self._id = -1
         self._pid = os.getpid()
 
@@ -51,15 +55,15 @@ class HoldingStorage:
         found = getattr(self._storage, name)
         return partial(self._call, found) if callable(found) else found
 
-    def hold(self, trial_id: int) -> int:
-        """Read a trial once, and know it from now on instead of the one before."""
-        self._held, self._id = copy.deepcopy(self._storage.get_trial(trial_id)), trial_id
+    def load(self, trial_id: int) -> int:
+        """Cache a trial in place of the one before, and return its id."""
+        self._cached, self._id = copy.deepcopy(self._storage.get_trial(trial_id)), trial_id
         return trial_id
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        held = self._known(trial_id)
-        if held is not None:
-            return copy.deepcopy(held)
+        cached = self._find(trial_id)
+        if cached is not None:
+            return copy.deepcopy(cached)
         return self._call(self._storage.get_trial, trial_id)
 
     def set_trial_param(
@@ -69,55 +73,59 @@ class HoldingStorage:
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        if (held := self._known(trial_id)) is not None:
-            self._check_name("decisions", param_name, held.params)
+        if (cached := self._find(trial_id)) is not None:
+            self._check_name("decisions", param_name, cached.params)
         given = (trial_id, param_name, param_value_internal, distribution)
         try:
             self._call(self._storage.set_trial_param, *given)
         except ValueError as error:
-            # Of another kind than in an earlier trial; but was it the same decision there?
+            # Its kind differs from that in an earlier trial, perhaps of a name that looks the same.
             if (other := self._call(self._like_any, param_name)) is not None:
                 raise name_conflict("decisions", other, param_name, self._shown) from error
             raise
-        if (held := self._known(trial_id)) is not None:
+        if (cached := self._find(trial_id)) is not None:
             value = distribution.to_external_repr(param_value_internal)
-            held.params = {**held.params, param_name: value}
-            held.distributions = {**held.distributions, param_name: distribution}
+            cached.params = {**cached.params, param_name: value}
+            cached.distributions = {**cached.distributions, param_name: distribution}
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
         reported = (trial_id, step, intermediate_value)
         self._call(self._storage.set_trial_intermediate_value, *reported)
-        if (held := self._known(trial_id)) is not None:
-            held.intermediate_values[step] = intermediate_value
+        if (cached := self._find(trial_id)) is not None:
+            cached.intermediate_values[step] = intermediate_value
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if (held := self._known(trial_id)) is not None:
-            self._check_name("attributes", key, held.user_attrs)
+        if (cached := self._find(trial_id)) is not None:
+            self._check_name("attributes", key, cached.user_attrs)
         self._call(self._storage.set_trial_user_attr, trial_id, key, value)
-        if (held := self._known(trial_id)) is not None:
-            held.set_user_attr(key, value)
+        if (cached := self._find(trial_id)) is not None:
+            cached.set_user_attr(key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         if is_in_trial_code() and is_reserved(key):
-            raise UnstorableError(f"attribute {key!r} cannot be stored: its name is automl's own")
-        if (held := self._known(trial_id)) is not None:
-            self._check_name("attributes", key, held.system_attrs)
+            raise UnstorableError(
+                f"attribute {key!r} cannot be stored: its name is reserved by automl"
+            )
+        if (cached := self._find(trial_id)) is not None:
+            self._check_name("attributes", key, cached.system_attrs)
         self._call(self._storage.set_trial_system_attr, trial_id, key, value)
-        if (held := self._known(trial_id)) is not None:
-            held.system_attrs = {**held.system_attrs, key: value}
+        if (cached := self._find(trial_id)) is not None:
+            cached.system_attrs = {**cached.system_attrs, key: value}
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         if is_in_trial_code():
-            raise TrialError("a trial's code cannot tell how a trial ended: report, or raise")
+            raise TrialError(
+                "a trial's code cannot set how a trial ended: yield a Report, or raise an error"
+            )
         done = self._call(self._storage.set_trial_state_values, trial_id, state, values)
-        if (held := self._known(trial_id)) is not None and state.is_finished():
-            held.state = state
-            held.values = None if values is None else list(values)
-            held.datetime_complete = datetime.now()
+        if (cached := self._find(trial_id)) is not None and state.is_finished():
+            cached.state = state
+            cached.values = None if values is None else list(values)
+            cached.datetime_complete = datetime.now()
         return done
 
     def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -127,10 +135,10 @@ class HoldingStorage:
             return method(*args, **kwargs)
 
     def _check_name(self, kind: str, name: str, others: Collection[str]) -> None:
-        """See that the database does not take a new name for one that the trial has.
+        """Check that the database distinguishes a new name from those that the trial has.
 
         Raises:
-            CandidateError: it does.
+            CandidateError: The database does not.
         """
         if name in others:
             return
@@ -138,11 +146,11 @@ class HoldingStorage:
             raise name_conflict(kind, other, name, self._shown)
 
     def _like_any(self, name: str) -> str | None:
-        """A decision of any trial of the study that the database takes for this name."""
+        """A decision of any trial that the database does not distinguish from this name."""
         if self._study_id is None:
             return None
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         return self._name_like(name, {each for trial in trials for each in trial.params})
 
-    def _known(self, trial_id: int) -> FrozenTrial | None:
-        return self._held if trial_id == self._id else None
+    def _find(self, trial_id: int) -> FrozenTrial | None:
+        return self._cached if trial_id == self._id else None

@@ -1,4 +1,4 @@
-"""Which process a worker is, so that others on its machine can tell that it is dead."""
+"""Names of workers, by which other processes on the same machine can find that one is dead."""
 
 import os
 import socket
@@ -6,33 +6,33 @@ import uuid
 from pathlib import Path
 
 MARK = "AUTOML_WORKER"
-"""Set for a worker that a search starts: the last part of its name, by which it is found again."""
+"""The environment variable with the last part of a worker's name, set by its search."""
 _PROC = Path("/proc")
 
 
 def new_mark() -> str:
-    """A part of a worker's name that no other worker has or will have."""
+    """Return a new, unique part of a worker's name."""
     return uuid.uuid4().hex[:16]
 
 
 def is_supervised() -> bool:
-    """Whether a search started this process as a worker and sees how it ends, until it is named."""
+    """Return whether a search started this process as a worker; call it before `this_worker`."""
     return MARK in os.environ
 
 
 def this_worker() -> str:
-    """A name no other worker has or will have: host, boot, process, its start, its mark."""
+    """Return a unique name for this process: host, boot, process id, start time and mark."""
     start = _start_of(os.getpid()) or "0"
-    # Taken out, so that no other process that is started from here goes by it.
+    # Removed, so that no child process uses the same name.
     mark = os.environ.pop(MARK, "") or new_mark()
     return ":".join((_host(), _boot(), str(os.getpid()), start, mark))
 
 
 def is_dead(worker: str) -> bool:
-    """Whether a worker is known to be gone; False where this process cannot tell.
+    """Return whether a worker is known to be dead; False if unknown.
 
-    Only one of this very start of this machine, and of this namespace of processes, can be
-    known; of others that merely share the host's name, their lease decides.
+    Only the workers of this machine since its last boot, and of this process namespace, can be
+    known. Others may share the host's name, so only their lease says when they are dead.
     """
     try:
         host, boot, pid, start, _ = worker.rsplit(":", 4)
@@ -44,7 +44,7 @@ def is_dead(worker: str) -> bool:
 
 
 def host_and_pid(worker: str) -> str:
-    """A worker's name, short enough for people."""
+    """Shorten a worker's name for people."""
     host, _, pid, *_ = [*worker.rsplit(":", 4), "", ""]
     return f"{host}:{pid}"
 
@@ -54,10 +54,10 @@ def _host() -> str:
 
 
 def _boot() -> str:
-    """Changes at every start of the machine; a container's own namespace counts as a machine."""
+    """An id of the machine's last boot; a container with its own namespace counts as a machine."""
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-        space = os.stat(_PROC / "self/ns/pid").st_ino  # noqa: PTH116 - follows the link on purpose
+        space = os.stat(_PROC / "self/ns/pid").st_ino  # noqa: PTH116 - must follow the link
         return f"{boot[:13]}-{space}"
     except OSError:
         return ""
@@ -74,7 +74,7 @@ def _gone(pid: int) -> bool:
 
 
 def _start_of(pid: int) -> str | None:
-    """A process's start in clock ticks since boot; "" of a zombie, None where unreadable."""
+    """A process's start in clock ticks since boot; "" for a zombie, None if unknown."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

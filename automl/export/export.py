@@ -1,4 +1,4 @@
-"""Takes a model out of a study: a directory that predicts without this package."""
+"""Exports a trial's model: a directory that predicts without this package."""
 
 import importlib.metadata
 import importlib.resources
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +20,18 @@ from typing import TYPE_CHECKING, Any, cast
 from optuna.trial import FrozenTrial
 
 from automl.engine.seeding import seeded
-from automl.errors import UsageError, first_line
+from automl.engine.training import Step, Training, train
+from automl.errors import TrialError, UsageError, first_line
 from automl.export.intervals import intervals
 from automl.export.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, ModelCard
 from automl.plugin.protocols import Run, Split, Task
 from automl.plugin.registry import Kind
+from automl.plugin.report import Outcome, Report, State
 from automl.study.found import Found, found
 from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
+from automl.trial_code.boundary import TrialCode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,10 +44,10 @@ _FILES = frozenset(
         *("predict.py", "portable"),
     }
 )
-"""All that an export may hold."""
+"""All files and folders that an export may contain."""
 BEST_EPOCH = "best_epoch"
-"""The metric by which a trainer says that it ended with the weights of that step."""
-_PREDICT = '''"""Predicts with the model beside this file; README.md says from what.
+"""The metric by which a trainer reports that it ended with the weights of that step."""
+_PREDICT = '''"""Predicts with the model in this directory; README.md describes its inputs.
 
     python predict.py data.csv > predictions.csv
 """
@@ -52,7 +55,7 @@ _PREDICT = '''"""Predicts with the model beside this file; README.md says from w
 import warnings
 from pathlib import Path
 
-# torch tells of a numpy that is not there, and that only arrays in files need.
+# torch warns if numpy is missing, which only arrays in files need.
 warnings.filterwarnings("ignore", "Failed to initialize NumPy")
 
 from portable.predict import main  # noqa: E402
@@ -63,10 +66,15 @@ raise SystemExit(main(Path(__file__).parent))
 
 @dataclass(frozen=True)
 class Export:
-    """One trial of a study on its way into a directory.
+    """One trial of a study, to be exported.
 
-    refit: train its decisions again, on the training and the validation split, instead of taking
-    the weights that it ended with.
+    Attributes:
+        study: The study.
+        parts: The study's parts in this process.
+        trial: The trial in Optuna.
+        device: The device to train on again, if `refit` is set, by its name in torch.
+        refit: Train the trial again on the training and the validation split, instead of using
+            the weights that it ended with.
     """
 
     study: Study
@@ -76,10 +84,18 @@ class Export:
     refit: bool = False
 
     def write(self, directory: Path, force: bool = False) -> list[str]:
-        """Write the export, whole or not at all; returns what could not be written, and why.
+        """Write the export, completely or not at all.
+
+        Args:
+            directory: Where to write it.
+            force: Replace an export that exists there.
+
+        Returns:
+            Messages on parts that could not be written.
 
         Raises:
-            UsageError: the directory exists, or the weights cannot be had.
+            UsageError: The directory exists, or there are no weights.
+            TrialError: Training again failed.
         """
         with _new_directory(directory, force) as new:
             return list(self._write(new))
@@ -89,26 +105,28 @@ class Export:
 
         save_model(self.module, str(new / WEIGHTS))
         _write_json(new / CANDIDATE, self.candidate)
-        # safetensors gives a file to its owner alone, whatever the umask says.
+        # safetensors makes the file readable only to its owner, whatever the umask is.
         (new / WEIGHTS).chmod((new / CANDIDATE).stat().st_mode & 0o777)
         _write_json(new / "metrics.json", self.metrics)
         if self.preparation is not None:
             _write_json(new / PREPARATION, self.preparation.to_json())
-        why_not = self._write_program(new / PROGRAM)
-        if why_not is None:
+        problem = self._write_program(new / PROGRAM)
+        if problem is None:
             (new / "predict.py").write_text(_PREDICT, encoding="utf-8")
             _copy_portable(new / "portable")
         else:
-            yield why_not
-        (new / "README.md").write_text(self._card(why_not).text(), encoding="utf-8")
+            yield problem
+        (new / "README.md").write_text(self._card(problem).text(), encoding="utf-8")
 
     # The model.
     @cached_property
     def found(self) -> Found:
+        """The trial's decisions and metrics, and its candidate."""
         return found(self.study, self.parts, self.trial)
 
     @cached_property
     def module(self) -> "nn.Module":
+        """The model with its weights, in evaluation mode."""
         task = self.parts.task
         with seeded(trial_seed(self.study.spec, self.trial.number, "export")):
             module = self.found.candidate.build(task.probe()[0], task.signature)
@@ -121,7 +139,11 @@ class Export:
         return module.eval()
 
     def predict(self, inputs: Any) -> "Tensor":
-        """The model's outputs for a batch, in evaluation mode."""
+        """Return the model's outputs in evaluation mode.
+
+        Args:
+            inputs: A batch of inputs in the form of the task, shape [n, ...].
+        """
         import torch
 
         with torch.no_grad():
@@ -129,29 +151,29 @@ class Export:
         return outputs
 
     def _refitted(self) -> "Mapping[str, Tensor]":
-        """The weights after training once more on all but the test split.
+        """The weights after training again on all splits but the test split.
 
-        A trainer that chose an epoch by the validation split trains up to that one: the rows to
-        choose by are now among those that it learns.
+        A trainer that chose an epoch by the validation split stops at that one, because the rows
+        to choose by are now among those that it learns.
         """
-        spec, number = self.study.spec, self.trial.number
-        seed, last = trial_seed(spec, number, "train"), None
-        best = self.found.metrics.get(BEST_EPOCH, math.inf)
-        with tempfile.TemporaryDirectory() as directory, seeded(seed):
+        number = self.trial.number
+        refit = _Refit(self.found.metrics.get(BEST_EPOCH, math.inf))
+        with tempfile.TemporaryDirectory() as directory:
+            seed = trial_seed(self.study.spec, number, "train")
             run = Run(self.device, seed, number, 1, Path(directory), refit=True)
-            task = cast(Task, _All(self.parts.task))
-            for report in self.parts.trainer.train(self.found.candidate, task, run):
-                last = report
-                if report.step >= best:
-                    break
-        if last is None or last.weights is None:
+            task = cast(Task, _SeenByTheSearch(self.parts.task))
+            training = Training(self.parts, task, self.found.candidate, run)
+            outcome = train(training, refit.follow)
+        if outcome.state is not State.COMPLETE:
+            raise TrialError(f"trial {number} cannot be trained again: {outcome.message}")
+        if refit.weights is None:
             name = self.parts.names[Kind.TRAINER]
-            raise UsageError(f"trainer {name} hands over no weights, so nothing can be exported")
-        return {key: tensor.detach().cpu() for key, tensor in last.weights().items()}
+            raise UsageError(f"trainer {name} offers no weights, so nothing can be exported")
+        return refit.weights
 
     def _write_program(self, file: Path) -> str | None:
-        """Write the model as a program of tensors; where that cannot be, say why."""
-        for what, step in (
+        """Write the model as a program of tensors; returns why that failed, or None."""
+        for failed, step in (
             ("torch.export cannot take this model", self._save_program),
             ("predict.py cannot run this model", self._try_program),
         ):
@@ -159,7 +181,7 @@ class Export:
                 step(file)
             except Exception as error:
                 file.unlink(missing_ok=True)
-                return f"no {PROGRAM} and no predict.py: {what}: {first_line(error)}"
+                return f"no {PROGRAM} and no predict.py: {failed}: {first_line(error)}"
         return None
 
     def _save_program(self, file: Path) -> None:
@@ -186,14 +208,15 @@ class Export:
 
     @cached_property
     def preparation(self) -> "Preparation | None":
+        """How raw data becomes inputs; None if the task does not say."""
         return getattr(self.parts.task, "preparation", None)
 
-    # What is said of it.
+    # Its description.
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What the model scores on the splits that it did not learn, and what the search said.
+        """The model's scores on the splits that it was not trained on, and those of the search.
 
-        interval: where 95 in 100 such test splits would have the test scores.
+        `interval` holds the 95 % interval of each test score.
         """
         evaluate = self.parts.task.evaluate
         splits = (Split.TEST,) if self.refit else (Split.TEST, Split.VALIDATION)
@@ -206,7 +229,7 @@ class Export:
         return {**scores, "interval": sure, "search": dict(self.found.metrics)}
 
     def _answers(self, split: Split) -> "tuple[Tensor, Tensor]":
-        """The model's outputs for a split, and its targets."""
+        """The model's outputs for a split, and the split's targets."""
         import torch
 
         inputs, targets = self.parts.task.split(split)
@@ -215,7 +238,7 @@ class Export:
 
     @cached_property
     def candidate(self) -> dict[str, Any]:
-        """What makes the model again, and where it came from."""
+        """Everything needed to make the model again, and its origin."""
         spec = self.study.spec
         return {
             "study": self.study.name,
@@ -231,16 +254,16 @@ class Export:
         }
 
     def _training(self) -> dict[str, Any]:
-        """Which trial was trained, and under which seed."""
+        """Which trial was trained, and with which seed."""
         study, number = self.study, self.trial.number
         if not self.refit:
             study, number = Models(study).trained(number)
         seed = trial_seed(study.spec, number, "train")
         return {"trained": {"study": study.name, "trial": number}, "train_seed": seed}
 
-    def _card(self, why_not: str | None) -> ModelCard:
+    def _card(self, problem: str | None) -> ModelCard:
         return ModelCard(
-            self.study, self.parts, self.candidate, self.metrics, self.preparation, why_not
+            self.study, self.parts, self.candidate, self.metrics, self.preparation, problem
         )
 
 
@@ -249,9 +272,36 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
+@dataclass
+class _Refit:
+    """Keeps the weights of a training up to a step."""
+
+    last_step: float
+    weights: "Mapping[str, Tensor] | None" = None
+
+    def follow(self, training: Training) -> Outcome:
+        last: Step | None = None
+        with closing(training.steps()) as steps:
+            for last in steps:
+                if last.report.step >= self.last_step:
+                    break
+            if last is None:
+                raise training.nothing_reported()
+            # Before the trainer is closed, which may free them.
+            self.weights = _weights(last.report)
+        return last.outcome
+
+
+def _weights(report: Report) -> "Mapping[str, Tensor] | None":
+    if report.weights is None:
+        return None
+    with TrialCode():
+        return {key: tensor.detach().cpu() for key, tensor in report.weights().items()}
+
+
 @dataclass(frozen=True)
-class _All:
-    """A task whose training split is all that the search has seen."""
+class _SeenByTheSearch:
+    """A task whose training split is all data that the search has seen."""
 
     task: Any
 
@@ -269,7 +319,7 @@ class _All:
 
 
 def _of_one_input(module: "nn.Module") -> "nn.Module":
-    """A module whose forward pass has one named input, as torch.export wants it."""
+    """Wrap a module so that its forward pass has one named input, as torch.export requires."""
     from torch import nn
 
     class OneInput(nn.Module):
@@ -285,7 +335,7 @@ def _of_one_input(module: "nn.Module") -> "nn.Module":
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Say nothing of what torch prints, logs and warns of; what it raises says enough."""
+    """Silence what torch prints, logs and warns of; its errors say enough."""
     before, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)
     try:
@@ -298,7 +348,7 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
-    """A directory that takes its place only when it is whole."""
+    """Make a directory that replaces the one there only once it is complete."""
     try:
         _check_replaceable(directory, force)
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +357,7 @@ def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
         raise UsageError(f"cannot write {directory}: {error.strerror}") from error
     new, old = beside / "new", beside / "old"
     try:
-        new.mkdir()  # open to whom the umask says, as a temporary directory is not
+        new.mkdir()  # with the umask's permissions, unlike a temporary directory
         yield new
         if directory.exists():
             directory.rename(old)
@@ -315,14 +365,18 @@ def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
     except OSError as error:
         raise UsageError(f"cannot write {directory}: {error.strerror or error}") from error
     finally:
-        # Whatever came between, Ctrl-C too, the old one is not lost.
+        # The old directory must survive any error, even Ctrl-C.
         if old.exists() and not directory.exists():
             old.rename(directory)
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def _check_replaceable(directory: Path, force: bool) -> None:
-    """Raise UsageError where there is anything but an export, or one and it may not be replaced."""
+    """Check that a directory can be written.
+
+    Raises:
+        UsageError: It contains other files than those of an export, or `force` is not set.
+    """
     if not directory.exists() and not directory.is_symlink():
         return
     if directory.is_symlink() or not directory.is_dir():
@@ -334,11 +388,11 @@ def _check_replaceable(directory: Path, force: bool) -> None:
         raise UsageError(f"{directory} exists and is not an export: choose another")
     if foreign := sorted(names - _FILES):
         raise UsageError(
-            f"{directory} holds {foreign[0]}, which is not part of an export: move it, "
+            f"{directory} contains {foreign[0]}, which is not part of an export: move it, "
             "or choose another directory"
         )
     if not force:
-        raise UsageError(f"{directory} exists: choose another, or replace it by --force")
+        raise UsageError(f"{directory} exists: choose another, or replace it with --force")
 
 
 def _write_json(file: Path, data: Any) -> None:

@@ -1,4 +1,4 @@
-"""How sure the scores on test data are: intervals that 19 in 20 such data sets would agree with.
+"""How certain the scores on test data are: their 95 % intervals.
 
 Sources: B. Efron: Bootstrap Methods: Another Look at the Jackknife, 1979 (the percentile method);
 E. B. Wilson: Probable Inference, the Law of Succession, 1927 (shares).
@@ -18,21 +18,26 @@ Evaluate = Callable[["Tensor", "Tensor"], Mapping[str, float]]
 _RESAMPLES = 400
 _LEAST_RESAMPLES = 50
 _WHOLE = 1e-3
-"""So near to a whole number a count is one."""
+"""The greatest distance from a whole number for a count to be one."""
 _DRAWN = 20_000_000
-"""Of so many examples at most, in all, metrics are measured: of many a few tell as much."""
+"""The most examples to measure in all draws together: large data sets need fewer draws."""
 _ENDS = (0.025, 0.975)
 _SHARE = "accuracy"
-"""The metric that is a share of the examples, of which Wilson's interval holds at its ends, too."""
+"""The metric that is a share of the examples. Wilson's interval holds near 0 and 1, too."""
 
 
 def intervals(
     evaluate: Evaluate, outputs: "Tensor", targets: "Tensor", seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """The 95 % interval of each metric that `evaluate` makes of outputs [n, ...] and targets.
+    """Return the 95 % interval of each metric.
 
-    A metric has none that most draws cannot be measured by, as where they lack a class. seed: of
-    the examples that are drawn again and again.
+    A metric that most draws cannot measure has none, for example because a draw lacks a class.
+
+    Args:
+        evaluate: Returns the metrics of outputs and targets.
+        outputs: A model's outputs, shape [n, ...].
+        targets: The true values, shape [n, ...].
+        seed: The seed of the draws.
     """
     import torch
 
@@ -57,11 +62,11 @@ def intervals(
 
 
 def _measured(evaluate: Evaluate, outputs: "Tensor", targets: "Tensor") -> dict[str, float]:
-    """The metrics that are finite; none where a task cannot measure these examples."""
+    """The metrics that are finite; none if the task cannot measure these examples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             found = {name: float(value) for name, value in evaluate(outputs, targets).items()}
-        except Exception:  # a user's own code, asked of examples that it may not foresee
+        except Exception:  # a user's own code, given examples that it may not foresee
             return {}
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""The page beside an exported model: what it is, what it scores, how it is used and was found."""
+"""The README of an exported model: its scores, its files, how to use it, and its origin."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ CANDIDATE = "candidate.json"
 
 
 def data_of(preparation: "Preparation | None") -> str:
-    """What a model is asked about, as a word that stands for the argument of a command."""
+    """Return a placeholder for a model's input data in a command."""
     if preparation is not None and preparation.reads_tables:
         return "data.csv"
     if preparation is not None and preparation.pixels is not None:
@@ -30,10 +30,15 @@ def data_of(preparation: "Preparation | None") -> str:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is said of one trial's model.
+    """The description of one trial's model.
 
-    candidate: what makes it again, as the export's file has it. metrics: by split and name, and by
-    "interval" their ends. why_not: why there is no program of it, where there is none.
+    Attributes:
+        study: The study.
+        parts: The study's parts.
+        candidate: The content of the export's file for the candidate.
+        metrics: The scores by split and name; under "interval", the ends of their intervals.
+        preparation: How raw data becomes inputs, if the task says.
+        problem: Why there is no program of the model; None if there is one.
     """
 
     study: Study
@@ -41,10 +46,10 @@ class ModelCard:
     candidate: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Any]]
     preparation: "Preparation | None"
-    why_not: str | None
+    problem: str | None
 
     def text(self) -> str:
-        """The page, in Markdown."""
+        """Return the README in Markdown."""
         blocks = [self._lead(), self._scores(), "## Use", *self._use(), "## Origin"]
         return "\n\n".join([*blocks, *self._origin()]) + "\n"
 
@@ -76,15 +81,15 @@ class ModelCard:
         head += ["validation"] if validation else []
         table = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
         n = len(self.parts.task.split(Split.TEST)[1])
-        said = f"The search did not use the {n} test examples."
-        return "\n".join([*(f"| {line} |" for line in table), "", said])
+        note = f"The search did not use the {n} test examples."
+        return "\n".join([*(f"| {line} |" for line in table), "", note])
 
     def _use(self) -> Iterator[str]:
-        if self.why_not is None:
+        if self.problem is None:
             yield from self._predicting()
         yield "\n".join(
             [
-                *([f"- {self.why_not}"] if self.why_not else self._program_files()),
+                *([f"- {self.problem}"] if self.problem else self._program_files()),
                 *self._preparation_file(),
                 f"- `{WEIGHTS}`: the weights.",
                 f"- `{CANDIDATE}`: the decisions that the model is built from.",
@@ -135,16 +140,16 @@ class ModelCard:
     def _preparation_file(self) -> list[str]:
         if self.preparation is None:
             return []
-        said = "the unit of the predicted numbers"
+        content = "the unit of the predicted numbers"
         if self.preparation.labels:
-            said = "the names of the classes, in output order"
+            content = "the names of the classes, in output order"
         if self._reads_tables:
-            said = f"how rows become inputs, as learned from the training rows, and {said}"
+            content = f"how rows become inputs, as learned from the training rows, and {content}"
         elif self._reads_images:
-            said = f"how images become inputs, and {said}"
+            content = f"how images become inputs, and {content}"
         elif self.preparation.inputs:
-            said = f"how arrays become inputs, and {said}"
-        return [f"- `{PREPARATION}`: {said}."]
+            content = f"how arrays become inputs, and {content}"
+        return [f"- `{PREPARATION}`: {content}."]
 
     def _origin(self) -> Iterator[str]:
         counts, spec = self.study.views.counts(), self.study.spec

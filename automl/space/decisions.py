@@ -15,13 +15,11 @@ from optuna.distributions import (
 )
 
 from automl.errors import CandidateError, OpenDecisionError
+from automl.space.distributions import contains
 from automl.space.files_read import unwatched
 from automl.storable import name_fault, short, size_fault, value_fault
 
 _PLAIN = str | int | float | None
-# In steps, the same as Optuna's: sums of steps are not exact.
-_STEP_TOLERANCE = 1e-8
-
 _SHOWN = 10
 """The largest number of a decision's choices in a message."""
 
@@ -236,18 +234,6 @@ def _unbounded(bound: float) -> str:
     return f"its bound {bound} is not a finite number"
 
 
-def fits(distribution: BaseDistribution, value: Any) -> bool:
-    """Return whether a value is in a distribution's range, or among its choices."""
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    try:
-        whole = isinstance(distribution, FloatDistribution) or value == int(value)
-        return bool(whole and distribution.low <= value <= distribution.high)
-    except (TypeError, ValueError):
-        return False
-
-
 def values_of(distribution: BaseDistribution) -> str:
     """Describe the values that a decision may take."""
     if isinstance(distribution, CategoricalDistribution):
@@ -268,21 +254,11 @@ def given_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
     Raises:
         CandidateError: The distribution does not contain the value.
     """
-    if not (fits(distribution, value) and _on_grid(distribution, value)):
+    if not contains(distribution, value):
         raise CandidateError(
             f"decision {name!r}: expected {values_of(distribution)}, got {short(value)}"
         )
     return distribution.to_external_repr(distribution.to_internal_repr(value))
-
-
-def _on_grid(distribution: BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return True
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if isinstance(value, bool):
-        return False
-    steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
-    return bool(abs(steps - round(steps)) < _STEP_TOLERANCE)
 
 
 def check_taken(given: Mapping[str, Any], decisions: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What starts the workers of a search, and where they work."""
+"""The launcher of a search, and the places where its workers run."""
 
 from dataclasses import dataclass
 

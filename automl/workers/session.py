@@ -1,4 +1,4 @@
-"""Runs a study from this process: a worker of its own, and others that a launcher starts."""
+"""A search session: a worker in this process, and others that a launcher starts."""
 
 import logging
 import os
@@ -19,13 +19,14 @@ from automl.plugin.registry import Registry
 from automl.state_directory import ARTIFACTS, STATE, make_folder, private, state_directory
 from automl.study.parts import Parts
 from automl.study.study import LEASE, Study
+from automl.workers.signals import stopping_on_signals
 from automl.workers.supervision import Started, Supervisor
-from automl.workers.worker import stopping_on_signals, work
+from automl.workers.worker import work
 
 _log = logging.getLogger("automl")
 _DATA_DIR = "AUTOML_DATA_DIR"
 _PASSED_ON = (STATE, ARTIFACTS, LEASE, _DATA_DIR, "AUTOML_OPENML_SERVER")
-"""Variables that a worker on another machine must be given."""
+"""Environment variables that a worker on another machine needs, too."""
 _ONE_MACHINE = (
     "a file serves the workers of one machine; for several, name a server, such as "
     "--storage postgresql://user@host/database"
@@ -33,15 +34,24 @@ _ONE_MACHINE = (
 
 
 def _warn_of_hang() -> None:
-    _log.warning("the trial here makes no progress, and its lease is gone: end this process")
+    _log.warning(
+        "the trial in this process makes no progress and its lease has expired: end this process"
+    )
 
 
 @dataclass(frozen=True)
 class Session:
-    """A study, what starts its workers, and where these work.
+    """A study, and the workers that search it.
 
-    The first place is this process's own, unless the launcher starts workers elsewhere. hung:
-    called where this process's own trial makes no progress, and its lease is gone.
+    Attributes:
+        study: The study.
+        parts: The study's parts in this process.
+        registry: The plugins.
+        launcher: Starts the other workers.
+        places: Where the workers run. The first place is that of this process, unless the
+            launcher starts workers elsewhere.
+        hung: Called once this process's own trial made no progress for so long that its lease
+            expired.
     """
 
     study: Study
@@ -54,12 +64,12 @@ class Session:
     def run(self) -> None:
         """Work, or watch, until the study has nothing left to do; Ctrl-C stops all workers.
 
-        A worker that dies is started anew while the budget is not spent.
+        A worker that dies is restarted while the budget is not spent.
 
         Raises:
-            Interrupted: a signal asked to stop; every trial under way has been given back.
-            StorageError: the database failed here.
-            UsageError: the launcher cannot start workers, or all of them ended too early.
+            Interrupted: A signal asked to stop; every running trial has been given back.
+            StorageError: The database failed in this process.
+            UsageError: The launcher cannot start workers, or all of them ended too early.
         """
         stop = Stop()
         supervisor = Supervisor(
@@ -81,12 +91,12 @@ class Session:
         supervisor.warn_of_crashes()
         if not done and not supervisor.completed():
             raise UsageError(
-                f"no worker is left, and study {self.study.name!r} is not done: mend what the "
+                f"no worker is left, and study {self.study.name!r} is not done: fix what the "
                 f"warnings name, then go on with: {self.study.resume_command()}"
             )
 
     def _run(self, supervisor: Supervisor, stop: Stop) -> bool:
-        """Whether this process itself saw that nothing is left to do."""
+        """Run all workers; returns whether this process found that nothing is left to do."""
         elsewhere = starts_elsewhere(self.launcher)
         if elsewhere and (files := self.study.storage.sqlite_files):
             _log.warning("%s: %s", " and ".join(files), _ONE_MACHINE)
@@ -121,7 +131,7 @@ class Session:
         log = folder / f"worker-{index}.log"
         try:
             make_folder(folder)
-            # Made here, for this user alone, whatever a launcher's umask says.
+            # Created here, so that only this user can read it, whatever a launcher's umask is.
             open(log, "ab", opener=private).close()
         except OSError as error:
             raise StorageError(
@@ -143,7 +153,7 @@ class Session:
             return None
 
     def _unfinished(self) -> bool:
-        """Whether a new worker would find something to do, as far as can be told."""
+        """Return whether a new worker would find something to do; True if unknown."""
         ledger = self.study.ledger
         try:
             return not ledger.is_over() and bool(ledger.open_trials() or ledger.has_work())
@@ -152,14 +162,25 @@ class Session:
 
 
 def worker_command(study: str, place: Place) -> list[str]:
-    """The command line of a worker at a place; it holds no password."""
+    """Return the command line of a worker.
+
+    Args:
+        study: The study's name.
+        place: Where the worker runs. Passwords are passed in the environment instead.
+    """
     python = [sys.executable, "-P", "-m", "automl", "worker"]
     return [*python, *place.arguments, "--", study]
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What would be started for one worker; text: None where it is this process itself."""
+    """What a session would start for one worker.
+
+    Attributes:
+        index: The worker's index.
+        device: The device's name.
+        text: What the launcher would run; None for this process.
+    """
 
     index: int
     device: str
@@ -169,9 +190,13 @@ class Preview:
 def previews(
     launcher: Launcher, places: Sequence[Place], study: str, folder: str = "STUDY"
 ) -> Iterator[Preview]:
-    """What a session would start, worker by worker; nothing is started.
+    """Return what a session would start, worker by worker, without starting it.
 
-    study: its name. folder: that of its logs, its UUID where it has one.
+    Args:
+        launcher: Would start the workers.
+        places: Where they would run.
+        study: The study's name.
+        folder: The folder of the logs: the study's UUID, if it has one.
     """
     preview = getattr(launcher, "preview", None) or partial(Launcher.preview, launcher)
     for index, place in enumerate(places):

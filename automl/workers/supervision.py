@@ -1,4 +1,4 @@
-"""Keeps a search's workers at work: those that die are restarted."""
+"""Supervises a search's workers: those that die are restarted."""
 
 import logging
 import threading
@@ -15,54 +15,75 @@ _log = logging.getLogger("automl")
 
 QUICK_SECONDS = 10.0
 """A worker that dies sooner than this after its start may never have worked."""
-VAIN_DEATHS = 3
-"""After so many in a row of workers that died quickly, or while the study made no progress, no
-other is started. A scheduler may let a job wait, so that time alone says little."""
+MAX_DEATHS = 3
+"""A worker is not restarted after so many deaths in a row without progress.
+
+A death counts if it came quickly, or if the study made no progress meanwhile. The time alone says
+little, because a scheduler may let a job wait.
+"""
 LOST = -1
-"""Stands for the exit code of a worker whose launcher can no longer tell it."""
+"""Stands for the exit code of a worker whose launcher no longer knows it."""
 _EXPLAINED = (1, UsageError.exit_code, Interrupted.exit_code)
-"""Exit codes of a worker that said why it left, if it signed off. One that is done says 0."""
-_LOOK_SECONDS = 0.2
+"""Exit codes of a worker that has logged why it left, provided that it signed off."""
+_POLL_SECONDS = 0.2
 _GRACE_SECONDS = 30.0
 _END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker that was started, the file that holds what it said, and its mark in the ledger."""
+    """A worker that was started.
+
+    Attributes:
+        handle: The launcher's handle on it.
+        log: The file with its output.
+        mark: The part of its name by which the ledger knows it.
+    """
 
     handle: WorkerHandle
     log: Path
     mark: str = ""
 
-    def last_words(self) -> str:
-        """The last line it said."""
+    def last_line(self) -> str:
+        """Return the last line of its output."""
         try:
-            said = self.log.read_text(errors="replace").strip()
+            output = self.log.read_text(errors="replace").strip()
         except OSError:
-            said = ""
-        return said.splitlines()[-1] if said else "it said nothing"
+            output = ""
+        return output.splitlines()[-1] if output else "it wrote no output"
 
 
 @dataclass
-class _Post:
-    """One worker's post, and who holds it now; code: how the last one ended, None while it runs."""
+class _Supervised:
+    """One of a search's workers, with all its restarts.
 
-    held: Started
+    Attributes:
+        started: The process that runs now, or ran last.
+        progress: The study's progress when it started.
+        since: When it started, by the monotonic clock.
+        deaths: How many processes in a row have died without progress.
+        code: The exit code of the last process; None while it runs.
+        abandoned: It will not be restarted.
+    """
+
+    started: Started
     progress: int | None = None
     since: float = field(default_factory=time.monotonic)
-    vain_deaths: int = 0
+    deaths: int = 0
     code: int | None = None
-    given_up: bool = False
+    abandoned: bool = False
 
 
 @dataclass
 class Supervisor:
     """Watches the workers that this process started, in a thread of its own.
 
-    start: starts the worker of an index. wanted: whether there is work for a new one. progress: a
-    number that grows while the study comes on; None where that cannot be told now. left: what a
-    worker left behind that has not signed off; None where it has, or where that cannot be told.
+    Attributes:
+        start: Starts the worker of an index.
+        wanted: Returns whether there is work for a new worker.
+        progress: Returns a number that grows while the study makes progress; None if unknown.
+        left: Returns what a worker left behind without signing off; None if it signed off, or if
+            unknown.
     """
 
     start: Callable[[int], Started]
@@ -71,22 +92,23 @@ class Supervisor:
     left: Callable[[Started], LostWorker | None] = lambda started: None
 
     def __post_init__(self) -> None:
-        self._posts: dict[int, _Post] = {}
+        self._workers: dict[int, _Supervised] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     def watch(self) -> None:
+        """Start to restart workers that die."""
         self._thread.start()
 
     def add(self, index: int) -> None:
         """Start the worker of that index.
 
         Raises:
-            UsageError: the launcher cannot.
+            UsageError: The launcher cannot start it.
         """
         with self._lock:
-            self._posts[index] = _Post(self.start(index), self.progress())
+            self._workers[index] = _Supervised(self.start(index), self.progress())
 
     def wait(self, stop: threading.Event) -> None:
         """Wait until every worker has ended.
@@ -94,12 +116,15 @@ class Supervisor:
         Raises:
             Interrupted: `stop` was set.
         """
-        while any(post.code is None for post in self._posts.values()):
+        while any(worker.code is None for worker in self._workers.values()):
             if stop.wait(0.1):
                 raise Interrupted("interrupted")
 
     def interrupt(self) -> None:
-        """Ask workers to stop at their next tick; end those that do not, or at a second Ctrl-C."""
+        """Ask workers to stop at their next tick.
+
+        Those that do not stop in time are ended, and all of them at a second Ctrl-C.
+        """
         others = self._running()
         try:
             self.close()
@@ -112,106 +137,108 @@ class Supervisor:
         _end(slow)
 
     def end(self) -> None:
-        """Have workers end at once, as a second Ctrl-C does."""
+        """End all workers at once, as a second Ctrl-C does."""
         self.close()
         _end(self._running())
 
     def close(self) -> None:
-        """Start nothing any more."""
+        """Restart no worker from now on."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def completed(self) -> bool:
-        """Whether some worker left because nothing was left to do."""
-        return any(post.code == 0 for post in self._posts.values())
+        """Return whether a worker has left because nothing was left to do."""
+        return any(worker.code == 0 for worker in self._workers.values())
 
     def warn_of_crashes(self) -> None:
-        """Say of each worker that ended badly and was not given up how it ended."""
-        for post in self._posts.values():
-            if post.code and not post.given_up:
-                log, words = post.held.log, post.held.last_words()
-                _log.warning("a worker ended with exit code %s: %s (%s)", post.code, words, log)
+        """Log how each worker ended that failed, unless that was logged before."""
+        for worker in self._workers.values():
+            if worker.code and not worker.abandoned:
+                log, line = worker.started.log, worker.started.last_line()
+                _log.warning("a worker ended with exit code %s: %s (%s)", worker.code, line, log)
 
     def _running(self) -> list[Started]:
-        return [post.held for post in self._posts.values() if post.code is None]
+        return [worker.started for worker in self._workers.values() if worker.code is None]
 
     def _run(self) -> None:
-        while not self._closing.wait(_LOOK_SECONDS):
+        while not self._closing.wait(_POLL_SECONDS):
             with self._lock:
-                for index, post in list(self._posts.items()):
-                    if post.code is None:
-                        self._look_safely(index, post)
+                for index, worker in list(self._workers.items()):
+                    if worker.code is None:
+                        self._check_safely(index, worker)
 
-    def _look_safely(self, index: int, post: _Post) -> None:
-        """Look after a post; whatever goes wrong, the other posts are looked after, too."""
+    def _check_safely(self, index: int, worker: _Supervised) -> None:
+        """Check on a worker; an error must not keep the others from being checked."""
         try:
-            self._look(index, post)
+            self._check(index, worker)
         except Exception as error:
-            post.given_up, post.code = True, LOST
-            _log.warning("a worker is given up: %s: %s", type(error).__name__, first_line(error))
+            worker.abandoned, worker.code = True, LOST
+            _log.warning("giving up on worker: %s: %s", type(error).__name__, first_line(error))
 
-    def _look(self, index: int, post: _Post) -> None:
-        code = _code(post.held)
+    def _check(self, index: int, worker: _Supervised) -> None:
+        code = _exit_code(worker.started)
         if code is None:
             return
-        quick = time.monotonic() - post.since < QUICK_SECONDS
-        in_vain = quick or (post.progress is not None and self.progress() == post.progress)
-        post.vain_deaths = post.vain_deaths + 1 if in_vain else 0
-        left = self.left(post.held)
+        quick = time.monotonic() - worker.since < QUICK_SECONDS
+        known = worker.progress is not None
+        fruitless = quick or (known and self.progress() == worker.progress)
+        worker.deaths = worker.deaths + 1 if fruitless else 0
+        left = self.left(worker.started)
         if _died(code, left) and self.wanted():
-            self._replace(index, post, code, left)
+            self._restart(index, worker, code, left)
         else:
-            post.code = code
+            worker.code = code
 
-    def _replace(self, index: int, post: _Post, code: int, left: LostWorker | None) -> None:
-        how, log, words = _told(code), post.held.log, post.held.last_words()
-        if post.vain_deaths >= VAIN_DEATHS:
-            post.given_up, post.code = True, code
+    def _restart(self, index: int, worker: _Supervised, code: int, left: LostWorker | None) -> None:
+        how, log, line = _death(code), worker.started.log, worker.started.last_line()
+        if worker.deaths >= MAX_DEATHS:
+            worker.abandoned, worker.code = True, code
             _log.warning(
-                "a worker is given up: %d times in a row it %s before anything came of it: %s (%s)",
-                VAIN_DEATHS,
+                "giving up on worker: it %s, %d times in a row without progress: %s (%s)",
                 how,
-                words,
+                MAX_DEATHS,
+                line,
                 log,
             )
             return
         try:
-            post.held, post.since = self.start(index), time.monotonic()
-            post.progress = self.progress()
+            worker.started, worker.since = self.start(index), time.monotonic()
+            worker.progress = self.progress()
         except Exception as error:
-            post.given_up, post.code = True, code
+            worker.abandoned, worker.code = True, code
             _log.warning("a worker %s and cannot be restarted: %s", how, error)
             return
         trial = "" if left is None or left.number is None else f" after trial {left.number}"
-        _log.warning("a worker %s and is restarted%s: %s (%s)", how, trial, words, log)
+        _log.warning("a worker %s and is restarted%s: %s (%s)", how, trial, line, log)
 
 
-def _code(started: Started) -> int | None:
+def _exit_code(started: Started) -> int | None:
     try:
         return started.handle.poll()
     except Exception as error:
-        # Whatever a launcher's own library raises: a worker nobody can ask about is lost.
-        _log.warning("a worker's launcher cannot say how it is: %s (%s)", error, started.log)
+        # Any error of a launcher's own library: a worker without a known state is lost.
+        _log.warning("a launcher does not know its worker's state: %s (%s)", error, started.log)
         return LOST
 
 
 def _died(code: int, left: LostWorker | None) -> bool:
-    """Whether a worker ended against its will, whatever the code that a trial ended it with.
+    """Return whether a worker ended unexpectedly, whatever exit code a trial ended it with.
 
-    Only what signed off has left on purpose. One that is done finds nothing to do, so that no
-    other is wanted: with 0 it need not be looked at.
+    A worker that leaves on purpose signs off first. One that is done, with code 0, needs no check:
+    nothing is left to do, so no other is wanted.
     """
     return left is not None or code not in _EXPLAINED
 
 
-def _told(code: int) -> str:
+def _death(code: int) -> str:
+    """Describe how a worker died."""
     if code == DeviceLostError.exit_code:
         return "lost its device"
     if code == LOST:
         return "was lost"
     if code < 0 or (128 < code < 192 and code != Interrupted.exit_code):
-        # A shell says 128 and the signal's number.
+        # A shell adds 128 to the signal's number.
         return f"was killed by signal {-code if code < 0 else code - 128}"
     return f"ended with exit code {code} without signing off"
 
@@ -223,7 +250,9 @@ def _end(others: list[Started]) -> None:
             started.handle.interrupt()
         others = _running_after(others, 0.5)
     for started in others:
-        _log.warning("a worker does not stop; its trial will be taken over: %s", started.log)
+        _log.warning(
+            "a worker does not stop; another one will take over its trial: %s", started.log
+        )
 
 
 def _running_after(others: list[Started], seconds: float) -> list[Started]:

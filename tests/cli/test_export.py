@@ -20,7 +20,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 import automl
-from automl import Candidate, Classification, Report, Split, UntrustedError, UsageError
+from automl import (
+    Candidate,
+    Classification,
+    Report,
+    Split,
+    TrialError,
+    UntrustedError,
+    UsageError,
+)
 from automl.export.export import Export
 from automl.plugin.registry import Registry
 from automl.plugin.trust import trusting
@@ -210,7 +218,7 @@ def test_what_is_no_export_is_never_replaced(searched, exported, tmp_path, call)
     (precious / "a").touch()
     (tmp_path / "link").symlink_to(exported, target_is_directory=True)
     for name, said in (
-        ("out", "holds mine.txt, which is not part of an export"),
+        ("out", "contains mine.txt, which is not part of an export"),
         ("precious", "is not an export"),
         ("precious/a", "is not a directory"),
         ("link", "is not a directory"),
@@ -274,6 +282,42 @@ def test_refitted_up_to_the_epoch_that_the_search_chose(sqlite_url):
         assert len(export.module.state_dict()) == 2
     assert len(seen) == chosen
     assert not any("best_epoch" in report.metrics for report in seen)
+
+
+@pytest.fixture
+def to_refit(sqlite_url, monkeypatch):
+    """An export that trains again, by a trainer that first calls a function with its run."""
+    automl.search(fixed, options=SHORT, storage=sqlite_url, trials=1, study="s")
+    export = export_of(sqlite_url, refit=True)
+    train = type(export.parts.trainer).train
+
+    def make(before):
+        def patched(self, candidate, task, run):
+            before(run)
+            yield from train(self, candidate, task, run)
+
+        monkeypatch.setattr(type(export.parts.trainer), "train", patched)
+        return export
+
+    return make
+
+
+def test_a_refit_has_a_second_chance_in_micro_batches(to_refit, caplog):
+    def needs_memory(run):
+        if run.micro_batches == 1:
+            raise RuntimeError("out of memory")
+
+    assert len(to_refit(needs_memory).module.state_dict()) == 2
+    assert "once more in 8 micro-batches" in caplog.text
+
+
+def test_a_refit_that_fails_says_why(to_refit, tmp_path):
+    def fails(run):
+        raise ValueError("boom")
+
+    with pytest.raises(TrialError, match=r"trial 0 cannot be trained again: .*ValueError: boom"):
+        to_refit(fails).write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def fixed(trial, task):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = str(Path(__file__).parents[1])
+SUPPORT = str(Path(__file__).parents[1] / "support")
 HEAVY = ("torch", "optuna", "sqlalchemy", "networkx", "sklearn", "numpy", "rich")
 AS_COMMAND = "from automl.cli import main"
 AS_MODULE = "import runpy; main = lambda: runpy.run_module('automl', run_name='__main__')"
@@ -37,7 +37,7 @@ assert not loaded, loaded
 def said(code, directory):
     """What a process of its own prints, with the tests' files on its path."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.append({TESTS!r})\n{code}"],
+        [sys.executable, "-c", f"import sys; sys.path.append({SUPPORT!r})\n{code}"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -7,11 +7,13 @@ from collections import Counter
 import numpy as np
 import optuna
 import pytest
-from automl_plugins.strategies.evolution import Evolution, contains, mutate
+from automl_plugins.strategies.evolution import Evolution, mutate
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
+
+from automl import contains
 
 BITS = {f"bit_{i}": CategoricalDistribution([0, 1]) for i in range(12)}
 LETTERS = {f"letter_{i}": CategoricalDistribution(list("abcdef")) for i in range(6)}

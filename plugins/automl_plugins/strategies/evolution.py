@@ -23,7 +23,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from automl import Context, hookimpl
+from automl import Context, contains, hookimpl
 
 _FEW = 10
 """With at most this many values, a mutation takes any other; with more, it takes a step."""
@@ -208,19 +208,6 @@ def best(
     better = np.any(costs[:, None] < costs, axis=-1)
     dominated = np.any(no_worse & better, axis=0)
     return [trial for trial, lost in zip(trials, dominated.tolist(), strict=True) if not lost]
-
-
-def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Return whether a distribution, which may have changed, contains a parent's value."""
-    if not isinstance(distribution, Numeric):
-        try:
-            distribution.to_internal_repr(value)
-        except ValueError:
-            return False
-        return True
-    steps = (value - distribution.low) / (distribution.step or math.inf)
-    whole = math.isclose(steps, round(steps), abs_tol=1e-8)
-    return bool(distribution.low <= value <= distribution.high and whole)
 
 
 def mutate(distribution: BaseDistribution, value: Any, rng: np.random.Generator) -> Any:

@@ -1,7 +1,7 @@
 """A search small enough to run hundreds of times: no data, no model, no torch.
 
-Also loaded as a user's own file (`tests/tiny.py:plane`), so it imports only automl's names. What
-should go wrong is said in the environment, so that the study's spec stays the same.
+Also loaded as a user's own file (`tests/support/tiny.py:plane`), so it imports only automl's names.
+The environment tells what should go wrong, so that the study's spec stays the same.
 """
 
 import os

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import children
@@ -24,7 +24,8 @@ import automl
 from automl import Candidate, Report, Run, Task, Trainer
 from automl.analysis.doctor import Doctor
 from automl.engine.heartbeat import Heartbeat
-from automl.engine.loop import MICRO_BATCHES, Engine
+from automl.engine.loop import Engine
+from automl.engine.out_of_memory import MICRO_BATCHES
 from automl.engine.stopping import Stop
 from automl.errors import DeviceLostError, Interrupted, UsageError
 from automl.ledger.ledger import Ledger
@@ -39,7 +40,7 @@ from automl.study.plan import plan
 from automl.study.request import SearchRequest
 from automl.study.study import Study, open_study
 from automl.trial_code.deadline import TimeLimits
-from automl.workers.worker import stopping_on_signals
+from automl.workers.signals import stopping_on_signals
 
 FILE = str(Path(__file__))
 
@@ -330,10 +331,8 @@ def test_waiting_for_the_database_does_not_count_against_a_trial(sqlite_url, lim
                     study._storage.set_trial_user_attr(trial._trial_id, "own", 1)
             return False
 
-    engine = created(sqlite_url, Limits(trials=1), Locking, time_limits=limits)
-    engine.parts = replace(engine.parts, pruner=Writing())
-    engine.trials.parts = engine.parts
-    engine.trials._optuna.pruner = engine.parts.pruner
+    given = {"pruner": Writing, "time_limits": limits}
+    engine = created(sqlite_url, Limits(trials=1), Locking, **given)
     engine.run()
     view = engine.study.views.trial(0)
     assert view.state is State.COMPLETE, view.message
@@ -391,7 +390,7 @@ def test_a_space_that_never_proposes_has_the_limit_before_the_first_trial_too(ki
 def test_the_limit_applies_to_a_strategy_that_hangs_when_told_of_an_end(sqlite_url, caplog):
     study = searched_by(sqlite_url, "after_trial")
     assert study.views.counts().complete == 3
-    assert "was told of trial 1: its code did not return within 0.5 s" in caplog.text
+    assert "after trial 1: its code did not return within 0.5 s" in caplog.text
 
 
 def searched_by(url: str, where: str) -> Study:
@@ -568,7 +567,7 @@ def test_a_trial_may_announce_a_longer_time_without_ticks(sqlite_url):
     lease = ledger.reserve(Worker("w"))
     heartbeat.start()
     heartbeat.hold(lease)
-    heartbeat.quiet(3600.0)
+    heartbeat.expect_pause(3600.0)
     time.sleep(1.0)
     assert ledger.take_over(Worker("x")) is None
     assert not hung.is_set()

@@ -611,7 +611,7 @@ def test_a_fresh_process_finds_the_same():
     sound(of(lambda m, x: m.a(x), a=lin()))  # earlier work must not matter
     found = sound(reference).sketch.digests("")[0]
     here = Path(__file__).parent
-    path = os.pathsep.join(map(str, [here, here.parent]))
+    path = os.pathsep.join(map(str, [here, here.parent / "support"]))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, "2"],
         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "2"},

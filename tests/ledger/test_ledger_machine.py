@@ -1,7 +1,7 @@
 """Compares the ledger with a model of it, for any order of what workers do, lose and repeat.
 
-Every test run includes a short run. `pytest -m long tests/core/test_ledger_machine.py` makes 20,000
-steps, or the number in AUTOML_MACHINE_STEPS.
+Every test run includes a short run. `pytest -m long tests/ledger/test_ledger_machine.py` makes
+20,000 steps, or the number in AUTOML_MACHINE_STEPS.
 """
 
 import os

@@ -39,7 +39,7 @@ from automl.storage.storage import Storage
 from automl.study.limits import Limits
 from automl.study.study import Study, open_study
 from automl.study.weights import Models
-from automl.workers.worker import stopping_on_signals
+from automl.workers.signals import stopping_on_signals
 
 FILE = str(Path(hostile.__file__))
 KINDS = ("sqlite", "postgresql")
@@ -327,7 +327,7 @@ def kills_its_worker(search: Search, act: str, place: str) -> None:
     said, code = search.said(), int(act.split()[1])
     how = f"ended with exit code {code} without signing off"
     assert said.count(f"a worker {how} and is restarted after trial 1: ") == 2
-    assert f"a worker is given up: 3 times in a row it {how}" in said
+    assert f"giving up on worker: it {how}, 3 times in a row without progress" in said
 
 
 def test_a_worker_that_ended_without_a_word_has_died(tmp_path, sqlite_url):

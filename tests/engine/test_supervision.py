@@ -17,7 +17,7 @@ from automl.errors import DeviceLostError
 from automl.ledger.values import LostWorker
 from automl.storage.storage import Storage
 from automl.study.study import open_study
-from automl.workers.supervision import LOST, VAIN_DEATHS, Started, Supervisor
+from automl.workers.supervision import LOST, MAX_DEATHS, Started, Supervisor
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ ONCE = "[ $(wc -l < starts) -gt 1 ] || {}"
         ("exit 3", "ended with exit code 3 without signing off"),
     ],
 )
-def test_one_that_dies_is_started_anew(supervised, tmp_path, caplog, death, says):
+def test_one_that_dies_is_restarted(supervised, tmp_path, caplog, death, says):
     supervisor = supervised(ONCE.format(death))
     ended(supervisor)
     assert starts(tmp_path) == ["0", "0"]
@@ -94,7 +94,7 @@ def test_one_that_ends_by_itself_is_not(supervised, tmp_path, caplog, code):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 130])
-def test_one_that_left_a_trial_has_died_whatever_it_says(supervised, tmp_path, caplog, code):
+def test_one_that_left_a_trial_has_died_whatever_its_exit_code(supervised, tmp_path, caplog, code):
     left = [None, LostWorker(number=7)]
     ended(supervised(ONCE.format(f"exit {code}"), left=lambda _: left.pop()))
     assert starts(tmp_path) == ["0", "0"]
@@ -105,21 +105,24 @@ def test_one_that_left_a_trial_has_died_whatever_it_says(supervised, tmp_path, c
 def test_one_that_cannot_start_is_given_up(supervised, tmp_path, caplog):
     supervisor = supervised("echo no luck >&2; kill -9 $$")
     ended(supervisor)
-    assert starts(tmp_path) == ["0"] * VAIN_DEATHS
+    assert starts(tmp_path) == ["0"] * MAX_DEATHS
     assert not supervisor.completed()
-    assert "is given up: 3 times in a row it was killed by signal 9" in caplog.text
+    assert (
+        "giving up on worker: it was killed by signal 9, 3 times in a row without progress"
+        in caplog.text
+    )
     assert f"no luck ({tmp_path / 'log'})" in caplog.text
     assert "ended with exit code" not in caplog.text
 
 
-def test_one_that_waits_long_and_dies_in_vain_is_given_up(supervised, tmp_path, monkeypatch):
+def test_one_that_waits_and_dies_without_progress_is_given_up(supervised, tmp_path, monkeypatch):
     """A job may have waited for its machine, so that its time says nothing."""
     monkeypatch.setattr("automl.workers.supervision.QUICK_SECONDS", 0.0)
     ended(supervised("kill -9 $$", progress=lambda: 7))
-    assert starts(tmp_path) == ["0"] * VAIN_DEATHS
+    assert starts(tmp_path) == ["0"] * MAX_DEATHS
 
 
-def test_one_that_dies_again_and_again_while_the_study_comes_on_is_kept(
+def test_one_that_dies_repeatedly_while_the_study_makes_progress_is_kept(
     supervised, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("automl.workers.supervision.QUICK_SECONDS", 0.0)
@@ -129,18 +132,18 @@ def test_one_that_dies_again_and_again_while_the_study_comes_on_is_kept(
     assert supervisor.completed()
 
 
-def test_one_whose_post_cannot_be_looked_after_is_given_up(supervised, tmp_path, caplog):
+def test_one_that_cannot_be_checked_is_given_up(supervised, tmp_path, caplog):
     def wanted():
         raise LookupError("the study is gone")
 
     ended(supervised("kill -9 $$", wanted=wanted))
-    assert "a worker is given up: LookupError: the study is gone" in caplog.text
+    assert "giving up on worker: LookupError: the study is gone" in caplog.text
 
 
 def test_where_nothing_is_left_to_do_none_is_started(supervised, tmp_path, caplog):
     ended(supervised("kill -9 $$", wanted=lambda: False))
     assert starts(tmp_path) == ["0"]
-    assert "a worker ended with exit code -9: it said nothing" in caplog.text
+    assert "a worker ended with exit code -9: it wrote no output" in caplog.text
 
 
 def test_each_of_several_is_watched(supervised, tmp_path):
@@ -148,7 +151,7 @@ def test_each_of_several_is_watched(supervised, tmp_path):
     assert set(starts(tmp_path)) == {"0", "1", "2"}
 
 
-def test_asked_to_stop_it_starts_nothing_anew(supervised, tmp_path):
+def test_asked_to_stop_it_restarts_nothing(supervised, tmp_path):
     supervisor = supervised("touch ready; exec sleep 60", workers=2)
     wait_for(lambda: (tmp_path / "ready").exists() and len(starts(tmp_path)) == 2)
     stop = threading.Event()
@@ -178,7 +181,7 @@ def test_one_that_cannot_be_asked_about_is_lost(tmp_path, caplog):
     supervisor.watch()
     ended(supervisor)
     assert "the cluster is gone" in caplog.text
-    assert "3 times in a row it was lost" in caplog.text
+    assert "it was lost, 3 times in a row" in caplog.text
     assert LOST < 0
 
 
@@ -224,7 +227,7 @@ def test_killed_workers_of_a_search_are_replaced_and_nothing_is_lost(kind, tmp_p
         assert not study.ledger.holders()
 
 
-def test_a_worker_whose_device_is_lost_is_started_anew(tmp_path, sqlite_url):
+def test_a_worker_whose_device_is_lost_is_restarted(tmp_path, sqlite_url):
     environment = {tiny.EXIT: f"{tmp_path / 'lost'}:75"}
     # Enough for the second worker to come to one, however slowly it starts.
     options = ("--trials", "30", "--workers", "2", "-o", "trainer.seconds=0.6")

@@ -1,7 +1,7 @@
-"""What trials find of the process that they run in: set by one, put back before the next.
+"""Settings of the process that a trial may change, and that are restored before the next one.
 
-Only what is kept and put back at next to no cost. Left alone is what libraries set as they are
-first loaded, which may be in a trial: filters of warnings, new variables of the environment.
+Only settings that are cheap to read and restore. Warning filters and new environment variables are
+not restored, because libraries set them when a trial is the first to load them.
 """
 
 import gc
@@ -23,7 +23,13 @@ _UNKNOWN = object()
 
 @dataclass(frozen=True)
 class _Setting:
-    """How to read and set something; fresh: what it is once its library is loaded, if known."""
+    """A setting of the process or of a library.
+
+    Attributes:
+        get: Reads it.
+        set: Changes it.
+        fresh: Its value when its library is loaded, if known.
+    """
 
     get: Callable[[], Any]
     set: Callable[[Any], object]
@@ -35,7 +41,7 @@ def _python() -> dict[str, _Setting]:
         "recursion limit": _Setting(sys.getrecursionlimit, sys.setrecursionlimit),
         "collection": _Setting(gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
         "directory": _Setting(os.getcwd, os.chdir),
-        "environment": _Setting(lambda: dict(os.environ), _put_back_environment),
+        "environment": _Setting(lambda: dict(os.environ), _restore_environment),
         "locale": _Setting(_locale, lambda name: locale.setlocale(locale.LC_ALL, name)),
         "logging": _Setting(lambda: logging.root.manager.disable, logging.disable),
         "socket timeout": _Setting(socket.getdefaulttimeout, socket.setdefaulttimeout),
@@ -46,7 +52,7 @@ def _locale() -> str:
     return locale.setlocale(locale.LC_ALL)
 
 
-def _put_back_environment(before: dict[str, str]) -> None:
+def _restore_environment(before: dict[str, str]) -> None:
     os.environ.update({name: v for name, v in before.items() if os.environ.get(name) != v})
 
 
@@ -89,10 +95,10 @@ _LIBRARIES: dict[str, Callable[[ModuleType], dict[str, _Setting]]] = {
 }
 
 
-class Surroundings:
-    """Keeps what the process is set to now, and puts back what a trial changed of it.
+class ProcessSettings:
+    """Records the settings of this process, and restores those that a trial changed.
 
-    A library that is loaded only later is set to what it has when it is loaded.
+    The settings of a library that is loaded later are those that it has when it is loaded.
     """
 
     def __init__(self) -> None:
@@ -104,28 +110,28 @@ class Surroundings:
             if (settings := self._settings_of(library)) is not None:
                 self._kept |= _read(settings)
 
-    def put_back(self) -> None:
-        """Set what differs as it was."""
-        self._handlers.put_back()
+    def restore(self) -> None:
+        """Restore the settings that differ."""
+        self._handlers.restore()
         for library in _LIBRARIES:
             settings = self._settings_of(library)
             self._kept |= {n: s.fresh for n, s in (settings or {}).items()}
         for name, setting in self._settings.items():
             before = self._kept.get(name, _UNKNOWN)
-            # What cannot be put back, such as a directory that is gone, ends no search.
+            # A setting that cannot be restored, such as a deleted directory, must not end a search.
             with suppress(Exception):
                 if before is not _UNKNOWN and setting.get() != before:
                     setting.set(before)
 
     def _settings_of(self, library: str) -> dict[str, _Setting] | None:
-        """The settings of a library that has been loaded since the last look."""
+        """The settings of a library that was loaded since the last call."""
         module = sys.modules.get(library)
         if module is None or library in self._known:
             return None
         try:
             settings = _LIBRARIES[library](module)
         except AttributeError:
-            return None  # only half loaded yet
+            return None  # not completely loaded yet
         self._known.add(library)
         self._settings |= settings
         return settings
@@ -140,19 +146,19 @@ def _read(settings: dict[str, _Setting]) -> dict[str, Any]:
 
 
 class _Handlers:
-    """What takes the signals that ask this process to stop; a trial may replace it."""
+    """The handlers of the signals that ask this process to stop, which a trial may replace."""
 
     def __init__(self) -> None:
         names = ("SIGINT", "SIGTERM", "SIGHUP")
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._known = {number: signal.getsignal(number) for number in numbers}
 
-    def put_back(self) -> None:
-        """Have signals taken as they were; only the main thread can."""
+    def restore(self) -> None:
+        """Restore the handlers; only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number, handler in self._known.items():
-            # What was set by other means than Python's cannot be set again.
+            # A handler that was not set from Python cannot be restored.
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
         if hasattr(signal, "pthread_sigmask"):

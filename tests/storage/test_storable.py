@@ -301,7 +301,7 @@ def test_a_trial_cannot_write_steps_except_by_reports(sqlite_url):
 
     study = searched({"storage": sqlite_url}, space, 3, trainer=tiny.Steps)
     assert [view.state is State.FAILED for view in study.views.trials()] == [False, True, False]
-    assert "its name is automl's own" in study.views.trial(1).message
+    assert "its name is reserved by automl" in study.views.trial(1).message
 
 
 @pytest.mark.parametrize("name", ["x", "", "1_0", " 5", "٣", "9" * 5000, "1.0"])
@@ -329,7 +329,7 @@ def test_a_pruner_cannot_tell_the_state_of_a_trial(sqlite_url, state):
     given = {"trainer": tiny.Steps, "pruner": telling}
     study = searched({"storage": sqlite_url}, tiny.plane, 3, **given)
     assert [view.state is State.FAILED for view in study.views.trials()] == [False, True, False]
-    assert "cannot tell how a trial ended" in study.views.trial(1).message
+    assert "cannot set how a trial ended" in study.views.trial(1).message
     assert Doctor(study).findings() == []
 
 

@@ -1,4 +1,4 @@
-"""The storage that knows one trial: it says what the database would, and reads it once."""
+"""The cache of the running trial: it answers as the database would, and reads the trial once."""
 
 from typing import cast
 
@@ -7,7 +7,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from automl.engine.optuna_trials import fail
-from automl.engine.trial_cache import HoldingStorage
+from automl.engine.trial_cache import CachedTrialStorage
 
 
 class Counting(InMemoryStorage):
@@ -20,28 +20,28 @@ class Counting(InMemoryStorage):
         return super().get_trial(trial_id)
 
 
-def held_trial(storage: Counting):
-    """A trial that runs, held by a storage, and a study on it."""
+def cached_trial(storage: Counting):
+    """A running trial, the storage that caches it, and a study on that storage."""
     optuna.create_study(storage=storage, study_name="s")
-    holding = HoldingStorage(storage)
-    study = optuna.load_study(study_name="s", storage=cast(BaseStorage, holding))
+    cache = CachedTrialStorage(storage)
+    study = optuna.load_study(study_name="s", storage=cast(BaseStorage, cache))
     id = storage.create_new_trial(0, create_trial(state=TrialState.RUNNING))
     storage.reads = 0
-    return holding, study, optuna.Trial(study, holding.hold(id))
+    return cache, study, optuna.Trial(study, cache.load(id))
 
 
 def test_it_knows_all_that_was_written_through_it():
     storage = Counting()
-    holding, study, trial = held_trial(storage)
+    cache, study, trial = cached_trial(storage)
     trial.suggest_float("x", 0.0, 1.0)
     trial.suggest_categorical("c", ["a", "b"])
     trial.report(0.5, 3)
     trial.set_user_attr("u", [1])
     trial.set_constraint("memory", 1.0)
-    known, stored = holding.get_trial(0), storage.get_trial(0)
+    known, stored = cache.get_trial(0), storage.get_trial(0)
     assert known == stored
     study.tell(trial, 0.25)
-    known, stored = holding.get_trial(0), storage.get_trial(0)
+    known, stored = cache.get_trial(0), storage.get_trial(0)
     assert (
         (known.state, known.values)
         == (stored.state, stored.values)
@@ -52,34 +52,34 @@ def test_it_knows_all_that_was_written_through_it():
 
 def test_it_reads_a_trial_once():
     storage = Counting()
-    _, study, trial = held_trial(storage)
+    _, study, trial = cached_trial(storage)
     trial.suggest_float("x", 0.0, 1.0)
     study.tell(trial, 0.25)
     assert storage.reads == 1
 
 
-def test_what_it_gives_is_the_asker_s_own():
-    holding, _, trial = held_trial(Counting())
-    holding.get_trial(0).params["x"] = 1.0
-    holding.get_trial(0).user_attrs["u"] = 1
-    assert holding.get_trial(0).params == trial.user_attrs == {}
+def test_a_returned_trial_is_a_copy():
+    cache, _, trial = cached_trial(Counting())
+    cache.get_trial(0).params["x"] = 1.0
+    cache.get_trial(0).user_attrs["u"] = 1
+    assert cache.get_trial(0).params == trial.user_attrs == {}
 
 
 def test_other_trials_are_read_from_the_storage():
     storage = Counting()
-    holding, study, _ = held_trial(storage)
+    cache, study, _ = cached_trial(storage)
     other = study.ask()
     storage.set_trial_user_attr(1, "u", 2)
-    assert holding.get_trial(1).user_attrs == {"u": 2}
-    holding.hold(1)
+    assert cache.get_trial(1).user_attrs == {"u": 2}
+    cache.load(1)
     storage.set_trial_user_attr(0, "u", 3)
-    assert holding.get_trial(0).user_attrs == {"u": 3}
+    assert cache.get_trial(0).user_attrs == {"u": 3}
     assert other.number == 1
 
 
 def test_a_trial_that_another_ended_meanwhile_stays_as_it_ended():
     storage = Counting()
-    _, study, _ = held_trial(storage)
+    _, study, _ = cached_trial(storage)
     storage.set_trial_state_values(0, TrialState.COMPLETE, [0.25])
     fail(study, 0)
     assert storage.get_trial(0).state is TrialState.COMPLETE
@@ -89,6 +89,6 @@ def test_a_trial_that_another_ended_meanwhile_stays_as_it_ended():
 
 def test_a_trial_that_nobody_runs_fails():
     storage = Counting()
-    _, study, _ = held_trial(storage)
+    _, study, _ = cached_trial(storage)
     fail(study, 0)
     assert storage.get_trial(0).state is TrialState.FAIL

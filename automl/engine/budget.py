@@ -1,0 +1,99 @@
+"""The budget of time: ends a trial once the study's deadline or its device time is over."""
+
+import time
+from collections.abc import Mapping
+
+from automl.errors import TrialError
+from automl.ledger.ledger import Ledger
+from automl.ledger.values import BudgetSpentError, Lease
+from automl.spec import SECONDS
+from automl.trial_code.boundary import EngineCode
+
+
+class Meter:
+    """Ends the running trial once the study's deadline or its budget of device time is over.
+
+    If a study limits device time, workers buy it in parts before they use it, so that all workers
+    together never use more than there is. A trial uses the seconds that it trains, or those that
+    it reports in metric `cost`.
+
+    Args:
+        ledger: The ledger to buy time from.
+        cost: The metric that a trial reports its seconds in, counted from its start.
+    """
+
+    def __init__(self, ledger: Ledger, cost: str = SECONDS) -> None:
+        self._ledger, self._cost = ledger, cost
+        self._lease: Lease | None = None
+        self._deadline = float("inf")
+        self.metered = False
+        self._began = self._before = self._reported = 0.0
+        self._bought = self._step = 0.0
+
+    def refresh(self) -> None:
+        """Read how much time the study has left; a resumed study may have more than before."""
+        left = self._ledger.time_left()
+        self.metered = left.metered
+        self._deadline = (
+            float("inf") if left.seconds is None else time.monotonic() + float(left.seconds)
+        )
+
+    def begin(self, lease: Lease) -> None:
+        """Start to count for a trial.
+
+        Raises:
+            BudgetSpentError: No time is left for it.
+        """
+        self._lease = lease
+        self._began = time.monotonic()
+        self._before = self._reported = self._bought = 0.0
+        self.check()
+
+    def end(self) -> float:
+        """Stop counting; returns the seconds used, 0 if no trial was counted."""
+        used = 0.0 if self._lease is None else self._used()
+        self._lease = None
+        return used
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Read a trial's cost from its report.
+
+        Raises:
+            TrialError: The report has no cost, or not a number of seconds.
+        """
+        if self._cost == SECONDS:
+            return
+        if self._cost not in metrics:
+            known = ", ".join(metrics)
+            raise TrialError(f"no report of the cost {self._cost!r}; there are: {known}")
+        if not 0 <= metrics[self._cost] < float("inf"):
+            raise TrialError(f"the cost {self._cost!r} must be seconds, got {metrics[self._cost]}")
+        # Earlier attempts were charged for what they reported.
+        earlier = self._lease.device_seconds if self._lease else 0.0
+        self._reported = max(self._reported, metrics[self._cost] - earlier)
+
+    def check(self) -> None:
+        """Check that the running trial may continue until about the next check.
+
+        Raises:
+            BudgetSpentError: The deadline is over, or no device time is left.
+            LeaseLostError: Another worker took the trial over.
+        """
+        if self._lease is None:
+            return
+        if time.monotonic() >= self._deadline:
+            raise BudgetSpentError("the study's time is over")
+        used = self._used()
+        # The next step will take about as long as the last one, of another trial perhaps.
+        self._step = used - self._before or self._step
+        self._before = used
+        needed = used + self._step
+        while self.metered and self._bought <= needed:
+            with EngineCode():
+                bought = self._ledger.buy_time(self._lease)
+            if not bought:
+                raise BudgetSpentError("the study's device time is spent")
+            self._bought += bought
+
+    def _used(self) -> float:
+        return self._reported if self._cost != SECONDS else time.monotonic() - self._began

@@ -1,0 +1,200 @@
+"""Follows one trial's training: stores its reports, asks the pruner, and stops it in time."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import optuna
+
+from automl.engine.checkpoints import Checkpoints
+from automl.engine.pruning import Pruning
+from automl.engine.reports import outcome_of
+from automl.engine.requirements import require_reported
+from automl.engine.state import EngineState
+from automl.engine.training import Step, Steps, Training
+from automl.errors import Interrupted, TimeLimitError
+from automl.ledger.values import BudgetSpentError, Lease
+from automl.plugin.protocols import Run
+from automl.plugin.report import Outcome, Report, State
+from automl.space.candidate import Candidate
+from automl.spec import SECONDS
+from automl.study.parts import Parts
+from automl.study.study import trial_seed
+from automl.trial_code.boundary import EngineCode
+from automl.trial_code.deadline import NEVER
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_REPORT_SECONDS = 1.0
+
+
+@dataclass
+class Evaluation:
+    """One trial in training.
+
+    Attributes:
+        state: This worker's state.
+        parts: The study's parts, with the trainer to use.
+        lease: The trial's lease.
+        trial: The trial in Optuna.
+        candidate: The candidate to train.
+        costs: The candidate's own costs, which are added to its metrics.
+        resumed: An earlier attempt may have reported already.
+        unwritten: The reports that the ledger does not have yet.
+    """
+
+    state: EngineState
+    parts: Parts
+    lease: Lease
+    trial: optuna.Trial
+    candidate: Candidate
+    costs: Mapping[str, float]
+    resumed: bool = False
+    unwritten: list[Report] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.weights: Callable[[], Mapping[str, Tensor]] | None = None
+        """Returns the weights of the last report, if it offered any."""
+        study, deadline = self.state.study, self.state.deadline
+        self._requirements = study.spec.requirements
+        self._pruning = Pruning(study, self.parts, self.trial, deadline, self.resumed)
+        self._checkpoints = Checkpoints(self._write)
+        self._reported_at = deadline.clock()
+        # Earlier attempts count, too; if something else is metered, their seconds are unknown.
+        earlier = self.lease.device_seconds if study.spec.cost_metric == SECONDS else 0.0
+        self._began = deadline.clock() - earlier
+        self._written_at = time.monotonic()
+        self._pid = os.getpid()
+
+    def training(self) -> Training:
+        """What to train, with a run that keeps this trial's lease alive."""
+        study = self.state.study
+        run = Run(
+            device=self.state.device,
+            seed=trial_seed(study.spec, self.trial.number, "train"),
+            number=self.trial.number,
+            attempt=self.lease.attempt,
+            directory=study.directory(self.trial.number),
+            progress=self._tick,
+            announce=self._announce,
+            checkpoint=self.lease.checkpoint,
+        )
+        task, objectives = self.parts.task, study.objectives
+        return Training(self.parts, task, self.candidate, run, self.costs, objectives)
+
+    def follow(self, training: Training) -> Outcome:
+        """Train to the end, or until the pruner stops the trial.
+
+        Raises:
+            TrialError: The trainer reports nothing, or not what it should.
+            TimeLimitError: The trial, or one step of it, takes longer than the study allows.
+            Interrupted: The worker was asked to stop.
+            BudgetSpentError: The study's time is over.
+            LeaseLostError: Another worker took the trial over.
+        """
+        if training.run.micro_batches > 1:
+            self._reported_at = self.state.deadline.clock()
+            self._pruning.restart()
+        try:
+            self.state.deadline.until(*self._due())
+            with closing(training.steps(self.state.deadline.grant)) as steps:
+                return self._follow(training, steps)
+        except (Interrupted, BudgetSpentError):
+            self._write()
+            raise
+        except Exception:
+            # The engine is about to run more of the trial's code, to show its error.
+            self.state.deadline.grant()
+            raise
+
+    def _follow(self, training: Training, steps: Steps) -> Outcome:
+        last: Outcome | None = None
+        for step in steps:
+            if last is None:
+                require_reported(
+                    step.outcome, self._requirements, training.trainer, costs_only=True
+                )
+            last = step.outcome
+            self._take(step, training.run)
+            if self._pruning.should_prune(last):
+                return replace(last, state=State.PRUNED)
+            if self.state.stop.is_set():
+                raise Interrupted("interrupted")
+            self._tick()
+        last = last or self._reported_before()
+        if last is None:
+            raise training.nothing_reported()
+        require_reported(last, self._requirements, training.trainer)
+        return last
+
+    def _take(self, step: Step, run: Run) -> None:
+        self.state.meter.report(step.outcome.metrics)
+        self.unwritten.append(step.report)
+        if time.monotonic() - self._written_at >= _REPORT_SECONDS:
+            self._write()
+        self._checkpoints.take(step.report, run, self.state.stop.is_set())
+        self._reported_at = self.state.deadline.clock()
+        self.state.deadline.until(*self._due())
+        self.weights = step.report.weights
+
+    def _reported_before(self) -> Outcome | None:
+        """The outcome of an earlier attempt that was stopped between its last report and its end.
+
+        From the checkpoint of its last step, a trainer may have nothing left to report.
+        """
+        number, study = self.trial.number, self.state.study
+        if self.lease.checkpoint is None or self.candidate.open_decisions:
+            return None
+        steps = study.views.curves({number}).get(number)
+        if not steps:
+            return None
+        step = max(steps)
+        metrics = {k: math.nan if v is None else v for k, v in steps[step].items()}
+        return outcome_of(Report(step, metrics), None, self.costs, study.objectives)
+
+    def _tick(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a child process, such as a data loader's, whose progress is not the trial's
+        stop = self.state.stop
+        with EngineCode(waits=False):
+            with self.state.deadline.free():
+                self.state.heartbeat.tick()
+                self.state.meter.check()
+            if stop.is_set() and (stop.overdue or not self._checkpoints.offered):
+                raise Interrupted("interrupted")
+            due, message = self._due()
+            if time.monotonic() > due:
+                raise TimeLimitError(message)
+
+    def _announce(self, seconds: float) -> None:
+        if os.getpid() == self._pid:
+            self.state.heartbeat.expect_pause(seconds)
+
+    def _due(self) -> tuple[float, str]:
+        """When the trainer's time is over, by the monotonic clock, and the error's message then."""
+        limits, dues = self.state.study.spec.time_limits, [(NEVER, "")]
+        if limits.trial is not None:
+            message = f"the trial took longer than the {limits.trial:g} s it may take"
+            dues.append((self._began + limits.trial, message))
+        if limits.epoch is not None:
+            message = f"no report came within the {limits.epoch:g} s an epoch may take"
+            dues.append((self._reported_at + limits.epoch, message))
+        due, message = min(dues)
+        return self.state.deadline.at(due), message
+
+    def _write(self, checkpoint: str | None = None) -> None:
+        """Write the reports to the ledger that it does not have yet.
+
+        Args:
+            checkpoint: The SHA-256 of the checkpoint that the trial can now continue from. An
+                attempt that does so will not report the steps before it again.
+        """
+        with self.state.deadline.free():
+            self.state.ledger.renew(self.lease, self.unwritten, checkpoint)
+        self.unwritten = []
+        self._written_at = time.monotonic()

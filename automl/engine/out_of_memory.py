@@ -1,0 +1,73 @@
+"""Out of memory: how it is recognised, the second chance in micro-batches, and memory figures."""
+
+import gc
+import resource
+import sys
+import traceback
+from dataclasses import replace
+
+from automl.errors import text_of
+from automl.plugin.protocols import Run
+from automl.plugin.report import Outcome
+
+MICRO_BATCHES = 8
+"""How many parts a batch is split into after it did not fit into memory."""
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out, on the device or on the host."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = text_of(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
+
+
+def with_peak_memory(outcome: Outcome, run: Run) -> Outcome:
+    """Add to the message of a trial that ran out of memory how much memory it had at most."""
+    parts, peak = run.micro_batches, peak_memory(run.device)
+    batches = f"{parts} micro-batches" if parts > 1 else "whole batches"
+    return replace(outcome, message=f"{outcome.message} ({batches}, peak memory {peak})")
+
+
+def free_memory(error: BaseException | None = None) -> None:
+    """Free what a failed trial used, on the accelerator too.
+
+    Args:
+        error: The trial's error. Its traceback refers to frames, and these to tensors.
+    """
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error, its causes and its contexts."""
+    found: list[BaseException] = []
+    left = [error]
+    while left:
+        each = left.pop()
+        if each is not None and not any(each is known for known in found):
+            found.append(each)
+            left += [each.__cause__, each.__context__]
+    return found
+
+
+def reset_peak_memory(device: str) -> None:
+    """Restart the count of a GPU's peak memory; a CPU has no such count per trial."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str) -> str:
+    """Describe the most memory in use since the last reset; on a CPU, since the process started."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on {device}"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"

@@ -1,0 +1,68 @@
+"""Pruning: reports a trial's values to Optuna, and asks the study's pruner whether to stop it."""
+
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.pruners import NopPruner
+
+from automl.engine.failures import is_storage_failure
+from automl.errors import TimeLimitError, TrialError
+from automl.plugin.registry import Kind
+from automl.plugin.report import Outcome
+from automl.study.parts import Parts
+from automl.study.study import Study
+from automl.trial_code.boundary import TrialCode, trial_error_text
+from automl.trial_code.deadline import Deadline
+
+
+@dataclass
+class Pruning:
+    """The pruner's side of one trial.
+
+    Attributes:
+        study: The trial's study.
+        parts: The study's parts, with the pruner.
+        trial: The trial in Optuna.
+        deadline: Suspended while the database is written.
+        resumed: An earlier attempt may have reported some of the steps already.
+    """
+
+    study: Study
+    parts: Parts
+    trial: optuna.Trial
+    deadline: Deadline
+    resumed: bool = False
+    _known_steps: set[int] | None = field(default=None, init=False)
+
+    def restart(self) -> None:
+        """Expect steps that were reported before to be reported again."""
+        self.resumed, self._known_steps = True, None
+
+    def should_prune(self, outcome: Outcome) -> bool:
+        """Report the first objective to Optuna, and return whether the pruner stops the trial.
+
+        Raises:
+            TrialError: The pruner failed.
+        """
+        if len(self.study.objectives) > 1 or outcome.step is None or not outcome.values:
+            return False
+        with self.deadline.free():
+            if outcome.step not in self._known():
+                self.trial.report(outcome.values[0], outcome.step)
+        if isinstance(self.parts.pruner, NopPruner):
+            return False
+        try:
+            with TrialCode():
+                return self.trial.should_prune()
+        except Exception as error:
+            if is_storage_failure(error) or isinstance(error, TimeLimitError):
+                raise
+            name = self.parts.names[Kind.PRUNER]
+            raise TrialError(f"pruner {name}: {trial_error_text(error)}") from error
+
+    def _known(self) -> set[int]:
+        """The steps that an earlier attempt reported."""
+        if self._known_steps is None:
+            known = self.study.optuna.trials[self.trial.number] if self.resumed else None
+            self._known_steps = set(known.intermediate_values) if known else set()
+        return self._known_steps

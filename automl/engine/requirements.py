@@ -1,0 +1,56 @@
+"""Requirements (`--require`): candidates refused for their costs, and constraints for Optuna."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from automl.errors import TrialError
+from automl.plugin.report import COSTS, Outcome, Requirement, State, broken, constraint_key
+
+
+def refused(costs: Mapping[str, float], requirements: Sequence[Requirement]) -> Outcome | None:
+    """Return the outcome of a candidate that its costs alone exclude from training.
+
+    Args:
+        costs: The candidate's own costs, by metric.
+        requirements: The study's requirements.
+
+    Returns:
+        A pruned outcome, or None if no cost violates a requirement.
+    """
+    known = [each for each in requirements if each.metric in COSTS and each.metric in costs]
+    violated = broken(known, costs)
+    if not violated:
+        return None
+    reasons = " and ".join(f"{each} (it has {costs[each.metric]:.15g})" for each in violated)
+    message = f"not trained, it breaks {reasons}"
+    return Outcome(State.PRUNED, metrics=dict(costs), message=message)
+
+
+def require_reported(
+    outcome: Outcome, requirements: Iterable[Requirement], trainer: str, costs_only: bool = False
+) -> None:
+    """Check that the metrics which requirements name are known.
+
+    Args:
+        outcome: The outcome so far.
+        requirements: The study's requirements.
+        trainer: The trainer's name, for the error.
+        costs_only: Check only costs, which are known from the first report on.
+
+    Raises:
+        TrialError: A metric is missing.
+    """
+    for each in requirements:
+        if each.metric not in outcome.metrics and (each.metric in COSTS or not costs_only):
+            known = ", ".join(outcome.metrics)
+            raise TrialError(f"trainer {trainer} reports no {each.metric!r}, only {known}")
+
+
+def constraints(outcome: Outcome, requirements: Sequence[Requirement]) -> dict[str, float]:
+    """Return how far a trial violates each requirement, by the names of Optuna's constraints.
+
+    A trial that was stopped early has only its costs.
+    """
+    whole = outcome.state is State.COMPLETE
+    ended = outcome.state is not State.FAILED
+    known = [each for each in requirements if ended and (whole or each.metric in COSTS)]
+    return {constraint_key(each): each.excess(outcome.metrics) for each in known}

@@ -1,0 +1,56 @@
+"""Tells Optuna, and through it the strategy, how trials ended that the ledger has settled."""
+
+import logging
+
+import optuna
+
+from automl.engine.notes import Note
+from automl.engine.state import EngineState
+from automl.engine.worker_ids import is_dead
+from automl.ledger.values import Settled
+
+_log = logging.getLogger("automl")
+
+
+def tell(state: EngineState, settled: Settled, trial: optuna.Trial | None = None) -> None:
+    """Tell Optuna how a trial ended; the strategy's code has the trial's time limit.
+
+    Args:
+        state: This worker's state.
+        settled: The trial, as the ledger settled it.
+        trial: The trial in Optuna, if this worker ran it.
+    """
+    state.limit(settled.number, Note.TELLING)
+    try:
+        if trial is None:
+            _tell_for_another(state, settled)
+        else:
+            state.trials.tell(settled, trial)
+    finally:
+        state.deadline.end_trial()
+
+
+def tell_all(state: EngineState, older_than: float = 0.0) -> None:
+    """Tell Optuna of all trials that were settled at least so many seconds ago, and not told."""
+    for settled in state.ledger.untold(older_than=older_than):
+        tell(state, settled)
+
+
+def _tell_for_another(state: EngineState, settled: Settled) -> None:
+    """Tell Optuna of a trial that another worker ran.
+
+    A strategy may end each process that tells it of a trial. So a note records each try, and
+    whoever finds the note of a dead process tells Optuna without the strategy.
+    """
+    if state.trials.has_told(settled):
+        return
+    number = settled.number
+    note = state.notes.read(number, Note.TELLING)
+    if note is not None and ("why" in note or is_dead(str(note.get("worker", "")))):
+        why = note.get("why", "a process ended while it was told")
+        _log.warning("the strategy is not told how trial %d ended: %s", number, why)
+        state.trials.tell(settled, to_strategy=False)
+    else:
+        state.notes.write(number, Note.TELLING, {"worker": state.worker.id})
+        state.trials.tell(settled)
+    state.study.remove_checkpoint(number)

@@ -1,0 +1,174 @@
+"""Trains one candidate once: the same in a search, for `automl rerun` and for `--refit`.
+
+A candidate that runs out of memory gets a second chance in micro-batches.
+"""
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+from automl.engine.failures import failed_part, trial_failure
+from automl.engine.out_of_memory import MICRO_BATCHES, reset_peak_memory, with_peak_memory
+from automl.engine.reports import checked, outcome_of
+from automl.engine.seeding import seeded
+from automl.errors import TrialError
+from automl.plugin.protocols import Run, Task
+from automl.plugin.registry import Kind
+from automl.plugin.report import Objective, Outcome, Reason, Report
+from automl.space.candidate import Candidate
+from automl.study.parts import Parts
+from automl.trial_code.boundary import TrialCode
+
+_log = logging.getLogger("automl")
+_END = Report(0, {})
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state of a training after one report.
+
+    Attributes:
+        report: The report, in plain values.
+        outcome: How the trial ends if this report is its last.
+    """
+
+    report: Report
+    outcome: Outcome
+
+
+Steps = Generator[Step, None, None]
+"""The steps of a training; close it to stop the trainer."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A candidate, and everything its trainer needs.
+
+    Attributes:
+        parts: The parts of the study, with the trainer to use.
+        task: The task to train on.
+        candidate: The candidate to train.
+        run: What the trainer is given: device, seed, directory and more.
+        costs: The candidate's own costs, which are added to its metrics.
+        objectives: The objectives that each report must contain.
+    """
+
+    parts: Parts
+    task: Task
+    candidate: Candidate
+    run: Run
+    costs: Mapping[str, float] = field(default_factory=dict)
+    objectives: tuple[Objective, ...] = ()
+
+    @property
+    def trainer(self) -> str:
+        """The trainer's name."""
+        return self.parts.names[Kind.TRAINER]
+
+    def steps(self, before_closing: Callable[[], None] = lambda: None) -> Steps:
+        """Run the trainer from report to report.
+
+        Args:
+            before_closing: Called before the trainer cleans up, however it ended.
+
+        Raises:
+            TrialError: A report is invalid.
+        """
+        last: Outcome | None = None
+        with TrialCode():
+            reports = iter(self.parts.trainer.train(self.candidate, self.task, self.run))
+        try:
+            while (report := _next(reports)) is not None:
+                with TrialCode():
+                    report = checked(report, self.candidate.open_decisions)
+                last = outcome_of(report, last, self.costs, self.objectives)
+                yield Step(report, last)
+        finally:
+            before_closing()
+            _close(reports)
+
+    def nothing_reported(self) -> TrialError:
+        """The error of a trainer that ended without a report."""
+        return TrialError(f"trainer {self.trainer} reported nothing: yield a Report each step")
+
+    def in_micro_batches(self) -> "Training":
+        """The same training, with each batch in parts that need less memory."""
+        return replace(self, run=replace(self.run, micro_batches=MICRO_BATCHES))
+
+
+Follow = Callable[[Training], Outcome]
+"""Goes through the steps of a training and returns how it ended."""
+
+
+def to_the_end(training: Training) -> Outcome:
+    """Train until the trainer ends, and return the outcome of its last report.
+
+    Raises:
+        TrialError: A report is invalid, or there is none.
+    """
+    last: Outcome | None = None
+    with closing(training.steps()) as steps:
+        for step in steps:
+            last = step.outcome
+    if last is None:
+        raise training.nothing_reported()
+    return last
+
+
+def train(training: Training, follow: Follow = to_the_end) -> Outcome:
+    """Train a candidate once, and again in micro-batches if it runs out of memory.
+
+    Args:
+        training: The candidate and everything its trainer needs.
+        follow: Goes through the steps of a training and returns how it ended.
+
+    Returns:
+        The outcome. Errors of the trial's own code are failed outcomes.
+
+    Raises:
+        DeviceLostError: The device fails for good.
+        Interrupted: `follow` was asked to stop, or met another interruption that is not a failure.
+    """
+    outcome = _attempt(training, follow)
+    if outcome.reason is Reason.OUT_OF_MEMORY:
+        _log.warning(
+            "trial %d: %s; once more in %d micro-batches",
+            training.run.number,
+            outcome.message,
+            MICRO_BATCHES,
+        )
+        outcome = _attempt(training.in_micro_batches(), follow)
+    return outcome
+
+
+def _attempt(training: Training, follow: Follow) -> Outcome:
+    reset_peak_memory(training.run.device)
+    with seeded(training.run.seed):
+        try:
+            return follow(training)
+        except Exception as error:
+            outcome = trial_failure(error, failed_part(training.parts, error))
+    if outcome.reason is Reason.OUT_OF_MEMORY:
+        outcome = with_peak_memory(outcome, training.run)
+    return outcome
+
+
+def _next(reports: Iterator[Report]) -> Report | None:
+    """The next report; None at the end.
+
+    Raises:
+        TrialError: The trainer yielded None.
+    """
+    with TrialCode():
+        report = next(reports, _END)
+        if report is None:
+            raise TrialError("the trainer yielded None: expected a Report")
+    return None if report is _END else report
+
+
+def _close(reports: Iterator[Report]) -> None:
+    with TrialCode():
+        close = getattr(reports, "close", None)
+        if close is not None:
+            close()

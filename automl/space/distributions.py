@@ -1,0 +1,53 @@
+"""Whether a value belongs to an Optuna distribution: the one check for spaces and strategies."""
+
+import math
+from numbers import Real
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+# Optuna's own tolerance, in steps: sums of float steps are not exact.
+_STEP_TOLERANCE = 1e-8
+# In shares, for grids so fine that rounding alone exceeds that tolerance.
+_ROUNDING = 1e-12
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether a decision with this distribution can have this value.
+
+    A strategy that reuses values from earlier trials needs this check: the distribution of a
+    decision may have changed since, for example because its bounds depend on another decision.
+
+    Args:
+        distribution: The distribution of the decision.
+        value: The value as a search space sees it, not Optuna's internal representation.
+
+    Returns:
+        True if the value is one of the choices, or if it is a number within the bounds and on the
+        grid of steps.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return _is_choice(distribution, value)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    number: Any = value
+    if not distribution.low <= number <= distribution.high:
+        return False
+    if isinstance(distribution, IntDistribution):
+        return bool((number - distribution.low) % distribution.step == 0)
+    steps = (number - distribution.low) / distribution.step if distribution.step else 0.0
+    return math.isclose(steps, round(steps), rel_tol=_ROUNDING, abs_tol=_STEP_TOLERANCE)
+
+
+def _is_choice(distribution: CategoricalDistribution, value: Any) -> bool:
+    try:
+        distribution.to_internal_repr(value)
+    except ValueError:
+        return False
+    return True
