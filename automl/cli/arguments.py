@@ -57,7 +57,7 @@ def request_options(request: type[RunRequest], *only: str) -> Callable[[F], F]:
 
 
 def request_of(request: type[Request], given: Mapping[str, Any]) -> Request:
-    """The request that a command's arguments amount to.
+    """The request made from a command's arguments.
 
     Raises:
         UsageError: A text cannot be read; the message names the option.
@@ -90,7 +90,7 @@ def _option(name: str, default: Any, one: Entry, hint: Any) -> Callable[[F], F]:
 
 
 def _type(default: Any, one: Entry, hint: Any) -> dict[str, Any]:
-    """What click has to know to read an option."""
+    """The settings that click needs to read an option."""
     kinds = get_args(hint) or (hint,)
     if one.is_file:
         return {"type": click.File(encoding="utf-8")}
@@ -109,7 +109,7 @@ def _type(default: Any, one: Entry, hint: Any) -> dict[str, Any]:
 
 
 def long_name(name: str, one: Entry) -> str:
-    """An option's long name with its dashes; none where it has a short one alone."""
+    """An option's long name with its dashes; empty if it has only a short one."""
     return f"--{name.replace('_', '-')}" if one.option is None else one.option and f"--{one.option}"
 
 
@@ -154,17 +154,17 @@ def dry_run_option(function: F) -> F:
 
 
 def open_storage(place: Location) -> "Storage":
-    """The storage asked for, made where there is none yet."""
+    """The requested storage, created if it does not exist."""
     from automl.storage.storage import storage_from
 
     return storage_from(place.storage, place.ledger, place.trusted)
 
 
 def existing_storage(place: Location) -> "Storage":
-    """The storage asked for, for commands that only make sense where studies lie.
+    """The requested storage, for commands that need existing studies.
 
     Raises:
-        UsageError: there is no such file; none is made.
+        UsageError: The file does not exist; none is created.
     """
     storage = open_storage(place)
     if (missing := storage.missing()) is not None:

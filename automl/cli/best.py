@@ -108,10 +108,10 @@ def command(
 def _check_together(
     directory: Path | None, pareto: bool, number: int | None, refit: bool, force: bool
 ) -> None:
-    """Refuse options that would say nothing beside the others, or something false.
+    """Refuse combinations of options that have no meaning.
 
     Raises:
-        UsageError: naming both.
+        UsageError: The message names both options.
     """
     from automl.errors import UsageError
 
@@ -142,7 +142,7 @@ def _show(study: "Study", trial: "FrozenTrial", as_json: bool) -> None:
 
 
 def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
-    """A table of the trials that no other beats."""
+    """The trials that no other beats, as a table."""
     from automl.text.formatting import number
 
     objectives = study.objectives
@@ -150,13 +150,13 @@ def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
     rows += [[str(trial.number), *map(number, trial.values)] for trial in trials]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aims = ", ".join(f"{o.direction.value} {o.metric}" for o in objectives)
-    said = f"{study.name}: {aims}; no other trial beats {'these' if trials[1:] else 'this'}"
+    title = f"{study.name}: {aims}; no other trial beats {'these' if trials[1:] else 'this'}"
     lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
-    return [said, *lines]
+    return [title, *lines]
 
 
 def _predicting(directory: Path, data: str) -> str:
-    """The lines to type next: with automl, and without."""
+    """The commands to type next, with automl and without."""
     there, alone = (shlex.quote(str(path)) for path in (directory, directory / "predict.py"))
     return (
         f"predict with: automl predict {there} {data}   "

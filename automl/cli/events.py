@@ -1,4 +1,4 @@
-"""What happens in a study, as events; read from the ledger, so that all workers are seen."""
+"""A study's progress as events, read from the ledger so that they cover all workers."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ _LOST = "lost"
 
 
 def study_event(study: Study) -> Event:
-    """What is searched, on what, by what, and for how long."""
+    """The study's parts, objectives and budget."""
     spec, budget = study.spec, study.views.budget()
     return {
         "event": "study",
@@ -47,13 +47,16 @@ def study_event(study: Study) -> Event:
 
 
 def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> Event:
-    """How a trial ended; `closed`, `judges`, `reused_study`, `breaks`, `worker` and
-    `silent_since` are there only where a trial has them.
+    """How a trial ended.
 
-    closed: what its trainer found for the decisions it left open. judges: the number of the trial
-    whose found decisions it trained again. reused_study: where `reused_from` is of another study.
-    breaks: what the study requires and a complete trial does not keep to. worker, silent_since: the
-    worker that it has lost, and when that was last heard of, in seconds since 1970.
+    These keys are there only where a trial has them:
+
+    - `closed`: the values that its trainer found for the decisions it left open.
+    - `judges`: the number of the trial whose found decisions it trained again.
+    - `reused_study`: the study of `reused_from`, if it is another one.
+    - `breaks`: the study's requirements that a complete trial does not meet.
+    - `worker`, `silent_since`: the worker that it lost, and when that was last heard of, in
+      seconds since 1970.
     """
     silent = silent_since(view, study.ledger.lease_seconds)
     other = study.name_of(view.reused_study) if view.reused_study is not None else None
@@ -85,7 +88,7 @@ def _breaks(study: Study, view: TrialView) -> list[str]:
 
 
 def _state(view: TrialView) -> str:
-    """How a trial ended, or what it does; one that was given back waits for a worker."""
+    """How a trial ended, or its phase; a released trial waits for a worker."""
     if view.state is not None:
         return view.state.value
     return view.phase.value if view.worker is not None or view.phase is Phase.PARKED else "waiting"
@@ -100,7 +103,7 @@ def named_values(study: Study, view: TrialView) -> dict[str, float] | None:
 
 
 def summary_event(study: Study) -> Event:
-    """Where the study stands; `running` and `lost` are parts of `open`, the rest waits."""
+    """The study's counts and best trial; of `open`, those not `running` or `lost` wait."""
     counts, budget = study.views.counts(), study.views.budget()
     lost, running = _at_work(study) if counts.open else (0, 0)
     return {
@@ -134,7 +137,7 @@ def _at_work(study: Study) -> tuple[int, int]:
 def overview(
     study: Study, trials: Sequence[FrozenTrial], views: Sequence[TrialView]
 ) -> dict[str, Any]:
-    """What `automl show` adds to the summary; importances are null where nothing can be said."""
+    """The keys that `automl show` adds to the summary; importances are null if there are none."""
     known = importances(trials, study.objectives)
     return {
         "importances": {each.metric: dict(each.shares) or None for each in known},
@@ -175,7 +178,7 @@ def _hours(seconds: float | None) -> float | None:
 
 
 def _why_over(budget: Budget) -> str | None:
-    """Why trials under way were stopped before their end."""
+    """Why running trials were stopped before their end."""
     if not budget.over:
         return None
     late = budget.seconds_left is not None and budget.seconds_left <= 0
@@ -194,9 +197,13 @@ def _best(study: Study) -> dict[str, Any] | None:
 
 @dataclass
 class Follower:
-    """Watches a study's ledger from a thread and hands on what is new.
+    """Watches a study's ledger from a thread and passes on new events.
 
-    emit: called with each `trial` and `report` event. refresh: called after each look.
+    Attributes:
+        study: The study to watch.
+        emit: Called with each `trial` and `report` event.
+        refresh: Called with the study's counts after each look.
+        interval: Seconds between looks.
     """
 
     study: Study
@@ -212,7 +219,7 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="automl-view", daemon=True)
 
     def skip_past(self) -> None:
-        """Take what has happened so far as known."""
+        """Skip the events that have happened so far."""
         self._seen |= self.study.views.settled_ids()
         self._mark(view.id for view in self.study.views.reports(set()))
 
@@ -235,13 +242,13 @@ class Follower:
                 self.emit(event)
             self.refresh(self.study.views.counts())
         except Exception:
-            # The worker meets the same trouble and reports it, a reader that has gone is no
-            # trouble; a view must not end a search.
+            # A view must not end a search: the worker meets and reports the same errors, and a
+            # reader that has exited is not one.
             _log.debug("the view failed", exc_info=True)
 
     def _fresh(self) -> list[Event]:
-        # Ends before reports: a trial that has ended by then has no report that the second read
-        # would miss, so that none comes after its end.
+        # Ends are read before reports: then no report comes after its trial's end, because the
+        # second read has all reports of the trials in the first.
         ended = self.study.views.settled(self._seen)
         reports = self.study.views.reports(self._reports, max(0, self._last - _WINDOW))
         self._mark(report.id for report in reports)

@@ -1,4 +1,4 @@
-"""The `automl` command: finds its subcommands, and says every error in one line."""
+"""The `automl` command: finds its subcommands, and reports every error in one line."""
 
 import importlib
 import importlib.metadata
@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-# Without colours: orders to a terminal are shown, those of a plugin's command like all others.
+# Without colours, because control characters become visible, also those of plugins' commands.
 @click.group(
     cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "color": False}
 )
@@ -93,7 +93,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         say("interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        # The reader has gone, as `head` does; what is left has nowhere to go.
+        # The reader has exited, as `head` does; the rest has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
@@ -102,16 +102,16 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 
 def _debug_first(arguments: list[str]) -> list[str]:
-    """The arguments with `--debug` in front, for it may stand anywhere before a `--`."""
+    """The arguments with `--debug` in front, because it may be anywhere before a `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     others = [word for word in arguments[:end] if word != "--debug"]
     return ["--debug"] * (len(others) < end) + others + arguments[end:]
 
 
 def _explain(error: Exception, debug: bool) -> int:
-    """Say an error in one line, after its traceback where asked for; returns the exit code."""
+    """Write an error in one line, after its traceback with `--debug`; returns the exit code."""
     if debug:
-        # Set in, for an error's text could have a line that looks like one of ours.
+        # Indented, because an error's text could have a line that looks like one of ours.
         trace = redact_urls("".join(traceback.format_exception(error)))
         say_lines((f"  {line}" for line in trace.rstrip().splitlines()), err=True)
     line = shortened(" ".join(str(error).split()))
@@ -131,8 +131,8 @@ def _add_plugin_commands(group: click.Group) -> None:
             try:
                 point.load().register_commands(group)
             except Exception as error:
-                said = redact_urls(repr(error))
-                say(f"warning: plugin {point.value} cannot be loaded: {said}", err=True)
+                why = redact_urls(repr(error))
+                say(f"warning: plugin {point.value} cannot be loaded: {why}", err=True)
 
 
 def _log_to_stderr() -> None:

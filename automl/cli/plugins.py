@@ -1,4 +1,4 @@
-"""`automl plugins`: what is installed, whether a plugin keeps its promises, and a new one."""
+"""`automl plugins`: lists installed plugins, checks them, and creates new ones."""
 
 import shlex
 from pathlib import Path
@@ -88,8 +88,8 @@ def show_options(kind: str, name: str, plugins: tuple[str, ...], as_json: bool) 
 def check(what: str, space: str, task: str, options: tuple[str, ...], as_json: bool) -> None:
     """Run the conformance suite on a plugin: exit code 0 if it passes, 1 if not.
 
-    FILE.py: all that the file offers; FILE.py:NAME: a function or class of it; KIND.NAME: an
-    installed plugin, as strategy.tpe.
+    FILE.py checks all that the file offers, FILE.py:NAME one function or class of it, KIND.NAME
+    an installed plugin such as strategy.tpe.
     """
     from automl.cli.checking import Checker, report
 

@@ -95,7 +95,7 @@ def command(
 
 
 def _device(asked: str | None, before: str | None) -> "Device":
-    """The device that was asked for; else the one the trial had, where it is here."""
+    """The requested device, by default the trial's if this machine has it."""
     from automl.devices.discovery import resolve_device
 
     if asked is not None or before is None:

@@ -1,4 +1,4 @@
-"""What `search` and `resume` do alike: run a study, show it, and say how it ended."""
+"""Runs a study for `search` and `resume`, shows it, and reports how it ended."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from automl.text.formatting import shortened
 from automl.workers.session import Preview, Session
 
 _PATIENCE_SECONDS = 30.0
-"""How long the look at a search waits for its database before and after the search itself."""
+"""How many seconds a view waits for its database before and after the search itself."""
 
 
 def run_and_show(session: Session, output: Output) -> None:
@@ -64,19 +64,19 @@ def choose_output(study: Study, as_json: bool) -> Output:
 
 
 def leaving(study: Study) -> Callable[[], None]:
-    """What ends this process where its own trial hangs, since nothing else can."""
+    """A function that ends this process when its own trial hangs, since nothing else can."""
 
     def leave() -> None:
         again = study.resume_command()
-        said = "the trial makes no progress, and its lease is gone: this search ends; go on with:"
-        say(f"{said} {again}", err=True)
+        why = "the trial makes no progress, and its lease is gone: this search ends; go on with:"
+        say(f"{why} {again}", err=True)
         os._exit(DeviceLostError.exit_code)
 
     return leave
 
 
 def show_previews(previews: Iterable[Preview], as_json: bool) -> None:
-    """Say what would be started; workers that are started alike are named together."""
+    """Show the workers that would be started; those started alike share a line."""
     if as_json:
         for one in previews:
             say(json_line({"event": "worker", **asdict(one)}))
@@ -100,7 +100,7 @@ def _follow(session: Session, output: Output) -> None:
 
 
 def _saved(study: Study, number: int) -> str:
-    """How to go on with trials that a budget stopped under way."""
+    """The command to continue trials that the budget stopped."""
     budget = study.views.budget()
     spent = budget.device_seconds_limit is not None and budget.device_seconds > 0
     more = study.command("resume", "--gpu-hours 1" if spent else "--timeout 10m")

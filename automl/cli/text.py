@@ -1,4 +1,4 @@
-"""How values and events read on a screen."""
+"""Values and events as text for a screen."""
 
 import json
 import math
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def json_line(event: Mapping[str, Any]) -> str:
-    """An event as JSON; NaN and infinities, which JSON has not, as null."""
+    """An event as JSON, with null for NaN and infinities."""
     try:
         return json.dumps(event, allow_nan=False)
     except ValueError:
@@ -29,8 +29,8 @@ def _finite(value: Any) -> Any:
 
 def study_line(event: Mapping[str, Any]) -> str:
     parts = ("space", "task", "trainer", "judge", "strategy", "pruner")
-    said = ", ".join(f"{part} {event[part]}" for part in parts if event[part])
-    return shortened(f"study {event['study']} in {event['storage']}: {said}")
+    named = ", ".join(f"{part} {event[part]}" for part in parts if event[part])
+    return shortened(f"study {event['study']} in {event['storage']}: {named}")
 
 
 def trial_line(event: Mapping[str, Any]) -> str:
@@ -81,7 +81,7 @@ def _none_ended_line(event: Mapping[str, Any]) -> str:
 
 
 def _open_parts(event: Mapping[str, Any]) -> list[str]:
-    """What trials do that have not ended."""
+    """How many of the trials that have not ended are running, waiting or lost."""
     waiting = event["open"] - event["running"] - event["lost"]
     parts = {"running": event["running"], "waiting": waiting, "lost": event["lost"]}
     return [f"{count} {doing}" for doing, count in parts.items() if count]
@@ -89,16 +89,16 @@ def _open_parts(event: Mapping[str, Any]) -> list[str]:
 
 def lost_line(lost: int, resume: str) -> str:
     """What to do about trials whose workers are gone."""
-    said = "1 trial has lost its worker" if lost == 1 else f"{lost} trials have lost their workers"
-    return f"{said}; any worker at this study takes over, or start one: {resume}"
+    which = "1 trial has lost its worker" if lost == 1 else f"{lost} trials have lost their workers"
+    return f"{which}; any worker at this study takes over, or start one: {resume}"
 
 
 _MANY = 10
-"""As many lines of one subject are said; `--json` and `--html` say all."""
+"""The most lines of one kind; `--json` and `--html` show all."""
 
 
 def overview_lines(event: Mapping[str, Any]) -> list[str]:
-    """What matters, what was reused, who trained, who works now and what failed, if any did."""
+    """Importances, reuse, workers and failures, as far as there are any."""
     lines = [
         f"importance for {metric} ({counted(event['importance_trials'][metric], 'trial')}): "
         f"{_shares(shares)}"
@@ -106,11 +106,11 @@ def overview_lines(event: Mapping[str, Any]) -> list[str]:
         if shares
     ]
     if event["levels"]:
-        said = (
+        levels = (
             f"{level} {counted(each['hits'], 'hit')}, {duration(each['seconds_saved'])} saved"
             for level, each in event["levels"].items()
         )
-        lines.append(f"reuse: {'; '.join(said)}")
+        lines.append(f"reuse: {'; '.join(levels)}")
     lines += _some("workers:", [_worker_line(each) for each in event["workers"]])
     lines += _some("at work:", [_at_work_line(each) for each in event["at_work"]])
     return lines + _some("failures:", [_failure_line(each) for each in event["failures"]])
@@ -119,9 +119,9 @@ def overview_lines(event: Mapping[str, Any]) -> list[str]:
 def _shares(shares: Mapping[str, float]) -> str:
     """The decisions that matter, and how many others there are."""
     large = {name: f"{share:.0%}" for name, share in shares.items() if share >= 0.01}
-    said = pairs(dict(list(large.items())[:_MANY]))
+    shown = pairs(dict(list(large.items())[:_MANY]))
     few = len(shares) - min(len(large), _MANY)
-    return f"{said}; {counted(few, 'other')} less" if few else said
+    return f"{shown}; {counted(few, 'other')} less" if few else shown
 
 
 def _worker_line(event: Mapping[str, Any]) -> str:
@@ -148,7 +148,7 @@ def _some(title: str, lines: list[str]) -> list[str]:
 
 
 def next_lines(study: "Study") -> list[str]:
-    """What a person may type next, with what each line shows."""
+    """Commands to type next, with what each shows."""
     from automl.ledger.models import StopReason
 
     front = len(study.objectives) > 1
@@ -172,12 +172,12 @@ def decision_lines(decisions: Mapping[str, Any]) -> list[str]:
 def all_decision_lines(event: Mapping[str, Any]) -> list[str]:
     """A trial's decisions, and those that its trainer found."""
     found = event.get("closed") or {}
-    said = {name: f"{number(value)}  (found by the trainer)" for name, value in found.items()}
-    return decision_lines({**event["decisions"], **said})
+    marked = {name: f"{number(value)}  (found by the trainer)" for name, value in found.items()}
+    return decision_lines({**event["decisions"], **marked})
 
 
 def _probe_lines(known: Mapping[str, Any]) -> list[str]:
-    """What a probe said of a trial's function, or why there was none."""
+    """A probe's verdict on a trial's function, or why there was no probe."""
     if "verdict" in known:
         reason = f": {known['reason']}" if "reason" in known else ""
         return [f"probe: {known['verdict']}{reason}"]
@@ -190,5 +190,5 @@ def trial_details(event: Mapping[str, Any]) -> list[str]:
     lines += [f"fingerprint: {event['fingerprint'] or '-'}, {attempt}"]
     lines += _probe_lines(event["identification"])
     lines += [f"step {r['step']:>3}  {pairs(r['metrics'])}" for r in event["reports"]]
-    # Set in, for its text is the trial's, and could have a line that looks like one of ours.
+    # Indented, because a trial's text could have a line that looks like one of ours.
     return lines + [f"  {line}" for line in (event["traceback"] or "").rstrip().splitlines()]
