@@ -589,6 +589,8 @@ def interrupted(search, monkeypatch, at: str, **given):
     monkeypatch.setenv(tiny.INTERRUPT, at)
     with pytest.raises(automl.Interrupted):
         search(study="s", **given)
+    # The engine restores what a trial changed in the environment.
+    monkeypatch.delenv(tiny.INTERRUPT, raising=False)
 
 
 STRATEGIES = [
@@ -663,6 +665,7 @@ def test_interrupting_often_ends_at_the_same_count(search, monkeypatch, sqlite_u
         monkeypatch.setenv(tiny.INTERRUPT, at)
         with pytest.raises(automl.Interrupted):
             automl.resume("s", storage=sqlite_url)
+    monkeypatch.delenv(tiny.INTERRUPT, raising=False)
     study, _ = automl.resume("s", storage=sqlite_url)
     assert study.views.counts().complete == len(study.optuna.trials) == 5
 
