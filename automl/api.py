@@ -24,7 +24,7 @@ from automl.study.found import Found, TrialRecord, best, found, records
 from automl.study.limits import Limits
 from automl.study.parts import Parts
 from automl.study.plan import plan
-from automl.study.request import ResumeRequest, RunRequest, SearchRequest, taking
+from automl.study.search_request import ResumeRequest, RunRequest, SearchRequest, taking
 from automl.study.study import open_study
 from automl.study.warm_start import first_decisions
 from automl.workers.launch import Launch

@@ -23,7 +23,7 @@ from automl.plugin.registry import Registry
 from automl.space.candidate import propose
 from automl.study.parts import Parts, rebuild
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 NAMES = tuple(decisions(CELLS[0]))
 SMALL = {

@@ -44,7 +44,7 @@ from automl.identity.probes.probe import Probe, probe
 from automl.plugin.registry import Registry
 from automl.study.parts import Parts, rebuild
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 SEED = 0
 HELPER = str(Path(__file__).with_name("_cells.py"))

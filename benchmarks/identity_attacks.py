@@ -41,7 +41,7 @@ from automl.analysis.compare import Comparer, comparing
 from automl.plugin.protocols import Run, Split
 from automl.plugin.registry import Registry
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 TESTS = Path(__file__).parents[1] / "tests" / "support"
 SPACE = f"{TESTS / 'attacked.py'}:sides"

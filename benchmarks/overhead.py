@@ -35,7 +35,7 @@ from automl.storage.storage import Storage
 from automl.study.creation import create
 from automl.study.limits import Limits
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 from automl.study.study import Study
 
 BLOCK = 100

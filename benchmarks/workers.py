@@ -49,7 +49,7 @@ from automl.space.candidate import propose
 from automl.study.creation import create
 from automl.study.limits import Limits
 from automl.study.plan import Plan, plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 from automl.study.study import open_study
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -9,7 +9,7 @@ import torch
 import toys
 
 import automl
-from automl.study.request import ResumeRequest, SearchRequest
+from automl.study.search_request import ResumeRequest, SearchRequest
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random"}
 

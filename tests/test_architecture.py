@@ -50,7 +50,7 @@ HEAVY_OWN = {
         "automl.space.operations",
         "automl.identity.graphs.canonical",
     ),
-    *("automl.portable.columns", "automl.portable.pixels", "automl.portable.program"),
+    *("automl.portable.columns", "automl.portable.pixels", "automl.portable.exported_program"),
 }
 """Modules of ours that load torch, and so may be imported late, too."""
 LIGHT = {"torch", "optuna", "sqlalchemy"}

@@ -8,7 +8,7 @@ prints the answers to all questions, or to those that contain a word.
 import sys
 
 ANSWERS: list[tuple[str, str, str]] = [
-    ("the list of everything that a search accepts", "study/request.py", "SearchRequest"),
+    ("the list of everything that a search accepts", "study/search_request.py", "SearchRequest"),
     ("the conversion of -o part.option=value", "plugin/options.py", "resolve"),
     ("the search for installed plugins", "plugin/registry.py", "Registry"),
     ("the check that a user has approved code", "plugin/trust.py", "Trust"),
@@ -27,12 +27,12 @@ ANSWERS: list[tuple[str, str, str]] = [
     ("the canonical form of a graph", "identity/graphs/canonical.py", "canonical"),
     ("the probe of a candidate's function", "identity/probes/probe.py", "probe"),
     ("the separation of tied weights", "identity/probes/symmetry.py", "general_keys"),
-    ("the decision whether to probe", "engine/identifier.py", "Identifier"),
+    ("the decision whether to probe", "engine/probe_payoff.py", "ProbePayoff"),
     ("the digest of files that a space reads", "space/files_read.py", "FilesRead"),
     ("the weights of the best trials", "study/weights.py", "Models"),
-    ("the binding of a process to its GPU", "devices/discovery.py", "pin"),
-    ("the loading of somebody else's export", "portable/program.py", "Program"),
-    ("the lines of a search without a terminal", "cli/output.py", "PlainLines"),
+    ("the binding of a process to its GPU", "devices/pinning.py", "pin"),
+    ("the loading of somebody else's export", "portable/exported_program.py", "Program"),
+    ("the lines of a search without a terminal", "cli/line_output.py", "PlainLines"),
 ]
 """What is asked for, the file below automl/, and the definition in it."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial
 
-from automl.engine.identifier import known_files
+from automl.engine.known_files import known_files
 from automl.errors import AutoMLError, UsageError, described
 from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, StaticKeys, static_keys

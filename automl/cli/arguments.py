@@ -11,7 +11,7 @@ import click
 
 from automl.cli.completing import names
 from automl.errors import UsageError
-from automl.study.request import Entry, ResumeRequest, RunRequest, entries
+from automl.study.search_request import Entry, ResumeRequest, RunRequest, entries
 
 if TYPE_CHECKING:
     from automl.storage.storage import Storage

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from automl.cli.events import Event, summary_event
-from automl.cli.output import PlainLines
+from automl.cli.line_output import PlainLines
 from automl.cli.terminal import raw, visible_streams
 from automl.engine.worker_ids import host_and_pid
 from automl.ledger.models import Phase

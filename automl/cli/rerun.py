@@ -57,7 +57,7 @@ def command(
     """
     from automl.analysis.rerun import origin, rerun, tolerance_for
     from automl.cli.text import json_line
-    from automl.devices.discovery import pin
+    from automl.devices.pinning import pin
     from automl.plugin.registry import Registry
     from automl.plugin.trust import trusting
     from automl.study.study import open_study

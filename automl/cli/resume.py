@@ -15,7 +15,7 @@ from automl.cli.arguments import (
 from automl.cli.completing import studies
 from automl.cli.terminal import announce
 from automl.errors import UsageError
-from automl.study.request import ResumeRequest
+from automl.study.search_request import ResumeRequest
 
 
 @click.command("resume")

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from automl.cli.events import Event, Follower, study_event, summary_event
-from automl.cli.output import JsonLines, Output, PlainLines
+from automl.cli.line_output import JsonLines, Output, PlainLines
 from automl.cli.terminal import say, say_block, say_lines
 from automl.cli.text import json_line, next_lines
 from automl.errors import DeviceLostError, Interrupted, StorageError

@@ -16,7 +16,7 @@ from automl.cli.arguments import (
 from automl.cli.completing import names
 from automl.cli.study_file import StudyFileCommand, require_free, write
 from automl.cli.terminal import announce
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 
 @click.command("search", cls=StudyFileCommand)

@@ -39,7 +39,8 @@ def command(
     data_dir: Path | None,
 ) -> None:
     """Take trials of STUDY until its budget is spent and nothing is open."""
-    from automl.devices.discovery import pin, resolve_device
+    from automl.devices.discovery import resolve_device
+    from automl.devices.pinning import pin
     from automl.devices.placement import Place, threads_given
 
     # Before anything loads torch, which must see this device alone.

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -90,19 +90,6 @@ def resolve_device(asked: str, index: int = 0) -> Device:
     """
     chosen = choose_devices(asked)
     return chosen[index % len(chosen)]
-
-
-def pin(device: Device) -> Device:
-    """Make the device the only GPU that this process can see; torch then calls it `cuda:0`.
-
-    Call it before torch is loaded. If torch has initialized CUDA already, the device is returned
-    unchanged.
-    """
-    torch = sys.modules.get("torch")
-    if not device.alone or (torch is not None and torch.cuda.is_initialized()):
-        return device
-    os.environ.update(device.alone)
-    return replace(device, torch="cuda:0")
 
 
 def _visible(text: str) -> list[Device]:

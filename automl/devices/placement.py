@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from automl.devices.discovery import CPU, Device, choose_devices, pin
+from automl.devices.discovery import CPU, Device, choose_devices
+from automl.devices.pinning import pin
 from automl.errors import UsageError
 from automl.plugin.protocols import Launcher
 from automl.storable import require_at_most, short

@@ -5,79 +5,28 @@ evaluated before these times were known are probed later, from their decisions.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from automl.errors import DegenerateError, StorageError, TimeLimitError
+from automl.engine.known_files import known_files
+from automl.engine.probe_payoff import ProbePayoff
+from automl.errors import DegenerateError, StorageError
 from automl.identity.fingerprint import Identity, Level, Verdict
 from automl.identity.keys import SideKeys, StaticKeys, static_keys
 from automl.identity.probes.client import Answer, Prober, ProberError, identity_of
-from automl.identity.probes.cost import ProbeTimes
 from automl.space.candidate import Candidate
 from automl.spec import Cache, Degenerate
 from automl.study.parts import Parts, costs_of, rebuild
 from automl.study.study import Study
-from automl.trial_code.boundary import EngineCode, TrialCode
+from automl.trial_code.boundary import TrialCode
 
 _log = logging.getLogger("automl")
 
 _REMEMBERED = 64
-_ASKED_AGAIN = 100
-"""After so many candidates were not probed because of the cost, the cost is measured again."""
 _BROKEN = "the process that probes does not start"
 DEGENERATE = Verdict.DEGENERATE.value
 _CATCH_UP = 8
 """How many functions that were evaluated before are probed at a time."""
-
-
-@dataclass
-class KnownFiles:
-    """The files that a space reads to make candidates, by the digests of their contents.
-
-    A space may read a file once per process, for the first candidate that needs it, and remember
-    it. Later candidates may depend on it, too, so it counts for all of them.
-    """
-
-    _seen: set[str] = field(default_factory=set)
-    _remembered: dict[str, str] = field(default_factory=dict)
-
-    def of(self, parts: Parts, candidate: Candidate) -> tuple[str, ...]:
-        """Return the digests of all files that a candidate may depend on."""
-        _see_building(parts, candidate)
-        read = candidate.files.digests
-        if new := read.keys() - self._seen:
-            self._seen |= new
-            again = _read_again(parts, candidate)
-            self._remembered |= {path: read[path] for path in new - again}
-        return tuple(sorted({*read.values(), *self._remembered.values()}))
-
-
-def _read_again(parts: Parts, candidate: Candidate) -> Set[str]:
-    """The files that are read again for the same decisions; none if the space fails this time."""
-    try:
-        again = rebuild(parts, candidate.decisions)
-    except TimeLimitError:
-        raise
-    except Exception:
-        return frozenset()  # such a space may remember every file
-    _see_building(parts, again, always=candidate.files.built)
-    return again.files.digests.keys()
-
-
-known_files = KnownFiles()
-"""The files that spaces have read in this process."""
-
-
-def _see_building(parts: Parts, candidate: Candidate, always: bool = False) -> None:
-    """Build a candidate that has not been built to find its costs, because that may read files."""
-    if candidate.files.built or not (always or callable(candidate.architecture)):
-        return
-    with suppress(Exception), candidate.files.recording():  # training will report the error
-        # Not with `build`, which loads torch even if a space does not need it.
-        candidate.architecture() if callable(candidate.architecture) else candidate.build()
-    candidate.files.built = True
 
 
 @dataclass
@@ -97,21 +46,17 @@ class Identifier:
     progress: Callable[[], None] = lambda: None
     _digested: dict[int, SideKeys] = field(default_factory=dict, init=False)
     _probers: dict[int, Prober] = field(default_factory=dict, init=False)
-    _times: ProbeTimes = field(init=False)
+    _payoff: ProbePayoff = field(init=False)
     _answers: dict[str, Answer] = field(default_factory=dict, init=False)
     _passed: set[str] = field(default_factory=set, init=False)
-    _refused: int = field(default=0, init=False)
     _broken: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self._times = ProbeTimes(_examples(self.parts))
-        counts = self.study.views.counts()
-        self._evaluated, self._seconds = counts.evaluated, counts.seconds
+        self._payoff = ProbePayoff(self.study, self.parts)
 
     def observe(self, seconds: float) -> None:
         """Record how many seconds an evaluation took."""
-        self._evaluated += 1
-        self._seconds += seconds
+        self._payoff.observe_evaluation(seconds)
 
     def identify(
         self,
@@ -189,20 +134,7 @@ class Identifier:
             return "hyperparameters of no plain value"
         if self._broken or not parts.recipe.complete:
             return _BROKEN if self._broken else "parts in no file"
-        return None if self._pays(costs) else "cost"
-
-    def _pays(self, costs: Mapping[str, float]) -> bool:
-        share = self._cache.probe_share
-        if share == float("inf"):
-            return True
-        if not self._evaluated:
-            return False
-        if self._times.expected(costs) <= share * self._seconds / self._evaluated:
-            return True
-        self._refused += 1
-        if self._refused % _ASKED_AGAIN == 0:
-            self._times.forget()
-        return False
+        return None if self._payoff.pays(costs) else "cost"
 
     def _probed(
         self, parts: Parts, candidate: Candidate, written: StaticKeys, costs: Mapping[str, float]
@@ -216,7 +148,7 @@ class Identifier:
             self._broken = True
             _log.warning("functions are not compared (L2): %s", error)
             return replace(written.identity, skipped=_BROKEN)
-        self._times.observe(costs, found.seconds)
+        self._payoff.observe_probe(costs, found.seconds)
         self._remember(key, found)
         return identity_of(written, found)
 
@@ -262,42 +194,3 @@ class Identifier:
     @property
     def _cache(self) -> Cache:
         return self.study.spec.cache
-
-
-def _examples(parts: Parts) -> int:
-    """How many examples the probe's batch has; 1 if unknown."""
-    with suppress(Exception):
-        return len(parts.task.probe()[0])
-    return 1
-
-
-@dataclass(frozen=True)
-class StrategyContext:
-    """What a strategy may ask the engine: which decisions make the same function, and means."""
-
-    identifier: Identifier
-
-    def fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
-        """Return a key that equal functions share; None if the decisions make no candidate."""
-        with EngineCode():
-            return self._fingerprint(decisions)
-
-    def _fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
-        parts = self.identifier.parts
-        try:
-            with TrialCode():
-                candidate = rebuild(parts, decisions)
-        except Exception:  # whatever a space raises where decisions are missing or do not fit
-            return None
-        if candidate.open_decisions:
-            return None
-        identity = self.identifier.identify(parts, candidate)
-        if identity.verdict == DEGENERATE:
-            return DEGENERATE  # one key for all of them: none is worth another try
-        return self.identifier.study.ledger.functions.fingerprint(identity)
-
-    def means(self) -> Mapping[int, tuple[float, ...]]:
-        """Return mean values by trial number, of functions that were evaluated several times."""
-        study = self.identifier.study
-        with EngineCode():
-            return study.views.means() if study.spec.cache.repeats > 1 else {}

@@ -9,11 +9,12 @@ from pluggy import PluginManager
 from automl.engine.budget import Meter
 from automl.engine.events import Events
 from automl.engine.heartbeat import Heartbeat
-from automl.engine.identifier import Identifier, StrategyContext
+from automl.engine.identifier import Identifier
 from automl.engine.notes import Note, Notes
 from automl.engine.optuna_trials import OptunaTrials
 from automl.engine.process_settings import ProcessSettings
 from automl.engine.stopping import Stop
+from automl.engine.strategy_context import StrategyContext
 from automl.errors import Interrupted
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Settled, Worker

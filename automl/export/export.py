@@ -199,7 +199,7 @@ class Export:
     def _try_program(self, file: Path) -> None:
         import torch
 
-        from automl.portable.program import Program
+        from automl.portable.exported_program import Program
 
         example, again = self.parts.task.probe()[0], Program(file)
         with torch.no_grad():

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .columns import Preparation
 from .csv_file import read_table
+from .exported_program import Program
 from .pixels import SUFFIXES, images_in, open_image
-from .program import Program
 from .terminal import data_on, one_line
 
 Answers = dict[str, list[Any]]

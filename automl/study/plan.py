@@ -23,7 +23,7 @@ from automl.plugin.report import COSTS, SHORT, Direction, Objective, Requirement
 from automl.spec import Cache, Spec
 from automl.storable import name_fault, require_at_most, short
 from automl.study.parts import DATA_DIR, Parts, make_parts
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 from automl.trial_code.deadline import TimeLimits
 
 CACHE = "cache"

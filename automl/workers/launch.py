@@ -7,7 +7,7 @@ from automl.errors import UsageError
 from automl.plugin.protocols import Launcher
 from automl.plugin.registry import TOP_LEVEL, Kind, Registry
 from automl.storable import require_at_most
-from automl.study.request import RunRequest
+from automl.study.search_request import RunRequest
 
 
 @dataclass(frozen=True)

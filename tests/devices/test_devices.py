@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from automl import UsageError
-from automl.devices.discovery import CPU, VISIBLE, accelerators, choose_devices, pin, resolve_device
+from automl.devices.discovery import CPU, VISIBLE, accelerators, choose_devices, resolve_device
+from automl.devices.pinning import pin
 from automl.devices.placement import arrange, pinned, places_here, threads_given, usable_cores
 
 TWO = """
@@ -134,7 +135,8 @@ def test_finding_and_pinning_load_no_torch(smi):
     smi(TWO)
     code = """
 import sys
-from automl.devices.discovery import pin, resolve_device
+from automl.devices.discovery import resolve_device
+from automl.devices.pinning import pin
 from automl.devices.placement import arrange, pinned, usable_cores
 from automl.plugin.registry import Kind, Registry
 

@@ -26,7 +26,7 @@ from automl.storage.storage import Storage
 from automl.study.creation import create
 from automl.study.limits import Limits
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
 

@@ -21,7 +21,7 @@ from automl.storage.storage import Storage
 from automl.study.creation import create
 from automl.study.limits import Limits
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 KILOBYTES = 10 * 1024
 """How much a worker may grow from the first look to the last."""

@@ -12,7 +12,7 @@ from automl.identity.fingerprint import canonical_json, digest_of
 from automl.identity.keys import SideKeys, static_keys
 from automl.plugin.registry import Registry
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 PLAIN = st.recursive(
     st.none()

@@ -16,7 +16,7 @@ import toys
 from automl.identity.probes.client import Answer, End, PartsError, Prober, StartError
 from automl.plugin.registry import Kind, Registry
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 

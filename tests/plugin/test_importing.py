@@ -25,7 +25,7 @@ from automl.plugin.registry import Kind, Registry
 from automl.plugin.source import load
 from automl.plugin.trust import Source, Trust
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 
 PARTS = {"strategy": "random", "device": "cpu", "trials": 1, "study": "s"}
 _numbers = itertools.count()

@@ -22,7 +22,7 @@ from automl.plugin.registry import Kind, Offer, Registry
 from automl.plugin.trust import Code, Trust
 from automl.storage.storage import Storage
 from automl.study.plan import plan
-from automl.study.request import SearchRequest
+from automl.study.search_request import SearchRequest
 from automl.study.study import open_study
 
 OFFER = """

@@ -20,7 +20,7 @@ import toys
 from torch import nn
 
 import automl
-from automl.engine.identifier import KnownFiles
+from automl.engine.known_files import KnownFiles
 from automl.plugin.registry import Kind
 from automl.space.files_read import FilesRead, digest_of_file, unwatched
 from automl.study.parts import rebuild

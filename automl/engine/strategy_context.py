@@ -1,0 +1,41 @@
+"""What a strategy may ask the engine while it proposes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from automl.engine.identifier import DEGENERATE, Identifier
+from automl.study.parts import rebuild
+from automl.trial_code.boundary import EngineCode, TrialCode
+
+
+@dataclass(frozen=True)
+class StrategyContext:
+    """What a strategy may ask the engine: which decisions make the same function, and means."""
+
+    identifier: Identifier
+
+    def fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
+        """Return a key that equal functions share; None if the decisions make no candidate."""
+        with EngineCode():
+            return self._fingerprint(decisions)
+
+    def _fingerprint(self, decisions: Mapping[str, Any]) -> str | None:
+        parts = self.identifier.parts
+        try:
+            with TrialCode():
+                candidate = rebuild(parts, decisions)
+        except Exception:  # whatever a space raises where decisions are missing or do not fit
+            return None
+        if candidate.open_decisions:
+            return None
+        identity = self.identifier.identify(parts, candidate)
+        if identity.verdict == DEGENERATE:
+            return DEGENERATE  # one key for all of them: none is worth another try
+        return self.identifier.study.ledger.functions.fingerprint(identity)
+
+    def means(self) -> Mapping[int, tuple[float, ...]]:
+        """Return mean values by trial number, of functions that were evaluated several times."""
+        study = self.identifier.study
+        with EngineCode():
+            return study.views.means() if study.spec.cache.repeats > 1 else {}
