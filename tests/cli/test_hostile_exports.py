@@ -374,7 +374,7 @@ BEYOND: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("what", BEYOND)
 def test_an_operation_refuses_what_torch_does_not_check(what):
-    with pytest.raises(ValueError, match=r"expected|fit|mode|least|number|layers"):
+    with pytest.raises(ValueError, match=r"expected|fit|mode|least|number|layers|mismatched shapes|divides"):
         BEYOND[what]()
 
 
@@ -531,7 +531,7 @@ def test_a_boolean_of_another_byte_is_refused(tmp_path):
     saved(Masked(), torch.ones(4, WIDTH), file)
     assert Program(file)(torch.ones(1, WIDTH)).tolist() == [[1, 0, 1]]
     rewrite(file, {"data/weights/weight_0": b"\x01\x00\xff"})
-    with pytest.raises(ValueError, match="neither true nor false"):
+    with pytest.raises(ValueError, match="are not booleans"):
         Program(file)
 
 
