@@ -89,7 +89,7 @@ def test_a_worker_that_is_interrupted_says_how_to_join_again(here, run):
     with started(here, "worker", "my s", TINY_INTERRUPT="1:2") as command:
         ended = command.wait()
     assert ended.code == 130
-    assert "join again by: automl worker 'my s'" in ended.err
+    assert "join again with: automl worker 'my s'" in ended.err
     assert (study("my s").views.counts().failed, study("my s").views.counts().open) == (0, 1)
 
 

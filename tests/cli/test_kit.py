@@ -146,7 +146,10 @@ def test_what_a_check_takes_can_be_chosen(run):
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("asha", "expected FILE.py, FILE.py:NAME or KIND.NAME of what is installed, got 'asha'"),
+        (
+            "asha",
+            "expected FILE.py, FILE.py:NAME or the KIND.NAME of an installed plugin, got 'asha'",
+        ),
         ("pruner.asah", "unknown pruner 'asah': did you mean 'asha'"),
         ("prunr.asha", "unknown kind of plugin 'prunr': did you mean 'pruner'"),
         ("event.log", "unknown event 'log'"),

@@ -388,7 +388,7 @@ def test_an_existing_file_stays_without_force(searched, here):
         (("--html", "no/such/page.html"), "cannot write no/such/page.html: No such file"),
         (("--html", ".", "--force"), "exists and is not a file"),
         (("--html", "page.html", "--trial", "0"), "leave out --trial"),
-        (("--force",), "name one by --html FILE"),
+        (("--force",), "add --html FILE"),
     ],
 )
 def test_what_cannot_be_written_is_one_line(searched, here, options, says):

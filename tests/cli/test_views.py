@@ -151,7 +151,7 @@ def test_show_and_doctor_say_that_the_worker_is_gone_and_what_to_do(run, here):
     assert re.search(
         r"^waits   trial 1: its worker \S+ has not been heard of since 20", ended.out, re.M
     )
-    assert ended.out.endswith("to be done by the next worker: automl resume s\n")
+    assert ended.out.endswith("left for the next worker: automl resume s\n")
     assert run("resume", "s").code == 0
     assert "lost" not in run("show", "s").out
     assert run("doctor", "s").out == "nothing is broken\n"
