@@ -399,7 +399,7 @@ WALLS: list[Callable[[Path], list[str]]] = [
 
 
 @pytest.mark.parametrize("wall", WALLS, ids=lambda wall: wall.__name__)
-def test_the_wall_stands(wall):
+def test_the_tree_breaks_no_rule(wall):
     assert wall(ROOT) == []
 
 
@@ -432,7 +432,7 @@ def _returned(owner: object) -> Iterator[object]:
     yield from (hints.get(name) for name in own if not name.startswith("_"))
 
 
-def test_what_public_names_give_is_public():
+def test_public_names_return_only_public_types():
     things = {name: getattr(automl, name) for name in automl.__all__}
     public = {id(thing) for thing in things.values()}
     private = [
@@ -446,7 +446,7 @@ def test_what_public_names_give_is_public():
     assert private == []
 
 
-def test_every_public_name_can_be_had():
+def test_every_public_name_can_be_imported():
     for name in automl.__all__:
         assert getattr(automl, name) is not None
     assert dir(automl) == sorted(automl.__all__)
@@ -569,7 +569,7 @@ def copy(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("broken", BREAKS, ids=str)
-def test_a_wall_broken_on_purpose_is_seen(copy, broken):
+def test_a_rule_broken_on_purpose_is_detected(copy, broken):
     path = copy / broken.file
     before = path.read_text() if path.exists() else None
     try:
@@ -593,5 +593,5 @@ def _broken(before: str | None, line: str) -> str:
     return re.sub(rf"^{name[1]} = .*?^[\]}}]$", line, before, flags=re.M | re.S)
 
 
-def test_every_wall_is_broken_once():
+def test_every_rule_is_broken_once():
     assert {each.wall for each in BREAKS} == set(WALLS)

@@ -103,7 +103,7 @@ def test_installed_plugins_are_listed_with_their_owners(automl):
     assert ["strategy", "near-best", "automl-near-best", "0.1.0"] in lines
 
 
-def test_a_search_takes_them_by_name(automl):
+def test_a_search_uses_them_by_name(automl):
     out = automl("search", "convmixer", "--strategy", "annealing", "--trials", "2",
                  "-o", "trainer.epochs=1", "-o", "space.max_depth=1")  # fmt: skip
     assert "space convmixer, task digits, trainer supervised, strategy annealing" in out
@@ -117,7 +117,7 @@ def test_new_ones_are_used_by_name(automl):
     assert "%  " in automl("rank", "mlp-digits-1")
 
 
-def test_one_installed_to_be_edited_is_known_by_what_it_holds(python, automl):
+def test_an_editable_plugin_is_known_by_its_content(python, automl):
     quick = ("--trials", "1", "-o", "trainer.epochs=1")
     assert "best: trial" in automl("search", "edited", *quick)
     assert "best: trial" in automl("search", "automl_edited.spaces:edited", *quick)

@@ -174,7 +174,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, here, case):
         (("search", "mlp", "--data-dir", "nan.py"), ("--data-dir", "nan.py")),
     ],
 )
-def test_what_click_finds_shows_the_usage(run, arguments, words):
+def test_errors_found_by_click_show_the_usage(run, arguments, words):
     ended = run(*arguments)
     assert ended.code == 2
     assert "Traceback" not in ended.err
@@ -206,7 +206,7 @@ def test_trials_that_all_fail_are_one_line_and_exit_code_1(run, case):
     assert "Traceback" in run("show", "s", "--trial", "1").out
 
 
-def test_debug_shows_the_traceback_wherever_it_stands(run):
+def test_debug_shows_the_traceback_anywhere_on_the_line(run):
     for arguments in (("--debug", "show", "x"), ("show", "--debug", "x"), ("show", "x", "--debug")):
         ended = run(*arguments)
         assert ended.code == 2
@@ -221,7 +221,7 @@ def test_debug_shows_no_password(run):
     assert PASSWORD not in ended.err
 
 
-def test_a_study_that_exists(run):
+def test_an_existing_study_is_not_overwritten(run):
     assert run(*search("--study", "my study")).code == 0
     ended = run(*search("--study", "my study"))
     assert (ended.code, ended.out) == (2, "")
@@ -229,7 +229,7 @@ def test_a_study_that_exists(run):
     assert study("my study").views.counts().trials == 2
 
 
-def test_a_trial_that_is_not_there(run):
+def test_a_missing_trial_is_named(run):
     run(*search("--study", "s"))
     ended = run("show", "s", "--trial", "9")
     assert (ended.code, ended.out) == (2, "")
@@ -395,7 +395,7 @@ def load(model):
 
 
 @pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
-def test_a_file_missing_in_build_is_the_spaces_and_its_function_is_named(run, here, cache):
+def test_a_file_missing_in_build_is_an_error_of_the_space_and_names_its_function(run, here, cache):
     (here / "mine.py").write_text(BUILDS)
     quick = ("--task", "digits", "--trials", "1", "-o", "trainer.epochs=1")
     ended = run("search", "mine.py:space", *quick, cache, "--json")
@@ -412,14 +412,14 @@ LONG = "spam and eggs " * 1000
 @pytest.mark.parametrize(
     "option", [f"trainer.steps={LONG}", f"trainer.{'x' * 9000}=1", LONG, f"{'x' * 9000}.steps=1"]
 )
-def test_a_long_option_is_shortened_in_what_is_said_of_it(run, option):
+def test_a_long_option_is_shortened_in_messages(run, option):
     ended = run(*search("-o", option))
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert "…" in ended.err
     assert len(ended.err) < 400
 
 
-def test_long_values_are_shortened_on_screen_and_whole_in_json(run, here):
+def test_long_values_are_shortened_on_screen_and_complete_in_json(run, here):
     (here / "mine.py").write_text(
         "def space(trial, task, *, word='', fail=False):\n"
         "    if fail:\n        raise ValueError(f'no such word: {word!r}')\n"

@@ -120,7 +120,7 @@ def export_of(url: str, **more) -> Export:
     return Export(study, parts, study.best_trials()[0], **more)
 
 
-def test_raw_rows_give_what_the_model_gave_in_the_search(searched, exported, table, tmp_path):
+def test_raw_rows_give_the_same_predictions_as_in_the_search(searched, exported, table, tmp_path):
     url, best = searched
     export = export_of(url)
     task = export.parts.task
@@ -157,7 +157,9 @@ def test_the_command_predicts_the_same(exported, table, call):
         ),
     ],
 )
-def test_a_directory_without_a_whole_model_is_told_in_one_line(exported, table, call, harm, says):
+def test_a_directory_without_a_complete_model_is_reported_in_one_line(
+    exported, table, call, harm, says
+):
     harm(exported)
     ended = call(2, "predict", str(exported), str(table))
     assert (ended.out, ended.err.count("\n")) == ("", 1)
@@ -177,7 +179,7 @@ def test_a_reader_may_stop_reading(exported, table):
     assert many.stderr == ""
 
 
-def test_the_directory_says_what_it_is(searched, exported):
+def test_the_directory_describes_itself(searched, exported):
     url, best = searched
     names = {path.name for path in exported.iterdir()}
     assert names == {
@@ -200,7 +202,7 @@ def test_the_directory_says_what_it_is(searched, exported):
     assert weights.keys() == export_of(url).module.state_dict().keys()
 
 
-def test_an_export_that_exists_stays_unless_forced(searched, exported, call):
+def test_an_existing_export_is_kept_without_force(searched, exported, call):
     url, _ = searched
     command = ("best", "s", "--storage", url, "--export", str(exported))
     assert "exists" in call(2, *command).err
@@ -210,7 +212,7 @@ def test_an_export_that_exists_stays_unless_forced(searched, exported, call):
     assert not list(exported.parent.glob(".out*"))
 
 
-def test_what_is_no_export_is_never_replaced(searched, exported, tmp_path, call):
+def test_only_an_export_is_ever_replaced(searched, exported, tmp_path, call):
     url, _ = searched
     mine, precious = exported / "mine.txt", tmp_path / "precious"
     mine.touch()
@@ -230,7 +232,7 @@ def test_what_is_no_export_is_never_replaced(searched, exported, tmp_path, call)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_empty_directory_is_filled_and_open_to_whom_the_umask_says(searched, tmp_path, call):
+def test_an_empty_directory_is_filled_with_the_permissions_of_the_umask(searched, tmp_path, call):
     url, _ = searched
     (tmp_path / "out").mkdir()
     call(0, "best", "s", "--storage", url, "--export", str(tmp_path / "out"))
@@ -240,7 +242,7 @@ def test_an_empty_directory_is_filled_and_open_to_whom_the_umask_says(searched, 
     assert {(tmp_path / "out" / n).stat().st_mode & 0o111 for n in ("portable",)} == {mode & 0o111}
 
 
-def test_refitted_on_all_but_the_test_data(searched, tmp_path):
+def test_refitting_uses_all_but_the_test_data(searched, tmp_path):
     url, _ = searched
     seen = []
     export = export_of(url, refit=True)
@@ -263,7 +265,7 @@ def test_refitted_on_all_but_the_test_data(searched, tmp_path):
     }
 
 
-def test_refitted_up_to_the_epoch_that_the_search_chose(sqlite_url):
+def test_refitting_stops_at_the_epoch_that_the_search_chose(sqlite_url):
     options = {"trainer": {"epochs": 12, "patience": 3, "lr": 0.5}}
     _, best = automl.search(fixed, options=options, storage=sqlite_url, trials=1, study="s")
     chosen = best.metrics["best_epoch"]
@@ -311,7 +313,7 @@ def test_a_refit_has_a_second_chance_in_micro_batches(to_refit, caplog):
     assert "once more in 8 micro-batches" in caplog.text
 
 
-def test_a_refit_that_fails_says_why(to_refit, tmp_path):
+def test_a_failed_refit_gives_its_reason(to_refit, tmp_path):
     def fails(run):
         raise ValueError("boom")
 
@@ -384,7 +386,7 @@ def test_with_several_objectives_the_weights_of_the_front_are_kept(sqlite_url):
         assert float(models.weights(trial.number)["weight"]) == pytest.approx(trial.values[0])
 
 
-def test_weights_that_break_what_is_required_are_not_kept(sqlite_url):
+def test_weights_that_violate_a_requirement_are_not_kept(sqlite_url):
     study, best = automl.search(
         scored,
         task=tiny.Nothing,
@@ -399,7 +401,7 @@ def test_weights_that_break_what_is_required_are_not_kept(sqlite_url):
     assert max(trial.values[0] for trial in study.optuna.trials) > best.values["score"]
 
 
-def test_weights_that_were_changed_or_are_elsewhere_are_not_loaded(sqlite_url):
+def test_changed_or_missing_weights_are_not_loaded(sqlite_url):
     study, best = automl.search(
         scored, task=tiny.Nothing, trainer=Scores, strategy="random", storage=sqlite_url, trials=2
     )
@@ -429,7 +431,7 @@ def branching(trial, task):
     return Candidate(Branching, {"lr": trial.params["lr"]})
 
 
-def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(
+def test_a_model_that_cannot_be_exported_is_reported_and_the_rest_is_written(
     sqlite_url, tmp_path, call, caplog
 ):
     automl.search(
@@ -528,7 +530,7 @@ def test_arrays_that_cannot_be_predicted(fruits_export, tmp_path, call, array, s
     ("name", "content"),
     [("model.pt2", b"x"), ("preparation.json", b"{}"), ("preparation.json", b"\xff")],
 )
-def test_damaged_exports_are_told(fruits_export, tmp_path, call, name, content):
+def test_damaged_exports_are_reported(fruits_export, tmp_path, call, name, content):
     out = tmp_path / "out"
     shutil.copytree(fruits_export, out)
     (out / name).write_bytes(content)
@@ -553,7 +555,7 @@ def fruits():
     return Classification.from_arrays("fruits", inputs, labels, labels=("apple", "pear"))
 
 
-def test_classes_that_have_names_are_predicted_by_name(sqlite_url, tmp_path, call):
+def test_named_classes_are_predicted_by_name(sqlite_url, tmp_path, call):
     automl.search("mlp", task=fruits, options=SHORT, storage=sqlite_url, trials=1, study="s")
     export = export_of(sqlite_url)
     assert export.write(tmp_path / "out") == []
@@ -627,7 +629,7 @@ def test_a_model_of_one_column_predicts_a_file_of_one(sqlite_url, tmp_path, call
     assert len(call(0, "predict", str(out), str(tmp_path / "new.csv")).out.splitlines()) == 3
 
 
-def test_data_that_moved_are_found_by_their_name(table, sqlite_url, tmp_path, call):
+def test_moved_data_is_found_by_its_file_name(table, sqlite_url, tmp_path, call):
     old, new = tmp_path / "old", tmp_path / "new"
     shutil.copytree(table.parent, old)
     options = {**SHORT, "task": {"target": "label"}}
@@ -691,7 +693,7 @@ def test_an_interrupted_export_leaves_the_old_one(searched, exported, monkeypatc
     assert not list(exported.parent.glob(".out*"))
 
 
-def test_weights_of_a_trial_that_another_study_trained(sqlite_url, tmp_path):
+def test_weights_trained_by_another_study_are_exported(sqlite_url, tmp_path):
     given = {"storage": sqlite_url, "cache_scope": "storage", "options": {"trainer": {"epochs": 1}}}
     fast, slow = ({"lr": lr} for lr in (0.05, 1e-4))
     automl.search(one_decision, study="a", trials=1, enqueue=[fast], **given)

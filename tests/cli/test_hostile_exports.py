@@ -210,7 +210,7 @@ REFUSED |= {
 
 
 @pytest.mark.parametrize("where", HARMLESS)
-def test_what_nothing_reads_does_nothing(export, predict, where):
+def test_unread_members_have_no_effect(export, predict, where):
     honest = predict()
     assert honest[0] == 0, honest
     ran = export.parent / RAN
@@ -220,7 +220,7 @@ def test_what_nothing_reads_does_nothing(export, predict, where):
 
 
 @pytest.mark.parametrize("where", REFUSED)
-def test_what_would_run_is_refused_in_one_line(export, predict, where):
+def test_code_in_an_export_is_refused_in_one_line(export, predict, where):
     ran = export.parent / RAN
     rewrite(export / "model.pt2", REFUSED[where](ran))
     code, out, err = predict()
@@ -230,7 +230,7 @@ def test_what_would_run_is_refused_in_one_line(export, predict, where):
 
 
 @pytest.mark.parametrize("made", [pickled, torch_pickled])
-def test_a_pickle_in_its_place_is_refused(export, predict, made):
+def test_a_pickle_instead_of_a_model_is_refused(export, predict, made):
     ran = export.parent / RAN
     (export / "model.pt2").write_bytes(made(ran))
     code, _, err = predict()
@@ -284,7 +284,7 @@ DAMAGED: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("how", DAMAGED)
-def test_a_damaged_model_is_told_in_one_line(export, predict, how):
+def test_a_damaged_model_is_reported_in_one_line(export, predict, how):
     rewrite(export / "model.pt2", DAMAGED[how])
     code, out, err = predict()
     assert (code, out, err.count("\n")) == (2, "", 1), err
@@ -293,21 +293,21 @@ def test_a_damaged_model_is_told_in_one_line(export, predict, how):
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 3000, -1])
-def test_a_part_of_a_model_is_told_in_one_line(export, predict, length):
+def test_a_truncated_model_is_reported_in_one_line(export, predict, length):
     file = export / "model.pt2"
     file.write_bytes(file.read_bytes()[:length])
     code, out, err = predict()
     assert (code, out, err.count("\n")) == (2, "", 1), err
 
 
-def test_a_model_that_unpacks_to_more_than_it_is_is_refused(export, predict):
+def test_a_compressed_model_is_refused(export, predict):
     rewrite(export / "model.pt2", {}, zipfile.ZIP_DEFLATED)
     code, _, err = predict()
     assert code == 2
     assert "is compressed" in err
 
 
-def test_any_changed_byte_predicts_or_is_told_in_one_line(honest, tmp_path):
+def test_any_changed_byte_still_predicts_or_is_reported_in_one_line(honest, tmp_path):
     whole, draw = honest.read_bytes(), np.random.default_rng(0)
     file = tmp_path / "model.pt2"
     for place in draw.integers(0, len(whole), 300):
@@ -373,7 +373,7 @@ BEYOND: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("what", BEYOND)
-def test_an_operation_refuses_what_torch_does_not_check(what):
+def test_an_operation_checks_arguments_that_torch_does_not(what):
     with pytest.raises(ValueError, match=r"expected|fit|mode|least|number|layers"):
         BEYOND[what]()
 
@@ -421,7 +421,7 @@ HUGE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("what", HUGE)
-def test_an_operation_refuses_numbers_out_of_all_proportion(what):
+def test_an_operation_refuses_huge_numbers(what):
     with pytest.raises(ValueError, match=r"more than [\d,]+$") as refused:
         HUGE[what]()
     assert "\n" not in str(refused.value)
@@ -435,7 +435,7 @@ def test_an_operation_refuses_numbers_out_of_all_proportion(what):
         ("expand.default", {"as_ints": [2**31, 2, WIDTH]}),
     ],
 )
-def test_a_model_of_huge_numbers_is_told_in_one_line(export, name, argument):
+def test_a_model_with_huge_numbers_is_reported_in_one_line(export, name, argument):
     def edit(model: Any) -> None:
         graph = model["graph_module"]["graph"]
         node, given = graph["nodes"][0], graph["inputs"][-1]
@@ -507,7 +507,7 @@ def test_honest_divisions_are_computed():
         ("torch.sym_ite", (True, "a", "b")),
     ],
 )
-def test_sizes_are_computed_of_numbers_alone(name, values):
+def test_sizes_are_computed_from_numbers_only(name, values):
     with pytest.raises(ValueError, match="not 64-bit numbers"):
         allowed(name)(*values)
 
@@ -518,7 +518,7 @@ def test_sizes_are_computed():
     assert allowed("torch.sym_ite")(False, 1, 2) == 2
 
 
-def test_a_boolean_of_another_byte_is_refused(tmp_path):
+def test_a_boolean_stored_as_another_byte_is_refused(tmp_path):
     class Masked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -619,7 +619,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MODELS)
-def test_it_computes_what_the_module_does(tmp_path, name):
+def test_it_computes_the_same_as_the_module(tmp_path, name):
     torch.manual_seed(0)
     module, example = MODELS[name]()
     saved(module, example, tmp_path / "model.pt2")

@@ -34,7 +34,7 @@ def done(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_new_plugin_says_what_to_do_next(run, here):
+def test_a_new_plugin_shows_the_next_steps(run, here):
     ended = run("plugins", "new", "near-best", "--kind", "strategy")
     assert (ended.code, ended.err) == (0, "")
     files, _, following = ended.out.partition("next:\n")
@@ -45,7 +45,7 @@ def test_a_new_plugin_says_what_to_do_next(run, here):
     assert (checked.code, checked.out) == (0, "strategy near-best: ok\n")
 
 
-def test_it_is_written_where_it_is_asked_to_be(run, here):
+def test_it_is_written_to_the_given_folder(run, here):
     assert run("plugins", "new", "automl-sun", "--kind", "task", "--dir", "a/b").code == 0
     assert (here / "a/b/automl_sun/plugin.py").is_file()
     assert '"task.sun" = "automl_sun.plugin"' in (here / "a/b/pyproject.toml").read_text()
@@ -75,7 +75,7 @@ def test_nothing_is_overwritten(run, here):
         ("sun", "tsak", "unknown kind of plugin 'tsak': did you mean 'task'"),
     ],
 )
-def test_a_name_that_cannot_be_is_one_line(run, here, name, kind, says):
+def test_an_invalid_name_is_reported_in_one_line(run, here, name, kind, says):
     before = sorted(here.iterdir())
     ended = run("plugins", "new", "--kind", kind, "--", name)
     assert (ended.code, ended.out) == (2, "")
@@ -84,7 +84,7 @@ def test_a_name_that_cannot_be_is_one_line(run, here, name, kind, says):
     assert sorted(here.iterdir()) == before
 
 
-def test_where_nothing_can_be_written_is_one_line(run, here):
+def test_an_unwritable_folder_is_reported_in_one_line(run, here):
     (here / "file").touch()
     ended = run("plugins", "new", "sun", "--kind", "task", "--dir", "file/sun")
     assert (ended.code, ended.out) == (2, "")
@@ -132,7 +132,7 @@ def test_an_installed_plugin_is_checked_by_its_name(run, name):
     assert (ended.code, ended.out) == (0, f"{name.replace('.', ' ')}: ok\n")
 
 
-def test_what_a_check_takes_can_be_chosen(run):
+def test_the_space_and_task_of_a_check_can_be_chosen(run):
     options = ("-o", "trainer.epochs=2", "-o", "space.max_layers=1")
     assert run("plugins", "check", "trainer.supervised", *options).out.endswith(": ok\n")
     ended = run("plugins", "check", "space.cnn", "--task", "diabetes")
@@ -156,7 +156,7 @@ def test_what_a_check_takes_can_be_chosen(run):
         ("none.py", "cannot read none.py"),
     ],
 )
-def test_what_is_not_there_is_a_usage_error(run, what, says):
+def test_a_missing_plugin_is_a_usage_error(run, what, says):
     ended = run("plugins", "check", what)
     assert (ended.code, ended.out) == (2, "")
     assert says in ended.err

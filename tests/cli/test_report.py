@@ -98,7 +98,7 @@ def test_the_page_has_every_subject(searched, here):
     assert study("s").spec.data in page.text
 
 
-def test_importance_says_what_it_rests_on_and_needs_twenty_trials(run):
+def test_importance_names_its_basis_and_needs_twenty_trials(run):
     run("search", PLANE, *PARTS, "--trials", "19", "--study", "s")
     missing = "Not drawn: importance needs 20 complete trials, there are 19."
     assert missing in written(run).text
@@ -127,7 +127,7 @@ def test_constants_are_named_not_drawn(run, here):
     assert "fixed" not in heads(page)
 
 
-def test_tiles_that_say_zero_are_left_out(searched):
+def test_tiles_with_zero_are_left_out(searched):
     page = written(searched)
     head = page.text.partition("Best trial")[0]
     assert "24 trials ended 24 complete" in head
@@ -287,7 +287,7 @@ def test_without_kept_weights_nothing_is_predicted(learned):
     assert "24 validation" in predictions
 
 
-def test_code_that_nobody_approved_is_not_run(learned, run, here, monkeypatch):
+def test_unapproved_code_is_not_run(learned, run, here, monkeypatch):
     learned("classes", "graph")
     monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "somebody-else"))
     text = written(run, "s", "--force").text
@@ -299,7 +299,7 @@ def test_code_that_nobody_approved_is_not_run(learned, run, here, monkeypatch):
     assert "Architecture of the best" in text
 
 
-def test_what_a_task_raises_costs_only_its_sections(learned, here):
+def test_an_error_of_a_task_only_removes_its_sections(learned, here):
     code = (
         LEARNING
         + """
@@ -324,7 +324,7 @@ def broken():
     assert "Best trial" in page.text
 
 
-def test_it_says_what_was_written(searched):
+def test_the_written_file_is_named(searched):
     ended = searched("show", "s", "--html", "page.html", "--json")
     (event,) = ended.events
     size = Path("page.html").stat().st_size
@@ -344,7 +344,7 @@ def test_nothing_is_fetched(searched):
     assert "@import" not in style
 
 
-def test_the_commands_make_the_study_again(searched, run):
+def test_the_commands_repeat_the_study(searched, run):
     page = written(searched)
     line = re.search(r"automl search [^#]*?(?= Go on where)", page.text)[0].replace("\\ ", "")
     spec = study("s").spec
@@ -356,7 +356,7 @@ def test_the_commands_make_the_study_again(searched, run):
     assert "automl resume s" in page.text
 
 
-def test_the_commands_hold_what_was_asked_for(run):
+def test_the_commands_contain_the_requested_options(run):
     asked = (
         *("--objective", "cost", "--objective", "score", "-o", "cache.repeats=2", "--seed", "7"),
         *("-o", "trainer.steps=2", "--trial-timeout", "2h", "-o", "cache.levels=L0,L1"),
@@ -373,7 +373,7 @@ def test_the_commands_hold_what_was_asked_for(run):
         assert word in text
 
 
-def test_an_existing_file_stays_without_force(searched, here):
+def test_an_existing_file_is_kept_without_force(searched, here):
     (here / "page.html").write_text("mine")
     ended = searched("show", "s", "--html", "page.html")
     assert ended.code == 2
@@ -391,7 +391,7 @@ def test_an_existing_file_stays_without_force(searched, here):
         (("--force",), "add --html FILE"),
     ],
 )
-def test_what_cannot_be_written_is_one_line(searched, here, options, says):
+def test_an_unwritable_file_is_reported_in_one_line(searched, here, options, says):
     before = sorted(path.name for path in here.iterdir())
     ended = searched("show", "s", *options)
     assert ended.code == 2
@@ -400,7 +400,7 @@ def test_what_cannot_be_written_is_one_line(searched, here, options, says):
     assert sorted(path.name for path in here.iterdir()) == before
 
 
-def test_without_plotly_one_line_says_what_to_install(searched, monkeypatch):
+def test_without_plotly_one_line_names_what_to_install(searched, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly", None)
     ended = searched("show", "s", "--html", "page.html")
     assert ended.code == 2
@@ -446,13 +446,13 @@ def test_several_objectives(run):
     assert "Not drawn" not in page.text
 
 
-def test_several_objectives_and_no_trial_that_keeps_to_what_is_required(run):
+def test_several_objectives_without_a_trial_that_meets_the_requirements(run):
     objectives = ("--objective", "score", "--objective", "cost", "--require", "cost>=9")
     run("search", PLANE, *PARTS, *objectives, "--trials", "3", "--study", "m")
     assert "no trial meets the requirements" in written(run, "m").text
 
 
-def test_reuse_is_told_by_level(run):
+def test_reuse_is_shown_by_level(run):
     run("search", CORNER, *PARTS, "--trials", "9", "--study", "s")
     hits = study("s").views.hits()
     assert hits
@@ -520,7 +520,7 @@ def test_all_text_of_a_study_is_data(run, evil):
     assert "s3cret" not in page.source
 
 
-def test_figures_take_no_text_for_markup(run, evil):
+def test_figures_show_markup_in_text_as_text(run, evil):
     """Plotly reads tags, links among them, in all that it draws."""
     page = written(run, evil)
     said = [text for figure in page.figures for text in texts(figure)]
@@ -556,7 +556,7 @@ def test_choices_that_look_alike_stay_apart(run):
     assert all(len(label) < 50 for label in labels)
 
 
-def test_no_password_stands_on_the_page(run, here, monkeypatch):
+def test_no_password_is_on_the_page(run, here, monkeypatch):
     with database("postgresql", here) as url:
         secret = make_url(url).set(password="s3cret").render_as_string(hide_password=False)
         monkeypatch.setenv("AUTOML_STORAGE", secret)
@@ -566,7 +566,7 @@ def test_no_password_stands_on_the_page(run, here, monkeypatch):
     assert "automl resume s (with AUTOML_STORAGE set as now)" in page.text
 
 
-def test_a_study_under_way_has_a_page(searched):
+def test_a_running_study_has_a_page(searched):
     study("s").optuna.ask()
     page = written(searched)
     assert len(page.figures) == 8
@@ -621,7 +621,7 @@ def large(run):
     return "large"
 
 
-def test_ten_thousand_trials_are_thinned_out(run, large):
+def test_ten_thousand_trials_are_thinned(run, large):
     page = written(run, large)
     assert len(page.source) < MOST + 1e6
     for said in (

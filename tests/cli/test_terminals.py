@@ -175,7 +175,7 @@ LOOKING = {
 
 
 @pytest.mark.parametrize("command", LOOKING)
-def test_a_terminal_is_not_obeyed(terminal, evil, command):
+def test_a_terminal_gets_no_control_characters(terminal, evil, command):
     _, got = terminal(*(evil if word == "STUDY" else word for word in LOOKING[command]))
     assert got
     check(OURS.sub("", got) if command == "resume" else got)
@@ -190,7 +190,7 @@ def test_json_stays_json(run, evil, command):
         assert ended.of("trial")[0]["error"] == EVIL
 
 
-def test_the_live_view_shows_what_others_wrote(terminal, users):
+def test_the_live_view_makes_control_characters_visible(terminal, users):
     parts = ("--task", f"{users}:Task", "--trainer", f"{users}:Train", "--strategy", "random")
     code, got = terminal("search", f"{users}:space", *parts, "--trials", "4", "--study", "s")
     assert code == 0, got
@@ -200,7 +200,7 @@ def test_the_live_view_shows_what_others_wrote(terminal, users):
     assert "\\u001b]52;c;ZXZpbA==\\u0007" in got
 
 
-def test_logs_and_pipes_get_it_shown_too(here, users):
+def test_logs_and_pipes_get_visible_control_characters_too(here, users):
     parts = ("--task", f"{users}:Task", "--trainer", f"{users}:Train", "--strategy", "random")
     with started(here, "search", f"{users}:space", *parts, "--trials", "3") as command:
         ended = command.wait()
@@ -210,7 +210,7 @@ def test_logs_and_pipes_get_it_shown_too(here, users):
     assert "warning: \\u001b]52" in ended.err
 
 
-def test_predictions_are_shown(terminal, here):
+def test_control_characters_in_predictions_are_visible(terminal, here):
     export = here / "export"
     export.mkdir()
     saved(nn.Linear(3, 2), ones(4, 3), export / "model.pt2")

@@ -133,7 +133,7 @@ def test_documented_commands_run(running, block):
             assert "FAILED" not in ran.output
 
 
-def test_there_are_files_and_commands_for_every_part():
+def test_every_part_has_documented_files_and_commands():
     guide = ROOT / "docs" / "writing-a-plugin.md"
     said = " ".join(command for _, commands in blocks(guide) for command in commands)
     for name in ("my_space", "my_task", "my_trainer", "my_strategy", "my_pruner"):
@@ -273,7 +273,7 @@ def test_the_python_reference_shows_every_public_name_once():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_path_of_one_machine_is_named(page):
+def test_no_path_of_a_particular_machine_is_named(page):
     text = page.read_text()
     assert str(ROOT) not in text
     assert not _MACHINE.findall(text)

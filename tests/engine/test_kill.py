@@ -78,7 +78,7 @@ def undisturbed(tmp_path_factory) -> Mapping[int, object]:
 
 # At chosen moments.
 @pytest.mark.parametrize("place", ["created", "space", "train", "settled"])
-def test_killed_there_it_goes_on_as_if_nothing_had_been(sqlite_url, undisturbed, place):
+def test_a_search_killed_at_a_chosen_moment_loses_nothing(sqlite_url, undisturbed, place):
     """Before the decisions, between two of them, within the training, and between settling
     a trial and telling Optuna."""
     died = children.run(search, sqlite_url, **{tiny.KILL: f"5:{place}"})
@@ -87,7 +87,7 @@ def test_killed_there_it_goes_on_as_if_nothing_had_been(sqlite_url, undisturbed,
     assert results(sqlite_url) == undisturbed
 
 
-def test_killed_three_times_in_one_trial_it_is_given_up(sqlite_url):
+def test_a_trial_that_kills_its_worker_three_times_is_given_up(sqlite_url):
     """A trial that takes its worker down each time must not take down all of them."""
     environment = {tiny.KILL: "1:train"}
     assert children.run(search, sqlite_url, "plane", 4, **environment) == -signal.SIGKILL
@@ -101,7 +101,7 @@ def test_killed_three_times_in_one_trial_it_is_given_up(sqlite_url):
     assert study.optuna.trials[1].state is TrialState.FAIL
 
 
-def test_a_trial_made_for_a_slot_that_was_taken_over_does_not_stay_running(sqlite_url):
+def test_a_trial_created_for_a_lost_slot_does_not_stay_running(sqlite_url):
     """A worker that slept too long makes a trial for its slot, which is another's by now."""
     registry = Registry()
     request = SearchRequest(tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy="random")
@@ -199,7 +199,7 @@ def check(url: str, directory: Path, space: str, seed: int) -> dict[int, object]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_at_a_random_moment(sqlite_url, tmp_path, undisturbed, seed):
+def test_a_search_killed_at_a_random_moment_loses_nothing(sqlite_url, tmp_path, undisturbed, seed):
     found = check(sqlite_url, tmp_path, "plane", seed)
     assert found == undisturbed
 
@@ -208,7 +208,9 @@ def test_killed_at_a_random_moment(sqlite_url, tmp_path, undisturbed, seed):
 @pytest.mark.parametrize("space", ["plane", "corner"])
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_killed_at_many_random_moments(tmp_path, undisturbed, kind, seed, space):
+def test_searches_killed_at_many_random_moments_lose_nothing(
+    tmp_path, undisturbed, kind, seed, space
+):
     with database(kind, tmp_path) as url:
         found = check(url, tmp_path, space, seed)
         assert space == "corner" or found == undisturbed

@@ -95,7 +95,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /
 
 
 @needs_proc
-def test_nothing_gathers_over_150_trials(storage_url, tmp_path):
+def test_nothing_accumulates_over_150_trials(storage_url, tmp_path):
     stays_as_it_is(storage_url, tmp_path, 150, "random")
 
 
@@ -104,6 +104,6 @@ def test_nothing_gathers_over_150_trials(storage_url, tmp_path):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", ["random", "tpe"])
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
-def test_nothing_gathers_over_500_trials(storage_url, tmp_path, strategy, cache):
+def test_nothing_accumulates_over_500_trials(storage_url, tmp_path, strategy, cache):
     """With TPE, Optuna keeps all trials in memory: about nine kilobytes each."""
     stays_as_it_is(storage_url, tmp_path, 500, strategy, cache)

@@ -90,7 +90,7 @@ class Scene:
         end = time.monotonic() + _SECONDS
         while not condition() and any(process.is_alive() for process in self.processes):
             if time.monotonic() > end:
-                raise TimeoutError(f"waited in vain: {self.said()}")
+                raise TimeoutError(f"waited in vain: {self.output()}")
             time.sleep(0.02)
 
     def end(self) -> None:
@@ -98,11 +98,11 @@ class Scene:
         for process in self.processes:
             process.join(_SECONDS)
             if process.is_alive():
-                raise TimeoutError(f"a process does not end: {self.said()}")
+                raise TimeoutError(f"a process does not end: {self.output()}")
         self.environment.clear()
         last = self.start("resume", "s", "--plugin", FILE)
         last.join(_SECONDS)
-        assert last.exitcode == 0, self.said()
+        assert last.exitcode == 0, self.output()
 
     def kill(self) -> None:
         for process in self.processes:
@@ -110,7 +110,7 @@ class Scene:
                 os.kill(process.pid, signal.SIGKILL)
             process.join()
 
-    def said(self) -> str:
+    def output(self) -> str:
         logs = sorted(self.directory.glob("process-*.log"))
         return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
 
@@ -187,8 +187,8 @@ def two_coordinators(scene: Scene) -> None:
     both = [scene.search(), scene.search()]
     for process in both:
         process.join(_SECONDS)
-    assert sorted(process.exitcode for process in both) == [0, 2], scene.said()
-    assert "exists" in scene.said()
+    assert sorted(process.exitcode for process in both) == [0, 2], scene.output()
+    assert "exists" in scene.output()
 
 
 def locked(scene: Scene) -> None:
@@ -282,9 +282,9 @@ def check(scene: Scene) -> None:
     """The invariants, from the database alone and from what the trainers wrote."""
     study = open_study(Storage(scene.url), "s")
     try:
-        assert Doctor(study).findings() == [], scene.said()
+        assert Doctor(study).findings() == [], scene.output()
         counts, trials = study.views.counts(), study.optuna.trials
-        assert (counts.trials, counts.open, counts.failed) == (TRIALS, 0, 0), scene.said()
+        assert (counts.trials, counts.open, counts.failed) == (TRIALS, 0, 0), scene.output()
         assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
         for view in study.views.trials():
             assert view.state is State.COMPLETE
@@ -312,7 +312,7 @@ def _check_steps(scene: Scene) -> None:
 def _survived(scene: Scene) -> None:
     """A database that is away for a while ends no worker."""
     _join_all(scene)
-    assert {process.exitcode for process in scene.processes} == {0}, scene.said()
+    assert {process.exitcode for process in scene.processes} == {0}, scene.output()
 
 
 # Means.
