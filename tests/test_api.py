@@ -1,4 +1,4 @@
-"""The Python interface: what it takes, and a study as an object."""
+"""The Python interface: its arguments, and a study as an object."""
 
 import inspect
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Each benchmark runs and prints what it promises; its figures are not judged here."""
+"""Each benchmark runs and prints all its results; their values are not judged here."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ def test_overhead_measures_both_sides():
     rows = results("overhead", "--trials", 25, "--blocks", 1)["rows"]
     assert rows[0]["storage"] == "sqlite"
     assert all(row["ours_ms"] > 0 and row["bare_ms"] > 0 for row in rows)
-    # Two a trial, and those of a worker that comes and goes.
+    # Two per trial, and those of a worker that starts and ends.
     assert all(row["ledger_transactions"] * 25 < 2 * 25 + 30 for row in rows)
 
 
@@ -64,7 +64,7 @@ def by_arm(problem, strategy):
 
 @pytest.fixture
 def small_table(tmp_path):
-    """A table of all cells: the more that a cell weighs, the better it is."""
+    """A table of all cells, in which larger cells are better."""
     cells = np.array(list(itertools.product(range(5), repeat=6)), np.uint8)
     flops = (cells == 3).sum(1) * 9 + (cells == 2).sum(1) + 1
     (tmp_path / "nasbench201").mkdir()
@@ -117,7 +117,7 @@ def test_workers_measures_both_sides_and_the_time_of_ask():
     for side in ("ours", "bare"):
         assert 0 < row[side]["busy"] <= 1
         assert row[side]["trials_per_second"] > 0
-        assert 0 < row[side]["megabytes"] < 200  # with torch it would be more
+        assert 0 < row[side]["megabytes"] < 200  # With torch it would be more.
     assert [(ask["strategy"], ask["trials"]) for ask in found["asks"]] == [
         ("random", 10), ("random", 20), ("tpe", 10), ("tpe", 20),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is built holds all three packages, with their types, migrations and entry points."""
+"""The distributions contain all three packages, with types, migrations and entry points."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A wheel made from the source distribution, as an installer would make it."""
+    """A wheel built from the source distribution, as an installer would build it."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

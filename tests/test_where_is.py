@@ -1,4 +1,4 @@
-"""The map of the code: every file that it names exists, and defines what it should."""
+"""The map of the code: every file that it names exists, and has the named definition."""
 
 import ast
 import re

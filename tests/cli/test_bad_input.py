@@ -1,4 +1,4 @@
-"""Whatever is wrong: one clear line that names it, the right exit code, and nothing lost."""
+"""Every error is one clear line that names its cause, with the right exit code and nothing lost."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def search(*more, space=PLANE):
     return ("search", space, *PARTS, "--trials", "2", *more)
 
 
-# The words that the one line must hold: the thing, what was expected, what to do.
+# The words that the line must contain: the cause, the expected value, the remedy.
 USAGE = {
     "command": (("serch",), "unknown command 'serch'", "did you mean 'search'"),
     "space": (search(space="mpl"), "unknown space 'mpl'", "did you mean 'mlp'", "file.py:"),
@@ -254,7 +254,7 @@ def test_a_study_of_plain_optuna(run, here):
 
 
 def test_a_directory_that_cannot_be_written(run, here, monkeypatch):
-    # Root may write anywhere, so the state directory lies below a file.
+    # Root may write anywhere, so the state directory is below a file.
     monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "nan.py" / "state"))
     ended = run(*search())
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)
@@ -264,7 +264,7 @@ def test_a_directory_that_cannot_be_written(run, here, monkeypatch):
 
 @pytest.fixture
 def small_disk(here):
-    """A disk of 640 KiB of its own, where this machine lets us mount one."""
+    """A separate disk of 640 KiB, if this machine lets us mount one."""
     disk = here / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(disk)]
@@ -281,7 +281,7 @@ def remount(disk: Path, options: str) -> None:
 def test_a_full_disk_loses_nothing(run, here, small_disk):
     url = f"sqlite:///{small_disk / 'automl.db'}"
     arguments = search("--storage", url, "--trials", "2000", "--study", "s")
-    # In a process of its own, for what a dead worker held is taken over at once.
+    # In a separate process, because the trial of a dead worker is taken over at once.
     with started(here, *arguments) as command:
         ended = command.wait()
     assert ended.code == 2
@@ -302,7 +302,7 @@ def test_a_full_disk_loses_nothing(run, here, small_disk):
 def test_a_read_only_disk(run, here, small_disk):
     remount(small_disk, "size=20m")
     url = f"sqlite:///{small_disk / 'automl.db'}"
-    # In a process of its own, for a disk that holds open files cannot become read-only.
+    # In a separate process, because a disk with open files cannot become read-only.
     with started(here, *search("--storage", url, "--study", "s")) as command:
         assert command.wait().code == 0
     remount(small_disk, "ro")
@@ -333,7 +333,7 @@ def test_servers_that_refuse(run, here):
 
 def test_a_password_is_never_shown(run, here, monkeypatch):
     with database("postgresql", here) as url:
-        # This server asks for none, so that any will do.
+        # This server asks for no password, so any will do.
         secret = make_url(url).set(password=PASSWORD).render_as_string(hide_password=False)
         monkeypatch.setenv("AUTOML_STORAGE", secret)
         monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "state"))

@@ -1,4 +1,4 @@
-"""`automl fingerprint`: one fingerprint for each function, and why two candidates meet or part."""
+"""`automl fingerprint`: one fingerprint for each function, and why candidates agree or differ."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ PARTS = ("--task", f"{Path(toys.__file__)}:blobs", "--trainer", f"{FILE}:Brief")
 
 @pytest.fixture
 def fingerprint(tmp_path, monkeypatch, capsys):
-    """The command on one space and lines of decisions."""
+    """Runs the command on a space and lines of decisions."""
     monkeypatch.chdir(tmp_path)
 
     def run(space, decisions, *options):

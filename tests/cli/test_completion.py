@@ -1,4 +1,4 @@
-"""Shells complete commands, names of plugins and studies, and load nothing heavy for it."""
+"""Shells complete commands, plugins and studies without loading heavy libraries."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from commands import PARTS, PLANE
 
 @pytest.fixture
 def completed(run, monkeypatch):
-    """What bash would be offered for the last of these words."""
+    """Returns the completions that bash gets for the last of these words."""
 
     def complete(*words: str) -> list[str]:
         monkeypatch.setenv("_AUTOML_COMPLETE", "bash_complete")

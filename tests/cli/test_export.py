@@ -1,4 +1,4 @@
-"""A model leaves its study: its weights are kept, its directory predicts with torch alone."""
+"""Exports: a study keeps the weights of its best models, and an export predicts with only torch."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ SMALL = {
     "trainer": {"epochs": 2},
 }
 SHORT = {"trainer": {"epochs": 1}}
-# What the environment of an export need not have.
+# Packages that the environment of an export need not have.
 ALONE = """
 import sys
 class Absent:
@@ -95,7 +95,7 @@ def exported(searched, tmp_path, call) -> Path:
 
 
 def alone(directory: Path, data: Path) -> list[dict[str, str]]:
-    """The answers of predict.py in a process that has torch and numpy alone."""
+    """The predictions of predict.py in a process that only has torch and numpy."""
     command = [sys.executable, "-I", "-c", ALONE, str(directory / "predict.py"), str(data)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def alone(directory: Path, data: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def call(capsys):
-    """Runs a command, and looks at its exit code."""
+    """Runs a command, and checks its exit code."""
 
     def called(code: int, *arguments: str) -> Ended:
         ended = in_process(capsys, arguments)
@@ -258,7 +258,7 @@ def test_refitting_uses_all_but_the_test_data(searched, tmp_path):
     assert seen == [160]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "trained again" in card
-    # It has learned the validation rows: what it scores there would flatter it.
+    # It has been trained on the validation rows, so its score on them would be too good.
     assert "| metric | test | 95 % interval |" in card
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()).keys() == {
         *("test", "interval", "search")
@@ -288,7 +288,7 @@ def test_refitting_stops_at_the_epoch_that_the_search_chose(sqlite_url):
 
 @pytest.fixture
 def to_refit(sqlite_url, monkeypatch):
-    """An export that trains again, by a trainer that first calls a function with its run."""
+    """Makes an export to refit, whose trainer first calls a function with its run."""
     automl.search(fixed, options=SHORT, storage=sqlite_url, trials=1, study="s")
     export = export_of(sqlite_url, refit=True)
     train = type(export.parts.trainer).train
@@ -326,7 +326,7 @@ def fixed(trial, task):
     return Candidate(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {})
 
 
-# What is kept.
+# Kept weights.
 def scored(trial, task):
     x = trial.suggest_float("x", 0.0, 1.0)
     return Candidate(lambda: torch.nn.Linear(2, 1), {"x": x})
@@ -361,7 +361,7 @@ def test_the_weights_of_the_best_are_kept(sqlite_url, most):
 
 
 class Trades(automl.Trainer):
-    """Reports a score and a cost that pull in two directions, and the score as a weight."""
+    """Reports a score and a cost that conflict, and the score as a weight."""
 
     def train(self, candidate, task, run):
         value = candidate.hyperparameters["x"]
@@ -663,7 +663,7 @@ def test_a_folder_of_data_approves_paths_to_read_and_no_code(
     study, _ = automl.search(f"{code}:space", task=f"csv:{table}", **given)
     (tmp_path / "space.py.ran").unlink()
     monkeypatch.setenv("AUTOML_STATE_DIR", str(tmp_path / "of another user"))
-    # A study is data: this one says that its table was a file of this name.
+    # A study is only data: this one claims that its table was a file of this name.
     named = {**study.spec.task.options, "file": "/nowhere/space.py"}
     spec = replace(study.spec, task=replace(study.spec.task, options=named))
     forged = Study(study.storage, study.name, spec, study.optuna)

@@ -1,4 +1,4 @@
-"""Somebody else's export computes, and does nothing else: what is planted in it does not run."""
+"""Another person's export can only compute: code planted in it does not run."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ RAN = "ran"
 
 
 class Planted:
-    """Unpickled, it leaves a trace."""
+    """Leaves a trace when it is unpickled."""
 
     def __init__(self, ran: Path) -> None:
         self.ran = ran
@@ -56,7 +56,7 @@ def honest(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def export(honest, tmp_path) -> Path:
-    """A directory that predicts from arrays."""
+    """An export that predicts from arrays."""
     directory = tmp_path / "export"
     directory.mkdir()
     shutil.copy(honest, directory)
@@ -93,7 +93,7 @@ def edited(edit: Callable[[Any], None]) -> Callable[[bytes], bytes]:
 
 @pytest.fixture
 def predict(export, capsys, monkeypatch) -> Callable[[], tuple[int, str, str]]:
-    """How `automl predict` ends, and `predict.py`: alike."""
+    """Runs `automl predict` and `predict.py`, which must agree, and returns their result."""
 
     def predicted() -> tuple[int, str, str]:
         data = str(export.parent / "x.npy")
@@ -107,13 +107,13 @@ def predict(export, capsys, monkeypatch) -> Callable[[], tuple[int, str, str]]:
 
 
 def in_its_own_process(export: Path) -> tuple[int, str, str]:
-    """How `predict.py` ends as it is in the export."""
+    """The result of the export's own `predict.py`."""
     command = [sys.executable, str(export / "predict.py"), str(export.parent / "x.npy")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
-# What would run.
+# Code that would run.
 def pickled(ran: Path) -> bytes:
     return pickle.dumps(Planted(ran))
 
@@ -177,7 +177,7 @@ HARMLESS = {
         f"[c for c in ().__class__.__base__.__subclasses__()] and open({str(ran)!r}, 'w')"
     ),
 }
-"""What is planted where nothing looks: the model predicts as ever."""
+"""Members planted where nothing reads them, so that the model predicts as before."""
 REFUSED = {
     "a weight": lambda ran: weight(torch_pickled(ran)),
     "a custom object": lambda ran: constant("custom_obj", pickled(ran)),
@@ -238,7 +238,7 @@ def test_a_pickle_instead_of_a_model_is_refused(export, predict, made):
     assert not ran.exists()
 
 
-# What is damaged.
+# Damaged models.
 def sizes(**changes: Any) -> Change:
     def edit(config: Any) -> None:
         next(iter(config["config"].values()))["tensor_meta"].update(changes)
@@ -320,7 +320,7 @@ def test_any_changed_byte_still_predicts_or_is_reported_in_one_line(honest, tmp_
             assert not isinstance(error, AssertionError | SystemError), error
 
 
-# What an allowed operation would read beyond its arguments, or end the process by.
+# Arguments with which an allowed operation would read beyond its memory or end the process.
 def test_no_operation_writes_to_an_argument_for_its_result():
     for schema in torch._C._jit_get_all_schemas():
         written = [a for a in schema.arguments if a.kwarg_only and a.alias_info]
@@ -535,9 +535,9 @@ def test_a_boolean_stored_as_another_byte_is_refused(tmp_path):
         Program(file)
 
 
-# What it computes.
+# Results.
 class Everything(nn.Module):
-    """Settings, constants, shared weights and what else a graph may hold."""
+    """Settings, constants, shared weights and other things that a graph may contain."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -561,7 +561,7 @@ class Everything(nn.Module):
 
 
 class Last(nn.Module):
-    """What a recurrent module gives at the last step."""
+    """Returns a recurrent module's output at the last step."""
 
     def __init__(self, recurrent: nn.Module) -> None:
         super().__init__()

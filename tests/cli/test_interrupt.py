@@ -1,4 +1,4 @@
-"""Ctrl-C once stops at the next tick, twice at once; either way nothing is lost."""
+"""Ctrl-C once stops a search at the next tick, twice at once; nothing is lost either way."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""What `automl plugins new` writes works as it stands, and `automl plugins check` sees what not."""
+"""`automl plugins new` writes working plugins, and `automl plugins check` detects broken ones."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ from automl.plugin.registry import Kind
 from automl.plugin.scaffold import Scaffold
 
 LONG = "near-best-or-nearly-so-4"
-"""A name of the longest that there may be."""
+"""A name of the greatest length allowed."""
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """A folder with a new plugin of each kind, and one more each with a long name."""
+    """A folder with two new plugins of each kind, one of them with a long name."""
     folder = tmp_path_factory.mktemp("written")
     for kind in Kind:
         Scaffold(kind, f"my-{kind.value}").write(folder / kind.value)

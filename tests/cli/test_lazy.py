@@ -1,4 +1,4 @@
-"""Help is there at once, and a search of what needs no torch loads none."""
+"""Help appears at once, and a search without torch in its parts does not load torch."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ assert not loaded, loaded
 
 
 def output(code, directory):
-    """What a process of its own prints, with the tests' files on its path."""
+    """The output of a separate process that has the tests' files on its path."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.append({SUPPORT!r})\n{code}"],
         capture_output=True,

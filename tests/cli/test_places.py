@@ -1,24 +1,24 @@
-"""Workers are bound to one device each, and shown by its name on the machine."""
+"""Each worker is bound to one device, which is shown with its name on the machine."""
 
 import os
 
 import pytest
 from commands import PARTS, PLANE, started, study
 
-TELLS = """
+REPORTING = """
 import os, time
 from pathlib import Path
 from automl import Report, Trainer
 
-class Tells(Trainer):
+class Reporting(Trainer):
     def train(self, candidate, task, run):
         sees = os.environ.get("CUDA_VISIBLE_DEVICES")
         threads = os.environ.get("OMP_NUM_THREADS")
-        with Path("told").open("a") as file:
+        with Path("reports").open("a") as file:
             file.write(f"{os.getpid()} {run.device} {sees} {threads}\\n")
-        # The first waits for the other workers, so that each has a trial.
+        # The first worker waits for the others, so that each has a trial.
         for _ in range(600):
-            if len({line.split()[0] for line in Path("told").open()}) >= int(os.environ["MINE"]):
+            if len({line.split()[0] for line in Path("reports").open()}) >= int(os.environ["MINE"]):
                 break
             time.sleep(0.1)
             run.tick()
@@ -28,13 +28,13 @@ class Tells(Trainer):
 
 @pytest.fixture
 def reporting(here, monkeypatch):
-    (here / "mine.py").write_text(TELLS)
+    (here / "mine.py").write_text(REPORTING)
     monkeypatch.setenv("MINE", "1")
-    return (*PARTS[:2], "--trainer", "mine.py:Tells", "--strategy", "random", "--study", "s")
+    return (*PARTS[:2], "--trainer", "mine.py:Reporting", "--strategy", "random", "--study", "s")
 
 
 def reported(here):
-    lines = [line.split() for line in (here / "told").read_text().splitlines()]
+    lines = [line.split() for line in (here / "reports").read_text().splitlines()]
     return {int(pid): tuple(rest) for pid, *rest in lines}
 
 
@@ -64,7 +64,7 @@ def test_workers_share_the_cores(here, reporting):
 
 def test_a_worker_started_by_hand_binds_itself(here, reporting, run):
     assert run("search", PLANE, *reporting, "--trials", "1", "--device", "cpu").code == 0
-    (here / "told").unlink()
+    (here / "reports").unlink()
     study("s").ledger.extend(1, None, None)
     (here / "worker").mkdir()
     options = ("--device", "cuda:3", "--memory-fraction", "0.5", "--plugin", str(here / "mine.py"))
@@ -74,7 +74,7 @@ def test_a_worker_started_by_hand_binds_itself(here, reporting, run):
         ended = command.wait()
     assert ended.code == 0, ended.err
     assert "joins study s on cuda:3" in ended.out
-    assert [(d, sees) for d, sees, _ in told(here / "worker").values()] == [("cuda:0", "3")]
+    assert [(d, sees) for d, sees, _ in reported(here / "worker").values()] == [("cuda:0", "3")]
     shown = run("show", "s", "--trial", "1")
     assert "cuda:3" in shown.out
     assert run("show", "s", "--trial", "1", "--json").of("trial")[0]["device"] == "cuda:3"

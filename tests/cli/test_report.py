@@ -1,4 +1,4 @@
-"""`automl show --html`: one page that needs no network and takes no text of a study for markup."""
+"""`automl show --html`: one page that needs no network and shows all text of a study as text."""
 
 import datetime
 import html.parser
@@ -25,12 +25,12 @@ pytest.importorskip("plotly", reason="the page needs plotly: pip install 'automl
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 MOST = 2.5e6
-"""Bytes of a page of a few trials; 2.0e6 of them are plotly, packed."""
+"""The most bytes of a page of a few trials; 2.0e6 of them are compressed plotly."""
 FETCHING = {"src", "srcset", "href", "data", "action", "poster", "background", "formaction"}
 
 
 class Page(html.parser.HTMLParser):
-    """A page as a browser reads it: its tags, its text, and what is in its scripts."""
+    """A page as a browser reads it: its tags, its text, and the data in its scripts."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(convert_charrefs=True)
@@ -212,7 +212,7 @@ class Train(automl.Trainer):
 
 @pytest.fixture
 def learned(run, here):
-    """Searches with real data and weights; returns the page of one."""
+    """Searches with real data and weights, and returns the study's page."""
     (here / "mine.py").write_text(LEARNING)
 
     def page(task: str, space: str, *more: str) -> Page:
@@ -462,7 +462,7 @@ def test_reuse_is_shown_by_level(run):
 
 
 def evil_trials(name: str, numbers: range) -> None:
-    """Trials as anyone who can write to the database may enter them."""
+    """Trials that anyone with write access to the database might add."""
     made = study(name)
     choices = (EVIL, "<a href='https://evil.example'>click</a>", "plain & simple", True, 3)
     distributions = {
@@ -494,7 +494,7 @@ ROW = {
 
 @pytest.fixture
 def evil(run):
-    """A study in which every text that a study has is an attack."""
+    """A study in which every text is an attack."""
     name = f"s {EVIL}"
     run("search", CORNER, *PARTS, "--trials", "1", "--study", name)
     evil_trials(name, range(1, 30))
@@ -521,7 +521,7 @@ def test_all_text_of_a_study_is_data(run, evil):
 
 
 def test_figures_show_markup_in_text_as_text(run, evil):
-    """Plotly reads tags, links among them, in all that it draws."""
+    """Plotly interprets tags, including links, in all text that it draws."""
     page = written(run, evil)
     said = [text for figure in page.figures for text in texts(figure)]
     assert any("&lt;/script" in text for text in said)
@@ -579,7 +579,7 @@ NAMES = [f"decision_{d}" for d in range(10)]
 
 @pytest.fixture
 def large(run):
-    """A study of 10,000 trials with ten decisions, eight workers and curves, entered at once."""
+    """A study of 10,000 trials with ten decisions, eight workers and curves, inserted at once."""
     run("search", CORNER, *PARTS, "--trials", "1", "--study", "large")
     made = study("large")
     unit = optuna.distributions.distribution_to_json(FloatDistribution(0.0, 1.0))
@@ -647,7 +647,7 @@ def browser(tmp_path_factory):
 
 
 def test_a_browser_shows_it(run, evil, browser):
-    """Drawn whole, without an error, a request, a script of the study, or a sideways scroll."""
+    """All is drawn, without errors, requests, scripts from the study or sideways scrolling."""
     # A history, importances, three slices, parallel coordinates, curves and a timeline.
     assert len(written(run, evil).figures) == 8
     for width, dark in itertools.product((1280, 390), (False, True)):
@@ -679,7 +679,7 @@ def test_trials_are_sorted_in_a_browser(searched, browser):
     assert browser.value(f"{heads}[2].getAttribute('aria-sort')") == "ascending"
     browser.value(f"{heads}[2].querySelector('button').click()")
     assert browser.value(column) == [str(trial.number) for trial in reversed(ranked)]
-    # On a phone, where the heads are hidden, a list chooses.
+    # On a phone, where the heads are hidden, a list chooses the column.
     browser.open(Path("page.html"), 390)
     choose = "const list = document.querySelector('.sorting select'); list.value = '2';"
     browser.value(f"{{ {choose} list.dispatchEvent(new Event('change')); }}")

@@ -1,4 +1,4 @@
-"""`automl rerun` trains a trial again, says metric by metric whether it agrees, writes nothing."""
+"""`automl rerun` trains a trial again, compares each metric, and writes nothing."""
 
 import sqlite3
 from pathlib import Path
@@ -39,7 +39,7 @@ class Own(automl.Trainer):
 
 @pytest.fixture
 def mine(run, here):
-    """A study of two trials whose trainer listens to the environment."""
+    """A study of two trials whose trainer depends on the environment."""
     (here / "mine.py").write_text(MINE)
     parts = ("--task", PARTS[1], "--trainer", "mine.py:Own", "--strategy", "random")
     assert run("search", "mine.py:space", *parts, "--trials", "2", "--study", "m").code == 0

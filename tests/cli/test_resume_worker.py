@@ -1,4 +1,4 @@
-"""`automl resume` and `automl worker` go on from the database alone, and trust only the user."""
+"""`automl resume` and `automl worker` need only the database, and trust only the user."""
 
 import shutil
 import sqlite3
@@ -11,7 +11,7 @@ from commands import PARTS, PLANE, started, study, training, wait_for
 
 @pytest.fixture
 def mine(here, monkeypatch):
-    """A user's own file, and a state directory that has approved nothing yet."""
+    """A user's file, and a state directory in which nothing is approved yet."""
     file = here / "mine.py"
     shutil.copy(tiny.__file__, file)
     monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "state"))

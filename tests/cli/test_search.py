@@ -66,7 +66,7 @@ def test_json_events_come_in_order_and_agree(run):
 
 @pytest.mark.parametrize("read", ["settled", "reports"])
 def test_no_report_comes_after_the_end_of_its_trial(run, monkeypatch, read):
-    """Not even where a trial is trained between two reads of one look."""
+    """Not even if a trial is trained between the two reads of one poll."""
     run("search", PLANE, *PARTS, "--trials", "1", "--study", "s")
     whole = getattr(Views, read)
 
@@ -160,7 +160,7 @@ def test_no_cache_pays_for_every_trial(run):
 
 
 def test_a_search_continues_without_its_reader(here):
-    """As `automl search … | head -1` does."""
+    """The reader exits early, as in `automl search … | head -1`."""
     script = f"""
 import os, sys
 from automl.cli import main

@@ -1,4 +1,4 @@
-"""Study files: what a search is told, saved and read again; and warm starts on the command line."""
+"""Study files, which save a search's arguments, and warm starts on the command line."""
 
 import io
 import tomllib

@@ -1,4 +1,4 @@
-"""What a database, a plugin or an export says is shown on a terminal, and never obeyed there."""
+"""Control characters in text from databases, plugins and exports are shown, never executed."""
 
 import json
 import os
@@ -24,18 +24,18 @@ from automl.portable.terminal import one_line, visible
 
 FORGED = "trial  77  complete  score 1"
 EVIL = (
-    "\x1b]52;c;ZXZpbA==\x07"  # writes the clipboard
-    "\x1b[2J\x1b[8m\x1bP1$q\x1b\\"  # clears, hides, asks
-    "\x9b31m\x9d0;title\x9c\x90\x85"  # the same in one character each
+    "\x1b]52;c;ZXZpbA==\x07"  # Writes the clipboard.
+    "\x1b[2J\x1b[8m\x1bP1$q\x1b\\"  # Clears, hides, and asks for a report.
+    "\x9b31m\x9d0;title\x9c\x90\x85"  # The same as single characters.
     f"\r{FORGED}\r\n{FORGED}\n$ sudo reboot\x0b\x0c\x08\x7f\x00"[:-1]
     + "\u202e\u2066\u200f\u2028\u061c[red]red[/red][link=http://evil.example]x[/link]"
 )
 RAW = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
-"""What no terminal may get; a pty itself ends lines by CR LF."""
+"""Text that no terminal may get; a pty itself ends lines with CR LF."""
 OURS = re.compile(r"\x1b\[(\d+(;\d+)*m|\d*A|2K|\?25[lh])|\r(?!\n)")
-"""What the live view draws with: styles, upwards, clear a line, the cursor, the line's begin."""
+"""Sequences that the live view uses: styles, up, clear line, cursor, start of line."""
 
 USERS = f"""
 import logging
@@ -72,7 +72,7 @@ class Train(Trainer):
 
 @pytest.fixture
 def terminal(here):
-    """Runs a command on a terminal; returns its exit code and all that the terminal got."""
+    """Runs a command on a terminal; returns its exit code and everything that the terminal got."""
 
     def run(*arguments: str, seconds: float = 90.0) -> tuple[int, str]:
         ours, theirs = pty.openpty()
@@ -103,7 +103,7 @@ def lines(got: str) -> list[str]:
 
 
 def check(got: str) -> None:
-    """Nothing that was written by others works, or stands for a line of its own."""
+    """Check that no text from others takes effect, or appears as a separate line."""
     assert not RAW.findall(got.replace("\r\n", "\n"))
     assert "\r" not in got.replace("\r\n", "\n")
     assert not [line for line in lines(got) if line.startswith((FORGED, "$ sudo"))]
@@ -120,7 +120,7 @@ def test_each_character_is_shown_by_its_number():
 
 @pytest.fixture
 def evil(run):
-    """A study that holds an attack wherever a study holds text."""
+    """A study with an attack in each of its texts."""
     name = f"s{EVIL}"
     run("search", CORNER, *PARTS, "--trials", "1", "--study", name)
     made = study(name)

@@ -1,4 +1,4 @@
-"""What shows a study: studies, show, best, cache, plugins, and the live view."""
+"""The commands studies, show, best, cache and plugins, and the live view."""
 
 import io
 import os
@@ -121,7 +121,7 @@ def test_show_lists_the_running_workers(run, here):
 
 
 def killed(here, trial):
-    """A search of four trials whose only worker is killed in this one."""
+    """A search of four trials whose only worker is killed in the second one."""
     dying = {tiny.KILL: f"{trial}:train"}
     with started(
         here, "search", PLANE, *PARTS, "--trials", "4", "--study", "s", **dying
@@ -305,7 +305,7 @@ def test_the_live_view_shows_progress_best_reuse_and_workers(searched):
 
 
 def shown(view: LiveView, *workers: WorkerView, width: int = 100) -> str:
-    """The live view of some workers on a terminal of a width."""
+    """The live view of some workers on a terminal of a given width."""
     written = Console(file=io.StringIO(), width=width)
     written.print(view._draw(Counts(complete=1), list(workers)))
     return written.file.getvalue()

@@ -1,4 +1,4 @@
-"""Trials in a journal, in Redis or behind a gRPC proxy, the ledger in a database of its own."""
+"""Trials in a journal, in Redis or behind a gRPC proxy, with the ledger in another database."""
 
 import os
 import random
@@ -26,7 +26,7 @@ SECRET = "s3cr3t"
 
 @pytest.fixture(params=PLACES)
 def place(request, tmp_path) -> Iterator[Storage]:
-    """A storage that cannot hold the ledger, with one that does."""
+    """A storage that cannot hold the ledger, and a database that does."""
     with ExitStack() as stack:
         ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
         if request.param == "journal":

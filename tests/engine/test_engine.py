@@ -1,4 +1,4 @@
-"""The search loop: what it pays for, what it reuses, how trials fail, and when it ends."""
+"""The search loop: evaluations, reuse, failed trials, pruning, events, cost and interruption."""
 
 import re
 import signal
@@ -33,7 +33,7 @@ TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "devi
 
 @pytest.fixture
 def search(sqlite_url):
-    """automl.search on the plane, by default with 5 trials."""
+    """Runs automl.search on the plane, by default with 5 trials."""
 
     def search(space=tiny.plane, **changes):
         given = {**TINY, "storage": sqlite_url, **changes}
@@ -45,7 +45,7 @@ def search(sqlite_url):
 
 
 def parts_of(study) -> dict[str, object]:
-    """What must be the same whenever a search is repeated."""
+    """The results that must be the same when a search is repeated."""
     return {t.number: (t.params, t.values, t.intermediate_values) for t in study.optuna.trials}
 
 
@@ -169,7 +169,7 @@ def test_a_trial_that_raises_fails_with_its_reason(search, error, reason, messag
     study, best = search(trainer=raising(error), trials=1)
     assert best is None
     view = study.views.trial(0)
-    # Our own errors say what they are of; those of other code are said to be the trainer's.
+    # Our own errors name their source; those of other code are attributed to the trainer.
     named = message if isinstance(error, TrialError) else f"{TRAINER_OF_RAISING}: {message}"
     assert (view.state, view.reason) == (State.FAILED, reason)
     memory = r" \(8 micro-batches, peak memory [0-9.]+ GB\)"
@@ -181,7 +181,7 @@ def test_a_trial_that_raises_fails_with_its_reason(search, error, reason, messag
 
 
 def test_a_trial_that_exits_fails_and_the_search_goes_on(search):
-    """A script that became a trainer may still end by `sys.exit`."""
+    """A trainer made from a script may still call `sys.exit`."""
     study, _ = search(trainer=raising(SystemExit("usage: train.py")), trials=2)
     assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
     said = "SystemExit: usage: train.py (its code tried to exit the process)"
@@ -305,7 +305,7 @@ def test_any_message_can_be_stored(storage, tmp_path):
 
 
 class Clumsy(optuna.samplers.RandomSampler):
-    """Raises where it is told to: `draw`, or `note` how a trial ended."""
+    """Raises in one place: when it draws (`draw`) or when a trial ends (`note`)."""
 
     def __init__(self, place: str, seed: int | None) -> None:
         super().__init__(seed)
@@ -490,7 +490,7 @@ class Broken:
 
 @pytest.fixture
 def make_engine(sqlite_url):
-    """An engine on a new study, to look at from inside."""
+    """Makes an engine on a new study, for tests of its internals."""
 
     def make(space=tiny.plane, trials=5, **options) -> Engine:
         request = SearchRequest(
@@ -526,7 +526,7 @@ def test_a_broken_listener_stops_nothing(make_engine, caplog):
 
 # Cost.
 def transactions(engine: Engine) -> dict[bool, int]:
-    """How often the ledger's own engine begins, while this search runs; keyed by read-only."""
+    """Count the ledger's transactions during a search, by whether they are read-only."""
     begun = {True: 0, False: 0}
 
     @event.listens_for(engine.study.storage.engine, "begin")
@@ -544,7 +544,7 @@ def test_a_paid_trial_costs_two_ledger_transactions(make_engine):
 
 
 def test_a_worker_that_waits_only_reads(make_engine):
-    """It is stopped at its fortieth read; the only trial is another worker's."""
+    """The only trial is another worker's; the waiting one is stopped at its fortieth read."""
     engine = make_engine(trials=1)
     engine.poll_seconds = 1e-4
     engine.study.ledger.reserve(Worker("other"))
@@ -558,12 +558,12 @@ def test_a_worker_that_waits_only_reads(make_engine):
 
     with pytest.raises(automl.Interrupted):
         engine.run()
-    # Its coming, one try to take a slot, its going.
+    # Its registration, one attempt to take a slot, its sign-off.
     assert begun[False] == 3
 
 
 def statements(engine: Engine) -> int:
-    """How many statements the process runs in this search, Optuna's too."""
+    """Count the statements of this process during a search, including Optuna's."""
     seen: list[str] = []
 
     def note(connection, cursor, statement, *_):
@@ -578,14 +578,14 @@ def statements(engine: Engine) -> int:
 
 
 def test_a_paid_trial_costs_few_statements(make_engine):
-    """A bare Optuna loop with as many decisions and reports takes 45, and keeps no ledger."""
+    """A bare Optuna loop with the same decisions and reports takes 45, without a ledger."""
     few, many = (statements(make_engine(trials=trials)) for trials in (5, 25))
     assert (many - few) / 20 <= 49
 
 
 # Interruption.
 def interrupted(search, monkeypatch, at: str, **given):
-    """A search that Ctrl-C stops within a trial; its study's name."""
+    """Run a search that Ctrl-C stops within a trial; return the name of its study."""
     monkeypatch.setenv(tiny.INTERRUPT, at)
     with pytest.raises(automl.Interrupted):
         search(study="s", **given)
@@ -629,7 +629,7 @@ def test_an_interrupted_trial_continues_and_nothing_is_lost(search, monkeypatch,
 
 
 class Continuing(Trainer):
-    """Goes on where its checkpoint left off, also where nothing is left; Ctrl-C at its end."""
+    """Continues from its checkpoint, even if no step is left; Ctrl-C comes at its end."""
 
     def train(self, candidate, task, run):
         state = run.restore() or {"step": 0}
@@ -695,7 +695,7 @@ def test_resuming_adds_trials_to_the_budget(search, sqlite_url):
     assert automl.resume("s", storage=sqlite_url).study.views.counts().complete == 5
 
 
-# What plain Optuna does with a study of ours.
+# A study of ours in plain Optuna.
 def test_plain_optuna_opens_the_study(search, sqlite_url):
     made, best = search(study="s", trials=4)
     study = optuna.load_study(study_name="s", storage=sqlite_url)
@@ -718,7 +718,7 @@ def _has_pandas() -> bool:
 
 
 def ask(app, path: str) -> str:
-    """The body that a WSGI app answers to GET, which must be well."""
+    """The body of a WSGI app's answer to GET, which must be 200 OK."""
     status: list[str] = []
     environ = {
         "REQUEST_METHOD": "GET",

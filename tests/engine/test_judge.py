@@ -1,4 +1,4 @@
-"""A judge trains again, as ordinary trials, what a trainer of open decisions found."""
+"""A judge trains the candidates that a trainer of open decisions found, as ordinary trials."""
 
 import pytest
 from toys import Toy, blobs, small_space

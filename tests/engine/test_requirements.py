@@ -1,4 +1,4 @@
-"""What a study requires: candidates that cost too much are not trained, others are never best."""
+"""Requirements: too costly candidates are not trained, and violating ones are never best."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "devi
 
 
 class Priced(tiny.Steps):
-    """Each candidate has as many parameters as its decision z is large; it trains none above 5."""
+    """A candidate's decision z is its number of parameters; training one with more than 5 fails."""
 
     def costs(self, candidate, task) -> Mapping[str, float]:
         return {"parameters": candidate.hyperparameters["z"]}
@@ -99,7 +99,7 @@ def test_a_trial_that_violates_it_is_never_best(search):
     kept = [t for t in study.optuna.trials if abs(t.params["x"]) >= 0.5]
     assert best.number == max(kept, key=lambda t: t.value).number
     assert study.views.counts().complete == 30
-    # Without it, another one had been.
+    # Without the requirement, another trial was the best.
     assert max(t.value for t in study.optuna.trials) > best.values["score"]
 
 
@@ -123,7 +123,7 @@ def test_a_reused_trial_must_meet_it_too(search):
 
 
 def test_a_strategy_learns_from_violations(search):
-    """TPE draws from where a third of the plane is allowed; random search from everywhere."""
+    """A third of the plane is allowed; TPE learns to draw there, random search does not."""
     tried = {}
     for strategy in ("tpe", "random"):
         study, _ = search("cost>=0.7", strategy=strategy, trials=60, study=strategy)
@@ -171,7 +171,7 @@ def test_a_resumed_study_still_requires_it(search, sqlite_url):
 
 
 class Silent(Trainer):
-    """Reports the objective and no more."""
+    """Reports only the objective."""
 
     def train(self, candidate, task, run):
         yield automl.Report(1, {"score": 1.0})

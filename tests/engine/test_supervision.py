@@ -1,4 +1,4 @@
-"""Workers that die are restarted: here small shell scripts, and below a real search's."""
+"""Dead workers are restarted: first small shell scripts, then those of a real search."""
 
 import itertools
 import os
@@ -24,7 +24,7 @@ from automl.workers.supervision import LOST, MAX_DEATHS, Started, Supervisor
 def supervised(tmp_path):
     """Supervises a shell script, which can count its starts in the file `starts`.
 
-    One that comes to its end leaves nothing to do.
+    A script that ends leaves no work to do.
     """
     made = []
 
@@ -120,7 +120,7 @@ def test_a_worker_that_cannot_start_is_given_up(supervised, tmp_path, caplog):
 def test_a_worker_that_waits_and_dies_without_progress_is_given_up(
     supervised, tmp_path, monkeypatch
 ):
-    """A job may have waited for its machine, so that its time says nothing."""
+    """A job may have waited for its machine, so its running time means nothing."""
     monkeypatch.setattr("automl.workers.supervision.QUICK_SECONDS", 0.0)
     ended(supervised("kill -9 $$", progress=lambda: 7))
     assert starts(tmp_path) == ["0"] * MAX_DEATHS
@@ -204,7 +204,7 @@ def test_a_start_that_fails_gives_the_worker_up(tmp_path, caplog):
     assert "was killed by signal 9 and cannot be restarted: the disk is full" in caplog.text
 
 
-# Of a real search.
+# Workers of a real search.
 def opened(url):
     return open_study(Storage(url), "s")
 
@@ -233,7 +233,7 @@ def test_killed_workers_of_a_search_are_replaced_and_nothing_is_lost(kind, tmp_p
 
 def test_a_worker_whose_device_is_lost_is_restarted(tmp_path, sqlite_url):
     environment = {tiny.EXIT: f"{tmp_path / 'lost'}:75"}
-    # Enough for the second worker to come to one, however slowly it starts.
+    # Enough trials for the second worker to get one, however slowly it starts.
     options = ("--trials", "30", "--workers", "2", "-o", "trainer.seconds=0.6")
     process = search_command(sqlite_url, *options, **environment)
     said = process.communicate(timeout=90)[1].decode()
@@ -243,7 +243,7 @@ def test_a_worker_whose_device_is_lost_is_restarted(tmp_path, sqlite_url):
 
 
 class LosesItsDevice:
-    """Stands for `work` on a GPU that is lost after one trial; there is none to lose here."""
+    """Replaces `work` by one that loses its GPU after one trial; tests have no GPU to lose."""
 
     def __call__(self, study, parts, registry, place, stop, hung):
         raise DeviceLostError("the device was lost: CUDA error: an illegal memory access")

@@ -1,4 +1,4 @@
-"""What a trial sets in its process is put back before the next one, and for the caller."""
+"""Process state that a trial changes is restored before the next one, and for the caller."""
 
 import gc
 import locale
@@ -20,7 +20,7 @@ from automl import Candidate, Report, Run, State, Task
 from automl.analysis.doctor import Doctor
 
 TINY = {"task": tiny.Nothing, "strategy": "random", "device": "cpu"}
-# How to set something to what it is not here, and how to see it.
+# How to change each piece of state, and how to read it.
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "recursion limit": (lambda: sys.setrecursionlimit(5000), sys.getrecursionlimit),
     "collection": (gc.disable, gc.isenabled),
@@ -74,7 +74,7 @@ def set_all() -> None:
 
 
 class Setting(tiny.Steps):
-    """Sets all that it can in each trial but the last."""
+    """Changes all process state in each trial except the last."""
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         FOUND.append(seen())
@@ -114,7 +114,7 @@ def test_a_space_may_change_process_state_for_its_own_trial(sqlite_url):
     try:
         automl.search(space, trainer=Looking, storage=sqlite_url, trials=2, **TINY)
     finally:
-        torch.set_default_dtype(torch.float32)  # the best candidate is made once more, for us
+        torch.set_default_dtype(torch.float32)  # The best candidate is built again for the result.
     assert found[:4] == [torch.float32, torch.float64] * 2
 
 

@@ -1,4 +1,4 @@
-"""The cache of the running trial: it answers as the database would, and reads the trial once."""
+"""The cache of the running trial answers like the database, and reads the trial once."""
 
 from typing import cast
 
