@@ -17,7 +17,7 @@ from automl.identity.probes.sketch import Sketch
 from automl.space.candidate import propose
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-"""By their numbers in a cell."""
+"""The operations, indexed by their numbers in a cell."""
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 Cell = tuple[int, ...]
 """The number of the operation on each edge."""
@@ -26,7 +26,7 @@ _NONE, _SKIP, _POOL = 0, 1, 4
 
 
 def decisions(cell: Cell) -> dict[str, str]:
-    """The decisions of space `nasbench201` that make a cell."""
+    """Return the decisions of space `nasbench201` that build a cell."""
     pairs = zip(EDGES, cell, strict=True)
     return {f"edge_{i}_{j}": OPERATIONS[number] for (i, j), number in pairs}
 
@@ -38,7 +38,7 @@ def cell_of(made: Mapping[str, Any]) -> Cell:
 def one_cell(
     trial: optuna.trial.BaseTrial, task: automl.Task, *, channels: int = 16
 ) -> automl.Candidate:
-    """A space of networks of one cell: a stem, the cell, a head."""
+    """A space of networks with a stem, one cell and a head."""
     made = {
         name: trial.suggest_categorical(name, OPERATIONS) for name in decisions((0,) * len(EDGES))
     }
@@ -74,19 +74,19 @@ def candidate(cell: Cell, task: automl.Task, channels: int) -> automl.Candidate:
 
 
 def probed(cell: Cell, task: automl.Task, channels: int = 8) -> Probe:
-    """What trainer `supervised` computes on a network of one cell, written as it is."""
+    """Probe a network of one cell, without simplification, with trainer `supervised`."""
     return probe(lambda: candidate(cell, task, channels), task, Supervised())
 
 
 @dataclass
 class Sketches:
-    """Groups things whose sketches agree, as they come."""
+    """Assigns probes to groups whose sketches agree, in order of arrival."""
 
     _known: dict[str, list[tuple[int, Sketch]]] = field(default_factory=dict)
     _groups: Iterator[int] = field(default_factory=itertools.count)
 
     def group(self, found: Probe) -> int:
-        """The number of the group; a probe without a sketch is a group of its own."""
+        """Return the number of a probe's group; a probe without a sketch gets its own group."""
         if found.sketch is None:
             return next(self._groups)
         digests = found.sketch.digests(f"{found.live_parameters} {found.consulted}")
@@ -102,10 +102,16 @@ class Sketches:
 
 @cache
 def truth(cell: Cell, *, trained: bool = False) -> tuple[object, bool]:
-    """A cell's function by the suite's own account, and whether some convolution reads a zero.
+    """Derive a cell's function with the test suite's own code.
 
-    It knows of sums, pooling and constants in cells of this kind, and nothing of our rules.
-    trained: with what training makes equal, too; see `cells.Truth`.
+    That code knows sums, pooling and constants in such cells, and none of our rules.
+
+    Args:
+        cell: The cell.
+        trained: Also treat functions as equal if training makes them equal; see `cells.Truth`.
+
+    Returns:
+        A hashable form of the function, and whether some convolution reads a zero.
     """
     found = _truth()(cell, trained=trained)
     return found.form(), found.reads_zero
@@ -122,9 +128,14 @@ def _truth() -> Any:
 
 
 def compared(ours: Sequence[object], true: Sequence[object]) -> dict[str, int]:
-    """How two ways of grouping the same cells differ.
+    """Compare our grouping of some cells with the true one.
 
-    missed: pairs of cells of one true group in two of ours; merged: the other way round.
+    Args:
+        ours: Our group of each cell.
+        true: The true group of each cell.
+
+    Returns:
+        Counts. `missed_pairs` share a true group but not one of ours, `merged_pairs` the reverse.
     """
     both = list(zip(ours, true, strict=True))
     return {

@@ -1,4 +1,4 @@
-"""Databases of a benchmark's own: made for it alone, and gone afterwards."""
+"""Temporary databases for benchmarks."""
 
 import os
 import tempfile
@@ -21,21 +21,26 @@ KINDS = ("sqlite", "journal", "postgresql", "mariadb")
 
 
 class SkippedError(Exception):
-    """There is no such database here, or one side cannot open it; the text says why."""
+    """This machine has no such database, or one side cannot open it; the message says why."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """An empty database as each side opens it; picklable, so that workers can, too."""
+    """A database, opened by each side in its own way; picklable, to be passed to workers.
+
+    Attributes:
+        kind: One of `KINDS`.
+        url: The URL, or the path of a journal file.
+    """
 
     kind: str
     url: str
 
     def ours(self) -> Storage:
-        """Our storage on it; the trials of a journal have their ledger in SQLite beside it.
+        """Open it as our storage; a journal's ledger is an SQLite file in the same folder.
 
         Raises:
-            SkippedError: this version of automl cannot.
+            SkippedError: This version of automl cannot open it.
         """
         try:
             if self.kind == "journal":
@@ -45,17 +50,17 @@ class Database:
             raise SkippedError(f"automl cannot open {self.kind}: {error}") from error
 
     def bare(self) -> BaseStorage:
-        """Optuna's storage on it, as a plain script opens it.
+        """Open it as Optuna's storage, as a plain script would.
 
-        SQLite has our settings, for without WAL a bare loop waits for the disk several times as
-        long, and that is not what is compared.
+        SQLite gets our settings: without WAL a bare loop waits for the disk several times as long,
+        which is not part of the comparison.
         """
         if self.kind == "journal":
             return JournalStorage(JournalFileBackend(self.url))
         return self.ours().trials if self.kind == "sqlite" else RDBStorage(self.url)
 
     def plain(self) -> BaseStorage:
-        """Optuna's storage with no setting of ours but the time that SQLite waits for a lock."""
+        """Open it as Optuna's storage, with only our time limit for locks in SQLite."""
         if self.kind == "sqlite":
             return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 60.0}})
         return self.bare()
@@ -63,10 +68,10 @@ class Database:
 
 @contextmanager
 def database(kind: str) -> Iterator[Database]:
-    """An empty database.
+    """Create an empty database and drop it at the end.
 
     Raises:
-        SkippedError: there is no server.
+        SkippedError: The server cannot be reached.
     """
     if kind in ("sqlite", "journal"):
         with tempfile.TemporaryDirectory() as directory:

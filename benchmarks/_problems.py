@@ -1,4 +1,4 @@
-"""What benchmark `reuse` searches: the table of NAS-Bench-201, and programs that are run."""
+"""The problems of benchmark `reuse`: the table of NAS-Bench-201, and programs to execute."""
 
 import os
 import statistics
@@ -39,31 +39,35 @@ SMALL = {
     ),
     "constants": (0.001, 0.01, 0.1),
 }
-"""Options of space `program` under which a search gets somewhere in hundreds of proposals."""
+"""Options of space `program` with which a search makes progress in hundreds of proposals."""
 Decisions = Mapping[str, Any]
 
 
-class Told(NamedTuple):
-    """What an evaluation came to; without a value it failed."""
+class Result(NamedTuple):
+    """The result of an evaluation; the value is None if it failed."""
 
     value: float | None
     hours: float
 
 
 class Problem(Protocol):
-    """Something to search; values are maximized."""
+    """A problem to search; values are maximized."""
 
     name: str
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> None: ...
 
-    def evaluate(self, made: Decisions) -> Told: ...
+    def evaluate(self, made: Decisions) -> Result: ...
 
     def function(self, made: Decisions, level: "Level | None") -> Hashable:
-        """What is equal where the function is known to be; without a level, the truth.
+        """Return a key that is equal for candidates with the same function.
+
+        Args:
+            made: The candidate's decisions.
+            level: The level that recognises functions, None for the truth.
 
         Raises:
-            ValueError: the decisions make no candidate.
+            ValueError: The decisions do not make a candidate.
         """
 
     def is_constant(self, made: Decisions) -> bool: ...
@@ -71,10 +75,15 @@ class Problem(Protocol):
 
 @dataclass
 class NasBench201:
-    """The table's cells.
+    """The cells of NAS-Bench-201 with the table's values.
 
-    values: accuracy by cell. flops: of one image. rate: FLOPs a second. probes: how many more
-    functions may be probed.
+    Attributes:
+        values: The accuracy of each cell.
+        flops: The FLOPs of each cell for one image.
+        rate: FLOPs per second of the simulated device.
+        probes: How many more functions may be probed.
+        name: The problem's name.
+        merged: How many functions only probes found to be equal.
     """
 
     values: Mapping[Cell, float]
@@ -97,10 +106,10 @@ class NasBench201:
         for name in NAMES:
             trial.suggest_categorical(name, OPERATIONS)
 
-    def evaluate(self, made: Decisions) -> Told:
+    def evaluate(self, made: Decisions) -> Result:
         cell = cell_of(made)
         images = 12 * 25_000
-        return Told(self.values[cell], 3 * images * self.flops[cell] / self.rate / 3600)
+        return Result(self.values[cell], 3 * images * self.flops[cell] / self.rate / 3600)
 
     def is_constant(self, made: Decisions) -> bool:
         return False
@@ -125,7 +134,7 @@ class NasBench201:
         return self._functions[graph.key]
 
     def _probed(self, cell: Cell, graph: Canonical) -> Hashable:
-        """A function that is new at L1: an older one if their probes agree, else its key."""
+        """Return the key of an earlier function with an equal probe, or the graph's own key."""
         if not self.probes:
             return graph.key
         self.probes -= 1
@@ -135,14 +144,20 @@ class NasBench201:
         group = self._sketches.group(found)
         colour, key = self._colours.setdefault(group, (graph.colour, graph.key))
         if key == graph.key or colour == graph.colour:
-            return graph.key  # new; or graphs that L1 tells apart where a probe cannot
+            return graph.key  # New, or L1 distinguishes graphs that a probe cannot.
         self.merged += 1
         return key
 
 
 @dataclass
 class Programs:
-    """Short programs on task `diabetes`; each is run and probed once in this process."""
+    """Short programs on task `diabetes`; each is evaluated and probed once in this process.
+
+    Attributes:
+        name: The problem's name.
+        evaluation_seconds: Seconds of each evaluation.
+        probe_seconds: Seconds of each probe.
+    """
 
     name: str = "program"
     evaluation_seconds: list[float] = field(default_factory=list)
@@ -150,21 +165,21 @@ class Programs:
     _parts: Parts = field(
         default_factory=lambda: parts_of("program", "diabetes", "online", **SMALL)
     )
-    _told: dict[Hashable, Told] = field(default_factory=dict)
+    _results: dict[Hashable, Result] = field(default_factory=dict)
     _probes: dict[Hashable, tuple[Hashable, Verdict]] = field(default_factory=dict)
     _sketches: Sketches = field(default_factory=Sketches)
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> None:
         self._parts.space.candidate(trial, self._parts.task)
 
-    def evaluate(self, made: Decisions) -> Told:
+    def evaluate(self, made: Decisions) -> Result:
         key = self.function(made, Level.L0)
-        if key not in self._told:
+        if key not in self._results:
             began = time.perf_counter()
             value = self._trained(made)
             self.evaluation_seconds.append(time.perf_counter() - began)
-            self._told[key] = Told(value, self.evaluation_seconds[-1] / 3600)
-        return self._told[key]
+            self._results[key] = Result(value, self.evaluation_seconds[-1] / 3600)
+        return self._results[key]
 
     def _trained(self, made: Decisions) -> float | None:
         run = automl.Run("cpu", 0, 0, 1, Path(os.environ["AUTOML_STATE_DIR"]))
@@ -183,7 +198,7 @@ class Programs:
 
     def _probed(self, made: Decisions, writing: Hashable) -> tuple[Hashable, Verdict]:
         if writing not in self._probes:
-            self._rebuilt(made)  # raises where a probe would only call it unhashable
+            self._rebuilt(made)  # Raises, where a probe would only report "unhashable".
             again = partial(self._rebuilt, made)
             found = probe(again, self._parts.task, self._parts.trainer)
             self.probe_seconds.append(found.seconds)
@@ -193,10 +208,10 @@ class Programs:
         return self._probes[writing]
 
     def _rebuilt(self, made: Decisions) -> automl.Candidate:
-        """The candidate of these decisions.
+        """Build the candidate of these decisions.
 
         Raises:
-            ValueError: some are missing.
+            ValueError: Some decisions are missing.
         """
         return propose(self._candidate, FixedTrial(dict(made)))
 
@@ -219,7 +234,7 @@ def parts_of(
 
 
 def table(folder: Path | None) -> Path | None:
-    """The table's file, where there is one."""
+    """Return the table's file, None if it does not exist."""
     beside = Path(__file__).parents[2] / "shared" / "data"
     found = (folder or beside) / "nasbench201" / "nb201_12epochs.npz"
     return found if found.exists() else None
@@ -234,7 +249,7 @@ def read(path: Path, values: str, rate: float, probes: int) -> NasBench201:
 
 
 def means(raw: Mapping[Cell, float]) -> dict[Cell, float]:
-    """For each cell the mean over all cells that compute the same, by the suite's account."""
+    """Return for each cell the mean over all cells that truly compute the same function."""
     members: dict[object, list[float]] = {}
     for cell, value in raw.items():
         members.setdefault(truth(cell)[0], []).append(value)

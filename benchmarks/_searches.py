@@ -1,4 +1,4 @@
-"""Searches under one way or another to decide between a hit and an evaluation."""
+"""Searches that decide in different ways between a cache hit and an evaluation."""
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import optuna
-from _problems import Decisions, Problem, Told
+from _problems import Decisions, Problem, Result
 from automl_plugins.strategies.evolution import Evolution
 from optuna.trial import TrialState
 
@@ -21,11 +21,11 @@ except ImportError:
     pg = None
 
 BEGINNING = 60
-"""So many proposals are looked at besides all of them."""
+"""How many first proposals are reported on separately, besides all of them."""
 
 
 class Kept(Enum):
-    """What an arm recognises a candidate by."""
+    """How an arm recognises a candidate that it has evaluated."""
 
     NOTHING = "nothing"
     TRUTH = "truth"
@@ -36,9 +36,14 @@ class Kept(Enum):
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to decide between a hit and an evaluation.
+    """One way to decide between a cache hit and an evaluation.
 
-    refuses: constant functions fail unpaid. mutates: FCM.
+    Attributes:
+        name: The arm's name.
+        kept: How it recognises a candidate.
+        refuses: Whether constant functions fail without an evaluation.
+        mutates: Whether the strategy mutates until the function changes (FCM).
+        pyglove: Whether PyGlove's wrapper decides.
     """
 
     name: str
@@ -48,7 +53,7 @@ class Arm:
     pyglove: bool = False
 
     def key(self, problem: Problem, made: Decisions) -> Hashable | None:
-        """What a result is kept under; None where nothing is kept."""
+        """Return the key of a candidate's result in the cache, None without a cache."""
         if self.kept is Kept.NOTHING:
             return None
         level = self.kept.value if isinstance(self.kept.value, Level) else None
@@ -57,7 +62,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Strategy:
-    """Makes a sampler. blind: it proposes the same whatever it is told."""
+    """Makes a sampler.
+
+    Attributes:
+        name: The strategy's name.
+        make: Makes the sampler, given a seed.
+        blind: Whether proposals are independent of results.
+    """
 
     name: str
     make: Callable[..., optuna.samplers.BaseSampler]
@@ -76,22 +87,22 @@ STRATEGIES = (
 
 
 class Proposal(NamedTuple):
-    """Decisions, and the number of the choice made by each of them."""
+    """Decisions, and the index of the choice that each of them made."""
 
     made: Decisions
     numbers: tuple[int, ...]
 
 
 class Step(NamedTuple):
-    """One proposal, what the sampler was told of it, and whether it was paid for."""
+    """One proposal, its result, and whether it was evaluated."""
 
     proposal: Proposal
-    told: Told
+    result: Result
     paid: bool
 
 
 class Proposals(Protocol):
-    """What proposes, and is told what each proposal came to before the next."""
+    """A source of proposals that gets the result of each before it makes the next."""
 
     def ask(self) -> Proposal: ...
 
@@ -122,14 +133,14 @@ class Live:
 
 
 class DivergedError(Exception):
-    """Another arm would have proposed something else from here on."""
+    """This arm's proposals would differ from the recorded ones from here on."""
 
 
 class Recorded:
-    """What another arm proposed.
+    """The proposals of another arm.
 
-    Samplers depend on their seed and on what they are told alone, and a blind one on its seed: so
-    the proposals are the same as long as the same is told.
+    Samplers depend only on their seed and on the results they get, blind ones only on their seed.
+    So the proposals are the same as long as the results are.
     """
 
     def __init__(self, strategy: Strategy, steps: Sequence[Step]) -> None:
@@ -140,13 +151,13 @@ class Recorded:
         return self.step.proposal
 
     def tell(self, value: float | None) -> None:
-        if value != self.step.told.value and not self.strategy.blind:
+        if value != self.step.result.value and not self.strategy.blind:
             raise DivergedError
 
 
 @dataclass(frozen=True)
 class Functions:
-    """What FCM asks: the engine's context, from memory."""
+    """The context that FCM asks for fingerprints, as the engine provides it, in memory."""
 
     problem: Problem
 
@@ -161,25 +172,25 @@ class Functions:
 
 
 def ours(problem: Problem, arm: Arm, proposals: Proposals) -> Iterator[Step]:
-    """Look up or pay; results are kept in memory, and failures are never served."""
-    known: dict[Hashable, Told] = {}
+    """Look up or evaluate each proposal; results are cached in memory, failures are not."""
+    known: dict[Hashable, Result] = {}
     while True:
         proposal = proposals.ask()
         key = arm.key(problem, proposal.made)
         if arm.refuses and problem.is_constant(proposal.made):
-            told, paid = Told(None, 0.0), False
+            result, paid = Result(None, 0.0), False
         elif key is not None and key in known:
-            told, paid = known[key], False
+            result, paid = known[key], False
         else:
-            told, paid = problem.evaluate(proposal.made), True
-            if key is not None and told.value is not None:
-                known[key] = told
-        proposals.tell(told.value)
-        yield Step(proposal, told, paid)
+            result, paid = problem.evaluate(proposal.made), True
+            if key is not None and result.value is not None:
+                known[key] = result
+        proposals.tell(result.value)
+        yield Step(proposal, result, paid)
 
 
-def pygloves(problem: Problem, arm: Arm, proposals: Proposals) -> Iterator[Step]:
-    """The same where PyGlove's wrapper around the same proposals decides what is paid for."""
+def with_pyglove(problem: Problem, arm: Arm, proposals: Proposals) -> Iterator[Step]:
+    """Like `ours`, but PyGlove's wrapper around the same proposals decides what to evaluate."""
 
     class Inner(pg.geno.DNAGenerator):  # type: ignore[misc,name-defined]
         def _propose(self) -> Any:
@@ -195,19 +206,28 @@ def pygloves(problem: Problem, arm: Arm, proposals: Proposals) -> Iterator[Step]
         dna = deduping.propose()
         proposal = deduping.generator.proposal
         served = dna.metadata.get("reward")
-        told = problem.evaluate(proposal.made) if served is None else Told(served, 0.0)
-        if told.value is None:
+        result = problem.evaluate(proposal.made) if served is None else Result(served, 0.0)
+        if result.value is None:
             proposals.tell(None)
         else:
-            deduping.feedback(dna, told.value)
-        yield Step(proposal, told, served is None)
+            deduping.feedback(dna, result.value)
+        yield Step(proposal, result, served is None)
 
 
 def search(
     problem: Problem, strategy: Strategy, arm: Arm, seed: int, count: int, base: Sequence[Step] = ()
 ) -> list[Step]:
-    """So many proposals; those of another arm as far as they are provably this one's, too."""
-    decide = pygloves if arm.pyglove else ours
+    """Run an arm, and reuse the proposals of another arm if they are provably the same.
+
+    Args:
+        problem: The problem to search.
+        strategy: Makes the sampler.
+        arm: Decides between hits and evaluations.
+        seed: The sampler's seed.
+        count: How many proposals to make.
+        base: The steps of another arm under the same seed.
+    """
+    decide = with_pyglove if arm.pyglove else ours
     if base and not arm.mutates:
         try:
             return list(islice(decide(problem, arm, Recorded(strategy, base)), count))
@@ -217,7 +237,7 @@ def search(
 
 
 class Best(NamedTuple):
-    """A new best value, and what had been paid for by then."""
+    """A new best value, with the evaluations and hours spent until then."""
 
     value: float
     evaluations: int
@@ -226,7 +246,14 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: its bests, and its evaluations after the beginning and at the end."""
+    """One run.
+
+    Attributes:
+        bests: Each new best value, in order.
+        early: Evaluations in the first `BEGINNING` proposals.
+        paid: Evaluations in the complete run.
+        proposals: The number of proposals.
+    """
 
     bests: tuple[Best, ...]
     early: int
@@ -239,8 +266,8 @@ class Curve:
         paid, hours, early = 0, 0.0, 0
         for number, step in enumerate(steps, 1):
             paid += step.paid
-            hours += step.told.hours * step.paid
-            value = step.told.value
+            hours += step.result.hours * step.paid
+            value = step.result.value
             if value is not None and (not bests or value > bests[-1].value):
                 bests.append(Best(value, paid, hours))
             if number == BEGINNING:
@@ -251,7 +278,7 @@ class Curve:
         return next((best for best in self.bests if best.value >= target), None)
 
     def value_after(self, evaluations: int) -> float:
-        """The best value that so many evaluations bought; minus infinity without any."""
+        """Return the best value after this many evaluations, minus infinity if there is none."""
         bought = [best.value for best in self.bests if best.evaluations <= evaluations]
         return bought[-1] if bought else -math.inf
 
@@ -259,7 +286,7 @@ class Curve:
 def curves(
     problem: Problem, strategy: Strategy, arms: Sequence[Arm], seed: int, count: int
 ) -> dict[str, Curve]:
-    """Every arm under one seed."""
+    """Run every arm under one seed."""
     base = search(problem, strategy, arms[0], seed, count)
     found = {arms[0].name: Curve.of(base)}
     for arm in arms[1:]:

@@ -1,6 +1,6 @@
-"""A search of two decisions whose training is sleep, for our workers and for bare Optuna's.
+"""A search of two decisions whose training only sleeps, for our workers and bare Optuna's.
 
-Also loaded as a user's own file, so it imports only automl's names, and no torch.
+Studies load it as a user's file too, so it imports only automl's public names, and no torch.
 """
 
 import os
@@ -15,10 +15,10 @@ import optuna
 from automl import Candidate, Direction, Report, Run, Signature, Task, Trainer
 
 LOG = "SLEEPING_LOG"
-"""A file that gets a line with the trial's number for each evaluation."""
+"""The environment variable that names a file; each evaluation appends its trial's number to it."""
 
 trained: list[list[float]] = []
-"""When each training of this process began and ended; one under way has no end yet."""
+"""When each training of this process began and ended; a running one has no end yet."""
 
 
 class Nothing:
@@ -55,7 +55,7 @@ class Sleep(Trainer):
 
 
 def bare(seconds: float) -> Callable[[optuna.Trial], float]:
-    """The same as an objective of plain Optuna."""
+    """Return the same training as an objective for plain Optuna."""
 
     def objective(trial: optuna.Trial) -> float:
         x, y = (trial.suggest_float(name, 0.0, 1.0) for name in ("x", "y"))
@@ -67,7 +67,7 @@ def bare(seconds: float) -> Callable[[optuna.Trial], float]:
 
 
 def sleep(seconds: float, number: int) -> None:
-    """What both sides call training; it is noted when it began and ended."""
+    """Train on both sides: sleep, and record when that began and ended."""
     if log := os.environ.get(LOG):
         write_line(Path(log), str(number))
     trained.append([time.monotonic()])

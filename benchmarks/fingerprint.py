@@ -1,14 +1,14 @@
-"""What it costs to tell which function a candidate computes, and how well the levels tell.
+"""The cost of recognising a candidate's function, and the accuracy of each level.
 
-Each row is the median over repetitions with its quartiles, warm, on one core, of the processor's
-time, so that other processes do not count. Beside our key of a graph stands networkx's
+Each row is the median over repetitions with its quartiles, warm, on one core, in processor time,
+so that other processes do not count. Our key of a graph is compared with networkx's
 Weisfeiler-Lehman hash of the same graph. `prober` rows go through the warm process that the
-engine asks, and are wall time, for they hold its pipe as well.
+engine uses, and are in wall time, because they include its pipe.
 
-With --classes: how many classes the 15,625 cells of NAS-Bench-201 fall into after each level, and
-how that agrees with the truth that the test suite computes on its own. --l2 probes one cell of
-each class of L1; --raw probes cells whose convolutions read no zero, as they are written, without
-L1, and groups them by what they compute (13,335 cells take a while).
+--classes counts the classes into which each level divides the 15,625 cells of NAS-Bench-201, and
+compares them with the truth, which the test suite derives with its own code. --l2 probes one cell
+of each class of L1. --raw probes cells whose convolutions read no zero, without simplification by
+L1, and groups them by their sketches (all 13,335 cells take a while).
 
     python benchmarks/fingerprint.py [--json] [--repeats 50]
     python benchmarks/fingerprint.py --classes [--json] [--cells N] [--l2] [--raw N]
@@ -49,19 +49,19 @@ from automl.study.search_request import SearchRequest
 SEED = 0
 HELPER = str(Path(__file__).with_name("_cells.py"))
 CELL: Cell = (3, 1, 2, 4, 3, 1)
-"""Both convolutions, poolings and skips."""
+"""A cell with both convolutions, a pooling and skips."""
 DRAWS = 20
-"""How many random candidates stand for their space."""
+"""How many random candidates represent their space."""
 
 
 def parts_of(space: str, **options: object) -> Parts:
-    """Everything that a study of a space on task `digits` with trainer `supervised` is made of."""
+    """Make the parts of a study of a space on task `digits` with trainer `supervised`."""
     request = SearchRequest(space, strategy="random", options={"space": options})
     return plan(request, Registry()).parts
 
 
 def mlps(parts: Parts) -> list[dict[str, Any]]:
-    """Decisions of random candidates."""
+    """Draw the decisions of random candidates."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
     trials = [study.ask() for _ in range(DRAWS)]
     for trial in trials:
@@ -70,7 +70,7 @@ def mlps(parts: Parts) -> list[dict[str, Any]]:
 
 
 def ten_nodes() -> automl.Graph:
-    """Linear layers with a sum, a gate and dropout."""
+    """Make a graph of linear layers with a sum, a gate and dropout."""
     graph = automl.Graph()
     x = graph.input("x", (8,))
     h = graph.add("relu", graph.add("linear", x, features=8))
@@ -82,13 +82,13 @@ def ten_nodes() -> automl.Graph:
 
 
 def as_networkx(graph: automl.Graph) -> "nx.DiGraph[str]":
-    """The same nodes and edges, with what tells them apart as text."""
+    """Convert a graph; labels distinguish its nodes, and edges have their ports."""
     made: nx.DiGraph[str] = nx.DiGraph()
     for name in graph.dag:
         node = graph.node(name)
         made.add_node(name, label=repr((node.operation, sorted(node.attributes.items()))))
         for port, source in enumerate(node.inputs):
-            # An edge for all ports together, for its hash takes no parallel edges.
+            # One edge for all ports together, because the hash does not support parallel edges.
             ports = made.edges[source, name]["port"] if made.has_edge(source, name) else ""
             made.add_edge(source, name, port=f"{ports} {port}")
     return made
@@ -96,13 +96,13 @@ def as_networkx(graph: automl.Graph) -> "nx.DiGraph[str]":
 
 def networkx_hash(graph: "nx.Graph[str]") -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that other versions give other hashes
+        warnings.simplefilter("ignore")  # It warns that hashes differ between versions.
         found: str = nx.weisfeiler_lehman_graph_hash(graph, node_attr="label", edge_attr="port")
     return found
 
 
 def networkx_confuses_direction() -> bool:
-    """Whether it gives `a -> b` and `b -> a` one hash when edges have attributes."""
+    """Whether networkx gives `a -> b` and `b -> a` the same hash if edges have attributes."""
     there: nx.DiGraph[str] = nx.DiGraph()
     there.add_node("a", label="one")
     there.add_node("b", label="another")
@@ -118,7 +118,17 @@ def timed(
     at_once: int = 1,
     clock: Callable[[], float] = time.process_time,
 ) -> list[float]:
-    """Seconds that one call takes, each measured over so many in a row, once warm."""
+    """Time a function after one warm-up call.
+
+    Args:
+        call: The function.
+        repeats: How many times to measure.
+        at_once: How many calls in a row each measurement averages.
+        clock: Returns seconds.
+
+    Returns:
+        Seconds per call, one value for each measurement.
+    """
     call()
     times = []
     for _ in range(repeats):
@@ -182,7 +192,7 @@ def of_graphs(one_cell: Parts, repeats: int) -> Iterator[dict[str, Any]]:
 
 
 Probed = tuple[list[dict[str, Any]], float | None]
-"""Decisions of candidates that are probed in turn, and a target in milliseconds."""
+"""Decisions of candidates to probe in turn, and a target in milliseconds."""
 
 
 def of_probes(parts: Parts, named: Mapping[str, Probed], repeats: int) -> Iterator[dict[str, Any]]:
@@ -216,7 +226,7 @@ def classes(cells: list[Cell], with_l2: bool, raw: int) -> dict[str, Any]:
         "L1": {**compared(keys, forms), "seconds": time.perf_counter() - began},
     }
     if with_l2:
-        # A probe trains, and so sees what training makes equal.
+        # A probe trains, so it also finds functions equal that training makes equal.
         first = {
             key: (cell, truth(cell, trained=True)[0]) for key, cell in zip(keys, cells, strict=True)
         }
@@ -231,7 +241,7 @@ def classes(cells: list[Cell], with_l2: bool, raw: int) -> dict[str, Any]:
 
 
 def by_function(parts: Parts, cells: Sequence[Cell], forms: Sequence[object]) -> dict[str, Any]:
-    """Cells grouped by the sketches of their probes; constants, too, though none is ever shared."""
+    """Group cells by the sketches of their probes, including constants, which are never shared."""
     began, sketches, verdicts = time.perf_counter(), Sketches(), Counter[str]()
     groups = []
     for cell in cells:
@@ -251,40 +261,40 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--classes", action="store_true")
-    parser.add_argument("--cells", type=int, default=len(CELLS), help="so many cells, at random")
+    parser.add_argument("--cells", type=int, default=len(CELLS), help="number of random cells")
     parser.add_argument("--l2", action="store_true", help="probe a cell of each class of L1")
-    parser.add_argument("--raw", type=int, default=0, help="so many cells by L2 alone")
+    parser.add_argument("--raw", type=int, default=0, help="number of cells grouped by L2 alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AUTOML_STATE_DIR"] = directory
-        said: dict[str, Any] = {"benchmark": "fingerprint", "seed": SEED, "versions": versions()}
+        results: dict[str, Any] = {"benchmark": "fingerprint", "seed": SEED, "versions": versions()}
         if arguments.classes:
             cells = random.Random(SEED).sample(CELLS, min(arguments.cells, len(CELLS)))
-            said["classes"] = classes(cells, arguments.l2, arguments.raw)
+            results["classes"] = classes(cells, arguments.l2, arguments.raw)
         else:
-            said["rows"] = list(measured(arguments.repeats))
-            said["networkx_confuses_direction"] = networkx_confuses_direction()
+            results["rows"] = list(measured(arguments.repeats))
+            results["networkx_confuses_direction"] = networkx_confuses_direction()
     if arguments.as_json:
-        print(json.dumps(said))
+        print(json.dumps(results))
     elif arguments.classes:
-        show_classes(said["classes"])
+        show_classes(results["classes"])
     else:
-        show(said)
+        show(results)
 
 
-def show(said: dict[str, Any]) -> None:
-    print(f"{'level':<7}{'what':<44}{'median ms':>10}{'quartiles':>20}{'a second':>10}  target")
-    for each in said["rows"]:
+def show(results: dict[str, Any]) -> None:
+    print(f"{'level':<7}{'case':<44}{'median ms':>10}{'quartiles':>20}{'per second':>11}  target")
+    for each in results["rows"]:
         quartiles = f"{each['low_ms']:.3f} to {each['high_ms']:.3f}"
         target = "" if each["met"] is None else f"{each['target_ms']:g} ms {_MET[each['met']]}"
         print(
             f"{each['level']:<7}{each['what']:<44}{each['median_ms']:>10.3f}{quartiles:>20}"
-            f"{each['per_second']:>10.0f}  {target}"
+            f"{each['per_second']:>11.0f}  {target}"
         )
-    if said["networkx_confuses_direction"]:
-        print("networkx's hash is the same for a -> b and b -> a when edges have attributes.")
+    if results["networkx_confuses_direction"]:
+        print("networkx's hash is the same for a -> b and b -> a if edges have attributes.")
 
 
 _MET = {True: "met", False: "missed"}
@@ -292,7 +302,7 @@ _MET = {True: "met", False: "missed"}
 
 def show_classes(found: dict[str, dict[str, Any]]) -> None:
     print(f"{'level':<24}{'cells':>7}{'classes':>9}{'true':>7}", end="")
-    print(f"{'missed':>9}{'merged':>8}{'ms a cell':>11}  verdicts")
+    print(f"{'missed':>9}{'merged':>8}{'ms/cell':>11}  verdicts")
     for level, each in found.items():
         per_cell = f"{1e3 * each['seconds'] / each['cells']:.2f}" if "seconds" in each else ""
         print(

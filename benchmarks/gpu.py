@@ -1,9 +1,9 @@
-"""Workers that share one GPU, memory that runs out on it, and workers bound to it.
+"""Workers on a GPU: sharing one, running out of its memory, and being pinned to it.
 
-sharing: trials an hour of a small network on one GPU with 1, 2 and 4 workers (`--per-device`), in
-turns, beside one worker alone. memory: a training whose batch does not fit is done in parts;
-says how often and with which peak. pinning: each worker sees its device alone and calls it cuda:0.
-A machine without a GPU says so, and the exit code is 0.
+sharing: trials per hour of a small network on one GPU with 1, 2 and 4 workers in turn, relative to
+one worker. memory: how often a training whose batch does not fit is repeated in micro-batches.
+pinning: whether each worker sees only its own device and names it cuda:0. On a machine without a
+GPU it prints that it has none, with exit code 0.
 
     python benchmarks/gpu.py [--json] [--trials 24] [--turns 3]
 """
@@ -29,7 +29,7 @@ FILE = str(Path(__file__).resolve())
 
 
 class Nothing:
-    """A task with no data."""
+    """A task without data."""
 
     signature = automl.Signature((1,), (1,))
 
@@ -53,7 +53,7 @@ def space(trial: Any, task: automl.Task) -> automl.Candidate:
 
 @dataclass(frozen=True)
 class Hungry(automl.Trainer):
-    """Allocates half of the GPU's free memory eightfold, and an eighth of that in micro-batches."""
+    """Allocates four times the GPU's free memory, and an eighth of that with micro-batches."""
 
     def train(self, candidate: Any, task: Any, run: automl.Run) -> Iterator[automl.Report]:
         import torch
@@ -66,8 +66,8 @@ class Hungry(automl.Trainer):
 
 
 @dataclass(frozen=True)
-class Looking(automl.Trainer):
-    """Reports how many GPUs its process sees."""
+class Pinned(automl.Trainer):
+    """Reports 1 if its process sees one GPU and names it cuda:0, else 0."""
 
     def train(self, candidate: Any, task: Any, run: automl.Run) -> Iterator[automl.Report]:
         import torch
@@ -78,7 +78,11 @@ class Looking(automl.Trainer):
 
 
 def searched(folder: Path, *arguments: str) -> tuple[list[dict[str, Any]], float, str]:
-    """The trials of a search on the command line, its time, and what it warned of."""
+    """Run a search on the command line.
+
+    Returns:
+        The events of its trials, its wall time in seconds, and its standard error.
+    """
     url = f"sqlite:///{folder / 'gpu.db'}"
     command = [sys.executable, "-m", "automl", "search", *arguments, "--storage", url, "--json"]
     began = time.perf_counter()
@@ -89,7 +93,7 @@ def searched(folder: Path, *arguments: str) -> tuple[list[dict[str, Any]], float
 
 
 def sharing(trials: int, turns: int, device: str) -> list[dict[str, Any]]:
-    """Trials an hour by number of workers, as medians over turns."""
+    """Measure trials per hour by number of workers, as medians over turns."""
     rates: dict[int, list[float]] = {count: [] for count in WORKERS}
     for turn in range(turns):
         for count in WORKERS if turn % 2 else reversed(WORKERS):
@@ -107,12 +111,12 @@ def sharing(trials: int, turns: int, device: str) -> list[dict[str, Any]]:
 
 
 def of_trainer(trainer: str, device: str) -> tuple[list[float | None], str]:
-    """What each trial of a trainer of this file reports, and what was warned of."""
+    """Search with a trainer of this file; return each trial's value, and standard error."""
     with tempfile.TemporaryDirectory() as folder:
         parts = (f"{FILE}:space", "--task", f"{FILE}:Nothing", "--trainer", f"{FILE}:{trainer}")
         limits = ("--trials", "4", "--strategy", "random", "--device", device)
-        found, _, said = searched(Path(folder), *parts, *limits)
-    return [trial["values"] and trial["values"]["value"] for trial in found], said
+        found, _, warned = searched(Path(folder), *parts, *limits)
+    return [trial["values"] and trial["values"]["value"] for trial in found], warned
 
 
 def main() -> None:
@@ -123,14 +127,14 @@ def main() -> None:
     arguments = parser.parse_args()
     gpus = [device.name for device in accelerators() if device.is_gpu]
     if not gpus:
-        said = {"benchmark": "gpu", "skipped": "this machine has no GPU"}
-        print(json.dumps(said) if arguments.as_json else said["skipped"])
+        skipped = {"benchmark": "gpu", "skipped": "this machine has no GPU"}
+        print(json.dumps(skipped) if arguments.as_json else skipped["skipped"])
         return
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AUTOML_STATE_DIR"] = directory
         shared = sharing(arguments.trials, arguments.turns, gpus[0])
         in_parts, warned = of_trainer("Hungry", gpus[0])
-        bound, _ = of_trainer("Looking", gpus[-1])
+        bound, _ = of_trainer("Pinned", gpus[-1])
     found = {
         "sharing": shared,
         "memory": {"micro_batches": in_parts, "retries": warned.count("once more in")},
@@ -140,10 +144,10 @@ def main() -> None:
         print(json.dumps({"benchmark": "gpu", **found}))
         return
     for row in shared:
-        rate = f"{row['trials_per_hour']:.0f} trials an hour"
+        rate = f"{row['trials_per_hour']:.0f} trials per hour"
         print(f"{row['workers']} workers on {gpus[0]}: {rate}, x{row['ratio']:.2f}")
-    print(f"out of memory: retried {found['memory']['retries']} times, in parts: {in_parts}")
-    print(f"bound to {gpus[-1]} alone: {found['pinning']['bound']}")
+    print(f"out of memory: {found['memory']['retries']} retries, micro-batches: {in_parts}")
+    print(f"pinned to {gpus[-1]}: {found['pinning']['bound']}")
 
 
 if __name__ == "__main__":

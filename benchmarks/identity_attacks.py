@@ -1,17 +1,18 @@
-"""Attacks on identity: pairs that are one function, or two, by construction, by kind.
+"""Attacks on identity: pairs of candidates that are equal, or different, by construction.
 
-A false merge is a pair of two functions that the product takes for one; a missed equal is a pair
-of one function that it does not recognise, which costs a training and no more. Compared are both
-sides of each pair with a probe each, as `automl fingerprint` does (`probe_share` is infinite
-there). Then real searches, in processes of their own, follow:
+A false merge is a pair of different functions that automl takes for one. A missed pair is one of
+equal functions that it does not recognise, which only costs a training. Both sides of each pair
+are probed and compared, as `automl fingerprint` does (with an infinite `probe_share`). Then real
+searches run, in separate processes:
 
 default: default options, evaluations long enough for probes to pay, some pairs of each kind.
-always: `probe_share=inf`, with every module that keeps state twice, whose second must be reused.
-files: candidates that read files, in one study; again; then in a study after all files changed.
+state: `probe_share=inf`, every stateful module twice; the second must be reused.
+always: `probe_share=inf`, some pairs of each kind.
+files: candidates that read files, in a study, in a second one, and after all files changed.
 
-With --train, both sides of each pair that should differ are trained without the cache, from equal
-draws and under equal seeds, until their answers differ. `one start` says whether all weights were
-equal when training began, so that the functions alone made the difference.
+With --train, both sides of each pair that should differ are trained without the cache, from the
+same random draws and under the same seeds, until their outputs differ. `one start` means that all
+weights were equal when training began, so only the functions made the difference.
 
     python benchmarks/identity_attacks.py [--json] [--kind NAME] [--no-searches] [--train]
 """
@@ -47,19 +48,19 @@ TESTS = Path(__file__).parents[1] / "tests" / "support"
 SPACE = f"{TESTS / 'attacked.py'}:sides"
 BRIEF = f"{TESTS / 'shapes.py'}:Brief"
 SLEEP, WORKERS = 20.0, 4
-"""Seconds of an evaluation where default options are searched, so that probes pay."""
+"""Seconds of an evaluation, long enough for probes to pay, and workers, in search `default`."""
 SEEDS = (0, 1, 2)
 EPOCHS = 20
 APART = 2e-5
-"""Answers that differ by this share of the largest after training are of two functions.
+"""Outputs that differ by more than this share of the largest come from different functions.
 
-Equal ones, in other words but from one start, were never seen more than 5e-7 apart.
+Equal functions, written differently but with the same initial weights, differed by 5e-7 at most.
 """
 IMPORTING = "importing"
 
 
 def attacks() -> list[Any]:
-    """The pairs, which lie with the tests."""
+    """Return the pairs, which are stored with the tests."""
     if str(TESTS) not in sys.path:
         sys.path.append(str(TESTS))
     from attacks import PAIRS
@@ -69,7 +70,7 @@ def attacks() -> list[Any]:
 
 # Comparison.
 def compared(comparer: Comparer, pair: Any) -> tuple[bool, list[dict[str, Any]]]:
-    """Whether both sides of a pair are taken for one, and what was found of each."""
+    """Return whether both sides of a pair get one fingerprint, and the findings for each."""
     found = [comparer.fingerprint({"side": side}) for side in pair.sides]
     return found[0]["fingerprint"] == found[1]["fingerprint"], found
 
@@ -93,12 +94,12 @@ def comparisons(pairs: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def by_kind(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    said = []
+    results = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         ours = [row for row in rows if row["kind"] == kind]
         equal = [row for row in ours if row["equal"]]
         differ = [row for row in ours if not row["equal"]]
-        said.append(
+        results.append(
             {
                 "kind": kind,
                 "differ": len(differ),
@@ -109,11 +110,16 @@ def by_kind(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "probe_ms": statistics.median(ms for row in ours for ms in row["ms"]),
             }
         )
-    return said
+    return results
 
 
 def named(rows: Sequence[dict[str, Any]], equal: bool) -> list[str]:
-    """The pairs that were taken for what they are not."""
+    """List the pairs whose verdict is wrong.
+
+    Args:
+        rows: The compared pairs.
+        equal: Whether to list equal pairs that were missed, or different ones that were merged.
+    """
     return [
         f"{row['kind']}: {row['name']}"
         for row in rows
@@ -121,7 +127,7 @@ def named(rows: Sequence[dict[str, Any]], equal: bool) -> list[str]:
     ]
 
 
-# Searches, each in a process of its own.
+# Searches, each in a separate process.
 def searching(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     command = [sys.executable, __file__, "--search", *arguments]
     return subprocess.Popen(
@@ -130,14 +136,14 @@ def searching(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 
 
 def answer(process: "subprocess.Popen[str]") -> Any:
-    said, _ = process.communicate()
+    results, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"a search ended with exit code {process.returncode}")
-    return json.loads(said)
+    return json.loads(results)
 
 
 def some_pairs() -> list[Any]:
-    """Of each kind the first pair that differs, and the first that is equal."""
+    """Return the first different pair and the first equal one of each kind."""
     firsts = {(pair.kind, pair.equal): pair for pair in reversed(attacks())}
     return list(firsts.values())
 
@@ -145,7 +151,14 @@ def some_pairs() -> list[Any]:
 def search_pairs(
     pairs: Sequence[Any], share: str | None, seconds: float = 0.0, workers: int = 1
 ) -> dict[str, Any]:
-    """A real search that proposes both sides of each pair."""
+    """Run a search that proposes both sides of each pair.
+
+    Args:
+        pairs: The pairs.
+        share: The option `cache.probe_share`, None for the default.
+        seconds: How long each evaluation sleeps.
+        workers: The number of workers.
+    """
     asked = [side for pair in pairs for side in pair.sides]
     made = [{"side": side} for side in asked]
     study = searched(SPACE, made, share, {"seconds": seconds}, workers=workers)
@@ -166,7 +179,7 @@ def search_pairs(
 
 
 def search_state(share: str) -> dict[str, Any]:
-    """Modules that keep state, each proposed twice: the second time it must be reused."""
+    """Propose each stateful module twice; the second time it must be reused."""
     sides = [side for pair in attacks() if pair.kind == "state" for side in pair.sides]
     study = searched(SPACE, [{"side": side} for side in [*sides, *sides]], share, {})
     again = study.views.trials()[len(sides) :]
@@ -175,7 +188,7 @@ def search_state(share: str) -> dict[str, Any]:
 
 
 def search_files(space: str, storage: str, share: str) -> dict[str, bool]:
-    """Whether each candidate that reads a file was reused."""
+    """Return for each candidate that reads a file whether it was reused."""
     if space == IMPORTING:
         asked: list[dict[str, Any]] = [{"eighths": n} for n in (1, 2)]
     else:
@@ -223,7 +236,7 @@ def recognized(study: Any) -> dict[str, Any]:
 
 
 def files(share: str | None) -> dict[str, Any]:
-    """Candidates that read files: in a study, in one like it, in one after the files changed."""
+    """Search candidates that read files: in a study, in a second one, and after files changed."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["READING_FOLDER"] = folder
         attacks()
@@ -231,7 +244,7 @@ def files(share: str | None) -> dict[str, Any]:
 
         found = []
         for seed in (0, 0, 1):
-            progress(f"files, probe_share {share or 'as by default'}, content {seed}")
+            progress(f"files, probe_share {share or 'default'}, content {seed}")
             write(seed)
             begun = [
                 searching("files", space, f"sqlite:///{folder}/{space}.db", share or "")
@@ -248,7 +261,7 @@ def files(share: str | None) -> dict[str, Any]:
 
 
 def search(arguments: Sequence[str]) -> Any:
-    """What a process of its own is asked for."""
+    """Run the search that a separate process was started for."""
     what, *rest = arguments
     attacks()
     if what == "files":
@@ -256,14 +269,14 @@ def search(arguments: Sequence[str]) -> Any:
     if what == "state":
         return search_state(*rest)
     if what == "default":
-        # Nothing is probed before the first evaluation ends, nor while it is not known to pay.
+        # Nothing is probed before the first evaluation ends, or before probes are known to pay.
         pairs = [each for each in some_pairs() if each.kind not in ("state", "writings")]
         return search_pairs([each for each in pairs if not each.equal], None, SLEEP, WORKERS)
     return search_pairs(some_pairs(), "inf")
 
 
 def searches(default: "subprocess.Popen[str]") -> Iterator[tuple[str, Any]]:
-    """The searches' results by name; that of default options has begun, and mostly sleeps."""
+    """Run the searches, while the given one with default options runs and mostly sleeps."""
     progress("searching with state, then always")
     yield "state", answer(searching("state", "inf"))
     yield "always", answer(searching("always"))
@@ -275,7 +288,7 @@ def searches(default: "subprocess.Popen[str]") -> Iterator[tuple[str, Any]]:
 
 # Training.
 def trained(build: Any, task: automl.Task, seed: int) -> tuple[list[Tensor], Tensor, float]:
-    """All tensors at the start, the answers at the end, and the accuracy."""
+    """Train a candidate; return its initial tensors, its final outputs and its accuracy."""
     from automl_plugins.trainers.supervised import Supervised
 
     made: list[nn.Module] = []
@@ -301,7 +314,7 @@ def trained(build: Any, task: automl.Task, seed: int) -> tuple[list[Tensor], Ten
 
 
 def trainings(pair: Any, task: automl.Task) -> dict[str, Any]:
-    """Both sides trained under seeds until their answers differ."""
+    """Train both sides of a pair under one seed after another until their outputs differ."""
     row: dict[str, Any] = {"kind": pair.kind, "name": pair.name, "accuracies": []}
     for seed in SEEDS:
         (start, ours, a), (begin, theirs, b) = (
@@ -318,7 +331,7 @@ def trainings(pair: Any, task: automl.Task) -> dict[str, Any]:
 
 
 def training(pairs: Sequence[Any]) -> list[dict[str, Any]]:
-    """What training makes of the pairs that should differ."""
+    """Train the pairs that should differ."""
     parts = plan(SearchRequest(SPACE), Registry()).parts
     rows = []
     for pair in pairs:
@@ -335,7 +348,7 @@ def progress(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", dest="as_json")
-    parser.add_argument("--kind", help="only pairs whose kind begins so")
+    parser.add_argument("--kind", help="only pairs whose kind begins with this")
     parser.add_argument("--no-searches", action="store_true")
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--search", nargs="+", help=argparse.SUPPRESS)
@@ -347,8 +360,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AUTOML_STATE_DIR"] = directory
-        said = measured(arguments)
-    print(json.dumps(said)) if arguments.as_json else show(said)
+        results = measured(arguments)
+    print(json.dumps(results)) if arguments.as_json else show(results)
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -356,7 +369,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     pairs = [each for each in attacks() if each.kind.startswith(arguments.kind or "")]
     default = None if arguments.no_searches else searching("default")
     rows = list(comparisons(pairs))
-    said = {
+    results = {
         "benchmark": "identity_attacks",
         "pairs": rows,
         "kinds": by_kind(rows),
@@ -365,28 +378,28 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         "searches": {} if default is None else dict(searches(default)),
     }
     if arguments.train:
-        said["trained"] = training(pairs)
-    return {**said, "seconds": time.perf_counter() - began}
+        results["trained"] = training(pairs)
+    return {**results, "seconds": time.perf_counter() - began}
 
 
-def show(said: dict[str, Any]) -> None:
+def show(results: dict[str, Any]) -> None:
     print(f"{'kind':<34}{'differ':>8}{'merged':>8}{'equal':>8}{'missed':>8}{'ms':>8}  verdicts")
-    for each in said["kinds"]:
+    for each in results["kinds"]:
         print(
             f"{each['kind']:<34}{each['differ']:>8}{each['false_merges']:>8}{each['equal']:>8}"
             f"{each['missed']:>8}{each['probe_ms']:>8.1f}  {each['verdicts']}"
         )
     for title in ("false_merges", "missed"):
-        print(f"\n{title.replace('_', ' ')}: {len(said[title])}")
-        for name in said[title]:
+        print(f"\n{title.replace('_', ' ')}: {len(results[title])}")
+        for name in results[title]:
             print(f"  {name}")
-    for name, found in said["searches"].items():
+    for name, found in results["searches"].items():
         print(f"\nsearch, {name}:")
         for key, value in found.items():
             print(f"  {key.replace('_', ' ')}: {value}")
-    if "trained" in said:
-        show_trained(said["trained"])
-    print(f"\n{said['seconds']:.0f} s")
+    if "trained" in results:
+        show_trained(results["trained"])
+    print(f"\n{results['seconds']:.0f} s")
 
 
 def show_trained(rows: Sequence[dict[str, Any]]) -> None:

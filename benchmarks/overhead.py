@@ -1,10 +1,10 @@
-"""What our loop costs a trial, against a bare Optuna loop that does the same.
+"""Our loop's overhead per trial, compared with a bare Optuna loop that does the same.
 
 Both sides: 10 floats, one report, one attribute, random sampling, the same storage (SQLite with
-WAL and synchronous=NORMAL, PostgreSQL where it answers). The two take turns by blocks of 100
-trials, or of a whole study that has fewer, so that both meet the same weather: a study of 100
-trials is one block, begun anew ten times; a study of 1,000 grows by ten blocks. What is quoted is
-the median over blocks of the ratio, with a 95 % bootstrap interval. Our side includes starting and
+WAL and synchronous=NORMAL, and PostgreSQL if it is reachable). The two alternate in blocks of 100
+trials, or of a complete smaller study, so that both see the same load on the machine: a study of
+100 trials is one block, created ten times; a study of 1,000 grows by ten blocks. The result is
+the median of the ratio over blocks, with a 95 % bootstrap interval. Our side includes starting and
 ending a search in each block.
 
     python benchmarks/overhead.py [--json] [--trials 100 1000] [--blocks 10]
@@ -48,7 +48,7 @@ def space(trial: optuna.trial.BaseTrial, task: automl.Task) -> automl.Candidate:
 
 
 class Nothing:
-    """A task with no data."""
+    """A task without data."""
 
     signature = automl.Signature((1,), (1,))
     metrics: ClassVar = {"value": automl.Direction.MINIMIZE}
@@ -63,7 +63,7 @@ class Nothing:
 
 
 class Trivial(automl.Trainer):
-    """Reports the sum of the point, once."""
+    """Reports the sum of the point's coordinates once."""
 
     def train(self, candidate: Any, task: Any, run: automl.Run) -> Iterator[automl.Report]:
         yield automl.Report(1, {"value": sum(candidate.hyperparameters.values())})
@@ -87,7 +87,7 @@ def bare_trials(study: optuna.Study, number: int) -> None:
 
 
 class OurLoop:
-    """One study of ours, extended by a block at a time."""
+    """A study of ours, extended by one block at a time."""
 
     def __init__(self, storage: Storage) -> None:
         self.registry = Registry()
@@ -104,7 +104,13 @@ class OurLoop:
 
 
 def measure(storage: Storage, trials: int, blocks: int) -> dict[str, Any]:
-    """Both sides in turn, block by block; studies begin anew where one block fills them."""
+    """Measure both sides alternately, block by block; each block gets new studies if it fills them.
+
+    Args:
+        storage: Where the studies are stored.
+        trials: The size of a study.
+        blocks: The number of blocks.
+    """
     times: dict[str, list[float]] = {"ours": [], "bare": []}
     block = min(BLOCK, trials)
     ours, bare = OurLoop(storage), bare_study(storage)
@@ -135,7 +141,7 @@ def measure(storage: Storage, trials: int, blocks: int) -> dict[str, Any]:
 
 
 class Parts:
-    """Where our extra time goes: the ledger's methods, and the number of its transactions."""
+    """Measures our extra time: seconds in the ledger's methods, and its transactions."""
 
     METHODS = ("reserve", "claim", "settle")
 
@@ -171,12 +177,12 @@ class Parts:
         return timed
 
     def per_trial(self, trials: int) -> dict[str, float]:
-        said = {f"{name}_ms": value / trials * 1000 for name, value in self.seconds.items()}
-        return {**said, "ledger_transactions": self.transactions / trials}
+        times = {f"{name}_ms": value / trials * 1000 for name, value in self.seconds.items()}
+        return {**times, "ledger_transactions": self.transactions / trials}
 
 
 def interval(values: list[float], draws: int = 2000) -> tuple[float, float]:
-    """A 95 % bootstrap interval of the median."""
+    """Return the 95 % bootstrap interval of the median."""
     chosen = random.Random(0)
     medians = sorted(statistics.median(chosen.choices(values, k=len(values))) for _ in range(draws))
     return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
@@ -222,7 +228,7 @@ def main() -> None:
 
 def show(rows: list[dict[str, Any]]) -> None:
     print("storage      trials  bare ms  ours ms  ratio  95 % interval", end="")
-    print("   claim  settle  reserve ms  ledger transactions a trial")
+    print("   claim  settle  reserve ms  ledger transactions per trial")
     for row in rows:
         print(
             f"{row['storage']:<11}{row['trials']:>8}{row['bare_ms']:>9.1f}{row['ours_ms']:>9.1f}"

@@ -1,10 +1,10 @@
-"""How often a queued trial is evaluated twice: ours beside bare Optuna's.
+"""How often queued trials are evaluated twice, by automl and by bare Optuna.
 
-Many queued trials, several processes that take them until none is left. Ours: `Ledger.enqueue` and
-the engine. Bare: `study.enqueue_trial`, then `ask` and `tell` in each process, as a plain script
-opens the storage; on SQLite it waits for a lock as long as ours does. Each evaluation appends its
-trial's number to a file in one write. A duplicate is an evaluation of a trial beyond its first, a
-missing trial is one that nobody evaluated.
+Several processes take many queued trials until none is left. Ours: `Ledger.enqueue` and the
+engine. Bare: `study.enqueue_trial`, then `ask` and `tell` in each process, with the storage that a
+plain script opens; on SQLite it waits for a lock as long as ours does. Each evaluation appends its
+trial's number to a file in one write. Every evaluation of a trial after its first is a duplicate;
+a trial without any evaluation is missing.
 
     python benchmarks/queued.py [--json] [--trials 1000] [--processes 8] [--storages …] [--sides …]
 """
@@ -38,7 +38,7 @@ LIMIT = 900.0
 
 
 def fill(side: str, where: Database, trials: int) -> None:
-    """Make the study, with all trials queued."""
+    """Create the study with all trials queued."""
     points = [{"x": number / trials, "y": 0.5} for number in range(trials)]
     if side == "ours":
         storage = where.ours()
@@ -54,7 +54,7 @@ def take(side: str, where: Database, log: str, start: Any) -> None:
     """Evaluate queued trials until none is left."""
     os.environ[_sleeping.LOG] = log
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore")  # of what two processes report of one trial
+    warnings.simplefilter("ignore")  # Optuna warns if two processes report on one trial.
     if side == "ours":
         run_ours(where, SECONDS, start.wait)
         return
@@ -64,13 +64,13 @@ def take(side: str, where: Database, log: str, start: Any) -> None:
     start.wait()
     while study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
         trial = study.ask()
-        # Another process may have taken it, too, and told it by now.
+        # Another process may have taken the same trial and told its result first.
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             study.tell(trial, _sleeping.bare(SECONDS)(trial), skip_if_finished=True)
 
 
 def measure(side: str, kind: str, trials: int, processes: int) -> dict[str, Any]:
-    """Let the processes empty the queue, and count what they evaluated."""
+    """Let the processes empty the queue, and count their evaluations."""
     with tempfile.TemporaryDirectory() as directory, database(kind) as where:
         log = Path(directory) / "log"
         fill(side, where, trials)
@@ -93,7 +93,7 @@ def measure(side: str, kind: str, trials: int, processes: int) -> dict[str, Any]
     return {
         "storage": kind,
         "side": side,
-        # Of bare processes, some go on to a trial of their own where another takes the last one.
+        # Without trials beyond the queue: a bare process creates one if another takes the last.
         "evaluations": sum(seen[number] for number in range(trials)),
         "evaluated_twice": sum(1 for number in range(trials) if seen[number] > 1),
         "duplicates": sum(max(0, seen[number] - 1) for number in range(trials)),

@@ -1,10 +1,10 @@
-"""A search on real training with and without the cache, beside the truth on its proposals.
+"""A search with real training, with and without the cache, compared with the true reuse rate.
 
 Regularised evolution (population 25) in space `nasbench201` with one cell, on task `digits`, by
-default 300 trials of a small network: --width and --epochs make trials longer. Both searches have
-one seed and one worker; since what is reused is told to the strategy like any result, their
-proposals differ from where the first function comes twice. The reuse rate of the first is held
-against the suite's own account of which of its proposals are equal: what could have been reused.
+default 300 trials of a small network; --width and --epochs make trials longer. Both searches have
+the same seed and one worker. A reused result is told to the strategy like any other, so their
+proposals differ once a function is proposed twice. The reuse rate is compared with the true one:
+the share of proposals that repeat a function, as the test suite's own code derives it.
 
     python benchmarks/real_search.py [--json] [--trials 300] [--width 4] [--epochs 2] [--seed 0]
 """
@@ -24,7 +24,7 @@ import automl
 
 
 def searched(arguments: argparse.Namespace, folder: Path, cache: bool) -> dict[str, Any]:
-    """One search, and how much of it was reused."""
+    """Run one search, and measure how much of it was reused."""
     began = time.perf_counter()
     study, best = automl.search(
         "nasbench201",

@@ -1,30 +1,30 @@
-"""What a search saves that knows functions, beside one without a cache and beside PyGlove.
+"""The savings of a search that recognises functions, compared with no cache and with PyGlove.
 
-Searches by regularised evolution and at random, under equal seeds in every arm. The arms: no
-cache; reuse by decisions (L0), by graphs as well (L0+L1), by functions as well (all levels);
-functional change mutation (FCM: evolution mutates until the function changes); and PyGlove's
-`pg.geno.Deduping` with `auto_reward_fn` around our sampler. An evaluation is what was paid for; a
-hit serves what its function was first paid with, and is told to the sampler like any result.
+Searches by regularised evolution and at random, under the same seeds in every arm. The arms: no
+cache; reuse by decisions (L0), also by graphs (L0+L1), also by functions (all levels); functional
+change mutation (FCM: evolution mutates until the function changes); and PyGlove's
+`pg.geno.Deduping` with `auto_reward_fn` around our sampler. Only evaluations cost something; a hit
+serves the result of its function's first evaluation, which is told to the sampler like any other.
 
 nasbench201: the table of NAS-Bench-201, CIFAR-10 validation accuracy after 12 epochs. Its cells
-were each trained by themselves, and equal functions differ by the noise of training, which is not
-what is measured: a function's value is the mean over its cells, and the best is the best function.
-`--values raw` takes the table as it is. Simulated hours are in proportion to the table's FLOPs: 12
-epochs x 25,000 images x 3 (forward and backward) at --device-flops a second. Functions are told
-apart by the project's keys, kept in memory in place of the ledger: L1 of the graph that space
-`nasbench201` builds, L2 by probes of networks of one cell, for the first --probes functions that
-are new at L1. The row `truth` is the suite's own account of what is equal, on the same proposals.
+were trained separately, so equal functions differ by training noise, which this benchmark leaves
+out: a function's value is the mean over its cells, and the best is the best function. `--values
+raw` uses the table unchanged. Simulated hours are proportional to the table's FLOPs: 12 epochs x
+25,000 images x 3 (forward and backward) at --device-flops per second. Functions are recognised by
+automl's keys, in memory instead of the ledger: L1 of the graph that space `nasbench201` builds, L2
+by probes of networks of one cell, for the first --probes functions that are new at L1. The row
+`truth` uses the functions that the test suite's own code derives, on the same proposals.
 
-program: space `program` with trainer `online` on task `diabetes`, which are run. Programs have no
-graph, so L1 does nothing. Most random programs predict a constant: `all levels` and `FCM` refuse
-those unpaid (`-o cache.degenerate=fail`); the arm `constants paid` evaluates them. Hours are those
-that the evaluations took. Here a probe takes as long as an evaluation, and by default the engine
-would not make it: these programs stand for such as take longer to evaluate.
+program: space `program` with trainer `online` on task `diabetes`, really executed. Programs have
+no graph, so L1 does nothing. Most random programs predict a constant: `all levels` and `FCM`
+refuse those without an evaluation (`-o cache.degenerate=fail`); the arm `constants paid` evaluates
+them. Hours are those of the evaluations. Here a probe takes as long as an evaluation, so the
+engine would not probe by default: these programs represent ones that take longer to evaluate.
 
-Figures are over seeds, with 95 % bootstrap intervals. Medians of the evaluations to a target take
-a run that does not reach it for endless. A few runs of evolution are stuck for long, and there a
-cache saves most: the means of what was spent, to the target or to the end of the run, show that,
-for the arms that make the same proposals.
+Figures are over seeds, with 95 % bootstrap intervals. Medians of the evaluations to a target count
+a run that does not reach it as infinite. A few runs of evolution are stuck for long, and there a
+cache saves most: the mean evaluations spent, up to the target or the end of the run, show that for
+the arms that make the same proposals.
 
     python benchmarks/reuse.py [--json] [--seeds 30] [--data DIR] [--problem nasbench201 program]
 """
@@ -49,9 +49,9 @@ from _searches import BEGINNING, STRATEGIES, Arm, Curve, Kept, Strategy, curves,
 
 PYGLOVE = "PyGlove is not installed and left out: pip install 'automl[benchmarks]'"
 SHARES = (0.99, 0.995, 1.0)
-"""Targets, as shares of the best there is."""
+"""Targets, as shares of the best value."""
 BUDGETS = (5, 10, 20, 50, 100)
-"""Evaluations after which bests are compared."""
+"""Numbers of evaluations after which best values are compared."""
 
 
 # Rows.
@@ -65,15 +65,23 @@ def row(
     found: Sequence[Curve],
     bare: Sequence[Curve],
 ) -> dict[str, Any]:
-    """One arm beside `bare`, which is without a cache."""
+    """Summarise one arm.
+
+    Args:
+        strategy: The strategy.
+        arm: The arm's name.
+        targets: The values to reach, by name.
+        found: The arm's run for each seed.
+        bare: The runs without a cache.
+    """
     return {
         "strategy": strategy.name,
         "arm": arm,
         "seeds": len(found),
         "proposals": found[0].proposals,
         "evaluations": statistics.fmean(curve.paid for curve in found),
-        "proposals_per_evaluation_first": _repeats(found, BEGINNING),
-        "proposals_per_evaluation": _repeats(found, None),
+        "proposals_per_evaluation_first": _per_evaluation(found, BEGINNING),
+        "proposals_per_evaluation": _per_evaluation(found, None),
         "targets": {name: reached(target, found, bare) for name, target in targets.items()},
         "best_after": {
             str(n): _finite(statistics.median(curve.value_after(n) for curve in found))
@@ -82,13 +90,13 @@ def row(
     }
 
 
-def _repeats(found: Sequence[Curve], first: int | None) -> float:
+def _per_evaluation(found: Sequence[Curve], first: int | None) -> float:
     proposals = sum(min(first or curve.proposals, curve.proposals) for curve in found)
     return proposals / max(1, sum(curve.early if first else curve.paid for curve in found))
 
 
 def reached(target: float, found: Sequence[Curve], bare: Sequence[Curve]) -> dict[str, Any]:
-    """Evaluations and hours to a target, and how many times fewer evaluations than `bare`."""
+    """Compute the evaluations and hours to a target, and the savings compared with `bare`."""
     hits = [curve.reached(target) for curve in found]
     evaluations = [hit.evaluations if hit else math.inf for hit in hits]
     spent, without_spent = _spent(target, found), _spent(target, bare)
@@ -115,7 +123,7 @@ def reached(target: float, found: Sequence[Curve], bare: Sequence[Curve]) -> dic
 
 
 def _spent(target: float, found: Sequence[Curve]) -> list[int]:
-    """Evaluations to a target, or of the whole run where it does not get there."""
+    """Count each run's evaluations to a target, or all if it does not reach the target."""
     hits = [(curve.reached(target), curve) for curve in found]
     return [hit.evaluations if hit else curve.paid for hit, curve in hits]
 
@@ -133,7 +141,16 @@ def _finite(value: float) -> float | None:
 
 
 def interval(statistic: Callable[[Sequence[int]], float], seeds: int, draws: int = 500) -> Interval:
-    """A statistic over seeds with its 95 % bootstrap interval; None is endless or undefined."""
+    """Compute a statistic over seeds with its 95 % bootstrap interval.
+
+    Args:
+        statistic: The statistic of some seeds.
+        seeds: The number of seeds.
+        draws: The number of bootstrap samples.
+
+    Returns:
+        The value and its bounds; None stands for infinite or undefined.
+    """
     chosen = random.Random(0)
     drawn = [statistic(chosen.choices(range(seeds), k=seeds)) for _ in range(draws)]
     ordered = sorted(math.inf if math.isnan(value) else value for value in drawn)
@@ -147,7 +164,15 @@ def interval(statistic: Callable[[Sequence[int]], float], seeds: int, draws: int
 def measured(
     problem: Problem, arms: Sequence[Arm], best: float | None, seeds: int, proposals: int
 ) -> dict[str, Any]:
-    """All strategies and arms; without a best that is known, the best that any run saw."""
+    """Run all strategies and arms.
+
+    Args:
+        problem: The problem to search.
+        arms: The arms, first the one without a cache.
+        best: The best value, None to use the best that any run found.
+        seeds: The number of seeds.
+        proposals: The number of proposals of each run.
+    """
     runs = {
         strategy: [curves(problem, strategy, arms, seed, proposals) for seed in range(seeds)]
         for strategy in STRATEGIES
@@ -173,7 +198,7 @@ def measured(
     return {"best": top, "rows": rows}
 
 
-# What is said.
+# Output.
 NO_CACHE = Arm("no cache", Kept.NOTHING)
 OF_CELLS = (
     NO_CACHE,
@@ -243,9 +268,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AUTOML_STATE_DIR"] = directory
         problems = {name: PROBLEMS[name](arguments) for name in arguments.problem}
-    said = {"benchmark": "reuse", "seeds": arguments.seeds, "versions": versions()}
+    results = {"benchmark": "reuse", "seeds": arguments.seeds, "versions": versions()}
     if arguments.as_json:
-        print(json.dumps({**said, "problems": problems}))
+        print(json.dumps({**results, "problems": problems}))
     else:
         show(problems)
 
@@ -257,13 +282,13 @@ def show(problems: Mapping[str, Mapping[str, Any]]) -> None:
         if "skipped" in found:
             print(f"{name}: skipped, {found['skipped']}")
             continue
-        rest = ", ".join(f"{k} {_said(v)}" for k, v in found.items() if k != "rows")
+        rest = ", ".join(f"{k} {_text(v)}" for k, v in found.items() if k != "rows")
         print(f"\n{name}: {rest}\n")
         show_rows(found["rows"])
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    print("proposals an evaluation")
+    print("proposals per evaluation")
     for each in rows:
         early, late = each["proposals_per_evaluation_first"], each["proposals_per_evaluation"]
         first, proposals = min(BEGINNING, each["proposals"]), each["proposals"]
@@ -274,7 +299,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
             print(f"{_name(each)}{_target(each['targets'][target])}")
     print(f"\nbest value after{'':<18}" + "".join(f"{n:>8}" for n in BUDGETS) + " evaluations")
     for each in rows:
-        bests = "".join(f"{_said(value):>8}" for value in each["best_after"].values())
+        bests = "".join(f"{_text(value):>8}" for value in each["best_after"].values())
         print(f"{_name(each)}{bests}")
 
 
@@ -285,15 +310,15 @@ def _name(each: Mapping[str, Any]) -> str:
 def _target(found: Mapping[str, Any]) -> str:
     columns = ("evaluations", "saving", "spent", "saving_of_spent")
     middle, saving, spent, spared = (_interval(found[name]) for name in columns)
-    hours = _said(found["hours"]["value"])
+    hours = _text(found["hours"]["value"])
     return f"{found['reached']:>3} runs{middle:>19}, {hours} h, x{saving}; {spent}, x{spared}"
 
 
 def _interval(found: Interval) -> str:
-    return f"{_said(found['value'])} [{_said(found['low'])}, {_said(found['high'])}]"
+    return f"{_text(found['value'])} [{_text(found['low'])}, {_text(found['high'])}]"
 
 
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "-" if value is None else str(value)

@@ -1,13 +1,13 @@
-"""How good a search on a table is: beside scikit-learn's gradient boosting, on the same split.
+"""The quality of a search on a table, compared with scikit-learn's gradient boosting.
 
-Ours: `automl search tabular_mlp --task csv:…` by the Python interface, the best trial by validation
-accuracy, its weights as they were trained. Peer: `HistGradientBoostingClassifier` by its defaults,
-trained on the same training rows, categories as such. Both are judged on the same test rows.
+Ours: `automl search tabular_mlp --task csv:…` through the Python interface; the best trial by
+validation accuracy with its trained weights. Peer: `HistGradientBoostingClassifier` with its
+defaults and native categories, on the same training rows. Both are tested on the same test rows.
 
     python benchmarks/tabular.py [--json] [--data DIR] [--tables adult letter] [--trials 15]
                                  [--epochs 20] [--seeds 1]
 
-DIR holds tabular/adult_train.csv.gz, tabular/adult_test.csv.gz and tabular/letter.csv.gz.
+DIR contains tabular/adult_train.csv.gz, tabular/adult_test.csv.gz and tabular/letter.csv.gz.
 """
 
 import argparse
@@ -41,7 +41,7 @@ TABLES: dict[str, dict[str, str]] = {
 
 
 def ours(options: Mapping[str, Any], trials: int, epochs: int, seed: int) -> dict[str, float]:
-    """The best of a search, on the test rows."""
+    """Measure the best trial of a search on the test rows."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AUTOML_STATE_DIR"] = directory
@@ -61,7 +61,7 @@ def ours(options: Mapping[str, Any], trials: int, epochs: int, seed: int) -> dic
 
 
 def peer(options: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """Gradient boosting with its defaults, on the same rows."""
+    """Measure gradient boosting with its defaults on the same rows."""
     began = time.perf_counter()
     task = csv(**{k: Path(v) if "file" in k else v for k, v in options.items()}, quantiles=False)
     inputs, categorical = as_columns(task)
@@ -77,7 +77,7 @@ def peer(options: Mapping[str, Any], seed: int) -> dict[str, float]:
 
 
 def as_columns(task: Any) -> tuple[torch.Tensor, list[bool]]:
-    """One column for each of the table's, categories as numbers."""
+    """Return one column for each of the table's, and which of them are categories."""
     columns, categorical, start = [], [], 0
     for column in task.preparation.columns.columns:
         block = task.inputs[:, start : start + column.width]
@@ -115,7 +115,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = Path(arguments.data or ".") / "tabular"
     if not folder.is_dir():
-        sys.exit(f"no tables in {folder}: name the folder above by --data or AUTOML_DATA_DIR")
+        sys.exit(f"no folder {folder}: name its parent with --data or AUTOML_DATA_DIR")
     rows = []
     if not arguments.as_json:
         print(f"{'table':<10}{'metric':<20}{'ours':>9}{'boosting':>10}")

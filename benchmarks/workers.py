@@ -1,17 +1,17 @@
-"""How busy workers are: the share of their time that they train, beside bare Optuna's.
+"""How busy workers are: the share of their time spent training, compared with bare Optuna.
 
-Both sides: two float decisions, random sampling, a training that sleeps, one report, as many
-processes at once. Ours is the engine as `automl worker` runs it, bare is `study.optimize` in each
-process. Sides take turns on one machine, each time in a database of its own.
+Both sides: two float decisions, random sampling, a training that sleeps, one report, the same
+number of processes. Ours is the engine as `automl worker` runs it, bare is `study.optimize` in each
+process. The sides alternate on one machine, each time with a new database.
 
 The busy share is the time inside the trainer, summed over workers, divided by the number of workers
-times the window. The window begins when every worker has begun its first training and lasts as
-long on both sides; trainings that reach across its edges count with the part within. No process
-loads torch, which each one checks.
+times the window. The window begins when every worker has begun its first training and has the same
+length on both sides; only the part of a training inside the window counts. Each process checks
+that it does not load torch.
 
-Then how the time of one `ask` grows with the study: ours reserves a slot, makes Optuna's trial and
-has the space decide; bare asks and suggests. Medians with the range of the middle half; the study
-was read before.
+Then the time of one `ask` by the size of the study: ours reserves a slot, creates Optuna's trial
+and lets the space decide; bare asks and suggests. Medians with quartiles; the study has been read
+before.
 
     python benchmarks/workers.py [--json] [--full] [--storages …] [--workers …] [--seconds …]
                                  [--window SECONDS] [--turns N] [--ask …]
@@ -56,7 +56,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 SIDES = ("ours", "bare")
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 WINDOWS = {0.1: 6.0, 1.0: 15.0, 10.0: 40.0}
-"""Seconds of a window by those of a trial."""
+"""The length of a window by that of a trial, both in seconds."""
 NAME = "benchmark"
 START_SECONDS = 120.0
 SLOTS = 10**9
@@ -64,12 +64,19 @@ REPEATS = 15
 
 
 class WorkersEndedError(Exception):
-    """Workers of one side ended before the window was over, as where connections run out."""
+    """Workers ended before the window was over, for example because connections ran out."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is measured on both sides: so many workers, trials of so many seconds."""
+    """One setting to measure on both sides.
+
+    Attributes:
+        storage: The kind of the database.
+        workers: The number of workers.
+        seconds: The length of a trial.
+        window: The length of the measurement in seconds.
+    """
 
     storage: str
     workers: int
@@ -79,7 +86,7 @@ class Cell:
 
 # One worker.
 def make_plan(registry: Registry, seconds: float, strategy: str = "random") -> Plan:
-    # There is no model to probe, and the process that probes would load torch.
+    # There is no model to probe, and the probing process would load torch.
     options = {"trainer": {"seconds": seconds}, "cache": {"probe_share": 0.0}}
     request = SearchRequest(
         _sleeping.plane,
@@ -93,7 +100,7 @@ def make_plan(registry: Registry, seconds: float, strategy: str = "random") -> P
 
 def run_ours(where: Database, seconds: float, connected: Callable[[], Any]) -> None:
     registry = Registry()
-    make_plan(registry, seconds)  # so that the study's parts are found in this process
+    make_plan(registry, seconds)  # Registers the study's parts in this process.
     study = open_study(where.ours(), NAME)
     parts = study.load_parts(registry)
     connected()
@@ -112,14 +119,23 @@ def run_bare(where: Database, seconds: float, connected: Callable[[], Any]) -> N
 RUN = {"ours": run_ours, "bare": run_bare}
 
 
-def worker(side: str, where: Database, cell: Cell, up: Any, busy: Any, said: Any) -> None:
-    """Work until the window is over, say what was seen, and end at once."""
-    threading.Thread(target=watch, args=(cell, busy, said), daemon=True).start()
+def worker(side: str, where: Database, cell: Cell, up: Any, busy: Any, results: Any) -> None:
+    """Work until the window is over, report the measurements, and exit at once.
+
+    Args:
+        side: "ours" or "bare".
+        where: The database.
+        cell: The setting.
+        up: The barrier at which connected workers wait for each other.
+        busy: Counts the workers that have begun to train.
+        results: The queue for the measurements.
+    """
+    threading.Thread(target=watch, args=(cell, busy, results), daemon=True).start()
     RUN[side](where, cell.seconds, up.wait)
-    raise RuntimeError("a worker ended before its time: every trial failed")
+    raise RuntimeError("a worker ended early: every trial failed")
 
 
-def watch(cell: Cell, busy: Any, said: Any) -> None:
+def watch(cell: Cell, busy: Any, results: Any) -> None:
     while not _sleeping.trained:
         time.sleep(0.01)
     with busy.get_lock():
@@ -131,7 +147,7 @@ def watch(cell: Cell, busy: Any, said: Any) -> None:
     ended, cpu = time.monotonic(), time.process_time() - cpu
     assert "torch" not in sys.modules
     spans = [(one[0], one[1] if len(one) > 1 else ended) for one in _sleeping.trained]
-    said.put(
+    results.put(
         {
             "busy": sum(max(0.0, min(b, ended) - max(a, began)) for a, b in spans),
             "wall": ended - began,
@@ -144,7 +160,7 @@ def watch(cell: Cell, busy: Any, said: Any) -> None:
 
 
 def resident() -> float:
-    """The resident memory of this process in MB, as `ps` shows it."""
+    """Return the resident memory of this process in MB, as `ps` shows it."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -154,13 +170,13 @@ def measure(cell: Cell, side: str) -> dict[str, float]:
     with database(cell.storage) as where:
         prepare(where, side, cell)
         up, busy = CONTEXT.Barrier(cell.workers), CONTEXT.Value("i", 0)
-        said = CONTEXT.SimpleQueue()
-        call = (side, where, cell, up, busy, said)
+        results = CONTEXT.SimpleQueue()
+        call = (side, where, cell, up, busy, results)
         processes = [CONTEXT.Process(target=worker, args=call) for _ in range(cell.workers)]
         for process in processes:
             process.start()
         try:
-            found = list(answers(said, processes, START_SECONDS + cell.window))
+            found = list(received(results, processes, START_SECONDS + cell.window))
         finally:
             for process in processes:
                 process.kill()
@@ -174,21 +190,25 @@ def measure(cell: Cell, side: str) -> dict[str, float]:
     }
 
 
-def answers(said: Any, processes: Sequence[Any], seconds: float) -> Iterator[dict[str, float]]:
-    """What each worker says at its end; raises where one ends without a word."""
+def received(results: Any, processes: Sequence[Any], seconds: float) -> Iterator[dict[str, float]]:
+    """Yield each worker's measurements.
+
+    Raises:
+        WorkersEndedError: A worker ended without any, or none came in this many seconds.
+    """
     latest = time.monotonic() + seconds
     for _ in processes:
-        while said.empty():
+        while results.empty():
             broken = [p.exitcode for p in processes if p.exitcode]
             if broken or time.monotonic() > latest:
-                said_so = f"{len(broken)} of {len(processes)} workers ended by an error"
-                raise WorkersEndedError(said_so if broken else "they said nothing in time")
+                failed = f"{len(broken)} of {len(processes)} workers ended with an error"
+                raise WorkersEndedError(failed if broken else "no measurements in time")
             time.sleep(0.1)
-        yield said.get()
+        yield results.get()
 
 
 def prepare(where: Database, side: str, cell: Cell) -> None:
-    """Make the study that the workers open."""
+    """Create the study that the workers open."""
     if side == "ours":
         storage = where.ours()
         create(storage, make_plan(Registry(), cell.seconds), Limits(trials=SLOTS), NAME)
@@ -201,7 +221,7 @@ def prepare(where: Database, side: str, cell: Cell) -> None:
 
 
 def compare(cell: Cell, turns: int) -> dict[str, Any]:
-    """Both sides in turn; medians over turns, and the range of the busy share."""
+    """Measure both sides alternately; return medians, and the range of the busy share."""
     row: dict[str, Any] = {**vars(cell), "ours": None, "bare": None, "skipped": {}}
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for turn in range(turns):
@@ -218,9 +238,9 @@ def compare(cell: Cell, turns: int) -> dict[str, Any]:
     return row
 
 
-# How `ask` grows.
+# The time of `ask`.
 def grow(storage: str, strategy: str, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The time of one ask in studies of so many trials, ours and bare."""
+    """Measure one `ask` on both sides in studies of these sizes."""
     with database(storage) as where:
         sides = {"ours": OurAsk(where, strategy), "bare": BareAsk(where, strategy)}
         for size in sorted(sizes):
@@ -238,7 +258,7 @@ def grow(storage: str, strategy: str, sizes: Sequence[int]) -> Iterator[dict[str
 
 
 def past_trial(number: int, attributes: dict[str, Any]) -> optuna.trial.FrozenTrial:
-    """A complete trial, spread evenly over the square."""
+    """Make a complete trial; their points are spread evenly over the unit square."""
     x, y = number * 0.754877 % 1, number * 0.569840 % 1
     unit = optuna.distributions.FloatDistribution(0.0, 1.0)
     return create_trial(
@@ -260,12 +280,12 @@ class BareAsk:
         }[strategy](seed=0)
         name = f"bare-{uuid.uuid4()}"
         self.study = optuna.create_study(storage=where.bare(), study_name=name, sampler=sampler)
-        self.there = 0
+        self.filled = 0
 
     def fill(self, size: int) -> None:
-        for number in range(self.there, size):
+        for number in range(self.filled, size):
             self.study.add_trial(past_trial(number, {}))
-        self.there = max(self.there, size)
+        self.filled = max(self.filled, size)
 
     def ask(self) -> float:
         began = time.perf_counter()
@@ -274,12 +294,12 @@ class BareAsk:
             trial.suggest_float(name, 0.0, 1.0)
         seconds = time.perf_counter() - began
         self.study.tell(trial, state=TrialState.FAIL)
-        self.there += 1
+        self.filled += 1
         return seconds
 
 
 class OurAsk:
-    """A study of ours: what the engine does from no trial at all to a candidate."""
+    """A study of ours: all that the engine does to get a new candidate."""
 
     def __init__(self, where: Database, strategy: str) -> None:
         registry = Registry()
@@ -287,12 +307,12 @@ class OurAsk:
         self.study = create(where.ours(), made, Limits(trials=SLOTS), f"ours-{uuid.uuid4()}")
         self.worker, self.parts = Worker(this_worker()), made.parts
         self.trials = Engine(self.study, self.parts, self.worker, registry.hooks).state.trials
-        self.there = 0
+        self.filled = 0
 
     def fill(self, size: int) -> None:
-        numbers = range(self.there, size)
+        numbers = range(self.filled, size)
         if not numbers:
-            return  # asks have made as many already
+            return  # Asks have created enough trials.
         for number in numbers:
             self.study.optuna.add_trial(past_trial(number, {"automl": {"row": number}}))
         settled = {"phase": Phase.SETTLED, "state": State.COMPLETE, "told": True}
@@ -302,7 +322,7 @@ class OurAsk:
         ]
         with self.study.storage.engine.begin() as connection:
             connection.execute(insert(TrialRow), rows)
-        self.there = max(self.there, size)
+        self.filled = max(self.filled, size)
 
     def ask(self) -> float:
         began = time.perf_counter()
@@ -315,13 +335,13 @@ class OurAsk:
         failed = Outcome(State.FAILED, message="only asked")
         for settled in self.study.ledger.settle(lease, trial.number, failed, 0.0).settled:
             self.trials.tell(settled, trial)
-        self.there += 1
+        self.filled += 1
         return seconds
 
 
-# What is asked for.
+# Arguments and output.
 def cells(arguments: argparse.Namespace) -> list[Cell]:
-    """By default all storages at 0.1 s, and at 16 workers longer trials where they matter."""
+    """List the settings: by default all storages at 0.1 s, and a few with longer trials."""
 
     def window(seconds: float) -> float:
         return arguments.window or WINDOWS.get(seconds, max(6.0, 4 * seconds))
@@ -353,13 +373,17 @@ def asks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", dest="as_json")
-    parser.add_argument("--full", action="store_true", help="every cell, and asks to 10,000 trials")
+    parser.add_argument(
+        "--full", action="store_true", help="every setting, and asks up to 10,000 trials"
+    )
     parser.add_argument("--storages", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--workers", type=int, nargs="+")
-    parser.add_argument("--seconds", type=float, nargs="+", help="how long one trial trains")
-    parser.add_argument("--window", type=float, help="how long a cell is measured")
-    parser.add_argument("--turns", type=int, default=1, help="windows of each side in each cell")
-    parser.add_argument("--ask", type=int, nargs="*", help="sizes of studies; none to leave out")
+    parser.add_argument("--seconds", type=float, nargs="+", help="seconds of each training")
+    parser.add_argument("--window", type=float, help="seconds of each measurement")
+    parser.add_argument(
+        "--turns", type=int, default=1, help="measurements of each side in each setting"
+    )
+    parser.add_argument("--ask", type=int, nargs="*", help="study sizes; empty to skip this part")
     arguments = parser.parse_args()
     show = (lambda line: None) if arguments.as_json else print
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -367,15 +391,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["AUTOML_STATE_DIR"] = directory
         show(HEADER)
-        rows = [told(compare(cell, arguments.turns), line, show) for cell in cells(arguments)]
+        rows = [shown(compare(cell, arguments.turns), line, show) for cell in cells(arguments)]
         show(ASK_HEADER)
-        asked = [told(row, ask_line, show) for row in asks(arguments)]
+        asked = [shown(row, ask_line, show) for row in asks(arguments)]
     if arguments.as_json:
         cores = os.cpu_count()
         print(json.dumps({"benchmark": "workers", "cores": cores, "rows": rows, "asks": asked}))
 
 
-def told(
+def shown(
     row: dict[str, Any], write: Callable[[dict[str, Any]], str], show: Callable[[str], Any]
 ) -> dict[str, Any]:
     show(write(row))
@@ -384,10 +408,10 @@ def told(
 
 
 HEADER = (
-    "                               busy share    trials a second   CPU ms a trial   MB a worker\n"
+    "                               busy share    trials/second     CPU ms/trial     MB/worker\n"
     "storage     workers  seconds   ours    bare     ours    bare     ours    bare    ours   bare"
 )
-ASK_HEADER = "\nstorage     strategy  trials   ours ms (middle half)   bare ms (middle half)"
+ASK_HEADER = "\nstorage     strategy  trials   ours ms (quartiles)     bare ms (quartiles)"
 
 
 def line(row: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What every test relies on: one thread, a state directory of its own, quiet Optuna."""
+"""Settings of all tests: one thread, a separate state directory, and no log output of Optuna."""
 
 import logging
 import shutil
@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from automl.storage.storage import Storage
 
-# The same examples in every run, and no limit on time that a busy machine would break.
+# The same examples in every run, and no time limit, which a busy machine would exceed.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 
@@ -26,7 +26,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files: one that came last would be waited for by the other workers."""
+    """Begin with the longest files, so that the other workers need not wait for them at the end."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
@@ -39,21 +39,21 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOML_STATE_DIR", str(state))
-        # In what the tests start, too: they share the machine with the next test.
+        # Also in processes that tests start, because they share the machine with the next test.
         patch.setenv("OMP_NUM_THREADS", "1")
         yield state
 
 
 @pytest.fixture(params=KINDS)
 def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of a test's own, on SQLite and on PostgreSQL."""
+    """An empty database for one test, on SQLite and on PostgreSQL."""
     with database(request.param, tmp_path) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with all tables, for making them takes longer than many a test."""
+    """An SQLite file with all tables, because creating them takes longer than many tests."""
     path = tmp_path_factory.mktemp("prepared") / "automl.db"
     storage = Storage(f"sqlite:///{path}")
     storage.trials.remove_session()
@@ -63,14 +63,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sqlite_url(prepared: Path, tmp_path: Path) -> str:
-    """A database of a test's own with no study in it."""
+    """A database for one test, without studies."""
     own = shutil.copy(prepared, tmp_path / "automl.db")
     return f"sqlite:///{own}"
 
 
 @pytest.fixture
 def same_logging() -> Iterator[None]:
-    """The loggers as they were, after a command in this process has set them up for itself."""
+    """Restores the loggers after a command in this process has configured them."""
     logger = logging.getLogger("automl")
     before = logger.handlers[:], logger.propagate
     yield

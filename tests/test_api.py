@@ -1,4 +1,4 @@
-"""The Python interface: what it takes, and a study as an object."""
+"""The Python interface: its arguments, and a study as an object."""
 
 import inspect
 from dataclasses import fields
@@ -25,12 +25,12 @@ def test_a_function_takes_and_documents_all_fields_of_its_request(function, requ
         assert f"        {name}: " in function.__doc__
 
 
-def test_an_unknown_argument_is_refused_like_any_functions():
+def test_an_unknown_argument_is_a_type_error():
     with pytest.raises(TypeError, match=r"^got an unexpected keyword argument 'traisl'$"):
         automl.search(tiny.plane, traisl=3)
 
 
-def test_options_are_those_of_their_parts(sqlite_url):
+def test_an_unknown_part_in_options_is_refused(sqlite_url):
     with pytest.raises(automl.UnknownNameError, match=r"part in -o part\.option=value"):
         automl.search(tiny.plane, storage=sqlite_url, options={"trianer": {}}, **TINY)
 
@@ -48,7 +48,7 @@ def test_a_study_lists_its_trials(sqlite_url):
     assert opened.found(best.number).decisions == best.decisions
 
 
-def test_there_is_no_such_study_or_trial(sqlite_url):
+def test_a_missing_study_or_trial_is_an_error(sqlite_url):
     automl.search(tiny.plane, trials=1, storage=sqlite_url, study="s", **TINY)
     with pytest.raises(automl.UnknownNameError, match="study"):
         automl.Study.open("t", storage=sqlite_url)

@@ -1,5 +1,5 @@
-"""The walls of docs/design.md. Each is a function over a source tree that lists what breaks it;
-the last test breaks each one on purpose and sees its function object."""
+"""The rules of docs/design.md. Each is a function that lists the violations in a source tree;
+the last test breaks each rule on purpose and checks that its function detects it."""
 
 import ast
 import functools
@@ -42,7 +42,7 @@ HEAVY = {
     "tomli_w",
     "torch",
 }
-"""Libraries that a function may import, so that who does not call it does not load them."""
+"""Libraries that a function may import, so that they are only loaded when it is called."""
 HEAVY_OWN = {
     *(
         "automl.space.layers",
@@ -52,11 +52,11 @@ HEAVY_OWN = {
     ),
     *("automl.portable.columns", "automl.portable.pixels", "automl.portable.exported_program"),
 }
-"""Modules of ours that load torch, and so may be imported late, too."""
+"""Modules of ours that load torch, so they may be imported late as well."""
 LIGHT = {"torch", "optuna", "sqlalchemy"}
-"""What neither `import automl` nor `automl --help` may load."""
+"""Modules that neither `import automl` nor `automl --help` may load."""
 DEFAULTS = {"mlp", "digits", "supervised", "tpe", "none", "local"}
-"""The names of plugins that the core may know; `plugins check` tries trainers on mlp."""
+"""The names of plugins that the core may contain; `plugins check` tests trainers on mlp."""
 FOLDERS = {
     "strategies": "strategy",
     "trainers": "trainer",
@@ -70,7 +70,7 @@ SOURCES = {"automl": "automl", "plugins": "automl_plugins", "searchspaces": "aut
 # Reading a tree.
 @dataclass(frozen=True)
 class Import:
-    """One imported module or name, with where it stands: at the top, for types, in a function."""
+    """One imported module or name, and its position: at the top, for types, or in a function."""
 
     module: str
     target: str
@@ -107,7 +107,7 @@ def nodes(root: Path, *packages: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 def imports(root: Path, *packages: str) -> Iterator[Import]:
-    """Every import, those for types and within functions included."""
+    """Every import, including those for types and in functions."""
     for module, path in files(root, *packages):
         is_package = path.name == "__init__.py"
         for node, place in _placed(tree(path), "top"):
@@ -144,14 +144,14 @@ def core(root: Path) -> set[str]:
 
 
 def module_of(known: set[str], target: str) -> str | None:
-    """The module of the core that a dotted name lies in."""
+    """The module of the core that contains a dotted name."""
     parts = target.split(".")
     names = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
     return next((name for name in names if name in known), None)
 
 
 def uses(root: Path) -> Iterator[tuple[Import, str]]:
-    """Imports within the core, with the module meant. The core's front page imports for types."""
+    """Imports within the core, with their modules. `automl/__init__.py` imports for types."""
     known = core(root)
     for each in imports(root, "automl"):
         target = module_of(known, each.target)
@@ -159,7 +159,7 @@ def uses(root: Path) -> Iterator[tuple[Import, str]]:
             yield each, target
 
 
-# The walls.
+# The rules.
 def packages_out_of_order(root: Path) -> list[str]:
     """Packages import only from those below them, in the order that pyproject.toml gives."""
     done = subprocess.run(
@@ -175,14 +175,14 @@ def packages_out_of_order(root: Path) -> list[str]:
 
 
 def cycles(root: Path) -> list[str]:
-    """No module needs itself to load."""
+    """No module imports itself, directly or through others."""
     loads = {(e.module, target) for e, target in uses(root) if e.place == "top"}
     graph = nx.DiGraph((a, b) for a, b in loads if a != b and not a.startswith(f"{b}."))
     return [" -> ".join(cycle) for cycle in nx.simple_cycles(graph)]
 
 
 def front_page_imports(root: Path) -> list[str]:
-    """The core imports its names from where they live; only the command line asks the version."""
+    """The core imports names from their modules; only the command line asks for the version."""
     return [
         f"{each}: import it from its module"
         for each, target in uses(root)
@@ -191,7 +191,7 @@ def front_page_imports(root: Path) -> list[str]:
 
 
 def late_imports(root: Path) -> list[str]:
-    """Function-level imports are of heavy libraries, or in the lazy command group."""
+    """Functions only import heavy libraries, except in the lazy command group."""
     known = core(root)
     return [
         f"{each} in a function"
@@ -205,7 +205,7 @@ def late_imports(root: Path) -> list[str]:
 
 
 def private_names_in_plugins(root: Path) -> list[str]:
-    """Plugins and spaces import only public names, and private packages of their own."""
+    """Plugins and spaces import only public names, and their own private packages."""
     public = set(_assigned(root / "automl/__init__.py", "__all__"))
     found = []
     for each in imports(root, "automl_plugins", "automl_searchspaces"):
@@ -335,7 +335,7 @@ def unsafe_loading(root: Path) -> list[str]:
 
 
 def built_sql(root: Path) -> list[str]:
-    """Statements are SQLAlchemy's or constants, never put together from text."""
+    """Statements are SQLAlchemy's or constants, never built from text."""
     takers = {"text", "execute", "executemany", "executescript", "exec_driver_sql"}
     found = []
     for module, node in nodes(root):
@@ -354,7 +354,7 @@ def _is_built(node: ast.expr) -> bool:
 
 
 def front_page(root: Path) -> list[str]:
-    """`__all__`, the lazy table and the names for types are the same, and where they say."""
+    """`__all__`, the lazy table and the imports for types have the same, existing names."""
     path = root / "automl/__init__.py"
     table = dict(_assigned(path, "_HOME"))
     exported = list(_assigned(path, "__all__"))
@@ -381,7 +381,7 @@ def _assigned(path: Path, name: str) -> object:
     raise AssertionError(f"{path} assigns no {name}")
 
 
-WALLS: list[Callable[[Path], list[str]]] = [
+RULES: list[Callable[[Path], list[str]]] = [
     packages_out_of_order,
     cycles,
     front_page_imports,
@@ -398,9 +398,9 @@ WALLS: list[Callable[[Path], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize("wall", WALLS, ids=lambda wall: wall.__name__)
-def test_the_wall_stands(wall):
-    assert wall(ROOT) == []
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_tree_breaks_no_rule(rule):
+    assert rule(ROOT) == []
 
 
 def _classes(hint: object) -> Iterator[type]:
@@ -413,12 +413,12 @@ def _classes(hint: object) -> Iterator[type]:
 def _hints(thing: object) -> dict[str, object]:
     try:
         return typing.get_type_hints(thing)
-    except (NameError, TypeError):  # for types only, or an object without hints
+    except (NameError, TypeError):  # Imported for types only, or an object without hints.
         return {}
 
 
 def _returned(owner: object) -> Iterator[object]:
-    """Type hints of what a public function, method or attribute gives."""
+    """The types that public functions, methods and attributes return."""
     if not isinstance(owner, type):
         yield _hints(inspect.unwrap(owner)).get("return")
         return
@@ -432,7 +432,7 @@ def _returned(owner: object) -> Iterator[object]:
     yield from (hints.get(name) for name in own if not name.startswith("_"))
 
 
-def test_what_public_names_give_is_public():
+def test_public_names_return_only_public_types():
     things = {name: getattr(automl, name) for name in automl.__all__}
     public = {id(thing) for thing in things.values()}
     private = [
@@ -446,7 +446,7 @@ def test_what_public_names_give_is_public():
     assert private == []
 
 
-def test_every_public_name_can_be_had():
+def test_every_public_name_can_be_imported():
     for name in automl.__all__:
         assert getattr(automl, name) is not None
     assert dir(automl) == sorted(automl.__all__)
@@ -459,18 +459,18 @@ def test_every_entry_point_loads():
         importlib.import_module(value)
 
 
-# Each wall broken on purpose.
+# Each rule broken on purpose.
 @dataclass(frozen=True)
 class Break:
-    """A line added to a file, or a file of that line, and what the wall then says."""
+    """A line added to a file, or a new file with it, and what the rule then reports."""
 
-    wall: Callable[[Path], list[str]]
+    rule: Callable[[Path], list[str]]
     file: str
     line: str
     says: str
 
     def __str__(self) -> str:
-        return f"{self.wall.__name__}: {self.line.strip()}"
+        return f"{self.rule.__name__}: {self.line.strip()}"
 
 
 PLUGIN = "plugins/automl_plugins/pruners/none.py"
@@ -569,19 +569,19 @@ def copy(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("broken", BREAKS, ids=str)
-def test_a_wall_broken_on_purpose_is_seen(copy, broken):
+def test_a_rule_broken_on_purpose_is_detected(copy, broken):
     path = copy / broken.file
     before = path.read_text() if path.exists() else None
     try:
         path.write_text(_broken(before, broken.line))
-        found = broken.wall(copy)
+        found = broken.rule(copy)
         assert any(broken.says in line for line in found), found
     finally:
         path.unlink() if before is None else path.write_text(before)
 
 
 def _broken(before: str | None, line: str) -> str:
-    """A file with a line in it: a table of TOML is continued, an assignment replaced."""
+    """A file with the line added: TOML tables are extended, assignments replaced."""
     if before is None:
         return line
     header = line.partition("\n")[0]
@@ -593,5 +593,5 @@ def _broken(before: str | None, line: str) -> str:
     return re.sub(rf"^{name[1]} = .*?^[\]}}]$", line, before, flags=re.M | re.S)
 
 
-def test_every_wall_is_broken_once():
-    assert {each.wall for each in BREAKS} == set(WALLS)
+def test_every_rule_is_broken_once():
+    assert {each.rule for each in BREAKS} == set(RULES)

@@ -1,4 +1,4 @@
-"""Each benchmark runs and prints what it promises; its figures are not judged here."""
+"""Each benchmark runs and prints all its results; their values are not judged here."""
 
 import itertools
 import json
@@ -12,36 +12,36 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def said(name, *options):
+def results(name, *options):
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--json", *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
 def test_overhead_measures_both_sides():
-    rows = said("overhead", "--trials", 25, "--blocks", 1)["rows"]
+    rows = results("overhead", "--trials", 25, "--blocks", 1)["rows"]
     assert rows[0]["storage"] == "sqlite"
     assert all(row["ours_ms"] > 0 and row["bare_ms"] > 0 for row in rows)
-    # Two a trial, and those of a worker that comes and goes.
+    # Two per trial, and those of a worker that starts and ends.
     assert all(row["ledger_transactions"] * 25 < 2 * 25 + 30 for row in rows)
 
 
 @pytest.mark.long
 def test_fingerprint_measures_every_level():
-    rows = said("fingerprint", "--repeats", 2)["rows"]
+    rows = results("fingerprint", "--repeats", 2)["rows"]
     assert {row["level"] for row in rows} == {"L0", "L1", "-", "L2"}
     assert all(0 < row["low_ms"] <= row["high_ms"] for row in rows)
 
 
-def test_fingerprint_counts_classes_as_the_truth_does():
-    classes = said("fingerprint", "--classes", "--cells", 60, "--raw", 8)["classes"]
+def test_fingerprint_counts_the_true_classes():
+    classes = results("fingerprint", "--classes", "--cells", 60, "--raw", 8)["classes"]
     assert classes["L0"]["classes"] == classes["L0"]["cells"] == 60
     for level in ("L1", "L2 alone, no zero read"):
         assert classes[level]["missed_pairs"] == classes[level]["merged_pairs"] == 0
 
 
-def test_identity_attacks_counts_what_is_merged_and_missed():
-    found = said("identity_attacks", "--kind", "ordinary", "--no-searches")
+def test_identity_attacks_counts_merged_and_missed_pairs():
+    found = results("identity_attacks", "--kind", "ordinary", "--no-searches")
     (kind,) = found["kinds"]
     assert kind["differ"] == len(found["pairs"]) > 20
     assert found["false_merges"] == found["missed"] == []
@@ -50,7 +50,7 @@ def test_identity_attacks_counts_what_is_merged_and_missed():
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_no_attack_merges_two_functions():
-    found = said("identity_attacks")
+    found = results("identity_attacks")
     assert found["false_merges"] == []
     for search in found["searches"].values():
         assert search.get("false_merges", []) == []
@@ -64,7 +64,7 @@ def by_arm(problem, strategy):
 
 @pytest.fixture
 def small_table(tmp_path):
-    """A table of all cells: the more that a cell weighs, the better it is."""
+    """A table of all cells, in which larger cells are better."""
     cells = np.array(list(itertools.product(range(5), repeat=6)), np.uint8)
     flops = (cells == 3).sum(1) * 9 + (cells == 2).sum(1) + 1
     (tmp_path / "nasbench201").mkdir()
@@ -73,9 +73,9 @@ def small_table(tmp_path):
     return tmp_path
 
 
-def test_reuse_never_pays_more_than_without(small_table):
+def test_reuse_never_evaluates_more_than_without_a_cache(small_table):
     cut = ("--seeds", 2, "--proposals", 60, "--probes", 2, "--data", small_table)
-    found = said("reuse", "--problem", "nasbench201", *cut)["problems"]["nasbench201"]
+    found = results("reuse", "--problem", "nasbench201", *cut)["problems"]["nasbench201"]
     for strategy in ("evolution 25/5", "random"):
         paid = by_arm(found, strategy)
         assert paid["no cache"] == 60 >= paid["L0"] >= paid["L0+L1"] == paid["truth"]
@@ -83,39 +83,41 @@ def test_reuse_never_pays_more_than_without(small_table):
 
 
 @pytest.mark.long
-def test_reuse_runs_programs():
+def test_reuse_evaluates_programs():
     cut = ("--seeds", 1, "--program-proposals", 15)
-    found = said("reuse", "--problem", "program", *cut)["problems"]["program"]
+    found = results("reuse", "--problem", "program", *cut)["problems"]["program"]
     paid = by_arm(found, "random")
     assert paid["no cache"] == 15 >= paid["constants paid"] >= paid["all levels"]
     assert found["evaluation_ms"] > 0 < found["probe_ms"]
 
 
-def test_reuse_says_why_it_skips_the_table(tmp_path):
-    found = said("reuse", "--problem", "nasbench201", "--data", tmp_path)["problems"]
+def test_reuse_gives_the_reason_for_skipping_the_table(tmp_path):
+    found = results("reuse", "--problem", "nasbench201", "--data", tmp_path)["problems"]
     assert "nb201_12epochs.npz" in found["nasbench201"]["skipped"]
 
 
-def test_a_real_search_reuses_what_the_truth_knows_to_be_equal():
-    with_cache, without = said("real_search", "--trials", 12, "--epochs", 1, "--width", 2)["rows"]
+def test_a_real_search_reuses_all_truly_equal_candidates():
+    with_cache, without = results("real_search", "--trials", 12, "--epochs", 1, "--width", 2)[
+        "rows"
+    ]
     assert with_cache["reuse_rate"] == pytest.approx(with_cache["true_rate"])
     assert without["reuse_rate"] == 0
     assert with_cache["evaluated"] < without["evaluated"] == 12
 
 
-def test_gpu_says_that_there_is_none(monkeypatch):
+def test_gpu_reports_a_missing_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert said("gpu")["skipped"] == "this machine has no GPU"
+    assert results("gpu")["skipped"] == "this machine has no GPU"
 
 
-def test_workers_measures_both_sides_and_how_ask_grows():
+def test_workers_measures_both_sides_and_the_time_of_ask():
     cut = ("--seconds", 0.02, "--workers", 2, "--window", 0.5, "--ask", 10, 20)
-    found = said("workers", "--storages", "sqlite", *cut)
+    found = results("workers", "--storages", "sqlite", *cut)
     (row,) = found["rows"]
     for side in ("ours", "bare"):
         assert 0 < row[side]["busy"] <= 1
         assert row[side]["trials_per_second"] > 0
-        assert 0 < row[side]["megabytes"] < 200  # with torch it would be more
+        assert 0 < row[side]["megabytes"] < 200  # With torch it would be more.
     assert [(ask["strategy"], ask["trials"]) for ask in found["asks"]] == [
         ("random", 10), ("random", 20), ("tpe", 10), ("tpe", 20),
     ]  # fmt: skip
@@ -124,13 +126,13 @@ def test_workers_measures_both_sides_and_how_ask_grows():
 
 def test_no_queued_trial_is_evaluated_twice():
     cut = ("--trials", 100, "--processes", 4, "--sides", "ours")
-    for row in said("queued", "--storages", "sqlite", "postgresql", *cut)["rows"]:
+    for row in results("queued", "--storages", "sqlite", "postgresql", *cut)["rows"]:
         if "skipped" not in row:
             counted = row["evaluations"], row["duplicates"], row["missing"], row["failed_processes"]
             assert counted == (100, 0, 0, 0)
 
 
 def test_queued_measures_both_sides():
-    rows = said("queued", "--trials", 8, "--processes", 2, "--storages", "sqlite")["rows"]
+    rows = results("queued", "--trials", 8, "--processes", 2, "--storages", "sqlite")["rows"]
     assert [row["side"] for row in rows] == ["ours", "bare"]
     assert all(row["evaluations"] >= 8 and row["missing"] == 0 for row in rows)

@@ -1,4 +1,4 @@
-"""Plugins are built and installed by pip into an environment of their own, and used by name."""
+"""Plugins are built and installed by pip into a separate environment, and used by name."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "automl-example-plugin"
 NEW = {"near-best": Kind.STRATEGY, "rank": Kind.COMMAND, "log": Kind.EVENT}
 PIP = [sys.executable, "-m", "pip"]
 
-# Setuptools finds a package beside its pyproject.toml by an import hook, once it is installed to
-# be edited; hatchling by a path.
+# For editable installs, setuptools finds a package beside its pyproject.toml by an import hook,
+# hatchling by a path.
 EDITED = {
     "pyproject.toml": """
 [build-system]
@@ -68,7 +68,7 @@ def site_packages(python: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> str:
-    """An environment that sees all that this one does, with the example and new plugins."""
+    """An environment with all packages of this one, the example and new plugins."""
     pytest.importorskip("pip")
     folder = tmp_path_factory.mktemp("scratch")
     venv.create(folder / "env", with_pip=False)
@@ -92,7 +92,7 @@ def python(tmp_path_factory) -> str:
 
 @pytest.fixture
 def automl(python, tmp_path):
-    """The command in that environment."""
+    """Runs the command in that environment."""
     return lambda *arguments: ran(python, "-m", "automl", *arguments, folder=tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_installed_plugins_are_listed_with_their_owners(automl):
     assert ["strategy", "near-best", "automl-near-best", "0.1.0"] in lines
 
 
-def test_a_search_takes_them_by_name(automl):
+def test_a_search_uses_them_by_name(automl):
     out = automl("search", "convmixer", "--strategy", "annealing", "--trials", "2",
                  "-o", "trainer.epochs=1", "-o", "space.max_depth=1")  # fmt: skip
     assert "space convmixer, task digits, trainer supervised, strategy annealing" in out
@@ -117,7 +117,7 @@ def test_new_ones_are_used_by_name(automl):
     assert "%  " in automl("rank", "mlp-digits-1")
 
 
-def test_one_installed_to_be_edited_is_known_by_what_it_holds(python, automl):
+def test_an_editable_plugin_is_known_by_its_content(python, automl):
     quick = ("--trials", "1", "-o", "trainer.epochs=1")
     assert "best: trial" in automl("search", "edited", *quick)
     assert "best: trial" in automl("search", "automl_edited.spaces:edited", *quick)

@@ -1,4 +1,4 @@
-"""What is built holds all three packages, with their types, migrations and entry points."""
+"""The distributions contain all three packages, with types, migrations and entry points."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A wheel made from the source distribution, as an installer would make it."""
+    """A wheel built from the source distribution, as an installer would build it."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -29,7 +29,7 @@ def wheel_names(built):
         return set(wheel.namelist())
 
 
-def test_the_wheel_holds_every_module_of_the_source_roots(built):
+def test_the_wheel_contains_every_module_of_the_source_roots(built):
     names = wheel_names(built)
     roots = [ROOT / "automl", ROOT / "plugins", ROOT / "searchspaces"]
     for root in roots:
@@ -38,7 +38,7 @@ def test_the_wheel_holds_every_module_of_the_source_roots(built):
             assert file.relative_to(base).as_posix() in names
 
 
-def test_the_wheel_holds_the_templates_of_new_plugins(built):
+def test_the_wheel_contains_the_templates_of_new_plugins(built):
     names = wheel_names(built)
     templates = ROOT / "automl" / "plugin" / "templates"
     found = [file for file in templates.rglob("*") if file.is_file()]
@@ -51,7 +51,7 @@ def test_each_package_is_typed(built, package):
     assert f"{package}/py.typed" in wheel_names(built)
 
 
-def test_the_wheel_holds_what_a_page_is_made_of(built):
+def test_the_wheel_contains_the_files_of_a_page(built):
     made_of = {f"automl/analysis/page/{name}" for name in ("style.css", "script.js")}
     assert made_of <= wheel_names(built)
 
@@ -66,7 +66,7 @@ def test_every_built_in_is_an_entry_point(built):
         assert f"{point} = {module}" in text
 
 
-def test_the_source_distribution_holds_tests_docs_and_licence(built):
+def test_the_source_distribution_contains_tests_docs_and_licence(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     example = "examples/automl-example-plugin/pyproject.toml"

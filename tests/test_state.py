@@ -27,7 +27,7 @@ def state(tmp_path, monkeypatch, request) -> Path:
 
 
 def open_to_others(state: Path) -> list[str]:
-    """The files and folders whose mode is neither 0700 nor 0600."""
+    """List the files and folders whose mode is neither 0700 nor 0600."""
     found = []
     for path in (state, *state.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)

@@ -34,7 +34,7 @@ ANSWERS: list[tuple[str, str, str]] = [
     ("the loading of somebody else's export", "portable/exported_program.py", "Program"),
     ("the lines of a search without a terminal", "cli/line_output.py", "PlainLines"),
 ]
-"""What is asked for, the file below automl/, and the definition in it."""
+"""The question, the file below automl/ that answers it, and the definition in that file."""
 
 
 def main(word: str = "") -> None:

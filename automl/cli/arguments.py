@@ -1,4 +1,4 @@
-"""Options that several commands share; those of a search are made from its request."""
+"""Options that several commands share; those of a search are generated from its request."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,13 @@ Request = TypeVar("Request", bound=RunRequest)
 
 @dataclass(frozen=True)
 class Location:
-    """Where studies are stored, as the options name it."""
+    """Where studies are stored, as the options state it.
+
+    Attributes:
+        storage: The URL or file of the trials, None for the default.
+        ledger: The URL or file of the ledger, None if it is stored with the trials.
+        trusted: Whether pickled data in the storage may be loaded.
+    """
 
     storage: str | None
     ledger: str | None
@@ -30,12 +36,12 @@ class Location:
 
     @classmethod
     def of(cls, request: RunRequest) -> "Location":
-        """Where a request's study is stored."""
+        """Return where a request's study is stored."""
         return cls(request.storage, request.ledger, request.trust_storage)
 
 
 class _AfterFiles(click.Option):
-    """An option whose environment variable counts after a study file, as AUTOML_STORAGE does."""
+    """An option for which a study file overrides the environment variable."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         in_file = (ctx.default_map or {}).get(self.name or "") is not None
@@ -44,7 +50,12 @@ class _AfterFiles(click.Option):
 
 # Options made from requests.
 def request_options(request: type[RunRequest], *only: str) -> Callable[[F], F]:
-    """Options for the fields of a request, or for those named, each an argument of that name."""
+    """Add options to a command, each passed as the argument that its field is named after.
+
+    Args:
+        request: The request whose fields describe the options.
+        *only: The fields to add, by default all.
+    """
 
     def add(function: F) -> F:
         for each, one in reversed(list(entries(request))):
@@ -57,16 +68,20 @@ def request_options(request: type[RunRequest], *only: str) -> Callable[[F], F]:
 
 
 def request_of(request: type[Request], given: Mapping[str, Any]) -> Request:
-    """The request made from a command's arguments.
+    """Build the request from a command's arguments.
+
+    Args:
+        request: The class of the request.
+        given: The arguments by name; others than the request's fields are ignored.
 
     Raises:
-        UsageError: A text cannot be read; the message names the option.
+        UsageError: A value cannot be parsed; the message names the option.
     """
     names = {each.name for each in fields(request)}
     values = {name: value for name, value in given.items() if name in names}
     for each, one in entries(request):
         value = values.get(each.name)
-        # A study file's table of options needs no reading.
+        # A study file's table of options is parsed already.
         if one.convert is not None and value is not None and not isinstance(value, dict):
             with _naming_option(each.name, one):
                 values[each.name] = one.convert(value)
@@ -90,7 +105,7 @@ def _option(name: str, default: Any, one: Entry, hint: Any) -> Callable[[F], F]:
 
 
 def _type(default: Any, one: Entry, hint: Any) -> dict[str, Any]:
-    """The settings that click needs to read an option."""
+    """The settings with which click parses an option."""
     kinds = get_args(hint) or (hint,)
     if one.is_file:
         return {"type": click.File(encoding="utf-8")}
@@ -109,7 +124,7 @@ def _type(default: Any, one: Entry, hint: Any) -> dict[str, Any]:
 
 
 def long_name(name: str, one: Entry) -> str:
-    """An option's long name with its dashes; empty if it has only a short one."""
+    """Return an option's long name with its dashes, empty if it only has a short one."""
     return f"--{name.replace('_', '-')}" if one.option is None else one.option and f"--{one.option}"
 
 
@@ -118,14 +133,14 @@ def _naming_option(name: str, one: Entry) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        # Files are named in the message already.
+        # The message names the file already.
         if one.is_file:
             raise
         raise UsageError(f"{long_name(name, one) or one.short}: {error}") from error
 
 
 def storage_option(function: F) -> F:
-    """Options that become the one argument `storage`, a Location."""
+    """Add the storage options, which the command gets as one argument `storage`, a Location."""
 
     @functools.wraps(function)
     def command(
@@ -154,17 +169,17 @@ def dry_run_option(function: F) -> F:
 
 
 def open_storage(place: Location) -> "Storage":
-    """The requested storage, created if it does not exist."""
+    """Open the chosen storage; create it if it does not exist."""
     from automl.storage.storage import storage_from
 
     return storage_from(place.storage, place.ledger, place.trusted)
 
 
 def existing_storage(place: Location) -> "Storage":
-    """The requested storage, for commands that need existing studies.
+    """Open the chosen storage for a command that needs existing studies.
 
     Raises:
-        UsageError: The file does not exist; none is created.
+        UsageError: The storage's file does not exist; it is not created.
     """
     storage = open_storage(place)
     if (missing := storage.missing()) is not None:
@@ -172,6 +187,7 @@ def existing_storage(place: Location) -> "Storage":
         if missing != storage.masked:
             how = "--ledger or AUTOML_LEDGER"
         raise UsageError(
-            f"no database {missing} here: name another by {how}, or start a study by automl search"
+            f"no database {missing} here: name another with {how}, "
+            "or start a study with automl search"
         )
     return storage

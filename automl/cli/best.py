@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     "directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Write its model into a directory that predicts without automl.",
+    help="Export its model to a directory that predicts without automl.",
 )
 @click.option(
     "--pareto",
     is_flag=True,
-    help="With several objectives: the trials that no other beats, as one table.",
+    help="With several objectives: show the trials that no other beats as one table.",
 )
 @click.option("--trial", "number", type=int, metavar="N", help="Take this trial, not the best.")
 @click.option(
-    "--refit", is_flag=True, help="Train it again, on training and validation data, to export."
+    "--refit", is_flag=True, help="Train it again on training and validation data before exporting."
 )
-@click.option("--force", is_flag=True, help="Replace an export that exists.")
+@click.option("--force", is_flag=True, help="Replace an existing export.")
 @storage_option
 @trust_options
 @data_dir_option
@@ -108,7 +108,7 @@ def command(
 def _check_together(
     directory: Path | None, pareto: bool, number: int | None, refit: bool, force: bool
 ) -> None:
-    """Refuse combinations of options that have no meaning.
+    """Refuse options that have no effect, or a misleading one, in combination.
 
     Raises:
         UsageError: The message names both options.
@@ -156,7 +156,7 @@ def _front(study: "Study", trials: "list[FrozenTrial]") -> list[str]:
 
 
 def _predicting(directory: Path, data: str) -> str:
-    """The commands to type next, with automl and without."""
+    """The command to run next, with automl and without it."""
     there, alone = (shlex.quote(str(path)) for path in (directory, directory / "predict.py"))
     return (
         f"predict with: automl predict {there} {data}   "

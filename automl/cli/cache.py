@@ -46,7 +46,9 @@ def show(study: str | None, storage: Location, as_json: bool) -> None:
 
 
 @command.command("prune")
-@click.option("--keep", type=click.IntRange(min=0), default=100_000, help="How many stay [100000].")
+@click.option(
+    "--keep", type=click.IntRange(min=0), default=100_000, help="How many to keep [100000]."
+)
 @storage_option
 @json_option
 def prune(keep: int, storage: Location, as_json: bool) -> None:
@@ -90,7 +92,7 @@ def _event(study: "Study") -> dict[str, Any]:
 
 
 def _repeated(study: "Study") -> list["FunctionView"]:
-    """The functions that were evaluated several times, if the study repeats evaluations."""
+    """The functions that the study evaluated more than once, if it repeats evaluations."""
     if study.spec.cache.repeats == 1:
         return []
     return [each for each in study.views.functions() if each.n > 1]
@@ -152,8 +154,8 @@ def _noise_lines(functions: list[dict[str, Any]]) -> list[str]:
         if not weight:
             continue
         spread = math.sqrt(sum((f["n"] - 1) * f["variances"][metric] for f in known) / weight)
-        said = f"{len(known)} functions evaluated {sum(f['n'] for f in known)} times"
-        lines.append(f"  {metric}: standard deviation {spread:.4g} within a function ({said})")
+        basis = f"{len(known)} functions evaluated {sum(f['n'] for f in known)} times"
+        lines.append(f"  {metric}: standard deviation {spread:.4g} within a function ({basis})")
     return lines
 
 

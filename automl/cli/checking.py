@@ -1,4 +1,4 @@
-"""Runs the conformance suites of `automl.testing` on a plugin file or on what is installed."""
+"""Runs the conformance suites of `automl.testing` on a plugin file or an installed plugin."""
 
 import contextlib
 import os
@@ -22,14 +22,20 @@ from automl.storage.optuna_logging import silence_optuna
 
 @dataclass(frozen=True)
 class Check:
-    """One plugin to be checked: what it is, and the suite of its kind."""
+    """A plugin to check.
+
+    Attributes:
+        kind: Its kind.
+        name: Its name, or that of its file.
+        run: Runs the conformance suite of its kind, and raises if the plugin fails it.
+    """
 
     kind: Kind
     name: str
     run: Callable[[], None]
 
     def problem(self) -> str | None:
-        """The promise that is broken, in one line."""
+        """Run the check and return the failure in one line, None if it passes."""
         try:
             self.run()
         except Exception as error:
@@ -41,9 +47,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Checker:
-    """Finds what is to be checked, and what to check it with.
+    """Finds the plugins to check, and the parts to check them with.
 
-    space, task: what trainers, and spaces, are tried on. options: by part.
+    Attributes:
+        space: The space that trainers are tested on.
+        task: The task that spaces and trainers are tested on.
+        options: The options of each part.
+        registry: Finds the plugins.
     """
 
     space: str = "mlp"
@@ -52,10 +62,13 @@ class Checker:
     registry: Registry = field(default_factory=Registry)
 
     def checks(self, what: str) -> list[Check]:
-        """What `file.py`, `file.py:name`, `module:name` or an installed `kind.name` means.
+        """Find the plugins to check.
+
+        Args:
+            what: `file.py`, `file.py:name`, `module:name` or an installed `kind.name`.
 
         Raises:
-            UsageError: there is no such thing, or it offers nothing.
+            UsageError: There is no such plugin, or the file offers none.
         """
         if ":" in what:
             return [self._of(self._of_its_kind(what))]
@@ -81,8 +94,8 @@ class Checker:
         word, dot, name = what.partition(".")
         if not dot:
             raise UsageError(
-                f"expected FILE.py, FILE.py:NAME or KIND.NAME of what is installed, got {what!r}; "
-                "see: automl plugins"
+                "expected FILE.py, FILE.py:NAME or the KIND.NAME of an installed plugin, "
+                f"got {what!r}; see: automl plugins"
             )
         if word not in kinds:
             raise UnknownNameError("kind of plugin", word, kinds, "a file is named FILE.py")
@@ -95,7 +108,7 @@ class Checker:
         return Check(offer.kind, offer.name, lambda: self._run(offer))
 
     def _of_its_kind(self, reference: str) -> Offer:
-        """What a function or class offers, by what it makes: a space where nothing else."""
+        """The offer of a function or class, by what it makes; a space if that is unclear."""
         for kind in FACTORY_KINDS:
             offer = self.registry.find(kind, reference)
             try:
@@ -112,7 +125,7 @@ class Checker:
         part = self._part(offer)
         task = self.registry.find(Kind.TASK, self.task)
         if offer.kind is Kind.STRATEGY:
-            # The study's seed stays while the trials' change, as in the engine.
+            # The study's seed stays the same while the trials' seeds change, as in the engine.
             testing.check_strategy(lambda seed: part.make(seed=seed, study_seed=0))
         elif offer.kind is Kind.PRUNER:
             testing.check_pruner(part.make)
@@ -125,7 +138,7 @@ class Checker:
                 self._run_in(part, task, Path(folder))
 
     def _run_in(self, part: Part, task: Offer, folder: Path) -> None:
-        """The suites that write files."""
+        """Run a suite that writes files."""
         if part.offer.kind is Kind.LAUNCHER:
             testing.check_launcher(part.make(), folder)
             return
@@ -134,7 +147,7 @@ class Checker:
 
 
 def report(checks: list[Check], as_json: bool = False) -> int:
-    """Run each check, saying how it went in a line; returns how many failed."""
+    """Run each check, print a line with its outcome, and return how many failed."""
     silence_optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     failed = 0
@@ -142,8 +155,8 @@ def report(checks: list[Check], as_json: bool = False) -> int:
         problem = check.problem()
         failed += problem is not None
         event = {"kind": check.kind.value, "name": check.name, "ok": not problem, "error": problem}
-        said = f"FAILED: {problem}" if problem else "ok"
-        line = f"{check.kind.value} {check.name}: {said}"
+        outcome = f"FAILED: {problem}" if problem else "ok"
+        line = f"{check.kind.value} {check.name}: {outcome}"
         say(json_line(event) if as_json else line)
     return failed
 
@@ -162,6 +175,6 @@ def _check_commands(module: ModuleType) -> None:
 
 
 def _check_events(module: ModuleType) -> None:
-    """In a folder of its own, for what listens may write a log."""
+    """Run the suite in a folder of its own, because a listener may write a log."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         testing.check_events(module)

@@ -18,12 +18,12 @@ _SECONDS = 0.2
 
 
 def names(kind: str) -> Complete:
-    """Completes the names that installed plugins of a kind declare; else files, as file.py:NAME."""
+    """Complete the names that installed plugins of a kind declare; files if none matches."""
     return lambda ctx, param, incomplete: _or_files(_names(kind), incomplete)
 
 
 def kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completes the kinds of plugins."""
+    """Complete the kinds of plugins."""
     known = (
         each.name for each in (files("automl.plugin") / "templates").iterdir() if each.is_dir()
     )
@@ -33,25 +33,25 @@ def kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 def names_of_kind(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Completes a plugin's name after its kind."""
+    """Complete a plugin's name after its kind."""
     return _or_files(_names(str(ctx.params.get("kind"))), incomplete)
 
 
 def installed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completes an installed plugin as kind.name; else files."""
+    """Complete an installed plugin as kind.name; files if none matches."""
     return _or_files((point.name for point in _points()), incomplete)
 
 
 def studies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completes the studies of an SQLite file; other storages would take too long."""
+    """Complete the studies of an SQLite file; other storages would take too long."""
     url = ctx.params.get("storage") or os.environ.get("AUTOML_STORAGE") or "sqlite:///automl.db"
     scheme, _, path = str(url).partition(":///")
     file = Path(path.partition("?")[0])
     if not scheme.startswith("sqlite") or not file.is_file():
         return []
-    # A shell has no place for an error, so nothing is completed.
+    # A shell cannot show an error, so nothing is completed.
     with contextlib.suppress(sqlite3.Error):
-        # A shell runs completed lines, so names that it would not read as one word are left out.
+        # Completed lines are run by a shell, so leave out names that it would split or expand.
         return _starting((n for n in _studies(file) if shlex.quote(n) == n), incomplete)
     return []
 

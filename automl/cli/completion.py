@@ -1,10 +1,10 @@
-"""`automl completion`: the script that completes automl's commands, options and names."""
+"""`automl completion`: prints the script that completes automl's commands, options and names."""
 
 import click
 from click.shell_completion import get_completion_class
 
 _VARIABLE = "_AUTOML_COMPLETE"
-"""The variable by which click recognises a shell's request."""
+"""The environment variable through which a shell asks click for completions."""
 
 
 @click.command("completion")

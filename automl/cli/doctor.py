@@ -9,7 +9,7 @@ from automl.cli.terminal import say, say_lines
 
 @click.command("doctor")
 @click.argument("study", shell_complete=studies)
-@click.option("--repair", is_flag=True, help="Mend what can be mended; no result is touched.")
+@click.option("--repair", is_flag=True, help="Repair the study without changing any result.")
 @storage_option
 @json_option
 def command(study: str, repair: bool, storage: Location, as_json: bool) -> None:
@@ -47,7 +47,7 @@ def command(study: str, repair: bool, storage: Location, as_json: bool) -> None:
 
 def _advice(resume: str, again: str, broken: int, waiting: int) -> list[str]:
     if broken:
-        return [f"{broken} broken; mend with: {again}"]
+        return [f"{broken} broken; repair with: {again}"]
     if waiting:
-        return [f"nothing is broken, {waiting} to be done by the next worker: {resume}"]
+        return [f"nothing is broken; {waiting} left for the next worker: {resume}"]
     return ["nothing is broken"]

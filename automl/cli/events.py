@@ -1,4 +1,4 @@
-"""A study's progress as events, read from the ledger so that they cover all workers."""
+"""Events of a study, read from the ledger so that they cover all workers."""
 
 import logging
 import threading
@@ -18,12 +18,13 @@ from automl.study.study import Study
 Event = dict[str, Any]
 _log = logging.getLogger("automl")
 _WINDOW = 10_000
+"""How many of the latest reports are read again, because their ids may become visible late."""
 _LOST = "lost"
 """The state of a trial whose worker is gone, until another takes it over."""
 
 
 def study_event(study: Study) -> Event:
-    """The study's parts, objectives and budget."""
+    """Describe a study: its parts, objectives, budget and seed."""
     spec, budget = study.spec, study.views.budget()
     return {
         "event": "study",
@@ -47,16 +48,21 @@ def study_event(study: Study) -> Event:
 
 
 def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> Event:
-    """How a trial ended.
+    """Describe how a trial ended, or its current state.
 
-    These keys are there only where a trial has them:
+    Args:
+        study: The trial's study.
+        view: The trial as the ledger has it.
+        decisions: The trial's decisions by name.
 
-    - `closed`: the values that its trainer found for the decisions it left open.
-    - `judges`: the number of the trial whose found decisions it trained again.
-    - `reused_study`: the study of `reused_from`, if it is another one.
-    - `breaks`: the study's requirements that a complete trial does not meet.
-    - `worker`, `silent_since`: the worker that it lost, and when that was last heard of, in
-      seconds since 1970.
+    Returns:
+        The event. These keys are present only if they apply:
+            closed: The values that the trainer found for open decisions.
+            judges: The number of the trial whose found decisions this one trained again.
+            reused_study: The study of `reused_from`, if it is another one.
+            breaks: The requirements that a complete trial violates.
+            worker: The worker that a lost trial had.
+            silent_since: When that worker last renewed its lease, in seconds since 1970.
     """
     silent = silent_since(view, study.ledger.lease_seconds)
     other = study.name_of(view.reused_study) if view.reused_study is not None else None
@@ -88,14 +94,14 @@ def _breaks(study: Study, view: TrialView) -> list[str]:
 
 
 def _state(view: TrialView) -> str:
-    """How a trial ended, or its phase; a released trial waits for a worker."""
+    """A trial's final state, or its phase; a released trial is `waiting`."""
     if view.state is not None:
         return view.state.value
     return view.phase.value if view.worker is not None or view.phase is Phase.PARKED else "waiting"
 
 
 def named_values(study: Study, view: TrialView) -> dict[str, float] | None:
-    """A trial's objectives by name; None where it has none."""
+    """Return a trial's objective values by metric, None if it has none."""
     if view.objectives is None:
         return None
     names = [objective.metric for objective in study.objectives]
@@ -103,7 +109,7 @@ def named_values(study: Study, view: TrialView) -> dict[str, float] | None:
 
 
 def summary_event(study: Study) -> Event:
-    """The study's counts and best trial; of `open`, those not `running` or `lost` wait."""
+    """Describe a study's progress; of its `open` trials, some are `running` or `lost`."""
     counts, budget = study.views.counts(), study.views.budget()
     lost, running = _at_work(study) if counts.open else (0, 0)
     return {
@@ -127,7 +133,7 @@ def summary_event(study: Study) -> Event:
 
 
 def _at_work(study: Study) -> tuple[int, int]:
-    """How many trials their workers have lost, and how many are with a worker."""
+    """The number of lost trials and of running ones."""
     held = [view for view in study.views.open_trials() if view.worker is not None]
     held = [view for view in held if view.phase is not Phase.PARKED]
     silent = [silent_since(view, study.ledger.lease_seconds) is not None for view in held]
@@ -137,7 +143,13 @@ def _at_work(study: Study) -> tuple[int, int]:
 def overview(
     study: Study, trials: Sequence[FrozenTrial], views: Sequence[TrialView]
 ) -> dict[str, Any]:
-    """The keys that `automl show` adds to the summary; importances are null if there are none."""
+    """Return what `automl show` adds to the summary; unknown importances are null.
+
+    Args:
+        study: The study.
+        trials: Its trials as Optuna has them.
+        views: Its trials as the ledger has them.
+    """
     known = importances(trials, study.objectives)
     return {
         "importances": {each.metric: dict(each.shares) or None for each in known},
@@ -178,7 +190,7 @@ def _hours(seconds: float | None) -> float | None:
 
 
 def _why_over(budget: Budget) -> str | None:
-    """Why running trials were stopped before their end."""
+    """Why running trials were stopped early."""
     if not budget.over:
         return None
     late = budget.seconds_left is not None and budget.seconds_left <= 0
@@ -197,13 +209,13 @@ def _best(study: Study) -> dict[str, Any] | None:
 
 @dataclass
 class Follower:
-    """Watches a study's ledger from a thread and passes on new events.
+    """Polls a study's ledger from a thread and emits new events.
 
     Attributes:
-        study: The study to watch.
+        study: The study to follow.
         emit: Called with each `trial` and `report` event.
-        refresh: Called with the study's counts after each look.
-        interval: Seconds between looks.
+        refresh: Called with the study's counts after each poll.
+        interval: Seconds between polls.
     """
 
     study: Study
@@ -219,7 +231,7 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="automl-view", daemon=True)
 
     def skip_past(self) -> None:
-        """Skip the events that have happened so far."""
+        """Skip all events so far."""
         self._seen |= self.study.views.settled_ids()
         self._mark(view.id for view in self.study.views.reports(set()))
 
@@ -242,13 +254,13 @@ class Follower:
                 self.emit(event)
             self.refresh(self.study.views.counts())
         except Exception:
-            # A view must not end a search: the worker meets and reports the same errors, and a
-            # reader that has exited is not one.
+            # A view must not end a search. The worker reports the same database error itself, and
+            # a reader that has exited does no harm.
             _log.debug("the view failed", exc_info=True)
 
     def _fresh(self) -> list[Event]:
-        # Ends are read before reports: then no report comes after its trial's end, because the
-        # second read has all reports of the trials in the first.
+        # Read ended trials before reports: an ended trial gets no more reports, so the second read
+        # finds all of them, and none is emitted after the trial's end.
         ended = self.study.views.settled(self._seen)
         reports = self.study.views.reports(self._reports, max(0, self._last - _WINDOW))
         self._mark(report.id for report in reports)

@@ -18,13 +18,13 @@ from automl.study.search_request import SearchRequest, decision_lines, naming, p
     "--task",
     default="digits",
     shell_complete=names("task"),
-    help="What candidates are probed on [digits].",
+    help="The task on which candidates are probed [digits].",
 )
 @click.option(
     "--trainer",
     default="supervised",
     shell_complete=names("trainer"),
-    help="What trains them in a probe [supervised].",
+    help="The trainer that probes use [supervised].",
 )
 @click.option(
     "-o", "options", multiple=True, metavar="PART.OPTION=VALUE", help="Set an option of a part."
@@ -36,9 +36,9 @@ from automl.study.search_request import SearchRequest, decision_lines, naming, p
     type=click.File(encoding="utf-8"),
     help="One JSON object of decisions a line; - reads standard input.",
 )
-@click.option("--explain", is_flag=True, help="Say where two lines meet, or where they part.")
+@click.option("--explain", is_flag=True, help="Show where two candidates agree or differ.")
 @click.option(
-    "--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin file of yours."
+    "--plugin", "plugins", multiple=True, metavar="FILE", help="Load your own plugin file."
 )
 @data_dir_option
 def command(

@@ -1,4 +1,4 @@
-"""The three ways a search shows itself: a live view, plain lines, JSON lines."""
+"""The ways to show a search: JSON lines, plain lines, and a live view in `live.py`."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from automl.ledger.queries import Counts
 
 
 class Output(Protocol):
-    """Shows events as they come, and the counts at each look."""
+    """Shows events as they arrive, and the study's counts after each poll."""
 
     def emit(self, event: Event) -> None: ...
 
@@ -23,7 +23,7 @@ class Output(Protocol):
 
 
 class JsonLines:
-    """Each event as one JSON object on a line."""
+    """Writes each event as one JSON object on a line."""
 
     def emit(self, event: Event) -> None:
         _say(text.json_line(event))
@@ -35,7 +35,7 @@ class JsonLines:
 
 
 class PlainLines:
-    """A line for each trial, and the summary: for logs and pipes."""
+    """Writes a line for each trial and the summary, for logs and pipes."""
 
     def emit(self, event: Event) -> None:
         for line in _LINES[event["event"]](event):

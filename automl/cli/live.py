@@ -28,7 +28,7 @@ from automl.text.formatting import duration, number, pairs
 
 
 class LiveView(PlainLines):
-    """Trials scroll by above; below are progress, best, reuse, time left, and the workers."""
+    """Trials scroll by above; progress, best, reuse, time left and workers stay below."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -42,7 +42,7 @@ class LiveView(PlainLines):
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        # Inside, the streams are the view's, which would take markup in a text for styles.
+        # Inside, rich replaces the streams, and would read markup in their text as styles.
         with self._live, visible_streams():
             yield
 
@@ -58,7 +58,7 @@ class LiveView(PlainLines):
         """Write a line in pieces as wide as the terminal, without breaking a word."""
         for piece in wrapped(one_line(line), self._live.console.width):
             if self._live.is_started:
-                # Longer words are the terminal's to wrap: the view draws below them.
+                # The terminal wraps longer words, and the view draws below them.
                 self._live.console.print(Text(piece), no_wrap=True, overflow="ignore", crop=False)
             else:
                 super().write(piece)
@@ -132,13 +132,13 @@ class LiveView(PlainLines):
 
 @dataclass(frozen=True)
 class Goal:
-    """How far a search is, and the time it has.
+    """A search's progress and limits.
 
     Attributes:
         done: How many trials or evaluations are done.
-        total: How many are to be done, None for no limit.
+        total: How many to do, None for no limit.
         unit: "evaluations", or empty for trials.
-        seconds_left: Seconds until the deadline, None for none.
+        seconds_left: Seconds until the deadline, None without a deadline.
     """
 
     done: int
@@ -150,7 +150,15 @@ class Goal:
         return ProgressBar(total=self.total, completed=self.done, width=30, pulse=not self.total)
 
     def left(self, passed: float, done_here: int) -> float | None:
-        """Seconds until the end at the pace so far; None where that is unknown."""
+        """Estimate the seconds until the end at the pace so far.
+
+        Args:
+            passed: Seconds since this process began.
+            done_here: Trials or evaluations done since then.
+
+        Returns:
+            The estimate, None if nothing is known yet.
+        """
         known = [] if self.seconds_left is None else [max(0.0, self.seconds_left)]
         if self.total is not None and done_here > 0:
             known.append(passed / done_here * max(0, self.total - self.done))
@@ -158,9 +166,10 @@ class Goal:
 
 
 def planned_steps(spec: Spec) -> int | None:
-    """How many steps a trial trains, by the trainer's option `epochs` or `steps`.
+    """Return how many steps a trial trains, by the trainer's option `epochs` or `steps`.
 
-    None where the trainer has neither, or where a judge trains some of the trials.
+    Returns:
+        The number, None if the trainer has neither option or a judge trains some of the trials.
     """
     found = [spec.trainer.options.get(name) for name in _STEPS]
     numbers = [n for n in found if isinstance(n, int) and not isinstance(n, bool)]
@@ -171,9 +180,9 @@ _STEPS = ("epochs", "steps")
 
 
 def wrapped(line: str, width: int) -> list[str]:
-    """A line in pieces of at most this width, later ones indented; long words are left whole.
+    """Split a line into pieces of at most `width` characters, without breaking long words.
 
-    The indentation also keeps text in a trial from passing for a line of ours.
+    Later pieces are indented, so that text in a trial cannot pass for a line of ours.
     """
     pieces = textwrap.wrap(
         line,
@@ -187,7 +196,7 @@ def wrapped(line: str, width: int) -> list[str]:
 
 
 def _grid(columns: int) -> Table:
-    """Columns of which only the last may wrap, at its blanks."""
+    """A table in which only the last column may wrap, between words."""
     table = Table.grid(padding=(0, 2))
     for _ in range(columns - 1):
         table.add_column(no_wrap=True)
@@ -201,7 +210,7 @@ def _text(line: str) -> Text:
 
 
 class _Console(Console):
-    """A console that makes control characters in text visible, whoever wrote the text."""
+    """A console that makes control characters in text visible, whatever their source."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

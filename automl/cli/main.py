@@ -33,7 +33,7 @@ COMMANDS = (
 
 
 class LazyGroup(click.Group):
-    """Imports a command's file when it is asked for; plugins add theirs by entry points."""
+    """Imports a command's file only when it is used; plugins add commands by entry points."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         _add_plugin_commands(self)
@@ -72,7 +72,13 @@ def cli(debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 no trial completed, 2 usage, 130 interrupted."""
+    """Run the command line and exit.
+
+    The exit code is 0 for success, 1 if no trial completed, 2 for wrong usage, 130 if interrupted.
+
+    Args:
+        arguments: The words of the command line, by default those of this process.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = _debug_first(arguments)
     debug = "--debug" in arguments[:1] or bool(os.environ.get("AUTOML_DEBUG"))

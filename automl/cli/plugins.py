@@ -111,12 +111,12 @@ def check(what: str, space: str, task: str, options: tuple[str, ...], as_json: b
     "folder",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where to write it; must not exist yet [automl-NAME].",
+    help="The directory to create; it must not exist yet [automl-NAME].",
 )
 def new(name: str, kind: str, folder: Path | None) -> None:
-    """Write an installable plugin that works, with its tests: change it to your own.
+    """Write an installable, working plugin with its tests, for you to change.
 
-    NAME is what it will be asked for by, as `--strategy NAME`.
+    NAME selects the plugin later, for example in `--strategy NAME`.
     """
     from automl.cli.main import COMMANDS
     from automl.errors import UnknownNameError

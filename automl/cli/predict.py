@@ -13,18 +13,18 @@ import click
     "--separator",
     help="One character, or tab; by default the most frequent of ; tab | , in the header.",
 )
-@click.option("--encoding", default="utf-8", show_default=True, help="Of the CSV file.")
+@click.option("--encoding", default="utf-8", show_default=True, help="Encoding of the CSV file.")
 @click.option(
     "--max-megabytes",
     default=500,
     show_default=True,
-    help="Of the CSV file, which is read as a whole.",
+    help="Largest size of the CSV file, which is read into memory.",
 )
 def command(directory: Path, data: Path, **reading: Any) -> None:
-    """Predict with the export in DIRECTORY for DATA: a CSV file, an image, a folder of images or
-    an array in a .npy file, whatever its task was made of.
+    """Predict with the export in DIRECTORY for DATA.
 
-    Answers come as CSV on standard output.
+    DATA is a CSV file, an image, a folder of images or an array in a .npy file, as its task
+    needs. The predictions are written to standard output as CSV.
     """
     import sys
 

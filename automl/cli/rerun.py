@@ -1,4 +1,4 @@
-"""`automl rerun`: one trial trained again, and whether it agrees."""
+"""`automl rerun`: trains one trial again, and compares its metrics."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="SHARE",
-    help="How far a metric may lie apart [0.001 on CPUs, else 0.01].",
+    help="Largest relative difference of a metric [0.001 on CPUs, else 0.01].",
 )
 @click.option(
-    "--device", metavar="DEVICE", help="auto, cpu, cuda:0 … [as it was; auto where that is not]"
+    "--device", metavar="DEVICE", help="auto, cpu, cuda:0 … [the trial's own if present, else auto]"
 )
 @trust_options
 @storage_option
@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Train one trial of STUDY again: exit code 0 if its metrics agree, 1 if they do not.
 
-    The parts and decisions come from the database, the seeds are the trial's. The study stays as
-    it is. Of a reused trial, the one is trained whose result it has.
+    The parts, decisions and seeds come from the database. The study is not changed. For a reused
+    trial, the trial that its result comes from is trained.
     """
     from automl.analysis.rerun import origin, rerun, tolerance_for
     from automl.cli.text import json_line
@@ -112,7 +112,7 @@ def _lines(event: "Mapping[str, Any]") -> "Iterator[str]":
     if (event["study"], event["number"]) != (asked["study"], asked["number"]):
         yield f"trial {asked['number']} of {asked['study']} was reused from {trial}:"
     before = event["stored_device"]
-    moved = f", where it was on {before}" if before != event["device"] else ""
+    moved = f", originally on {before}" if before != event["device"] else ""
     yield f"{trial}, trained again on {event['device']}{moved}"
     if event["error"]:
         yield f"it failed this time: {event['error']}"

@@ -42,7 +42,7 @@ def command(dry_run: bool, as_json: bool, **arguments: Any) -> None:
     # Before anything loads torch, which must see this process's device alone.
     launch = Launch.of(request, registry, pin=not dry_run)
 
-    from automl.cli.running import choose_output, leaving, run_and_show, show_previews
+    from automl.cli.running import choose_output, exit_when_hung, run_and_show, show_previews
     from automl.study.limits import Limits
     from automl.study.study import open_study
     from automl.workers.session import Session, previews
@@ -55,5 +55,7 @@ def command(dry_run: bool, as_json: bool, **arguments: Any) -> None:
         show_previews(found, as_json)
         return
     opened.extend(limits, request.enqueue)
-    session = Session(opened, parts, registry, launch.launcher, launch.places, leaving(opened))
+    session = Session(
+        opened, parts, registry, launch.launcher, launch.places, exit_when_hung(opened)
+    )
     run_and_show(session, choose_output(opened, as_json))

@@ -1,4 +1,4 @@
-"""Runs a study for `search` and `resume`, shows it, and reports how it ended."""
+"""Shared by `search` and `resume`: runs a study, shows it, and reports how it ended."""
 
 import os
 import sys
@@ -17,13 +17,13 @@ from automl.study.study import Study
 from automl.text.formatting import shortened
 from automl.workers.session import Preview, Session
 
-_PATIENCE_SECONDS = 30.0
-"""How many seconds a view waits for its database before and after the search itself."""
+_OUTAGE_SECONDS = 30.0
+"""How long to wait for an unreachable database before and after the search itself."""
 
 
 def run_and_show(session: Session, output: Output) -> None:
     """Run a session, show it, and exit 0, 1 (nothing completed) or 130 (interrupted)."""
-    with session.study.storage.outage_retry.enabled(threading.Event(), _PATIENCE_SECONDS):
+    with session.study.storage.outage_retry.enabled(threading.Event(), _OUTAGE_SECONDS):
         _run_and_show(session, output)
 
 
@@ -63,20 +63,20 @@ def choose_output(study: Study, as_json: bool) -> Output:
     return PlainLines()
 
 
-def leaving(study: Study) -> Callable[[], None]:
-    """A function that ends this process when its own trial hangs, since nothing else can."""
+def exit_when_hung(study: Study) -> Callable[[], None]:
+    """Return a function that exits this process when its own trial hangs."""
 
     def leave() -> None:
         again = study.resume_command()
-        why = "the trial makes no progress, and its lease is gone: this search ends; go on with:"
-        say(f"{why} {again}", err=True)
+        reason = "the trial makes no progress and its lease has expired"
+        say(f"{reason}: ending this search; go on with: {again}", err=True)
         os._exit(DeviceLostError.exit_code)
 
     return leave
 
 
 def show_previews(previews: Iterable[Preview], as_json: bool) -> None:
-    """Show the workers that would be started; those started alike share a line."""
+    """Print what would be started; workers with the same command share a line."""
     if as_json:
         for one in previews:
             say(json_line({"event": "worker", **asdict(one)}))
@@ -85,7 +85,7 @@ def show_previews(previews: Iterable[Preview], as_json: bool) -> None:
     for one in previews:
         text = f"this process itself, on {one.device}" if one.text is None else one.text
         alike.setdefault(text.rstrip(), []).append(one.index)
-    say("nothing is started; without --dry-run it would be:")
+    say("nothing was started; without --dry-run, this would be:")
     for text, indices in alike.items():
         names = f"workers {indices[0]} to {indices[-1]}" if indices[1:] else f"worker {indices[0]}"
         say_block(f"{names}:{chr(10) if chr(10) in text else ' '}{text}")
@@ -100,12 +100,12 @@ def _follow(session: Session, output: Output) -> None:
 
 
 def _saved(study: Study, number: int) -> str:
-    """The command to continue trials that the budget stopped."""
+    """Tell how to continue trials that a budget interrupted."""
     budget = study.views.budget()
     spent = budget.device_seconds_limit is not None and budget.device_seconds > 0
     more = study.command("resume", "--gpu-hours 1" if spent else "--timeout 10m")
     trials = "1 trial was" if number == 1 else f"{number} trials were"
-    return f"{trials} under way and saved; go on with: {more}"
+    return f"{trials} interrupted and saved; go on with: {more}"
 
 
 def _nothing_complete(study: Study, summary: Event) -> str:

@@ -26,7 +26,7 @@ from automl.study.search_request import SearchRequest
     "--save",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write all this to a study file, for automl search FILE.",
+    help="Write these arguments to a study file, for automl search FILE.",
 )
 @dry_run_option
 @json_option
@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Search SPACE for the candidate that does best on a task.
 
-    SPACE is a name (automl plugins list), file.py:function or module:function; or a study file
-    such as --save writes, whose name ends in .toml.
+    SPACE is a name (automl plugins list), file.py:function or module:function; or a study file,
+    as --save writes it, whose name ends in .toml.
     """
     announce(f"searching {arguments['space']} ...", as_json)
 
@@ -47,7 +47,7 @@ def command(
     # Before anything loads torch, which must see this process's device alone.
     launch = Launch.of(request, registry, pin=not dry_run)
 
-    from automl.cli.running import choose_output, leaving, run_and_show, show_previews
+    from automl.cli.running import choose_output, exit_when_hung, run_and_show, show_previews
     from automl.study.creation import create
     from automl.study.limits import Limits
     from automl.study.plan import plan
@@ -56,7 +56,7 @@ def command(
     from automl.workers.session import Session, previews
 
     made = plan(request, registry)
-    # Everything is checked before the study is made.
+    # Everything is checked before the study is created.
     limits, location = Limits.of(request), Location.of(request)
     opened = open_storage(location)
     earlier = None if request.warm_start is None else open_study(opened, request.warm_start)
@@ -71,6 +71,6 @@ def command(
         show_previews(found, as_json)
         return
     session = Session(
-        created, made.parts, registry, launch.launcher, launch.places, leaving(created)
+        created, made.parts, registry, launch.launcher, launch.places, exit_when_hung(created)
     )
     run_and_show(session, choose_output(created, as_json))

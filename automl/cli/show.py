@@ -1,4 +1,4 @@
-"""`automl show`: a study's trials, one trial in full, or the whole study as a page."""
+"""`automl show`: a study's trials, one trial in detail, or the study as a page."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +74,11 @@ def command(
 
 
 def _check_together(html: Path | None, **given: object) -> None:
-    """Refuse options that only a page uses where none is written."""
+    """Refuse options that only affect a page if no page is written."""
     for name, value in given.items():
         if html is None and value:
             option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} only affects a page: name one by --html FILE")
+            raise UsageError(f"{option} only affects a page: add --html FILE")
 
 
 def _write(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SUFFIX = ".toml"
 _OTHERS = (".yaml", ".yml", ".json")
 _NOT_IN_FILES = frozenset({"help", "json", "dry-run", "save", "trust-storage"})
-"""Options to give each time: the action, and whom to trust."""
+"""Options to pass each time: the action, and trust in the storage."""
 _QUEUE = "enqueue"
 _STANDARD_INPUT = "<stdin>"
 _ALWAYS = ("task", "trainer", "strategy", "pruner", "seed")

@@ -23,7 +23,7 @@ def say_lines(lines: Iterable[str], err: bool = False) -> None:
 
 
 def announce(line: str, as_json: bool) -> None:
-    """On a terminal, say at once what starts, because loading PyTorch takes seconds."""
+    """Print the first line at once on a terminal, because loading PyTorch takes seconds."""
     if not as_json and sys.stdout.isatty():
         say(line)
 
@@ -35,7 +35,7 @@ def say_block(text: str, err: bool = False) -> None:
 
 @contextmanager
 def visible_streams() -> Iterator[None]:
-    """Make control characters visible in all that this process writes to its streams."""
+    """Make control characters visible in everything that this process prints."""
     before = sys.stdout, sys.stderr, warnings.formatwarning
     sys.stdout, sys.stderr = _visible(sys.stdout), _visible(sys.stderr)
     warnings.formatwarning = _warning_line
@@ -46,7 +46,7 @@ def visible_streams() -> Iterator[None]:
 
 
 def raw(stream: IO[str]) -> IO[str]:
-    """The stream below, for a view that draws with control characters of its own."""
+    """Return the underlying stream, for a view that draws with its own control characters."""
     return stream.stream if isinstance(stream, Visible) else stream
 
 

@@ -1,4 +1,4 @@
-"""Values and events as text for a screen."""
+"""Formats values and events for a terminal."""
 
 import json
 import math
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def json_line(event: Mapping[str, Any]) -> str:
-    """An event as JSON, with null for NaN and infinities."""
+    """Format an event as JSON, with null for NaN and infinities, which JSON lacks."""
     try:
         return json.dumps(event, allow_nan=False)
     except ValueError:
@@ -29,8 +29,8 @@ def _finite(value: Any) -> Any:
 
 def study_line(event: Mapping[str, Any]) -> str:
     parts = ("space", "task", "trainer", "judge", "strategy", "pruner")
-    named = ", ".join(f"{part} {event[part]}" for part in parts if event[part])
-    return shortened(f"study {event['study']} in {event['storage']}: {named}")
+    names = ", ".join(f"{part} {event[part]}" for part in parts if event[part])
+    return shortened(f"study {event['study']} in {event['storage']}: {names}")
 
 
 def trial_line(event: Mapping[str, Any]) -> str:
@@ -81,24 +81,24 @@ def _none_ended_line(event: Mapping[str, Any]) -> str:
 
 
 def _open_parts(event: Mapping[str, Any]) -> list[str]:
-    """How many of the trials that have not ended are running, waiting or lost."""
+    """The trials that have not ended, counted by what they are doing."""
     waiting = event["open"] - event["running"] - event["lost"]
     parts = {"running": event["running"], "waiting": waiting, "lost": event["lost"]}
     return [f"{count} {doing}" for doing, count in parts.items() if count]
 
 
 def lost_line(lost: int, resume: str) -> str:
-    """What to do about trials whose workers are gone."""
-    which = "1 trial has lost its worker" if lost == 1 else f"{lost} trials have lost their workers"
-    return f"{which}; any worker at this study takes over, or start one: {resume}"
+    """Tell how to continue trials whose workers are gone."""
+    found = "1 trial has lost its worker" if lost == 1 else f"{lost} trials have lost their workers"
+    return f"{found}; any worker at this study takes over, or start one: {resume}"
 
 
 _MANY = 10
-"""The most lines of one kind; `--json` and `--html` show all."""
+"""The most lines that one subject gets; `--json` and `--html` show all of them."""
 
 
 def overview_lines(event: Mapping[str, Any]) -> list[str]:
-    """Importances, reuse, workers and failures, as far as there are any."""
+    """Format importances, reuse, workers and failures; empty subjects get no line."""
     lines = [
         f"importance for {metric} ({counted(event['importance_trials'][metric], 'trial')}): "
         f"{_shares(shares)}"
@@ -117,11 +117,11 @@ def overview_lines(event: Mapping[str, Any]) -> list[str]:
 
 
 def _shares(shares: Mapping[str, float]) -> str:
-    """The decisions that matter, and how many others there are."""
+    """The most important decisions, and how many others there are."""
     large = {name: f"{share:.0%}" for name, share in shares.items() if share >= 0.01}
     shown = pairs(dict(list(large.items())[:_MANY]))
-    few = len(shares) - min(len(large), _MANY)
-    return f"{shown}; {counted(few, 'other')} less" if few else shown
+    others = len(shares) - min(len(large), _MANY)
+    return f"{shown}; {counted(others, 'other')} less" if others else shown
 
 
 def _worker_line(event: Mapping[str, Any]) -> str:
@@ -148,7 +148,7 @@ def _some(title: str, lines: list[str]) -> list[str]:
 
 
 def next_lines(study: "Study") -> list[str]:
-    """Commands to type next, with what each shows."""
+    """List commands to run next, each with what it shows."""
     from automl.ledger.models import StopReason
 
     front = len(study.objectives) > 1
@@ -170,10 +170,10 @@ def decision_lines(decisions: Mapping[str, Any]) -> list[str]:
 
 
 def all_decision_lines(event: Mapping[str, Any]) -> list[str]:
-    """A trial's decisions, and those that its trainer found."""
+    """Format a trial's decisions, including those that its trainer found."""
     found = event.get("closed") or {}
-    marked = {name: f"{number(value)}  (found by the trainer)" for name, value in found.items()}
-    return decision_lines({**event["decisions"], **marked})
+    closed = {name: f"{number(value)}  (found by the trainer)" for name, value in found.items()}
+    return decision_lines({**event["decisions"], **closed})
 
 
 def _probe_lines(known: Mapping[str, Any]) -> list[str]:
@@ -190,5 +190,5 @@ def trial_details(event: Mapping[str, Any]) -> list[str]:
     lines += [f"fingerprint: {event['fingerprint'] or '-'}, {attempt}"]
     lines += _probe_lines(event["identification"])
     lines += [f"step {r['step']:>3}  {pairs(r['metrics'])}" for r in event["reports"]]
-    # Indented, because a trial's text could have a line that looks like one of ours.
+    # Indented, because the trial's text could contain a line that looks like one of ours.
     return lines + [f"  {line}" for line in (event["traceback"] or "").rstrip().splitlines()]

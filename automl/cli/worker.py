@@ -24,7 +24,7 @@ from automl.cli.terminal import say
     type=click.FloatRange(0, 1, min_open=True),
     envvar="AUTOML_MEMORY_FRACTION",
     metavar="SHARE",
-    help="Take at most this share of the GPU's memory, as 0.5 [AUTOML_MEMORY_FRACTION, else 1].",
+    help="Largest share of the GPU's memory to use [AUTOML_MEMORY_FRACTION, else 1].",
 )
 @trust_options
 @storage_option
@@ -43,7 +43,7 @@ def command(
     from automl.devices.pinning import pin
     from automl.devices.placement import Place, threads_given
 
-    # Before anything loads torch, which must see this device alone.
+    # Before anything loads torch, which must see only this device.
     place = Place(pin(resolve_device(device)), memory_fraction, threads_given())
 
     from automl.engine.stopping import Stop
@@ -61,18 +61,19 @@ def command(
     say(f"worker {os.getpid()} joins study {study} on {place.device.name}")
     try:
         with stopping_on_signals(stop):
-            work(opened, parts, registry, place, stop, _leave)
+            work(opened, parts, registry, place, stop, _exit_when_hung)
     except Interrupted:
-        raise Interrupted(f"interrupted; join again by: {opened.command('worker')}") from None
+        raise Interrupted(f"interrupted; join again with: {opened.command('worker')}") from None
     except KeyboardInterrupt:
         again = opened.command("worker")
-        raise Interrupted(f"ended; its trial will be taken over; join again by: {again}") from None
+        message = f"ended; its trial will be taken over; join again with: {again}"
+        raise Interrupted(message) from None
     say(f"nothing is left to do in study {study}; see: {opened.command('best')}")
 
 
-def _leave() -> None:
-    """End a process whose trial hangs; who supervises it starts another."""
+def _exit_when_hung() -> None:
+    """Exit this process because its trial hangs; its supervisor starts another."""
     from automl.errors import DeviceLostError
 
-    say("the trial makes no progress, and its lease is gone: this worker ends", err=True)
+    say("the trial makes no progress and its lease has expired: ending this worker", err=True)
     os._exit(DeviceLostError.exit_code)

@@ -1,4 +1,4 @@
-"""Each command line test lies in a directory of its own, where the default storage is empty."""
+"""Each command line test has its own directory, where the default storage is empty."""
 
 import shutil
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from commands import Ended, in_process
 def here(
     tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, same_logging: None
 ) -> Path:
-    """The directory a person works in; his environment says nothing."""
+    """The user's working directory; the environment sets no options."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for name in ("AUTOML_STORAGE", "AUTOML_DATA_DIR", "AUTOML_DEBUG"):

@@ -1,4 +1,4 @@
-"""Whatever is wrong: one clear line that names it, the right exit code, and nothing lost."""
+"""Every error is one clear line that names its cause, with the right exit code and nothing lost."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def search(*more, space=PLANE):
     return ("search", space, *PARTS, "--trials", "2", *more)
 
 
-# The words that the one line must hold: the thing, what was expected, what to do.
+# The words that the line must contain: the cause, the expected value, the remedy.
 USAGE = {
     "command": (("serch",), "unknown command 'serch'", "did you mean 'search'"),
     "space": (search(space="mpl"), "unknown space 'mpl'", "did you mean 'mlp'", "file.py:"),
@@ -174,7 +174,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, here, case):
         (("search", "mlp", "--data-dir", "nan.py"), ("--data-dir", "nan.py")),
     ],
 )
-def test_what_click_finds_shows_the_usage(run, arguments, words):
+def test_errors_found_by_click_show_the_usage(run, arguments, words):
     ended = run(*arguments)
     assert ended.code == 2
     assert "Traceback" not in ended.err
@@ -206,7 +206,7 @@ def test_trials_that_all_fail_are_one_line_and_exit_code_1(run, case):
     assert "Traceback" in run("show", "s", "--trial", "1").out
 
 
-def test_debug_shows_the_traceback_wherever_it_stands(run):
+def test_debug_shows_the_traceback_anywhere_on_the_line(run):
     for arguments in (("--debug", "show", "x"), ("show", "--debug", "x"), ("show", "x", "--debug")):
         ended = run(*arguments)
         assert ended.code == 2
@@ -221,7 +221,7 @@ def test_debug_shows_no_password(run):
     assert PASSWORD not in ended.err
 
 
-def test_a_study_that_exists(run):
+def test_an_existing_study_is_not_overwritten(run):
     assert run(*search("--study", "my study")).code == 0
     ended = run(*search("--study", "my study"))
     assert (ended.code, ended.out) == (2, "")
@@ -229,7 +229,7 @@ def test_a_study_that_exists(run):
     assert study("my study").views.counts().trials == 2
 
 
-def test_a_trial_that_is_not_there(run):
+def test_a_missing_trial_is_named(run):
     run(*search("--study", "s"))
     ended = run("show", "s", "--trial", "9")
     assert (ended.code, ended.out) == (2, "")
@@ -254,7 +254,7 @@ def test_a_study_of_plain_optuna(run, here):
 
 
 def test_a_directory_that_cannot_be_written(run, here, monkeypatch):
-    # Root may write anywhere, so the state directory lies below a file.
+    # Root may write anywhere, so the state directory is below a file.
     monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "nan.py" / "state"))
     ended = run(*search())
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)
@@ -264,7 +264,7 @@ def test_a_directory_that_cannot_be_written(run, here, monkeypatch):
 
 @pytest.fixture
 def small_disk(here):
-    """A disk of 640 KiB of its own, where this machine lets us mount one."""
+    """A separate disk of 640 KiB, if this machine lets us mount one."""
     disk = here / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(disk)]
@@ -281,7 +281,7 @@ def remount(disk: Path, options: str) -> None:
 def test_a_full_disk_loses_nothing(run, here, small_disk):
     url = f"sqlite:///{small_disk / 'automl.db'}"
     arguments = search("--storage", url, "--trials", "2000", "--study", "s")
-    # In a process of its own, for what a dead worker held is taken over at once.
+    # In a separate process, because the trial of a dead worker is taken over at once.
     with started(here, *arguments) as command:
         ended = command.wait()
     assert ended.code == 2
@@ -302,7 +302,7 @@ def test_a_full_disk_loses_nothing(run, here, small_disk):
 def test_a_read_only_disk(run, here, small_disk):
     remount(small_disk, "size=20m")
     url = f"sqlite:///{small_disk / 'automl.db'}"
-    # In a process of its own, for a disk that holds open files cannot become read-only.
+    # In a separate process, because a disk with open files cannot become read-only.
     with started(here, *search("--storage", url, "--study", "s")) as command:
         assert command.wait().code == 0
     remount(small_disk, "ro")
@@ -333,7 +333,7 @@ def test_servers_that_refuse(run, here):
 
 def test_a_password_is_never_shown(run, here, monkeypatch):
     with database("postgresql", here) as url:
-        # This server asks for none, so that any will do.
+        # This server asks for no password, so any will do.
         secret = make_url(url).set(password=PASSWORD).render_as_string(hide_password=False)
         monkeypatch.setenv("AUTOML_STORAGE", secret)
         monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "state"))
@@ -395,7 +395,7 @@ def load(model):
 
 
 @pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
-def test_a_file_missing_in_build_is_the_spaces_and_its_function_is_named(run, here, cache):
+def test_a_file_missing_in_build_is_an_error_of_the_space_and_names_its_function(run, here, cache):
     (here / "mine.py").write_text(BUILDS)
     quick = ("--task", "digits", "--trials", "1", "-o", "trainer.epochs=1")
     ended = run("search", "mine.py:space", *quick, cache, "--json")
@@ -412,14 +412,14 @@ LONG = "spam and eggs " * 1000
 @pytest.mark.parametrize(
     "option", [f"trainer.steps={LONG}", f"trainer.{'x' * 9000}=1", LONG, f"{'x' * 9000}.steps=1"]
 )
-def test_a_long_option_is_shortened_in_what_is_said_of_it(run, option):
+def test_a_long_option_is_shortened_in_messages(run, option):
     ended = run(*search("-o", option))
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert "…" in ended.err
     assert len(ended.err) < 400
 
 
-def test_long_values_are_shortened_on_screen_and_whole_in_json(run, here):
+def test_long_values_are_shortened_on_screen_and_complete_in_json(run, here):
     (here / "mine.py").write_text(
         "def space(trial, task, *, word='', fail=False):\n"
         "    if fail:\n        raise ValueError(f'no such word: {word!r}')\n"

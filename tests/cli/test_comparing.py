@@ -1,4 +1,4 @@
-"""`automl fingerprint`: one fingerprint for each function, and why two candidates meet or part."""
+"""`automl fingerprint`: one fingerprint for each function, and why candidates agree or differ."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ PARTS = ("--task", f"{Path(toys.__file__)}:blobs", "--trainer", f"{FILE}:Brief")
 
 @pytest.fixture
 def fingerprint(tmp_path, monkeypatch, capsys):
-    """The command on one space and lines of decisions."""
+    """Runs the command on a space and lines of decisions."""
     monkeypatch.chdir(tmp_path)
 
     def run(space, decisions, *options):
@@ -48,7 +48,7 @@ def test_equal_functions_have_equal_fingerprints(fingerprint):
     assert (again["l0"], again["fingerprint"]) == (same[0]["l0"], same[0]["fingerprint"])
 
 
-def test_modules_are_told_apart_by_what_they_compute(fingerprint):
+def test_modules_are_distinguished_by_their_functions(fingerprint):
     found = fingerprint("modules", MODULES).events
     assert [event["l1"] for event in found] == [None] * 4
     assert [event["level"] for event in found] == [None, "L2", None, "L2"]
@@ -68,7 +68,7 @@ def test_modules_are_told_apart_by_what_they_compute(fingerprint):
         ("modules", MODULES[1:3], ["they part at L2"]),
     ],
 )
-def test_it_explains_where_two_meet_or_part(fingerprint, space, two, says):
+def test_it_explains_where_two_candidates_agree_or_differ(fingerprint, space, two, says):
     said = fingerprint(space, two, "--explain")
     assert said.code == 0
     for text in says:
@@ -101,7 +101,7 @@ def test_it_explains_where_two_meet_or_part(fingerprint, space, two, says):
         ([{"how": "plain"}], ("-o", "cache.levels=L1"), "L0 is always in use"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(fingerprint, decisions, options, says):
+def test_unreadable_decisions_are_reported_in_one_line(fingerprint, decisions, options, says):
     said = fingerprint("writings", decisions, *options)
     assert said.code == 2
     assert len(said.err.strip().splitlines()) == 1
@@ -119,7 +119,7 @@ def test_a_space_that_raises_is_named_in_one_line(tmp_path, monkeypatch, capsys)
     assert (said.code, said.err) == (2, expected)
 
 
-def test_a_candidate_that_is_no_function_is_told_so(fingerprint):
+def test_a_candidate_without_a_deterministic_function_is_reported(fingerprint):
     options = ("-o", "space.kinds=clock,nan", "-o", "space.writings=1")
     decisions = [{"how": how, "unused": 1} for how in ("clock", "nan")]
     found = fingerprint("bad", decisions, *options).events
@@ -127,7 +127,7 @@ def test_a_candidate_that_is_no_function_is_told_so(fingerprint):
     assert all(event["reason"] for event in found)
 
 
-def test_decisions_that_nobody_asks_for_are_named(fingerprint):
+def test_unused_decisions_are_named(fingerprint):
     said = fingerprint("writings", [{"how": "plain", "bogus": 1}], "-o", "cache.levels=L0,L1")
     assert said.code == 0
     assert "does not ask for: bogus; it asks for how" in said.err

@@ -1,4 +1,4 @@
-"""Shells complete commands, names of plugins and studies, and load nothing heavy for it."""
+"""Shells complete commands, plugins and studies without loading heavy libraries."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from commands import PARTS, PLANE
 
 @pytest.fixture
 def completed(run, monkeypatch):
-    """What bash would be offered for the last of these words."""
+    """Returns the completions that bash gets for the last of these words."""
 
     def complete(*words: str) -> list[str]:
         monkeypatch.setenv("_AUTOML_COMPLETE", "bash_complete")
@@ -50,14 +50,14 @@ def test_names_are_completed(completed, words, offered):
     assert completed(*words) == offered
 
 
-def test_own_files_are_left_to_the_shell(run, monkeypatch):
+def test_file_names_are_completed_by_the_shell(run, monkeypatch):
     monkeypatch.setenv("_AUTOML_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", "automl search my_sp")
     monkeypatch.setenv("COMP_CWORD", "2")
     assert run().out == "file,my_sp\n"
 
 
-def test_studies_of_a_file_are_completed(run, completed, here):
+def test_studies_in_a_file_are_completed(run, completed, here):
     for name in ("first", "fourth", "second", "f$(touch planted)"):
         run("search", PLANE, *PARTS, "--trials", "1", "--study", name)
     for command in ("show", "best", "resume", "worker", "rerun", "doctor", "cache"):

@@ -1,4 +1,4 @@
-"""A model leaves its study: its weights are kept, its directory predicts with torch alone."""
+"""Exports: a study keeps the weights of its best models, and an export predicts with only torch."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ SMALL = {
     "trainer": {"epochs": 2},
 }
 SHORT = {"trainer": {"epochs": 1}}
-# What the environment of an export need not have.
+# Packages that the environment of an export need not have.
 ALONE = """
 import sys
 class Absent:
@@ -95,7 +95,7 @@ def exported(searched, tmp_path, call) -> Path:
 
 
 def alone(directory: Path, data: Path) -> list[dict[str, str]]:
-    """The answers of predict.py in a process that has torch and numpy alone."""
+    """The predictions of predict.py in a process that only has torch and numpy."""
     command = [sys.executable, "-I", "-c", ALONE, str(directory / "predict.py"), str(data)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def alone(directory: Path, data: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def call(capsys):
-    """Runs a command, and looks at its exit code."""
+    """Runs a command, and checks its exit code."""
 
     def called(code: int, *arguments: str) -> Ended:
         ended = in_process(capsys, arguments)
@@ -120,7 +120,7 @@ def export_of(url: str, **more) -> Export:
     return Export(study, parts, study.best_trials()[0], **more)
 
 
-def test_raw_rows_give_what_the_model_gave_in_the_search(searched, exported, table, tmp_path):
+def test_raw_rows_give_the_same_predictions_as_in_the_search(searched, exported, table, tmp_path):
     url, best = searched
     export = export_of(url)
     task = export.parts.task
@@ -157,7 +157,9 @@ def test_the_command_predicts_the_same(exported, table, call):
         ),
     ],
 )
-def test_a_directory_without_a_whole_model_is_told_in_one_line(exported, table, call, harm, says):
+def test_a_directory_without_a_complete_model_is_reported_in_one_line(
+    exported, table, call, harm, says
+):
     harm(exported)
     ended = call(2, "predict", str(exported), str(table))
     assert (ended.out, ended.err.count("\n")) == ("", 1)
@@ -177,7 +179,7 @@ def test_a_reader_may_stop_reading(exported, table):
     assert many.stderr == ""
 
 
-def test_the_directory_says_what_it_is(searched, exported):
+def test_the_directory_describes_itself(searched, exported):
     url, best = searched
     names = {path.name for path in exported.iterdir()}
     assert names == {
@@ -200,7 +202,7 @@ def test_the_directory_says_what_it_is(searched, exported):
     assert weights.keys() == export_of(url).module.state_dict().keys()
 
 
-def test_an_export_that_exists_stays_unless_forced(searched, exported, call):
+def test_an_existing_export_is_kept_without_force(searched, exported, call):
     url, _ = searched
     command = ("best", "s", "--storage", url, "--export", str(exported))
     assert "exists" in call(2, *command).err
@@ -210,7 +212,7 @@ def test_an_export_that_exists_stays_unless_forced(searched, exported, call):
     assert not list(exported.parent.glob(".out*"))
 
 
-def test_what_is_no_export_is_never_replaced(searched, exported, tmp_path, call):
+def test_only_an_export_is_ever_replaced(searched, exported, tmp_path, call):
     url, _ = searched
     mine, precious = exported / "mine.txt", tmp_path / "precious"
     mine.touch()
@@ -230,7 +232,7 @@ def test_what_is_no_export_is_never_replaced(searched, exported, tmp_path, call)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_empty_directory_is_filled_and_open_to_whom_the_umask_says(searched, tmp_path, call):
+def test_an_empty_directory_is_filled_with_the_permissions_of_the_umask(searched, tmp_path, call):
     url, _ = searched
     (tmp_path / "out").mkdir()
     call(0, "best", "s", "--storage", url, "--export", str(tmp_path / "out"))
@@ -240,7 +242,7 @@ def test_an_empty_directory_is_filled_and_open_to_whom_the_umask_says(searched, 
     assert {(tmp_path / "out" / n).stat().st_mode & 0o111 for n in ("portable",)} == {mode & 0o111}
 
 
-def test_refitted_on_all_but_the_test_data(searched, tmp_path):
+def test_refitting_uses_all_but_the_test_data(searched, tmp_path):
     url, _ = searched
     seen = []
     export = export_of(url, refit=True)
@@ -256,14 +258,14 @@ def test_refitted_on_all_but_the_test_data(searched, tmp_path):
     assert seen == [160]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "trained again" in card
-    # It has learned the validation rows: what it scores there would flatter it.
+    # It has been trained on the validation rows, so its score on them would be too good.
     assert "| metric | test | 95 % interval |" in card
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()).keys() == {
         *("test", "interval", "search")
     }
 
 
-def test_refitted_up_to_the_epoch_that_the_search_chose(sqlite_url):
+def test_refitting_stops_at_the_epoch_that_the_search_chose(sqlite_url):
     options = {"trainer": {"epochs": 12, "patience": 3, "lr": 0.5}}
     _, best = automl.search(fixed, options=options, storage=sqlite_url, trials=1, study="s")
     chosen = best.metrics["best_epoch"]
@@ -286,7 +288,7 @@ def test_refitted_up_to_the_epoch_that_the_search_chose(sqlite_url):
 
 @pytest.fixture
 def to_refit(sqlite_url, monkeypatch):
-    """An export that trains again, by a trainer that first calls a function with its run."""
+    """Makes an export to refit, whose trainer first calls a function with its run."""
     automl.search(fixed, options=SHORT, storage=sqlite_url, trials=1, study="s")
     export = export_of(sqlite_url, refit=True)
     train = type(export.parts.trainer).train
@@ -311,7 +313,7 @@ def test_a_refit_has_a_second_chance_in_micro_batches(to_refit, caplog):
     assert "once more in 8 micro-batches" in caplog.text
 
 
-def test_a_refit_that_fails_says_why(to_refit, tmp_path):
+def test_a_failed_refit_gives_its_reason(to_refit, tmp_path):
     def fails(run):
         raise ValueError("boom")
 
@@ -324,7 +326,7 @@ def fixed(trial, task):
     return Candidate(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {})
 
 
-# What is kept.
+# Kept weights.
 def scored(trial, task):
     x = trial.suggest_float("x", 0.0, 1.0)
     return Candidate(lambda: torch.nn.Linear(2, 1), {"x": x})
@@ -359,7 +361,7 @@ def test_the_weights_of_the_best_are_kept(sqlite_url, most):
 
 
 class Trades(automl.Trainer):
-    """Reports a score and a cost that pull in two directions, and the score as a weight."""
+    """Reports a score and a cost that conflict, and the score as a weight."""
 
     def train(self, candidate, task, run):
         value = candidate.hyperparameters["x"]
@@ -384,7 +386,7 @@ def test_with_several_objectives_the_weights_of_the_front_are_kept(sqlite_url):
         assert float(models.weights(trial.number)["weight"]) == pytest.approx(trial.values[0])
 
 
-def test_weights_that_break_what_is_required_are_not_kept(sqlite_url):
+def test_weights_that_violate_a_requirement_are_not_kept(sqlite_url):
     study, best = automl.search(
         scored,
         task=tiny.Nothing,
@@ -399,7 +401,7 @@ def test_weights_that_break_what_is_required_are_not_kept(sqlite_url):
     assert max(trial.values[0] for trial in study.optuna.trials) > best.values["score"]
 
 
-def test_weights_that_were_changed_or_are_elsewhere_are_not_loaded(sqlite_url):
+def test_changed_or_missing_weights_are_not_loaded(sqlite_url):
     study, best = automl.search(
         scored, task=tiny.Nothing, trainer=Scores, strategy="random", storage=sqlite_url, trials=2
     )
@@ -429,7 +431,7 @@ def branching(trial, task):
     return Candidate(Branching, {"lr": trial.params["lr"]})
 
 
-def test_a_model_that_is_no_program_is_told_and_the_rest_is_there(
+def test_a_model_that_cannot_be_exported_is_reported_and_the_rest_is_written(
     sqlite_url, tmp_path, call, caplog
 ):
     automl.search(
@@ -528,7 +530,7 @@ def test_arrays_that_cannot_be_predicted(fruits_export, tmp_path, call, array, s
     ("name", "content"),
     [("model.pt2", b"x"), ("preparation.json", b"{}"), ("preparation.json", b"\xff")],
 )
-def test_damaged_exports_are_told(fruits_export, tmp_path, call, name, content):
+def test_damaged_exports_are_reported(fruits_export, tmp_path, call, name, content):
     out = tmp_path / "out"
     shutil.copytree(fruits_export, out)
     (out / name).write_bytes(content)
@@ -553,7 +555,7 @@ def fruits():
     return Classification.from_arrays("fruits", inputs, labels, labels=("apple", "pear"))
 
 
-def test_classes_that_have_names_are_predicted_by_name(sqlite_url, tmp_path, call):
+def test_named_classes_are_predicted_by_name(sqlite_url, tmp_path, call):
     automl.search("mlp", task=fruits, options=SHORT, storage=sqlite_url, trials=1, study="s")
     export = export_of(sqlite_url)
     assert export.write(tmp_path / "out") == []
@@ -627,7 +629,7 @@ def test_a_model_of_one_column_predicts_a_file_of_one(sqlite_url, tmp_path, call
     assert len(call(0, "predict", str(out), str(tmp_path / "new.csv")).out.splitlines()) == 3
 
 
-def test_data_that_moved_are_found_by_their_name(table, sqlite_url, tmp_path, call):
+def test_moved_data_is_found_by_its_file_name(table, sqlite_url, tmp_path, call):
     old, new = tmp_path / "old", tmp_path / "new"
     shutil.copytree(table.parent, old)
     options = {**SHORT, "task": {"target": "label"}}
@@ -661,7 +663,7 @@ def test_a_folder_of_data_approves_paths_to_read_and_no_code(
     study, _ = automl.search(f"{code}:space", task=f"csv:{table}", **given)
     (tmp_path / "space.py.ran").unlink()
     monkeypatch.setenv("AUTOML_STATE_DIR", str(tmp_path / "of another user"))
-    # A study is data: this one says that its table was a file of this name.
+    # A study is only data: this one claims that its table was a file of this name.
     named = {**study.spec.task.options, "file": "/nowhere/space.py"}
     spec = replace(study.spec, task=replace(study.spec.task, options=named))
     forged = Study(study.storage, study.name, spec, study.optuna)
@@ -691,7 +693,7 @@ def test_an_interrupted_export_leaves_the_old_one(searched, exported, monkeypatc
     assert not list(exported.parent.glob(".out*"))
 
 
-def test_weights_of_a_trial_that_another_study_trained(sqlite_url, tmp_path):
+def test_weights_trained_by_another_study_are_exported(sqlite_url, tmp_path):
     given = {"storage": sqlite_url, "cache_scope": "storage", "options": {"trainer": {"epochs": 1}}}
     fast, slow = ({"lr": lr} for lr in (0.05, 1e-4))
     automl.search(one_decision, study="a", trials=1, enqueue=[fast], **given)

@@ -1,4 +1,4 @@
-"""Somebody else's export computes, and does nothing else: what is planted in it does not run."""
+"""Another person's export can only compute: code planted in it does not run."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ RAN = "ran"
 
 
 class Planted:
-    """Unpickled, it leaves a trace."""
+    """Leaves a trace when it is unpickled."""
 
     def __init__(self, ran: Path) -> None:
         self.ran = ran
@@ -56,7 +56,7 @@ def honest(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def export(honest, tmp_path) -> Path:
-    """A directory that predicts from arrays."""
+    """An export that predicts from arrays."""
     directory = tmp_path / "export"
     directory.mkdir()
     shutil.copy(honest, directory)
@@ -93,7 +93,7 @@ def edited(edit: Callable[[Any], None]) -> Callable[[bytes], bytes]:
 
 @pytest.fixture
 def predict(export, capsys, monkeypatch) -> Callable[[], tuple[int, str, str]]:
-    """How `automl predict` ends, and `predict.py`: alike."""
+    """Runs `automl predict` and `predict.py`, which must agree, and returns their result."""
 
     def predicted() -> tuple[int, str, str]:
         data = str(export.parent / "x.npy")
@@ -107,13 +107,13 @@ def predict(export, capsys, monkeypatch) -> Callable[[], tuple[int, str, str]]:
 
 
 def in_its_own_process(export: Path) -> tuple[int, str, str]:
-    """How `predict.py` ends as it is in the export."""
+    """The result of the export's own `predict.py`."""
     command = [sys.executable, str(export / "predict.py"), str(export.parent / "x.npy")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
-# What would run.
+# Code that would run.
 def pickled(ran: Path) -> bytes:
     return pickle.dumps(Planted(ran))
 
@@ -177,7 +177,7 @@ HARMLESS = {
         f"[c for c in ().__class__.__base__.__subclasses__()] and open({str(ran)!r}, 'w')"
     ),
 }
-"""What is planted where nothing looks: the model predicts as ever."""
+"""Members planted where nothing reads them, so that the model predicts as before."""
 REFUSED = {
     "a weight": lambda ran: weight(torch_pickled(ran)),
     "a custom object": lambda ran: constant("custom_obj", pickled(ran)),
@@ -210,7 +210,7 @@ REFUSED |= {
 
 
 @pytest.mark.parametrize("where", HARMLESS)
-def test_what_nothing_reads_does_nothing(export, predict, where):
+def test_unread_members_have_no_effect(export, predict, where):
     honest = predict()
     assert honest[0] == 0, honest
     ran = export.parent / RAN
@@ -220,7 +220,7 @@ def test_what_nothing_reads_does_nothing(export, predict, where):
 
 
 @pytest.mark.parametrize("where", REFUSED)
-def test_what_would_run_is_refused_in_one_line(export, predict, where):
+def test_code_in_an_export_is_refused_in_one_line(export, predict, where):
     ran = export.parent / RAN
     rewrite(export / "model.pt2", REFUSED[where](ran))
     code, out, err = predict()
@@ -230,7 +230,7 @@ def test_what_would_run_is_refused_in_one_line(export, predict, where):
 
 
 @pytest.mark.parametrize("made", [pickled, torch_pickled])
-def test_a_pickle_in_its_place_is_refused(export, predict, made):
+def test_a_pickle_instead_of_a_model_is_refused(export, predict, made):
     ran = export.parent / RAN
     (export / "model.pt2").write_bytes(made(ran))
     code, _, err = predict()
@@ -238,7 +238,7 @@ def test_a_pickle_in_its_place_is_refused(export, predict, made):
     assert not ran.exists()
 
 
-# What is damaged.
+# Damaged models.
 def sizes(**changes: Any) -> Change:
     def edit(config: Any) -> None:
         next(iter(config["config"].values()))["tensor_meta"].update(changes)
@@ -284,7 +284,7 @@ DAMAGED: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("how", DAMAGED)
-def test_a_damaged_model_is_told_in_one_line(export, predict, how):
+def test_a_damaged_model_is_reported_in_one_line(export, predict, how):
     rewrite(export / "model.pt2", DAMAGED[how])
     code, out, err = predict()
     assert (code, out, err.count("\n")) == (2, "", 1), err
@@ -293,21 +293,21 @@ def test_a_damaged_model_is_told_in_one_line(export, predict, how):
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 3000, -1])
-def test_a_part_of_a_model_is_told_in_one_line(export, predict, length):
+def test_a_truncated_model_is_reported_in_one_line(export, predict, length):
     file = export / "model.pt2"
     file.write_bytes(file.read_bytes()[:length])
     code, out, err = predict()
     assert (code, out, err.count("\n")) == (2, "", 1), err
 
 
-def test_a_model_that_unpacks_to_more_than_it_is_is_refused(export, predict):
+def test_a_compressed_model_is_refused(export, predict):
     rewrite(export / "model.pt2", {}, zipfile.ZIP_DEFLATED)
     code, _, err = predict()
     assert code == 2
     assert "is compressed" in err
 
 
-def test_any_changed_byte_predicts_or_is_told_in_one_line(honest, tmp_path):
+def test_any_changed_byte_still_predicts_or_is_reported_in_one_line(honest, tmp_path):
     whole, draw = honest.read_bytes(), np.random.default_rng(0)
     file = tmp_path / "model.pt2"
     for place in draw.integers(0, len(whole), 300):
@@ -320,7 +320,7 @@ def test_any_changed_byte_predicts_or_is_told_in_one_line(honest, tmp_path):
             assert not isinstance(error, AssertionError | SystemError), error
 
 
-# What an allowed operation would read beyond its arguments, or end the process by.
+# Arguments with which an allowed operation would read beyond its memory or end the process.
 def test_no_operation_writes_to_an_argument_for_its_result():
     for schema in torch._C._jit_get_all_schemas():
         written = [a for a in schema.arguments if a.kwarg_only and a.alias_info]
@@ -373,8 +373,9 @@ BEYOND: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("what", BEYOND)
-def test_an_operation_refuses_what_torch_does_not_check(what):
-    with pytest.raises(ValueError, match=r"expected|fit|mode|least|number|layers|mismatched shapes|divides"):
+def test_an_operation_checks_arguments_that_torch_does_not(what):
+    says = r"expected|fit|mode|least|number|layers|mismatched shapes|divides"
+    with pytest.raises(ValueError, match=says):
         BEYOND[what]()
 
 
@@ -421,7 +422,7 @@ HUGE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("what", HUGE)
-def test_an_operation_refuses_numbers_out_of_all_proportion(what):
+def test_an_operation_refuses_huge_numbers(what):
     with pytest.raises(ValueError, match=r"more than [\d,]+$") as refused:
         HUGE[what]()
     assert "\n" not in str(refused.value)
@@ -435,7 +436,7 @@ def test_an_operation_refuses_numbers_out_of_all_proportion(what):
         ("expand.default", {"as_ints": [2**31, 2, WIDTH]}),
     ],
 )
-def test_a_model_of_huge_numbers_is_told_in_one_line(export, name, argument):
+def test_a_model_with_huge_numbers_is_reported_in_one_line(export, name, argument):
     def edit(model: Any) -> None:
         graph = model["graph_module"]["graph"]
         node, given = graph["nodes"][0], graph["inputs"][-1]
@@ -507,7 +508,7 @@ def test_honest_divisions_are_computed():
         ("torch.sym_ite", (True, "a", "b")),
     ],
 )
-def test_sizes_are_computed_of_numbers_alone(name, values):
+def test_sizes_are_computed_from_numbers_only(name, values):
     with pytest.raises(ValueError, match="not 64-bit numbers"):
         allowed(name)(*values)
 
@@ -518,7 +519,7 @@ def test_sizes_are_computed():
     assert allowed("torch.sym_ite")(False, 1, 2) == 2
 
 
-def test_a_boolean_of_another_byte_is_refused(tmp_path):
+def test_a_boolean_stored_as_another_byte_is_refused(tmp_path):
     class Masked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -535,9 +536,9 @@ def test_a_boolean_of_another_byte_is_refused(tmp_path):
         Program(file)
 
 
-# What it computes.
+# Results.
 class Everything(nn.Module):
-    """Settings, constants, shared weights and what else a graph may hold."""
+    """Settings, constants, shared weights and other things that a graph may contain."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -561,7 +562,7 @@ class Everything(nn.Module):
 
 
 class Last(nn.Module):
-    """What a recurrent module gives at the last step."""
+    """Returns a recurrent module's output at the last step."""
 
     def __init__(self, recurrent: nn.Module) -> None:
         super().__init__()
@@ -619,7 +620,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MODELS)
-def test_it_computes_what_the_module_does(tmp_path, name):
+def test_it_computes_the_same_as_the_module(tmp_path, name):
     torch.manual_seed(0)
     module, example = MODELS[name]()
     saved(module, example, tmp_path / "model.pt2")

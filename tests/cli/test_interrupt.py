@@ -1,4 +1,4 @@
-"""Ctrl-C once stops at the next tick, twice at once; either way nothing is lost."""
+"""Ctrl-C once stops a search at the next tick, twice at once; nothing is lost either way."""
 
 import signal
 import time
@@ -17,7 +17,7 @@ def results(name):
 
 
 @pytest.mark.parametrize("json", [(), ("--json",)], ids=["plain", "json"])
-def test_ctrl_c_once_and_resume_give_what_an_undisturbed_search_gives(run, monkeypatch, json):
+def test_ctrl_c_once_and_resume_give_the_results_of_an_uninterrupted_search(run, monkeypatch, json):
     assert run("search", PLANE, *PARTS, "--trials", "6", "--study", "undisturbed").code == 0
     monkeypatch.setenv(tiny.INTERRUPT, "2:2")
     ended = run("search", PLANE, *PARTS, "--trials", "6", "--study", "my s", *json)
@@ -65,7 +65,7 @@ def test_ctrl_c_twice_ends_at_once(here, workers):
     assert all_dead(busy)
 
 
-def test_what_was_ended_at_once_is_finished_on_its_own_number(here, run, monkeypatch):
+def test_a_trial_ended_at_once_is_finished_under_its_own_number(here, run, monkeypatch):
     file = here / "mine.py"
     file.write_text(WAITS)
     parts = (*PARTS[:2], "--trainer", "mine.py:Waits", "--strategy", "random")
@@ -83,17 +83,17 @@ def test_what_was_ended_at_once_is_finished_on_its_own_number(here, run, monkeyp
     assert study("my s").views.counts().complete == 4
 
 
-def test_a_worker_that_is_interrupted_says_how_to_join_again(here, run):
+def test_an_interrupted_worker_shows_how_to_join_again(here, run):
     assert run("search", PLANE, *PARTS, "--trials", "1", "--study", "my s", *SLOW[2:]).code == 0
     study("my s").ledger.extend(1, None, None)
     with started(here, "worker", "my s", TINY_INTERRUPT="1:2") as command:
         ended = command.wait()
     assert ended.code == 130
-    assert "join again by: automl worker 'my s'" in ended.err
+    assert "join again with: automl worker 'my s'" in ended.err
     assert (study("my s").views.counts().failed, study("my s").views.counts().open) == (0, 1)
 
 
-def test_a_worker_says_what_it_joins_and_when_it_is_done(here, run):
+def test_a_worker_reports_what_it_joins_and_when_it_is_done(here, run):
     assert run("search", PLANE, *PARTS, "--trials", "1", "--study", "my s").code == 0
     study("my s").ledger.extend(1, None, None)
     (here / "worker").mkdir()

@@ -1,4 +1,4 @@
-"""What `automl plugins new` writes works as it stands, and `automl plugins check` sees what not."""
+"""`automl plugins new` writes working plugins, and `automl plugins check` detects broken ones."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ from automl.plugin.registry import Kind
 from automl.plugin.scaffold import Scaffold
 
 LONG = "near-best-or-nearly-so-4"
-"""A name of the longest that there may be."""
+"""A name of the greatest length allowed."""
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """A folder with a new plugin of each kind, and one more each with a long name."""
+    """A folder with two new plugins of each kind, one of them with a long name."""
     folder = tmp_path_factory.mktemp("written")
     for kind in Kind:
         Scaffold(kind, f"my-{kind.value}").write(folder / kind.value)
@@ -34,7 +34,7 @@ def done(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_new_plugin_says_what_to_do_next(run, here):
+def test_a_new_plugin_shows_the_next_steps(run, here):
     ended = run("plugins", "new", "near-best", "--kind", "strategy")
     assert (ended.code, ended.err) == (0, "")
     files, _, following = ended.out.partition("next:\n")
@@ -45,7 +45,7 @@ def test_a_new_plugin_says_what_to_do_next(run, here):
     assert (checked.code, checked.out) == (0, "strategy near-best: ok\n")
 
 
-def test_it_is_written_where_it_is_asked_to_be(run, here):
+def test_it_is_written_to_the_given_folder(run, here):
     assert run("plugins", "new", "automl-sun", "--kind", "task", "--dir", "a/b").code == 0
     assert (here / "a/b/automl_sun/plugin.py").is_file()
     assert '"task.sun" = "automl_sun.plugin"' in (here / "a/b/pyproject.toml").read_text()
@@ -75,7 +75,7 @@ def test_nothing_is_overwritten(run, here):
         ("sun", "tsak", "unknown kind of plugin 'tsak': did you mean 'task'"),
     ],
 )
-def test_a_name_that_cannot_be_is_one_line(run, here, name, kind, says):
+def test_an_invalid_name_is_reported_in_one_line(run, here, name, kind, says):
     before = sorted(here.iterdir())
     ended = run("plugins", "new", "--kind", kind, "--", name)
     assert (ended.code, ended.out) == (2, "")
@@ -84,7 +84,7 @@ def test_a_name_that_cannot_be_is_one_line(run, here, name, kind, says):
     assert sorted(here.iterdir()) == before
 
 
-def test_where_nothing_can_be_written_is_one_line(run, here):
+def test_an_unwritable_folder_is_reported_in_one_line(run, here):
     (here / "file").touch()
     ended = run("plugins", "new", "sun", "--kind", "task", "--dir", "file/sun")
     assert (ended.code, ended.out) == (2, "")
@@ -132,7 +132,7 @@ def test_an_installed_plugin_is_checked_by_its_name(run, name):
     assert (ended.code, ended.out) == (0, f"{name.replace('.', ' ')}: ok\n")
 
 
-def test_what_a_check_takes_can_be_chosen(run):
+def test_the_space_and_task_of_a_check_can_be_chosen(run):
     options = ("-o", "trainer.epochs=2", "-o", "space.max_layers=1")
     assert run("plugins", "check", "trainer.supervised", *options).out.endswith(": ok\n")
     ended = run("plugins", "check", "space.cnn", "--task", "diabetes")
@@ -146,14 +146,17 @@ def test_what_a_check_takes_can_be_chosen(run):
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("asha", "expected FILE.py, FILE.py:NAME or KIND.NAME of what is installed, got 'asha'"),
+        (
+            "asha",
+            "expected FILE.py, FILE.py:NAME or the KIND.NAME of an installed plugin, got 'asha'",
+        ),
         ("pruner.asah", "unknown pruner 'asah': did you mean 'asha'"),
         ("prunr.asha", "unknown kind of plugin 'prunr': did you mean 'pruner'"),
         ("event.log", "unknown event 'log'"),
         ("none.py", "cannot read none.py"),
     ],
 )
-def test_what_is_not_there_is_a_usage_error(run, what, says):
+def test_a_missing_plugin_is_a_usage_error(run, what, says):
     ended = run("plugins", "check", what)
     assert (ended.code, ended.out) == (2, "")
     assert says in ended.err

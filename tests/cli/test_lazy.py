@@ -1,4 +1,4 @@
-"""Help is there at once, and a search of what needs no torch loads none."""
+"""Help appears at once, and a search without torch in its parts does not load torch."""
 
 import subprocess
 import sys
@@ -34,8 +34,8 @@ assert not loaded, loaded
         assert f"  {command} " in done.stdout
 
 
-def said(code, directory):
-    """What a process of its own prints, with the tests' files on its path."""
+def output(code, directory):
+    """The output of a separate process that has the tests' files on its path."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.append({SUPPORT!r})\n{code}"],
         capture_output=True,
@@ -57,7 +57,7 @@ study, best = automl.search(
 assert best
 print([name for name in ("torch", "scipy", "sklearn", "networkx") if name in sys.modules])
 """
-    assert said(code, tmp_path) == "[]\n"
+    assert output(code, tmp_path) == "[]\n"
 
 
 def test_a_trial_that_loads_torch_is_seeded_as_any_other(tmp_path):
@@ -72,5 +72,5 @@ for _ in range(2):
 assert not any("automl" in type(finder).__module__ for finder in sys.meta_path)
 assert type(torch.__spec__.loader) is type(sys.modules["json"].__spec__.loader)
 """
-    first, second = said(code, tmp_path).splitlines()
+    first, second = output(code, tmp_path).splitlines()
     assert first == second

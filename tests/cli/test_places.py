@@ -1,24 +1,24 @@
-"""Workers are bound to one device each, and shown by its name on the machine."""
+"""Each worker is bound to one device, which is shown with its name on the machine."""
 
 import os
 
 import pytest
 from commands import PARTS, PLANE, started, study
 
-TELLS = """
+REPORTING = """
 import os, time
 from pathlib import Path
 from automl import Report, Trainer
 
-class Tells(Trainer):
+class Reporting(Trainer):
     def train(self, candidate, task, run):
         sees = os.environ.get("CUDA_VISIBLE_DEVICES")
         threads = os.environ.get("OMP_NUM_THREADS")
-        with Path("told").open("a") as file:
+        with Path("reports").open("a") as file:
             file.write(f"{os.getpid()} {run.device} {sees} {threads}\\n")
-        # The first waits for the other workers, so that each has a trial.
+        # The first worker waits for the others, so that each has a trial.
         for _ in range(600):
-            if len({line.split()[0] for line in Path("told").open()}) >= int(os.environ["MINE"]):
+            if len({line.split()[0] for line in Path("reports").open()}) >= int(os.environ["MINE"]):
                 break
             time.sleep(0.1)
             run.tick()
@@ -27,42 +27,44 @@ class Tells(Trainer):
 
 
 @pytest.fixture
-def tells(here, monkeypatch):
-    (here / "mine.py").write_text(TELLS)
+def reporting(here, monkeypatch):
+    (here / "mine.py").write_text(REPORTING)
     monkeypatch.setenv("MINE", "1")
-    return (*PARTS[:2], "--trainer", "mine.py:Tells", "--strategy", "random", "--study", "s")
+    return (*PARTS[:2], "--trainer", "mine.py:Reporting", "--strategy", "random", "--study", "s")
 
 
-def told(here):
-    lines = [line.split() for line in (here / "told").read_text().splitlines()]
+def reported(here):
+    lines = [line.split() for line in (here / "reports").read_text().splitlines()]
     return {int(pid): tuple(rest) for pid, *rest in lines}
 
 
-def test_each_process_sees_its_gpu_alone_and_is_shown_by_the_machines_name(here, tells):
+def test_each_process_sees_only_its_gpu_and_is_shown_with_the_machines_number(here, reporting):
     options = ("--trials", "6", "--workers", "auto", "--per-device", "1")
     environment = {"CUDA_VISIBLE_DEVICES": "2,3", "MINE": "2"}
-    with started(here, "search", PLANE, *tells, *options, **environment) as command:
+    with started(here, "search", PLANE, *reporting, *options, **environment) as command:
         ended = command.wait()
     assert ended.code == 0, ended.err
     views = study("s").views.trials()
     assert {view.device for view in views} == {"cuda:2", "cuda:3"}
     pids = {int(view.worker.rsplit(":", 4)[2]): view.device for view in views}
-    for pid, (device, sees, _) in told(here).items():
+    for pid, (device, sees, _) in reported(here).items():
         assert (device, f"cuda:{sees}") == ("cuda:0", pids[pid])
 
 
-def test_workers_share_the_cores(here, tells):
+def test_workers_share_the_cores(here, reporting):
     options = ("--trials", "4", "--workers", "2", "--device", "cpu")
-    with started(here, "search", PLANE, *tells, *options, OMP_NUM_THREADS="", MINE="2") as command:
+    with started(
+        here, "search", PLANE, *reporting, *options, OMP_NUM_THREADS="", MINE="2"
+    ) as command:
         own, ended = command.process.pid, command.wait()
     assert ended.code == 0, ended.err
-    (threads,) = {given for pid, (*_, given) in told(here).items() if pid != own}
+    (threads,) = {given for pid, (*_, given) in reported(here).items() if pid != own}
     assert 1 <= int(threads) <= max(1, (os.cpu_count() or 1) // 2)
 
 
-def test_a_worker_by_hand_binds_itself(here, tells, run):
-    assert run("search", PLANE, *tells, "--trials", "1", "--device", "cpu").code == 0
-    (here / "told").unlink()
+def test_a_worker_started_by_hand_binds_itself(here, reporting, run):
+    assert run("search", PLANE, *reporting, "--trials", "1", "--device", "cpu").code == 0
+    (here / "reports").unlink()
     study("s").ledger.extend(1, None, None)
     (here / "worker").mkdir()
     options = ("--device", "cuda:3", "--memory-fraction", "0.5", "--plugin", str(here / "mine.py"))
@@ -72,7 +74,7 @@ def test_a_worker_by_hand_binds_itself(here, tells, run):
         ended = command.wait()
     assert ended.code == 0, ended.err
     assert "joins study s on cuda:3" in ended.out
-    assert [(d, sees) for d, sees, _ in told(here / "worker").values()] == [("cuda:0", "3")]
+    assert [(d, sees) for d, sees, _ in reported(here / "worker").values()] == [("cuda:0", "3")]
     shown = run("show", "s", "--trial", "1")
     assert "cuda:3" in shown.out
     assert run("show", "s", "--trial", "1", "--json").of("trial")[0]["device"] == "cuda:3"
@@ -89,7 +91,7 @@ def test_a_worker_by_hand_binds_itself(here, tells, run):
         (("--device", "cuda:7"), "no device 'cuda:7': expected auto or cuda:2 or cpu"),
     ],
 )
-def test_what_cannot_be_is_said_before_a_study_is_made(run, monkeypatch, options, says):
+def test_impossible_devices_are_reported_before_a_study_is_created(run, monkeypatch, options, says):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     ended = run("search", PLANE, *PARTS, *options, "--study", "s")
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)
@@ -103,14 +105,14 @@ def test_a_share_of_memory_is_a_number_up_to_one(run, share):
 
 
 # --dry-run
-def test_a_dry_run_says_what_would_be_started_and_makes_nothing(here, run, monkeypatch):
+def test_a_dry_run_shows_what_would_be_started_and_creates_nothing(here, run, monkeypatch):
     (here / "automl.db").unlink()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ended = run("search", PLANE, *PARTS, "--workers", "3", "--dry-run")
     assert ended.code == 0, ended.err
     first, own, second, third = ended.out.splitlines()
-    assert first == "nothing is started; without --dry-run it would be:"
+    assert first == "nothing was started; without --dry-run, this would be:"
     assert own == "worker 0: this process itself, on cuda:2"
     assert "CUDA_VISIBLE_DEVICES=3" in second
     assert second.endswith("-P -m automl worker --device cuda:3 -- STUDY")

@@ -1,4 +1,4 @@
-"""`automl show --html`: one page that needs no network and takes no text of a study for markup."""
+"""`automl show --html`: one page that needs no network and shows all text of a study as text."""
 
 import datetime
 import html.parser
@@ -25,12 +25,12 @@ pytest.importorskip("plotly", reason="the page needs plotly: pip install 'automl
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 MOST = 2.5e6
-"""Bytes of a page of a few trials; 2.0e6 of them are plotly, packed."""
+"""The most bytes of a page of a few trials; 2.0e6 of them are compressed plotly."""
 FETCHING = {"src", "srcset", "href", "data", "action", "poster", "background", "formaction"}
 
 
 class Page(html.parser.HTMLParser):
-    """A page as a browser reads it: its tags, its text, and what is in its scripts."""
+    """A page as a browser reads it: its tags, its text, and the data in its scripts."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(convert_charrefs=True)
@@ -98,7 +98,7 @@ def test_the_page_has_every_subject(searched, here):
     assert study("s").spec.data in page.text
 
 
-def test_importance_says_what_it_rests_on_and_needs_twenty_trials(run):
+def test_importance_names_its_basis_and_needs_twenty_trials(run):
     run("search", PLANE, *PARTS, "--trials", "19", "--study", "s")
     missing = "Not drawn: importance needs 20 complete trials, there are 19."
     assert missing in written(run).text
@@ -127,7 +127,7 @@ def test_constants_are_named_not_drawn(run, here):
     assert "fixed" not in heads(page)
 
 
-def test_tiles_that_say_zero_are_left_out(searched):
+def test_tiles_with_zero_are_left_out(searched):
     page = written(searched)
     head = page.text.partition("Best trial")[0]
     assert "24 trials ended 24 complete" in head
@@ -212,7 +212,7 @@ class Train(automl.Trainer):
 
 @pytest.fixture
 def learned(run, here):
-    """Searches with real data and weights; returns the page of one."""
+    """Searches with real data and weights, and returns the study's page."""
     (here / "mine.py").write_text(LEARNING)
 
     def page(task: str, space: str, *more: str) -> Page:
@@ -287,7 +287,7 @@ def test_without_kept_weights_nothing_is_predicted(learned):
     assert "24 validation" in predictions
 
 
-def test_code_that_nobody_approved_is_not_run(learned, run, here, monkeypatch):
+def test_unapproved_code_is_not_run(learned, run, here, monkeypatch):
     learned("classes", "graph")
     monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "somebody-else"))
     text = written(run, "s", "--force").text
@@ -299,7 +299,7 @@ def test_code_that_nobody_approved_is_not_run(learned, run, here, monkeypatch):
     assert "Architecture of the best" in text
 
 
-def test_what_a_task_raises_costs_only_its_sections(learned, here):
+def test_an_error_of_a_task_only_removes_its_sections(learned, here):
     code = (
         LEARNING
         + """
@@ -324,7 +324,7 @@ def broken():
     assert "Best trial" in page.text
 
 
-def test_it_says_what_was_written(searched):
+def test_the_written_file_is_named(searched):
     ended = searched("show", "s", "--html", "page.html", "--json")
     (event,) = ended.events
     size = Path("page.html").stat().st_size
@@ -344,7 +344,7 @@ def test_nothing_is_fetched(searched):
     assert "@import" not in style
 
 
-def test_the_commands_make_the_study_again(searched, run):
+def test_the_commands_repeat_the_study(searched, run):
     page = written(searched)
     line = re.search(r"automl search [^#]*?(?= Go on where)", page.text)[0].replace("\\ ", "")
     spec = study("s").spec
@@ -356,7 +356,7 @@ def test_the_commands_make_the_study_again(searched, run):
     assert "automl resume s" in page.text
 
 
-def test_the_commands_hold_what_was_asked_for(run):
+def test_the_commands_contain_the_requested_options(run):
     asked = (
         *("--objective", "cost", "--objective", "score", "-o", "cache.repeats=2", "--seed", "7"),
         *("-o", "trainer.steps=2", "--trial-timeout", "2h", "-o", "cache.levels=L0,L1"),
@@ -373,7 +373,7 @@ def test_the_commands_hold_what_was_asked_for(run):
         assert word in text
 
 
-def test_an_existing_file_stays_without_force(searched, here):
+def test_an_existing_file_is_kept_without_force(searched, here):
     (here / "page.html").write_text("mine")
     ended = searched("show", "s", "--html", "page.html")
     assert ended.code == 2
@@ -388,10 +388,10 @@ def test_an_existing_file_stays_without_force(searched, here):
         (("--html", "no/such/page.html"), "cannot write no/such/page.html: No such file"),
         (("--html", ".", "--force"), "exists and is not a file"),
         (("--html", "page.html", "--trial", "0"), "leave out --trial"),
-        (("--force",), "name one by --html FILE"),
+        (("--force",), "add --html FILE"),
     ],
 )
-def test_what_cannot_be_written_is_one_line(searched, here, options, says):
+def test_an_unwritable_file_is_reported_in_one_line(searched, here, options, says):
     before = sorted(path.name for path in here.iterdir())
     ended = searched("show", "s", *options)
     assert ended.code == 2
@@ -400,7 +400,7 @@ def test_what_cannot_be_written_is_one_line(searched, here, options, says):
     assert sorted(path.name for path in here.iterdir()) == before
 
 
-def test_without_plotly_one_line_says_what_to_install(searched, monkeypatch):
+def test_without_plotly_one_line_names_what_to_install(searched, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly", None)
     ended = searched("show", "s", "--html", "page.html")
     assert ended.code == 2
@@ -446,13 +446,13 @@ def test_several_objectives(run):
     assert "Not drawn" not in page.text
 
 
-def test_several_objectives_and_no_trial_that_keeps_to_what_is_required(run):
+def test_several_objectives_without_a_trial_that_meets_the_requirements(run):
     objectives = ("--objective", "score", "--objective", "cost", "--require", "cost>=9")
     run("search", PLANE, *PARTS, *objectives, "--trials", "3", "--study", "m")
     assert "no trial meets the requirements" in written(run, "m").text
 
 
-def test_reuse_is_told_by_level(run):
+def test_reuse_is_shown_by_level(run):
     run("search", CORNER, *PARTS, "--trials", "9", "--study", "s")
     hits = study("s").views.hits()
     assert hits
@@ -462,7 +462,7 @@ def test_reuse_is_told_by_level(run):
 
 
 def evil_trials(name: str, numbers: range) -> None:
-    """Trials as anyone who can write to the database may enter them."""
+    """Trials that anyone with write access to the database might add."""
     made = study(name)
     choices = (EVIL, "<a href='https://evil.example'>click</a>", "plain & simple", True, 3)
     distributions = {
@@ -494,7 +494,7 @@ ROW = {
 
 @pytest.fixture
 def evil(run):
-    """A study in which every text that a study has is an attack."""
+    """A study in which every text is an attack."""
     name = f"s {EVIL}"
     run("search", CORNER, *PARTS, "--trials", "1", "--study", name)
     evil_trials(name, range(1, 30))
@@ -520,8 +520,8 @@ def test_all_text_of_a_study_is_data(run, evil):
     assert "s3cret" not in page.source
 
 
-def test_figures_take_no_text_for_markup(run, evil):
-    """Plotly reads tags, links among them, in all that it draws."""
+def test_figures_show_markup_in_text_as_text(run, evil):
+    """Plotly interprets tags, including links, in all text that it draws."""
     page = written(run, evil)
     said = [text for figure in page.figures for text in texts(figure)]
     assert any("&lt;/script" in text for text in said)
@@ -556,7 +556,7 @@ def test_choices_that_look_alike_stay_apart(run):
     assert all(len(label) < 50 for label in labels)
 
 
-def test_no_password_stands_on_the_page(run, here, monkeypatch):
+def test_no_password_is_on_the_page(run, here, monkeypatch):
     with database("postgresql", here) as url:
         secret = make_url(url).set(password="s3cret").render_as_string(hide_password=False)
         monkeypatch.setenv("AUTOML_STORAGE", secret)
@@ -566,7 +566,7 @@ def test_no_password_stands_on_the_page(run, here, monkeypatch):
     assert "automl resume s (with AUTOML_STORAGE set as now)" in page.text
 
 
-def test_a_study_under_way_has_a_page(searched):
+def test_a_running_study_has_a_page(searched):
     study("s").optuna.ask()
     page = written(searched)
     assert len(page.figures) == 8
@@ -579,7 +579,7 @@ NAMES = [f"decision_{d}" for d in range(10)]
 
 @pytest.fixture
 def large(run):
-    """A study of 10,000 trials with ten decisions, eight workers and curves, entered at once."""
+    """A study of 10,000 trials with ten decisions, eight workers and curves, inserted at once."""
     run("search", CORNER, *PARTS, "--trials", "1", "--study", "large")
     made = study("large")
     unit = optuna.distributions.distribution_to_json(FloatDistribution(0.0, 1.0))
@@ -621,7 +621,7 @@ def large(run):
     return "large"
 
 
-def test_ten_thousand_trials_are_thinned_out(run, large):
+def test_ten_thousand_trials_are_thinned(run, large):
     page = written(run, large)
     assert len(page.source) < MOST + 1e6
     for said in (
@@ -647,7 +647,7 @@ def browser(tmp_path_factory):
 
 
 def test_a_browser_shows_it(run, evil, browser):
-    """Drawn whole, without an error, a request, a script of the study, or a sideways scroll."""
+    """All is drawn, without errors, requests, scripts from the study or sideways scrolling."""
     # A history, importances, three slices, parallel coordinates, curves and a timeline.
     assert len(written(run, evil).figures) == 8
     for width, dark in itertools.product((1280, 390), (False, True)):
@@ -679,7 +679,7 @@ def test_trials_are_sorted_in_a_browser(searched, browser):
     assert browser.value(f"{heads}[2].getAttribute('aria-sort')") == "ascending"
     browser.value(f"{heads}[2].querySelector('button').click()")
     assert browser.value(column) == [str(trial.number) for trial in reversed(ranked)]
-    # On a phone, where the heads are hidden, a list chooses.
+    # On a phone, where the heads are hidden, a list chooses the column.
     browser.open(Path("page.html"), 390)
     choose = "const list = document.querySelector('.sorting select'); list.value = '2';"
     browser.value(f"{{ {choose} list.dispatchEvent(new Event('change')); }}")

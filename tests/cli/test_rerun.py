@@ -1,4 +1,4 @@
-"""`automl rerun` trains a trial again, says metric by metric whether it agrees, writes nothing."""
+"""`automl rerun` trains a trial again, compares each metric, and writes nothing."""
 
 import sqlite3
 from pathlib import Path
@@ -39,7 +39,7 @@ class Own(automl.Trainer):
 
 @pytest.fixture
 def mine(run, here):
-    """A study of two trials whose trainer listens to the environment."""
+    """A study of two trials whose trainer depends on the environment."""
     (here / "mine.py").write_text(MINE)
     parts = ("--task", PARTS[1], "--trainer", "mine.py:Own", "--strategy", "random")
     assert run("search", "mine.py:space", *parts, "--trials", "2", "--study", "m").code == 0
@@ -53,7 +53,7 @@ def content(file: str = "automl.db") -> list[str]:
     return lines
 
 
-def test_a_trial_agrees_exactly_and_the_study_stays_as_it_is(run):
+def test_a_trial_agrees_exactly_and_the_study_is_not_changed(run):
     run("search", PLANE, *PARTS, "--trials", "3", "--study", "s")
     before = content()
     ended = run("rerun", "s", "--trial", "2")
@@ -87,7 +87,7 @@ def test_a_judged_trial_and_the_one_it_judges_agree(run):
         assert ended.out.splitlines()[-1] == "it agrees exactly", ended.out
 
 
-def test_a_reused_trial_is_rerun_as_the_one_it_has_its_result_of(run):
+def test_a_reused_trial_is_rerun_as_the_trial_it_was_reused_from(run):
     shown = run("search", CORNER, *PARTS, "--trials", "6", "--study", "s", "--json")
     reused = next(each for each in shown.of("trial") if each["reused_from"] is not None)
     ended = run("rerun", "s", "--trial", str(reused["number"]))
@@ -119,7 +119,7 @@ def test_the_tolerance(mine, monkeypatch):
     assert ended.out.endswith("it differs by more than 0: score\n")
 
 
-def test_what_differs_is_named(mine, monkeypatch):
+def test_differing_metrics_are_named(mine, monkeypatch):
     monkeypatch.setenv("MINE", "0.5")
     ended = mine("rerun", "m", "--trial", "0", "--json")
     assert ended.code == 1
@@ -148,12 +148,12 @@ def test_a_trial_that_fails_differs(mine, monkeypatch, fault, says):
     assert ended.out.splitlines()[-1] == says
 
 
-def test_what_does_not_fit_into_memory_is_tried_in_parts(mine, monkeypatch):
+def test_a_trial_out_of_memory_is_retried_in_micro_batches(mine, monkeypatch):
     monkeypatch.setenv("MINE", "memory")
     assert mine("rerun", "m", "--trial", "0").out.endswith("it agrees exactly\n")
 
 
-def test_what_cannot_be_rerun_is_a_usage_error(run, here):
+def test_a_trial_that_cannot_be_rerun_is_a_usage_error(run, here):
     (here / "mine.py").write_text("def space(trial, task):\n    raise ValueError('boom')\n")
     run("search", "mine.py:space", *PARTS, "--trials", "1", "--study", "f")
     for arguments, says in (
@@ -167,7 +167,7 @@ def test_what_cannot_be_rerun_is_a_usage_error(run, here):
         assert len(ended.err.splitlines()) == 1
 
 
-def test_code_that_was_not_approved_is_refused(mine, here, monkeypatch):
+def test_unapproved_code_is_refused(mine, here, monkeypatch):
     monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "other"))
     ended = mine("rerun", "m", "--trial", "0")
     assert (ended.code, ended.out) == (2, "")
@@ -176,7 +176,7 @@ def test_code_that_was_not_approved_is_refused(mine, here, monkeypatch):
     assert mine("rerun", "m", "--trial", "0", *named).code == 0
 
 
-def test_code_that_changed_is_refused(mine, here):
+def test_changed_code_is_refused(mine, here):
     (here / "mine.py").write_text(f"{MINE}\n# more\n")
     ended = mine("rerun", "m", "--trial", "0")
     assert (ended.code, ended.out) == (2, "")

@@ -1,4 +1,4 @@
-"""`automl resume` and `automl worker` go on from the database alone, and trust only the user."""
+"""`automl resume` and `automl worker` need only the database, and trust only the user."""
 
 import shutil
 import sqlite3
@@ -11,7 +11,7 @@ from commands import PARTS, PLANE, started, study, training, wait_for
 
 @pytest.fixture
 def mine(here, monkeypatch):
-    """A user's own file, and a state directory that has approved nothing yet."""
+    """A user's file, and a state directory in which nothing is approved yet."""
     file = here / "mine.py"
     shutil.copy(tiny.__file__, file)
     monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "state"))
@@ -22,7 +22,7 @@ def own(file):
     return f"{file}:plane", "--task", f"{file}:Nothing", "--trainer", f"{file}:Steps"
 
 
-def test_resume_from_another_directory_by_the_database_alone(run, here, monkeypatch):
+def test_resume_from_another_directory_needs_only_the_database(run, here, monkeypatch):
     monkeypatch.setenv(tiny.INTERRUPT, "1:2")
     assert run("search", PLANE, *PARTS, "--trials", "4", "--study", "s").code == 130
     (here / "elsewhere").mkdir()
@@ -42,7 +42,7 @@ def test_the_environment_names_the_storage(run, here, monkeypatch):
     assert study("s", "sqlite:///other.db").views.counts().complete == 1
 
 
-def test_queued_trials_come_first_and_say_why_they_fail(run, here):
+def test_queued_trials_run_first_and_give_the_reason_if_they_fail(run, here):
     (here / "first.jsonl").write_text('{"x": 0.5, "z": 3}\n\n{"lr": 1}\n')
     (here / "more.jsonl").write_text('{"z": 8}\n')
     queued = ("--enqueue", "first.jsonl", "--json")
@@ -95,14 +95,14 @@ def test_a_second_worker_joins(run, here):
     assert len({view.worker for view in study("s").views.trials()}) == 2
 
 
-def test_a_worker_where_nothing_is_left(run):
+def test_a_worker_without_work_ends(run):
     run("search", PLANE, *PARTS, "--trials", "1", "--study", "s")
     ended = run("worker", "s")
     assert ended.code == 0
     assert "nothing is left to do in study s" in ended.out
 
 
-def test_one_who_ran_it_himself_is_asked_nothing(run, mine):
+def test_the_user_of_a_search_needs_no_approval(run, mine):
     assert run("search", *own(mine), "--trials", "1", "--study", "s").code == 0
     assert run("resume", "s", "--trials", "1").code == 0
 
@@ -123,14 +123,14 @@ def test_another_user_must_approve_a_file_first(run, mine, here, monkeypatch, co
     assert run(command, "s").code == 0
 
 
-def test_another_user_may_trust_all(run, mine, here, monkeypatch):
+def test_another_user_may_trust_all_plugins(run, mine, here, monkeypatch):
     run("search", *own(mine), "--trials", "1", "--study", "s")
     monkeypatch.setenv("AUTOML_STATE_DIR", str(here / "another"))
     assert run("resume", "s", "--trials", "1", "--trust-plugins").code == 0
 
 
 @pytest.mark.parametrize("trust", [(), ("--trust-plugins",)], ids=["plain", "trusting"])
-def test_a_file_that_changed_is_refused(run, mine, trust):
+def test_a_changed_file_is_refused(run, mine, trust):
     run("search", *own(mine), "--trials", "1", "--study", "s")
     before = mine.read_text()
     mine.write_text(before + "\n# another version\n")
@@ -143,7 +143,7 @@ def test_a_file_that_changed_is_refused(run, mine, trust):
     assert study("s").views.counts().complete == 2
 
 
-def test_a_file_that_is_gone(run, mine):
+def test_a_missing_file_is_reported(run, mine):
     run("search", *own(mine), "--trials", "1", "--study", "s")
     mine.unlink()
     ended = run("resume", "s", "--trials", "1")
@@ -159,7 +159,7 @@ def test_a_refused_resume_changes_no_budget(run, mine, here, monkeypatch):
     assert study("s").views.budget().trials == 1
 
 
-def test_a_database_that_is_busy_is_waited_for(run, here):
+def test_a_busy_database_is_waited_for(run, here):
     run("search", PLANE, *PARTS, "--trials", "1", "--study", "s")
     other = sqlite3.connect(here / "automl.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

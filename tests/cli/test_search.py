@@ -66,7 +66,7 @@ def test_json_events_come_in_order_and_agree(run):
 
 @pytest.mark.parametrize("read", ["settled", "reports"])
 def test_no_report_comes_after_the_end_of_its_trial(run, monkeypatch, read):
-    """Not even where a trial is trained between two reads of one look."""
+    """Not even if a trial is trained between the two reads of one poll."""
     run("search", PLANE, *PARTS, "--trials", "1", "--study", "s")
     whole = getattr(Views, read)
 
@@ -98,7 +98,7 @@ def test_a_failed_trial_has_its_error_in_its_event(run, here):
     assert "automl show space-nothing-1 --trial 1" in ended.err
 
 
-def test_what_json_has_no_word_for_is_null(run, here):
+def test_nan_and_infinity_are_null_in_json(run, here):
     (here / "odd.py").write_text(NAN)
     task, trainer = PARTS[:2], ("--trainer", "odd.py:Odd")
     ended = run("search", PLANE, *task, *trainer, "--trials", "1", "--json")
@@ -131,7 +131,7 @@ def test_several_objectives_in_one_search(run):
 
 
 @pytest.mark.parametrize("name", ["-dash", "two words", "it's", "a/../b", "$(x)", "ünï"])
-def test_any_name_is_quoted_so_that_the_line_works(run, name):
+def test_any_study_name_is_quoted_for_the_shell(run, name):
     assert run("search", PLANE, *PARTS, "--trials", "1", f"--study={name}").code == 0
     line = study(name).command("show")
     ended = run(*shlex.split(line)[1:])
@@ -146,7 +146,7 @@ def test_budgets_end_a_search(run):
     assert 1 <= timed.events[-1]["trials"] < 20
 
 
-def test_an_exhausted_space_ends_in_good_order(run):
+def test_an_exhausted_space_ends_the_search_normally(run):
     options = ("-o", "space.values=2", "-o", "cache.exhausted_after=5")
     ended = run("search", CORNER, *PARTS, *options, "--trials", "50", "--json")
     assert ended.code == 0
@@ -159,8 +159,8 @@ def test_no_cache_pays_for_every_trial(run):
     assert (ended.events[-1]["reused"], ended.events[-1]["evaluated"]) == (0, 6)
 
 
-def test_a_reader_that_leaves_ends_nothing(here):
-    """As `automl search … | head -1` does."""
+def test_a_search_continues_without_its_reader(here):
+    """The reader exits early, as in `automl search … | head -1`."""
     script = f"""
 import os, sys
 from automl.cli import main

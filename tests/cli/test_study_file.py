@@ -1,4 +1,4 @@
-"""Study files: what a search is told, saved and read again; and warm starts on the command line."""
+"""Study files, which save a search's arguments, and warm starts on the command line."""
 
 import io
 import tomllib
@@ -27,7 +27,7 @@ def file(here):
     return here / "s.toml"
 
 
-def test_a_file_says_all_that_the_line_can_say(run, file):
+def test_a_file_can_set_all_options_of_the_command_line(run, file):
     ended = run("search", "s.toml", "--json")
     assert ended.code == 0, ended.err
     first = ended.events[0]
@@ -37,7 +37,7 @@ def test_a_file_says_all_that_the_line_can_say(run, file):
     assert {event["step"] for event in ended.of("report")} == {1, 2}
 
 
-def test_the_line_counts_before_the_file(run, file):
+def test_the_command_line_overrides_the_file(run, file):
     line = ("--trials", "2", "--study", "t", "-o", "trainer.steps=1", "--objective", "score")
     ended = run("search", "s.toml", "--json", *line)
     first = ended.events[0]
@@ -46,12 +46,12 @@ def test_the_line_counts_before_the_file(run, file):
     assert {event["step"] for event in ended.of("report")} == {1}
 
 
-def test_the_line_adds_to_the_files_options(run, file):
+def test_the_command_line_adds_to_the_files_options(run, file):
     run("search", "s.toml", "-o", "trainer.seconds=0.01")
     assert study("s").spec.trainer.options == {"steps": 2, "seconds": 0.01}
 
 
-def test_what_is_saved_is_the_same_search(run, here):
+def test_a_saved_file_gives_the_same_search(run, here):
     line = ("--trials", "4", "--seed", "7", "--no-cache", "-o", "trainer.steps=2", "--study", "a")
     more = ("--objective", "cost", "--require", "score>=-9", "--timeout", "10m")
     assert run("search", CORNER, *PARTS, *line, *more, "--save", "a.toml").code == 0
@@ -76,7 +76,7 @@ class Piped(io.BytesIO):
     name = "<stdin>"
 
 
-def test_what_came_from_standard_input_is_not_saved(run, here, monkeypatch):
+def test_a_queue_from_standard_input_is_not_saved(run, here, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Piped(b'{"x": 0.5}'), encoding="utf-8"))
     line = ("--enqueue", "-", "--workers", "2", "--dry-run", "--save", "a.toml")
     ended = run("search", PLANE, *PARTS, *line)
@@ -88,7 +88,7 @@ def test_what_came_from_standard_input_is_not_saved(run, here, monkeypatch):
     assert "a.toml does not hold --enqueue, which was read from standard input" in ended.err
 
 
-def test_a_file_counts_before_the_environment(run, here, monkeypatch):
+def test_a_file_overrides_the_environment(run, here, monkeypatch):
     (here / "d.toml").write_text('space = "mlp"\ndata-dir = "mine"')
     monkeypatch.setenv("AUTOML_DATA_DIR", "theirs")
     line = ("--task", "fashion-mnist", "--dry-run")
@@ -96,7 +96,7 @@ def test_a_file_counts_before_the_environment(run, here, monkeypatch):
     assert "theirs" in run("search", "mlp", *line).err
 
 
-def test_no_file_is_left_of_a_study_that_cannot_be(run, here):
+def test_an_invalid_study_leaves_no_file(run, here):
     run("search", PLANE, *PARTS, "--trials", "1", "--study", "s")
     ended = run("search", PLANE, *PARTS, "--trials", "1", "--study", "s", "--save", "a.toml")
     assert ended.code == 2
@@ -143,7 +143,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "said"), BAD.values(), ids=BAD)
-def test_files_that_say_nothing(run, here, text, said):
+def test_invalid_files_are_reported(run, here, text, said):
     if text is not None:
         (here / "x.toml").write_text(text)
     ended = (
@@ -189,6 +189,6 @@ def test_the_front_as_a_table(run):
         (("--force",), "--force needs --export DIR"),
     ],
 )
-def test_options_of_best_that_do_not_go_together(run, options, said):
+def test_conflicting_options_of_best_are_refused(run, options, said):
     ended = run("best", "s", *options)
     assert (ended.code, said in ended.err) == (2, True)

@@ -1,4 +1,4 @@
-"""What a database, a plugin or an export says is shown on a terminal, and never obeyed there."""
+"""Control characters in text from databases, plugins and exports are shown, never executed."""
 
 import json
 import os
@@ -24,18 +24,18 @@ from automl.portable.terminal import one_line, visible
 
 FORGED = "trial  77  complete  score 1"
 EVIL = (
-    "\x1b]52;c;ZXZpbA==\x07"  # writes the clipboard
-    "\x1b[2J\x1b[8m\x1bP1$q\x1b\\"  # clears, hides, asks
-    "\x9b31m\x9d0;title\x9c\x90\x85"  # the same in one character each
+    "\x1b]52;c;ZXZpbA==\x07"  # Writes the clipboard.
+    "\x1b[2J\x1b[8m\x1bP1$q\x1b\\"  # Clears, hides, and asks for a report.
+    "\x9b31m\x9d0;title\x9c\x90\x85"  # The same as single characters.
     f"\r{FORGED}\r\n{FORGED}\n$ sudo reboot\x0b\x0c\x08\x7f\x00"[:-1]
     + "\u202e\u2066\u200f\u2028\u061c[red]red[/red][link=http://evil.example]x[/link]"
 )
 RAW = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
-"""What no terminal may get; a pty itself ends lines by CR LF."""
+"""Text that no terminal may get; a pty itself ends lines with CR LF."""
 OURS = re.compile(r"\x1b\[(\d+(;\d+)*m|\d*A|2K|\?25[lh])|\r(?!\n)")
-"""What the live view draws with: styles, upwards, clear a line, the cursor, the line's begin."""
+"""Sequences that the live view uses: styles, up, clear line, cursor, start of line."""
 
 USERS = f"""
 import logging
@@ -72,7 +72,7 @@ class Train(Trainer):
 
 @pytest.fixture
 def terminal(here):
-    """Runs a command on a terminal; returns its exit code and all that the terminal got."""
+    """Runs a command on a terminal; returns its exit code and everything that the terminal got."""
 
     def run(*arguments: str, seconds: float = 90.0) -> tuple[int, str]:
         ours, theirs = pty.openpty()
@@ -103,7 +103,7 @@ def lines(got: str) -> list[str]:
 
 
 def check(got: str) -> None:
-    """Nothing that was written by others works, or stands for a line of its own."""
+    """Check that no text from others takes effect, or appears as a separate line."""
     assert not RAW.findall(got.replace("\r\n", "\n"))
     assert "\r" not in got.replace("\r\n", "\n")
     assert not [line for line in lines(got) if line.startswith((FORGED, "$ sudo"))]
@@ -120,7 +120,7 @@ def test_each_character_is_shown_by_its_number():
 
 @pytest.fixture
 def evil(run):
-    """A study that holds an attack wherever a study holds text."""
+    """A study with an attack in each of its texts."""
     name = f"s{EVIL}"
     run("search", CORNER, *PARTS, "--trials", "1", "--study", name)
     made = study(name)
@@ -175,7 +175,7 @@ LOOKING = {
 
 
 @pytest.mark.parametrize("command", LOOKING)
-def test_a_terminal_is_not_obeyed(terminal, evil, command):
+def test_a_terminal_gets_no_control_characters(terminal, evil, command):
     _, got = terminal(*(evil if word == "STUDY" else word for word in LOOKING[command]))
     assert got
     check(OURS.sub("", got) if command == "resume" else got)
@@ -190,7 +190,7 @@ def test_json_stays_json(run, evil, command):
         assert ended.of("trial")[0]["error"] == EVIL
 
 
-def test_the_live_view_shows_what_others_wrote(terminal, users):
+def test_the_live_view_makes_control_characters_visible(terminal, users):
     parts = ("--task", f"{users}:Task", "--trainer", f"{users}:Train", "--strategy", "random")
     code, got = terminal("search", f"{users}:space", *parts, "--trials", "4", "--study", "s")
     assert code == 0, got
@@ -200,7 +200,7 @@ def test_the_live_view_shows_what_others_wrote(terminal, users):
     assert "\\u001b]52;c;ZXZpbA==\\u0007" in got
 
 
-def test_logs_and_pipes_get_it_shown_too(here, users):
+def test_logs_and_pipes_get_visible_control_characters_too(here, users):
     parts = ("--task", f"{users}:Task", "--trainer", f"{users}:Train", "--strategy", "random")
     with started(here, "search", f"{users}:space", *parts, "--trials", "3") as command:
         ended = command.wait()
@@ -210,7 +210,7 @@ def test_logs_and_pipes_get_it_shown_too(here, users):
     assert "warning: \\u001b]52" in ended.err
 
 
-def test_predictions_are_shown(terminal, here):
+def test_control_characters_in_predictions_are_visible(terminal, here):
     export = here / "export"
     export.mkdir()
     saved(nn.Linear(3, 2), ones(4, 3), export / "model.pt2")

@@ -1,4 +1,4 @@
-"""What shows a study: studies, show, best, cache, plugins, and the live view."""
+"""The commands studies, show, best, cache and plugins, and the live view."""
 
 import io
 import os
@@ -59,7 +59,7 @@ def test_studies(searched):
     ]
 
 
-def test_a_study_that_cannot_be_read_hides_no_other(searched):
+def test_an_unreadable_study_hides_no_other(searched):
     searched("search", PLANE, *PARTS, "--trials", "1", "--study", "newer")
     study("newer").optuna.set_user_attr("automl", {"format": 99})
     ended = searched("studies")
@@ -85,7 +85,7 @@ def test_show(searched):
     assert [e["event"] for e in events] == ["study", *["trial"] * 6, "summary"]
 
 
-def test_show_says_what_the_trials_come_to(run, here):
+def test_show_summarises_the_trials(run, here):
     (here / "mine.py").write_text(
         "from automl import Candidate\n\n"
         "def space(trial, task):\n"
@@ -107,7 +107,7 @@ def test_show_says_what_the_trials_come_to(run, here):
         assert line in out
 
 
-def test_show_says_who_works_now(run, here):
+def test_show_lists_the_running_workers(run, here):
     options = ("--trials", "1", "--study", "s", "-o", "trainer.seconds=20")
     with started(here, "search", PLANE, *PARTS, *options) as command:
         wait_for(lambda: training("s", URL))
@@ -121,7 +121,7 @@ def test_show_says_who_works_now(run, here):
 
 
 def killed(here, trial):
-    """A search of four trials whose only worker is killed in this one."""
+    """A search of four trials whose only worker is killed in the second one."""
     dying = {tiny.KILL: f"{trial}:train"}
     with started(
         here, "search", PLANE, *PARTS, "--trials", "4", "--study", "s", **dying
@@ -129,7 +129,7 @@ def killed(here, trial):
         assert command.wait().code == -signal.SIGKILL
 
 
-def test_show_and_doctor_say_that_the_worker_is_gone_and_what_to_do(run, here):
+def test_show_and_doctor_report_a_lost_worker_and_what_to_do(run, here):
     killed(here, 1)
     out = run("show", "s").out
     assert re.search(
@@ -151,13 +151,13 @@ def test_show_and_doctor_say_that_the_worker_is_gone_and_what_to_do(run, here):
     assert re.search(
         r"^waits   trial 1: its worker \S+ has not been heard of since 20", ended.out, re.M
     )
-    assert ended.out.endswith("to be done by the next worker: automl resume s\n")
+    assert ended.out.endswith("left for the next worker: automl resume s\n")
     assert run("resume", "s").code == 0
     assert "lost" not in run("show", "s").out
     assert run("doctor", "s").out == "nothing is broken\n"
 
 
-def test_no_trial_that_has_finished_is_not_zero_that_ended(run, here):
+def test_a_study_without_finished_trials_is_summarised_in_words(run, here):
     options = ("--trials", "1", "--study", "s", "-o", "trainer.seconds=20")
     with started(here, "search", PLANE, *PARTS, *options) as command:
         wait_for(lambda: training("s", URL))
@@ -166,7 +166,7 @@ def test_no_trial_that_has_finished_is_not_zero_that_ended(run, here):
         assert "\nno trial has finished yet; 1 waiting\n" in command.wait().out
 
 
-def test_an_exhausted_study_is_not_to_be_searched_on(run):
+def test_an_exhausted_study_does_not_suggest_a_resume(run):
     out = run("search", CORNER, *PARTS[:4], "--strategy", "grid", "--study", "s").out
     assert "nothing left to propose" in out
     assert "automl best s" in out
@@ -209,7 +209,7 @@ def test_best_of_several_objectives_is_a_front(run):
     assert {e["number"] for e in events} == {t.number for t in study("m").optuna.best_trials}
 
 
-def test_best_of_nothing(run, here):
+def test_best_without_complete_trials(run, here):
     (here / "mine.py").write_text("def space(trial, task):\n    raise ValueError('boom')\n")
     run("search", "mine.py:space", *PARTS, "--trials", "1", "--study", "f")
     ended = run("best", "f")
@@ -305,13 +305,13 @@ def test_the_live_view_shows_progress_best_reuse_and_workers(searched):
 
 
 def shown(view: LiveView, *workers: WorkerView, width: int = 100) -> str:
-    """The live view of some workers on a terminal of a width."""
+    """The live view of some workers on a terminal of a given width."""
     written = Console(file=io.StringIO(), width=width)
     written.print(view._draw(Counts(complete=1), list(workers)))
     return written.file.getvalue()
 
 
-def test_the_live_view_shows_the_step_of_all_and_the_metric(searched):
+def test_the_live_view_shows_the_step_the_number_of_steps_and_the_metric(searched):
     view = LiveView(study("s"))
     at_work = WorkerView("vm:b:7:1:x", "cpu", 9, Phase.TRAINING, 2)
     assert "vm:7  cpu  trial 9, step 2 of 3\n" in shown(view, at_work).replace(" \n", "\n")
@@ -352,7 +352,7 @@ def test_lines_are_wrapped_between_words():
         (Goal(12, 10, "", None), 0.0),
     ],
 )
-def test_the_time_left_is_the_nearer_of_pace_and_deadline(goal, left):
+def test_the_time_left_is_the_lesser_of_pace_and_deadline(goal, left):
     assert goal.left(passed=10.0, done_here=2) == left
 
 
@@ -393,7 +393,7 @@ def _read(descriptor: int, shown: list[bytes]) -> None:
         return
 
 
-def test_plugins_check_knows_what_a_function_makes(run, here):
+def test_plugins_check_detects_the_kind_of_a_function(run, here):
     (here / "blobs.py").write_text(
         "import numpy as np\n\nimport automl\n\n\n"
         "def blobs():\n"
@@ -404,13 +404,13 @@ def test_plugins_check_knows_what_a_function_makes(run, here):
     assert (ended.code, ended.out, ended.err) == (0, "task blobs.py:blobs: ok\n", "")
 
 
-def test_resuming_what_has_ended_says_what_to_type(searched):
+def test_resuming_a_finished_study_shows_the_command_to_continue(searched):
     ended = searched("resume", "s")
     assert ended.code == 0
     assert "nothing was left to do; search on with: automl resume s --trials 20" in ended.err
 
 
-def test_cache_says_how_far_evaluations_of_one_function_lie_apart(run):
+def test_cache_shows_the_spread_of_evaluations_of_one_function(run):
     repeated = ("-o", "cache.repeats=3", "--trials", "12", "--study", "s", "--seed", "1")
     assert run("search", CORNER, *PARTS, *repeated).code == 0
     (said,) = run("cache", "s", "--json").of("cache")
@@ -424,7 +424,7 @@ def test_cache_says_how_far_evaluations_of_one_function_lie_apart(run):
     )
 
 
-def test_no_more_functions_stay_than_are_to_be_kept(run):
+def test_prune_keeps_at_most_the_given_number_of_functions(run):
     kept = ("-o", "cache.keep=3", "--trials", "10", "--study", "s")
     assert run("search", PLANE, *PARTS, *kept).code == 0
     assert run("cache", "prune", "--keep", "3", "--json").events[0]["dropped"] == 0

@@ -1,7 +1,7 @@
-"""The documentation is true and complete: commands run, options and links exist, none is missing.
+"""The documentation is true and complete: commands run, and its options and links exist.
 
 In README.md and docs/, `<!-- file: NAME -->` above a fenced block names a file, and
-`<!-- run -->` above a block of commands has them run, beside all files of that page;
+`<!-- run -->` above a block of commands runs them in a folder with all files of that page;
 `<!-- run long -->` leaves that to the long tests.
 """
 
@@ -54,7 +54,7 @@ def files(page: Path) -> dict[str, str]:
 
 
 def blocks(page: Path) -> list[tuple[str, list[str]]]:
-    """How each block of commands is to be run, and its lines."""
+    """Each block of commands, with how to run it and its lines."""
     return [(how, text.strip().splitlines()) for how, text in _RUN.findall(page.read_text())]
 
 
@@ -108,7 +108,7 @@ def run_block(block: Documented, folder: Path) -> list[Ran]:
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[list[Ran]]]]:
-    """The documented blocks to run, each in a folder of its own, a few at a time."""
+    """Runs the documented blocks, each in its own folder, a few at a time."""
     folder = tmp_path_factory.mktemp("docs")
     wanted = {item.name for item in request.session.items}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -133,7 +133,7 @@ def test_documented_commands_run(running, block):
             assert "FAILED" not in ran.output
 
 
-def test_there_are_files_and_commands_for_every_part():
+def test_every_part_has_documented_files_and_commands():
     guide = ROOT / "docs" / "writing-a-plugin.md"
     said = " ".join(command for _, commands in blocks(guide) for command in commands)
     for name in ("my_space", "my_task", "my_trainer", "my_strategy", "my_pruner"):
@@ -158,7 +158,7 @@ def commands_of(group: click.Group, name: str = "automl") -> Iterator[tuple[str,
 
 
 def flags_of(command: click.Command) -> set[str]:
-    # --debug may stand anywhere on the line.
+    # --debug may be anywhere on the line.
     known = {"--help", "-h", "--debug"}
     for parameter in command.params:
         if isinstance(parameter, click.Option):
@@ -167,7 +167,7 @@ def flags_of(command: click.Command) -> set[str]:
 
 
 def snippets(page: Path) -> Iterator[str]:
-    """Every line of code on a page, from blocks and from within the text."""
+    """Every line of code on a page, from blocks and inline code."""
     for code in _CODE.findall(page.read_text()):
         yield from (line.strip().removeprefix("$ ") for line in code.strip("`").splitlines())
 
@@ -273,7 +273,7 @@ def test_the_python_reference_shows_every_public_name_once():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_path_of_one_machine_is_named(page):
+def test_no_path_of_a_particular_machine_is_named(page):
     text = page.read_text()
     assert str(ROOT) not in text
     assert not _MACHINE.findall(text)

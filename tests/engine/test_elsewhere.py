@@ -1,4 +1,4 @@
-"""Trials in a journal, in Redis or behind a gRPC proxy, the ledger in a database of its own."""
+"""Trials in a journal, in Redis or behind a gRPC proxy, with the ledger in another database."""
 
 import os
 import random
@@ -26,7 +26,7 @@ SECRET = "s3cr3t"
 
 @pytest.fixture(params=PLACES)
 def place(request, tmp_path) -> Iterator[Storage]:
-    """A storage that cannot hold the ledger, with one that does."""
+    """A storage that cannot hold the ledger, and a database that does."""
     with ExitStack() as stack:
         ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
         if request.param == "journal":
@@ -61,7 +61,7 @@ def search(storage: Storage, log: Path, seconds: float = 0.2) -> subprocess.Pope
     return command(storage, log, "search", f"{test_kill.FILE}:plane", *options, *limits)
 
 
-def test_two_workers_that_are_killed_and_resumed_lose_nothing(place, tmp_path):
+def test_two_killed_workers_lose_nothing_after_a_resume(place, tmp_path):
     process = search(place, log := tmp_path / "log")
     try:
         test_kill.wait_for(log, process)
@@ -76,7 +76,7 @@ def test_two_workers_that_are_killed_and_resumed_lose_nothing(place, tmp_path):
     assert len(lines) == len(set(lines))
 
 
-def test_what_people_are_shown_names_the_ledger(tmp_path):
+def test_messages_name_the_ledger(tmp_path):
     urls = (f"journal:///{tmp_path / 'a.log'}", f"sqlite:///{tmp_path / 'b.db'}")
     given = {"storage": urls[0], "ledger": urls[1]}
     parts = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
@@ -87,7 +87,7 @@ def test_what_people_are_shown_names_the_ledger(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["journal:///a.log", "grpc://h:1", "redis://h/0"])
-def test_a_ledger_without_a_place_is_asked_for(url, monkeypatch):
+def test_a_storage_that_needs_a_ledger_asks_for_one(url, monkeypatch):
     monkeypatch.delenv(LEDGER_VARIABLE, raising=False)
     with pytest.raises(UsageError, match=r"cannot hold the ledger: .* --ledger"):
         Storage(url)
@@ -95,7 +95,7 @@ def test_a_ledger_without_a_place_is_asked_for(url, monkeypatch):
         storage_from(url)
 
 
-def test_the_environments_ledger_is_that_of_its_storage(monkeypatch):
+def test_the_environments_ledger_belongs_to_the_environments_storage(monkeypatch):
     monkeypatch.setenv(VARIABLE, "sqlite:///a.db")
     monkeypatch.setenv(LEDGER_VARIABLE, "sqlite:///b.db")
     assert storage_from(None).ledger == "sqlite:///b.db"
@@ -137,7 +137,7 @@ def storage_of(environment: dict[str, str]) -> Storage:
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "grpc://127.0.0.1:1"])
-def test_a_server_that_is_not_there_is_told_in_one_line(url, tmp_path):
+def test_an_unreachable_server_is_reported_in_one_line(url, tmp_path):
     storage = Storage(url, f"sqlite:///{tmp_path / 'b.db'}", trusted=True)
     with pytest.raises(StorageError) as caught:
         _ = storage.trials

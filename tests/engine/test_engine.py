@@ -1,4 +1,4 @@
-"""The search loop: what it pays for, what it reuses, how trials fail, and when it ends."""
+"""The search loop: evaluations, reuse, failed trials, pruning, events, cost and interruption."""
 
 import re
 import signal
@@ -33,7 +33,7 @@ TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "devi
 
 @pytest.fixture
 def search(sqlite_url):
-    """automl.search on the plane, by default with 5 trials."""
+    """Runs automl.search on the plane, by default with 5 trials."""
 
     def search(space=tiny.plane, **changes):
         given = {**TINY, "storage": sqlite_url, **changes}
@@ -45,7 +45,7 @@ def search(sqlite_url):
 
 
 def parts_of(study) -> dict[str, object]:
-    """What must be the same whenever a search is repeated."""
+    """The results that must be the same when a search is repeated."""
     return {t.number: (t.params, t.values, t.intermediate_values) for t in study.optuna.trials}
 
 
@@ -70,7 +70,7 @@ def test_it_runs_on_every_database(storage_url):
     assert study.views.counts().complete == 5
 
 
-def test_every_end_is_told_and_marked_so(search):
+def test_every_end_is_told_to_optuna_and_marked_as_told(search):
     study, _ = search()
     assert study.ledger.untold() == []
     assert study.views.workers() == []
@@ -113,7 +113,7 @@ def test_without_a_cache_nothing_is_reused(search):
     assert study.views.counts().reused == 0
 
 
-def test_a_space_that_is_known_whole_ends_the_search(search):
+def test_an_exhausted_space_ends_the_search(search):
     study, best = search(tiny.corner, trials=500, options={"cache": {"exhausted_after": 15}})
     assert best is not None
     assert study.views.counts().evaluated == 3
@@ -130,7 +130,7 @@ class OpensAll(tiny.Steps):
         yield Report(1, {"score": float(run.seed), "cost": 0.0})
 
 
-def test_trials_whose_decisions_are_all_open_are_repeats(search):
+def test_trials_with_only_open_decisions_are_not_reused(search):
     study, _ = search(tiny.corner, trainer=OpensAll, trials=4)
     assert study.views.counts().reused == 0
     assert len({t.value for t in study.optuna.trials}) == 4
@@ -169,7 +169,7 @@ def test_a_trial_that_raises_fails_with_its_reason(search, error, reason, messag
     study, best = search(trainer=raising(error), trials=1)
     assert best is None
     view = study.views.trial(0)
-    # Our own errors say what they are of; those of other code are said to be the trainer's.
+    # Our own errors name their source; those of other code are attributed to the trainer.
     named = message if isinstance(error, TrialError) else f"{TRAINER_OF_RAISING}: {message}"
     assert (view.state, view.reason) == (State.FAILED, reason)
     memory = r" \(8 micro-batches, peak memory [0-9.]+ GB\)"
@@ -181,14 +181,14 @@ def test_a_trial_that_raises_fails_with_its_reason(search, error, reason, messag
 
 
 def test_a_trial_that_exits_fails_and_the_search_goes_on(search):
-    """A script that became a trainer may still end by `sys.exit`."""
+    """A trainer made from a script may still call `sys.exit`."""
     study, _ = search(trainer=raising(SystemExit("usage: train.py")), trials=2)
     assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
     said = "SystemExit: usage: train.py (its code tried to exit the process)"
     assert said in study.views.trial(1).message
 
 
-def test_what_a_trial_says_shows_no_password(search):
+def test_error_messages_of_a_trial_show_no_password(search):
     url = "postgresql://me:s3cret@db/automl?passwd=s3cret"
     study, _ = search(trainer=raising(ValueError(f"cannot reach {url}")), trials=1)
     view = study.views.trial(0)
@@ -197,7 +197,7 @@ def test_what_a_trial_says_shows_no_password(search):
         assert "s3cret" not in text
 
 
-def test_first_trials_that_fail_alike_stop_the_search(search):
+def test_a_search_stops_if_its_first_trials_fail_with_one_error(search):
     study, _ = search(trainer=raising(ValueError("always")), trials=50)
     assert study.views.counts().failed == 3
     budget = study.views.budget()
@@ -248,7 +248,7 @@ def test_an_objective_without_a_finite_value_fails(search, metrics, reason, mess
     ],
     ids=["none", "equal", "falling"],
 )
-def test_reports_must_be_there_and_count_up(search, steps, message):
+def test_reports_must_exist_and_their_steps_must_increase(search, steps, message):
     @dataclass(frozen=True)
     class Reporting(Trainer):
         def train(self, candidate, task, run):
@@ -268,7 +268,7 @@ def test_reports_must_be_there_and_count_up(search, steps, message):
     ],
     ids=["metric", "step", "closed"],
 )
-def test_a_report_that_no_database_takes_fails_its_trial_alone(search, report, message):
+def test_a_report_that_no_database_can_store_fails_only_its_trial(search, report, message):
     @dataclass(frozen=True)
     class Reporting(Trainer):
         def train(self, candidate, task, run):
@@ -305,7 +305,7 @@ def test_any_message_can_be_stored(storage, tmp_path):
 
 
 class Clumsy(optuna.samplers.RandomSampler):
-    """Raises where it is told to: `draw`, or `note` how a trial ended."""
+    """Raises in one place: when it draws (`draw`) or when a trial ends (`note`)."""
 
     def __init__(self, place: str, seed: int | None) -> None:
         super().__init__(seed)
@@ -342,13 +342,13 @@ def test_a_strategy_that_cannot_draw_fails_the_trial_and_is_named(search, place)
     assert study.views.counts().complete == 2
 
 
-def test_a_strategy_that_cannot_note_an_end_loses_nothing(search, caplog):
+def test_an_error_in_after_trial_loses_nothing(search, caplog):
     study, _ = search(strategy=clumsy, options={"strategy": {"place": "note"}}, trials=2)
     assert [t.state for t in study.optuna.trials] == [TrialState.COMPLETE] * 2
     assert "RuntimeError: no note; the search goes on" in caplog.text
 
 
-def test_what_could_not_be_built_is_not_paid_for(search):
+def test_a_candidate_that_cannot_be_built_costs_no_evaluation(search):
     def half(trial, task):
         candidate = tiny.plane(trial, task)
         if trial.number % 2:
@@ -360,7 +360,7 @@ def test_what_could_not_be_built_is_not_paid_for(search):
     assert (counts.complete, counts.evaluated) == (3, 3)
 
 
-def test_a_trial_that_has_ended_leaves_no_checkpoint(search):
+def test_a_finished_trial_leaves_no_checkpoint(search):
     @dataclass(frozen=True)
     class Saving(Trainer):
         def train(self, candidate, task, run):
@@ -376,7 +376,7 @@ def test_a_trial_that_has_ended_leaves_no_checkpoint(search):
     ("made", "message"),
     [(None, "returned None"), (7, "returned a int")],
 )
-def test_a_space_that_returns_no_candidate_is_told_so(search, made, message):
+def test_a_space_that_returns_no_candidate_is_reported(search, made, message):
     study, _ = search(lambda trial, task: made, trials=1)
     view = study.views.trial(0)
     assert view.reason is Reason.INVALID
@@ -399,7 +399,7 @@ def test_a_generator_is_closed_when_its_trial_ends_early(search):
 
 
 # Pruning and several objectives.
-def test_a_pruner_stops_what_falls_behind(search):
+def test_a_pruner_stops_bad_trials(search):
     steps = {"trainer": {"steps": 8}, "pruner": {"reduction_factor": 2}}
     study, _ = search(pruner="asha", options=steps, trials=12)
     counts = study.views.counts()
@@ -425,7 +425,7 @@ def test_a_pruned_result_is_reused_as_pruned(search):
         assert own.last_step == source.last_step
 
 
-def test_several_objectives_give_a_front(search):
+def test_several_objectives_give_a_pareto_front(search):
     study, best = search(objectives=["score", "cost"], trials=8)
     assert len(study.optuna.directions) == 2
     assert set(best.values) == {"score", "cost"}
@@ -433,7 +433,7 @@ def test_several_objectives_give_a_front(search):
     assert study.optuna.metric_names == ["score", "cost"]
 
 
-def test_what_a_pruner_raises_is_the_pruners(search):
+def test_an_error_in_a_pruner_names_the_pruner(search):
     study, best = search(pruner=BrokenPruner, trials=2)
     assert best is None
     said = "pruner test_engine.py:BrokenPruner: ZeroDivisionError: division by zero"
@@ -455,7 +455,7 @@ def test_an_objective_the_task_does_not_measure(search):
         search(objectives=["speed"])
 
 
-def test_an_objective_named_twice_counts_once(search):
+def test_a_repeated_objective_counts_once(search):
     study, _ = search(objectives=["cost", "cost"], trials=2)
     assert len(study.optuna.directions) == 1
 
@@ -490,7 +490,7 @@ class Broken:
 
 @pytest.fixture
 def make_engine(sqlite_url):
-    """An engine on a new study, to look at from inside."""
+    """Makes an engine on a new study, for tests of its internals."""
 
     def make(space=tiny.plane, trials=5, **options) -> Engine:
         request = SearchRequest(
@@ -504,7 +504,7 @@ def make_engine(sqlite_url):
     return make
 
 
-def test_listeners_hear_each_trial_once(make_engine):
+def test_listeners_are_called_once_per_trial(make_engine):
     engine = make_engine(tiny.corner, trials=6)
     engine.hooks.register(listener := Listener())
     engine.run()
@@ -526,7 +526,7 @@ def test_a_broken_listener_stops_nothing(make_engine, caplog):
 
 # Cost.
 def transactions(engine: Engine) -> dict[bool, int]:
-    """How often the ledger's own engine begins, while this search runs; keyed by read-only."""
+    """Count the ledger's transactions during a search, by whether they are read-only."""
     begun = {True: 0, False: 0}
 
     @event.listens_for(engine.study.storage.engine, "begin")
@@ -544,7 +544,7 @@ def test_a_paid_trial_costs_two_ledger_transactions(make_engine):
 
 
 def test_a_worker_that_waits_only_reads(make_engine):
-    """It is stopped at its fortieth read; the only trial is another worker's."""
+    """The only trial is another worker's; the waiting one is stopped at its fortieth read."""
     engine = make_engine(trials=1)
     engine.poll_seconds = 1e-4
     engine.study.ledger.reserve(Worker("other"))
@@ -558,12 +558,12 @@ def test_a_worker_that_waits_only_reads(make_engine):
 
     with pytest.raises(automl.Interrupted):
         engine.run()
-    # Its coming, one try to take a slot, its going.
+    # Its registration, one attempt to take a slot, its sign-off.
     assert begun[False] == 3
 
 
 def statements(engine: Engine) -> int:
-    """How many statements the process runs in this search, Optuna's too."""
+    """Count the statements of this process during a search, including Optuna's."""
     seen: list[str] = []
 
     def note(connection, cursor, statement, *_):
@@ -578,14 +578,14 @@ def statements(engine: Engine) -> int:
 
 
 def test_a_paid_trial_costs_few_statements(make_engine):
-    """A bare Optuna loop with as many decisions and reports takes 45, and keeps no ledger."""
+    """A bare Optuna loop with the same decisions and reports takes 45, without a ledger."""
     few, many = (statements(make_engine(trials=trials)) for trials in (5, 25))
     assert (many - few) / 20 <= 49
 
 
 # Interruption.
 def interrupted(search, monkeypatch, at: str, **given):
-    """A search that Ctrl-C stops within a trial; its study's name."""
+    """Run a search that Ctrl-C stops within a trial; return the name of its study."""
     monkeypatch.setenv(tiny.INTERRUPT, at)
     with pytest.raises(automl.Interrupted):
         search(study="s", **given)
@@ -617,7 +617,7 @@ def test_another_seed_gives_another_search(search):
     assert one != other
 
 
-def test_an_interrupted_trial_goes_on_and_nothing_is_lost(search, monkeypatch, sqlite_url):
+def test_an_interrupted_trial_continues_and_nothing_is_lost(search, monkeypatch, sqlite_url):
     interrupted(search, monkeypatch, "2:2")
     handler = signal.getsignal(signal.SIGINT)
     assert handler is signal.default_int_handler
@@ -629,7 +629,7 @@ def test_an_interrupted_trial_goes_on_and_nothing_is_lost(search, monkeypatch, s
 
 
 class Continuing(Trainer):
-    """Goes on where its checkpoint left off, also where nothing is left; Ctrl-C at its end."""
+    """Continues from its checkpoint, even if no step is left; Ctrl-C comes at its end."""
 
     def train(self, candidate, task, run):
         state = run.restore() or {"step": 0}
@@ -640,7 +640,7 @@ class Continuing(Trainer):
             yield Report(step, metrics, checkpoint=lambda step=step: {"step": step})
 
 
-def test_a_trial_that_was_stopped_at_its_end_ends_as_it_was_left(search, sqlite_url):
+def test_a_trial_stopped_after_its_last_step_ends_with_its_result(search, sqlite_url):
     with pytest.raises(automl.Interrupted):
         search(trainer=Continuing, study="s", trials=1)
     study, best = automl.resume("s", storage=sqlite_url)
@@ -659,7 +659,7 @@ def test_an_interrupted_trial_keeps_what_it_reported(search, monkeypatch, sqlite
     assert list(study.optuna.trials[2].intermediate_values) == [1, 2, 3]
 
 
-def test_interrupting_often_ends_at_the_same_count(search, monkeypatch, sqlite_url):
+def test_many_interruptions_do_not_change_the_number_of_trials(search, monkeypatch, sqlite_url):
     interrupted(search, monkeypatch, "0:1")
     for at in ("0:2", "1:1", "4:3"):
         monkeypatch.setenv(tiny.INTERRUPT, at)
@@ -688,14 +688,14 @@ def test_a_stop_between_trials_frees_the_slot_taken(make_engine):
     assert engine.study.ledger.untold() == []
 
 
-def test_resuming_allows_so_many_more(search, sqlite_url):
+def test_resuming_adds_trials_to_the_budget(search, sqlite_url):
     search(study="s", trials=3)
     study, _ = automl.resume("s", storage=sqlite_url, trials=2)
     assert study.views.counts().complete == 5
     assert automl.resume("s", storage=sqlite_url).study.views.counts().complete == 5
 
 
-# What plain Optuna does with a study of ours.
+# A study of ours in plain Optuna.
 def test_plain_optuna_opens_the_study(search, sqlite_url):
     made, best = search(study="s", trials=4)
     study = optuna.load_study(study_name="s", storage=sqlite_url)
@@ -718,7 +718,7 @@ def _has_pandas() -> bool:
 
 
 def ask(app, path: str) -> str:
-    """The body that a WSGI app answers to GET, which must be well."""
+    """The body of a WSGI app's answer to GET, which must be 200 OK."""
     status: list[str] = []
     environ = {
         "REQUEST_METHOD": "GET",
@@ -747,7 +747,7 @@ def test_optuna_dashboard_serves_the_study(search, sqlite_url):
     assert "html" in ask(app, "/dashboard/").lower()
 
 
-def test_a_trainer_gets_a_run_of_its_own(search):
+def test_each_trial_gets_its_own_run(search):
     runs: list[Run] = []
 
     @dataclass(frozen=True)

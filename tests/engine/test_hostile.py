@@ -1,6 +1,6 @@
-"""Trials that raise what nobody catches, fork, exit or never end: each fails alone, or not at all.
+"""Trials that raise uncatchable errors, fork, exit or never end fail only themselves.
 
-Real searches of real processes; what a trial is to do is queued.
+Real searches in real processes; each trial's act is a queued decision.
 """
 
 import asyncio
@@ -47,11 +47,11 @@ LIMIT = 1.0
 Case = tuple[str, str]
 GOOD: Case = ("nothing", "space")
 WHOLE_ROUND = 1000.0
-"""Seconds that a search of every act at every place may take; on a busy machine many."""
+"""Seconds that a search with every act at every place may take on a busy machine."""
 
 
 class Search:
-    """A study whose trials do what they are told to, and the processes that work at it."""
+    """A study of hostile trials, and the processes that run it."""
 
     def __init__(self, url: str, directory: Path, within: float = 150.0) -> None:
         self.url, self.directory, self.within = url, directory, within
@@ -59,7 +59,7 @@ class Search:
         self.processes, self.waits = 0, ""
 
     def run(self, *arguments: str) -> int:
-        """Run a command to its end; returns its exit code, or the signal that ended it."""
+        """Run a command to its end; return its exit code, or the signal that killed it."""
         environment = {
             "AUTOML_STORAGE": self.url,
             "AUTOML_STATE_DIR": str(self.directory / "state"),
@@ -84,8 +84,8 @@ class Search:
     def resume(self) -> int:
         return self.run("resume", "s")
 
-    def said(self) -> str:
-        """What the processes and the workers that they started wrote."""
+    def output(self) -> str:
+        """The output of the processes and of the workers that they started."""
         logs = [*self.directory.glob("process-*.log"), *self.directory.glob("state/logs/*/*.log")]
         return "\n".join(f"{log.name}: {log.read_text(errors='replace')}" for log in sorted(logs))
 
@@ -102,9 +102,9 @@ def _command(arguments: tuple[str, ...], output: str) -> None:
 
 
 def expected(case: Case, reason: Reason) -> tuple[State, Reason | None]:
-    """How a trial of this case must end."""
+    """The state and reason with which a trial of this case must end."""
     act, place = case
-    # What cannot be counted is not known, and no more.
+    # An error in `costs` only makes the costs unknown.
     harmless = act in (*hostile.FORKS, "nothing", "wait") or (act, place) in UNCOUNTED
     return (State.COMPLETE, None) if harmless else (State.FAILED, reason)
 
@@ -113,14 +113,14 @@ UNCOUNTED = {(act, "costs") for act in hostile.RAISES}
 
 
 def check(search: Search, cases: Sequence[Case], reason: Reason) -> None:
-    """Each trial has ended as it must, once, told to Optuna; the study is whole."""
+    """Check that each trial ended once and as expected, in Optuna too, and the study is intact."""
     study = open_study(Storage(search.url), "s")
     try:
-        assert Doctor(study).findings() == [], search.said()
+        assert Doctor(study).findings() == [], search.output()
         ends = {view.number: (view.state, view.reason) for view in study.views.trials()}
         wanted = {number: expected(case, reason) for number, case in enumerate(cases)}
         wrong = {cases[n]: ends.get(n) for n in wanted if ends.get(n) != wanted[n]}
-        assert wrong == {}, search.said()
+        assert wrong == {}, search.output()
         _check_failures(study, search)
         assert [trial.number for trial in study.optuna.trials] == list(wanted)
         assert all(trial.state.is_finished() for trial in study.optuna.trials)
@@ -133,7 +133,7 @@ def check(search: Search, cases: Sequence[Case], reason: Reason) -> None:
 def _check_failures(study: Study, search: Search) -> None:
     for view in study.views.trials():
         if view.state is State.FAILED:
-            assert view.message, search.said()
+            assert view.message, search.output()
             assert "\n" not in view.message
             assert study.optuna.trials[view.number].state is TrialState.FAIL
         if view.reason is Reason.ERROR:
@@ -141,7 +141,7 @@ def _check_failures(study: Study, search: Search) -> None:
 
 
 def _runs(line: str) -> bool:
-    """Whether the process that a line names runs; one that has ended may not be waited for."""
+    """Whether the process that a line names is running; a zombie is not."""
     try:
         fields = Path(f"/proc/{line.split()[1]}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -150,9 +150,9 @@ def _runs(line: str) -> bool:
 
 
 def everywhere(acts: Iterable[str], every: int = 1) -> list[Case]:
-    """Each act at each place, or at each so-manieth one, between trials that are as they should be.
+    """Each act at each place, or every n-th of these cases, between well-behaved trials.
 
-    Only a whole round asks for weights, for that loads torch.
+    Only the full set asks for weights, because that loads torch.
     """
     left_out = ("checkpoint", "weights") if every > 1 else ("checkpoint",)
     places = [place for place in hostile.PLACES if place not in left_out]
@@ -161,11 +161,11 @@ def everywhere(acts: Iterable[str], every: int = 1) -> list[Case]:
 
 
 def at_places(acts: Iterable[str], *places: str) -> list[Case]:
-    """One act after the other, each at one place."""
+    """Each act at one of the places in turn."""
     return [GOOD, *zip(acts, itertools.cycle(places), strict=False), GOOD]
 
 
-# What is raised, and what is forked.
+# Errors and forks.
 @pytest.mark.parametrize(
     ("kind", "acts", "every"),
     [
@@ -176,43 +176,43 @@ def at_places(acts: Iterable[str], *places: str) -> list[Case]:
     ],
     ids=["raises-sqlite", "raises-postgresql", "forks-sqlite", "forks-postgresql"],
 )
-def test_what_a_trial_raises_or_forks_fails_it_alone_or_not_at_all(tmp_path, kind, acts, every):
+def test_errors_and_forks_fail_only_their_own_trial(tmp_path, kind, acts, every):
     cases = everywhere(acts, every)
     with database(kind, tmp_path) as url:
         search = Search(url, tmp_path)
-        assert search.search(cases) == 0, search.said()
+        assert search.search(cases) == 0, search.output()
         check(search, cases, Reason.ERROR)
         _check_children(search, forks=acts is hostile.FORKS)
 
 
 def _check_children(search: Search, forks: bool = True) -> None:
-    """Every forked process reports that it ends, and nothing is trained twice."""
-    assert len(search.lines("forked")) == search.said().count("that a trial forked and")
+    """Check that every forked process reports its end, and nothing is trained twice."""
+    assert len(search.lines("forked")) == search.output().count("that a trial forked and")
     assert bool(search.lines("forked")) == forks
     assert set(Counter(search.lines("trial")).values()) == {1}
-    assert "again" not in search.said()
+    assert "again" not in search.output()
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", [*KINDS, "mysql"])
-def test_whatever_a_trial_raises_or_forks_anywhere(tmp_path, kind):
+def test_errors_and_forks_in_any_place_fail_only_their_own_trial(tmp_path, kind):
     cases = [*everywhere({**hostile.RAISES, **hostile.FORKS}), ("ValueError", "checkpoint")]
     with database(kind, tmp_path) as url:
         search = Search(url, tmp_path, WHOLE_ROUND)
-        assert search.search(cases) == 0, search.said()
+        assert search.search(cases) == 0, search.output()
         check(search, cases, Reason.ERROR)
         _check_children(search)
 
 
-# What does not end.
+# Trials that hang.
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_hangs_is_interrupted_at_its_limit(tmp_path, kind):
+def test_a_hanging_trial_is_interrupted_at_its_limit(tmp_path, kind):
     places = {"sqlite": ("space", "between"), "postgresql": ("finally", "costs", "first")}[kind]
     cases = at_places(hostile.HANGS, *places)
     with database(kind, tmp_path) as url:
         search = Search(url, tmp_path)
-        assert search.search(cases, "--trial-timeout", f"{LIMIT:g}s") == 0, search.said()
+        assert search.search(cases, "--trial-timeout", f"{LIMIT:g}s") == 0, search.output()
         check(search, cases, Reason.TIME_LIMIT)
 
 
@@ -220,23 +220,23 @@ def test_what_hangs_is_interrupted_at_its_limit(tmp_path, kind):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", [*KINDS, "mysql"])
 @pytest.mark.parametrize("option", ["--trial-timeout", "--epoch-timeout"])
-def test_whatever_hangs_anywhere(tmp_path, kind, option):
+def test_a_trial_hanging_in_any_place_is_interrupted(tmp_path, kind, option):
     cases = everywhere(hostile.HANGS)
     with database(kind, tmp_path) as url:
         search = Search(url, tmp_path, WHOLE_ROUND)
-        assert search.search(cases, option, f"{LIMIT:g}s") == 0, search.said()
+        assert search.search(cases, option, f"{LIMIT:g}s") == 0, search.output()
         check(search, cases, Reason.TIME_LIMIT)
 
 
 def hangs_for_good(search: Search, case: Case, option: str = "--trial-timeout") -> None:
-    """What nothing interrupts ends its process, and fails when it is taken over."""
+    """Check that an uninterruptible trial ends its process, and fails when it is taken over."""
     cases = [GOOD, case, GOOD]
-    assert search.search(cases, option, f"{LIMIT:g}s") == -9, search.said()
-    line = next(line for line in search.said().splitlines() if "trial 1 of study s" in line)
+    assert search.search(cases, option, f"{LIMIT:g}s") == -9, search.output()
+    line = next(line for line in search.output().splitlines() if "trial 1 of study s" in line)
     assert "s it may take" in line or "an epoch may take" in line or "did not return" in line
     assert "go on with: automl resume s" in line
-    assert "most recent call first" not in search.said()
-    assert search.resume() == 0, search.said()
+    assert "most recent call first" not in search.output()
+    assert search.resume() == 0, search.output()
     check(search, cases, Reason.TIME_LIMIT)
     view = open_study(Storage(search.url), "s").views.trial(1)
     assert "its process had to be ended" in view.message
@@ -244,7 +244,7 @@ def hangs_for_good(search: Search, case: Case, option: str = "--trial-timeout") 
     assert hostile.FOR_GOOD[case[0]].__name__ in view.traceback
 
 
-def test_what_nothing_interrupts_ends_with_its_process(tmp_path):
+def test_an_uninterruptible_trial_ends_with_its_process(tmp_path):
     with database("postgresql", tmp_path) as url:
         hangs_for_good(Search(url, tmp_path), ("hold the interpreter for good", "between"))
 
@@ -254,13 +254,15 @@ def test_what_nothing_interrupts_ends_with_its_process(tmp_path):
 @pytest.mark.parametrize("place", ["space", "build", "costs", "first", "between", "finally"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("option", ["--trial-timeout", "--epoch-timeout"])
-def test_whatever_nothing_interrupts_ends_with_its_process(tmp_path, kind, act, place, option):
+def test_an_uninterruptible_trial_in_any_place_ends_with_its_process(
+    tmp_path, kind, act, place, option
+):
     with database(kind, tmp_path) as url:
         hangs_for_good(Search(url, tmp_path), (act, place), option)
 
 
 def ends_when_told(search: Search, act: str, code: int, *limit: str) -> list[int]:
-    """Exit codes until a study ends whose strategy does this when it is told of trial 1."""
+    """Exit codes of a study's processes, whose strategy does this act when trial 1 ends."""
     strategy = ("--strategy", f"{FILE}:{act}", "-o", "cache.levels=L0,L1", "--keep-models", "0")
     parts = ("--task", f"{FILE}:Evaluating", "--trainer", f"{FILE}:Hostile", *strategy)
     queue = search.directory / "queue.jsonl"
@@ -281,25 +283,25 @@ def ends_when_told(search: Search, act: str, code: int, *limit: str) -> list[int
         ("exits_at_an_end", 3, (), 2),
     ],
 )
-def test_a_strategy_that_ends_its_process_when_it_is_told_ends_no_other(
+def test_a_strategy_that_exits_in_after_trial_ends_only_its_own_process(
     tmp_path, sqlite_url, act, code, limit, times
 ):
     search = Search(sqlite_url, tmp_path)
-    assert ends_when_told(search, act, code, *limit) == [code] * times + [0], search.said()
-    assert search.said().count("the strategy is not told how trial 1 ended: ") == 1
+    assert ends_when_told(search, act, code, *limit) == [code] * times + [0], search.output()
+    assert search.output().count("the strategy is not told how trial 1 ended: ") == 1
     check(search, [GOOD] * 3, Reason.ERROR)
 
 
-# What ends its process.
+# Trials that end their process.
 def ends_its_search(search: Search, act: str, place: str) -> None:
-    """Each time a search comes to it it ends, until the trial is given up."""
+    """Check that each search that runs the trial ends, until the trial is given up."""
     cases = [GOOD, (act, place), GOOD]
     codes = [search.search(cases), *(search.resume() for _ in range(3))]
-    assert codes == [*[int(act.split()[1])] * 3, 0], search.said()
-    lines = [line for line in search.said().splitlines() if "without signing off" in line]
-    assert len(lines) == 3, search.said()
-    assert all("ended during trial 1 of study s without" in line for line in lines), search.said()
-    assert all("go on with: automl resume s" in line for line in lines), search.said()
+    assert codes == [*[int(act.split()[1])] * 3, 0], search.output()
+    lines = [line for line in search.output().splitlines() if "without signing off" in line]
+    assert len(lines) == 3, search.output()
+    assert all("ended during trial 1 of study s without" in line for line in lines), search.output()
+    assert all("go on with: automl resume s" in line for line in lines), search.output()
     check(search, cases, Reason.WORKER_LOST)
 
 
@@ -312,25 +314,25 @@ def test_a_trial_that_ends_its_process_counts_each_time(tmp_path):
 @pytest.mark.parametrize("act", hostile.ENDS)
 @pytest.mark.parametrize("place", [p for p in hostile.PLACES if p != "checkpoint"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trial_that_ends_its_process_anywhere(tmp_path, kind, act, place):
+def test_a_trial_that_ends_its_process_in_any_place(tmp_path, kind, act, place):
     with database(kind, tmp_path) as url:
         ends_its_search(Search(url, tmp_path), act, place)
 
 
-# In a worker that a search started.
+# Trials that end a worker of a search.
 def kills_its_worker(search: Search, act: str, place: str) -> None:
-    """A worker dies of a trial three times; the search, which has been busy, gives that up."""
+    """Check that a trial kills a worker three times, and the busy search then gives it up."""
     cases = [("wait", "first"), (act, place), GOOD]
     search.waits = "3 trial 1"
-    assert search.search(cases, "--workers", "2") == 0, search.said()
+    assert search.search(cases, "--workers", "2") == 0, search.output()
     check(search, cases, Reason.WORKER_LOST)
-    said, code = search.said(), int(act.split()[1])
+    said, code = search.output(), int(act.split()[1])
     how = f"ended with exit code {code} without signing off"
     assert said.count(f"a worker {how} and is restarted after trial 1: ") == 2
     assert f"giving up on worker: it {how}, 3 times in a row without progress" in said
 
 
-def test_a_worker_that_ended_without_a_word_has_died(tmp_path, sqlite_url):
+def test_a_worker_that_exits_without_signing_off_has_died(tmp_path, sqlite_url):
     kills_its_worker(Search(sqlite_url, tmp_path), "exit 0", "between")
 
 
@@ -338,14 +340,14 @@ def test_a_worker_that_ended_without_a_word_has_died(tmp_path, sqlite_url):
 @pytest.mark.parametrize("act", hostile.ENDS)
 @pytest.mark.parametrize("place", ["first", "between", "finally", "evaluate"])
 @pytest.mark.parametrize("kind", [*KINDS, "mysql"])
-def test_whatever_ends_a_worker_it_has_died(tmp_path, kind, act, place):
+def test_a_worker_that_ends_in_any_way_has_died(tmp_path, kind, act, place):
     with database(kind, tmp_path) as url:
         kills_its_worker(Search(url, tmp_path), act, place)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("act", hostile.FOR_GOOD)
-def test_a_worker_that_hangs_for_good_is_ended_and_another_goes_on(
+def test_a_worker_that_hangs_forever_is_ended_and_another_continues(
     tmp_path, sqlite_url, monkeypatch, caplog, act
 ):
     monkeypatch.setattr("automl.workers.session.work", LosesItsDevice())
@@ -360,13 +362,13 @@ def test_a_worker_that_hangs_for_good_is_ended_and_another_goes_on(
     assert Doctor(study).findings() == []
 
 
-# Other plugins, and values that nothing can be done with.
+# Other plugins, and unusable values.
 TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "device": "cpu"}
 UNCAUGHT = [SystemExit, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, hostile.Mine]
 
 
 class Raises(optuna.pruners.BasePruner, optuna.samplers.RandomSampler):
-    """A pruner and a strategy that raise at the second trial what nobody catches."""
+    """A pruner and a strategy that raise an uncatchable error at the second trial."""
 
     def __init__(self, error: type[BaseException]) -> None:
         super().__init__()
@@ -386,7 +388,7 @@ class Raises(optuna.pruners.BasePruner, optuna.samplers.RandomSampler):
 
 @pytest.mark.parametrize("part", ["strategy", "pruner"])
 @pytest.mark.parametrize("error", UNCAUGHT)
-def test_what_a_strategy_or_a_pruner_raises_fails_the_trial(sqlite_url, part, error):
+def test_an_error_in_a_strategy_or_a_pruner_fails_the_trial(sqlite_url, part, error):
     def raises(**_):
         return Raises(error)
 
@@ -402,7 +404,7 @@ class Listener:
         raise UNCAUGHT[number]("hostile")
 
 
-def test_what_a_listener_raises_stops_nothing(sqlite_url, caplog):
+def test_an_error_in_a_listener_stops_nothing(sqlite_url, caplog):
     engine = created(sqlite_url, Limits(trials=len(UNCAUGHT)), tiny.Steps)
     engine.hooks.register(Listener())
     with stopping_on_signals(engine.stop):
@@ -412,14 +414,14 @@ def test_what_a_listener_raises_stops_nothing(sqlite_url, caplog):
 
 
 class Unspeakable(Exception):
-    """Its text ends the process, or raises what nobody catches."""
+    """An error whose text ends the process, or raises an uncatchable error."""
 
     def __str__(self):
         raise self.args[0]
 
 
 class Speechless:
-    """Raises at each trial an error whose text cannot be had, in another way each time."""
+    """Raises an unprintable error at each trial, in a different way each time."""
 
     @automl.hookimpl
     def trial_finished(self, study, number, outcome):
@@ -427,13 +429,13 @@ class Speechless:
 
 
 class Rendering(logging.Handler):
-    """Makes text of a record with all that it holds, as a program's own log does."""
+    """Formats a record with all its arguments, as a program's own log does."""
 
     def emit(self, record):
         self.format(record)
 
 
-def test_a_listeners_error_that_cannot_be_shown_stops_nothing(sqlite_url, caplog):
+def test_an_unprintable_error_in_a_listener_stops_nothing(sqlite_url, caplog):
     engine = created(sqlite_url, Limits(trials=len(UNCAUGHT) + 1), tiny.Steps)
     engine.hooks.register(Speechless())
     log = logging.getLogger("automl")
@@ -449,7 +451,7 @@ def test_a_listeners_error_that_cannot_be_shown_stops_nothing(sqlite_url, caplog
 
 
 class ForksInItsText(Exception):
-    """Forks a process when it is asked what it is."""
+    """An error that forks a process when it is printed."""
 
     def __str__(self):
         if os.fork() == 0:
@@ -463,7 +465,7 @@ class Forking:
         raise ForksInItsText
 
 
-def test_what_a_listeners_error_forks_ends(sqlite_url, caplog, capfd):
+def test_a_process_forked_by_a_listeners_error_ends(sqlite_url, caplog, capfd):
     engine = created(sqlite_url, Limits(trials=1), tiny.Steps)
     engine.hooks.register(Forking())
     parent = os.getpid()
@@ -485,7 +487,7 @@ def test_what_a_listeners_error_forks_ends(sqlite_url, caplog, capfd):
         (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
     ],
 )
-def test_weights_that_are_none_fail_their_trial(sqlite_url, weights, says):
+def test_invalid_weights_fail_their_trial(sqlite_url, weights, says):
     class Weighty(tiny.Steps):
         def train(self, candidate, task, run):
             yield Report(1, {"score": float(run.number)}, weights=weights if run.number else None)
@@ -511,7 +513,7 @@ def test_a_report_that_cannot_be_written_fails_its_trial(sqlite_url):
 
 
 class Clinging(torch.Tensor):
-    """A tensor that ends the process once it is written, and stays of its class."""
+    """A tensor that ends the process when it is written, and keeps its class when detached."""
 
     def __reduce_ex__(self, protocol):
         raise SystemExit(0)
@@ -523,7 +525,7 @@ class Clinging(torch.Tensor):
 
 
 class Named(str):
-    """A name that ends the process once it is written."""
+    """A name that ends the process when it is written."""
 
     __slots__ = ()
 
@@ -546,9 +548,9 @@ def test_weights_run_no_code_when_they_are_written(sqlite_url):
     assert {name: kept[name].tolist() for name in kept} == {"clinging": [0, 0], "own": [1, 1]}
 
 
-# What an error leaves behind: its text, its notes, its frames.
+# The text, notes and frames of an error.
 class Exits(Exception):
-    """Asks the process to end when it is asked what it is."""
+    """An error that exits the process when it is printed."""
 
     def __str__(self):
         raise SystemExit(0)
@@ -575,7 +577,7 @@ class SleepsAtOnce(asyncio.CancelledError):
 
 
 def suspended():
-    """A generator whose end takes for ever."""
+    """A generator that never finishes closing."""
     try:
         yield 1
     finally:
@@ -583,7 +585,7 @@ def suspended():
 
 
 def raising(error: type[BaseException], holding: bool = False) -> type:
-    """A trainer that raises at the second trial, with a generator under way."""
+    """Make a trainer that raises at the second trial, with an open generator."""
 
     class Raising(tiny.Steps):
         def train(self, candidate, task, run):
@@ -597,7 +599,7 @@ def raising(error: type[BaseException], holding: bool = False) -> type:
 
 
 def fails_alone(url: str, trainer: object, seconds: float | None = None) -> Study:
-    """A search of three trials, of which the second is to fail."""
+    """Run a search of three trials, of which the second must fail."""
     limits = {"trials": 3} if seconds is None else {"trials": 3, "trial_timeout": seconds}
     given = {**TINY, "trainer": trainer, "storage": url}
     study, _ = automl.search(tiny.plane, **given, **limits)
@@ -609,7 +611,7 @@ def fails_alone(url: str, trainer: object, seconds: float | None = None) -> Stud
 
 
 @pytest.mark.parametrize("error", [Exits, ExitsAtOnce, ExitsByItsNotes])
-def test_an_error_that_exits_when_it_is_shown_fails_its_trial_alone(sqlite_url, error):
+def test_an_error_that_exits_when_printed_fails_only_its_trial(sqlite_url, error):
     study = fails_alone(sqlite_url, raising(error))
     assert error.__name__ in study.views.trial(1).message
 
@@ -617,7 +619,7 @@ def test_an_error_that_exits_when_it_is_shown_fails_its_trial_alone(sqlite_url, 
 @pytest.mark.parametrize(
     ("error", "holding"), [(Sleeps, False), (SleepsAtOnce, False), (ValueError, True)]
 )
-def test_what_an_error_leaves_behind_has_the_limit(sqlite_url, error, holding):
+def test_the_cleanup_after_an_error_has_the_time_limit(sqlite_url, error, holding):
     study = fails_alone(sqlite_url, raising(error, holding), seconds=LIMIT)
     reasons = {Reason.TIME_LIMIT} if holding else {Reason.TIME_LIMIT, Reason.ERROR}
     assert study.views.trial(1).reason in reasons
@@ -625,7 +627,7 @@ def test_what_an_error_leaves_behind_has_the_limit(sqlite_url, error, holding):
 
 @dataclass(frozen=True)
 class Refusing(Ledger):
-    """A ledger with a fault of its own: it cannot settle the second trial."""
+    """A ledger with a bug: it cannot settle the second trial."""
 
     def settle(self, lease, number, *rest):
         if number == 1:
@@ -633,7 +635,7 @@ class Refusing(Ledger):
         return super().settle(lease, number, *rest)
 
 
-def test_a_fault_of_the_engines_own_counts_as_an_attempt(sqlite_url, tmp_path, monkeypatch):
+def test_an_error_in_the_engine_counts_as_an_attempt(sqlite_url, tmp_path, monkeypatch):
     monkeypatch.setenv(tiny.LOG, str(log := tmp_path / "log"))
     engine = created(sqlite_url, Limits(trials=3), tiny.Steps)
     mine = engine.ledger
@@ -651,9 +653,9 @@ def test_a_fault_of_the_engines_own_counts_as_an_attempt(sqlite_url, tmp_path, m
 
 @dataclass(frozen=True)
 class Ending(Ledger):
-    """A ledger in whose midst something ends the process, `left` times, from the second trial on.
+    """Make the ledger exit the process in a method, `left` times, from the second trial on.
 
-    As what a trial set up may, such as a handler of signals.
+    A trial may cause this, for example by setting a signal handler.
     """
 
     left: list[int] = field(default_factory=list)
@@ -679,7 +681,7 @@ def ending(engine: Engine, left: int, settles: bool) -> Engine:
 
 
 @pytest.mark.parametrize("left", [1, 2])
-def test_what_ends_the_process_amid_a_trial_is_its_failure_or_an_attempt(sqlite_url, left):
+def test_an_exit_during_a_trial_is_its_failure_or_an_attempt(sqlite_url, left):
     engine = ending(created(sqlite_url, Limits(trials=3), tiny.Steps), left, settles=True)
     engine.run()
     assert engine.study.views.counts().trials == 3
@@ -687,7 +689,7 @@ def test_what_ends_the_process_amid_a_trial_is_its_failure_or_an_attempt(sqlite_
     assert Doctor(engine.study).findings() == []
 
 
-def test_a_worker_that_ends_against_its_will_does_not_sign_off(sqlite_url):
+def test_a_worker_that_exits_unexpectedly_does_not_sign_off(sqlite_url):
     made = created(sqlite_url, Limits(trials=3), tiny.Steps)
     engine = Engine(made.study, made.parts, Worker("here:w"), made.hooks)
     with pytest.raises(SystemExit):
@@ -696,7 +698,7 @@ def test_a_worker_that_ends_against_its_will_does_not_sign_off(sqlite_url):
 
 
 class Wraps(tiny.Steps):
-    """Makes an error of its own of whatever stops it, as many a library does."""
+    """Replaces any error that stops it by its own, as many libraries do."""
 
     def train(self, candidate, task, run):
         try:
@@ -705,7 +707,7 @@ class Wraps(tiny.Steps):
             raise RuntimeError("wrapped") from error
 
 
-def test_an_interrupt_stands_whatever_a_trainer_makes_of_it(sqlite_url, monkeypatch):
+def test_an_interrupt_is_kept_even_if_a_trainer_replaces_it(sqlite_url, monkeypatch):
     monkeypatch.setenv(tiny.INTERRUPT, "1:2")
     given = {**TINY, "trainer": Wraps, "storage": sqlite_url, "study": "s"}
     with pytest.raises(automl.Interrupted):
@@ -715,9 +717,9 @@ def test_an_interrupt_stands_whatever_a_trainer_makes_of_it(sqlite_url, monkeypa
     assert study.views.trial(1).attempt == 1
 
 
-# Forks, from inside.
+# Forks inside the engine.
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_forked_process_reads_by_connections_of_its_own(tmp_path, kind):
+def test_a_forked_process_uses_its_own_connections(tmp_path, kind):
     with database(kind, tmp_path) as url:
         engine = created(url, Limits(trials=1), tiny.Steps)
         engine.run()
@@ -733,7 +735,7 @@ def test_a_forked_process_reads_by_connections_of_its_own(tmp_path, kind):
 
 
 def _backend(connection, kind):
-    """Which of the server's processes serves a connection; SQLite has none."""
+    """The server process of a connection; SQLite has none."""
     statement = "SELECT pg_backend_pid()" if kind == "postgresql" else "SELECT 1"
     return connection.exec_driver_sql(statement).scalar()
 

@@ -1,4 +1,4 @@
-"""A search that recognises equal candidates: what it trains once, at which level, and what not."""
+"""A search recognises equal candidates and trains them once, depending on the levels."""
 
 import math
 import os

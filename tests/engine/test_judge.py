@@ -1,4 +1,4 @@
-"""A judge trains again, as ordinary trials, what a trainer of open decisions found."""
+"""A judge trains the candidates that a trainer of open decisions found, as ordinary trials."""
 
 import pytest
 from toys import Toy, blobs, small_space
@@ -32,7 +32,7 @@ def judged(study):
     return [t for t in study.optuna.trials if "judges" in t.user_attrs[ATTRIBUTE]]
 
 
-def test_what_the_trainer_closed_is_trained_again_from_the_start(url):
+def test_a_closed_candidate_is_trained_again_from_the_start(url):
     study, _ = toy_search(url)
     trials = study.optuna.trials
     assert len(judged(study)) == 2
@@ -44,13 +44,13 @@ def test_what_the_trainer_closed_is_trained_again_from_the_start(url):
         assert study.views.trial(trial.number).metrics.keys() >= {"train_loss"}
 
 
-def test_judged_trials_come_on_top_of_the_budget_and_none_stays_open(url):
+def test_judged_trials_are_added_to_the_budget_and_none_stays_open(url):
     study, _ = toy_search(url, trials=3)
     counts = study.views.counts()
     assert (counts.trials, counts.open, study.views.budget().slots) == (6, 0, 3)
 
 
-def test_best_looks_at_judged_trials_alone(url):
+def test_best_considers_only_judged_trials(url):
     study, best = toy_search(url)
     top = max(judged(study), key=lambda trial: trial.value)
     assert best.values == {"accuracy": top.value}
@@ -73,7 +73,7 @@ def test_options_of_a_judge_without_a_judge_are_refused(url):
         automl.search("mlp", options={"judge": {"epochs": 1}}, storage=url)
 
 
-def test_what_was_found_and_what_judges_it_is_shown(url, capsys):
+def test_found_decisions_and_their_judges_are_shown(url, capsys):
     toy_search(url, trials=1, study="judged")
     for arguments in (["show", "judged"], ["best", "judged"], ["show", "judged", "--trial", "0"]):
         with pytest.raises(SystemExit):
@@ -84,7 +84,7 @@ def test_what_was_found_and_what_judges_it_is_shown(url, capsys):
     assert "(found by the trainer)" in shown
 
 
-def test_without_a_judge_the_best_candidate_has_what_the_trainer_found(url):
+def test_without_a_judge_the_best_candidate_has_the_found_decisions(url):
     study, best = automl.search(
         small_space, task=blobs, trainer=Toy, strategy="random", storage=url, trials=1
     )

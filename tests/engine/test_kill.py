@@ -1,4 +1,4 @@
-"""`kill -9` at any moment: resumed from the database, no trial is lost, none ends twice."""
+"""`kill -9` at any moment: after a resume no trial is lost and none ends twice."""
 
 import os
 import random
@@ -51,7 +51,7 @@ def results(url: str) -> dict[int, object]:
 
 
 def results_of(study: Study) -> dict[int, object]:
-    """What each trial decided and gave; checks on the way that all is in order."""
+    """Return each trial's decisions and values, after checks that the study is intact."""
     trials, views = study.optuna.trials, study.views
     counts = views.counts()
     assert counts.open == 0
@@ -70,7 +70,7 @@ def results_of(study: Study) -> dict[int, object]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Mapping[int, object]:
-    """What a search gives that nobody kills; random search decides by a trial's number alone."""
+    """The results of a search that is not killed; random search only depends on trial numbers."""
     url = f"sqlite:///{tmp_path_factory.mktemp('undisturbed') / 'automl.db'}"
     search(url)
     return results(url)
@@ -78,8 +78,8 @@ def undisturbed(tmp_path_factory) -> Mapping[int, object]:
 
 # At chosen moments.
 @pytest.mark.parametrize("place", ["created", "space", "train", "settled"])
-def test_killed_there_it_goes_on_as_if_nothing_had_been(sqlite_url, undisturbed, place):
-    """Before the decisions, between two of them, within the training, and between settling
+def test_a_search_killed_at_a_chosen_moment_loses_nothing(sqlite_url, undisturbed, place):
+    """It is killed before the decisions, between two of them, in training, and between settling
     a trial and telling Optuna."""
     died = children.run(search, sqlite_url, **{tiny.KILL: f"5:{place}"})
     assert died == -signal.SIGKILL
@@ -87,8 +87,8 @@ def test_killed_there_it_goes_on_as_if_nothing_had_been(sqlite_url, undisturbed,
     assert results(sqlite_url) == undisturbed
 
 
-def test_killed_three_times_in_one_trial_it_is_given_up(sqlite_url):
-    """A trial that takes its worker down each time must not take down all of them."""
+def test_a_trial_that_kills_its_worker_three_times_is_given_up(sqlite_url):
+    """A trial that kills its worker each time must not kill all of them."""
     environment = {tiny.KILL: "1:train"}
     assert children.run(search, sqlite_url, "plane", 4, **environment) == -signal.SIGKILL
     for _ in range(2):
@@ -101,8 +101,8 @@ def test_killed_three_times_in_one_trial_it_is_given_up(sqlite_url):
     assert study.optuna.trials[1].state is TrialState.FAIL
 
 
-def test_a_trial_made_for_a_slot_that_was_taken_over_does_not_stay_running(sqlite_url):
-    """A worker that slept too long makes a trial for its slot, which is another's by now."""
+def test_a_trial_created_for_a_lost_slot_does_not_stay_running(sqlite_url):
+    """A worker that slept too long creates a trial for a slot that another has taken over."""
     registry = Registry()
     request = SearchRequest(tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy="random")
     study = create(Storage(sqlite_url), plan(request, registry), Limits(2))
@@ -150,7 +150,7 @@ def started(url: str, log: Path, space: str) -> subprocess.Popen[bytes]:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """The processes that a process has started, and those that they have."""
+    """All descendants of a process."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in map(int, (task / "children").read_text().split()):
             yield child
@@ -158,7 +158,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> int:
-    """Kill a search and its workers; returns how many processes that were."""
+    """Kill a search and its workers; return how many processes there were."""
     os.kill(process.pid, signal.SIGSTOP)
     pids = [*descendants(process.pid), process.pid]
     for pid in pids:
@@ -168,14 +168,14 @@ def kill(process: subprocess.Popen[bytes]) -> int:
 
 
 def wait_for(log: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the first trial is under way."""
+    """Wait until the first trial is running."""
     while not log.exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
 
 
 def check(url: str, directory: Path, space: str, seed: int) -> dict[int, object]:
-    """One search, killed at a moment that the seed chooses, and resumed on the command line."""
+    """Check a search that is killed at a moment drawn from the seed, and then resumed."""
     draw = random.Random(seed)
     process = started(url, log := directory / "log", space)
     try:
@@ -199,7 +199,7 @@ def check(url: str, directory: Path, space: str, seed: int) -> dict[int, object]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_at_a_random_moment(sqlite_url, tmp_path, undisturbed, seed):
+def test_a_search_killed_at_a_random_moment_loses_nothing(sqlite_url, tmp_path, undisturbed, seed):
     found = check(sqlite_url, tmp_path, "plane", seed)
     assert found == undisturbed
 
@@ -208,7 +208,9 @@ def test_killed_at_a_random_moment(sqlite_url, tmp_path, undisturbed, seed):
 @pytest.mark.parametrize("space", ["plane", "corner"])
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_killed_at_many_random_moments(tmp_path, undisturbed, kind, seed, space):
+def test_searches_killed_at_many_random_moments_lose_nothing(
+    tmp_path, undisturbed, kind, seed, space
+):
     with database(kind, tmp_path) as url:
         found = check(url, tmp_path, space, seed)
         assert space == "corner" or found == undisturbed

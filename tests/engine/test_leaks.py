@@ -1,4 +1,4 @@
-"""A worker stays as it is: no memory, files, threads or connections gather while it works."""
+"""A worker does not accumulate memory, files, threads or connections."""
 
 import gc
 import json
@@ -24,15 +24,15 @@ from automl.study.plan import plan
 from automl.study.search_request import SearchRequest
 
 KILOBYTES = 10 * 1024
-"""How much a worker may grow from the first look to the last."""
+"""How much a worker may grow between the two measurements."""
 
 AT_MOST = {"files": 3, "connections": 1, "threads": 0}
-"""A heartbeat may open a connection of its own meanwhile; SQLite has up to three files for it."""
+"""The heartbeat may open its own connection meanwhile, with up to three files on SQLite."""
 
 
 @dataclass
 class Watch:
-    """Looks at its own process at the end of some trials."""
+    """Measures its own process at the end of some trials."""
 
     file: Path
     at: tuple[int, ...]
@@ -58,7 +58,7 @@ def resident() -> int:
 
 
 def connections(url: str) -> int:
-    """How many connections the server has to this database, this one included."""
+    """The number of the server's connections to this database, including this one."""
     if not url.startswith("postgresql"):
         return 0
     engine = create_engine(url)
@@ -71,7 +71,7 @@ def connections(url: str) -> int:
 
 
 def work(url: str, file: Path, trials: int, strategy: str, cache: bool) -> None:
-    """A search in this process that is looked at after a fifth of its trials and at its end."""
+    """Run a search in this process, and measure it after a fifth of its trials and at its end."""
     request = SearchRequest(
         tiny.plane, task=tiny.Nothing, trainer=tiny.Steps, strategy=strategy, cache=cache
     )
@@ -95,7 +95,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /
 
 
 @needs_proc
-def test_nothing_gathers_over_150_trials(storage_url, tmp_path):
+def test_nothing_accumulates_over_150_trials(storage_url, tmp_path):
     stays_as_it_is(storage_url, tmp_path, 150, "random")
 
 
@@ -104,6 +104,6 @@ def test_nothing_gathers_over_150_trials(storage_url, tmp_path):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", ["random", "tpe"])
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
-def test_nothing_gathers_over_500_trials(storage_url, tmp_path, strategy, cache):
+def test_nothing_accumulates_over_500_trials(storage_url, tmp_path, strategy, cache):
     """With TPE, Optuna keeps all trials in memory: about nine kilobytes each."""
     stays_as_it_is(storage_url, tmp_path, 500, strategy, cache)

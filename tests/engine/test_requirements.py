@@ -1,4 +1,4 @@
-"""What a study requires: candidates that cost too much are not trained, others are never best."""
+"""Requirements: too costly candidates are not trained, and violating ones are never best."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ TINY = {"task": tiny.Nothing, "trainer": tiny.Steps, "strategy": "random", "devi
 
 
 class Priced(tiny.Steps):
-    """Each candidate has as many parameters as its decision z is large; it trains none above 5."""
+    """A candidate's decision z is its number of parameters; training one with more than 5 fails."""
 
     def costs(self, candidate, task) -> Mapping[str, float]:
         return {"parameters": candidate.hyperparameters["z"]}
@@ -67,7 +67,7 @@ numbers = some.floats(-1e6, 1e6)
 
 
 @given(bound=numbers, value=numbers, at_least=some.booleans())
-def test_it_is_broken_on_one_side_of_its_bound(bound, value, at_least):
+def test_it_is_violated_on_one_side_of_its_bound(bound, value, at_least):
     required = Requirement("m", bound, at_least)
     kept = value >= bound if at_least else value <= bound
     assert (required.excess({"m": value}) <= 0) is kept
@@ -76,12 +76,12 @@ def test_it_is_broken_on_one_side_of_its_bound(bound, value, at_least):
 
 
 @pytest.mark.parametrize("metrics", [{}, {"m": None}, {"m": math.nan}])
-def test_what_is_not_known_breaks_it(metrics):
+def test_an_unknown_metric_violates_it(metrics):
     assert Requirement("m", 1.0).excess(metrics) == math.inf
 
 
 # In a search.
-def test_what_costs_too_much_is_not_trained(search):
+def test_too_costly_candidates_are_not_trained(search):
     study, best = search("params<=5", trainer=Priced)
     counts = study.views.counts()
     drawn = [trial.params["z"] for trial in study.optuna.trials]
@@ -94,16 +94,16 @@ def test_what_costs_too_much_is_not_trained(search):
     assert study.views.trial(dear).message == said
 
 
-def test_what_turns_out_to_break_it_is_never_best(search):
+def test_a_trial_that_violates_it_is_never_best(search):
     study, best = search("cost>=0.5")
     kept = [t for t in study.optuna.trials if abs(t.params["x"]) >= 0.5]
     assert best.number == max(kept, key=lambda t: t.value).number
     assert study.views.counts().complete == 30
-    # Without it, another one had been.
+    # Without the requirement, another trial was the best.
     assert max(t.value for t in study.optuna.trials) > best.values["score"]
 
 
-def test_optuna_knows_it_too(search):
+def test_optuna_knows_the_constraint_too(search):
     study, best = search("cost>=0.5", "params<=5", trainer=Priced)
     for trial in study.optuna.trials:
         dear, complete = trial.params["z"] > 5, trial.state is TrialState.COMPLETE
@@ -114,7 +114,7 @@ def test_optuna_knows_it_too(search):
     assert study.optuna.best_trial.number == best.number
 
 
-def test_a_reused_trial_is_held_to_it(search):
+def test_a_reused_trial_must_meet_it_too(search):
     study, best = search("cost<=0.5", space=tiny.corner)
     assert study.views.counts().reused > 0
     for trial in study.optuna.trials:
@@ -122,8 +122,8 @@ def test_a_reused_trial_is_held_to_it(search):
     assert best.decisions == {"x": 0}
 
 
-def test_a_strategy_learns_what_breaks_it(search):
-    """TPE draws from where a third of the plane is allowed; random search from everywhere."""
+def test_a_strategy_learns_from_violations(search):
+    """A third of the plane is allowed; TPE learns to draw there, random search does not."""
     tried = {}
     for strategy in ("tpe", "random"):
         study, _ = search("cost>=0.7", strategy=strategy, trials=60, study=strategy)
@@ -132,7 +132,7 @@ def test_a_strategy_learns_what_breaks_it(search):
     assert tried["tpe"] > 2 * tried["random"]
 
 
-def test_a_cost_that_nobody_reports_ends_a_trial_at_its_first_report(search):
+def test_an_unreported_cost_ends_a_trial_at_its_first_report(search):
     study, _ = search("latency<=1", trials=3)
     assert study.views.counts().failed == 3
     assert "reports no 'latency'" in study.views.trial(0).message
@@ -140,19 +140,19 @@ def test_a_cost_that_nobody_reports_ends_a_trial_at_its_first_report(search):
 
 
 @pytest.mark.parametrize("strategy", ["tpe", "evolution", "gp", "nsga2", "nsga3", "cmaes", "qmc"])
-def test_no_strategy_insists_on_what_costs_too_much(search, strategy):
+def test_no_strategy_repeats_too_costly_candidates_forever(search, strategy):
     study, _ = search("params<=4", trainer=Priced, strategy=strategy, trials=None, evaluations=16)
     assert study.views.counts().complete == 16
 
 
-def test_with_several_objectives_the_front_keeps_to_it(search):
+def test_with_several_objectives_the_front_meets_it(search):
     study, _ = search("cost>=0.3", objectives=["score", "cost"])
     assert study.best_trials()
     assert all(abs(trial.params["x"]) >= 0.3 for trial in study.best_trials())
     assert {t.number for t in study.best_trials()} == {t.number for t in study.optuna.best_trials}
 
 
-def test_where_none_keeps_to_it(search):
+def test_a_study_without_a_trial_that_meets_it(search):
     study, best = search("cost>=2", trials=3)
     assert best is None
     assert (
@@ -161,7 +161,7 @@ def test_where_none_keeps_to_it(search):
     )
 
 
-def test_a_resumed_study_requires_it_still(search, sqlite_url):
+def test_a_resumed_study_still_requires_it(search, sqlite_url):
     study, _ = search("params<=5", trainer=Priced, trials=5)
     again, _ = automl.resume(study.name, storage=sqlite_url, trials=25, trust_plugins=True)
     assert again.spec.requirements == (Requirement("parameters", 5.0),)
@@ -171,19 +171,19 @@ def test_a_resumed_study_requires_it_still(search, sqlite_url):
 
 
 class Silent(Trainer):
-    """Reports the objective and no more."""
+    """Reports only the objective."""
 
     def train(self, candidate, task, run):
         yield automl.Report(1, {"score": 1.0})
 
 
-def test_a_trainer_that_does_not_say_it(search):
+def test_a_trainer_that_does_not_report_the_metric(search):
     study, best = search("cost>=0.5", trainer=Silent, trials=1)
     assert best is None
     assert "reports no 'cost', only score" in study.views.trial(0).message
 
 
-def test_models_have_costs_of_their_own(sqlite_url):
+def test_models_report_their_own_costs(sqlite_url):
     study, best = automl.search(
         small_space, task=blobs, trainer=Toy, requirements=["params<=100"], trials=8,
         storage=sqlite_url, strategy="random",

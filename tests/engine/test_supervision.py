@@ -1,4 +1,4 @@
-"""Workers that die are restarted: here small shell scripts, and below a real search's."""
+"""Dead workers are restarted: first small shell scripts, then those of a real search."""
 
 import itertools
 import os
@@ -24,7 +24,7 @@ from automl.workers.supervision import LOST, MAX_DEATHS, Started, Supervisor
 def supervised(tmp_path):
     """Supervises a shell script, which can count its starts in the file `starts`.
 
-    One that comes to its end leaves nothing to do.
+    A script that ends leaves no work to do.
     """
     made = []
 
@@ -74,7 +74,7 @@ ONCE = "[ $(wc -l < starts) -gt 1 ] || {}"
         ("exit 3", "ended with exit code 3 without signing off"),
     ],
 )
-def test_one_that_dies_is_restarted(supervised, tmp_path, caplog, death, says):
+def test_a_dead_worker_is_restarted(supervised, tmp_path, caplog, death, says):
     supervisor = supervised(ONCE.format(death))
     ended(supervisor)
     assert starts(tmp_path) == ["0", "0"]
@@ -84,7 +84,7 @@ def test_one_that_dies_is_restarted(supervised, tmp_path, caplog, death, says):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
-def test_one_that_ends_by_itself_is_not(supervised, tmp_path, caplog, code):
+def test_a_finished_worker_is_not_restarted(supervised, tmp_path, caplog, code):
     supervisor = supervised(f"echo why >&2; touch done; exit {code}")
     ended(supervisor)
     assert starts(tmp_path) == ["0"]
@@ -94,7 +94,9 @@ def test_one_that_ends_by_itself_is_not(supervised, tmp_path, caplog, code):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 130])
-def test_one_that_left_a_trial_has_died_whatever_its_exit_code(supervised, tmp_path, caplog, code):
+def test_a_worker_that_left_a_trial_has_died_whatever_its_exit_code(
+    supervised, tmp_path, caplog, code
+):
     left = [None, LostWorker(number=7)]
     ended(supervised(ONCE.format(f"exit {code}"), left=lambda _: left.pop()))
     assert starts(tmp_path) == ["0", "0"]
@@ -102,7 +104,7 @@ def test_one_that_left_a_trial_has_died_whatever_its_exit_code(supervised, tmp_p
     assert said in caplog.text
 
 
-def test_one_that_cannot_start_is_given_up(supervised, tmp_path, caplog):
+def test_a_worker_that_cannot_start_is_given_up(supervised, tmp_path, caplog):
     supervisor = supervised("echo no luck >&2; kill -9 $$")
     ended(supervisor)
     assert starts(tmp_path) == ["0"] * MAX_DEATHS
@@ -115,14 +117,16 @@ def test_one_that_cannot_start_is_given_up(supervised, tmp_path, caplog):
     assert "ended with exit code" not in caplog.text
 
 
-def test_one_that_waits_and_dies_without_progress_is_given_up(supervised, tmp_path, monkeypatch):
-    """A job may have waited for its machine, so that its time says nothing."""
+def test_a_worker_that_waits_and_dies_without_progress_is_given_up(
+    supervised, tmp_path, monkeypatch
+):
+    """A job may have waited for its machine, so its running time means nothing."""
     monkeypatch.setattr("automl.workers.supervision.QUICK_SECONDS", 0.0)
     ended(supervised("kill -9 $$", progress=lambda: 7))
     assert starts(tmp_path) == ["0"] * MAX_DEATHS
 
 
-def test_one_that_dies_repeatedly_while_the_study_makes_progress_is_kept(
+def test_a_worker_that_dies_repeatedly_while_the_study_makes_progress_is_kept(
     supervised, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("automl.workers.supervision.QUICK_SECONDS", 0.0)
@@ -132,7 +136,7 @@ def test_one_that_dies_repeatedly_while_the_study_makes_progress_is_kept(
     assert supervisor.completed()
 
 
-def test_one_that_cannot_be_checked_is_given_up(supervised, tmp_path, caplog):
+def test_a_worker_that_cannot_be_checked_is_given_up(supervised, tmp_path, caplog):
     def wanted():
         raise LookupError("the study is gone")
 
@@ -140,7 +144,7 @@ def test_one_that_cannot_be_checked_is_given_up(supervised, tmp_path, caplog):
     assert "giving up on worker: LookupError: the study is gone" in caplog.text
 
 
-def test_where_nothing_is_left_to_do_none_is_started(supervised, tmp_path, caplog):
+def test_no_worker_is_started_if_nothing_is_left_to_do(supervised, tmp_path, caplog):
     ended(supervised("kill -9 $$", wanted=lambda: False))
     assert starts(tmp_path) == ["0"]
     assert "a worker ended with exit code -9: it wrote no output" in caplog.text
@@ -151,7 +155,7 @@ def test_each_of_several_is_watched(supervised, tmp_path):
     assert set(starts(tmp_path)) == {"0", "1", "2"}
 
 
-def test_asked_to_stop_it_restarts_nothing(supervised, tmp_path):
+def test_a_stopped_supervisor_restarts_nothing(supervised, tmp_path):
     supervisor = supervised("touch ready; exec sleep 60", workers=2)
     wait_for(lambda: (tmp_path / "ready").exists() and len(starts(tmp_path)) == 2)
     stop = threading.Event()
@@ -175,7 +179,7 @@ class Silent:
     wait = interrupt
 
 
-def test_one_that_cannot_be_asked_about_is_lost(tmp_path, caplog):
+def test_a_worker_that_cannot_be_polled_is_lost(tmp_path, caplog):
     supervisor = Supervisor(lambda index: Started(Silent(), tmp_path / "log"), lambda: True)
     supervisor.add(0)
     supervisor.watch()
@@ -200,7 +204,7 @@ def test_a_start_that_fails_gives_the_worker_up(tmp_path, caplog):
     assert "was killed by signal 9 and cannot be restarted: the disk is full" in caplog.text
 
 
-# Of a real search.
+# Workers of a real search.
 def opened(url):
     return open_study(Storage(url), "s")
 
@@ -229,7 +233,7 @@ def test_killed_workers_of_a_search_are_replaced_and_nothing_is_lost(kind, tmp_p
 
 def test_a_worker_whose_device_is_lost_is_restarted(tmp_path, sqlite_url):
     environment = {tiny.EXIT: f"{tmp_path / 'lost'}:75"}
-    # Enough for the second worker to come to one, however slowly it starts.
+    # Enough trials for the second worker to get one, however slowly it starts.
     options = ("--trials", "30", "--workers", "2", "-o", "trainer.seconds=0.6")
     process = search_command(sqlite_url, *options, **environment)
     said = process.communicate(timeout=90)[1].decode()
@@ -239,15 +243,13 @@ def test_a_worker_whose_device_is_lost_is_restarted(tmp_path, sqlite_url):
 
 
 class LosesItsDevice:
-    """Stands for `work` on a GPU that is lost after one trial; there is none to lose here."""
+    """Replaces `work` by one that loses its GPU after one trial; tests have no GPU to lose."""
 
     def __call__(self, study, parts, registry, place, stop, hung):
         raise DeviceLostError("the device was lost: CUDA error: an illegal memory access")
 
 
-def test_where_the_search_itself_loses_its_device_a_worker_takes_its_place(
-    sqlite_url, monkeypatch, caplog
-):
+def test_a_search_that_loses_its_device_is_replaced_by_a_worker(sqlite_url, monkeypatch, caplog):
     monkeypatch.setattr("automl.workers.session.work", LosesItsDevice())
     found = automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=3)
     assert "an illegal memory access; a worker takes this process's place" in caplog.text
@@ -255,7 +257,7 @@ def test_where_the_search_itself_loses_its_device_a_worker_takes_its_place(
     assert os.getpid() not in {pid_of(view.worker) for view in found.study.views.trials()}
 
 
-def test_where_no_worker_is_left_the_search_says_so(sqlite_url, monkeypatch, caplog):
+def test_a_search_without_workers_ends_with_an_error(sqlite_url, monkeypatch, caplog):
     monkeypatch.setattr("automl.workers.session.work", LosesItsDevice())
     monkeypatch.setenv(tiny.EXIT, "always:2")
     with pytest.raises(UsageError, match=r"no worker is left.* go on with: automl resume s"):
@@ -263,5 +265,5 @@ def test_where_no_worker_is_left_the_search_says_so(sqlite_url, monkeypatch, cap
     assert "a worker ended with exit code 2" in caplog.text
 
 
-def test_the_exit_code_says_that_the_device_was_lost():
+def test_the_exit_code_reports_a_lost_device():
     assert DeviceLostError.exit_code == 75

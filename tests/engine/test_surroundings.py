@@ -1,4 +1,4 @@
-"""What a trial sets in its process is put back before the next one, and for the caller."""
+"""Process state that a trial changes is restored before the next one, and for the caller."""
 
 import gc
 import locale
@@ -20,7 +20,7 @@ from automl import Candidate, Report, Run, State, Task
 from automl.analysis.doctor import Doctor
 
 TINY = {"task": tiny.Nothing, "strategy": "random", "device": "cpu"}
-# How to set something to what it is not here, and how to see it.
+# How to change each piece of state, and how to read it.
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "recursion limit": (lambda: sys.setrecursionlimit(5000), sys.getrecursionlimit),
     "collection": (gc.disable, gc.isenabled),
@@ -74,7 +74,7 @@ def set_all() -> None:
 
 
 class Setting(tiny.Steps):
-    """Sets all that it can in each trial but the last."""
+    """Changes all process state in each trial except the last."""
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         FOUND.append(seen())
@@ -88,7 +88,7 @@ class Setting(tiny.Steps):
 FOUND: list[dict[str, Any]] = []
 
 
-def test_a_trial_finds_what_the_first_one_found_and_so_does_the_caller(sqlite_url):
+def test_each_trial_and_the_caller_find_the_same_process_state(sqlite_url):
     FOUND.clear()
     before = seen()
     study, _ = automl.search(tiny.plane, trainer=Setting, storage=sqlite_url, trials=3, **TINY)
@@ -98,7 +98,7 @@ def test_a_trial_finds_what_the_first_one_found_and_so_does_the_caller(sqlite_ur
     assert Doctor(study).findings() == []
 
 
-def test_a_space_may_set_what_its_own_trial_trains_with(sqlite_url):
+def test_a_space_may_change_process_state_for_its_own_trial(sqlite_url):
     found: list[torch.dtype] = []
 
     def space(trial, task):
@@ -114,12 +114,12 @@ def test_a_space_may_set_what_its_own_trial_trains_with(sqlite_url):
     try:
         automl.search(space, trainer=Looking, storage=sqlite_url, trials=2, **TINY)
     finally:
-        torch.set_default_dtype(torch.float32)  # the best candidate is made once more, for us
+        torch.set_default_dtype(torch.float32)  # The best candidate is built again for the result.
     assert found[:4] == [torch.float32, torch.float64] * 2
 
 
 @pytest.mark.parametrize("room", [10, 40])
-def test_a_trial_that_leaves_no_room_to_call_anything_fails_alone(sqlite_url, room):
+def test_a_trial_that_exhausts_the_stack_fails_alone(sqlite_url, room):
     class Shallow(tiny.Steps):
         def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
             if run.number == 1:
@@ -139,7 +139,7 @@ def _depth() -> int:
     return deep
 
 
-def test_a_directory_that_is_gone_ends_no_search(sqlite_url, tmp_path, monkeypatch):
+def test_a_deleted_working_directory_ends_no_search(sqlite_url, tmp_path, monkeypatch):
     (own := tmp_path / "own").mkdir()
     monkeypatch.chdir(own)
 

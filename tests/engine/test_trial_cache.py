@@ -1,4 +1,4 @@
-"""The cache of the running trial: it answers as the database would, and reads the trial once."""
+"""The cache of the running trial answers like the database, and reads the trial once."""
 
 from typing import cast
 
@@ -30,7 +30,7 @@ def cached_trial(storage: Counting):
     return cache, study, optuna.Trial(study, cache.load(id))
 
 
-def test_it_knows_all_that_was_written_through_it():
+def test_it_has_everything_that_was_written_through_it():
     storage = Counting()
     cache, study, trial = cached_trial(storage)
     trial.suggest_float("x", 0.0, 1.0)
@@ -77,7 +77,7 @@ def test_other_trials_are_read_from_the_storage():
     assert other.number == 1
 
 
-def test_a_trial_that_another_ended_meanwhile_stays_as_it_ended():
+def test_a_trial_ended_by_another_worker_is_not_changed():
     storage = Counting()
     _, study, _ = cached_trial(storage)
     storage.set_trial_state_values(0, TrialState.COMPLETE, [0.25])
@@ -87,7 +87,7 @@ def test_a_trial_that_another_ended_meanwhile_stays_as_it_ended():
     assert storage.get_trial(0).values == [0.25]
 
 
-def test_a_trial_that_nobody_runs_fails():
+def test_an_abandoned_trial_fails():
     storage = Counting()
     _, study, _ = cached_trial(storage)
     fail(study, 0)

@@ -1,4 +1,4 @@
-"""The space of all sides of all pairs of attacks, loaded as a user's own file."""
+"""The space of all sides of all pairs of attacks, loaded as a user's file."""
 
 from attacks import SIDES
 

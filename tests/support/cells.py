@@ -1,4 +1,4 @@
-"""All cells of NAS-Bench-201 (4 nodes, 6 edges, 5 operations), and what they compute in truth."""
+"""All cells of NAS-Bench-201 (4 nodes, 6 edges, 5 operations), and their functions."""
 
 import itertools
 from collections import Counter
@@ -10,16 +10,18 @@ CELLS: list[tuple[int, ...]] = list(itertools.product(OPERATIONS, repeat=len(EDG
 
 
 class Truth:
-    """What a cell computes, written down as a sum of objects that were pooled so many times.
+    """A cell's function, as a sum of objects, each pooled a number of times.
 
-    The cell's input is object 0. A convolution makes a new object each time. That of a zero is a
-    constant that can be trained, whatever its kernel. Pooling is linear and leaves an object as
-    it is where that is the same at every position: a constant, and what 1x1 makes of such.
+    The cell's input is object 0, and each convolution makes a new object. The convolution of a zero
+    is a trainable constant, whatever its kernel. Pooling is linear, and does not change an object
+    that is the same at every position: a constant, or a 1x1 convolution of constants.
 
-    trained: what training by gradients from the usual start makes equal, too. A constant is the
-    shift of a normalization, which starts at zero. Where nothing but such constants is read, the
-    rectifier before a convolution passes no gradient on, for its own at zero is zero: they stay
-    zero for ever, and the convolution is one of a zero.
+    Args:
+        cell: The operation on each edge.
+        trained: Also treat functions as equal if gradient training from the usual initial weights
+            makes them equal. A constant is the shift of a normalization, which starts at zero. If a
+            convolution reads only such constants, the rectifier before it passes no gradient,
+            because its own at zero is zero: the constants stay zero, as if it read a zero.
     """
 
     def __init__(self, cell: Sequence[int], *, trained: bool = False) -> None:
@@ -39,7 +41,7 @@ class Truth:
                 self.made[thing] = ("constant", Counter())
 
     def _still_readers(self) -> list[int]:
-        """The convolutions that read nothing but constants which no gradient ever moves."""
+        """The convolutions that read only constants without any gradient."""
         still = set(self.made)
         while True:
             constant = {t for t, (_, value) in self.made.items() if _things(value) <= still}
@@ -70,7 +72,7 @@ class Truth:
         return Counter({(thing, 0): 1})
 
     def form(self) -> object:
-        """The least writing under all numberings of the objects that the output depends on."""
+        """The smallest form over all numberings of the objects that the output depends on."""
         alike: dict[object, list[int]] = {}
         for thing in sorted(self._needed()):
             alike.setdefault(self._unrolled(thing), []).append(thing)

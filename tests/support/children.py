@@ -1,4 +1,4 @@
-"""Processes of a test's own, forked from one that has loaded everything already."""
+"""Processes for tests, forked from one that has already loaded everything."""
 
 import multiprocessing.context
 import os
@@ -14,7 +14,7 @@ Process = multiprocessing.context.ForkServerProcess
 
 
 def started(function: Callable[..., Any], environment: Mapping[str, str], *args: Any) -> Process:
-    """A process that calls the function, under way."""
+    """Start a process that calls the function."""
     process = CONTEXT.Process(target=_call, args=({**_own(), **environment}, function, *args))
     process.start()
     return process
@@ -23,7 +23,7 @@ def started(function: Callable[..., Any], environment: Mapping[str, str], *args:
 def run(
     function: Callable[..., Any], *args: Any, within: float = _SECONDS, **environment: str
 ) -> int:
-    """The exit code of a process that calls the function; negative: the signal that killed it."""
+    """Call the function in a process; return its exit code, or minus the signal that killed it."""
     codes = run_all(function, [args], within=within, **environment)
     assert codes, f"it did not end within {within:g} s"
     return codes[0]
@@ -36,9 +36,16 @@ def run_all(
     within: float = _SECONDS,
     **environment: str,
 ) -> list[int]:
-    """The exit codes of processes that each make one of the calls, all at once.
+    """Make each call in its own process, all at once.
 
-    Those that have not ended within so many seconds are killed and left out.
+    Args:
+        function: The function to call.
+        calls: The arguments of each call.
+        within: Seconds after which a process is killed.
+        **environment: Environment variables of the processes.
+
+    Returns:
+        The exit codes, without those of processes that did not end in time.
     """
     environment = {**_own(), **environment}
     processes = [

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to by its DevTools protocol over a pipe; no driver is needed."""
+"""A headless Chromium, controlled by its DevTools protocol over a pipe, without a driver."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ TROUBLE = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalle
 
 @dataclass
 class Browser:
-    """One page in a browser, and all that was told of it since it was opened."""
+    """One page in a browser, and its events since it was opened."""
 
     to: int
     back: int
@@ -58,7 +58,7 @@ class Browser:
         return message
 
     def open(self, file: Path, width: int, height: int = 900, dark: bool = False) -> None:
-        """Show a file in a window of this width, as a phone does where that is narrow."""
+        """Show a file in a window of this width; a narrow one is emulated as a phone."""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -76,10 +76,10 @@ class Browser:
         self.until("document.readyState === 'complete'")
 
     def value(self, expression: str) -> Any:
-        """What an expression comes to on the page."""
-        said = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in said, said
-        return said["result"].get("value")
+        """Evaluate an expression on the page."""
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def until(self, expression: str, seconds: float = 60.0) -> None:
         """Wait until an expression is true."""
@@ -89,41 +89,41 @@ class Browser:
             time.sleep(0.05)
 
     def picture(self, file: Path) -> None:
-        """Write the whole page, not just the window, as a PNG."""
+        """Write the complete page, not just the window, as a PNG."""
         height = self.value("document.documentElement.scrollHeight")
         width = self.value("innerWidth")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        said = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        file.write_bytes(base64.b64decode(said["data"]))
+        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        file.write_bytes(base64.b64decode(answer["data"]))
 
     @property
     def requests(self) -> list[str]:
-        """The URLs that were asked for."""
+        """The requested URLs."""
         sent = [e for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [e["params"]["request"]["url"] for e in sent]
 
     @property
     def trouble(self) -> list[dict[str, Any]]:
-        """Errors, warnings, and all else in the console."""
+        """Errors, warnings and all other messages in the console."""
         return [e for e in self.events if e.get("method") in TROUBLE]
 
 
 @contextmanager
 def chromium(directory: Path) -> Iterator[Browser]:
-    """A browser with a profile of its own; ended at the end."""
+    """Run a browser with its own profile, and end it afterwards."""
     assert PROGRAM is not None
     theirs_in, to = os.pipe()
     back, theirs_out = os.pipe()
 
     def wire() -> None:
-        # The protocol is on descriptors 3 and 4; the copies keep one from closing the other.
+        # The protocol uses descriptors 3 and 4; the copies avoid closing one with the other.
         high = [os.dup(theirs_in), os.dup(theirs_out)]
         os.dup2(high[0], 3)
         os.dup2(high[1], 4)
 
     process = subprocess.Popen(
         [PROGRAM, *FLAGS, f"--user-data-dir={directory / 'profile'}", "about:blank"],
-        preexec_fn=wire,  # noqa: PLW1509 - no thread of this process runs then
+        preexec_fn=wire,  # noqa: PLW1509 - this process has no other thread then
         close_fds=False,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The command line in this process or in one of its own, on a search without data or model."""
+"""The command line in this process or a separate one, on a search without data or model."""
 
 import json
 import os
@@ -24,12 +24,12 @@ FILE = str(Path(tiny.__file__))
 PLANE, CORNER = f"{FILE}:plane", f"{FILE}:corner"
 PARTS = ("--task", f"{FILE}:Nothing", "--trainer", f"{FILE}:Steps", "--strategy", "random")
 URL = "sqlite:///automl.db"
-"""The default storage: a file in the test's own directory."""
+"""The default storage: a file in the test's directory."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended, and what it said."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -44,7 +44,7 @@ class Ended:
 
 
 class Command:
-    """A command in a process of its own, forked from one that has loaded everything."""
+    """A command in a separate process, forked from one that has loaded everything."""
 
     def __init__(self, directory: Path, *arguments: str, tty: str = "", **environment: str) -> None:
         self._files = [directory / "out", directory / "err"]
@@ -60,13 +60,13 @@ class Command:
     def wait(self, seconds: float = 60.0) -> Ended:
         self.process.join(seconds)
         out, err = (file.read_text() if file.exists() else "" for file in self._files)
-        assert self.process.exitcode is not None, f"it runs still: {out}{err}"
+        assert self.process.exitcode is not None, f"it is still running: {out}{err}"
         return Ended(self.process.exitcode, out, err)
 
 
 @contextmanager
 def started(directory: Path, *arguments: str, **rest: str) -> Iterator[Command]:
-    """A command under way; killed at the end if it has not ended."""
+    """Start a command, and kill it at the end if it is still running."""
     command = Command(directory, *arguments, **rest)
     try:
         yield command
@@ -87,12 +87,12 @@ def study(name: str, url: str = URL) -> Study:
 
 
 def training(name: str, url: str) -> list[str]:
-    """The workers that train a trial of a study now."""
+    """The workers that are training a trial of a study."""
     try:
         return [
             w.id for w in study(name, url).views.workers() if w.phase and w.phase.name == "TRAINING"
         ]
-    except Exception:  # the study is not there yet
+    except Exception:  # The study does not exist yet.
         return []
 
 
@@ -109,7 +109,7 @@ def all_dead(workers: list[str]) -> bool:
 
 
 def _no_constant(text: str) -> None:
-    raise AssertionError(f"{text} is no JSON")
+    raise AssertionError(f"{text} is not JSON")
 
 
 def _call(directory: str, environment: Mapping[str, str], arguments: list[str], tty: str) -> None:

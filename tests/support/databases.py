@@ -1,8 +1,7 @@
-"""Real databases for tests: an SQLite file, or one made on a server for the test alone.
+"""Real databases for tests: an SQLite file, or a database created on a server for one test.
 
-AUTOML_TEST_POSTGRES, AUTOML_TEST_MYSQL and AUTOML_TEST_REDIS name the servers; local ones are found
-by default. Where none answers a test is skipped, unless AUTOML_TEST_EXPECT lists the kind: then it
-fails.
+AUTOML_TEST_POSTGRES, AUTOML_TEST_MYSQL and AUTOML_TEST_REDIS name the servers, by default local
+ones. Without a server a test is skipped, or fails if AUTOML_TEST_EXPECT lists its kind.
 """
 
 import os
@@ -30,14 +29,14 @@ KINDS = ("sqlite", "postgresql", "mysql")
 
 
 def server(kind: str) -> str:
-    """The URL of the server of a kind."""
+    """The URL of the server for a kind of database."""
     variable, local = SERVERS[kind]
     return os.environ.get(variable) or local
 
 
 @contextmanager
 def database(kind: str, directory: Path) -> Iterator[str]:
-    """The URL of an empty database, gone afterwards; skips where there is no server."""
+    """Create an empty database and drop it afterwards; skip the test without a server."""
     if kind == "sqlite":
         yield f"sqlite:///{directory / 'automl.db'}"
         return
@@ -52,7 +51,7 @@ def database(kind: str, directory: Path) -> Iterator[str]:
 
 @contextmanager
 def redis_journal() -> Iterator[str]:
-    """The URL of an empty journal in Redis, gone afterwards; skips where there is no server."""
+    """Give the URL of an empty journal in Redis, deleted afterwards; skip without a server."""
     prefix = f"automl_test_{uuid.uuid4().hex}"
     client = redis.Redis.from_url(server("redis"), socket_connect_timeout=3)
     try:
@@ -68,13 +67,13 @@ def redis_journal() -> Iterator[str]:
 
 
 def missing(kind: str, error: object) -> NoReturn:
-    """Skip for want of a server; fail where one is expected."""
+    """Skip the test because a server is missing; fail if it is expected."""
     variable, _ = SERVERS[kind]
     unavailable(kind, f"no {kind} at {make_url(server(kind))!r} ({variable}): {error}")
 
 
 def unavailable(kind: str, reason: str) -> NoReturn:
-    """Skip for want of something this machine may lack; fail where it is expected."""
+    """Skip the test because this machine lacks something; fail if it is expected."""
     if kind in os.environ.get("AUTOML_TEST_EXPECT", "").split(","):
         pytest.fail(f"{reason}; AUTOML_TEST_EXPECT says there is one", pytrace=False)
     pytest.skip(reason)

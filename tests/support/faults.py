@@ -1,4 +1,4 @@
-"""Faults injected for real into a search of several processes, and what must hold afterwards."""
+"""Real faults in a search of several processes, and the invariants that must hold afterwards."""
 
 import os
 import random
@@ -38,9 +38,16 @@ _PARTS = (
 
 @dataclass
 class Scene:
-    """A study under way: a search and further workers, each a process of this test's own.
+    """A running study: a search and further workers, each in its own process.
 
-    cluster: the PostgreSQL server of this scene alone, where it has one.
+    Attributes:
+        url: The database.
+        directory: The folder of logs and state.
+        draw: Draws the moments and parameters of faults.
+        cluster: The scene's own PostgreSQL server, if it has one.
+        environment: Further environment variables of the processes.
+        gives_back: Whether a worker may release its trial, which another then continues.
+        processes: The processes started so far.
     """
 
     url: str
@@ -71,7 +78,7 @@ class Scene:
         return self.start("search", f"{FILE}:grid", *_PARTS, *limits, *more, **rest)
 
     def worker(self, **rest: object) -> children.Process:
-        """One more, once the study is under way; returns once it trains."""
+        """Start another worker once the study is running; return once that worker trains."""
         self.wait_for_steps(1)
         process, log = self.start("worker", "s", "--plugin", FILE, **rest), self.log
         self.wait(lambda: f" {process.pid}\n" in log.read_text() or not process.is_alive())
@@ -82,7 +89,7 @@ class Scene:
         return faulty.log_file(self.directory)
 
     def wait_for_steps(self, number: int) -> None:
-        """Until trials have made so many steps, or nobody is left to make any."""
+        """Wait until trials have made this many steps, or no process is left."""
         log = self.log
         self.wait(lambda: log.exists() and len(log.read_text().splitlines()) >= number)
 
@@ -90,19 +97,19 @@ class Scene:
         end = time.monotonic() + _SECONDS
         while not condition() and any(process.is_alive() for process in self.processes):
             if time.monotonic() > end:
-                raise TimeoutError(f"waited in vain: {self.said()}")
+                raise TimeoutError(f"waited in vain: {self.output()}")
             time.sleep(0.02)
 
     def end(self) -> None:
-        """Let all processes end by themselves, then do what they left undone."""
+        """Wait until all processes end, then resume the study to finish the remaining trials."""
         for process in self.processes:
             process.join(_SECONDS)
             if process.is_alive():
-                raise TimeoutError(f"a process does not end: {self.said()}")
+                raise TimeoutError(f"a process does not end: {self.output()}")
         self.environment.clear()
         last = self.start("resume", "s", "--plugin", FILE)
         last.join(_SECONDS)
-        assert last.exitcode == 0, self.said()
+        assert last.exitcode == 0, self.output()
 
     def kill(self) -> None:
         for process in self.processes:
@@ -110,13 +117,13 @@ class Scene:
                 os.kill(process.pid, signal.SIGKILL)
             process.join()
 
-    def said(self) -> str:
+    def output(self) -> str:
         logs = sorted(self.directory.glob("process-*.log"))
         return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
 
 
 def _command(arguments: tuple[str, ...], skew: float, log: str, network: str) -> None:
-    """The command line in a process whose clock may be off, in a network that may be its own."""
+    """Run the command line, with a clock that may be wrong and a network that may be separate."""
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -144,7 +151,7 @@ def kill_all(scene: Scene) -> None:
 
 
 def preempt(scene: Scene) -> None:
-    """SIGTERM, as Slurm sends before it kills; a trial given back goes on as the same attempt."""
+    """SIGTERM, as Slurm sends before it kills; a released trial continues as the same attempt."""
     scene.gives_back = True
     scene.search()
     worker = scene.worker()
@@ -153,7 +160,7 @@ def preempt(scene: Scene) -> None:
 
 
 def freeze(scene: Scene) -> None:
-    """SIGSTOP for longer than a lease, then SIGCONT: what comes back must not settle."""
+    """SIGSTOP for longer than a lease, then SIGCONT: the worker must not settle its trial."""
     scene.search()
     worker = scene.worker()
     _at_a_moment(scene)
@@ -163,7 +170,7 @@ def freeze(scene: Scene) -> None:
 
 
 def full_disk(scene: Scene) -> None:
-    """Checkpoints that do not fit, and a worker that dies without one."""
+    """Checkpoints that do not fit on the disk, and a worker that dies without one."""
     with _small_disk(scene.directory / "small") as disk:
         scene.environment["AUTOML_ARTIFACTS"] = str(disk)
         scene.search("-o", "trainer.size=300", "-o", "trainer.seconds=0.3")
@@ -183,16 +190,16 @@ def wrong_clock(scene: Scene) -> None:
 
 
 def two_coordinators(scene: Scene) -> None:
-    """Two searches started at once under one name: one makes the study, the other is told."""
+    """Two searches started at once with one name: one creates the study, the other fails."""
     both = [scene.search(), scene.search()]
     for process in both:
         process.join(_SECONDS)
-    assert sorted(process.exitcode for process in both) == [0, 2], scene.said()
-    assert "exists" in scene.said()
+    assert sorted(process.exitcode for process in both) == [0, 2], scene.output()
+    assert "exists" in scene.output()
 
 
 def locked(scene: Scene) -> None:
-    """Another program holds the database for a while, or its connections are cut."""
+    """Another program locks the database for a while, or its connections are cut."""
     scene.search()
     scene.worker()
     for _ in range(3):
@@ -205,7 +212,7 @@ def locked(scene: Scene) -> None:
 
 
 def restarted(scene: Scene) -> None:
-    """The database server goes down in mid-transaction and comes up again."""
+    """The database server stops during transactions and starts again."""
     assert scene.cluster is not None
     scene.search()
     scene.worker()
@@ -216,7 +223,7 @@ def restarted(scene: Scene) -> None:
 
 
 def slow(scene: Scene) -> None:
-    """A database that is far away: each packet takes its time."""
+    """A distant database: each packet is delayed."""
     real = make_url(scene.url)
     with servers.relay(real) as far:
         far.seconds = scene.draw.uniform(0.002, 0.02)
@@ -233,7 +240,7 @@ def slow(scene: Scene) -> None:
 
 
 def partitioned(scene: Scene) -> None:
-    """A worker that can reach nobody for longer than its lease, and is told of nothing."""
+    """A worker without network for longer than its lease; its packets are silently dropped."""
     real = make_url(scene.url)
     with networks.apart() as network, servers.relay(real, network.host) as gate:
         scene.search()
@@ -259,17 +266,17 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "network partition": partitioned,
 }
 ON_SERVERS = ("clocks hours off", "database restarted", "slow database", "network partition")
-"""SQLite has no server; its clock is the machine's own."""
+"""SQLite has no server, and uses the machine's clock."""
 
 
 def cases(kinds: tuple[str, ...] = ("sqlite", "postgresql")) -> Iterator[tuple[str, str]]:
-    """Every fault on every storage where it can happen."""
+    """Every fault on every storage on which it can happen."""
     for name in FAULTS:
         yield from ((name, kind) for kind in kinds if kind != "sqlite" or name not in ON_SERVERS)
 
 
 def inject(scene: Scene, name: str) -> None:
-    """Inject one fault, let the study end, and check what must hold."""
+    """Inject one fault, let the study end, and check the invariants."""
     try:
         FAULTS[name](scene)
         scene.end()
@@ -279,12 +286,12 @@ def inject(scene: Scene, name: str) -> None:
 
 
 def check(scene: Scene) -> None:
-    """The invariants, from the database alone and from what the trainers wrote."""
+    """Check the invariants in the database and in the trainers' log."""
     study = open_study(Storage(scene.url), "s")
     try:
-        assert Doctor(study).findings() == [], scene.said()
+        assert Doctor(study).findings() == [], scene.output()
         counts, trials = study.views.counts(), study.optuna.trials
-        assert (counts.trials, counts.open, counts.failed) == (TRIALS, 0, 0), scene.said()
+        assert (counts.trials, counts.open, counts.failed) == (TRIALS, 0, 0), scene.output()
         assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
         for view in study.views.trials():
             assert view.state is State.COMPLETE
@@ -295,9 +302,9 @@ def check(scene: Scene) -> None:
 
 
 def _check_steps(scene: Scene) -> None:
-    """No attempt at a trial was made by two processes, and none made a step twice.
+    """Check that no attempt at a trial was made by two processes, or made a step twice.
 
-    But for one that was given back: what goes on from its checkpoint is the same attempt.
+    A released trial is an exception: another process continues the same attempt.
     """
     processes, steps = defaultdict(set), set()
     for line in scene.log.read_text().splitlines():
@@ -310,12 +317,12 @@ def _check_steps(scene: Scene) -> None:
 
 
 def _survived(scene: Scene) -> None:
-    """A database that is away for a while ends no worker."""
+    """Check that a temporary outage of the database ended no worker."""
     _join_all(scene)
-    assert {process.exitcode for process in scene.processes} == {0}, scene.said()
+    assert {process.exitcode for process in scene.processes} == {0}, scene.output()
 
 
-# Means.
+# Helpers.
 def _at_a_moment(scene: Scene) -> None:
     scene.wait_for_steps(1)
     time.sleep(scene.draw.uniform(0.0, 1.2))
@@ -334,7 +341,7 @@ def _join_all(scene: Scene) -> None:
 
 @contextmanager
 def _small_disk(directory: Path) -> Iterator[Path]:
-    """A file system of its own with room for nothing."""
+    """A separate file system that is too small for any checkpoint."""
     directory.mkdir()
     with ExitStack() as stack:
         command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)]
@@ -342,14 +349,14 @@ def _small_disk(directory: Path) -> Iterator[Path]:
         if mounted:
             stack.callback(subprocess.run, ["umount", "-l", str(directory)], check=True)
         else:
-            # As full as can be had: a file where the directory should be.
+            # Without mount, a file in place of the directory makes all writes fail.
             directory.rmdir()
             directory.write_text("")
         yield directory
 
 
 def _hold(url: str, seconds: float) -> None:
-    """Lock everybody else out of an SQLite file."""
+    """Lock an SQLite file for some seconds."""
     engine = create_engine(url)
     with engine.connect() as connection:
         held = threading.Event()

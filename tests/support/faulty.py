@@ -1,7 +1,7 @@
-"""A search whose workers are killed, stopped and cut off; loaded as a user's own file.
+"""A search whose workers are killed, stopped and cut off; loaded as a user's file.
 
-Its results follow from the decisions alone, so that any search of it must end with the same ones,
-and what an attempt did is written to a file, so that nothing done twice goes unseen.
+Its results depend only on the decisions, so every search must end with the same ones. Each attempt
+writes its steps to a file, so that repeated work is noticed.
 """
 
 import os
@@ -16,7 +16,7 @@ import optuna
 from automl import Candidate, Direction, Report, Run, Signature, Split, Task, Trainer
 
 LOG = "FAULTY_LOG"
-"""A file that gets a line for each step: the trial's number, attempt and step."""
+"""The variable that names a log; each step appends its trial's number, attempt and step."""
 
 
 class Nothing:
@@ -47,7 +47,13 @@ def grid(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
 
 @dataclass(frozen=True)
 class Steps(Trainer):
-    """Adds up, a report and a checkpoint a step; size: kilobytes of a checkpoint."""
+    """Adds up its decisions, with a report and a checkpoint at each step.
+
+    Attributes:
+        steps: The number of steps.
+        seconds: The length of a step.
+        size: Kilobytes of a checkpoint.
+    """
 
     steps: int = 6
     seconds: float = 0.1
@@ -65,7 +71,7 @@ class Steps(Trainer):
 
 
 def score(decisions: Mapping[str, int], steps: int = 6) -> float:
-    """What a trial of these decisions must come to."""
+    """The score that a trial with these decisions must have."""
     return float(steps * (decisions["x"] * 10 + decisions["y"]))
 
 

@@ -1,6 +1,6 @@
-"""A search whose trials do what nobody should; loaded as a user's own file.
+"""A search whose trials do hostile acts; loaded as a user's file.
 
-What a trial does, and where, are its decisions: `act` and `place`. All others are well-behaved.
+A trial's decisions are what it does, `act`, and where, `place`.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ import optuna
 from automl import Candidate, Direction, Report, Run, Signature, Split, Task, Trainer
 
 LOG = "HOSTILE_LOG"
-"""A file that gets a line for each process that was forked, and one for each training."""
+"""The variable that names a log, with a line for each forked process and each training."""
 STEPS = 3
 
 
 class Mine(BaseException):
-    """Of a kind that no library expects."""
+    """An error of a type that no library expects."""
 
 
 class Speechless(Exception):
-    """An error that cannot say what it is."""
+    """An error that cannot be printed."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
@@ -43,14 +43,14 @@ def _raising(error: type[BaseException]) -> Callable[[], None]:
 
 
 def _fork(then: Callable[[], None]) -> Callable[[], None]:
-    """Fork a process that goes on beside us, and does something there."""
+    """Fork a process that continues in parallel after doing something."""
 
     def act() -> None:
         if (pid := os.fork()) == 0:
             then()
             return
         _log(f"forked {pid}")
-        time.sleep(0.05)  # so that what it does is done while we are at it
+        time.sleep(0.05)  # The child acts during this time.
 
     return act
 
@@ -128,7 +128,7 @@ ENDS: dict[str, Callable[[], None]] = {
     "exit 0 and leave it to a child": _leave_to_child,
 }
 WAITS = "HOSTILE_WAITS"
-"""The line of the log that the act `wait` waits for, and how often it is to be there."""
+"""The variable with the count and the text of the log line that the act `wait` waits for."""
 
 
 def _wait() -> None:
@@ -149,7 +149,7 @@ def _raise_of(module: str, name: str) -> None:
 
 
 class Evaluating:
-    """A task without data, whose evaluation does what it should not."""
+    """A task without data, whose evaluation can do the act."""
 
     @property
     def signature(self) -> Signature:
@@ -174,7 +174,7 @@ class Evaluating:
 
 @dataclass(frozen=True)
 class Do:
-    """Does its act where it is told that its place is."""
+    """Does its act when it is called with its place."""
 
     act: str
     place: str
@@ -185,7 +185,7 @@ class Do:
 
 
 class Number:
-    """A metric that is asked for its value."""
+    """A metric that can do the act when it is converted to a number."""
 
     def __init__(self, do: Do) -> None:
         self.do = do
@@ -198,8 +198,8 @@ class Number:
 def space(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
     act = trial.suggest_categorical("act", sorted(ACTS))
     do = Do(act, trial.suggest_categorical("place", PLACES))
-    # The first trial does nothing here: on MySQL a space is asked before it, too, for decisions
-    # that nobody queued.
+    # The first trial does nothing here: on MySQL a space is also called before the study exists,
+    # with decisions that were not queued.
     _current[:] = [do if trial.number else Do("nothing", place="space")]
     _current[0]("space")
     trial.suggest_int("after", 0, 10**6)
@@ -211,7 +211,7 @@ def space(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
 
 
 class Ends(optuna.samplers.RandomSampler):
-    """Random search that does something when it is told how trial 1 ended."""
+    """Random search that does something when trial 1 has ended."""
 
     def __init__(self, act: Callable[[], None], seed: int | None) -> None:
         super().__init__(seed)
@@ -237,11 +237,11 @@ def _do(candidate: Candidate) -> Do:
 
 
 _current: list[Do] = []
-"""What the trial under way does, for who is asked before there is a candidate."""
+"""The act of the running trial, for methods that are called before there is a candidate."""
 
 
 class Hostile(Trainer):
-    """Three steps, with all that the engine may ask a trainer for."""
+    """Three steps, with all optional methods that the engine may call."""
 
     def opens(self, name: str, distribution: Any) -> bool:
         if name == "after":
@@ -273,7 +273,7 @@ class Hostile(Trainer):
                 )
                 do("between")
                 if do.place == "checkpoint":
-                    time.sleep(1.0)  # by then the engine asks for one
+                    time.sleep(1.0)  # The engine requests a checkpoint by then.
         finally:
             do("finally")
 

@@ -1,4 +1,4 @@
-"""A network of a test's own: a namespace that one cable joins to this machine (Linux, as root)."""
+"""A separate network: a namespace joined to this machine by one cable (Linux, as root)."""
 
 import ctypes
 import os
@@ -12,18 +12,23 @@ from pathlib import Path
 
 import pytest
 
-_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET; os.setns came with Python 3.12
+_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET; os.setns needs Python 3.12.
 
 
 @dataclass(frozen=True)
 class Network:
-    """A namespace; `host` is this machine's address as it is seen from there."""
+    """A network namespace.
+
+    Attributes:
+        name: The name of the namespace, and of its cable.
+        host: This machine's address in that network.
+    """
 
     name: str
     host: str
 
     def unplug(self) -> None:
-        """From now on nothing comes through, and nobody is told."""
+        """Drop all packets from now on, without an error on either side."""
         _ip("link", "set", self.name, "down")
 
     def plug(self) -> None:
@@ -31,7 +36,7 @@ class Network:
 
 
 def enter(name: str) -> None:
-    """Move this process, which has one thread still, into a network."""
+    """Move this process into a network, while it has a single thread."""
     with Path(f"/run/netns/{name}").open() as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _NETWORK_NAMESPACE):
             raise OSError(ctypes.get_errno(), "setns")
@@ -39,7 +44,7 @@ def enter(name: str) -> None:
 
 @contextmanager
 def apart() -> Iterator[Network]:
-    """A network of this test's own; the test is skipped where none can be made."""
+    """Create a network, and delete it afterwards; skip the test if that is impossible."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("a network namespace needs Linux, root and ip")
     number = os.getpid() % 250

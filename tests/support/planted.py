@@ -1,20 +1,20 @@
-"""Random programs of modules, each with one step planted that may be another: a near miss.
+"""Random programs of modules, each with a planted step and a near miss to replace it.
 
-A program is a chain of steps on a hidden vector, between a first layer and a last one. A chain is
-written as a module in one of many ways, by a seed: classes, functions, order of construction, of
-operands and of association, nesting, dead parts. Steps, as tuples:
+A program is a chain of steps on a hidden vector, between a first layer and a last one. A seed
+chooses how a chain is written as a module: classes, functions, the order of construction, operands
+and association, nesting, dead parts. Steps are tuples:
 
     ("layer",)                    a linear layer
-    ("act", name)                 an activation, none of which is flat anywhere
+    ("act", name)                 an activation; none of them is flat anywhere
     ("norm",)                     normalization over features
-    ("residual", chain)           what goes in is added to what comes out
+    ("residual", chain)           the chain's input is added to its output
     ("join", how, count, chain, start)    equal branches of one input; start: "apart" or "copied"
-    ("experts", how, count, start)        branches and a gate for each
-    ("ghost", size)               batch normalization by parts of so many examples, 0: of all
-    ("cast", type, chain)         under autocast, "none": not
-    ("rare", rate, chain)         left out for such a share of batches
+    ("experts", how, count, start)        branches, each with a gate
+    ("ghost", size)               batch normalization in groups of this size, 0 for all examples
+    ("cast", type, chain)         under autocast, except for type "none"
+    ("rare", rate, chain)         skipped for this share of batches
     ("drop", rate)                dropout
-    ("plant", step, near)         the one or the other
+    ("plant", step, near)         either of two steps
 """
 
 import copy
@@ -30,7 +30,7 @@ from torch.nn import functional
 
 WIDTH = 6
 MOST = 4
-"""Branches of a join that holds no other."""
+"""The most branches of a join without nested joins."""
 Step = tuple[Any, ...]
 Chain = tuple[Step, ...]
 
@@ -47,7 +47,7 @@ TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Programs.
 def resolved(chain: Chain, near: bool) -> Chain:
-    """A program with its plant, or with what is planted in its place."""
+    """Resolve each plant to its step, or to its near miss."""
     return tuple(_resolved(step, near) for step in chain)
 
 
@@ -62,7 +62,7 @@ def _is_chain(part: Any) -> bool:
 
 
 def steps(chain: Chain) -> Iterator[Step]:
-    """All steps in a program, those within others too."""
+    """All steps in a program, including nested ones."""
     for step in chain:
         yield step
         for part in step:
@@ -76,7 +76,7 @@ def kinds(chain: Chain) -> set[str]:
 
 
 def planted(chain: Chain) -> str:
-    """What kind of thing a program has planted."""
+    """The kind of a program's plant."""
     one, near = next(pair for step in chain for pair in _plants(step))
     is_start = one[0] in ("join", "experts") and one[-1] != near[-1]
     return f"{one[0]}, start" if is_start else one[0]
@@ -91,7 +91,7 @@ def _plants(step: Step) -> Iterator[tuple[Step, Step]]:
 
 
 SMOOTH = ("mean", "product", "soft", "weighted")
-"""Joins that copies may be under: others are constant then, or choose among equals."""
+"""Joins that may have copied branches: others would be constant, or choose among equals."""
 
 
 def _joins(chains: st.SearchStrategy[Chain], most: int) -> st.SearchStrategy[Step]:
@@ -108,7 +108,7 @@ _LEAVES = st.one_of(
     st.just(("norm",)),
 )
 _BRANCH = st.lists(_LEAVES, max_size=2).map(lambda steps: (("layer",), *steps))
-"""A chain of its own weights."""
+"""A chain that begins with its own weights."""
 _EXPERTS = st.tuples(
     st.just("experts"),
     st.sampled_from(["soft", "even", "best"]),
@@ -124,7 +124,7 @@ _STEPS = st.one_of(
 
 @st.composite
 def _near(draw: Any) -> Step:
-    """A step and one that is nearly the same."""
+    """A step and a near miss."""
     what = draw(st.sampled_from(list(_NEAR)))
     return ("plant", *_NEAR[what](draw))
 
@@ -134,7 +134,7 @@ def _two(draw: Any, among: Any) -> list[Any]:
 
 
 _ALIKE = (("max", "min", "mean", "soft"), ("sorted", "weighted"), JOINS)
-"""Joins that are the same where all branches are, and all of them."""
+"""Groups of joins that agree if all branches are equal, and the group of all joins."""
 
 
 def _other_join(draw: Any) -> tuple[Step, Step]:
@@ -142,7 +142,7 @@ def _other_join(draw: Any) -> tuple[Step, Step]:
     count, branch = draw(st.integers(2, MOST)), draw(_BRANCH)
     start = "apart" if draw(st.integers(0, 3)) else "copied"
     if start == "copied":
-        # Copies stay copies, of which the softly weighted is the mean.
+        # Copies stay copies, and the soft weighting of copies is their mean.
         one, other = _two(draw, set(SMOOTH) - {"soft"})
     made = [("join", how, count, branch, start) for how in (one, other)]
     return made[0], made[1]
@@ -194,7 +194,7 @@ def _other_activation(draw: Any) -> tuple[Step, Step]:
 
 def _no_residual(draw: Any) -> tuple[Step, Step]:
     branch = draw(_BRANCH)
-    # In an identity's place, a step of one branch alone is that branch.
+    # A join of a single branch is the branch without the residual.
     return ("residual", branch), ("join", "mean", 1, branch, "apart")
 
 
@@ -232,7 +232,7 @@ class Plain(nn.Linear):
 
 
 class Own(nn.Module):
-    """A linear layer with parameters of its own."""
+    """A linear layer with its own parameters."""
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ LAYERS = (nn.Linear, nn.Linear, Plain, Own, Product, _nested)
 
 
 class Part(nn.Module):
-    """A module of a function of itself and one input."""
+    """A module made from a function of the module and one input."""
 
     def __init__(self, function: Callable[[Any, Tensor], Tensor], **parts: nn.Module) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ class Part(nn.Module):
 
 
 def written(chain: Chain, seed: int, inner: int, outer: int) -> Callable[[], nn.Module]:
-    """A program as a module, in the way of writing that a seed stands for; 0 is a plain one."""
+    """Write a program as a module, in a way that the seed chooses; 0 is the plain way."""
 
     def build() -> nn.Module:
         writer = _Writer(random.Random(seed), plain=seed == 0)
@@ -287,7 +287,7 @@ def written(chain: Chain, seed: int, inner: int, outer: int) -> Callable[[], nn.
 
 
 class _Writer:
-    """Makes modules of steps, each in a way of its own."""
+    """Makes modules of steps, each in a randomly chosen way."""
 
     def __init__(self, random: random.Random, plain: bool) -> None:
         self.random, self.plain = random, plain
@@ -296,7 +296,7 @@ class _Writer:
         return ways[0] if self.plain else self.random.choice(ways)
 
     def in_some_order(self, *makers: Callable[[], nn.Module]) -> list[nn.Module]:
-        """What these make, made one after another in some order."""
+        """Call the makers in a random order; return the modules in the given order."""
         order = list(range(len(makers)))
         if not self.plain:
             self.random.shuffle(order)
@@ -352,7 +352,7 @@ class _Writer:
     def started(
         self, makers: list[Callable[[], nn.Module]], start: str, chain: Chain
     ) -> list[nn.Module]:
-        """Parts that begin apart, or as copies of the first."""
+        """Parts with independent initial weights, or copies of the first."""
         if start == "apart":
             return self.in_some_order(*makers)
         first = makers[0]()

@@ -1,4 +1,4 @@
-"""Candidates that spaces propose, and what identity says of them."""
+"""Candidates that spaces propose, and their keys at each level."""
 
 import optuna
 from automl_plugins.trainers.supervised import Supervised
@@ -19,18 +19,18 @@ def ask(space, task, seed=0, **options):
 
 
 def with_decisions(space, task, **given):
-    """A candidate of these decisions, the others being those of a draw."""
+    """A candidate with these decisions; the others are random."""
     found = {**ask(space, task).decisions, **given}
     return propose(lambda trial: space(trial, task), FixedTrial(found))
 
 
 def key(candidate):
-    """What L1 knows it by."""
+    """The candidate's key at L1."""
     return canonical(candidate.architecture).key
 
 
 def sketched(candidate, task):
-    """What L2 knows its architecture by: equal ones have a digest in common."""
+    """The digests of its architecture at L2; equal architectures share one."""
     found = probe(lambda: Candidate(candidate.architecture, {}), task, Supervised())
     assert found.verdict is Verdict.SOUND, found.reason
     return set(found.sketch.digests(""))

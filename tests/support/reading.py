@@ -1,7 +1,7 @@
-"""Spaces whose candidates read files of a folder, each in a way of its own.
+"""Spaces whose candidates read files in a folder, each in a different way.
 
-`write` fills the folder; what each candidate computes follows from what its file holds. Each
-scales its hidden layer by another number, so that no two of them are one function.
+`write` fills the folder; each candidate's function depends on the content of its file. Each one
+scales its hidden layer by a different number, so that no two have the same function.
 """
 
 import functools
@@ -21,7 +21,7 @@ except ImportError:
     load_file = save_file = None
 
 FOLDER = "READING_FOLDER"
-"""The environment's name for the folder."""
+"""The environment variable that names the folder."""
 WIDTH = 16
 
 
@@ -30,11 +30,11 @@ def there(name: str) -> str:
 
 
 def write(seed: int) -> None:
-    """The files' content under a seed; `absent.pt` is there only for other seeds than 0."""
+    """Write the files for a seed; `absent.pt` does not exist for seed 0."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(WIDTH, 64, generator=generator) / 8
     for name in ("load", "mapped", "cached", "imported", "late", "linked"):
-        # Beside the file itself, for a link to it changes as a whole.
+        # Written to another name and renamed, so that the file changes at once.
         torch.save(weight, there(f"{name}.{seed}.pt"))
         Path(there(f"{name}.{seed}.pt")).replace(there(f"{name}.pt"))
     target = there(f"target.{seed}.pt")
@@ -61,7 +61,7 @@ def shaped(values) -> torch.Tensor:
 
 
 def by_number() -> torch.Tensor:
-    """By numbers of open files, as `open` does underneath."""
+    """Read by file descriptor, as `open` does underneath."""
     file = os.open(there("low.bin"), os.O_RDONLY)
     try:
         return shaped(np.frombuffer(os.read(file, 1 << 20), np.float32))
@@ -71,7 +71,7 @@ def by_number() -> torch.Tensor:
 
 @functools.lru_cache
 def cached() -> torch.Tensor:
-    """Read once a process."""
+    """Read once per process."""
     return torch.load(there("cached.pt"))
 
 
@@ -111,7 +111,7 @@ LATE = "torch.load, when first asked"
 
 
 class Read(nn.Module):
-    """A hidden layer whose weight was read, then a layer to train."""
+    """A hidden layer whose weight is read from a file, then a layer to train."""
 
     def __init__(self, read, scale: float, late: bool = False) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Read(nn.Module):
 
 
 def reading(trial, task) -> Candidate:
-    """Candidates that read while they are proposed or built, or as late as in a forward pass."""
+    """Candidates that read when they are proposed or built, or in the first forward pass."""
     how = trial.suggest_categorical("how", [*READERS, LATE])
     early = trial.suggest_categorical("early", [True, False])
     scale = 1 + [*READERS, LATE].index(how) / 8 + early / 16

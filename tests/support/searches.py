@@ -26,7 +26,7 @@ PARTS = {
 def search_command(
     url: str, *options: str, space: str = "plane", **environment: str
 ) -> subprocess.Popen[bytes]:
-    """A search in a process and a session of its own; `s` is its study."""
+    """Start a search in a separate process and session; its study is `s`."""
     parts = [word for name, value in PARTS.items() for word in (f"--{name}", value)]
     return subprocess.Popen(
         [sys.executable, "-m", "automl", "search", f"{FILE}:{space}", *parts, *options],
@@ -38,7 +38,7 @@ def search_command(
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes] | None = None) -> Any:
-    """What a condition gives, once it is true; fails where the process ends before."""
+    """Wait until a condition is true and return its value; fail if the process ends first."""
     end = time.monotonic() + 60
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -48,14 +48,14 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes] | No
 
 
 def pid_of(worker: str) -> int:
-    """The process of a worker, by its name in the ledger."""
+    """The process id in a worker's name in the ledger."""
     return int(worker.rsplit(":", 4)[2])
 
 
 def training(url: str) -> set[int]:
-    """The processes that hold a trial of the search now."""
+    """The ids of the processes that are running a trial of the search."""
     try:
         workers = open_study(Storage(url), "s").views.workers()
-    except Exception:  # the study is not there yet
+    except Exception:  # The study does not exist yet.
         return set()
     return {pid_of(worker.id) for worker in workers if worker.trial is not None}

@@ -1,4 +1,4 @@
-"""Servers that a test may break: a PostgreSQL of its own, a relay that cuts, a gRPC proxy."""
+"""Servers that a test may break: a PostgreSQL server, a relay that cuts connections, a proxy."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def free_port() -> int:
 # PostgreSQL.
 @dataclass(frozen=True)
 class Cluster:
-    """A PostgreSQL server of a test's own."""
+    """A PostgreSQL server for one test."""
 
     programs: Path
     directory: Path
@@ -50,7 +50,7 @@ class Cluster:
         self._control("stop", "-m", mode)
 
     def restart(self, mode: str = "fast", pause: float = 0.0) -> None:
-        """Restart as `pg_ctl restart -m MODE` does: fast asks, immediate is a crash."""
+        """Restart as `pg_ctl restart -m MODE` does; mode `immediate` is a crash."""
         self.stop(mode)
         time.sleep(pause)
         self.start()
@@ -77,7 +77,7 @@ def as_postgres(*command: str) -> None:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A PostgreSQL server under way; skips where its programs are not installed."""
+    """Run a PostgreSQL server; skip the test if its programs are not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     on_path = shutil.which("pg_ctl")
     if not found and on_path is None:
@@ -99,7 +99,7 @@ def cluster() -> Iterator[Cluster]:
         try:
             yield own
         finally:
-            with suppress(AssertionError):  # it may be stopped
+            with suppress(AssertionError):  # It may be stopped already.
                 own.stop("immediate")
 
 
@@ -118,11 +118,18 @@ def cut_connections(url: str) -> None:
 # A relay.
 @dataclass
 class Relay:
-    """Passes bytes on between clients and a server, late or not at all, as a test says.
+    """Passes bytes between clients and a server, with delays or losses.
 
-    seconds: each piece waits so long. cut_after: looks at what a client sends; where it says True
-    that piece still reaches the server, but no answer comes back. swallows: it takes all that is
-    sent, passes on nothing and closes nothing.
+    Attributes:
+        host: The server's host.
+        port: The server's port.
+        own_host: The address at which the relay listens.
+        seconds: The delay of each piece.
+        cut_after: Decides for a piece from a client whether to cut the connection after it; the
+            piece still reaches the server, but the client gets no answer.
+        cuts: How many connections were cut by `cut_after`.
+        refuses: Whether to refuse new connections.
+        swallows: Whether to accept and drop everything, without closing connections.
     """
 
     host: str
@@ -141,12 +148,12 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def before(self, url: URL) -> str:
-        """A URL by way of this relay."""
+        """The URL of a database through this relay."""
         own = url.set(host=self.own_host, port=self.own_port)
         return own.render_as_string(hide_password=False)
 
     def cut_all(self) -> None:
-        """Cut every connection there is."""
+        """Cut all connections."""
         pairs, self._pairs = self._pairs, []
         for pair in pairs:
             _shut(*pair)
@@ -184,7 +191,7 @@ class Relay:
                     _shut(source)
                 target.sendall(piece)
                 if cuts:
-                    time.sleep(0.1)  # the server has done it by then
+                    time.sleep(0.1)  # The server has executed it by then.
                     break
         _shut(source, target)
 
@@ -199,7 +206,7 @@ def _shut(*sockets: socket.socket) -> None:
 
 @contextmanager
 def relay(url: URL, own_host: str = "127.0.0.1") -> Iterator[Relay]:
-    """A relay before the server of a URL."""
+    """Run a relay in front of the server of a URL."""
     made = Relay(url.host or "127.0.0.1", url.port or 5432, own_host)
     try:
         yield made
@@ -213,7 +220,7 @@ def serve(url: str, port: int) -> None:
 
 
 class Proxy:
-    """Optuna's gRPC proxy before a database, in a process of its own."""
+    """Optuna's gRPC proxy in front of a database, in a separate process."""
 
     def __init__(self, behind: str) -> None:
         self._behind, self._port = behind, free_port()
@@ -241,7 +248,7 @@ class Proxy:
 
 @contextmanager
 def proxy(behind: str) -> Iterator[Proxy]:
-    """A proxy before a database."""
+    """Run a proxy in front of a database."""
     made = Proxy(behind)
     try:
         yield made

@@ -1,6 +1,6 @@
-"""A space of a few writings of fewer functions, loaded as a user's own file by workers and probes.
+"""A space with several writings of each function, loaded as a user's file by workers and probes.
 
-It imports only automl's names, for the process that probes loads it, too.
+It imports only automl's public names, because the probing process loads it too.
 """
 
 import os
@@ -25,11 +25,11 @@ HARD = (
     *("fork", "fork and die", "fork and spin", "escape", "reserve"),
 )
 LOG = "SHAPES_LOG"
-"""A file that gets a line for each training, or for each process left behind."""
+"""The variable that names a log, with a line for each training or process left behind."""
 
 
 def writings(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
-    """Two branches and their sum, written in several ways; only `other` is another function."""
+    """Two branches and their sum, written in several ways; only `other` differs."""
     how = trial.suggest_categorical("how", WRITINGS)
     graph = Graph()
     x = graph.input("x", task.signature.input_shape)
@@ -49,7 +49,7 @@ def writings(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
 
 
 class Scaled(nn.Module):
-    """A linear layer of a multiple of its input, multiplied or added up: no graph tells."""
+    """A linear layer of a multiple of its input, by product or by sum, without a graph."""
 
     def __init__(self, features: int, classes: int, added: bool, scale: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ PROBER = "automl.identity.probes.process"
 
 
 class Bad(nn.Module):
-    """A module that misbehaves in a probe, and in training, too, but for `kill` and `hang`."""
+    """A module that misbehaves, some kinds only in a probe."""
 
     def __init__(self, features: int, classes: int, how: str) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Bad(nn.Module):
 def bad(
     trial: optuna.trial.BaseTrial, task: Task, *, kinds: tuple[str, ...] = ("good",), writings: int
 ) -> Candidate:
-    """Candidates that crash, hang, grow, or change from call to call when they are probed."""
+    """Candidates that crash, hang, need much memory or are random when they are probed."""
     how = trial.suggest_categorical("how", kinds)
     trial.suggest_int("unused", 1, writings)
     (features,), (classes,) = task.signature.input_shape, task.signature.output_shape
@@ -117,7 +117,7 @@ def pipes() -> list[int]:
 
 
 def leave_child() -> None:
-    """Fork a child that stays, and note its number."""
+    """Fork a child that keeps running, and log its process id."""
     child = os.fork()
     if child == 0:
         time.sleep(60)
@@ -127,7 +127,7 @@ def leave_child() -> None:
 
 
 def act(how: str) -> None:
-    """What a module may do to the process that it runs in."""
+    """Do something to the process that runs the module."""
     if how in ("fork", "fork and die", "fork and spin"):
         leave_child()
     if how == "escape":
@@ -168,7 +168,7 @@ KEPT: dict[int, torch.Tensor] = {}
 
 
 def unruly(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
-    """Candidates that are hard on their process, by its decision; `keeps` megabytes stay in it."""
+    """Candidates that do something to their process; `keeps` megabytes stay allocated in it."""
     how = trial.suggest_categorical("how", HARD)
     number = trial.suggest_int("number", 0, 99)
     keeps = trial.suggest_int("keeps", 0, 4096)
@@ -181,7 +181,7 @@ def unruly(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
 
 @dataclass(frozen=True)
 class Brief(Trainer):
-    """A few steps of gradient descent, and `seconds` of sleep where nobody probes."""
+    """A few steps of gradient descent, and `seconds` of sleep except in probes."""
 
     lr: float = 0.1
     seconds: float = 0.0

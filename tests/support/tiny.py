@@ -18,19 +18,21 @@ import optuna
 from automl import Candidate, Direction, Report, Run, Signature, Split, Task, Trainer
 
 LOG = "TINY_LOG"
-"""A file that gets a line for each report: the trial's number, attempt and step."""
+"""The variable that names a log; each report appends its trial's number, attempt and step."""
 INTERRUPT = "TINY_INTERRUPT"
-"""Ctrl-C, once, in the trial of this number: `number:step`."""
+"""The variable for a single Ctrl-C: the trial's number and step, `number:step`."""
 KILL = "TINY_KILL"
-"""Death, as by `kill -9`, in the trial of this number: `number:place`."""
+"""The variable for a `kill -9`: the trial's number and the place, `number:place`."""
 
 EXIT = "TINY_EXIT"
-"""The end of a started worker in its first training, `file:code`: once, as the file then is
-there; where it is called `always`, each time."""
+"""The variable for the exit of a started worker in its first training, `file:code`.
+
+It exits once, and creates the file; if the file is named `always`, it exits each time.
+"""
 
 
 class Nothing:
-    """A task without data; its first metric is to be maximised, its second minimised."""
+    """A task without data; its first metric is maximised, its second minimised."""
 
     @property
     def signature(self) -> Signature:
@@ -50,7 +52,7 @@ class Nothing:
 
 
 def plane(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
-    """Three decisions; practically no two trials are equal."""
+    """Three decisions, so that two trials are practically never equal."""
     x = trial.suggest_float("x", -1.0, 1.0)
     _die(trial.number, "space")
     y = trial.suggest_float("y", 1e-3, 1.0, log=True)
@@ -58,13 +60,13 @@ def plane(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
 
 
 def corner(trial: optuna.trial.BaseTrial, task: Task, *, values: int = 3) -> Candidate:
-    """One decision of few values, so that equal trials come soon."""
+    """One decision with few values, so that trials soon repeat."""
     return Candidate(_no_module, {"x": trial.suggest_int("x", 0, values - 1)})
 
 
 @dataclass(frozen=True)
 class Steps(Trainer):
-    """Reports a score that follows from the decisions, the seed and the step alone."""
+    """Reports a score that depends only on the decisions, the seed and the step."""
 
     steps: int = 3
     seconds: float = 0.0
@@ -83,7 +85,7 @@ class Steps(Trainer):
 
 
 class Fatal(optuna.samplers.RandomSampler):
-    """Random search in whose hooks the process may die."""
+    """Random search whose hooks may kill the process."""
 
     def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         _die(trial.number, "created")

@@ -1,7 +1,7 @@
-"""A plugin of a user's own: the first trial of each worker waits until all workers have one.
+"""A plugin that lets the first trial of each worker wait until all workers have one.
 
-A small search is over before its second worker has started; this way both take part in it. With
-it comes a finite space, for the strategies that need one.
+A small search would be over before its second worker starts; with this plugin both take part. It
+also has a finite space, for the strategies that need one.
 """
 
 import os
@@ -13,7 +13,7 @@ import optuna
 from automl import Candidate, Graph, Task, hookimpl
 
 TOGETHER = "AUTOML_TEST_TOGETHER"
-"""How many workers wait for each other, and an empty folder they all see: `2:folder`."""
+"""The variable with the number of workers and an empty folder that they share: `2:folder`."""
 _SECONDS = 90.0
 
 
@@ -29,7 +29,7 @@ def trial_proposed() -> None:
 
 
 def finite_mlp(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
-    """Sixty networks of one hidden layer: each decision has a few values."""
+    """Sixty networks with one hidden layer; each decision has a few values."""
     graph = Graph()
     h = graph.add("flatten", graph.input("x", task.signature.input_shape))
     h = graph.add("linear", h, features=trial.suggest_int("width", 16, 32, step=4))

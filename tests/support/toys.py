@@ -25,7 +25,7 @@ from automl.nn import open_layers
 
 
 def blobs(examples: int = 90, features: int = 4, classes: int = 3) -> Classification:
-    """Gaussian blobs, one a class, easy to tell apart."""
+    """Gaussian blobs, one for each class, easy to separate."""
     rng = np.random.default_rng(0)
     targets = np.arange(examples) % classes
     centres = 3 * rng.normal(size=(classes, features))
@@ -73,7 +73,7 @@ class Line:
 
 @dataclass
 class Scripted(Line):
-    """A task whose metric takes given values, one an evaluation."""
+    """A task whose metric takes the given values, one for each evaluation."""
 
     values: tuple[float, ...] = ()
     direction: Direction = Direction.MAXIMIZE

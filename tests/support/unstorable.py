@@ -1,4 +1,4 @@
-"""Spaces and trainers that give what some database cannot hold, by the number of their trial."""
+"""Spaces and trainers with values that some databases cannot store, by the trial's number."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -35,7 +35,7 @@ ENDS = {
     "ours": "the attribute 'AutoML ' is the engine's own: choose another key",
     "constraint": "cannot be stored: it has 612 characters, and databases store at most 512",
 }
-"""What each trial does, and what is said of it."""
+"""The act of each trial, and the message about it."""
 DEEDS = tuple(ENDS)
 LONG_STEPS = (1, 2**31 - 1, 2**31, 10**12, 2**63 - 1)
 NAMES: list[str] = ["C", "c"]
@@ -70,7 +70,7 @@ def plane(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
 
 
 class Reports(Trainer):
-    """Reports what its trial's number says."""
+    """Reports the values for its trial's number."""
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         metrics: dict[str, Any] = {"score": 1.0, "cost": 1.0}
@@ -109,7 +109,7 @@ class Reports(Trainer):
 
 
 class Long(Trainer):
-    """Counts in steps of which some are long."""
+    """Counts in steps, some of which are long."""
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         for step in LONG_STEPS:
@@ -122,7 +122,7 @@ def graded(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
 
 
 class Graded(Trainer):
-    """Each trial is worse than the one before, at equal long steps."""
+    """Reports at the same long steps in each trial, each worse than the one before."""
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         for step in (10**12, 2 * 10**12, 3 * 10**12):
@@ -152,7 +152,7 @@ def later(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
 
 
 def of_another_kind(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
-    """Its second trial has another decision, which is one with the first's on MySQL."""
+    """Its second trial has another decision, which MySQL takes for the first trial's."""
     if trial.number == 1:
         return Candidate(_no_module, {"x": trial.suggest_categorical("x", [1, 2])})
     return Candidate(_no_module, {"x": trial.suggest_float("X", 0.0, 1.0)})

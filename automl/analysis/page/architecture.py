@@ -15,7 +15,7 @@ NODES = 150
 """Graphs with more nodes are listed, not drawn."""
 _CHARACTER, _PADDING, _LONGEST = 6.6, 20, 34
 _HEIGHT, _DOWN, _ASIDE, _LANE = 40, 30, 16, 14
-"""Pixels: of a box, between layers, between boxes, of an edge that passes a layer."""
+"""Pixels: a box's height, the gaps between layers and boxes, a long edge's width in a layer."""
 _SWEEPS, _STRAIGHTENED = 4, 12
 _FIRM = 1e4
 """How much harder boxes are to move than the points of edges."""
@@ -64,11 +64,11 @@ class _Place:
 
 
 def drawing(graph: "Graph") -> Markup:
-    """A graph as SVG, inputs at the top.
+    """Draw a graph as SVG, with inputs at the top.
 
-    Nodes are in layers by their longest path from an input. Edges pass the layers between their
-    ends at places of their own, so that none crosses a box. The order within layers follows the
-    mean place of what a node reads and of what reads it (Sugiyama, Tagawa and Toda 1981).
+    A node's layer is the length of its longest path from an input. A long edge has its own point in
+    each layer that it passes, so that it crosses no box. Layers are ordered by the mean position of
+    each node's neighbours (Sugiyama, Tagawa and Toda 1981).
     """
     nodes = {node.name: node for node in graph.live_nodes()}
     depth = _depths(list(nodes.values()))
@@ -194,13 +194,13 @@ def _is_right(name: str, row: Sequence[str], widths: Mapping[str, float]) -> boo
 def _alike(
     name: str, near: Sequence[str], x: Mapping[str, float], widths: Mapping[str, float]
 ) -> list[float]:
-    """The centres of the neighbours of the same sort, box or point; of all if there are none."""
+    """The centres of neighbours of the same kind, box or point; of all if there are none."""
     same = [x[other] for other in near if (other in widths) == (name in widths)]
     return same or [x[other] for other in near]
 
 
 def _apart(row: Sequence[str], wished: Sequence[float], widths: Mapping[str, float]) -> list[float]:
-    """The centres nearest to those wished for, by squares, that keep boxes apart in order."""
+    """The centres closest to the wished ones (least squares) that keep boxes apart and in order."""
     offsets, at = [], 0.0
     for name in row:
         width = widths.get(name, _LANE)
@@ -267,8 +267,8 @@ def _title(node: "Node") -> tuple[str, str]:
 
 def _attributes(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
-        said = value.name if isinstance(value, Open) else shown(value)
-        yield f"{name}={said}"
+        text = value.name if isinstance(value, Open) else shown(value)
+        yield f"{name}={text}"
 
 
 def _shape(node: "Node") -> str:

@@ -153,7 +153,7 @@ def _sections(facts: Facts) -> Iterable[Markup]:
 
 
 def _by_importance(facts: Facts) -> list[str]:
-    """The decisions that vary among the trials, those that matter most for the first objective."""
+    """The decisions that vary among the trials, by importance for the first objective."""
     values: dict[str, set[Any]] = {}
     for trial in facts.trials:
         for name, value in trial.params.items():
@@ -180,12 +180,12 @@ def _slices(material: Material, place: int, of: str) -> Markup:
 
 
 def _constants(constants: Mapping[str, Any]) -> Markup:
-    # Names and choices are labels, and so escaped already.
-    said = (
+    # Names and choices are labels, so they are escaped already.
+    pairs = (
         joined([Markup(name), " ", Markup(value) if isinstance(value, str) else shown(value)])
         for name, value in constants.items()
     )
-    return note("The same in all trials: ", joined(said, ", "), ".")
+    return note("The same in all trials: ", joined(pairs, ", "), ".")
 
 
 def _figures(title: str, drawn: Sequence[Figure], explained: str = "") -> Markup:
@@ -195,7 +195,7 @@ def _figures(title: str, drawn: Sequence[Figure], explained: str = "") -> Markup
 
 def _drawing(figure: Figure, named: bool = True) -> Markup:
     """A figure with its heading and notes, or the reason why there is none."""
-    # A title is a label, and so escaped already.
+    # A title is a label, so it is escaped already.
     heading = [tag("h3", Markup(figure.title))] if figure.title and named else []
     if figure.drawn is None:
         return tag("div", *heading, note(f"Not drawn: {figure.missing}."))

@@ -1,4 +1,4 @@
-"""The figures of a page: Optuna's own, with as many trials as a phone can draw."""
+"""The figures of a page: Optuna's own, limited to as many trials as a phone can draw."""
 
 import html
 import json
@@ -134,7 +134,7 @@ def history(material: Material, place: int) -> Figure:
 
 
 def _thin_history(figure: Any) -> int:
-    """Leave out points that nobody would miss; returns how many trials are left."""
+    """Drop points that make no visible difference; return how many trials are left."""
     values, best = figure.data[0], figure.data[1]
     best.line.shape = "hv"
     steps = [x for place, x in enumerate(best.x) if not place or best.y[place] != best.y[place - 1]]
@@ -147,7 +147,7 @@ def _thin_history(figure: Any) -> int:
 
 
 class _Known(BaseImportanceEvaluator):
-    """Importances that are known already."""
+    """Gives Optuna's plot importances that are computed already."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         self._shares = shares
@@ -183,7 +183,7 @@ def importance_bars(material: Material, place: int) -> Figure:
 
 
 def fronts(material: Material) -> list[Figure]:
-    """Each two objectives against one another."""
+    """Plot each pair of objectives."""
     if len(material.objectives) < 2:
         return []
     if not material.done:
@@ -209,7 +209,7 @@ def _front(
         targets=lambda trial: [trial.values[place] for place in pair],
     )
     figure.update_traces(marker_showscale=False)
-    # One colour: on its scale, the first trials of the front would be next to invisible.
+    # One colour, because on Optuna's scale the first trials of the front would hardly be visible.
     figure.data[-1].marker.update(color="#d0402f", size=8)
     return _drawn(figure, f"{names[0]} and {names[1]}", 360, notes)
 
@@ -234,7 +234,7 @@ def _slice(done: Sequence[FrozenTrial], objective: Objective, name: str) -> Figu
     figure.update_traces(marker_showscale=False)
     figure.update_xaxes(title=None, exponentformat="power")
     choices = figure.layout.xaxis.categoryarray or ()
-    # Plotly would turn long choices this way and that until it gives up.
+    # Plotly would try one angle after another for long choices, and then give up.
     steep = sum(map(len, choices)) > 30
     figure.update_xaxes(tickangle=40 if steep else 0)
     return _drawn(figure, name, 240 + steep * 4 * max(map(len, choices), default=0))
@@ -381,7 +381,7 @@ def short_names(times: Sequence[WorkerTime]) -> dict[str, str]:
 def _best_and_others(
     material: Material, trials: Sequence[FrozenTrial], limit: int
 ) -> list[FrozenTrial]:
-    """At most so many trials: the best quarter of that many, and others evenly chosen."""
+    """Choose at most this many trials: a quarter of them the best, the others spread evenly."""
     if len(trials) <= limit:
         return list(trials)
     objective = material.objectives[0]

@@ -1,4 +1,4 @@
-"""Builds HTML from parts; whatever is not markup already is text, and is escaped."""
+"""Builds HTML from parts; everything that is not markup already is escaped as text."""
 
 import html
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -51,7 +51,7 @@ def paragraph(*children: object, **attributes: str) -> Markup:
 
 
 def note(*children: object) -> Markup:
-    """A quiet line beside a figure or a table, such as what it leaves out."""
+    """A small line beside a figure or a table, for example on what it leaves out."""
     return paragraph(*children, class_="note")
 
 

@@ -1,4 +1,4 @@
-"""What a page says of the best trial's model and of the data: sections that need the parts."""
+"""A page's sections on the best trial's model and on the data, which need the study's parts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LAYERS = 200
 _CLASSES = 20
-"""Classes that a confusion matrix has; of more, the most frequent confusions are listed."""
+"""The most classes of a confusion matrix; with more, the most frequent confusions are listed."""
 _NAMED = 30
 _CONFUSIONS = 20
 

@@ -1,7 +1,7 @@
 """The best trial's model and the task's data, rebuilt on this machine so that a page can show them.
 
 This runs code of the study's plugins, so it happens only with code that the user has approved.
-Whatever goes wrong becomes a reason on the page; it never costs the page itself.
+Every error becomes a reason on the page, and never prevents the page itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PREDICTED = 5_000
-"""The most validation examples that the best model predicts for a page."""
+"""How many validation examples, at most, the best model predicts for a page."""
 _BATCH = 500
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def attempt(make: Callable[[], T]) -> T | Missing:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A study's parts on this machine, and what they say of the best trial.
+    """A study's parts on this machine, and what they compute for the best trial.
 
     Properties raise what the study's code raises: read them through `attempt`.
 
@@ -162,10 +162,14 @@ class Rebuilt:
         undone: Tensor = values.double() if scaling is None else scaling.undo(values)
         return undone
 
-    # What is predicted.
+    # Predictions.
     @cached_property
     def predictions(self) -> Predictions:
-        """Raises UsageError where the best trial's weights were not kept."""
+        """The best trial's predictions for some validation examples.
+
+        Raises:
+            UsageError: The best trial's weights were not kept.
+        """
         import torch
 
         weights = Models(self.study).weights(self._best.number)
@@ -185,10 +189,10 @@ class Rebuilt:
 
     @cached_property
     def baseline(self) -> Baseline:
-        """What the most frequent class, or the mean of the training targets, scores.
+        """The score of always predicting the most frequent class, or the mean training target.
 
-        Of classes, its probabilities are their shares of the training split, so that a loss is
-        the lowest that no input can improve.
+        The predicted probabilities of classes are their shares of the training split, which gives
+        the lowest loss that is possible without inputs.
         """
         train, held_out = self.splits[Split.TRAIN].targets, self.splits[Split.VALIDATION].targets
         if classes := self.classes:
