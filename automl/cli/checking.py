@@ -175,6 +175,6 @@ def _check_commands(module: ModuleType) -> None:
 
 
 def _check_events(module: ModuleType) -> None:
-    """Run the suite in a folder of its own, because a listener may write a log."""
+    """Run the suite in a temporary folder, because a listener may write a log."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         testing.check_events(module)
