@@ -511,7 +511,7 @@ def test_numbers_are_predicted_from_raw_arrays_in_their_own_unit(sqlite_url, tmp
         (np.array(3.0), "contains float64: expected one array of numbers [n, ...]"),
         (b"", "cannot read"),
         (b"nothing", "cannot read"),
-        ({"x": np.zeros(3)}, "holds several arrays: expected one"),
+        ({"x": np.zeros(3)}, "contains several arrays: expected one"),
     ],
 )
 def test_arrays_that_cannot_be_predicted(fruits_export, tmp_path, call, array, said):

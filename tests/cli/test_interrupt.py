@@ -28,6 +28,7 @@ def test_ctrl_c_once_and_resume_give_the_results_of_an_uninterrupted_search(run,
     if json:
         summary = ended.events[-1]
         assert (summary["event"], summary["complete"], summary["open"]) == ("summary", 2, 1)
+    monkeypatch.delenv(tiny.INTERRUPT)
     assert run("resume", "my s").code == 0
     assert results("my s") == results("undisturbed")
     assert study("my s").views.counts().trials == 6

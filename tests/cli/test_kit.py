@@ -64,7 +64,7 @@ def test_nothing_is_overwritten(run, here):
     ("name", "kind", "says"),
     [
         ("Sun", "task", "invalid plugin name 'Sun': use at most 24 lowercase letters"),
-        ("3d", "task", "a letter first"),
+        ("3d", "task", "starting with a letter"),
         ("a--b", "task", "single hyphens"),
         ("../up", "task", "invalid plugin name '../up'"),
         ("x" * 25, "task", "at most 24"),
@@ -199,7 +199,7 @@ def test_commands_and_events_of_a_file_are_checked(run, here):
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ({"IMPORT": "import torch"}, "so import torch in the command, not at the top"),
+        ({"IMPORT": "import torch"}, "import torch in the command, not at the top"),
         ({"COMMAND": "search"}, "automl has a command 'search' of its own"),
         ({"HELP": ""}, "command 'rank' must have a help text"),
         ({"LOG": "outcome.values[0]"}, "trial_finished raised TypeError"),

@@ -25,6 +25,7 @@ def own(file):
 def test_resume_from_another_directory_needs_only_the_database(run, here, monkeypatch):
     monkeypatch.setenv(tiny.INTERRUPT, "1:2")
     assert run("search", PLANE, *PARTS, "--trials", "4", "--study", "s").code == 130
+    monkeypatch.delenv(tiny.INTERRUPT)
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
     url = f"sqlite:///{here / 'automl.db'}"

@@ -110,8 +110,8 @@ def test_a_trial_created_for_a_lost_slot_does_not_stay_running(sqlite_url):
     late, early = (Engine(study, parts, Worker(name), registry.hooks) for name in "ab")
     slept = late.ledger.reserve(late.worker)
     taken = early.ledger.take_over(early.worker, {"a"})
-    early.trials.open(taken)
-    late.trials.open(slept)
+    early.state.trials.open(taken)
+    late.state.trials.open(slept)
     early.ledger.release(taken, None)
     early.run()
     states = [t.state for t in study.optuna.trials]

@@ -352,7 +352,7 @@ def test_a_graph_without_output_is_refused():
 
 def test_keys_are_the_same_in_another_process():
     code = (
-        "from tests.core.test_canonical import HEXAGON, convolutions_in_pairs, canonical;"
+        "from test_canonical import HEXAGON, convolutions_in_pairs, canonical;"
         "print(canonical(convolutions_in_pairs(HEXAGON)).key)"
     )
     done = subprocess.run(

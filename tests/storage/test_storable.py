@@ -287,7 +287,7 @@ def test_a_rerun_names_the_lost_decision(on_mysql):
         connection.execute(text("DELETE FROM trial_params WHERE param_name = 'y'"))
     opened = open_study(Storage(on_mysql["storage"]), "s")
     parts = opened.load_parts(Registry(trusting(True, ())))
-    with pytest.raises(UsageError, match="its decision 'y' is not in mysql"):
+    with pytest.raises(UsageError, match="decision 'y' is not in mysql"):
         rerun(opened, parts, opened.trial(0), "cpu", 0.0)
 
 

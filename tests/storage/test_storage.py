@@ -81,7 +81,7 @@ def test_mysql_and_mariadb_use_pymysql(scheme):
         ("postgresql://h/d?connect_timeout=3", "connect_timeout", 3),
         ("mysql://h/d?read_timeout=4", "read_timeout", 4),
         ("postgresql://h/d", "connect_timeout", 10),
-        ("mysql://h/d", "read_timeout", 90),
+        ("mysql://h/d", "read_timeout", 70),
     ],
 )
 def test_a_driver_has_the_timeouts_of_its_url_or_the_defaults(url, name, seconds):

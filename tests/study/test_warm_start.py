@@ -83,12 +83,14 @@ def test_what_the_space_no_longer_allows_is_left_out(search, caplog):
     assert new.views.counts().failed == 0
     (said,) = [record.getMessage() for record in caplog.records if "--from" in record.msg]
     assert "of its best trials are left out" in said
-    assert "decision 'x' was given" in said
+    assert "decision 'x': expected a whole number" in said
 
 
 def test_where_the_space_allows_none(search):
     search("old", tiny.corner, enqueue=[{"x": 2}], trials=1)
-    with pytest.raises(UsageError, match="none of its best fits this search: decision 'x' was"):
+    with pytest.raises(
+        UsageError, match="none of its best fits this search: decision 'x': expected"
+    ):
         search("new", tiny.corner, options={"space": {"values": 1}}, warm_start="old")
 
 
@@ -100,7 +102,7 @@ def test_a_study_of_another_space(search):
 
 def test_a_study_that_found_nothing(search):
     search("old", requirements=["cost>=2"], trials=2)
-    with pytest.raises(UsageError, match="--from old: no trial of study 'old' keeps to"):
+    with pytest.raises(UsageError, match="--from old: no trial of study 'old' satisfies"):
         search("new", warm_start="old")
 
 

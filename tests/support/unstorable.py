@@ -32,7 +32,7 @@ ENDS = {
     "endless": "decision 'c' cannot be stored: its bound inf is not a finite number",
     "attribute": "attribute 'k' cannot be stored: it takes 70,002 bytes",
     "key": "cannot be stored: it has 600 characters, and databases store at most 512",
-    "ours": "the attribute 'AutoML ' is the engine's own: choose another key",
+    "ours": "attribute 'AutoML ' is reserved by the engine: use another key",
     "constraint": "cannot be stored: it has 612 characters, and databases store at most 512",
 }
 """The act of each trial, and the message about it."""
