@@ -478,7 +478,10 @@ def test_a_process_forked_by_a_listeners_error_ends(sqlite_url, caplog, capfd):
     while ForksInItsText.children:
         _, status = os.waitpid(ForksInItsText.children.pop(), 0)
         assert os.waitstatus_to_exitcode(status) != 3
-    assert "came back out of the trial's code" in capfd.readouterr().err
+    assert (
+        "a process that a trial forked and that returned from the trial's code"
+        in capfd.readouterr().err
+    )
     assert "a plugin's trial_finished raised ForksInItsText: the parent" in caplog.text
 
 
@@ -632,10 +635,10 @@ def test_the_cleanup_after_an_error_has_the_time_limit(sqlite_url, error, holdin
 class Refusing(Ledger):
     """A ledger with a bug: it cannot settle the second trial."""
 
-    def settle(self, lease, number, *rest):
+    def settle(self, lease, number, *rest, **named):
         if number == 1:
             raise RuntimeError("a fault")
-        return super().settle(lease, number, *rest)
+        return super().settle(lease, number, *rest, **named)
 
 
 def test_an_error_in_the_engine_counts_as_an_attempt(sqlite_url, tmp_path, monkeypatch):
@@ -666,16 +669,16 @@ class Ending(Ledger):
     left: list[int] = field(default_factory=list)
     settles: bool = True
 
-    def settle(self, lease, number, *rest):
+    def settle(self, lease, number, *rest, **named):
         if self.settles and number == 1 and self.left:
             self.left.pop()
             raise SystemExit(0)
-        return super().settle(lease, number, *rest)
+        return super().settle(lease, number, *rest, **named)
 
-    def reserve(self, *rest):
+    def reserve(self, *rest, **named):
         if not self.settles and self.left and self.open_trials() == 0:
             raise SystemExit(0)
-        return super().reserve(*rest)
+        return super().reserve(*rest, **named)
 
 
 def ending(engine: Engine, left: int, settles: bool) -> Engine:
