@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from optuna.trial import FrozenTrial
+
 from automl.errors import UnknownNameError, UsageError
 from automl.export.export import Export
 from automl.plugin.registry import Kind, Registry
@@ -128,8 +130,7 @@ class Study(core.Study):
         Raises:
             UsageError: There is no such trial, no weights, or the directory exists.
         """
-        chosen = self._best_trial() if trial is None else self.complete_trial(trial)
-        Export(self, self._parts, chosen, device, refit).write(Path(directory), force)
+        Export(self, self._parts, self._chosen(trial), device, refit).write(Path(directory), force)
         return Path(directory)
 
     def predict(self, inputs: Any, trial: int | None = None) -> Any:
@@ -142,8 +143,7 @@ class Study(core.Study):
         Raises:
             UsageError: There is no such trial, or its weights have not been kept.
         """
-        chosen = self._best_trial() if trial is None else self.complete_trial(trial)
-        return Export(self, self._parts, chosen).predict(inputs)
+        return Export(self, self._parts, self._chosen(trial)).predict(inputs)
 
     @classmethod
     def _of(cls, study: core.Study, registry: Registry, parts: Parts | None = None) -> "Study":
@@ -154,7 +154,10 @@ class Study(core.Study):
     def _parts(self) -> Parts:
         return self._loaded or self._with_parts(None)._parts
 
-    def _best_trial(self) -> Any:
+    def _chosen(self, number: int | None) -> FrozenTrial:
+        """The complete trial of this number, or the best."""
+        if number is not None:
+            return self.complete_trial(number)
         trials = self.best_trials()
         if not trials:
             raise UsageError(self.without_best())
