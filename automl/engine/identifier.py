@@ -131,7 +131,7 @@ class Identifier:
         if candidate.open_decisions:
             return "open decisions"
         if written.shared is None:
-            return "hyperparameters of no plain value"
+            return "hyperparameters without a plain value"
         if self._broken or not parts.recipe.complete:
             return _BROKEN if self._broken else "parts in no file"
         return None if self._payoff.pays(costs) else "cost"
