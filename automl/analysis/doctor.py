@@ -100,7 +100,7 @@ class Doctor:
                 worker = (
                     f"{'a' if number is None else 'its'} worker {host_and_pid(view.worker or '')}"
                 )
-                message = f"{worker} has not been heard of since {moment(since)}"
+                message = f"{worker} has not been heard from since {moment(since)}"
                 yield Finding(Rule.PHASE, number, message, broken=False)
 
     def _of_optuna(self, views: dict[int, TrialView], untold: set[int]) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With several objectives: show the trials that no other beats as one table.",
 )
-@click.option("--trial", "number", type=int, metavar="N", help="Take this trial, not the best.")
+@click.option("--trial", "number", type=int, metavar="N", help="This trial instead of the best.")
 @click.option(
     "--refit", is_flag=True, help="Train it again on training and validation data before exporting."
 )

@@ -54,7 +54,7 @@ def _say(line: str) -> None:
     try:
         say(line)
     except BrokenPipeError:
-        # The reader has exited, as `head` does; the search goes on.
+        # The reader has exited, as `head` does; the search continues.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

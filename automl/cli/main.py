@@ -67,7 +67,7 @@ def cli(debug: bool) -> None:
     \b
     automl search mlp --task digits --trials 20     find a good model
     automl best mlp-digits-1                        look at it
-    automl resume mlp-digits-1 --trials 20          search on
+    automl resume mlp-digits-1 --trials 20          continue it
     """
 
 
@@ -99,7 +99,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         say("interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        # The reader has exited, as `head` does; the rest has nowhere to go.
+        # The reader has exited, as `head` does, so nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:

@@ -39,7 +39,7 @@ def trial_line(event: Mapping[str, Any]) -> str:
         return f"{line}  {shortened(event['error'])}"
     if "silent_since" in event:
         since = moment(event["silent_since"])
-        return f"{line}  its worker {event['worker']} has not been heard of since {since}"
+        return f"{line}  its worker {event['worker']} has not been heard from since {since}"
     line += f"  {pairs(event['values'])}"
     if "breaks" in event:
         line += f"  breaks {' and '.join(event['breaks'])}"
@@ -88,9 +88,9 @@ def _open_parts(event: Mapping[str, Any]) -> list[str]:
 
 
 def lost_line(lost: int, resume: str) -> str:
-    """Tell how to continue trials whose workers are gone."""
+    """Describe how to continue trials whose workers are gone."""
     found = "1 trial has lost its worker" if lost == 1 else f"{lost} trials have lost their workers"
-    return f"{found}; any worker at this study takes over, or start one: {resume}"
+    return f"{found}; any worker of this study takes over, or start one: {resume}"
 
 
 _MANY = 10
@@ -159,7 +159,7 @@ def next_lines(study: "Study") -> list[str]:
         study.command("show"): "every trial",
     }
     if study.views.budget().stopped is not StopReason.EXHAUSTED:
-        lines[study.command("resume", "--trials 20")] = "search on"
+        lines[study.command("resume", "--trials 20")] = "continue the search"
     width = max(map(len, lines))
     return ["next:", *(f"  {line:<{width}}   {shows}" for line, shows in lines.items())]
 

@@ -75,7 +75,7 @@ class Attempt:
     _trial: optuna.Trial | None = field(default=None, init=False)
 
     def run(self) -> Lease | None:
-        """Take the trial as far as it goes.
+        """Run the trial until it is settled, parked or given back.
 
         Returns:
             The lease of the next trial, if settling this one took one.
@@ -133,7 +133,7 @@ class Attempt:
             return self._fail(trial, error)
 
     def _fail(self, trial: optuna.Trial, error: BaseException) -> Lease | None:
-        """Fail a trial after an error that is the engine's own, so that the search goes on.
+        """Fail a trial after an error of the engine itself, so that the search continues.
 
         If even that fails, the trial is tried again, which counts as an attempt.
         """
@@ -250,7 +250,7 @@ class Attempt:
         return outcome
 
     def _allow_cleanup(self, error: Exception) -> None:
-        """Give the trial's code a little time to clean up, and to say what its error is."""
+        """Give the trial's code a little time to clean up and to format its error."""
         if not is_interruption(error):
             self.state.deadline.grant()
 
@@ -297,11 +297,11 @@ class Attempt:
             judge = self._to_judge(trial, outcome)
             return settle(lease, number, outcome, seconds, reports, judge=judge, identity=identity)
         except UnstorableError as error:
-            # Without any of the trial's own values, the database accepts it in every case.
+            # The database always accepts this outcome, because it has none of the trial's values.
             return settle(lease, number, failure(error), seconds)
 
     def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any] | None:
-        """The decisions that the judge should train from the start, if any were closed."""
+        """The decisions that the judge should train from scratch, if any were closed."""
         if self.state.parts.judge is None or self.lease.judges is not None or not outcome.closed:
             return None
         return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
@@ -319,7 +319,7 @@ class Attempt:
 def _may_recur(error: BaseException) -> bool:
     """Return whether a trial might end each worker with this error, so that attempts must count.
 
-    Neither this package nor a person ends a process with any other than an Exception.
+    This package and users end a process only with an Exception; any other error is the trial's.
     """
     if isinstance(error, DeviceLostError):
         return True

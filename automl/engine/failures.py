@@ -43,7 +43,7 @@ def is_storage_failure(error: BaseException) -> bool:
 
 
 def trial_failure(error: Exception, where: str) -> Outcome:
-    """Return how a trial ends that raised this error, and free the memory that the error keeps.
+    """Return the outcome of a trial that raised this error, and free the memory that it keeps.
 
     Args:
         error: What the trial's code raised.
@@ -62,7 +62,7 @@ def trial_failure(error: Exception, where: str) -> Outcome:
 def failure(error: BaseException, where: str = "") -> Outcome:
     """Return the outcome of a trial that raised an error.
 
-    The error's text is made by the trial's own code, and so has the trial's time limit.
+    The trial's own code formats the error's text, so the trial's time limit applies.
 
     Args:
         error: What was raised.
@@ -72,7 +72,7 @@ def failure(error: BaseException, where: str = "") -> Outcome:
         with TrialCode():
             return _outcome(error, where)
     except TimeLimitError as late:
-        # Without the traceback of the one that was raised, which is that of making the text.
+        # Leave out the traceback of the error that formatting raised.
         return _outcome(TimeLimitError(text_of(late)), where)
     except Exception:
         unknown = TrialError(f"a {type(error).__name__} that cannot be shown")
@@ -114,7 +114,7 @@ def process_ended(why: str, stack: str) -> Outcome:
     """
     error = TimeLimitError(f"{why or 'it took too long'}; its process had to be ended")
     outcome = failure(error)
-    # The traceback of the error made here says nothing about the process that was ended.
+    # This error's own traceback is not that of the process that was ended.
     return replace(outcome, traceback=_storable(stack) or outcome.traceback)
 
 
@@ -154,7 +154,7 @@ def _reason(error: BaseException) -> Reason:
 
 
 def _cause(error: BaseException) -> str | None:
-    """Where an error was raised: equal for failures of one origin, whatever numbers they mention.
+    """Where an error was raised: equal for failures at one place, whatever numbers they mention.
 
     None for a failure that says nothing about later candidates.
     """

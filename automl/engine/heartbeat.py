@@ -94,7 +94,7 @@ class Heartbeat(threading.Thread):
         try:
             self._ledger.renew(lease)
         except LeaseLostError:
-            # It may also have been settled just now; then nobody checks for the loss.
+            # The trial may also have just been settled; then the loss is not checked.
             self._lost = lease
 
 

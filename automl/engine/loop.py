@@ -123,9 +123,9 @@ class Engine:
         return self.ledger.reserve(self.worker, self.state.trials.take_told())
 
     def _wait_for_work(self) -> None:
-        """Look from time to time until there may be something to do.
+        """Poll the ledger until there may be something to do.
 
-        A look only reads, so that idle workers do not delay those that train.
+        This only reads, so that idle workers do not delay those that train.
         """
         pause = self.poll_seconds
         while not self.stop.wait(pause * random.uniform(0.5, 1.0)) and not self._may_continue():
@@ -144,7 +144,7 @@ class Engine:
         return {holder for holder in self.ledger.holders() if is_dead(holder)}
 
     def _maintain(self) -> Lease | None:
-        """Tell Optuna of trials that other workers left untold, and take over what they left."""
+        """Tell Optuna about trials that others settled, and take over those they abandoned."""
         never = self.state.maintained_at == float("-inf")
         self.state.maintained_at = time.monotonic()
         tell_all(self.state, older_than=0.0 if never else MAINTAIN_SECONDS)
@@ -157,7 +157,7 @@ class Engine:
         return self.ledger.take_over(self.worker, dead)
 
     def _finished(self) -> bool:
-        """Tell Optuna of all settled trials, and return whether nothing is open or may continue."""
+        """Tell Optuna about all settled trials, and return whether none is open or may continue."""
         tell_all(self.state)
         if self.ledger.is_over():
             return True

@@ -1,4 +1,4 @@
-"""What a worker keeps from trial to trial, and shares between the modules of the engine."""
+"""The state that a worker keeps from trial to trial, shared by the modules of the engine."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ MAINTAIN_SECONDS = 10.0
 
 @dataclass
 class EngineState:
-    """What one worker keeps while it takes trials of one study.
+    """One worker's state while it runs trials of one study.
 
     Attributes:
         study: The study.

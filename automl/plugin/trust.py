@@ -1,4 +1,4 @@
-"""What this user has approved on this machine: a study in a shared database is data, not code."""
+"""The user's approvals on this machine: a study in a shared database is data, not code."""
 
 import hashlib
 import json

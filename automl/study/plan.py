@@ -185,7 +185,7 @@ def _cache(request: SearchRequest) -> Cache:
     known = options_of(Cache, frozenset({"enabled"}))
     values = resolve(CACHE, known, given)
     for name, value in values.items():
-        # Without an end is another thing: `probe_share=inf` probes always.
+        # An infinite share is allowed: `probe_share=inf` always probes.
         if isinstance(value, int | float) and value != math.inf:
             require_at_most(f"{CACHE} option {name}", value)
     return replace(Cache(enabled), **values)

@@ -73,7 +73,7 @@ class Share:
     def limit_threads(self) -> None:
         """Limit torch to this worker's share of the cores, if it is loaded."""
         torch, threads = sys.modules.get("torch"), self.place.threads
-        # To set the number again takes longer than a step of a small model.
+        # Setting the number again takes longer than a step of a small model.
         if torch is not None and threads is not None and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

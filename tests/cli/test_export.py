@@ -411,7 +411,7 @@ def test_changed_or_missing_weights_are_not_loaded(sqlite_url):
     with pytest.raises(UsageError, match="has changed since trial"):
         models.weights(best.number)
     file.unlink()
-    with pytest.raises(UsageError, match="are not there"):
+    with pytest.raises(UsageError, match="are missing"):
         models.weights(best.number)
     assert MODEL in study.optuna.trials[best.number].user_attrs
 
@@ -639,7 +639,7 @@ def test_moved_data_is_found_by_its_file_name(table, sqlite_url, tmp_path, call)
     command = ("best", "s", "--storage", sqlite_url, "--export", str(tmp_path / "out"))
     said = call(2, *command).err
     assert f"cannot read {old / table.name}: No such file" in said
-    assert "if people.csv was moved, name its folder by --data-dir" in said
+    assert "if people.csv was moved, pass its folder with --data-dir" in said
     call(0, *command, "--data-dir", str(new))
     more = ("resume", "s", "--storage", sqlite_url, "--trials", "4", "--workers", "2")
     call(0, *more, "--data-dir", str(new))

@@ -85,7 +85,7 @@ def test_a_queue_from_standard_input_is_not_saved(run, here, monkeypatch):
     assert "enqueue" not in saved
     assert saved["workers"] == 2
     assert "options" not in saved
-    assert "a.toml does not hold --enqueue, which was read from standard input" in ended.err
+    assert "a.toml does not contain --enqueue, which was read from standard input" in ended.err
 
 
 def test_a_file_overrides_the_environment(run, here, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_password_is_not_saved(run, here):
     ended = run("search", PLANE, *PARTS, *line)
     assert ended.code == 0, ended.err
     assert "127.0.0.1" not in (here / "a.toml").read_text()
-    assert "a.toml does not hold --storage, which has a password" in ended.err
+    assert "a.toml does not contain --storage, which has a password" in ended.err
 
 
 def test_nothing_is_overwritten(run, file):

@@ -345,7 +345,7 @@ def test_a_strategy_that_cannot_draw_fails_the_trial_and_is_named(search, place)
 def test_an_error_in_after_trial_loses_nothing(search, caplog):
     study, _ = search(strategy=clumsy, options={"strategy": {"place": "note"}}, trials=2)
     assert [t.state for t in study.optuna.trials] == [TrialState.COMPLETE] * 2
-    assert "RuntimeError: no note; the search goes on" in caplog.text
+    assert "RuntimeError: no note; the search continues" in caplog.text
 
 
 def test_a_candidate_that_cannot_be_built_costs_no_evaluation(search):

@@ -90,7 +90,7 @@ def test_too_costly_candidates_are_not_trained(search):
     assert counts.pruned == sum(z > 5 for z in drawn) > 0
     assert best.metrics["parameters"] <= 5
     dear = next(n for n, z in enumerate(drawn) if z > 5)
-    said = f"not trained, it breaks parameters <= 5 (it has {drawn[dear]})"
+    said = f"not trained, it violates parameters <= 5 (it has {drawn[dear]})"
     assert study.views.trial(dear).message == said
 
 

@@ -264,13 +264,13 @@ SAID = {
 MEANT = {
     "postgresql": {
         "54001": (Kind.OWN, "nest values less"),
-        "54011": (Kind.FATAL, "columns beside automl's"),
+        "54011": (Kind.FATAL, "columns that automl did not create"),
         "54023": (Kind.FATAL, "fewer arguments of a function"),
     },
     "mysql": {
         1135: (Kind.AWAY, "use fewer workers"),
         **dict.fromkeys((1158, 1159, 1160, 1161), (Kind.AWAY, "check the network")),
-        1412: (Kind.TRANSIENT, "another program changes the tables"),
+        1412: (Kind.TRANSIENT, "another program is changing the tables"),
         1615: (Kind.TRANSIENT, "table_definition_cache"),
     },
 }

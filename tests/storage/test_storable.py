@@ -171,7 +171,9 @@ def test_a_study_is_not_extended_beyond_what_databases_hold(where):
     for _ in range(2):
         study.extend(Limits(trials=10**9, evaluations=10**9))
     for limits in (Limits(trials=10**9), Limits(evaluations=10**9)):
-        with pytest.raises(UsageError, match="with those before: expected at most 2,147,483,647"):
+        with pytest.raises(
+            UsageError, match="added to earlier ones: expected at most 2,147,483,647"
+        ):
             study.extend(limits)
     assert study.views.budget().trials == 2 * 10**9 + 1
 
@@ -231,7 +233,7 @@ def test_a_study_is_found_only_by_its_exact_name(on_mysql):
     searched(on_mysql, tiny.plane, 1, study="abc", trainer=tiny.Steps)
     with pytest.raises(UnknownNameError, match="known: abc"):
         automl.resume("ABC", **on_mysql)
-    with pytest.raises(UsageError, match="'ABC' and 'abc', which exists, are one name in"):
+    with pytest.raises(UsageError, match="'ABC' is the same name as the existing 'abc' in"):
         searched(on_mysql, tiny.plane, 1, study="ABC", trainer=tiny.Steps)
 
 

@@ -82,7 +82,7 @@ def test_what_the_space_no_longer_allows_is_left_out(search, caplog):
     assert decisions(new)[:2] == [{"x": 0}, {"x": 1}]
     assert new.views.counts().failed == 0
     (said,) = [record.getMessage() for record in caplog.records if "--from" in record.msg]
-    assert "of its best trials are left out" in said
+    assert "of its best trials do not fit this search" in said
     assert "decision 'x': expected a whole number" in said
 
 
