@@ -89,7 +89,7 @@ def test_what_the_space_no_longer_allows_is_left_out(search, caplog):
 def test_where_the_space_allows_none(search):
     search("old", tiny.corner, enqueue=[{"x": 2}], trials=1)
     with pytest.raises(
-        UsageError, match="none of its best fits this search: decision 'x': expected"
+        UsageError, match="none of its best trials fits this search: decision 'x': expected"
     ):
         search("new", tiny.corner, options={"space": {"values": 1}}, warm_start="old")
 
