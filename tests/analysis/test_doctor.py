@@ -205,7 +205,7 @@ def test_a_trial_of_another_program_is_its_own_affair(searched):
 
 def test_what_was_not_told_waits_and_is_told(searched):
     change(searched, "UPDATE automl_trials SET told = 0 WHERE number = 3")
-    said = Finding(Rule.TOLD, 3, "Optuna is not told yet", broken=False)
+    said = Finding(Rule.TOLD, 3, "Optuna does not know yet how it ended", broken=False)
     assert Doctor(searched).findings() == [said]
     Doctor(searched).repair()
     assert Doctor(searched).findings() == []

@@ -346,7 +346,7 @@ def test_nothing_is_fetched(searched):
 
 def test_the_commands_repeat_the_study(searched, run):
     page = written(searched)
-    line = re.search(r"automl search [^#]*?(?= Go on where)", page.text)[0].replace("\\ ", "")
+    line = re.search(r"automl search [^#]*?(?= Continue it where)", page.text)[0].replace("\\ ", "")
     spec = study("s").spec
     assert run(*line.split()[1:], "--study", "again").code == 0
     again = study("again")

@@ -147,7 +147,7 @@ def _thin_history(figure: Any) -> int:
 
 
 class _Known(BaseImportanceEvaluator):
-    """Gives Optuna's plot importances that are computed already."""
+    """Passes importances that are already computed to Optuna's plot."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         self._shares = shares
@@ -253,7 +253,7 @@ def parallel(material: Material) -> Figure:
     figure = visualization.plot_parallel_coordinate(
         excerpt(chosen, material.objectives), params, target_name=material.objectives[0].metric
     )
-    # The bar of colours says nothing that the first axis does not, and takes a third of a phone.
+    # The colour bar repeats the first axis, and takes a third of a phone's width.
     figure.update_traces(marker_showscale=False, opacity=0.5 if len(chosen) < 50 else 0.3)
     names = [_cut(text) for text in figure.layout.xaxis.ticktext]
     figure.update_xaxes(ticktext=names, tickangle=-25 if max(map(len, names)) > 12 else 0)

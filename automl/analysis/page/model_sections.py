@@ -230,5 +230,5 @@ def _baseline(rebuilt: Rebuilt, metrics: Mapping[str, Any]) -> Iterator[Markup]:
     rows = [
         (name, number(value), number(metrics.get(name))) for name, value in known.metrics.items()
     ]
-    yield paragraph(f"The validation scores of a model that predicts {known.says}.")
+    yield paragraph(f"The validation scores of a model that predicts {known.prediction}.")
     yield table(("metric", "baseline", "best trial"), rows, numeric=(1, 2), narrow=True)
