@@ -62,7 +62,7 @@ def test_modules_are_distinguished_by_their_functions(fingerprint):
     [
         ("writings", [WRITINGS[0], WRITINGS[0]], ["equal at L0: equal decisions"]),
         ("writings", WRITINGS[:2], ["how (plain, commuted)", "equal at L1"]),
-        ("writings", [WRITINGS[2], WRITINGS[4]], ["doubled", "sums are flattened", "meet at L1"]),
+        ("writings", [WRITINGS[2], WRITINGS[4]], ["doubled", "sums are flattened", "equal at L1"]),
         ("writings", WRITINGS[4:], ["different at L2", "differs by"]),
         ("modules", MODULES[2:], ["no graph", "equal at L2", "live parameters"]),
         ("modules", MODULES[1:3], ["different at L2"]),

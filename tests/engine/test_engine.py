@@ -180,7 +180,7 @@ def test_a_trial_that_raises_fails_with_its_reason(search, error, reason, messag
     assert study.optuna.trials[0].user_attrs[ATTRIBUTE]["error"] == view.message
 
 
-def test_a_trial_that_exits_fails_and_the_search_goes_on(search):
+def test_a_trial_that_exits_fails_and_the_search_continues(search):
     """A trainer made from a script may still call `sys.exit`."""
     study, _ = search(trainer=raising(SystemExit("usage: train.py")), trials=2)
     assert [view.state for view in study.views.trials()] == [State.FAILED] * 2

@@ -1,4 +1,4 @@
-"""Requirements: too costly candidates are not trained, and violating ones are never best."""
+"""Requirements: too costly candidates are not trained, and violating trials are never best."""
 
 import math
 from collections.abc import Mapping

@@ -254,7 +254,7 @@ def test_a_user_of_mariadb_without_free_connections_waits(tmp_path):
     check(caught.value, Kind.AWAY, "use fewer workers")
 
 
-# What a test cannot bring about, a server can be made to say.
+# Errors that a test cannot cause, but that a server can be made to raise.
 SAID = {
     "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'said' USING ERRCODE = '{}'; END $$",
     "mysql": "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {}, MESSAGE_TEXT = 'said'",
@@ -276,7 +276,7 @@ MEANT = {
 }
 
 
-def test_what_a_server_says_is_of_its_kind_and_has_a_hint(server):
+def test_an_errors_code_gives_its_kind_and_a_hint(server):
     backend = make_url(server).get_backend_name()
     for code, (kind, hint) in MEANT[backend].items():
         with connected(server) as run:
