@@ -150,7 +150,7 @@ class Comparer:
             )
         except AutoMLError:
             raise
-        except Exception as error:  # whatever the space's own code raises
+        except Exception as error:  # the space's own code may raise any error
             raise UsageError(f"space {space}: {described(error)}") from error
         if unused := decisions.keys() - made.decisions.keys():
             asked, not_asked = (", ".join(sorted(each)) for each in (made.decisions, unused))

@@ -119,7 +119,7 @@ def process_ended(why: str, stack: str) -> Outcome:
 
 
 def worker_lost(attempts: int) -> Outcome:
-    """Return the outcome of a trial whose workers died in each of so many attempts."""
+    """Return the outcome of a trial whose workers died in each of its attempts."""
     message = (
         f"its worker was lost {attempts} times: killed, out of memory, a crash, a device that "
         "fails, or no run.tick() for minutes"

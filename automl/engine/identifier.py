@@ -185,7 +185,7 @@ class Identifier:
         except StorageError:
             raise
         except Exception:
-            return None  # whatever a space or a trainer raises: this trial must not fail for it
+            return None  # a space or a trainer may raise any error, which must not fail this trial
         costs = costs_of(parts, candidate)
         if self._why_not(parts, candidate, written, costs):
             return None

@@ -25,7 +25,7 @@ class StrategyContext:
         try:
             with TrialCode():
                 candidate = rebuild(parts, decisions)
-        except Exception:  # whatever a space raises where decisions are missing or do not fit
+        except Exception:  # a space may raise any error if decisions are missing or do not fit
             return None
         if candidate.open_decisions:
             return None

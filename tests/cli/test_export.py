@@ -148,7 +148,7 @@ def test_the_command_predicts_the_same(exported, table, call):
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (lambda out: (out / "model.pt2").unlink(), "model.pt2 is missing: see README.md beside"),
+        (lambda out: (out / "model.pt2").unlink(), "model.pt2 is missing: README.md there tells"),
         (lambda out: (out / "model.pt2").write_bytes(b"PK"), "model.pt2 cannot be loaded (BadZip"),
         (shutil.rmtree, "out is not a directory"),
         (
@@ -450,7 +450,7 @@ def test_a_model_that_cannot_be_exported_is_reported_and_the_rest_is_written(
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert why in (tmp_path / "out" / "README.md").read_text()
     err = call(2, "predict", str(tmp_path / "out"), "x.npy").err
-    assert f"{tmp_path / 'out' / 'model.pt2'} is missing: see README.md beside it whether" in err
+    assert f"{tmp_path / 'out' / 'model.pt2'} is missing: README.md there tells whether" in err
 
 
 def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):

@@ -228,7 +228,7 @@ def _material(facts: Facts) -> Material:
     )
 
 
-# Styles and scripts, all of them in the page.
+# Styles and scripts, all embedded in the page.
 _PACKED = {"type": "text/plain", "id": "plotly"}
 
 

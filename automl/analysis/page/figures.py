@@ -57,7 +57,7 @@ class Figure:
         missing: Why there is nothing to draw.
         notes: What it leaves out, and how to read it.
         height: Pixels.
-        width: Pixels that it needs, where that may be more than the page has.
+        width: Pixels that it needs, if that may be more than the page has.
     """
 
     title: str = ""
@@ -97,7 +97,7 @@ class Material:
         return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
 
     def decisions(self, place: int) -> list[str]:
-        """The decisions that vary, most important first; by name where that is unknown."""
+        """The decisions that vary, most important first; by name if that is unknown."""
         shares = self.importances[place].shares
         return sorted(self._varying, key=lambda name: -shares.get(name, 0.0))
 
@@ -262,9 +262,9 @@ def parallel(material: Material) -> Figure:
     notes = _left_out(len(chosen), len(done), "trial", "the best and evenly chosen others")
     every = len(material.decisions(0))
     notes += _left_out(len(params), every, "decision", "those that matter most")
-    # At most as wide as the page; script.js turns it where the screen is narrower.
+    # At most as wide as the page; script.js turns it on narrower screens.
     width = 110 * (len(params) + len(material.objectives))
-    # The values beside the first axis stand left of the plot.
+    # The values of the first axis are left of the plot.
     return _drawn(figure, "", 380, notes, width=width, left=56)
 
 
