@@ -94,7 +94,7 @@ def lost_line(lost: int, resume: str) -> str:
 
 
 _MANY = 10
-"""The most lines that one subject gets; `--json` and `--html` show all of them."""
+"""The largest number of lines for one subject; `--json` and `--html` show all of them."""
 
 
 def overview_lines(event: Mapping[str, Any]) -> list[str]:

@@ -12,10 +12,10 @@ from automl.engine.evaluation import Evaluation
 from automl.engine.failures import (
     failed_part,
     failure,
+    freed,
     is_interruption,
     is_storage_failure,
     process_ended,
-    released,
     trial_failure,
     worker_lost,
 )
@@ -59,30 +59,30 @@ MAX_ATTEMPTS = 3
 
 @dataclass
 class Attempt:
-    """One attempt at one trial, from its lease until it is settled, parked or given back.
+    """One attempt at one trial, from its lease until it is settled, parked or released.
 
     Attributes:
         state: This worker's state.
         lease: The trial's lease.
         seconds: How long the trial has trained in this attempt.
-        given_back: Whether the lease was given back, so that any worker can take the trial.
+        released: Whether the lease was released, so that any worker can take the trial.
     """
 
     state: EngineState
     lease: Lease
     seconds: float = 0.0
-    given_back: bool = False
+    released: bool = False
     _trial: optuna.Trial | None = field(default=None, init=False)
 
     def run(self) -> Lease | None:
-        """Run the trial until it is settled, parked or given back.
+        """Run the trial until it is settled, parked or released.
 
         Returns:
             The lease of the next trial, if settling this one took one.
 
         Raises:
-            Interrupted: The worker was asked to stop; the trial has been given back.
-            DeviceLostError: The device fails for good; the trial has been given back.
+            Interrupted: The worker was asked to stop; the trial has been released.
+            DeviceLostError: The device fails for good; the trial has been released.
             StorageError: The database failed; another worker will take the trial over.
         """
         self.state.settings.restore()
@@ -95,14 +95,14 @@ class Attempt:
             self.state.trials.end_orphan(self.lease.id, number)
             return None
         except BudgetSpentError as error:
-            _log.info("trial %s is given back: %s", self._number, error)
-            self.give_back()
+            _log.info("trial %s is released: %s", self._number, error)
+            self.release()
             return None
         except BaseException as error:
             # After a failure of the database, the trial stays until its lease expires.
             stays = is_storage_failure(error) or isinstance(error, EndedAtOnce)
-            if not stays and not self.given_back:
-                self.give_back(counts=_may_recur(error))
+            if not stays and not self.released:
+                self.release(counts=_may_recur(error))
             raise
         finally:
             leave_trial_code()
@@ -111,7 +111,7 @@ class Attempt:
             self.state.meter.end()
             self.state.heartbeat.hold(None)
 
-    def give_back(self, counts: bool = False) -> None:
+    def release(self, counts: bool = False) -> None:
         """Let other workers continue the trial, or free its slot if it has not begun.
 
         Args:
@@ -121,7 +121,7 @@ class Attempt:
         used = self.seconds + self.state.meter.end()
         metered = self.state.meter.metered
         self.state.ledger.release(self.lease, self._number, used, counts, metered)
-        self.given_back = True
+        self.released = True
 
     def _run(self) -> Lease | None:
         trial = self._trial = self.state.trials.open(self.lease, self.state.limit)
@@ -141,12 +141,12 @@ class Attempt:
         self.seconds += self.state.meter.end()
         try:
             self.state.deadline.grant()
-            return self._settle(trial, released(error, failure(error)))
+            return self._settle(trial, freed(error, failure(error)))
         except BaseException as again:
             lost = isinstance(again, LeaseLostError) or is_storage_failure(again)
             if lost or is_user_interrupt(again):
                 raise
-            self.give_back(counts=True)
+            self.release(counts=True)
             if self.lease.attempt > MAX_ATTEMPTS:
                 raise
             _log.warning("trial %d will be tried again: %s", trial.number, first_line(again))

@@ -44,7 +44,7 @@ class Evaluation:
         trial: The trial in Optuna.
         candidate: The candidate to train.
         costs: The candidate's own costs, which are added to its metrics.
-        resumed: An earlier attempt may have reported already.
+        resumed: Whether an earlier attempt may have reported already.
         unwritten: The reports that the ledger does not have yet.
     """
 

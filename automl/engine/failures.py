@@ -56,7 +56,7 @@ def trial_failure(error: Exception, where: str) -> Outcome:
     if is_interruption(error):
         raise error
     check_device(error)
-    return released(error, failure(error, "" if isinstance(error, StrategyError) else where))
+    return freed(error, failure(error, "" if isinstance(error, StrategyError) else where))
 
 
 def failure(error: BaseException, where: str = "") -> Outcome:
@@ -91,7 +91,7 @@ def _outcome(error: BaseException, where: str) -> Outcome:
     )
 
 
-def released(error: BaseException, outcome: Outcome) -> Outcome:
+def freed(error: BaseException, outcome: Outcome) -> Outcome:
     """Free what a failed trial's error refers to, and return the trial's outcome.
 
     Freeing memory can run the trial's code, such as the `finally` of a suspended generator. If

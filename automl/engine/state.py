@@ -39,8 +39,8 @@ class EngineState:
         stop: The request to stop.
         device: The device's name in torch, in this process.
         prepare: Called before each training.
-        hung: Called once a trial made no progress for so long that its lease expired.
-        alone: No other process notices how this one ends.
+        hung: Called when a trial has made no progress for so long that its lease expired.
+        alone: Whether no other process notices how this one ends.
         parked: The ledger's ids of the trials that this worker parked.
         maintained_at: When this worker last did the maintenance, by the monotonic clock.
     """

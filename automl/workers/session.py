@@ -67,7 +67,7 @@ class Session:
         A worker that dies is restarted while the budget is not spent.
 
         Raises:
-            Interrupted: A signal asked to stop; every running trial has been given back.
+            Interrupted: A signal asked to stop; every running trial has been released.
             StorageError: The database failed in this process.
             UsageError: The launcher cannot start workers, or all of them ended too early.
         """

@@ -63,7 +63,7 @@ class _Supervised:
         since: When it started, by the monotonic clock.
         deaths: How many processes in a row have died without progress.
         code: The exit code of the last process; None while it runs.
-        abandoned: It will not be restarted.
+        abandoned: Whether it will not be restarted.
     """
 
     started: Started

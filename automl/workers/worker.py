@@ -33,7 +33,7 @@ def work(
         registry: The plugins, of which those for events are loaded here.
         place: The device, and this worker's share of it.
         stop: The request to stop.
-        hung: Called once a trial made no progress for so long that its lease expired.
+        hung: Called when a trial has made no progress for so long that its lease expired.
 
     Raises:
         Interrupted: `stop` was set.

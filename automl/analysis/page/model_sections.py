@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LAYERS = 200
 _CLASSES = 20
-"""The most classes of a confusion matrix; with more, the most frequent confusions are listed."""
+"""The largest number of classes in a confusion matrix; beyond it, confusions are listed."""
 _NAMED = 30
 _CONFUSIONS = 20
 
