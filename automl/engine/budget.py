@@ -65,7 +65,7 @@ class Meter:
             return
         if self._cost not in metrics:
             known = ", ".join(metrics)
-            raise TrialError(f"no report of the cost {self._cost!r}; there are: {known}")
+            raise TrialError(f"the report has no cost {self._cost!r}; its metrics: {known}")
         if not 0 <= metrics[self._cost] < float("inf"):
             raise TrialError(f"the cost {self._cost!r} must be seconds, got {metrics[self._cost]}")
         # Earlier attempts were charged for what they reported.

@@ -80,14 +80,14 @@ _NO_DATABASE = Meaning(Kind.FATAL, "check the database's name, or create it")
 _RIGHTS = Meaning(Kind.FATAL, "get the permission to create and write tables")
 _TABLES = Meaning(
     Kind.FATAL,
-    "its tables are missing or of another version: use the same version of automl for all",
+    "its tables are missing or of another version: use the same version of automl everywhere",
 )
 # Errors of our own statements, which do not depend on trials.
 _TOO_MANY_COLUMNS = Meaning(
     Kind.FATAL, "its tables have columns that automl did not create: use a separate database"
 )
 _TOO_MANY_ARGUMENTS = Meaning(
-    Kind.FATAL, "the server was built for fewer arguments of a function: use another"
+    Kind.FATAL, "the server was built for fewer arguments of a function: use another server"
 )
 _BLOCKED = Meaning(Kind.FATAL, "the server rejects this host: ask its administrator")
 _DAMAGED = Meaning(Kind.FATAL, "the file is damaged: restore a copy, or use another file")

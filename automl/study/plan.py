@@ -115,7 +115,7 @@ def _merged(
     kind: Kind, argument: Mapping[str, object], options: Mapping[str, object]
 ) -> dict[str, object]:
     for name in argument.keys() & options.keys():
-        raise UsageError(f"-o {kind.value}.{name} is given twice: after the colon, too")
+        raise UsageError(f"-o {kind.value}.{name} is given twice: also after the colon")
     return {**argument, **options}
 
 
@@ -180,7 +180,7 @@ def _cache(request: SearchRequest) -> Cache:
     given, enabled = dict(request.options.get(CACHE, {})), request.cache
     if request.cache_scope is not None:
         if "scope" in given:
-            raise UsageError("-o cache.scope is given twice: by --cache-scope, too")
+            raise UsageError("-o cache.scope is given twice: also by --cache-scope")
         given["scope"] = request.cache_scope
     known = options_of(Cache, frozenset({"enabled"}))
     values = resolve(CACHE, known, given)

@@ -276,8 +276,8 @@ def open_study(storage: Storage, name: str) -> Study:
             raise UnknownNameError("study", name, known, f"storage {storage.masked}") from None
     if ATTRIBUTE not in found.user_attrs:
         raise StorageError(
-            f"study {name!r} has no automl spec: it was made by plain Optuna, or its making was "
-            "cut short; choose another name for a new search"
+            f"study {name!r} has no automl spec: plain Optuna created it, or its creation was "
+            "interrupted; choose another name for a new search"
         )
     try:
         spec = Spec.from_json(found.user_attrs[ATTRIBUTE])
@@ -287,7 +287,7 @@ def open_study(storage: Storage, name: str) -> Study:
     if storage.ledger is not None and not study.ledger.has_study():
         raise StorageError(
             f"study {name!r} is not in the ledger {mask(storage.ledger)}: name the one it was "
-            "started with by --ledger or AUTOML_LEDGER"
+            "started with, in --ledger or AUTOML_LEDGER"
         )
     return study
 

@@ -183,8 +183,11 @@ def test_the_front_as_a_table(run):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--pareto", "--trial", "1"), "--pareto shows a table of trials: leave it or --trial out"),
-        (("--pareto", "--export", "d"), "leave it or --export out"),
+        (
+            ("--pareto", "--trial", "1"),
+            "a table of trials: leave out --pareto or --trial",
+        ),
+        (("--pareto", "--export", "d"), "leave out --pareto or --export"),
         (("--refit",), "--refit needs --export DIR"),
         (("--force",), "--force needs --export DIR"),
     ],

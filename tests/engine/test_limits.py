@@ -191,7 +191,7 @@ def test_a_reported_cost_must_be_seconds(sqlite_url, cost):
 def test_a_trial_must_report_its_cost(sqlite_url):
     engine = created(sqlite_url, Limits(trials=1), cost_metric="euros")
     engine.run()
-    assert "no report of the cost 'euros'; there are: score, cost" in (
+    assert "the report has no cost 'euros'; its metrics: score, cost" in (
         engine.study.views.trial(0).message
     )
 

@@ -569,7 +569,7 @@ def test_a_name_may_include_its_required_option():
 
 def test_an_option_can_only_be_given_once(tmp_path):
     given = {"task": {"file": "other.csv"}}
-    with pytest.raises(UsageError, match=r"-o task.file is given twice: after the colon, too"):
+    with pytest.raises(UsageError, match=r"-o task.file is given twice: also after the colon"):
         plan(SearchRequest("mlp", task="csv:data.csv", options=given), Registry())
 
 

@@ -109,7 +109,7 @@ def _confusions(known: Predictions, classes: Sequence[str]) -> Iterator[Markup]:
     counts = _counts(known, len(classes))
     if len(classes) <= _CLASSES:
         yield _matrix(counts, classes)
-        yield note("Rows are true classes, columns predicted ones. The diagonal is right.")
+        yield note("Rows are true classes, columns predicted ones. The diagonal is correct.")
     wrong = [
         (count, true, guess)
         for true, row in enumerate(counts)
