@@ -1,4 +1,4 @@
-"""The ways to show a search: JSON lines, plain lines, and a live view in `live.py`."""
+"""Shows a search as JSON lines or plain lines; `live.py` shows it on a terminal."""
 
 import os
 import sys
