@@ -182,7 +182,7 @@ _STEPS = ("epochs", "steps")
 def wrapped(line: str, width: int) -> list[str]:
     """Split a line into pieces of at most `width` characters, without breaking long words.
 
-    Later pieces are indented, so that text in a trial cannot look like a line of ours.
+    Later pieces are indented, so that text in a trial cannot look like our own.
     """
     pieces = textwrap.wrap(
         line,

@@ -117,7 +117,7 @@ def _debug_first(arguments: list[str]) -> list[str]:
 def _explain(error: Exception, debug: bool) -> int:
     """Write an error in one line, after its traceback with `--debug`; returns the exit code."""
     if debug:
-        # Indented, because an error's text could have a line that looks like one of ours.
+        # Indented, because an error's text could have a line that looks like our own.
         trace = redact_urls("".join(traceback.format_exception(error)))
         say_lines((f"  {line}" for line in trace.rstrip().splitlines()), err=True)
     line = shortened(" ".join(str(error).split()))

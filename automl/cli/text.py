@@ -190,5 +190,5 @@ def trial_details(event: Mapping[str, Any]) -> list[str]:
     lines += [f"fingerprint: {event['fingerprint'] or '-'}, {attempt}"]
     lines += _probe_lines(event["identification"])
     lines += [f"step {r['step']:>3}  {pairs(r['metrics'])}" for r in event["reports"]]
-    # Indented, because the trial's text could contain a line that looks like one of ours.
+    # Indented, because the trial's text could contain a line that looks like our own.
     return lines + [f"  {line}" for line in (event["traceback"] or "").rstrip().splitlines()]

@@ -275,7 +275,7 @@ class _Guard:
             faulthandler.unregister(time_guard.STACK_SIGNAL)
 
     def arm(self, seconds: float, why: str, line: str, note: Path) -> None:
-        """End this process after so many seconds, and leave a line on stderr and a note."""
+        """End this process after this many seconds, and leave a line on stderr and a note."""
         self._send({"seconds": seconds, "why": why, "line": _shown(line), "note": str(note)})
 
     def write_at_exit(self, line: str) -> None:

@@ -695,7 +695,7 @@ def test_resuming_adds_trials_to_the_budget(search, sqlite_url):
     assert automl.resume("s", storage=sqlite_url).study.views.counts().complete == 5
 
 
-# A study of ours in plain Optuna.
+# Our own study in plain Optuna.
 def test_plain_optuna_opens_the_study(search, sqlite_url):
     made, best = search(study="s", trials=4)
     study = optuna.load_study(study_name="s", storage=sqlite_url)
