@@ -144,7 +144,7 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
 def _places(
     rows: Sequence[Sequence[str]], chains: Sequence[Sequence[str]], widths: Mapping[str, float]
 ) -> tuple[dict[str, _Place], float, float]:
-    """Where each box and point is, and the size of the whole drawing."""
+    """The position of each box and point, and the size of the drawing."""
     x = _positions(rows, chains, widths)
     half = {name: widths.get(name, _LANE) / 2 for name in x}
     left = min(x[name] - half[name] for name in x) - 2
