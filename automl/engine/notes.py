@@ -35,7 +35,7 @@ class Notes:
         return self.study.directory(number) / note.value
 
     def write(self, number: int, note: Note, content: Mapping[str, Any]) -> None:
-        """Write a note; if that fails, the trial simply has none, as on another machine."""
+        """Write a note; if that fails, the trial has none, as on another machine."""
         file = self.file(number, note)
         with suppress(OSError):
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ def plan(request: SearchRequest, registry: Registry) -> Plan:
         judge=PartSpec.of(judge) if judge else None,
         time_limits=TimeLimits(request.trial_timeout, request.epoch_timeout),
         cost_metric=request.cost_metric,
-        keep_models=_at_least_none(request.keep_models),
+        keep_models=_checked_keep_models(request.keep_models),
     )
     return Plan(parts, spec)
 
@@ -104,7 +104,7 @@ def _checked_seed(seed: int) -> int:
     return seed
 
 
-def _at_least_none(models: int) -> int:
+def _checked_keep_models(models: int) -> int:
     if models < 0:
         raise UsageError(f"--keep-models: expected 0 or more, got {short(models)}")
     require_at_most("--keep-models", models)

@@ -72,7 +72,7 @@ def best_decisions(source: Study, plan: Plan, room: int) -> list[dict[str, Any]]
         )
     most = max(0, min(room, _MOST))
     found, misfits = list[dict[str, Any]](), list[str]()
-    for decisions in islice(_different(source), _LOOKED_AT):
+    for decisions in islice(_distinct(source), _LOOKED_AT):
         try:
             _check(plan.parts, decisions)
             found.append(decisions)
@@ -111,7 +111,7 @@ def _check(parts: Parts, decisions: Mapping[str, Any]) -> None:
     check_taken(decisions, made.decisions)
 
 
-def _different(source: Study) -> Iterator[dict[str, Any]]:
+def _distinct(source: Study) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for trial in _best_first(source):
         view = source.views.trial(trial.number)

@@ -56,8 +56,8 @@ class Models:
         spec = self.study.spec
         if not spec.keep_models or broken(spec.requirements, outcome.metrics):
             return
-        leaving = self._leaving(outcome.values or ())
-        if leaving is None:
+        replaced = self._replaced_by(outcome.values or ())
+        if replaced is None:
             return
         tensors = _tensors(weights)
         try:
@@ -66,7 +66,7 @@ class Models:
             why = first_line(error)
             _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
             return
-        for old in leaving:
+        for old in replaced:
             self._remove(old)
 
     def weights(self, number: int) -> "Mapping[str, Tensor]":
@@ -116,7 +116,7 @@ class Models:
         return file
 
     # The best.
-    def _leaving(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
+    def _replaced_by(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
         """The trials whose weights a new one replaces; None if the new one is not kept."""
         objectives, most = self.study.objectives, self.study.spec.keep_models
         point = point_of(values, objectives)
