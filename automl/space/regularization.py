@@ -119,12 +119,16 @@ class Cutout(_Disturbance):
 def _cut(x: Tensor, dimension: int, share: float | Tensor) -> Tensor:
     """Return the positions of a side that are cut [batch, 1, side], around a random centre."""
     side = x.shape[dimension]
-    length = (share if isinstance(share, Tensor) else x.new_tensor(share)).flatten() * side
-    length = length.round().reshape(-1, 1, 1)
-    centre = torch.randint(side, (len(x), 1, 1), device=x.device)
-    start = centre - torch.div(length, 2, rounding_mode="floor")
-    position = torch.arange(side, device=x.device)
-    return (position >= start) & (position < start + length)
+    if isinstance(share, Tensor):
+        length: float | Tensor = (share.flatten() * side).round().reshape(-1, 1, 1)
+        before: float | Tensor = (length / 2).floor()
+    else:
+        length = round(share * side)
+        before = length // 2
+    # Neither integers nor `arange`: a probe of the identity cannot tell what they are used for.
+    centre = (torch.rand(len(x), 1, 1, device=x.device) * side).floor()
+    position = torch.tensor(range(side), device=x.device)
+    return (position >= centre - before) & (position < centre - before + length)
 
 
 class Blend(_Disturbance):
