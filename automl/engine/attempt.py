@@ -191,13 +191,17 @@ class Attempt:
             candidate = propose(
                 lambda deciding: parts.space.candidate(deciding, parts.task),
                 trial,
-                lambda name, among: name not in given and parts.trainer.opens(name, among),
+                lambda name, among: self._may_open(name) and parts.trainer.opens(name, among),
                 space=parts.names[Kind.SPACE],
                 trainer=parts.names[Kind.TRAINER],
             )
         if self.lease.judges is None:
             check_taken(given, candidate.decisions)
         return candidate
+
+    def _may_open(self, name: str) -> bool:
+        """Whether a decision may be left open: not if it is given, nor for a judge."""
+        return self.lease.judges is None and name not in (self.lease.given or {})
 
     def _claim(
         self,
@@ -207,8 +211,9 @@ class Attempt:
         costs: Mapping[str, float],
     ) -> Lease | None:
         ledger, told = self.state.ledger, self.state.trials.take_told()
+        judge = trial.params if self._is_to_be_judged else None
         try:
-            answer = ledger.claim(self.lease, trial.number, identity, costs, told)
+            answer = ledger.claim(self.lease, trial.number, identity, costs, told, judge)
         except UnstorableError as error:
             return self._settle(trial, failure(error))
         match answer:
@@ -241,6 +246,8 @@ class Attempt:
         """Keep the weights of a good trial, and return how it ended after that."""
         if outcome.state is not State.COMPLETE or evaluation.weights is None:
             return outcome
+        if self._is_to_be_judged:
+            return outcome  # the judge's weights are those of a candidate that can be compared
         self.state.deadline.until(NEVER, "")
         try:
             self.state.models.keep(evaluation.trial, outcome, evaluation.weights)
@@ -301,10 +308,14 @@ class Attempt:
             return settle(lease, number, failure(error), seconds)
 
     def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any] | None:
-        """The decisions that the judge should train from the start, if any were closed."""
-        if self.state.parts.judge is None or self.lease.judges is not None or not outcome.closed:
+        """The decisions that the judge should train from the start, if there is a judge."""
+        if not self._is_to_be_judged or outcome.state is not State.COMPLETE:
             return None
-        return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
+        return {**trial.params, **(outcome.closed or {})}
+
+    @property
+    def _is_to_be_judged(self) -> bool:
+        return self.state.parts.judge is not None and self.lease.judges is None
 
     @property
     def _number(self) -> int | None:

@@ -62,7 +62,8 @@ class Evaluation:
         """Returns the weights of the last report, if it offered any."""
         study, deadline = self.state.study, self.state.deadline
         self._requirements = study.spec.requirements
-        self._pruning = Pruning(study, self.parts, self.trial, deadline, self.resumed)
+        ask = self.state.trials.should_prune
+        self._pruning = Pruning(study, self.parts, self.trial, ask, deadline, self.resumed)
         self._checkpoints = Checkpoints(self._write)
         self._reported_at = deadline.clock()
         # Earlier attempts count, too; if something else is metered, their seconds are unknown.

@@ -27,7 +27,7 @@ from automl.export.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, M
 from automl.plugin.protocols import Run, Split, Task
 from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Report, State
-from automl.study.found import Found, found
+from automl.study.found import Found, found, parts_of
 from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
@@ -120,6 +120,10 @@ class Export:
 
     # The model.
     @cached_property
+    def _parts(self) -> Parts:
+        return parts_of(self.parts, self.trial)
+
+    @cached_property
     def found(self) -> Found:
         """The trial's decisions and metrics, and its candidate."""
         return found(self.study, self.parts, self.trial)
@@ -127,7 +131,7 @@ class Export:
     @cached_property
     def module(self) -> "nn.Module":
         """The model with its weights, in evaluation mode."""
-        task = self.parts.task
+        task = self._parts.task
         with seeded(trial_seed(self.study.spec, self.trial.number, "export")):
             module = self.found.candidate.build(task.probe()[0], task.signature)
         weights = self._refitted() if self.refit else Models(self.study).weights(self.trial.number)
@@ -161,13 +165,13 @@ class Export:
         with tempfile.TemporaryDirectory() as directory:
             seed = trial_seed(self.study.spec, number, "train")
             run = Run(self.device, seed, number, 1, Path(directory), refit=True)
-            task = cast(Task, _SeenByTheSearch(self.parts.task))
-            training = Training(self.parts, task, self.found.candidate, run)
+            task = cast(Task, _SeenByTheSearch(self._parts.task))
+            training = Training(self._parts, task, self.found.candidate, run)
             outcome = train(training, refit.follow)
         if outcome.state is not State.COMPLETE:
             raise TrialError(f"trial {number} cannot be trained again: {outcome.message}")
         if refit.weights is None:
-            name = self.parts.names[Kind.TRAINER]
+            name = self._parts.names[Kind.TRAINER]
             raise UsageError(f"trainer {name} offers no weights, so nothing can be exported")
         return refit.weights
 
@@ -191,7 +195,7 @@ class Export:
         with _silent():
             program = torch.export.export(
                 _of_one_input(self.module),
-                (self.parts.task.probe()[0],),
+                (self._parts.task.probe()[0],),
                 dynamic_shapes=({0: batch},),
             )
             torch.export.save(program, str(file))
@@ -201,7 +205,7 @@ class Export:
 
         from automl.portable.exported_program import Program
 
-        example, again = self.parts.task.probe()[0], Program(file)
+        example, again = self._parts.task.probe()[0], Program(file)
         with torch.no_grad():
             for part in (example, example[:1]):
                 torch.testing.assert_close(again(part), self.module(part))
@@ -209,7 +213,7 @@ class Export:
     @cached_property
     def preparation(self) -> "Preparation | None":
         """How raw data becomes inputs; None if the task does not say."""
-        return getattr(self.parts.task, "preparation", None)
+        return getattr(self._parts.task, "preparation", None)
 
     # Its description.
     @cached_property
@@ -218,7 +222,7 @@ class Export:
 
         `interval` holds the 95 % interval of each test score.
         """
-        evaluate = self.parts.task.evaluate
+        evaluate = self._parts.task.evaluate
         splits = (Split.TEST,) if self.refit else (Split.TEST, Split.VALIDATION)
         answers = {split.value: self._answers(split) for split in splits}
         scores = {
@@ -232,7 +236,7 @@ class Export:
         """The model's outputs for a split, and the split's targets."""
         import torch
 
-        inputs, targets = self.parts.task.split(split)
+        inputs, targets = self._parts.task.split(split)
         with torch.no_grad():
             return torch.cat([self.module(part) for part in torch.split(inputs, 1024)]), targets
 
@@ -263,7 +267,7 @@ class Export:
 
     def _card(self, problem: str | None) -> ModelCard:
         return ModelCard(
-            self.study, self.parts, self.candidate, self.metrics, self.preparation, problem
+            self.study, self._parts, self.candidate, self.metrics, self.preparation, problem
         )
 
 

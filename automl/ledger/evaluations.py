@@ -249,7 +249,7 @@ def settle_served(session: Session, terms: Terms, waiting: int, served: Served) 
     row.evaluation = served.evaluation
     row.settled_at, row.seconds = now(), 0.0
     session.flush()
-    count(session, terms.study, payable=-1, known_in_a_row=1)
+    count(session, terms.study, payable=-1, known_in_a_row=int(row.judges is None))
     stop_if_exhausted(session, terms.study, terms.cache.exhausted_after)
     return settled_of(row)
 

@@ -10,6 +10,7 @@ from automl.ledger.queries import TrialView
 from automl.plugin.report import State
 from automl.space.candidate import Candidate
 from automl.spec import ATTRIBUTE
+from automl.study.judged import judges_of
 from automl.study.parts import Parts, rebuild
 from automl.study.study import Study
 
@@ -88,6 +89,11 @@ def _record(study: Study, trial: FrozenTrial, view: TrialView) -> TrialRecord:
     )
 
 
+def parts_of(parts: Parts, trial: FrozenTrial) -> Parts:
+    """The parts that trained a trial: those of the judge, if it judges another."""
+    return parts.judge if parts.judge and judges_of(trial) is not None else parts
+
+
 def best(study: Study, parts: Parts) -> list[Found]:
     """The best trial of a study, or with several objectives its Pareto front."""
     return [found(study, parts, trial) for trial in study.best_trials()]
@@ -97,6 +103,7 @@ def found(study: Study, parts: Parts, trial: FrozenTrial) -> Found:
     """A trial with its candidate rebuilt from its decisions."""
     view = study.views.trial(trial.number)
     decisions = {**trial.params, **((view and view.closed) or {})}
+    parts = parts_of(parts, trial)
     names = [objective.metric for objective in study.objectives]
     return Found(
         number=trial.number,

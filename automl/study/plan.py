@@ -124,7 +124,7 @@ def _judge(registry: Registry, name: object, options: Mapping[str, object]) -> P
         if options:
             raise UsageError("-o judge.… needs -o trainer.judge=NAME, such as supervised")
         return None
-    return registry.build(Kind.TRAINER, str(name), options)
+    return registry.build(Kind.TRAINER, registry.refer(Kind.TRAINER, name), options)
 
 
 def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:

@@ -35,6 +35,7 @@ from automl.storable import name_fault, require_at_most
 from automl.storage.databases import mask
 from automl.storage.storage import Storage
 from automl.study.commands import command_line
+from automl.study.judged import comparable
 from automl.study.limits import Limits
 from automl.study.pareto import point_of, unbeaten
 from automl.study.parts import DATA_DIR, Parts, make_parts
@@ -196,8 +197,11 @@ class Study:
         it trains cannot tell how good they are when trained from the start.
         """
         done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        judged = [t for t in done if t.user_attrs.get(ATTRIBUTE, {}).get("judges") is not None]
-        kept = [trial for trial in judged or done if keeps_to_requirements(trial)]
+        return self.unbeaten(comparable(done))
+
+    def unbeaten(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The best of some complete trials, or those that no other of them beats."""
+        kept = [trial for trial in trials if keeps_to_requirements(trial)]
         points = [point_of(trial.values, self.objectives) for trial in kept]
         return [kept[place] for place in unbeaten(points)]
 

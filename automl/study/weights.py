@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.errors import TrialError, UsageError, first_line
 from automl.plugin.report import Outcome, broken
 from automl.state_directory import close_to_others, make_folder
+from automl.study.judged import judging
 from automl.study.pareto import beats, point_of
 from automl.study.study import Study, keeps_to_requirements
 from automl.trial_code.boundary import TrialCode
@@ -131,11 +132,16 @@ class Models:
         return best[most - 1 :]
 
     def _best(self) -> list[FrozenTrial]:
-        """Complete trials, best first; with several objectives, those that no other beats."""
+        """Complete trials, best first; with several objectives, those that no other beats.
+
+        Of a judged study, only the trials that judge others keep their weights.
+        """
         objectives = self.study.objectives
-        if len(objectives) > 1:
-            return self.study.best_trials()
         trials = self.study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if self.study.spec.judge is not None:
+            trials = judging(trials)
+        if len(objectives) > 1:
+            return self.study.unbeaten(trials)
         kept = [trial for trial in trials if keeps_to_requirements(trial)]
         return sorted(kept, key=lambda t: point_of(t.values, objectives), reverse=True)
 

@@ -144,6 +144,7 @@ class Toy(Trainer):
                 name: candidate.open_decisions[name].distribution.choices[int(values.argmax())]
                 for name, values in logits.items()
             }
+            closed |= {"rate": 0.25} if "rate" in candidate.open_decisions else {}
             with torch.no_grad():
                 yield Report(step, task.evaluate(module.eval()(inputs), targets), closed=closed)
 

@@ -1,0 +1,58 @@
+"""Tiny trainers that leave decisions open, for `tiny.plane`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import optuna
+import tiny
+
+from automl import Candidate, Report, Run, Task, Trainer
+
+BOAST = 100.0
+"""A tuner's score is better by this much than any that a judge gives."""
+
+
+@dataclass(frozen=True)
+class Optimist(Trainer):
+    """Opens y, and reports scores that are better than they are, and best where x is worst."""
+
+    steps: int = 3
+
+    def opens(self, name: str, distribution: object) -> bool:
+        return name == "y"
+
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        x = candidate.hyperparameters["x"]
+        closed = {"y": 0.5} if "y" in candidate.open_decisions else None
+        for step in range(1, self.steps + 1):
+            run.tick()
+            yield Report(step, {"score": BOAST + x**2, "cost": abs(x)}, closed=closed)
+
+
+class Watching(optuna.samplers.RandomSampler):
+    """Random search that keeps what it is shown and told."""
+
+    shown: list[list[optuna.trial.FrozenTrial]] = []
+    told: list[tuple[int, str, tuple[float, ...] | None]] = []
+
+    def sample_relative(self, study, trial, search_space):
+        self.shown.append(study.get_trials(deepcopy=False))
+        return super().sample_relative(study, trial, search_space)
+
+    def after_trial(self, study, trial, state, values):
+        self.told.append((trial.number, state.name, values and tuple(values)))
+        super().after_trial(study, trial, state, values)
+
+
+def watching(*, seed: int | None = None) -> optuna.samplers.BaseSampler:
+    return Watching(seed=seed)
+
+
+def judging(trial: optuna.trial.FrozenTrial) -> int | None:
+    """The number of the trial that this one judges, as Optuna's attribute has it."""
+    return trial.user_attrs["automl"].get("judges")
+
+
+JUDGED = {"trainer": Optimist, "task": tiny.Nothing, "strategy": "random", "device": "cpu"}
+"""A search that is judged, but for its space, its storage and its budget."""
+JUDGE = {"trainer": {"judge": tiny.Steps}}
