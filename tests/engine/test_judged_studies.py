@@ -104,7 +104,7 @@ def tiny_grid(trial, task):
 
 
 def test_tpe_finds_what_the_judge_prefers(search):
-    study, best = search(strategy="tpe", trials=40)
+    study, _ = search(strategy="tpe", trials=40)
     late = [abs(trial.params["x"]) for trial in own(study)[20:]]
     assert sum(late) / len(late) < 0.4  # the tuner's own scores are best at the bounds
 

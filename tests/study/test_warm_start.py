@@ -72,7 +72,7 @@ def test_what_a_trainer_closed_is_decided(sqlite_url):
     parts = {"task": blobs, "trainer": Toy, "storage": sqlite_url}
     old, _ = automl.search(small_space, trials=2, **parts)
     new, _ = automl.search(small_space, trials=1, warm_start=old.name, **parts)
-    assert set(decisions(new)[0]) == {"width", "activation", "lr"}
+    assert set(decisions(new)[0]) == {"width", "activation", "rate", "lr"}
 
 
 def test_what_the_space_no_longer_allows_is_left_out(search, caplog):

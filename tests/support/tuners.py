@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import optuna
 import tiny
@@ -32,8 +33,8 @@ class Optimist(Trainer):
 class Watching(optuna.samplers.RandomSampler):
     """Random search that keeps what it is shown and told."""
 
-    shown: list[list[optuna.trial.FrozenTrial]] = []
-    told: list[tuple[int, str, tuple[float, ...] | None]] = []
+    shown: ClassVar[list[list[optuna.trial.FrozenTrial]]] = []
+    told: ClassVar[list[tuple[int, str, tuple[float, ...] | None]]] = []
 
     def sample_relative(self, study, trial, search_space):
         self.shown.append(study.get_trials(deepcopy=False))
