@@ -21,7 +21,6 @@ from automl.engine.failures import (
 )
 from automl.engine.notes import Note
 from automl.engine.requirements import refused
-from automl.engine.seeding import seeded
 from automl.engine.state import EngineState
 from automl.engine.tell import tell
 from automl.engine.training import train
@@ -44,12 +43,13 @@ from automl.ledger.values import (
 )
 from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Report, State
-from automl.space.candidate import Candidate, propose
+from automl.space.candidate import Candidate
 from automl.space.decisions import check_taken
-from automl.study.parts import Parts, costs_of
+from automl.study.parts import Parts, costs_of, propose_for_trainer
 from automl.study.study import trial_seed
 from automl.trial_code.boundary import TrialCode, is_user_interrupt, leave_trial_code
 from automl.trial_code.deadline import NEVER
+from automl.trial_code.seeding import seeded
 
 _log = logging.getLogger("automl")
 
@@ -188,20 +188,11 @@ class Attempt:
             self.state.trials.draw_again(trial)
         parts, given = self._parts, self.lease.given or {}
         with TrialCode():
-            candidate = propose(
-                lambda deciding: parts.space.candidate(deciding, parts.task),
-                trial,
-                lambda name, among: self._may_open(name) and parts.trainer.opens(name, among),
-                space=parts.names[Kind.SPACE],
-                trainer=parts.names[Kind.TRAINER],
-            )
+            judges = self.lease.judges is not None
+            candidate = propose_for_trainer(parts, trial, given, all_closed=judges)
         if self.lease.judges is None:
             check_taken(given, candidate.decisions)
         return candidate
-
-    def _may_open(self, name: str) -> bool:
-        """Whether a decision may be left open: not if it is given, nor for a judge."""
-        return self.lease.judges is None and name not in (self.lease.given or {})
 
     def _claim(
         self,
@@ -307,11 +298,12 @@ class Attempt:
             # Without any of the trial's own values, the database accepts it in every case.
             return settle(lease, number, failure(error), seconds)
 
-    def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any] | None:
-        """The decisions that the judge should train from the start, if there is a judge."""
+    def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> list[dict[str, Any]]:
+        """The decisions of the trials that are to judge this one."""
         if not self._is_to_be_judged or outcome.state is not State.COMPLETE:
-            return None
-        return {**trial.params, **(outcome.closed or {})}
+            return []
+        found = (outcome.closed or {}, *outcome.also_closed)
+        return [{**trial.params, **closed} for closed in found]
 
     @property
     def _is_to_be_judged(self) -> bool:

@@ -362,7 +362,7 @@ class Ledger:
         reports: Sequence[Report] = (),
         told: Collection[int] = (),
         next_for: Worker | None = None,
-        judge: Mapping[str, Any] | None = None,
+        judge: Sequence[Mapping[str, Any]] = (),
         identity: Identity | None = None,
         metered: bool = False,
     ) -> Settlement:
@@ -378,7 +378,7 @@ class Ledger:
             reports: What the trainer reported since the last renewal.
             told: Ids of trials that Optuna has been told about, to mark as such.
             next_for: The worker that takes the next trial, if any.
-            judge: Decisions to train again, in a separate trial that any worker may take.
+            judge: Decisions to train again, each in a separate trial that any worker may take.
             identity: The keys of a candidate that was not claimed, to record how it was
                 recognised.
             metered: Whether the attempt bought its device time.
@@ -406,8 +406,8 @@ class Ledger:
         settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
             budget.stop_on_one_cause(session, self.study, self.same_failures)
-        if judge is not None:
-            self._add_judging_trial(session, number, judge)
+        for decisions in judge:
+            self._add_judging_trial(session, number, decisions)
         if not fresh:
             # A candidate that was not trained is not paid for. Too many of these in a row, or of
             # known ones, stop the study.

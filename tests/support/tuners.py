@@ -7,7 +7,7 @@ from typing import ClassVar
 import optuna
 import tiny
 
-from automl import Candidate, Report, Run, Task, Trainer
+from automl import Candidate, Open, Report, Run, Task, Trainer
 
 BOAST = 100.0
 """A tuner's score is better by this much than any that a judge gives."""
@@ -19,8 +19,8 @@ class Optimist(Trainer):
 
     steps: int = 3
 
-    def opens(self, name: str, distribution: object) -> bool:
-        return name == "y"
+    def opens(self, decision: Open) -> bool:
+        return decision.name == "y"
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         x = candidate.hyperparameters["x"]
