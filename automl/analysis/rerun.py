@@ -13,7 +13,7 @@ from automl.errors import UsageError
 from automl.ledger.queries import TrialView
 from automl.plugin.protocols import Run
 from automl.plugin.registry import Kind
-from automl.plugin.report import Outcome, State
+from automl.plugin.report import SUPERNET, Outcome, State
 from automl.study.parts import Parts, costs_of, lost_decisions, rebuild
 from automl.study.study import Study, trial_seed
 from automl.trial_code.boundary import TrialCode
@@ -116,7 +116,7 @@ def rerun(study: Study, parts: Parts, view: TrialView, device: str, tolerance: f
     if view.judges is not None and parts.judge:
         parts = parts.judge
     outcome = _train_again(study, parts, view.number, device)
-    measured = _MEASURED | {study.spec.cost_metric}
+    measured = _MEASURED | {SUPERNET + name for name in _MEASURED} | {study.spec.cost_metric}
     again = outcome.finite_metrics()
     metrics = [
         _compared(name, view.metrics, again, measured, tolerance)

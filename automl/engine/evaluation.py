@@ -116,20 +116,21 @@ class Evaluation:
     def _follow(self, training: Training, steps: Steps) -> Outcome:
         last: Outcome | None = None
         for step in steps:
-            if last is None:
+            if last is None and not self.candidate.open_decisions:
                 require_reported(
                     step.outcome, self._requirements, training.trainer, costs_only=True
                 )
             last = step.outcome
             self._take(step, training.run)
             if self._pruning.should_prune(last):
-                return replace(last, state=State.PRUNED)
+                return training.ended(replace(last, state=State.PRUNED))
             if self.state.stop.is_set():
                 raise Interrupted("interrupted")
             self._tick()
         last = last or self._reported_before()
         if last is None:
             raise training.nothing_reported()
+        last = training.ended(last)
         require_reported(last, self._requirements, training.trainer)
         return last
 

@@ -7,7 +7,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from automl.ledger.queries import TrialView
-from automl.plugin.report import State
+from automl.plugin.report import State, is_cost
 from automl.space.candidate import Candidate
 from automl.spec import ATTRIBUTE
 from automl.study.judged import judges_of
@@ -81,7 +81,7 @@ def _record(study: Study, trial: FrozenTrial, view: TrialView) -> TrialRecord:
         values=dict(zip(names, view.objectives or (), strict=False)),
         decisions={**trial.params, **(view.closed or {})},
         metrics=view.metrics,
-        costs=view.costs,
+        costs={**view.costs, **{k: v for k, v in view.metrics.items() if is_cost(k)}},
         reused_from=view.reused_from,
         message=view.message,
         traceback=view.traceback,

@@ -19,6 +19,7 @@ from automl.errors import (
 from automl.plugin.protocols import Context, SearchSpace, Task, Trainer
 from automl.plugin.recipe import PartSpec, Recipe
 from automl.plugin.registry import Kind, Part, Registry
+from automl.plugin.report import SUPERNET
 from automl.space.candidate import Candidate, propose
 from automl.space.decisions import Open, Opens, UsesOf, never
 from automl.space.dry_proposal import DryProposals
@@ -129,13 +130,16 @@ def _propose(
 def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
     """The candidate's own costs; empty if the trainer cannot compute them.
 
+    Those of a candidate with open decisions, such as a supernet, have names that say so.
+
     Raises:
         UnstorableError: A database cannot store their names.
     """
     try:
         with TrialCode():
             costs = parts.trainer.costs(candidate, parts.task)
-            return by_metric_name({name: float(value) for name, value in costs.items()})
+            prefix = SUPERNET if candidate.open_decisions else ""
+            return by_metric_name({prefix + name: float(cost) for name, cost in costs.items()})
     except (TimeLimitError, UnstorableError):
         raise
     except Exception:

@@ -3,14 +3,14 @@
 import pytest
 import tiny
 from optuna.trial import TrialState
-from tuners import BOAST, JUDGE, JUDGED, Watching, judging, watching
+from tuners import BOAST, JUDGE, JUDGED, Watching, corner, grid, judging, plane, watching
 
 import automl
 
 
 @pytest.fixture
 def search(sqlite_url):
-    def search(space=tiny.plane, **changes):
+    def search(space=plane, **changes):
         given = {**JUDGED, "options": JUDGE, "storage": sqlite_url, "trials": 6, **changes}
         return automl.search(space, **given)
 
@@ -88,19 +88,9 @@ def test_a_strategy_draws_nothing_for_a_judge(search, watched):
 
 @pytest.mark.parametrize("strategy", ["tpe", "evolution", "gp", "cmaes", "nsga2", "grid", "qmc"])
 def test_every_strategy_searches_a_judged_study(search, strategy):
-    study, best = search(tiny_grid, strategy=strategy, trials=8)
+    study, best = search(grid, strategy=strategy, trials=8)
     assert not [trial for trial in study.optuna.trials if trial.state is TrialState.FAIL]
     assert judging(study.optuna.trials[best.number]) is not None
-
-
-def tiny_grid(trial, task):
-    hyperparameters = {
-        "x": trial.suggest_int("x", -3, 3),
-        "w": trial.suggest_float("w", 0, 1, step=0.5),
-    }
-    return automl.Candidate(
-        tiny._no_module, {**hyperparameters, "y": trial.suggest_float("y", 0, 1)}
-    )
 
 
 def test_tpe_finds_what_the_judge_prefers(search):
@@ -138,11 +128,6 @@ def test_proposals_of_given_decisions_are_judged_too(search):
 
 
 # Repetitions.
-def corner(trial, task):
-    hyperparameters = {"x": trial.suggest_int("x", 0, 1), "y": trial.suggest_float("y", 0, 1)}
-    return automl.Candidate(tiny._no_module, hyperparameters)
-
-
 def test_a_reused_trial_has_the_judgement_of_its_source(search, watched):
     study, _ = search(corner, strategy=watching, trials=8)
     assert len(judged(study)) == 2

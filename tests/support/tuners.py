@@ -1,4 +1,4 @@
-"""Tiny trainers that leave decisions open, for `tiny.plane`."""
+"""Tiny trainers that leave decisions open, and spaces for them without data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,11 +6,30 @@ from typing import ClassVar
 
 import optuna
 import tiny
+from torch import nn
 
 from automl import Candidate, Open, Report, Run, Task, Trainer
 
 BOAST = 100.0
 """A tuner's score is better by this much than any that a judge gives."""
+
+
+def plane(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
+    """Three decisions, one of which a trainer may tune."""
+    x, z = trial.suggest_float("x", -1.0, 1.0), trial.suggest_int("z", 0, 9)
+    return Candidate(nn.Identity, {"x": x, "y": trial.suggest_float("y", 0.0, 1.0), "z": z})
+
+
+def corner(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
+    """One decision of two values besides the one to tune, so that trials soon repeat."""
+    x = trial.suggest_int("x", 0, 1)
+    return Candidate(nn.Identity, {"x": x, "y": trial.suggest_float("y", 0.0, 1.0)})
+
+
+def grid(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
+    """Two decisions of few values, besides the one to tune."""
+    x, w = trial.suggest_int("x", -3, 3), trial.suggest_float("w", 0, 1, step=0.5)
+    return Candidate(nn.Identity, {"x": x, "w": w, "y": trial.suggest_float("y", 0.0, 1.0)})
 
 
 @dataclass(frozen=True)
