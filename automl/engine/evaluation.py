@@ -1,6 +1,5 @@
 """Follows one trial's training: stores its reports, asks the pruner, and stops it in time."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ import optuna
 
 from automl.engine.checkpoints import Checkpoints
 from automl.engine.pruning import Pruning
-from automl.engine.reports import outcome_of
+from automl.engine.reports import from_plain
 from automl.engine.requirements import require_reported
 from automl.engine.state import EngineState
 from automl.engine.training import Step, Steps, Training
@@ -127,7 +126,7 @@ class Evaluation:
             if self.state.stop.is_set():
                 raise Interrupted("interrupted")
             self._tick()
-        last = last or self._reported_before()
+        last = last or self._reported_before(training)
         if last is None:
             raise training.nothing_reported()
         last = training.ended(last)
@@ -144,20 +143,13 @@ class Evaluation:
         self.state.deadline.until(*self._due())
         self.weights = step.report.weights
 
-    def _reported_before(self) -> Outcome | None:
+    def _reported_before(self, training: Training) -> Outcome | None:
         """The outcome of an earlier attempt that was stopped between its last report and its end.
 
         From the checkpoint of its last step, a trainer may have nothing left to report.
         """
-        number, study = self.trial.number, self.state.study
-        if self.lease.checkpoint is None or self.candidate.open_decisions:
-            return None
-        steps = study.views.curves({number}).get(number)
-        if not steps:
-            return None
-        step = max(steps)
-        metrics = {k: math.nan if v is None else v for k, v in steps[step].items()}
-        return outcome_of(Report(step, metrics), None, self.costs, study.objectives)
+        known = training.run.reported()
+        return training.outcome(from_plain(known), None) if known else None
 
     def _tick(self) -> None:
         if os.getpid() != self._pid:

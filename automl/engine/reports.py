@@ -42,6 +42,20 @@ def outcome_of(
     )
 
 
+def plain(report: Report) -> dict[str, Any]:
+    """Return what a trial's outcome takes from a report, as values for a checkpoint.
+
+    Args:
+        report: A checked report.
+    """
+    return {"step": report.step, "metrics": dict(report.metrics), "closed": report.closed}
+
+
+def from_plain(known: Mapping[str, Any]) -> Report:
+    """Return the report of which a checkpoint has these values."""
+    return Report(known["step"], known["metrics"], closed=known["closed"])
+
+
 def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
     """Return a report in plain Python values that every supported database can store.
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from automl.engine.closed_candidates import ClosedCandidates
@@ -79,20 +79,29 @@ class Training:
             TrialError: A report is invalid.
         """
         last: Outcome | None = None
-        # Elsewhere, the costs of the last closed values suffice; they take time to count.
-        counts = any(objective.metric in COSTS for objective in self.objectives)
         with TrialCode():
             reports = iter(self.parts.trainer.train(self.candidate, self.task, self.run))
         try:
             while (report := _next(reports)) is not None:
                 with TrialCode():
                     report = checked(report, self.candidate.open_decisions)
-                costs = {**self.costs, **(self._closed_costs(report.closed) if counts else {})}
-                last = outcome_of(report, last, costs, self.objectives)
+                last = self.outcome(report, last)
                 yield Step(report, last)
         finally:
             before_closing()
             _close(reports)
+
+    def outcome(self, report: Report, last: Outcome | None) -> Outcome:
+        """Return the outcome of a training that ends with a checked report.
+
+        Raises:
+            TrialError: The step does not increase, or an objective is missing.
+        """
+        outcome = partial(outcome_of, report, last, objectives=self.objectives)
+        if not any(objective.metric in COSTS for objective in self.objectives):
+            return outcome(costs=self.costs)
+        closed: Any = report.closed
+        return outcome(costs={**self.costs, **self.closed.costs(closed and closed[0])})
 
     def ended(self, outcome: Outcome) -> Outcome:
         """Add the costs of the candidate that the trainer closed to the outcome of a training."""
@@ -103,9 +112,6 @@ class Training:
     def closed(self) -> ClosedCandidates:
         """Closes the candidate's open decisions."""
         return ClosedCandidates(self.parts, self.candidate, self.run.seed)
-
-    def _closed_costs(self, closed: Any) -> Mapping[str, float]:
-        return self.closed.costs(closed[0]) if closed else {}
 
     def nothing_reported(self) -> TrialError:
         """The error of a trainer that ended without a report."""

@@ -1,9 +1,12 @@
 """In a judged study, a tuner's own trials and those that judge them are never compared."""
 
+import signal
+from dataclasses import dataclass, replace
+
 import pytest
 import tiny
 from optuna.trial import TrialState
-from tuners import BOAST, JUDGE, JUDGED, Watching, corner, grid, judging, plane, watching
+from tuners import BOAST, JUDGE, JUDGED, Optimist, Watching, corner, grid, judging, plane, watching
 
 import automl
 
@@ -125,6 +128,29 @@ def test_proposals_of_given_decisions_are_judged_too(search):
     study, best = search(trials=1, enqueue=[{"x": 0.5, "y": 0.25, "z": 3}])
     (trial,) = judged(study)
     assert trial.params == best.decisions == {"x": 0.5, "y": 0.25, "z": 3}
+
+
+# Interruptions.
+@dataclass(frozen=True)
+class Continuing(Optimist):
+    """Continues from its checkpoint, even if no step is left; Ctrl-C comes at its end."""
+
+    def train(self, candidate, task, run):
+        done = (run.restore() or {"step": 0})["step"]
+        for report in list(super().train(candidate, task, run))[done:]:
+            if report.step == 3:
+                signal.raise_signal(signal.SIGINT)
+            yield replace(report, checkpoint=lambda step=report.step: {"step": step})
+
+
+@pytest.mark.parametrize("options", [{}, JUDGE], ids=["not judged", "judged"])
+def test_a_tuner_stopped_after_its_last_step_ends_with_what_it_closed(search, sqlite_url, options):
+    with pytest.raises(automl.Interrupted):
+        search(trainer=Continuing, study="s", trials=1, options=options)
+    study, best = automl.resume("s", storage=sqlite_url)
+    assert study.views.trial(0).closed == {"y": 0.5}
+    assert best.decisions["y"] == 0.5
+    assert len(judged(study)) == len(options)
 
 
 # Repetitions.
