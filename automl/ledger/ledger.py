@@ -4,6 +4,7 @@ Every method is one transaction. A worker holds a trial by a lease with a fencin
 a compare-and-set on that token, so if two workers have the same trial, only one can settle it.
 """
 
+import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, Update, and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
+from automl.errors import StorageError
 from automl.identity.fingerprint import Identity
 from automl.ledger import budget, evaluations, functions, queue
 from automl.ledger.clock import now
-from automl.ledger.dialects import changed, insert_row, table, update_table
+from automl.ledger.dialects import changed, insert_if_absent, insert_row, table, update_table
 from automl.ledger.evaluations import Owned, Request, Served, Terms
 from automl.ledger.functions import Functions, Resolved
 from automl.ledger.models import (
     EvaluationRow,
+    FindingsRow,
     Phase,
     ReportRow,
     StopReason,
@@ -45,6 +48,7 @@ from automl.ledger.values import (
     settled_of,
 )
 from automl.plugin.report import Outcome, Report, State, finite
+from automl.space.findings import Findings, decode, encode
 from automl.spec import Cache
 
 LEASE_SECONDS = 60.0
@@ -343,9 +347,9 @@ class Ledger:
             self._assign(session, lease, number, standing.evaluation, changes)
             settled = evaluations.settle_served(session, self._terms, lease.id, standing)
             if judge is not None and not self._is_judged(session, settled):
-                self._add_judging_trial(
-                    session, number, {**judge, **(settled.outcome.closed or {})}
-                )
+                decisions = {**judge, **(settled.outcome.closed or {})}
+                found = self._findings_of(session, settled)
+                self._add_judging_trial(session, number, decisions, found)
             return Hit(settled)
         changes |= {"phase": Phase.PARKED, "expires_at": None}
         self._assign(session, lease, number, standing.evaluation, changes)
@@ -362,7 +366,7 @@ class Ledger:
         reports: Sequence[Report] = (),
         told: Collection[int] = (),
         next_for: Worker | None = None,
-        judge: Sequence[Mapping[str, Any]] = (),
+        judges: Sequence[Mapping[str, Any]] = (),
         identity: Identity | None = None,
         metered: bool = False,
     ) -> Settlement:
@@ -378,7 +382,7 @@ class Ledger:
             reports: What the trainer reported since the last renewal.
             told: Ids of trials that Optuna has been told about, to mark as such.
             next_for: The worker that takes the next trial, if any.
-            judge: Decisions to train again, each in a separate trial that any worker may take.
+            judges: Decisions to train again, each in a separate trial that any worker may take.
             identity: The keys of a candidate that was not claimed, to record how it was
                 recognised.
             metered: Whether the attempt bought its device time.
@@ -389,6 +393,8 @@ class Ledger:
         if is_retry(session) and (done := self._committed_settlement(session, lease, next_for)):
             return done
         columns = _outcome_columns(outcome)
+        if outcome.found:
+            columns["found"] = self._keep_findings(session, outcome.found)
         if identity is not None:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()
         owed = self._owed(session, lease, seconds, metered)
@@ -406,8 +412,8 @@ class Ledger:
         settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
             budget.stop_on_one_cause(session, self.study, self.same_failures)
-        for decisions in judge:
-            self._add_judging_trial(session, number, decisions)
+        for given in judges:
+            self._add_judging_trial(session, number, given, columns.get("found"))
         if not fresh:
             # A candidate that was not trained is not paid for. Too many of these in a row, or of
             # known ones, stop the study.
@@ -421,6 +427,20 @@ class Ledger:
             if new:
                 budget.reset_known_in_a_row(session, self.study)
         return Settlement(tuple(settled), more)
+
+    @reading
+    def findings(self, session: Session, digest: str) -> Findings:
+        """Return the findings of this digest.
+
+        Raises:
+            StorageError: They are missing or damaged.
+        """
+        own = (FindingsRow.study == self.study, FindingsRow.digest == digest)
+        content = session.scalar(select(FindingsRow.content).where(*own))
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
+            what = "missing" if content is None else "damaged"
+            raise StorageError(f"what a trainer found (digest {digest[:12]}) is {what}")
+        return decode(content)
 
     # Telling Optuna.
     @reading
@@ -634,7 +654,19 @@ class Ledger:
         }
         return Lease(insert_row(session, TrialRow, row), row["token"], attempt=1)
 
-    def _add_judging_trial(self, session: Session, judges: int, given: Mapping[str, Any]) -> None:
+    def _keep_findings(self, session: Session, findings: Findings) -> str:
+        """Store findings, and return their digest."""
+        return self._keep_content(session, encode(findings))
+
+    def _keep_content(self, session: Session, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        row = {"study": self.study, "digest": digest, "content": content}
+        insert_if_absent(session, FindingsRow, row)
+        return digest
+
+    def _add_judging_trial(
+        self, session: Session, judges: int, given: Mapping[str, Any], found: str | None
+    ) -> None:
         """Add a trial that trains these decisions again, for any worker to take."""
         if not budget.take_payment(session, self.study):
             return
@@ -648,6 +680,7 @@ class Ledger:
             "expires_at": queue.UNLEASED,
             "given": dict(given),
             "judges": judges,
+            "found": found,
         }
         insert_row(session, TrialRow, row)
 
@@ -657,6 +690,15 @@ class Ledger:
             return served.outcome.state is not State.COMPLETE
         judge = (TrialRow.study == self.study, TrialRow.judges == served.reused_from)
         return session.scalar(select(TrialRow.id).where(*judge).limit(1)) is not None
+
+    def _findings_of(self, session: Session, served: Settled) -> str | None:
+        """Return the digest of what the trainer of a served result found, copied to this study."""
+        study = served.reused_study or self.study
+        source = (TrialRow.study == study, TrialRow.number == served.reused_from)
+        digest = session.scalar(select(TrialRow.found).where(*source))
+        kept = select(FindingsRow.content).where(FindingsRow.study == study)
+        content = digest and session.scalar(kept.where(FindingsRow.digest == digest))
+        return self._keep_content(session, content) if content else None
 
     @property
     def _terms(self) -> Terms:
@@ -749,6 +791,7 @@ def _lease_of(row: TrialRow) -> Lease:
         row.token,
         row.attempt,
         *names,
+        found=row.found if row.judges is not None else None,
         reevaluates=row.audits,
         device_seconds=row.device_seconds,
         checkpoint=row.checkpoint,
