@@ -248,7 +248,8 @@ class Attempt:
             return outcome  # the judge's weights are those of a candidate that can be compared
         self.state.deadline.until(NEVER, "")
         try:
-            self.state.models.keep(evaluation.trial, outcome, evaluation.weights)
+            fault = evaluation.closed_weights(outcome).fault
+            self.state.models.keep(evaluation.trial, outcome, evaluation.weights, fault)
         except Exception as error:
             self._allow_cleanup(error)
             return trial_failure(error, failed_part(evaluation.parts, error))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from automl.engine.checkpoints import Checkpoints
+from automl.engine.closed_weights import ClosedWeights
 from automl.engine.pruning import Pruning
 from automl.engine.reports import from_plain, require_closed
 from automl.engine.requirements import require_reported
@@ -59,6 +60,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         self.weights: Callable[[], Mapping[str, Tensor]] | None = None
         """Returns the weights of the last report, if it offered any."""
+        self.outputs: Tensor | None = None
+        """The outputs of the last report, if it gave any."""
         study, deadline = self.state.study, self.state.deadline
         self._requirements = study.spec.requirements
         ask = self.state.trials.should_prune
@@ -86,6 +89,12 @@ class Evaluation:
         )
         task, objectives = self.parts.task, study.objectives
         return Training(self.parts, task, self.candidate, run, self.costs, objectives)
+
+    def closed_weights(self, outcome: Outcome) -> ClosedWeights:
+        """Checks the weights of this trial if its trainer closed decisions."""
+        training = self.training()
+        task, device = training.task, self.state.device
+        return ClosedWeights(training.closed, task, outcome, self.outputs, device)
 
     def follow(self, training: Training) -> Outcome:
         """Train to the end, or until the pruner stops the trial.
@@ -143,7 +152,7 @@ class Evaluation:
         self._checkpoints.take(step.report, run, self.state.stop.is_set())
         self._reported_at = self.state.deadline.clock()
         self.state.deadline.until(*self._due())
-        self.weights = step.report.weights
+        self.weights, self.outputs = step.report.weights, step.report.outputs
 
     def _reported_before(self, training: Training) -> Outcome | None:
         """The outcome of an earlier attempt that was stopped between its last report and its end.

@@ -138,7 +138,8 @@ class Export:
         try:
             module.load_state_dict(dict(weights))
         except RuntimeError as error:
-            text = f"the weights do not fit the candidate ({first_line(error)}): use --refit"
+            hint = "its trainer offered others" if self.refit else "use --refit"
+            text = f"the weights do not fit the candidate ({first_line(error)}): {hint}"
             raise UsageError(text) from error
         return module.eval()
 

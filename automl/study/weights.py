@@ -46,10 +46,17 @@ class Models:
         trial: optuna.Trial,
         outcome: Outcome,
         weights: Callable[[], Mapping[str, "Tensor"]],
+        fault: "Callable[[Mapping[str, Tensor]], str | None]" = lambda tensors: None,
     ) -> None:
         """Keep a trial's weights if it is among the best so far; call this before the tell.
 
         With several objectives, all trials that no other beats are kept.
+
+        Args:
+            trial: The trial.
+            outcome: How it ended.
+            weights: Returns its weights.
+            fault: Returns why they are not those of the trial's candidate, if they are not.
 
         Raises:
             TrialError: The trainer offers weights that are not tensors by name.
@@ -61,6 +68,9 @@ class Models:
         if leaving is None:
             return
         tensors = _tensors(weights)
+        if (why := fault(tensors)) is not None:
+            _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
+            return
         try:
             self._write(trial, tensors)
         except (OSError, RuntimeError) as error:
