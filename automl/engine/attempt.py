@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -197,9 +197,10 @@ class Attempt:
 
     def _to_replay(self) -> Findings | None:
         """What the judged trial's trainer found, if the judge can follow it."""
-        if self.lease.found is None or not getattr(self._parts.trainer, "replays", False):
-            return None
-        return self.state.ledger.findings(self.lease.found)
+        if not getattr(self._parts.trainer, "replays", False):
+            self.lease = replace(self.lease, found=None)  # it trains with the closed values
+        found = self.lease.found
+        return None if found is None else self.state.ledger.findings(found)
 
     def _claim(
         self,

@@ -393,7 +393,9 @@ class Ledger:
         if is_retry(session) and (done := self._committed_settlement(session, lease, next_for)):
             return done
         columns = _outcome_columns(outcome)
-        if outcome.found:
+        if lease.judges is not None:
+            columns["found"] = lease.found
+        elif outcome.found:
             columns["found"] = self._keep_findings(session, outcome.found)
         if identity is not None:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()

@@ -50,7 +50,7 @@ class Lease:
         level: The level at which the function was recognised, once claimed.
         given: Decisions that are fixed beforehand, so that the strategy does not draw them.
         judges: The number of the trial whose decisions this one trains again.
-        found: The digest of what that trial's trainer found, if anything.
+        found: The digest of what that trial's trainer found, if there is something to replay.
         reevaluates: Whether the function was known already and is evaluated again, for an audit
             or because the study forgot its result.
         device_seconds: Device time charged for earlier attempts.
