@@ -11,6 +11,7 @@ from automl.engine.failures import failure
 from automl.engine.training import Training, train
 from automl.errors import UsageError
 from automl.ledger.queries import TrialView
+from automl.plugin.cost_metric import CostMetric
 from automl.plugin.protocols import Run
 from automl.plugin.registry import Kind
 from automl.plugin.report import SUPERNET, Outcome, State
@@ -116,7 +117,8 @@ def rerun(study: Study, parts: Parts, view: TrialView, device: str, tolerance: f
     if view.judges is not None and parts.judge:
         parts = parts.judge
     outcome = _train_again(study, parts, view.number, device)
-    measured = _MEASURED | {SUPERNET + name for name in _MEASURED} | {study.spec.cost_metric}
+    costs = CostMetric.parse(study.spec.cost_metric).weights
+    measured = _MEASURED | {SUPERNET + name for name in _MEASURED} | set(costs)
     again = outcome.finite_metrics()
     metrics = [
         _compared(name, view.metrics, again, measured, tolerance)

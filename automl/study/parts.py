@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -171,7 +171,7 @@ def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) 
 
 def make_parts(
     built: Mapping[Kind, Part],
-    judge: Part | None,
+    judge: Mapping[Kind, Part],
     plugins: tuple[PartSpec, ...],
     registry: Registry,
 ) -> Parts:
@@ -194,17 +194,37 @@ def make_parts(
         recipe=Recipe(probed, plugins, tuple(sorted(registry.trust.named))),
         dry=DryProposals(lambda trial: space.candidate(trial, task)),
     )
-    return replace(parts, judge=_judging(parts, judge)) if judge else parts
+    return replace(parts, judge=_judging(parts, built, judge, plugins)) if judge else parts
 
 
-def _judging(parts: Parts, judge: Part) -> Parts:
-    probed = {**parts.recipe.parts, Kind.TRAINER: PartSpec.of(judge)}
+def _judging(
+    parts: Parts,
+    built: Mapping[Kind, Part],
+    judge: Mapping[Kind, Part],
+    plugins: tuple[PartSpec, ...],
+) -> Parts:
+    """The same parts, with those that the judge has of its own."""
+    made: dict[Kind, Any] = {}
+    for kind, part in judge.items():
+        # The digest of a task's data stands for the files that it reads.
+        with nullcontext() if kind is Kind.TASK else loading():
+            made[kind] = part.make()
+    own = {**built, **judge}
+    space, task = made.get(Kind.SPACE, parts.space), made.get(Kind.TASK, parts.task)
+    keys = {kind.value: part.identity() for kind, part in judge.items()}
+    probed = {kind: PartSpec.of(own[kind]) for kind in parts.recipe.parts}
     return replace(
         parts,
-        trainer=judge.make(),
-        names={**parts.names, Kind.TRAINER: judge.offer.name},
-        side_keys={**parts.side_keys, "trainer": judge.identity()},
+        space=space,
+        task=task,
+        trainer=made[Kind.TRAINER],
+        names={**parts.names, Kind.TRAINER: judge[Kind.TRAINER].offer.name},
+        # Reading the digest of data takes time.
+        side_keys=_side_keys(own, task, plugins)
+        if Kind.TASK in judge
+        else {**parts.side_keys, **keys},
         recipe=replace(parts.recipe, parts=probed),
+        dry=DryProposals(lambda trial: space.candidate(trial, task)),
     )
 
 

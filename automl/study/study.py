@@ -172,22 +172,29 @@ class Study:
         """
         load_plugins(self.spec, registry)
         specs, folder = self.spec.parts(), None if data_dir is None else Path(data_dir)
-        if folder is not None:
-            specs[Kind.TASK] = _found_in(folder.resolve(), specs[Kind.TASK], registry)
-        judge = load(self.spec.judge, Kind.TRAINER, registry) if self.spec.judge else None
+        judges = self.spec.judge_parts()
+        for named in (specs, judges):
+            if folder is not None and Kind.TASK in named:
+                named[Kind.TASK] = _found_in(folder.resolve(), named[Kind.TASK], registry)
+        judge = {k: load(s, k, registry) for k, s in judges.items()}
         built = {k: load(s, k, registry) for k, s in specs.items()}
         with _hinting(specs[Kind.TASK], registry):
             parts = make_parts(built, judge, self.spec.plugins, registry)
         parts = replace(parts, data_dir=folder)
+        self._check_data(parts, self.spec.data)
+        if parts.judge is not None and self.spec.judge_data is not None:
+            self._check_data(parts.judge, self.spec.judge_data)
+        self.storage.vetted(parts.sampler(self.spec.seed))
+        return parts
+
+    def _check_data(self, parts: Parts, known: str) -> None:
         digest = parts.side_keys["data"]
-        if digest != self.spec.data:
+        if digest != known:
             raise UsageError(
                 f"the data of task {parts.names[Kind.TASK]} changed since study {self.name!r} was "
                 f"made, or this version of automl reads it otherwise (digest {digest[:12]}, the "
-                f"study has {self.spec.data[:12]}): put the old back, or start a new study"
+                f"study has {known[:12]}): put the old back, or start a new study"
             )
-        self.storage.vetted(parts.sampler(self.spec.seed))
-        return parts
 
     def best_trials(self) -> list[FrozenTrial]:
         """The best complete trial; with several objectives, those that no other beats.

@@ -153,6 +153,24 @@ def test_a_tuner_stopped_after_its_last_step_ends_with_what_it_closed(search, sq
     assert len(judged(study)) == len(options)
 
 
+# Costs.
+class Counting(Optimist):
+    """Makes ten gradients a step, and one product of a JVP; a judge's trial makes none of these."""
+
+    def train(self, candidate, task, run):
+        for report in super().train(candidate, task, run):
+            counts = {"inner_gradients": 10 * report.step}
+            counts |= {"jvps": report.step} if candidate.open_decisions else {}
+            yield replace(report, counts=counts)
+
+
+def test_the_cost_of_a_judge_counts(search):
+    given = {"trials": 2, "options": {"trainer": {"judge": "self"}}}
+    study, _ = search(trainer=Counting, cost_metric="inner_gradients+1.5*jvps", **given)
+    assert [view.device_seconds for view in study.views.trials()] == [34.5, 30, 34.5, 30]
+    assert study.views.budget().device_seconds == 129
+
+
 # Repetitions.
 def test_a_reused_trial_has_the_judgement_of_its_source(search, watched):
     study, _ = search(corner, strategy=watching, trials=8)
