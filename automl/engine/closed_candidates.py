@@ -39,7 +39,7 @@ class ClosedCandidates:
 
         Building a module draws random numbers, so the generators of the training are kept.
         """
-        if not self.candidate.open_decisions or closed is None:
+        if self.candidate.is_closed or closed is None:
             return {}
         values = json.dumps(closed, sort_keys=True)
         if values != self._counted[0]:

@@ -124,7 +124,7 @@ class Evaluation:
     def _follow(self, training: Training, steps: Steps) -> Outcome:
         last: Outcome | None = None
         for step in steps:
-            if last is None and not self.candidate.open_decisions:
+            if last is None and self.candidate.is_closed:
                 require_reported(
                     step.outcome, self._requirements, training.trainer, costs_only=True
                 )

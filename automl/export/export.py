@@ -26,8 +26,9 @@ from automl.export.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, M
 from automl.plugin.protocols import Run, Split, Task
 from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Report, State
-from automl.study.found import Found, found, parts_of
-from automl.study.parts import Parts
+from automl.space.candidate import Candidate
+from automl.study.found import Found, findings_of, found, parts_of
+from automl.study.parts import Parts, rebuild
 from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
 from automl.trial_code.boundary import TrialCode
@@ -167,7 +168,7 @@ class Export:
             seed = trial_seed(self.study.spec, number, "train")
             run = Run(self.device, seed, number, 1, Path(directory), refit=True)
             task = cast(Task, _SeenByTheSearch(self._parts.task))
-            training = Training(self._parts, task, self.found.candidate, run)
+            training = Training(self._parts, task, self._to_train(), run)
             outcome = train(training, refit.follow)
         if outcome.state is not State.COMPLETE:
             raise TrialError(f"trial {number} cannot be trained again: {outcome.message}")
@@ -175,6 +176,14 @@ class Export:
             name = self._parts.names[Kind.TRAINER]
             raise UsageError(f"trainer {name} offers no weights, so nothing can be exported")
         return refit.weights
+
+    def _to_train(self) -> Candidate:
+        """The candidate as it was trained: a judge may follow what a tuner found."""
+        view = self.study.trial(self.trial.number)
+        findings = findings_of(self.study, self._parts, view)
+        if findings is None:
+            return self.found.candidate
+        return rebuild(self._parts, self.found.decisions, findings=findings)
 
     def _write_program(self, file: Path) -> str | None:
         """Write the model as a program of tensors; returns why that failed, or None."""

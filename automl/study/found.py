@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 from automl.ledger.queries import TrialView
 from automl.plugin.report import State, is_cost
 from automl.space.candidate import Candidate
+from automl.space.findings import Findings
 from automl.spec import ATTRIBUTE
 from automl.study.judged import judges_of
 from automl.study.parts import Parts, rebuild
@@ -92,6 +93,19 @@ def _record(study: Study, trial: FrozenTrial, view: TrialView) -> TrialRecord:
 def parts_of(parts: Parts, trial: FrozenTrial) -> Parts:
     """The parts that trained a trial: those of the judge, if it judges another."""
     return parts.judge if parts.judge and judges_of(trial) is not None else parts
+
+
+def findings_of(study: Study, parts: Parts, view: TrialView) -> Findings | None:
+    """What the trainer of a judging trial followed in place of single values; None if nothing.
+
+    Args:
+        study: The trial's study.
+        parts: The parts that trained the trial.
+        view: The trial.
+    """
+    if view.judges is None or view.found is None or not getattr(parts.trainer, "replays", False):
+        return None
+    return study.ledger.findings(view.found)
 
 
 def best(study: Study, parts: Parts) -> list[Found]:

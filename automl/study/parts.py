@@ -106,10 +106,26 @@ def propose_for_trainer(
     return candidate
 
 
-def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Candidate:
-    """Make the candidate of these decisions; missing ones are left open."""
+def rebuild(
+    parts: Parts,
+    decisions: Mapping[str, Any],
+    number: int = 0,
+    findings: Findings | None = None,
+) -> Candidate:
+    """Make the candidate of these decisions; missing ones are left open.
+
+    Args:
+        parts: The study's parts.
+        decisions: The decisions by name.
+        number: The trial's number.
+        findings: What another trainer found, for this one to replay.
+    """
     trial = optuna.trial.FixedTrial(dict(decisions), number)
-    return _propose(parts, trial, lambda decision: decision.name not in decisions)
+
+    def opens(decision: Open) -> bool:
+        return decision.name not in decisions
+
+    return _propose(parts, trial, opens, findings=findings)
 
 
 def _wants(parts: Parts, decision: Open) -> bool:
@@ -145,8 +161,10 @@ def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
     """
     try:
         with TrialCode():
+            prefix = "" if candidate.is_closed else SUPERNET
+            if candidate.is_closed and candidate.open_decisions:
+                candidate = rebuild(parts, candidate.decisions)  # not what follows a finding
             costs = parts.trainer.costs(candidate, parts.task)
-            prefix = SUPERNET if candidate.open_decisions else ""
             return by_metric_name({prefix + name: float(cost) for name, cost in costs.items()})
     except (TimeLimitError, UnstorableError):
         raise
