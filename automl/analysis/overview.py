@@ -13,6 +13,7 @@ from automl.engine.worker_ids import host_and_pid, is_dead
 from automl.ledger.models import Phase
 from automl.ledger.queries import TrialView
 from automl.plugin.report import Objective, State
+from automl.study.judged import comparable
 
 LOOKED_AT = 2_000
 """Importances are computed from at most this many trials, so that they are fast."""
@@ -83,7 +84,7 @@ def importances(
     trials: Sequence[FrozenTrial], objectives: Sequence[Objective]
 ) -> list[Importances]:
     """Return the importance of decisions for each objective, by Optuna's own evaluator."""
-    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    done = [t for t in comparable(trials) if t.state is TrialState.COMPLETE]
     return [
         _importances(evenly(valued(done, place), LOOKED_AT), objective)
         for place, objective in enumerate(objectives)

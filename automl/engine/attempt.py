@@ -189,7 +189,8 @@ class Attempt:
             self.state.trials.draw_again(trial)
         parts, given, findings = self._parts, self.lease.given or {}, self._to_replay()
         with TrialCode():
-            candidate = propose_for_trainer(parts, trial, given, findings)
+            judges = self.lease.judges is not None
+            candidate = propose_for_trainer(parts, trial, given, findings, all_closed=judges)
         if self.lease.judges is None:
             check_taken(given, candidate.decisions)
         return candidate
@@ -209,8 +210,9 @@ class Attempt:
         costs: Mapping[str, float],
     ) -> Lease | None:
         ledger, told = self.state.ledger, self.state.trials.take_told()
+        judge = trial.params if self._is_to_be_judged else None
         try:
-            answer = ledger.claim(self.lease, trial.number, identity, costs, told)
+            answer = ledger.claim(self.lease, trial.number, identity, costs, told, judge)
         except UnstorableError as error:
             return self._settle(trial, failure(error))
         match answer:
@@ -243,9 +245,12 @@ class Attempt:
         """Keep the weights of a good trial, and return how it ended after that."""
         if outcome.state is not State.COMPLETE or evaluation.weights is None:
             return outcome
+        if self._is_to_be_judged:
+            return outcome  # the judge's weights are those of a candidate that can be compared
         self.state.deadline.until(NEVER, "")
         try:
-            self.state.models.keep(evaluation.trial, outcome, evaluation.weights)
+            fault = evaluation.closed_weights(outcome).fault
+            self.state.models.keep(evaluation.trial, outcome, evaluation.weights, fault)
         except Exception as error:
             self._allow_cleanup(error)
             return trial_failure(error, failed_part(evaluation.parts, error))
@@ -305,12 +310,15 @@ class Attempt:
             return settle(lease, number, failure(error), seconds)
 
     def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> list[dict[str, Any]]:
-        """The decisions that the judge should train from scratch, for each candidate found."""
-        if self.state.parts.judge is None or self.lease.judges is not None or not outcome.closed:
+        """The decisions of the trials that are to judge this one."""
+        if not self._is_to_be_judged or outcome.state is not State.COMPLETE:
             return []
-        if outcome.state is not State.COMPLETE:
-            return []
-        return [{**trial.params, **each} for each in (outcome.closed, *outcome.also_closed)]
+        found = (outcome.closed or {}, *outcome.also_closed)
+        return [{**trial.params, **closed} for closed in found]
+
+    @property
+    def _is_to_be_judged(self) -> bool:
+        return self.state.parts.judge is not None and self.lease.judges is None
 
     @property
     def _number(self) -> int | None:

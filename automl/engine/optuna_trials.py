@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import optuna
@@ -15,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from automl.engine.exhaustion import end_study_on_stop
 from automl.engine.failures import is_storage_failure
 from automl.engine.requirements import constraints
-from automl.engine.sampler import SeededSampler
+from automl.engine.sampler import Ended, SeededSampler
+from automl.engine.study_views import Shown, StorageView
 from automl.engine.trial_cache import CachedTrialStorage
 from automl.errors import first_line
 from automl.ledger.values import Lease, Settled
@@ -23,6 +25,7 @@ from automl.plugin.protocols import Context
 from automl.plugin.registry import Kind
 from automl.plugin.report import Requirement, State
 from automl.spec import ATTRIBUTE
+from automl.study.judged import as_judged, judges_of, source_of
 from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
 
@@ -68,13 +71,9 @@ class OptunaTrials:
             self.parts.names[Kind.STRATEGY],
             self._strategy,
             lambda number: trial_seed(self.study.spec, number, "strategy"),
+            self._told_strategy,
         )
-        self._optuna = optuna.load_study(
-            study_name=self.study.name,
-            storage=cast(BaseStorage, self._cache),
-            sampler=self._sampler,
-            pruner=self.parts.pruner,
-        )
+        self._optuna = self._view(lambda trials: as_judged(trials, self.study.objectives))
         end_study_on_stop(self._optuna, self.study.ledger, self.parts.names[Kind.STRATEGY])
 
     def take_told(self) -> list[int]:
@@ -91,11 +90,12 @@ class OptunaTrials:
             lease: The trial's lease.
             opened: Called with the trial's number before the strategy draws for it.
         """
-        self._sampler.given = lease.given or {}
+        self._sampler.given, self._sampler.judges = lease.given or {}, lease.judges
         known = None if lease.fresh else self._find(lease)
         if known is not None:
             return self._trial(self._id(known.number), opened)
-        template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})
+        row = {"row": lease.id, **({} if lease.judges is None else {"judges": lease.judges})}
+        template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: row})
         made = self._storage.create_new_trial(self._study_id, template)
         return self._trial(made, opened)
 
@@ -115,6 +115,16 @@ class OptunaTrials:
         for name, distribution in known.distributions.items():
             if not distribution.single() and name not in trial.relative_params:
                 self._sampler.sample_independent(self._optuna, known, name, distribution)
+
+    def should_prune(self, trial: optuna.Trial) -> bool:
+        """Return whether the pruner stops the running trial.
+
+        In a judged study, it compares the trial with those of its own kind only.
+        """
+        if not self._is_judged:
+            return trial.should_prune()
+        latest = self._cache.get_trial(self._id(trial.number))
+        return self.parts.pruner.prune(self._of_one_kind, latest)
 
     def is_finished(self, number: int) -> bool:
         """Return whether Optuna knows that a trial ended."""
@@ -177,6 +187,46 @@ class OptunaTrials:
         opened(self._cache.get_trial(id).number)
         with self._sampler.deferring_errors():
             return optuna.Trial(self._optuna, id)
+
+    @property
+    def _is_judged(self) -> bool:
+        return self.study.spec.judge is not None
+
+    @cached_property
+    def _of_one_kind(self) -> optuna.Study:
+        return self._view(self._like_current)
+
+    def _view(self, shown: Shown) -> optuna.Study:
+        """The study in Optuna; if it is judged, with other trials shown."""
+        storage = cast(BaseStorage, self._cache)
+        return optuna.load_study(
+            study_name=self.study.name,
+            storage=cast(BaseStorage, StorageView(storage, shown)) if self._is_judged else storage,
+            sampler=self._sampler,
+            pruner=self.parts.pruner,
+        )
+
+    def _like_current(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Those of the trials that are of the running one's kind: the tuner's, or judging ones."""
+        judges = self._sampler.judges is not None
+        return [trial for trial in trials if (judges_of(trial) is not None) is judges]
+
+    def _told_strategy(self, ended: Ended) -> Ended | None:
+        """What the strategy is told once a trial has ended.
+
+        It learns of a tuner's trial that completed only when that trial has been judged.
+        """
+        judges = judges_of(ended.trial)
+        if not self._is_judged or (judges is None and ended.state is not TrialState.COMPLETE):
+            return ended
+        number = source_of(ended.trial) if judges is None else judges
+        shown = self._optuna.get_trials(deepcopy=False)
+        seen = next((trial for trial in shown if trial.number == number), None)
+        if seen is None or (judges is None and not seen.state.is_finished()):
+            return None
+        if judges is not None:
+            return Ended(seen, ended.state, ended.values)
+        return Ended(ended.trial, seen.state, seen.values)
 
     def _find(self, lease: Lease) -> FrozenTrial | None:
         # A worker can die after it made Optuna's trial and before the ledger has its number. The
@@ -248,6 +298,7 @@ def _attribute(settled: Settled) -> dict[str, Any]:
         "fingerprint": settled.fingerprint,
         "level": settled.level,
         "reused_from": settled.reused_from,
+        "reused_study": settled.reused_study,
         "attempt": settled.attempt,
         "judges": settled.judges,
         "seconds": settled.seconds,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from automl.engine.identifier import DEGENERATE, Identifier
+from automl.study.judged import judges_of, judging
 from automl.study.parts import rebuild
 from automl.trial_code.boundary import EngineCode, TrialCode
 
@@ -37,5 +38,13 @@ class StrategyContext:
     def means(self) -> Mapping[int, tuple[float, ...]]:
         """Return mean values by trial number, of functions that were evaluated several times."""
         study = self.identifier.study
+        if study.spec.cache.repeats <= 1:
+            return {}
         with EngineCode():
-            return study.views.means() if study.spec.cache.repeats > 1 else {}
+            means = study.views.means()
+            if study.spec.judge is None:
+                return means
+            # The strategy knows its own trials, with the values of those that judge them.
+            trials = judging(study.optuna.get_trials(deepcopy=False))
+            judged = {judges_of(trial): means.get(trial.number) for trial in trials}
+        return {own: mean for own, mean in judged.items() if own is not None and mean is not None}

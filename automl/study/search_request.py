@@ -87,14 +87,14 @@ def seconds(text: str) -> float:
 
 
 def part_options(texts: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Sort `part.option=value` texts by part.
+    """Sort `part.option=value` texts by part; `judge.space.option` is an option of the judge.
 
     Raises:
         UsageError: A text has another form, or sets an option a second time.
     """
     found: dict[str, dict[str, object]] = {}
     for text in texts:
-        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", text, re.DOTALL)
+        match = re.fullmatch(r"(\w+)\.((?:(?<=judge\.)\w+\.)?\w+)=(.*)", text, re.DOTALL)
         if match is None:
             raise UsageError(f"expected part.option=value, got {text!r}")
         part, option, value = match.groups()
@@ -273,7 +273,8 @@ class SearchRequest(RunRequest):
     )
     cost_metric: str = entry(
         "seconds",
-        "What --gpu-hours counts: a metric in seconds, or the measured time [seconds].",
+        "What --gpu-hours counts: a metric in seconds, a weighted sum such as a+1.1*b, or the "
+        "measured time [seconds].",
         metavar="METRIC",
     )
     study: str | None = entry(None, "The study's name [space-task-number].", metavar="NAME")

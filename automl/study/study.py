@@ -35,6 +35,7 @@ from automl.storable import name_fault, require_at_most
 from automl.storage.databases import mask
 from automl.storage.storage import Storage
 from automl.study.commands import command_line
+from automl.study.judged import comparable
 from automl.study.limits import Limits
 from automl.study.pareto import point_of, unbeaten
 from automl.study.parts import DATA_DIR, Parts, make_parts
@@ -171,22 +172,29 @@ class Study:
         """
         load_plugins(self.spec, registry)
         specs, folder = self.spec.parts(), None if data_dir is None else Path(data_dir)
-        if folder is not None:
-            specs[Kind.TASK] = _found_in(folder.resolve(), specs[Kind.TASK], registry)
-        judge = load(self.spec.judge, Kind.TRAINER, registry) if self.spec.judge else None
+        judges = self.spec.judge_parts()
+        for named in (specs, judges):
+            if folder is not None and Kind.TASK in named:
+                named[Kind.TASK] = _found_in(folder.resolve(), named[Kind.TASK], registry)
+        judge = {k: load(s, k, registry) for k, s in judges.items()}
         built = {k: load(s, k, registry) for k, s in specs.items()}
         with _hinting(specs[Kind.TASK], registry):
             parts = make_parts(built, judge, self.spec.plugins, registry)
         parts = replace(parts, data_dir=folder)
+        self._check_data(parts, self.spec.data)
+        if parts.judge is not None and self.spec.judge_data is not None:
+            self._check_data(parts.judge, self.spec.judge_data)
+        self.storage.vetted(parts.sampler(self.spec.seed))
+        return parts
+
+    def _check_data(self, parts: Parts, known: str) -> None:
         digest = parts.side_keys["data"]
-        if digest != self.spec.data:
+        if digest != known:
             raise UsageError(
                 f"the data of task {parts.names[Kind.TASK]} changed since study {self.name!r} was "
                 f"created, or this automl reads it differently (digest {digest[:12]}, expected "
-                f"{self.spec.data[:12]}): restore the data, or start a new study"
+                f"{known[:12]}): restore the data, or start a new study"
             )
-        self.storage.vetted(parts.sampler(self.spec.seed))
-        return parts
 
     def best_trials(self) -> list[FrozenTrial]:
         """The best complete trial; with several objectives, those that no other beats.
@@ -196,8 +204,11 @@ class Study:
         during training cannot measure how good they are when trained from scratch.
         """
         done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        judged = [t for t in done if t.user_attrs.get(ATTRIBUTE, {}).get("judges") is not None]
-        kept = [trial for trial in judged or done if keeps_to_requirements(trial)]
+        return self.unbeaten(comparable(done))
+
+    def unbeaten(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The best of some complete trials, or those that no other of them beats."""
+        kept = [trial for trial in trials if keeps_to_requirements(trial)]
         points = [point_of(trial.values, self.objectives) for trial in kept]
         return [kept[place] for place in unbeaten(points)]
 

@@ -15,6 +15,7 @@ from automl.errors import UsageError, first_line
 from automl.plugin.registry import Kind
 from automl.space.candidate import propose
 from automl.space.decisions import Open, check_taken, given_value
+from automl.study.judged import comparable
 from automl.study.limits import Limits
 from automl.study.pareto import point_of
 from automl.study.parts import Parts
@@ -126,6 +127,6 @@ def _best_first(source: Study) -> Iterator[FrozenTrial]:
     front = source.best_trials()
     yield from front
     trials = source.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    rest = [t for t in trials if keeps_to_requirements(t) and t not in front]
+    rest = [t for t in comparable(trials) if keeps_to_requirements(t) and t not in front]
     points = {trial.number: point_of(trial.values, source.objectives) for trial in rest}
     yield from sorted(rest, key=lambda trial: points[trial.number], reverse=True)

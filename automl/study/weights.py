@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.errors import TrialError, UsageError, first_line
 from automl.plugin.report import Outcome, broken
 from automl.state_directory import close_to_others, make_folder
+from automl.study.judged import judging
 from automl.study.pareto import beats, point_of
 from automl.study.study import Study, keeps_to_requirements
 from automl.trial_code.boundary import TrialCode
@@ -45,10 +46,17 @@ class Models:
         trial: optuna.Trial,
         outcome: Outcome,
         weights: Callable[[], Mapping[str, "Tensor"]],
+        fault: "Callable[[Mapping[str, Tensor]], str | None]" = lambda tensors: None,
     ) -> None:
         """Keep a trial's weights if it is among the best so far; call this before the tell.
 
         With several objectives, all trials that no other beats are kept.
+
+        Args:
+            trial: The trial.
+            outcome: How it ended.
+            weights: Returns its weights.
+            fault: Returns why they are not those of the trial's candidate, if they are not.
 
         Raises:
             TrialError: The trainer offers weights that are not tensors by name.
@@ -60,6 +68,9 @@ class Models:
         if replaced is None:
             return
         tensors = _tensors(weights)
+        if (why := fault(tensors)) is not None:
+            _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
+            return
         try:
             self._write(trial, tensors)
         except (OSError, RuntimeError) as error:
@@ -131,11 +142,16 @@ class Models:
         return best[most - 1 :]
 
     def _best(self) -> list[FrozenTrial]:
-        """Complete trials, best first; with several objectives, those that no other beats."""
+        """Complete trials, best first; with several objectives, those that no other beats.
+
+        Of a judged study, only the trials that judge others keep their weights.
+        """
         objectives = self.study.objectives
-        if len(objectives) > 1:
-            return self.study.best_trials()
         trials = self.study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if self.study.spec.judge is not None:
+            trials = judging(trials)
+        if len(objectives) > 1:
+            return self.study.unbeaten(trials)
         kept = [trial for trial in trials if keeps_to_requirements(trial)]
         return sorted(kept, key=lambda t: point_of(t.values, objectives), reverse=True)
 

@@ -198,7 +198,7 @@ class Wandering(Trainer):
     metric: str = "score"
     stubborn: bool = False
     swallows: bool = False
-    forgets: bool = False
+    forgets: int = 0
     seeded: bool = True
     closes: str = ""
     empty: bool = False
@@ -208,7 +208,8 @@ class Wandering(Trainer):
         first = 0 if state is None else state["at"]
         torch.manual_seed(run.seed) if self.seeded else torch.seed()
         start = float(torch.rand(()))
-        total = start if state is None or self.forgets else state["total"]
+        forgets = state is None or self.forgets == state["at"]
+        total = start if forgets else state["total"]
         for number in range(first, 0 if self.empty else 3):
             self._tick(run)
             total += 1
@@ -250,7 +251,8 @@ def test_a_valid_trainer_passes(tmp_path):
         ({"seeded": False}, "the same seed must give the same values"),
         ({"stubborn": True}, "closing the generator must stop the training"),
         ({"swallows": True}, r"must not catch what run.tick"),
-        ({"forgets": True}, "after resuming from the checkpoint of step 1 the result is"),
+        ({"forgets": 1}, "after resuming from the checkpoint of step 1 the result is"),
+        ({"forgets": 2}, "after resuming from the checkpoint of step 2 the result is"),
         ({"closes": "x"}, "closed contains decisions that were not open"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

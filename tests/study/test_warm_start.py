@@ -72,7 +72,7 @@ def test_decisions_that_a_trainer_closed_are_included(sqlite_url):
     parts = {"task": blobs, "trainer": Toy, "storage": sqlite_url}
     old, _ = automl.search(small_space, trials=2, **parts)
     new, _ = automl.search(small_space, trials=1, warm_start=old.name, **parts)
-    assert set(decisions(new)[0]) == {"width", "activation", "lr"}
+    assert set(decisions(new)[0]) == {"width", "activation", "rate", "lr"}
 
 
 def test_decisions_that_the_space_no_longer_allows_are_left_out(search, caplog):

@@ -9,7 +9,7 @@ from automl.ledger.queries import Budget
 from automl.plugin.options import jsonable, typed
 from automl.plugin.recipe import PartSpec
 from automl.plugin.registry import Kind
-from automl.spec import SECONDS, Cache, Spec
+from automl.spec import JUDGED_KINDS, SECONDS, Cache, Spec
 from automl.study.plan import CACHE, JUDGE
 from automl.study.study import Study
 from automl.text.formatting import counted
@@ -54,6 +54,8 @@ def _words(spec: Spec, chosen: Chosen) -> Iterator[str]:
     if spec.judge is not None:
         yield _option("trainer", JUDGE, spec.judge.reference)
         yield from _options(JUDGE, chosen(Kind.TRAINER, spec.judge))
+        for kind in JUDGED_KINDS:
+            yield from _options(f"{JUDGE}.{kind.value}", spec.judge_changes(kind))
     yield from (_word("--objective", objective.metric) for objective in spec.objectives)
     yield from (_word("--require", str(each)) for each in spec.requirements)
     yield from (_word("--plugin", plugin.reference) for plugin in spec.plugins)

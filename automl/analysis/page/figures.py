@@ -14,11 +14,13 @@ from optuna import visualization
 from optuna.importance import BaseImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from automl.analysis.excerpts import evenly, excerpt, valued, with_changes
+from automl.analysis.excerpts import evenly, excerpt, valued
 from automl.analysis.overview import Importances, WorkerTime
 from automl.plugin.report import Direction, Objective
 from automl.space.findings import Finding
 from automl.space.schedule import Schedule
+from automl.study.judged import comparable
+from automl.study.trial_copies import with_changes
 from automl.text.formatting import counted
 
 if TYPE_CHECKING:
@@ -95,8 +97,13 @@ class Material:
     curves: Callable[[Sequence[int]], Mapping[int, Mapping[int, Mapping[str, Any]]]]
 
     @cached_property
+    def compared(self) -> list[FrozenTrial]:
+        """The trials whose values are compared: in a judged study, those that judge others."""
+        return comparable(self.trials)
+
+    @cached_property
     def done(self) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
+        return [trial for trial in self.compared if trial.state is TrialState.COMPLETE]
 
     def decisions(self, place: int) -> list[str]:
         """The decisions that vary, most important first; by name if that is unknown."""
@@ -128,7 +135,7 @@ def history(material: Material, place: int) -> Figure:
     title = material.objectives[place].metric
     if not material.done:
         return Figure(title, missing="no trial has completed")
-    study = excerpt(valued(material.trials, place), [material.objectives[place]])
+    study = excerpt(valued(material.compared, place), [material.objectives[place]])
     figure = visualization.plot_optimization_history(study, target_name=title)
     shown = _thin_history(figure)
     notes = _left_out(shown, len(material.done), "trial", "evenly chosen, and each new best")
@@ -280,7 +287,8 @@ def learning(material: Material, place: int) -> Figure:
     """An objective as trainers reported it, step by step."""
     title, states = material.metrics[place], (TrialState.COMPLETE, TrialState.PRUNED)
     label = material.objectives[place].metric
-    trained = [t for t in material.trials if t.number in material.trained and t.state in states]
+    ended = [trial for trial in material.compared if trial.state in states]
+    trained = [trial for trial in ended if trial.number in material.trained]
     chosen = _best_and_others(material, trained, CURVES)
     reported = material.curves([trial.number for trial in chosen])
     curves = [_with_curve(trial, reported.get(trial.number, {}), title) for trial in chosen]

@@ -8,9 +8,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from automl.analysis.excerpts import with_changes
 from automl.analysis.overview import Importances
 from automl.plugin.report import Objective
+from automl.study.trial_copies import with_changes
 from automl.text.redaction import redact_urls
 
 _LONGEST = 28

@@ -19,7 +19,7 @@ from automl.plugin.protocols import Split, Task
 from automl.plugin.recipe import PartSpec
 from automl.plugin.registry import Kind, Registry
 from automl.space.candidate import Candidate
-from automl.study.found import found
+from automl.study.found import found, parts_of
 from automl.study.parts import Parts
 from automl.study.study import Study
 from automl.study.weights import Models
@@ -114,7 +114,8 @@ class Rebuilt:
 
     @cached_property
     def parts(self) -> Parts:
-        return self.study.load_parts(self.registry, self.data_dir)
+        loaded = self.study.load_parts(self.registry, self.data_dir)
+        return loaded if self.best is None else parts_of(loaded, self.best)
 
     @property
     def task(self) -> Task:

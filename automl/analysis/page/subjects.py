@@ -262,7 +262,8 @@ def spec(facts: Facts) -> Markup:
     """The study's parts with the options that differ from their defaults."""
     known = facts.study.spec
     parts = {kind.value: (kind, part) for kind, part in known.parts().items()}
-    parts |= {"judge": (Kind.TRAINER, known.judge)} if known.judge else {}
+    names = {Kind.TRAINER: "judge", Kind.SPACE: "judge's space", Kind.TASK: "judge's task"}
+    parts |= {names[kind]: (kind, part) for kind, part in known.judge_parts().items()}
     required = ", ".join(map(str, known.requirements))
     general = {
         "seed": known.seed,
