@@ -285,6 +285,24 @@ def domain_of(distribution: BaseDistribution) -> tuple[Any, ...] | None:
     return tuple(low + number * step for number in range(count))
 
 
+def place_of(decision: Open, value: Any) -> int:
+    """Return the place of a decision's value among all its values.
+
+    Raises:
+        OpenDecisionError: The decision has no such value, or too many to count.
+    """
+    distribution = decision.distribution
+    domain = domain_of(distribution)
+    if domain is None or not contains(distribution, value):
+        raise OpenDecisionError(
+            f"decision {decision.name!r}: expected {values_of(distribution)}, got {short(value)}",
+            decision.name,
+        )
+    if isinstance(distribution, CategoricalDistribution):
+        return int(distribution.to_internal_repr(value))
+    return min(range(len(domain)), key=lambda place: abs(domain[place] - value))
+
+
 def check_storable(name: str, distribution: BaseDistribution) -> None:
     """Check that every supported database can store a decision.
 
