@@ -1,6 +1,6 @@
 """Layers that can hold an open decision; use them where a plain `torch.nn` layer cannot."""
 
-from automl.space.elastic import BatchNorm1d, BatchNorm2d, Conv2d, LayerNorm, Linear
+from automl.space.elastic import BatchNorm1d, BatchNorm2d, Conv2d, LayerNorm, Linear, sizes
 from automl.space.layers import (
     Choice,
     Dropout,
@@ -29,4 +29,5 @@ __all__ = [
     "open_in",
     "open_layers",
     "select",
+    "sizes",
 ]

@@ -24,7 +24,7 @@ _PLAIN = str | int | float | None
 _SHOWN = 10
 """The largest number of a decision's choices in a message."""
 
-_MANY = 10_000
+MANY = 10_000
 """The largest number of values that `Open.values` lists."""
 
 
@@ -280,7 +280,7 @@ def domain_of(distribution: BaseDistribution) -> tuple[Any, ...] | None:
     low, high, step = distribution.low, distribution.high, distribution.step
     if low == high:
         return (low,)
-    if step is None or (count := math.floor((high - low) / step + 1e-8) + 1) > _MANY:
+    if step is None or (count := math.floor((high - low) / step + 1e-8) + 1) > MANY:
         return None
     return tuple(low + number * step for number in range(count))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from automl.errors import OpenDecisionError
-from automl.space.decisions import Open
+from automl.space.decisions import MANY, Open, values_of
 from automl.space.layers import OpenLayer, first
 from automl.space.uses import Openable, Scope
 
@@ -32,7 +32,10 @@ def sizes(size: int | Open, what: str) -> tuple[int, ...]:
     values = size.values() if isinstance(size, Open) else (size,)
     of = f" of decision {size.name!r}" if isinstance(size, Open) else ""
     if values is None:
-        raise ValueError(f"its {what}{of} must be one of a list of whole numbers")
+        raise ValueError(
+            f"its {what}{of} must be one of at most {MANY:,} whole numbers, not "
+            f"{values_of(size.distribution)}"  # type: ignore[union-attr]
+        )
     for value in values:
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"its {what}{of} must be a whole number of at least 1, got {value!r}")
