@@ -140,9 +140,7 @@ class Conv2d(nn.Conv2d, _Sized):
         bias: bool = True,
     ) -> None:
         most, sides = max(sizes(channels, "channels")), kernels(kernel)
-        super().__init__(
-            in_channels, most, max(sides), stride, padding, groups=groups, bias=bias
-        )
+        super().__init__(in_channels, most, max(sides), stride, padding, groups=groups, bias=bias)
         if (max(sides) - min(sides)) // 2 > padding:
             raise ValueError(
                 f"a kernel of {min(sides)} does not fit: with a padding of {padding}, it would "
@@ -263,7 +261,7 @@ def narrowing(module: nn.Module) -> nn.Module:
             _check_convolution(layer)
         # The weights, hooks and settings stay; torch's parametrizations do the same.
         layer.__class__ = kind
-        layer.open_decisions = {}
+        vars(layer)["open_decisions"] = {}
     return module
 
 

@@ -27,7 +27,7 @@ def open_shapes(
     Raises:
         OpenShapeError: The operation cannot compute what some value asks for.
     """
-    found: dict[str, tuple["Shape", ...]] = {}
+    found: dict[str, tuple[Shape, ...]] = {}
     for name, domain in _decisions(sources, attributes).items():
         shapes = tuple(_shapes(kind, sources, attributes, name, domain))
         if any(each != shape for each in shapes):

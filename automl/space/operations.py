@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from automl.space.decisions import Open
-from automl.space.graph import PICK, UNKNOWN, Algebra, Graph, Operation, Shape, declare
 from automl.space.elastic import Conv2d, Linear, kernels, sizes
+from automl.space.graph import PICK, UNKNOWN, Algebra, Graph, Operation, Shape, declare
 from automl.space.layers import Dropout, Pick
 
 __all__ = ["Graph"]
@@ -84,7 +84,7 @@ def _conv2d(
     elastic = isinstance(channels, Open) or isinstance(kernel, Open)
     kind: Any = Conv2d if elastic else nn.Conv2d
     padding = max(kernels(kernel)) // 2
-    module = kind(shapes[0][0], channels, kernel, stride, padding, bias=bias)
+    module: nn.Conv2d = kind(shapes[0][0], channels, kernel, stride, padding, bias=bias)
     # He et al., arXiv 1502.01852: activations keep their scale through many layers without
     # normalisation; torch's default initialisation shrinks them.
     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -255,9 +255,7 @@ def _of_several(
 ) -> None:
     words = Algebra(zero_preserving=True, keeps_uniform=True, **algebra)
     declare(
-        Operation(
-            name, lambda shapes: _Function(function), shape, inputs, words, narrower=narrower
-        )
+        Operation(name, lambda shapes: _Function(function), shape, inputs, words, narrower=narrower)
     )
 
 
@@ -378,12 +376,8 @@ declare(
         narrower=_first_dimension,
     )
 )
-declare(
-    Operation("max_pool2d", _max_pool, _pool_shape, algebra=_max_pool_algebra, narrower=True)
-)
-declare(
-    Operation("avg_pool2d", _avg_pool, _pool_shape, algebra=_avg_pool_algebra, narrower=True)
-)
+declare(Operation("max_pool2d", _max_pool, _pool_shape, algebra=_max_pool_algebra, narrower=True))
+declare(Operation("avg_pool2d", _avg_pool, _pool_shape, algebra=_avg_pool_algebra, narrower=True))
 declare(
     Operation(
         "global_avg_pool2d",

@@ -13,6 +13,7 @@ from automl.space.layers import Choice, OpenLayer
 
 if TYPE_CHECKING:
     from automl.space.candidate import Candidate
+    from automl.space.graph import Graph
 
 
 def select(supernet: nn.Module, decisions: Mapping[str, Any]) -> nn.Module:
@@ -28,17 +29,20 @@ def select(supernet: nn.Module, decisions: Mapping[str, Any]) -> nn.Module:
         CandidateError: A value is not one that the decision may have.
         GraphError: The module is not built from a graph with open decisions.
     """
+    graph = _architecture(supernet)
+    network = _built(graph.close(decisions).build, supernet)
+    _copy(supernet, network, decisions)
+    return network
+
+
+def _architecture(supernet: nn.Module) -> "Graph":
     if not isinstance(supernet, GraphModule) or supernet.architecture is None:
         raise GraphError(
             f"{type(supernet).__name__} is not built from a Graph with open decisions, so there "
             "is nothing to select"
         )
-    graph = supernet.architecture.close(decisions)
-    network = _built(graph.build, supernet)
-    assert isinstance(network, GraphModule)
-    for name, layer in network.layers.items():
-        _copy(supernet.layers[name], layer, decisions)
-    return network
+    graph: Graph = supernet.architecture
+    return graph
 
 
 def inherit(supernet: nn.Module, candidate: "Candidate") -> nn.Module:
@@ -56,16 +60,13 @@ def inherit(supernet: nn.Module, candidate: "Candidate") -> nn.Module:
         GraphError: The open network is of another space.
     """
     selected = select(supernet, candidate.decisions)
-    assert isinstance(selected, GraphModule)
     network = _built(candidate.build, supernet)
-    pairs = list(zip(_tensors(selected), _tensors(network), strict=False))
-    if len(pairs) != max(len(_tensors(selected)), len(_tensors(network))) or any(
-        one.shape != other.shape for one, other in pairs
-    ):
+    given, taken = _tensors(selected), _tensors(network)
+    if [each.shape for each in given] != [each.shape for each in taken]:
         raise GraphError("the candidate's weights are not those of this open network")
-    for one, other in pairs:
-        other.data.copy_(one)
-    inputs = [node.shape for node in supernet.architecture.live_nodes() if node.is_input]  # type: ignore[union-attr]
+    for source, target in zip(given, taken, strict=True):
+        target.data.copy_(source)
+    inputs = [node.shape for node in _architecture(supernet).live_nodes() if node.is_input]
     _compare(selected, network, inputs)
     return network
 

@@ -59,9 +59,7 @@ def _strided_shape(shapes: Shapes) -> tuple[int, ...]:
     return channels, height // 2, width // 2
 
 
-def _separable_algebra(
-    shapes: Shapes, channels: int | Open, kernel: int | Open = 3
-) -> Algebra:
+def _separable_algebra(shapes: Shapes, channels: int | Open, kernel: int | Open = 3) -> Algebra:
     is_open = isinstance(channels, Open) or isinstance(kernel, Open)
     return Algebra(parametric=True) if is_open else _CONVOLUTION
 

@@ -36,8 +36,8 @@ def cnn(
 ) -> Candidate:
     """A convolutional network for images; each stage doubles the channels.
 
-    The activation, the normalization, the pooling, the skips, the kind of convolution and the
-    dropout rate may be left open.
+    The kernels, the activation, the normalization, the pooling, the skips, the kind of convolution
+    and the dropout rate may be left open.
 
     Args:
         max_stages: The largest number of stages.
