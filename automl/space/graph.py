@@ -277,9 +277,7 @@ class Graph:
     def open_decisions(self) -> dict[str, Open]:
         """Return the open decisions of the live nodes, by name."""
         return {
-            decision.name: decision
-            for node in self.live_nodes()
-            for decision in find_open([node.operation, dict(node.attributes)])
+            decision.name: decision for node in self.live_nodes() for decision in _open_in(node)
         }
 
     def uses(self) -> Iterator[tuple[str, Use]]:
@@ -316,8 +314,15 @@ class Graph:
         for node in self.live_nodes():
             graph._add_closed(node, values)
         graph.output(self._output())
-        live = {node.name for node in graph.live_nodes()}
-        graph.dag.remove_nodes_from([name for name in graph.dag if name not in live])
+        return graph._live_part()
+
+    def _live_part(self) -> "Graph":
+        """Return this graph without dead nodes."""
+        graph = Graph()
+        live = {node.name for node in self.live_nodes()}
+        graph.dag = self.dag.copy()
+        graph.dag.remove_nodes_from([name for name in self.dag if name not in live])
+        graph.output_node = self.output_node
         return graph
 
     def _add_closed(self, node: Node, values: Mapping[str, Any]) -> None:
@@ -331,13 +336,15 @@ class Graph:
 
     def build(self) -> nn.Module:
         """Build the module that computes the output; open choices become `automl.nn.Choice`."""
-        live = [node for node in self.live_nodes() if not node.is_input]
+        live = self.live_nodes()
+        steps = [node for node in live if not node.is_input]
+        is_open = any(True for node in steps for _ in _open_in(node))
         return GraphModule(
-            [node.name for node in self.live_nodes() if node.is_input],
-            {node.name: self._layer(node) for node in live},
-            {node.name: node.inputs for node in live},
+            [node.name for node in live if node.is_input],
+            {node.name: self._layer(node) for node in steps},
+            {node.name: node.inputs for node in steps},
             self._output(),
-            self.close({}) if self.open_decisions() else None,
+            self._live_part() if is_open else None,
         )
 
     def _layer(self, node: Node) -> nn.Module:
@@ -438,6 +445,10 @@ class Graph:
             return shape, open_shapes(kind, sources, attributes, shape)
         except OpenShapeError as error:
             raise OpenShapeError(f"node {node.name!r}: {error}", error.decision) from error
+
+
+def _open_in(node: Node) -> Iterator[Open]:
+    return find_open([node.operation, dict(node.attributes)])
 
 
 def _picks(node: Node) -> bool:
