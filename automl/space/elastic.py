@@ -62,10 +62,12 @@ class _Sized(OpenLayer):
 
     def _hold_sizes(self, **held: int | Open) -> None:
         """Hold the largest value of each size that is open."""
+        self._allowed: dict[str, frozenset[int]] = {}
         for attribute, size in held.items():
             if isinstance(size, Open):
                 self.open_decisions[attribute] = size
-                setattr(self, attribute, max(sizes(size, attribute)))
+                self._allowed[attribute] = frozenset(sizes(size, attribute))
+                setattr(self, attribute, max(self._allowed[attribute]))
 
     def taken(self, attribute: str, value: Any) -> Any:
         """Return the size for a value of the decision.
@@ -77,7 +79,7 @@ class _Sized(OpenLayer):
         if isinstance(value, Tensor) and value.dim() == 0:
             value = value.item()
         size = None if isinstance(value, Tensor) else decision.value(value)
-        if size not in sizes(decision, attribute):
+        if size not in self._allowed[attribute]:
             raise OpenDecisionError(
                 f"{attribute!r} of {type(self).__name__} takes a value of decision "
                 f"{decision.name!r}, got {value!r}",

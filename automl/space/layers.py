@@ -195,10 +195,9 @@ class _Mixture(OpenLayer):
         """
         decision = self.open_decisions[attribute]
         count = len(domain_of(decision.distribution) or ())
-        weighted = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.dim())
-        if not weighted:
-            chosen = value.item() if isinstance(value, Tensor) else value
-            return [float(place == place_of(decision, chosen)) for place in range(count)]
+        if not (isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.dim())):
+            chosen = place_of(decision, value.item() if isinstance(value, Tensor) else value)
+            return [float(place == chosen) for place in range(count)]
         if len(value) != count:
             raise OpenDecisionError(
                 f"decision {decision.name!r} needs {count} weights, got {len(value)}"

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+import automl
 from automl import Algebra, Open, Operation, declare
-from automl.nn import Conv2d, sizes
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -30,8 +30,8 @@ def _convolution(
     inputs: int, channels: int | Open, kernel: int | Open, groups: int = 1, bias: bool = True
 ) -> nn.Conv2d:
     is_open = isinstance(channels, Open) or isinstance(kernel, Open)
-    kind: Any = Conv2d if is_open else nn.Conv2d
-    padding = max(sizes(kernel, "kernel")) // 2
+    kind: Any = automl.nn.Conv2d if is_open else nn.Conv2d
+    padding = max(automl.nn.sizes(kernel, "kernel")) // 2
     made: nn.Conv2d = kind(inputs, channels, kernel, padding=padding, groups=groups, bias=bias)
     return made
 
@@ -40,10 +40,10 @@ def _separable_shape(
     shapes: Shapes, channels: int | Open, kernel: int | Open = 3
 ) -> tuple[int, ...]:
     _, height, width = shapes[0]
-    for side in sizes(kernel, "kernel"):
+    for side in automl.nn.sizes(kernel, "kernel"):
         if side % 2 == 0:
             raise ValueError(f"its kernel must be odd, got {side}")
-    return max(sizes(channels, "channels")), height, width
+    return max(automl.nn.sizes(channels, "channels")), height, width
 
 
 def _strided(shapes: Shapes) -> nn.Module:
@@ -73,7 +73,7 @@ SEPARABLE = declare(
         _separable,
         _separable_shape,
         algebra=_separable_algebra,
-        openable=Conv2d.openable,
+        openable=automl.nn.Conv2d.openable,
         narrower=True,
     )
 )

@@ -1,5 +1,6 @@
 """Widths, kernels, depths and inputs that are left open in a graph."""
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from automl import Candidate, CandidateError, Graph, GraphError, Open, OpenDecisionError
+from automl.analysis.page.architecture import drawing
 from automl.nn import (
     BatchNorm1d,
     BatchNorm2d,
@@ -145,6 +147,16 @@ def test_selecting_leaves_the_network_and_the_random_numbers_alone():
     assert all(torch.equal(before[name], each) for name, each in module.state_dict().items())
 
 
+def test_a_copy_of_an_open_network_is_independent():
+    module = supernet().eval()
+    again = copy.deepcopy(module)
+    with assigned(module, drawn(0)), assigned(again, drawn(1)):
+        assert not torch.equal(forward(module, INPUTS), forward(again, INPUTS))
+    assert torch.equal(
+        forward(select(again, drawn(0)), INPUTS), forward(select(module, drawn(0)), INPUTS)
+    )
+
+
 def test_only_open_networks_can_be_selected_from():
     for module in (nn.Linear(2, 2), network(drawn(0)).build()):
         with pytest.raises(GraphError, match="nothing to select"):
@@ -223,6 +235,25 @@ def test_an_open_graph_survives_json():
     torch.manual_seed(0)
     other = again.close(decisions).build()
     assert torch.equal(forward(one, INPUTS), forward(other, INPUTS))
+
+
+def test_a_drawing_shows_the_largest_shape_of_an_open_width():
+    picture = drawing(network(OPEN))
+    assert "channels=width, kernel=kernel" in picture
+    assert "up to 12 x 6 x 6" in picture
+    assert "index=depth" in picture
+
+
+def test_an_operation_may_be_derived_from_a_decision():
+    graph = Graph()
+    side = Open("side", IntDistribution(0, 1))
+    kind = side.map(lambda side: ["relu", "tanh"][side])
+    graph.output(graph.add(kind, graph.input("x", (3,))))
+    again = Graph.from_json(json.loads(json.dumps(graph.to_json())))
+    inputs = torch.randn(2, 3)
+    with assigned(module := again.build(), {"side": 1}):
+        assert torch.equal(module(inputs), inputs.tanh())
+    assert torch.equal(graph.close({"side": 0}).build()(inputs), inputs.relu())
 
 
 def test_a_derived_value_of_a_continuous_decision_cannot_be_written():
