@@ -79,7 +79,7 @@ class _Sized(OpenLayer):
         if isinstance(value, Tensor) and value.dim() == 0:
             value = value.item()
         size = None if isinstance(value, Tensor) else decision.value(value)
-        if size not in self._allowed[attribute]:
+        if not isinstance(size, Integral) or size not in self._allowed[attribute]:
             raise OpenDecisionError(
                 f"{attribute!r} of {type(self).__name__} takes a value of decision "
                 f"{decision.name!r}, got {value!r}",
