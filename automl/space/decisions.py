@@ -119,6 +119,16 @@ class Open:
     __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _trap("in arithmetic")
 
 
+def derived(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Compute with a decision's value, also if it is left open: then the result is open, too.
+
+    Args:
+        value: What the trial suggested: a value or an `Open`.
+        function: Computes the derived value. A trainer that uses gradients calls it with a tensor.
+    """
+    return value.map(function) if isinstance(value, Open) else function(value)
+
+
 Opens = Callable[[Open], bool]
 """Returns whether the trainer wants this decision left open."""
 

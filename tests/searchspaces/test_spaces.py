@@ -21,7 +21,7 @@ from automl.testing import check_space
 HYPERPARAMETERS = {"optimizer", "lr", "weight_decay", "batch_size"}
 WIDTHS, KERNELS = ({f"{size}_{at}" for at in range(3)} for size in ("width", "kernel"))
 REFINEMENTS = {"warmup_epochs", "label_smoothing"}
-RESIDUAL = {"activation", "normalization", "hidden_dropout", "residual_dropout"}
+RESIDUAL = {"width", "activation", "normalization", "hidden_dropout", "residual_dropout"}
 FULL = {"architecture": Extent.FULL, "training": Extent.FULL}
 full_mlp, full_cnn = functools.partial(mlp, **FULL), functools.partial(cnn, **FULL)
 
@@ -35,7 +35,7 @@ def task():
     ("space", "openable"),
     [
         (mlp, {"activation", "normalization", "dropout"} | WIDTHS),
-        (cnn, {"activation", "normalization", "dropout", "pooling"} | KERNELS),
+        (cnn, {"channels", "activation", "normalization", "dropout", "pooling"} | KERNELS),
         (residual_mlp, RESIDUAL),
     ],
 )
@@ -49,7 +49,9 @@ def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task
         (full_mlp, {"activation", "normalization", "dropout", "skip"} | WIDTHS),
         (
             full_cnn,
-            {"activation", "normalization", "dropout", "pooling", "skip", "convolution"} | KERNELS,
+            {"activation", "normalization", "dropout", "pooling", "skip", "convolution"}
+            | {"channels"}
+            | KERNELS,
         ),
     ],
 )

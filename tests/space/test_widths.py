@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-from collections.abc import Callable
 from typing import Any
 
 import automl_searchspaces.cnn  # noqa: F401  declares separable_conv2d
@@ -13,7 +12,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from automl import Candidate, CandidateError, Graph, GraphError, Open, OpenDecisionError
+from automl import (
+    Candidate,
+    CandidateError,
+    Graph,
+    GraphError,
+    Open,
+    OpenDecisionError,
+    derived,
+)
 from automl.analysis.page.architecture import drawing
 from automl.nn import (
     BatchNorm1d,
@@ -52,14 +59,10 @@ def network(values: dict[str, Any], depth: int = 3) -> Graph:
     fixed = graph.add("conv2d", graph.node("x").name, channels=5)
     h = graph.add("pick", *exits, index=values["depth"], name="exit")
     h = graph.add("flatten", graph.add("max_pool2d", graph.add("concat", fixed, h)))
-    h = graph.add("linear", h, features=mapped(values["width"], lambda width: 2 * width))
+    h = graph.add("linear", h, features=derived(values["width"], lambda width: 2 * width))
     h = graph.add("dropout", graph.add("batch_norm", h), p=0.2)
     graph.output(graph.add("linear", h, features=7))
     return graph
-
-
-def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    return value.map(function) if isinstance(value, Open) else function(value)
 
 
 def drawn(seed: int) -> dict[str, Any]:
