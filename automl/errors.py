@@ -102,6 +102,10 @@ class OpenDecisionError(CandidateError):
         self.decision = decision
 
 
+class OpenShapeError(GraphError, OpenDecisionError):
+    """An operation of a graph cannot compute what an open decision asks for."""
+
+
 class TrialError(AutoMLError):
     """A trial failed for a reason that its trainer or task could name."""
 

@@ -332,11 +332,9 @@ def test_open_options_must_agree_in_shape():
 
 def test_an_attribute_that_cannot_be_open_names_the_decision():
     graph, x = vectors()
-    width = Open("width", FloatDistribution(1, 9), "my-space", "my-trainer")
-    with pytest.raises(
-        OpenDecisionError, match=r"'width' of space my-space .*my-trainer.*'features'"
-    ):
-        graph.add("linear", x, features=width)
+    biased = Open("biased", CategoricalDistribution([True, False]), "my-space", "my-trainer")
+    with pytest.raises(OpenDecisionError, match=r"'biased' of space my-space .*my-trainer.*'bias'"):
+        graph.add("linear", x, features=3, bias=biased)
 
 
 def test_only_a_categorical_decision_can_stand_for_an_operation():

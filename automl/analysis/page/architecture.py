@@ -272,7 +272,8 @@ def _attributes(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shape(node: "Node") -> str:
-    return " x ".join(map(str, node.shape)) or "one number"
+    text = " x ".join(map(str, node.shape)) or "one number"
+    return f"up to {text}" if node.open_shapes else text
 
 
 def _cut(text: str) -> str:
