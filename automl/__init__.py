@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from automl.space.distributions import contains
     from automl.space.graph import Algebra, Node, Operation, declare
     from automl.space.operations import Graph
+    from automl.space.unconstrained import Unconstrained
     from automl.study.found import Found, TrialRecord
 
 install()
@@ -69,6 +70,7 @@ _HOME = {
     "Signature": "space.candidate",
     "Open": "space.decisions",
     "contains": "space.distributions",
+    "Unconstrained": "space.unconstrained",
     "AutoMLError": "errors",
     "CandidateError": "errors",
     "GraphError": "errors",
@@ -138,6 +140,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Signature",
     "Open",
     "contains",
+    "Unconstrained",
     "AutoMLError",
     "CandidateError",
     "GraphError",
