@@ -73,6 +73,23 @@ class Factor(nn.Module):
         """Return how the parameter responds to one h [size]."""
         return self.base * along(self.multiples(hyper), 0, self.base.dim())
 
+    def squared_norm(self, parameter: Tensor, scale: Tensor | None, hyper: Tensor) -> Tensor:
+        """Return the squared norm of a parameter as it responds, in the mean over examples.
+
+        It is expanded, because each example has its own parameter.
+
+        Args:
+            parameter: The parameter, as it is without a response.
+            scale: s; None is 1.
+            hyper: [size] or [batch, size].
+        """
+        multiples = self.multiples(hyper).reshape(-1, len(parameter))
+        scaled = parameter if scale is None else parameter * scale
+        mixed = (scaled * self.base).reshape(len(parameter), -1).sum(1)
+        other = self.base.square().reshape(len(parameter), -1).sum(1)
+        responding = 2 * multiples.mean(0) * mixed + multiples.square().mean(0) * other
+        return scaled.square().sum() + responding.sum()
+
 
 class Response(nn.Module):
     """The response of one layer.
@@ -132,6 +149,12 @@ class Responsive(nn.Module):
             )
         respond_each = self._added_to_tangent if signal.tangent else self._added
         return respond_each(x, signal.hyper)
+
+    def responses(self) -> Iterator[tuple[Tensor, Factor]]:
+        """Iterate over the parameters, each with its response."""
+        yield self.weight, self.response.weight
+        if self.bias is not None and self.response.bias is not None:
+            yield self.bias, self.response.bias
 
     def collapsed(self, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the weight and the bias of an ordinary layer for one h [size]."""
@@ -324,6 +347,24 @@ def responding_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of all responses in a converted module, each once."""
     responses = [layer for layer in module.modules() if isinstance(layer, Response)]
     return list({id(p): p for response in responses for p in response.parameters()}.values())
+
+
+def mean_squared_norm(module: nn.Module, hyper: Tensor) -> Tensor:
+    """Return the squared norm of a converted module's weights as they respond to hyperparameters.
+
+    Args:
+        module: The module.
+        hyper: [size], or [batch, size] for the mean over the examples.
+    """
+    done = {id(parameter) for parameter in responding_parameters(module)}
+    norms = []
+    for layer in [layer for layer in module.modules() if isinstance(layer, Responsive)]:
+        for parameter, factor in layer.responses():
+            if id(parameter) not in done:
+                norms.append(factor.squared_norm(parameter, layer.response.scale, hyper))
+                done.add(id(parameter))
+    norms += [p.square().sum() for p in module.parameters() if id(p) not in done]
+    return torch.stack(norms).sum()
 
 
 @torch.no_grad()

@@ -55,9 +55,9 @@ class Loop:
 
     A trainer that does more than this subclasses it, and overrides the methods that differ:
     `converted`, `parameters` and `training_examples` before the training, `values`, `loss`,
-    `penalty` and `after_step` in each step, `keeps_best` and `noted` after each epoch, and
-    `report`, `state` and `load`. Everything else, such as the schedule, the precision or the order
-    of the examples, is the same for all trainers.
+    `penalty` and `after_step` in each step, `measured`, `keeps_best`, `improved` and `noted` after
+    each epoch, and `report`, `state` and `load`. Everything else, such as the schedule, the
+    precision or the order of the examples, is the same for all trainers.
 
     Attributes:
         settings: How to train.
@@ -156,9 +156,19 @@ class Loop:
     def after_step(self) -> None:
         """Do more after a step of the optimizer; leave the module in training mode."""
 
+    def measured(self) -> Mapping[str, float]:
+        """Return the metrics of the validation examples, at the end of an epoch."""
+        return self.task.evaluate(self.outputs(self.validation), self.validation.targets)
+
     def keeps_best(self) -> bool:
         """Return whether the training ends with the weights and metrics of its best epoch."""
         return self.settings.patience is not None
+
+    def improved(self, best: Best) -> bool:
+        """Return whether the last epoch is better than the best one before."""
+        metric, direction = next(iter(self.task.metrics.items()))
+        sign = 1 if direction is Direction.MAXIMIZE else -1
+        return sign * self.metrics[metric] > sign * best.metrics[metric]
 
     def noted(self) -> dict[str, Any]:
         """Return what to keep of the best epoch besides its weights, as a checkpoint stores it."""
@@ -207,8 +217,7 @@ class Loop:
             raise NotFiniteError(
                 f"the training loss became {loss} in epoch {self.epochs}: training diverged"
             )
-        measured = self.task.evaluate(self.outputs(self.validation), self.validation.targets)
-        self.metrics = {**measured, "train_loss": loss}
+        self.metrics = {**self.measured(), "train_loss": loss}
         if self.keeps_best():
             self._watch()
 
@@ -294,7 +303,7 @@ class Loop:
 
     def _watch(self) -> None:
         """Keep the best epoch, stop if patience is over, and end with the best epoch."""
-        if self.best is None or self._improved(self.best):
+        if self.best is None or self.improved(self.best):
             weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
             self.best = Best(self.epochs, self.metrics, weights, self.noted())
         patience = self.settings.patience
@@ -302,11 +311,6 @@ class Loop:
         if self.finished:
             self.module.load_state_dict(self.best.weights)
             self.metrics = {**self.best.metrics, "best_epoch": self.best.epoch}
-
-    def _improved(self, best: Best) -> bool:
-        metric, direction = next(iter(self.task.metrics.items()))
-        sign = 1 if direction is Direction.MAXIMIZE else -1
-        return sign * self.metrics[metric] > sign * best.metrics[metric]
 
     def state(self) -> dict[str, Any]:
         """Return everything that `load` needs to continue with bit-identical results."""
