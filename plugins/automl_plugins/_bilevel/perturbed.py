@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from automl import Candidate, Open, Schedule, Scope, Unconstrained
+from automl import Candidate, Open, Schedule, Scope, Unconstrained, UseKind
 from automl.nn import open_in
 from automl_plugins._training.values import Values
 
@@ -40,7 +40,10 @@ class Perturbed:
         opened = candidate.open_decisions
         self.names = list(opened)
         self._maps = [Unconstrained(decision.distribution) for decision in opened.values()]
-        self._own = torch.tensor([_by_example(decision) for decision in opened.values()])
+        self._own = torch.tensor([_by_example(each) for each in opened.values()])
+        self._own_outside = torch.tensor(
+            [_by_example(each, outer=True) for each in opened.values()]
+        )
         self._smooth = [_smooth(decision) for decision in opened.values()]
         self._settings = {
             key: value
@@ -71,36 +74,39 @@ class Perturbed:
         """Return the entropy of the perturbations, in nats."""
         return (self.scales().log() + math.log(math.sqrt(2 * math.pi * math.e))).sum()
 
-    def draw(self, examples: int, generator: torch.Generator) -> Tensor:
+    def draw(self, examples: int, generator: torch.Generator, outer: bool = False) -> Tensor:
         """Draw perturbed hyperparameters, with a gradient.
 
         Args:
             examples: The number of examples in the batch.
             generator: Draws on the CPU, so that all devices get the same.
+            outer: Whether they are for the outer loss.
 
         Returns:
             Shape [examples, size], where the columns of decisions that cannot differ between
             examples are constant; or [size] if no decision can.
         """
         noise = torch.randn(len(self.names), generator=generator)
-        if self._own.any():
+        mask = self._own_outside if outer else self._own
+        if mask.any():
             own = torch.randn(examples, len(self.names), generator=generator)
-            noise = torch.where(self._own, own, noise)
+            noise = torch.where(mask, own, noise)
         return self.phi + self.scales() * noise.to(self.phi)
 
-    def values(self, hyper: Tensor, gradient: bool = False) -> Values:
+    def values(self, hyper: Tensor, outer: bool = False) -> Values:
         """Return the values of settings and of decisions in layers.
 
         Args:
             hyper: The hyperparameters, [size] or [examples, size].
-            gradient: Whether values that have a useful derivative keep it.
+            outer: Whether they are for the outer loss: values with a useful derivative keep it.
         """
         at: dict[str, Tensor] = {}
+        own = self._own_outside if outer else self._own
         for index, name in enumerate(self.names):
             column = hyper[..., index]
-            if column.dim() and not self._own[index]:
+            if column.dim() and not own[index]:
                 column = column[0]
-            kept = gradient and self._smooth[index]
+            kept = outer and self._smooth[index]
             at[name] = self._maps[index].value(column if kept else column.detach())
         settings = {key: each.value(at[each.name]) for key, each in self._settings.items()}
         return Values(settings, {name: at[name] for name in self.names if name in self._in_layers})
@@ -134,9 +140,16 @@ def schedule_of(values: Sequence[float], epochs: int) -> Schedule:
     return Schedule(tuple(e / epochs for e in changes), tuple(values[e] for e in changes))
 
 
-def _by_example(decision: Open) -> bool:
-    """Return whether each example can have its own value."""
-    return all(use.scope is Scope.SAMPLE for use in decision.uses)
+def _by_example(decision: Open, outer: bool = False) -> bool:
+    """Return whether each example can have its own value.
+
+    The outer loss has no terms that depend on hyperparameters, so there only layers count. Examples
+    with values of their own give a gradient with much less noise.
+    """
+    return all(
+        use.scope is Scope.SAMPLE or (outer and use.kind is UseKind.HYPERPARAMETER)
+        for use in decision.uses
+    )
 
 
 def _smooth(decision: Open) -> bool:

@@ -207,8 +207,8 @@ class SelfTuning(Loop):
 
     def _outer_loss(self, rows: Tensor) -> Tensor:
         """Return the outer loss of some examples, with perturbed hyperparameters."""
-        hyper = self.hyper.draw(len(rows), self._generator)
-        values = Values(decisions=self.hyper.values(hyper, gradient=True).decisions)
+        hyper = self.hyper.draw(len(rows), self._generator, outer=True)
+        values = Values(decisions=self.hyper.values(hyper, outer=True).decisions)
         inputs, targets = self._given.inputs[rows], self._given.targets[rows]
         with self.mixed.autocast(), self.signal.feeding(self.fed(hyper)):
             loss = self.task.loss(self.forward(inputs, values), targets)
