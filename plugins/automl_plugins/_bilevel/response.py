@@ -166,14 +166,12 @@ class Responsive(nn.Module):
 
     def _added(self, x: Tensor, hyper: Tensor) -> Tensor:
         response = self.response
+        # In place, because no derivative needs the output before; and one term for both biases.
         output = self.computed(x, response.scaled(self.weight), None)
         varied = self.computed(x, response.weight.base, None)
-        output = torch.addcmul(
-            output, self._placed(response.weight.multiples(hyper), output), varied
-        )
+        output.addcmul_(self._placed(response.weight.multiples(hyper), output), varied)
         if self.bias is not None and response.bias is not None:
             offset = response.bias.multiples(hyper) * response.bias.base
-            # In place, because no derivative needs the value before; and once for both terms.
             output += self._placed(response.scaled(self.bias) + offset, output)
         return output
 

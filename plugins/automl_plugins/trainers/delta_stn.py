@@ -66,13 +66,13 @@ class DeltaStn(SelfTuningSettings, Trainer):
                 cannot respond, or there are no examples for the outer loss.
             NotFiniteError: The training loss is NaN or infinite.
         """
-        yield from self.reports(_Training, candidate, task, run)
+        yield from self.reports(DeltaStnTraining, candidate, task, run)
 
     def unread(self, candidate: Candidate) -> frozenset[str]:
         return self.unread_by(candidate.hyperparameters)
 
 
-class _Training(SelfTuning):
+class DeltaStnTraining(SelfTuning):
     """One step trains the weights at the hyperparameters, and the response to a perturbation."""
 
     centred = True

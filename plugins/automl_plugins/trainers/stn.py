@@ -46,13 +46,13 @@ class Stn(SelfTuningSettings, Trainer):
                 cannot respond, or there are no examples for the outer loss.
             NotFiniteError: The training loss is NaN or infinite.
         """
-        yield from self.reports(_Training, candidate, task, run)
+        yield from self.reports(StnTraining, candidate, task, run)
 
     def unread(self, candidate: Candidate) -> frozenset[str]:
         return self.unread_by(candidate.hyperparameters)
 
 
-class _Training(SelfTuning):
+class StnTraining(SelfTuning):
     """One step trains the weights and their response together, at perturbed hyperparameters."""
 
     def values(self, rows: Tensor) -> Values:
