@@ -56,7 +56,7 @@ def command(
     Prints one JSON object for each line of decisions. `level` says how it equals an earlier line:
     L0 by its decisions, L1 by its canonical graph, L2 by its outputs; null if it is new.
     """
-    from automl.analysis.compare import comparing
+    from automl.analysis.same_functions import comparing
     from automl.cli.text import json_line
     from automl.plugin.registry import Registry
     from automl.study.plan import plan

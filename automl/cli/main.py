@@ -22,6 +22,7 @@ COMMANDS = (
     "studies",
     "show",
     "best",
+    "compare",
     "predict",
     "rerun",
     "cache",

@@ -184,8 +184,16 @@ def _probe_lines(known: Mapping[str, Any]) -> list[str]:
     return [f"not probed: {known['skipped']}"] if "skipped" in known else []
 
 
+def _found_lines(event: Mapping[str, Any]) -> list[str]:
+    """What a trainer found beyond single values, and whether the judge replayed it."""
+    judges = f" of trial {event['judges']}, replayed" if "judges" in event else ""
+    found = [f"found{judges}: {', '.join(event['found'])}"] if "found" in event else []
+    constant = event.get("not_replayed", ())
+    return found + [f"not replayed, trained with one value: {name}" for name in constant]
+
+
 def trial_details(event: Mapping[str, Any]) -> list[str]:
-    lines = ["decisions:", *all_decision_lines(event)]
+    lines = ["decisions:", *all_decision_lines(event), *_found_lines(event)]
     attempt = f"attempt {event['attempt']} on {event['device'] or 'no device'}"
     lines += [f"fingerprint: {event['fingerprint'] or '-'}, {attempt}"]
     lines += _probe_lines(event["identification"])

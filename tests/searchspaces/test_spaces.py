@@ -82,6 +82,14 @@ def test_only_images_are_cut_out():
         assert ("label_smoothing" in decisions) is not isinstance(task, Line)
 
 
+def test_regularized_candidates_can_be_compared_by_function(task):
+    few = Classification.from_arrays("few", task.inputs[:100], task.targets[:100])
+    space = functools.partial(mlp, max_layers=1, **REGULARIZED)
+    given = {"layers": 1, "noise": 0.1, "blend": 0.2, "cutout": 0.3, "dropout": 0.0}
+    one, other = (with_decisions(space, few, **given | {"cutout": share}) for share in (0.3, 0.4))
+    assert sketched(one, few) != sketched(other, few)
+
+
 @pytest.mark.parametrize("space", [mlp, cnn, residual_mlp])
 def test_regularization_without_strength_is_the_basic_candidate(space, task):
     basic = ask(space, task, 1)

@@ -17,6 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.analysis.excerpts import evenly, excerpt, valued, with_changes
 from automl.analysis.overview import Importances, WorkerTime
 from automl.plugin.report import Direction, Objective
+from automl.space.findings import Finding
+from automl.space.schedule import Schedule
 from automl.text.formatting import counted
 
 if TYPE_CHECKING:
@@ -370,6 +372,52 @@ def _plotly_figure(data: list[dict[str, Any]]) -> Any:
     from plotly.graph_objects import Figure as PlotlyFigure
 
     return PlotlyFigure(data)
+
+
+def schedules(findings: Mapping[str, Finding]) -> list[Figure]:
+    """Draw the schedule of each decision, and the sizes of many numbers in order."""
+    return [_schedule(name, finding) for name, finding in findings.items()]
+
+
+def _schedule(name: str, finding: Finding) -> Figure:
+    if isinstance(finding, Schedule):
+        shares, values = [*finding.shares, 1.0], [*finding.values, finding.values[-1]]
+        kept = evenly(range(len(shares)), POINTS)
+        trace = {"x": [100 * shares[n] for n in kept], "y": [values[n] for n in kept]}
+        figure = _plotly_figure(
+            [{"type": "scatter", "mode": "lines", "line": {"shape": "hv"}, **trace}]
+        )
+        figure.update_xaxes(title="% of the steps")
+        return _drawn(figure, name, 240)
+    ordered = sorted(finding)
+    kept = evenly(range(len(ordered)), POINTS)
+    figure = _plotly_figure(
+        [{"type": "scatter", "mode": "lines", "x": list(kept), "y": [ordered[n] for n in kept]}]
+    )
+    figure.update_xaxes(title="in order of size")
+    return _drawn(figure, name, 240, (f"{len(finding):,} numbers.",))
+
+
+def progress(objective: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Draw the best value so far of several studies against their seconds of training."""
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": name,
+            "line": {"shape": "hv"},
+            "x": [seconds for seconds, _ in curve],
+            "y": [value for _, value in curve],
+        }
+        for name, curve in curves.items()
+        if curve
+    ]
+    if not traces:
+        return Figure(missing="no trial has completed")
+    figure = _plotly_figure(traces)
+    figure.update_xaxes(title="seconds of training")
+    figure.update_yaxes(title=objective)
+    return _drawn(figure, "", 360, legend=True)
 
 
 def short_names(times: Sequence[WorkerTime]) -> dict[str, str]:
