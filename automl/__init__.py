@@ -14,6 +14,7 @@ from automl.space.files_read import install
 if TYPE_CHECKING:
     from automl import nn
     from automl.api import Result, Study, resume, search
+    from automl.bilevel.problem import Batch, BilevelProblem, Need, Parts
     from automl.data.arrays import Classification, Regression
     from automl.data.tables import Goal, Reading, table_task, with_reading
     from automl.errors import (
@@ -69,6 +70,10 @@ _HOME = {
     "Signature": "space.candidate",
     "Open": "space.decisions",
     "contains": "space.distributions",
+    "Batch": "bilevel.problem",
+    "BilevelProblem": "bilevel.problem",
+    "Need": "bilevel.problem",
+    "Parts": "bilevel.problem",
     "AutoMLError": "errors",
     "CandidateError": "errors",
     "GraphError": "errors",
@@ -138,6 +143,10 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Signature",
     "Open",
     "contains",
+    "Batch",
+    "BilevelProblem",
+    "Need",
+    "Parts",
     "AutoMLError",
     "CandidateError",
     "GraphError",
