@@ -6,8 +6,9 @@ import re
 
 import pytest
 import torch
+from automl_plugins._training.settings import Optimizer, Precision, learning_rate
 from automl_plugins.tasks.digits import digits
-from automl_plugins.trainers.supervised import Optimizer, Precision, Supervised, learning_rate
+from automl_plugins.trainers.supervised import Supervised
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution

@@ -22,7 +22,7 @@ from automl import (
     TrialError,
     hookimpl,
 )
-from automl_plugins.trainers._epochs import by_epochs, loading
+from automl_plugins._training.epochs import by_epochs, loading
 
 _CHECKPOINT_FORMAT = 1
 _LEARNING_BATCH = 64
