@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from automl.identity.probes.callables import FunctionError, functional_hash, same_function
     from automl.plugin.hookspecs import hookimpl
+    from automl.plugin.installed import installed_task
     from automl.plugin.protocols import (
         Context,
         Launcher,
@@ -92,6 +93,7 @@ _HOME = {
     "Operation": "space.graph",
     "declare": "space.graph",
     "hookimpl": "plugin.hookspecs",
+    "installed_task": "plugin.installed",
     "FunctionError": "identity.probes.callables",
     "functional_hash": "identity.probes.callables",
     "same_function": "identity.probes.callables",
@@ -166,6 +168,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Operation",
     "declare",
     "hookimpl",
+    "installed_task",
     "FunctionError",
     "functional_hash",
     "same_function",
