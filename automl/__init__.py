@@ -46,7 +46,16 @@ if TYPE_CHECKING:
         WorkerHandle,
         derive_seed,
     )
-    from automl.plugin.report import COSTS, Direction, Objective, Outcome, Reason, Report, State
+    from automl.plugin.report import (
+        COSTS,
+        COUNTS,
+        Direction,
+        Objective,
+        Outcome,
+        Reason,
+        Report,
+        State,
+    )
     from automl.portable.columns import Categories, Columns, Numbers, Preparation, Scaling
     from automl.portable.csv_file import read_table, read_text
     from automl.portable.pixels import Pixels, images_in, open_image
@@ -55,6 +64,8 @@ if TYPE_CHECKING:
     from automl.space.distributions import contains
     from automl.space.graph import Algebra, Node, Operation, declare
     from automl.space.operations import Graph
+    from automl.space.schedule import Schedule
+    from automl.space.uses import Openable, Scope, Use, UseKind
     from automl.study.found import Found, TrialRecord
 
 install()
@@ -70,6 +81,11 @@ _HOME = {
     "Candidate": "space.candidate",
     "Signature": "space.candidate",
     "Open": "space.decisions",
+    "Openable": "space.uses",
+    "Schedule": "space.schedule",
+    "Scope": "space.uses",
+    "Use": "space.uses",
+    "UseKind": "space.uses",
     "contains": "space.distributions",
     "Batch": "bilevel.problem",
     "BilevelProblem": "bilevel.problem",
@@ -119,6 +135,7 @@ _HOME = {
     "WorkerHandle": "plugin.protocols",
     "derive_seed": "plugin.protocols",
     "COSTS": "plugin.report",
+    "COUNTS": "plugin.report",
     "Direction": "plugin.report",
     "Objective": "plugin.report",
     "Outcome": "plugin.report",
@@ -144,6 +161,11 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Candidate",
     "Signature",
     "Open",
+    "Openable",
+    "Schedule",
+    "Scope",
+    "Use",
+    "UseKind",
     "contains",
     "Batch",
     "BilevelProblem",
@@ -192,6 +214,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "WorkerHandle",
     "derive_seed",
     "COSTS",
+    "COUNTS",
     "Direction",
     "Objective",
     "Outcome",

@@ -91,7 +91,15 @@ class GraphError(CandidateError):
 
 
 class OpenDecisionError(CandidateError):
-    """An open decision was used as a value, or does not appear in the candidate."""
+    """An open decision was used as a value, or does not appear in the candidate.
+
+    Attributes:
+        decision: The decision's name, where one is known to be the cause.
+    """
+
+    def __init__(self, message: str, decision: str | None = None) -> None:
+        super().__init__(message)
+        self.decision = decision
 
 
 class TrialError(AutoMLError):

@@ -39,8 +39,9 @@ from automl.plugin.protocols import (
 )
 from automl.plugin.report import Outcome, Report, State
 from automl.space.candidate import Candidate, propose
-from automl.space.decisions import Opens
+from automl.space.decisions import Open, Opens, never
 from automl.space.distributions import contains
+from automl.space.dry_proposal import DryProposals
 
 __all__ = [
     "check_commands",
@@ -266,15 +267,14 @@ def _loaded_with(plugin: Any) -> str:
 
 # Spaces.
 def _propose(
-    space: Space, trial: optuna.trial.BaseTrial, task: Task, opens: Opens | None = None
+    space: Space, trial: optuna.trial.BaseTrial, task: Task, opens: Opens = never
 ) -> Candidate:
     function = cast("Callable[..., object]", getattr(space, "candidate", space))
     name = getattr(space, "__name__", type(space).__name__)
+    dry = DryProposals(lambda deciding: function(deciding, task))
     # A space that returns a module initializes its weights while it proposes.
     torch.manual_seed(0)
-    if opens is None:
-        return propose(lambda deciding: function(deciding, task), trial, space=name)
-    return propose(lambda deciding: function(deciding, task), trial, opens, space=name)
+    return propose(dry.function, trial, opens, space=name, uses=dry.uses)
 
 
 def _outputs(candidate: Candidate, task: Task) -> Tensor:
@@ -288,7 +288,8 @@ def _outputs(candidate: Candidate, task: Task) -> Tensor:
 def _opens(space: Space, task: Task, decisions: Mapping[str, Any], name: str) -> bool:
     """Return whether a decision can be left open while the others are closed."""
     try:
-        candidate = _propose(space, FixedTrial(dict(decisions)), task, lambda n, _: n == name)
+        trial = FixedTrial(dict(decisions))
+        candidate = _propose(space, trial, task, lambda decision: decision.name == name)
         _outputs(candidate, task)
     except OpenDecisionError:
         return False
@@ -366,7 +367,10 @@ class _Trainings:
 
     def propose(self) -> Candidate:
         """Return a new candidate, because training changes one that contains a module."""
-        return _propose(self.space, self.trial, self.task, self.trainer.opens)
+        return _propose(self.space, self.trial, self.task, self._opens)
+
+    def _opens(self, decision: Open) -> bool:
+        return not decision.is_value and self.trainer.opens(decision)
 
     def start(self, run: Run) -> Iterator[Report]:
         return self.trainer.train(self.propose(), self.task, run)
@@ -393,7 +397,8 @@ def _check_reports(reports: Sequence[Report], task: Task, training: _Trainings) 
     _expect(training.ticks >= len(reports), "run.tick() must be called once per batch")
     opened = training.candidate.open_decisions
     for report in reports:
-        unknown = set(report.closed or {}) - set(opened)
+        closed = [report.closed] if isinstance(report.closed, Mapping) else report.closed or ()
+        unknown = {name for each in closed for name in each} - set(opened)
         _expect(not unknown, f"closed contains decisions that were not open: {sorted(unknown)}")
 
 

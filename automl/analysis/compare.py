@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial
 
 from automl.engine.known_files import known_files
@@ -21,7 +20,7 @@ from automl.identity.probes.sketch import Sketch
 from automl.ledger.functions import Functions
 from automl.plugin.registry import Kind
 from automl.space.candidate import Candidate, propose
-from automl.space.decisions import given_value, values_of
+from automl.space.decisions import Open, given_value, values_of
 from automl.spec import Cache
 from automl.storage.storage import Storage
 from automl.study.parts import Parts
@@ -129,8 +128,9 @@ class Comparer:
     def _candidate(self, decisions: Decisions) -> Candidate:
         space = self.parts.names[Kind.SPACE]
 
-        def check(name: str, distribution: BaseDistribution) -> bool:
+        def check(decision: Open) -> bool:
             """Check that the decision is given and valid; none is left open."""
+            name, distribution = decision.name, decision.distribution
             if name not in decisions:
                 given = ", ".join(map(str, decisions)) or "nothing"
                 values = values_of(distribution)

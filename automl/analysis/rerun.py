@@ -8,7 +8,6 @@ from enum import Enum
 from pathlib import Path
 
 from automl.engine.failures import failure
-from automl.engine.seeding import seeded
 from automl.engine.training import Training, train
 from automl.errors import UsageError
 from automl.ledger.queries import TrialView
@@ -18,6 +17,7 @@ from automl.plugin.report import Outcome, State
 from automl.study.parts import Parts, costs_of, lost_decisions, rebuild
 from automl.study.study import Study, trial_seed
 from automl.trial_code.boundary import TrialCode
+from automl.trial_code.seeding import seeded
 
 _MEASURED = frozenset({"latency", "memory"})
 """Costs that differ from run to run."""

@@ -21,7 +21,6 @@ from automl.engine.failures import (
 )
 from automl.engine.notes import Note
 from automl.engine.requirements import refused
-from automl.engine.seeding import seeded
 from automl.engine.state import EngineState
 from automl.engine.tell import tell
 from automl.engine.training import train
@@ -44,12 +43,13 @@ from automl.ledger.values import (
 )
 from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Report, State
-from automl.space.candidate import Candidate, propose
+from automl.space.candidate import Candidate
 from automl.space.decisions import check_taken
-from automl.study.parts import Parts, costs_of
+from automl.study.parts import Parts, costs_of, propose_for_trainer
 from automl.study.study import trial_seed
 from automl.trial_code.boundary import TrialCode, is_user_interrupt, leave_trial_code
 from automl.trial_code.deadline import NEVER
+from automl.trial_code.seeding import seeded
 
 _log = logging.getLogger("automl")
 
@@ -188,13 +188,7 @@ class Attempt:
             self.state.trials.draw_again(trial)
         parts, given = self._parts, self.lease.given or {}
         with TrialCode():
-            candidate = propose(
-                lambda deciding: parts.space.candidate(deciding, parts.task),
-                trial,
-                lambda name, among: name not in given and parts.trainer.opens(name, among),
-                space=parts.names[Kind.SPACE],
-                trainer=parts.names[Kind.TRAINER],
-            )
+            candidate = propose_for_trainer(parts, trial, given)
         if self.lease.judges is None:
             check_taken(given, candidate.decisions)
         return candidate

@@ -1,9 +1,9 @@
 """Reports of trainers: checked, converted to plain values, and summed up as outcomes."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from automl.errors import TrialError, UnstorableError
 from automl.plugin.report import Objective, Outcome, Report, State, objective_values
@@ -36,7 +36,10 @@ def outcome_of(
         raise TrialError(f"reports must count up: step {report.step} after {last.step}")
     metrics = {**costs, **report.metrics}
     values = objective_values(replace(report, metrics=metrics), objectives)
-    return Outcome(State.COMPLETE, values, metrics, report.step, report.closed)
+    closed = cast("Sequence[Mapping[str, Any]]", report.closed or ())
+    return Outcome(
+        State.COMPLETE, values, metrics, report.step, closed[0] if closed else None, closed[1:]
+    )
 
 
 def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
@@ -55,10 +58,19 @@ def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
     metrics = {name: _number(name, value, step) for name, value in named.items()}
     if (fault := size_fault(metrics, _LONGEST_REPORT)) is not None:
         raise UnstorableError(f"the report of step {step} cannot be stored: {fault}")
-    closed = report.closed
-    if closed is not None:
-        closed = {n: _closed(n, v, open_decisions) for n, v in _named("closed", closed).items()}
-    return replace(report, step=step, metrics=metrics, closed=closed)
+    closed = [_all_closed(each, open_decisions) for each in _each_closed(report.closed)]
+    return replace(report, step=step, metrics=metrics, closed=closed or None)
+
+
+def _each_closed(given: object) -> Sequence[object]:
+    """Return the mappings of a report's closed decisions, whether it has one, several or none."""
+    if given is None:
+        return ()
+    return given if isinstance(given, list | tuple) else (given,)
+
+
+def _all_closed(given: object, open_decisions: Mapping[str, Open]) -> dict[str, Any]:
+    return {n: _closed(n, v, open_decisions) for n, v in _named("closed", given).items()}
 
 
 def _step(given: object) -> int:

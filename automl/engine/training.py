@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from automl.engine.failures import failed_part, trial_failure
 from automl.engine.out_of_memory import MICRO_BATCHES, reset_peak_memory, with_peak_memory
 from automl.engine.reports import checked, outcome_of
-from automl.engine.seeding import seeded
 from automl.errors import TrialError
 from automl.plugin.protocols import Run, Task
 from automl.plugin.registry import Kind
@@ -19,6 +18,7 @@ from automl.plugin.report import Objective, Outcome, Reason, Report
 from automl.space.candidate import Candidate
 from automl.study.parts import Parts
 from automl.trial_code.boundary import TrialCode
+from automl.trial_code.seeding import seeded
 
 _log = logging.getLogger("automl")
 _END = Report(0, {})

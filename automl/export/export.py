@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from optuna.trial import FrozenTrial
 
-from automl.engine.seeding import seeded
 from automl.engine.training import Step, Training, train
 from automl.errors import TrialError, UsageError, first_line
 from automl.export.intervals import intervals
@@ -32,6 +31,7 @@ from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
 from automl.trial_code.boundary import TrialCode
+from automl.trial_code.seeding import seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from automl.errors import first_line
 from automl.plugin.report import Direction, Report
 from automl.space.candidate import Candidate, Signature
+from automl.space.decisions import Open
 from automl.state_directory import make_folder, private
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
     from torch import Tensor
 
 
@@ -178,10 +178,24 @@ class Run:
 
 
 class Trainer(Protocol):
-    """Trains a candidate on a task; subclass it to inherit everything except `train`."""
+    """Trains a candidate on a task; subclass it to inherit everything except `train`.
 
-    def opens(self, name: str, distribution: "BaseDistribution") -> bool:
-        """Return whether this trainer wants a decision left open, to tune it during training."""
+    Attributes:
+        replays: Whether `train` follows what another trainer found (`Candidate.found`), such as
+            the schedule of a rate. Otherwise it is trained with the closed values alone.
+    """
+
+    replays: ClassVar[bool] = False
+
+    def opens(self, decision: Open) -> bool:
+        """Return whether this trainer wants a decision left open, to tune it during training.
+
+        A decision that the space computes with cannot be open; the trainer is not asked. If nothing
+        is open, `train` must train plainly.
+
+        Args:
+            decision: The decision; `decision.uses` says where the space takes it.
+        """
         return False
 
     def unread(self, candidate: Candidate) -> Collection[str]:

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from automl.errors import NotFiniteError, TrialError, UsageError
+from automl.space.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 COSTS = ("parameters", "flops", "latency", "memory")
 """Metrics of one candidate; they may differ between candidates that compute the same function."""
+COUNTS = ("inner_gradients", "hessian_vector_products", "jvps", "lower_solves")
+"""What a trainer counts, for comparisons at equal effort; see `Report.counts`."""
 SHORT = {"params": "parameters"}
 """Short names of metrics, for the command line."""
 
@@ -118,19 +121,29 @@ class Report:
         step: Counts from 1 and increases.
         metrics: Plain numbers by name.
         outputs: One value or row per validation example, if the trainer provides them.
-        closed: The values that the trainer chose for the decisions left open.
+        closed: The values that the trainer chose for the decisions left open; several mappings
+            make as many judged trials.
         checkpoint: Returns the state that `Run.restore` will return; only tensors, numbers,
             strings, lists and dicts. It is called before the trainer continues, or not at all.
         weights: Returns the parameters and buffers that a user would load. It is called before
-            the trainer continues, and only for a trial that ends among the best.
+            the trainer continues, and only for a trial that ends among the best. With open
+            decisions, they belong to the closed candidate.
+        found: What no single value can hold, by decision: a schedule, or one number for each layer
+            or example. A judge that `replays` follows it.
+        choices: The weights of each open choice's options, by decision.
+        counts: How often the trainer did what costs, since the start of the trial, by the names in
+            `COUNTS`. A gradient counts once per batch. They are added to the metrics.
     """
 
     step: int
     metrics: Mapping[str, float]
     outputs: "Tensor | None" = None
-    closed: Mapping[str, Any] | None = None
+    closed: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     checkpoint: Callable[[], Mapping[str, Any]] | None = None
     weights: "Callable[[], Mapping[str, Tensor]] | None" = None
+    found: "Mapping[str, Schedule | Sequence[float] | Tensor] | None" = None
+    choices: Mapping[str, Sequence[float]] | None = None
+    counts: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,7 @@ class Outcome:
         metrics: The metrics of the last report.
         step: The step of the last report.
         closed: The values that the trainer chose for the decisions left open.
+        also_closed: Other values that it chose, if it found several candidates.
         reason: Why it failed.
         message: The error in one line.
         traceback: The full traceback.
@@ -154,6 +168,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     step: int | None = None
     closed: Mapping[str, Any] | None = None
+    also_closed: Sequence[Mapping[str, Any]] = ()
     reason: Reason | None = None
     message: str | None = None
     traceback: str | None = None

@@ -8,14 +8,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from automl.errors import CandidateError, OpenDecisionError
-from automl.space.decisions import DecidingTrial, Open, find_open
+from automl.space.decisions import DecidingTrial, Open, find_open, never
 from automl.space.files_read import FilesRead
+from automl.space.schedule import Findings
 
 if TYPE_CHECKING:
     import optuna
     from torch import Tensor, nn
 
-    from automl.space.decisions import Opens
+    from automl.space.decisions import Opens, UsesOf
     from automl.space.graph import Graph
 
 
@@ -48,6 +49,7 @@ class Candidate:
         hyperparameters: Values that the trainer reads, under the trainer's own names.
         decisions: The closed decisions, by name.
         open_decisions: The decisions that the trainer tunes, by name.
+        found: What another trainer found for decisions, to be replayed: a schedule or many numbers.
         files: The files that the space read while it proposed and built the candidate.
     """
 
@@ -55,6 +57,7 @@ class Candidate:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     decisions: Mapping[str, Any] = field(default_factory=dict)
     open_decisions: Mapping[str, Open] = field(default_factory=dict)
+    found: Findings = field(default_factory=dict)
     files: FilesRead = field(default_factory=FilesRead, compare=False, repr=False)
 
     def build(
@@ -101,10 +104,11 @@ class Candidate:
 def propose(
     function: "Callable[[optuna.trial.BaseTrial], object]",
     trial: "optuna.trial.BaseTrial",
-    opens: "Opens" = lambda name, distribution: False,
+    opens: "Opens" = never,
     *,
     space: str = "",
     trainer: str = "",
+    uses: "UsesOf | None" = None,
 ) -> Candidate:
     """Call a space on a trial, and leave the decisions open that the trainer wants to tune.
 
@@ -114,12 +118,13 @@ def propose(
         opens: Returns whether the trainer wants a decision left open.
         space: The space's name, for error messages.
         trainer: The trainer's name, for error messages.
+        uses: Returns where a decision goes, if the trainer asks.
 
     Raises:
         CandidateError: The space returned something that cannot be trained.
         OpenDecisionError: The space used an open decision as a value, or dropped it.
     """
-    deciding = DecidingTrial(trial, opens, space, trainer)
+    deciding = DecidingTrial(trial, opens, space, trainer, uses)
     files = FilesRead()
     with _naming(deciding.open, f"space {space}"), files.recording():
         made = function(deciding)
@@ -158,7 +163,8 @@ def _find_all_open(candidate: Candidate, space: str) -> None:
         raise OpenDecisionError(
             f"space {space} dropped the open decision {', '.join(map(repr, missing))}: "
             "pass it on, without branching on its value, to a Graph operation, an automl.nn "
-            "layer or a hyperparameter"
+            "layer or a hyperparameter",
+            next(iter(missing)),
         )
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import optuna
@@ -17,19 +17,20 @@ from optuna.distributions import (
 from automl.errors import CandidateError, OpenDecisionError
 from automl.space.distributions import contains
 from automl.space.files_read import unwatched
+from automl.space.uses import Use, UseKind
 from automl.storable import name_fault, short, size_fault, value_fault
 
 _PLAIN = str | int | float | None
 _SHOWN = 10
 """The largest number of a decision's choices in a message."""
 
-Opens = Callable[[str, BaseDistribution], bool]
-"""Returns whether the trainer wants this decision left open."""
+_MANY = 10_000
+"""The largest number of values that `Open.values` lists."""
 
 
 def _trap(use: str) -> Callable[..., NoReturn]:
     def trapped(self: "Open", *_: object) -> NoReturn:
-        raise OpenDecisionError(self.misuse(use))
+        raise self.misused(use)
 
     return trapped
 
@@ -47,21 +48,50 @@ class Open:
         distribution: The values it may take.
         space: The space that made the decision, for error messages.
         trainer: The trainer that asked for it, for error messages.
+        uses: Where the space takes the decision; empty if that was not looked for.
+        function: Computes the value that is used from the decision's own; None uses it as it is.
     """
 
     name: str
     distribution: BaseDistribution
     space: str = ""
     trainer: str = ""
+    uses: tuple[Use, ...] = ()
+    function: Callable[[Any], Any] | None = None
 
-    def misuse(self, use: str) -> str:
-        """Describe a wrong use in one line: the decision, the space, the trainer and the fix."""
+    def map(self, function: Callable[[Any], Any]) -> "Open":
+        """Return a value derived from this decision, open as long as the decision is.
+
+        Args:
+            function: Computes the derived value. A trainer that uses gradients calls it with a
+                tensor.
+        """
+        inner = self.value
+        return replace(self, function=lambda value: function(inner(value)))
+
+    def value(self, value: Any) -> Any:
+        """Compute the value that is used, from a value of the decision."""
+        return value if self.function is None else self.function(value)
+
+    def values(self) -> tuple[Any, ...] | None:
+        """List the values that may be used; None if they are not finite in number, or too many."""
+        domain = domain_of(self.distribution)
+        return None if domain is None else tuple(map(self.value, domain))
+
+    @property
+    def is_value(self) -> bool:
+        """Whether the space computes with the decision, so that it cannot be open."""
+        return any(use.kind is UseKind.VALUE for use in self.uses)
+
+    def misused(self, use: str) -> OpenDecisionError:
+        """Make the error of a wrong use: the decision, the space, the trainer and the fix."""
         where = f" of space {self.space}" if self.space else ""
         opened_by = f" by trainer {self.trainer}" if self.trainer else ""
-        return (
+        return OpenDecisionError(
             f"decision {self.name!r}{where} is left open{opened_by} and was used {use}: "
             "pass it unchanged to a Graph operation, a layer of automl.nn (automl.nn.Dropout(p)) "
-            "or the hyperparameters, or use another trainer"
+            "or the hyperparameters, or use another trainer",
+            self.name,
         )
 
     def __repr__(self) -> str:
@@ -89,6 +119,18 @@ class Open:
     __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _trap("in arithmetic")
 
 
+Opens = Callable[[Open], bool]
+"""Returns whether the trainer wants this decision left open."""
+
+UsesOf = Callable[[str, Mapping[str, Any]], tuple[Use, ...]]
+"""Returns where a decision goes, given its name and the decisions closed before it."""
+
+
+def never(decision: Open) -> bool:
+    """Leave no decision open."""
+    return False
+
+
 @dataclass
 class DecidingTrial(optuna.trial.BaseTrial):
     """The trial that a search space sees: it suggests values, and leaves decisions open.
@@ -100,6 +142,7 @@ class DecidingTrial(optuna.trial.BaseTrial):
         opens: Returns whether the trainer wants a decision left open.
         space: The space's name, for error messages.
         trainer: The trainer's name, for error messages.
+        uses: Returns where a decision goes, if the trainer asks.
         open: The decisions left open so far, by name.
         closed: The decisions closed so far, by name.
     """
@@ -108,6 +151,7 @@ class DecidingTrial(optuna.trial.BaseTrial):
     opens: Opens
     space: str = ""
     trainer: str = ""
+    uses: UsesOf | None = None
     open: dict[str, Open] = field(default_factory=dict)
     closed: dict[str, Any] = field(default_factory=dict)
 
@@ -149,12 +193,20 @@ class DecidingTrial(optuna.trial.BaseTrial):
             return self.open[name]
         if name not in self.closed:
             check_storable(name, distribution)
-        if name not in self.closed and self.opens(name, distribution):
-            self.open[name] = Open(name, distribution, self.space, self.trainer)
-            return self.open[name]
+            if self.opens is not never and self._opens(name, distribution):
+                return self.open[name]
         with unwatched():  # files that Optuna reads are not read by the space
             self.closed[name] = close()
         return self.closed[name]
+
+    def _opens(self, name: str, distribution: BaseDistribution) -> bool:
+        """Leave a decision open if the trainer wants to, and return whether it does."""
+        uses = () if self.uses is None else self.uses(name, self.closed)
+        decision = Open(name, distribution, self.space, self.trainer, uses)
+        if not self.opens(decision):
+            return False
+        self.open[name] = decision
+        return True
 
     # In a search, only the engine uses the methods below.
     def report(self, value: float, step: int) -> None:
@@ -212,6 +264,19 @@ class DecidingTrial(optuna.trial.BaseTrial):
     def number(self) -> int:
         with unwatched():
             return self.trial.number
+
+
+def domain_of(distribution: BaseDistribution) -> tuple[Any, ...] | None:
+    """List the values of a distribution; None if they are not finite in number, or too many."""
+    if isinstance(distribution, CategoricalDistribution):
+        return tuple(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if low == high:
+        return (low,)
+    if step is None or (count := math.floor((high - low) / step + 1e-8) + 1) > _MANY:
+        return None
+    return tuple(low + number * step for number in range(count))
 
 
 def check_storable(name: str, distribution: BaseDistribution) -> None:

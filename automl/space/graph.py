@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from automl.errors import GraphError, OpenDecisionError
 from automl.space.decisions import Open, find_open
 from automl.space.layers import Choice
+from automl.space.uses import Openable, Use, UseKind
 
 Shape = tuple[int, ...]
 """The shape of one example, without the batch dimension."""
@@ -90,7 +91,7 @@ class Operation:
         algebra: An Algebra, or a function called the same way that returns one. Without an
             algebra, or with an attribute left open, no property is assumed, and two instances
             always differ.
-        openable: The attributes that may hold an open decision.
+        openable: What a trainer may do with each attribute that may hold an open decision.
     """
 
     name: str
@@ -98,7 +99,7 @@ class Operation:
     shape: Callable[..., Shape]
     inputs: int | None = 1
     algebra: Algebra | Callable[..., Algebra] = UNKNOWN
-    openable: frozenset[str] = frozenset()
+    openable: Mapping[str, Openable] = field(default_factory=dict)
 
     def algebra_of(self, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Algebra:
         """Return the properties that hold for these input shapes and attributes."""
@@ -254,6 +255,15 @@ class Graph:
             for decision in find_open([node.operation, dict(node.attributes)])
         }
 
+    def uses(self) -> Iterator[tuple[str, Use]]:
+        """Iterate over the uses of open decisions in the live nodes, each after its decision."""
+        for node in self.live_nodes():
+            if isinstance(node.operation, Open):
+                use = Use(UseKind.OPERATION, node.name, differentiable=True)
+                yield node.operation.name, use
+            for name, attributes in node.options():
+                yield from _uses_in(name, attributes)
+
     @property
     def output_shape(self) -> Shape:
         """The shape of one example's output."""
@@ -324,7 +334,7 @@ class Graph:
             node.operation.distribution, CategoricalDistribution
         ):
             decision = node.operation
-            raise OpenDecisionError(decision.misuse(f"as the operation of {node.name!r}"))
+            raise decision.misused(f"as the operation of {node.name!r}")
         taken = {key for _, attributes in node.options() for key in attributes}
         _reject_unknown(node, set(node.attributes) - taken)
         shapes = {self._shape_as(node, *option) for option in node.options()}
@@ -335,9 +345,9 @@ class Graph:
     def _shape_as(self, node: Node, name: str, attributes: Mapping[str, Any]) -> Shape:
         kind = operation(name)
         _reject_unknown(node, set(attributes) - set(kind.attributes()))
-        for key in attributes.keys() - kind.openable:
+        for key in attributes.keys() - kind.openable.keys():
             for decision in find_open(attributes[key]):
-                raise OpenDecisionError(decision.misuse(f"as {key!r} of {name} {node.name!r}"))
+                raise decision.misused(f"as {key!r} of {name} {node.name!r}")
         shapes = [self.node(source).shape for source in node.inputs]
         if kind.inputs not in (None, len(shapes)) or not shapes:
             wanted = kind.inputs or "one or more"
@@ -355,6 +365,14 @@ def _reject_unknown(node: Node, unknown: set[str]) -> None:
             f"node {node.name!r}: unknown attribute {', '.join(sorted(unknown))}; "
             f"known: {', '.join(known) or 'none'}"
         )
+
+
+def _uses_in(name: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, Use]]:
+    for key, value in attributes.items():
+        for decision in find_open(value):
+            openable = operation(name).openable[key]
+            use = Use(UseKind.ATTRIBUTE, name, key, openable.scope, openable.differentiable)
+            yield decision.name, use
 
 
 def _encode(value: Any) -> Any:

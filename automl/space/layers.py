@@ -1,15 +1,18 @@
 """The layers that can hold an open decision; use them where a plain torch.nn layer cannot."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from automl.errors import OpenDecisionError
 from automl.space.decisions import Open
+from automl.space.uses import Openable, Scope, Use, UseKind
 
 
 def centre(distribution: BaseDistribution) -> float:
@@ -30,9 +33,11 @@ class OpenLayer(nn.Module):
     """A layer that may hold open decisions; a trainer finds it and assigns their values.
 
     Attributes:
+        openable: What a trainer may do with each attribute that may hold an open decision.
         open_decisions: The open decisions, by the attribute that holds the value.
     """
 
+    openable: ClassVar[Mapping[str, Openable]] = {}
     open_decisions: dict[str, Open]
 
     def __init__(self) -> None:
@@ -48,35 +53,59 @@ class OpenLayer(nn.Module):
         """
         if isinstance(value, Open):
             self.open_decisions[attribute] = value
-            value = centre(value.distribution)
+            value = value.value(centre(value.distribution))
         setattr(self, attribute, value)
 
-    def assign(self, decision: str, value: float | Tensor) -> None:
-        """Set the value of an open decision for the forward passes that follow.
 
-        Args:
-            decision: The decision's name.
-            value: A number or a tensor; a tensor may carry gradients.
+@contextmanager
+def assigned(module: nn.Module, values: Mapping[str, Any]) -> Iterator[None]:
+    """Set the values of open decisions in all layers of a module, and restore them at the end.
 
-        Raises:
-            OpenDecisionError: The layer holds no open decision of that name.
-        """
-        held = [key for key, item in self.open_decisions.items() if item.name == decision]
-        if not held:
-            raise OpenDecisionError(
-                f"{type(self).__name__} holds no open decision {decision!r}; "
-                f"it holds: {', '.join(o.name for o in self.open_decisions.values()) or 'none'}"
-            )
-        for attribute in held:
-            setattr(self, attribute, value)
+    It also works while `torch.func` transforms a function that calls the module.
+
+    Args:
+        module: The module whose layers hold the decisions.
+        values: A number or a tensor by decision. A tensor may carry gradients and have leading axes
+            that the layer understands, such as one value for each example [batch].
+
+    Raises:
+        OpenDecisionError: No layer holds a decision of that name.
+    """
+    layers = open_layers(module)
+    before: list[tuple[OpenLayer, str, Any]] = []
+    try:
+        for name, value in values.items():
+            for layer in _holding(layers, name):
+                for attribute, decision in layer.open_decisions.items():
+                    if decision.name == name:
+                        before.append((layer, attribute, getattr(layer, attribute)))
+                        _set(layer, attribute, decision.value(value))
+        yield
+    finally:
+        for layer, attribute, value in reversed(before):
+            _set(layer, attribute, value)
+
+
+def _holding(layers: Mapping[str, list[OpenLayer]], name: str) -> list[OpenLayer]:
+    if name not in layers:
+        known = ", ".join(layers) or "none"
+        raise OpenDecisionError(f"no layer holds an open decision {name!r}; they hold: {known}")
+    return layers[name]
+
+
+def _set(layer: OpenLayer, attribute: str, value: Any) -> None:
+    # Module.__setattr__ would register a Parameter as one of the layer's own weights.
+    object.__setattr__(layer, attribute, value)
 
 
 class Dropout(OpenLayer):
     """Inverted dropout whose rate may be an open decision.
 
-    An assigned rate may be a number, a scalar tensor, or one rate per example (shape [batch]).
+    An assigned rate may be a number, a scalar tensor, or one rate per example (shape [batch]). It
+    has no useful gradient, so a rate that carries one is refused.
     """
 
+    openable: ClassVar[Mapping[str, Openable]] = {"p": Openable(Scope.SAMPLE)}
     p: float | Tensor
 
     def __init__(self, p: float | Open = 0.5) -> None:
@@ -91,12 +120,30 @@ class Dropout(OpenLayer):
             return x
         if not isinstance(self.p, Tensor):
             return nn.functional.dropout(x, self.p, training=True)
+        _refuse_gradient(self.p)
         rate = self.p.to(x)
         keep = 1 - rate.reshape(rate.shape + (1,) * (x.dim() - rate.dim()))
         return x * torch.bernoulli(keep.expand_as(x)) / keep
 
     def extra_repr(self) -> str:
         return f"p={self.open_decisions.get('p', self.p)!r}"
+
+
+def _refuse_gradient(rate: Tensor) -> None:
+    """Refuse a rate that carries a gradient.
+
+    The mask is drawn with the rate, but has no derivative; the division by 1 - p alone gives, for a
+    squared loss, twice the true gradient.
+
+    Raises:
+        OpenDecisionError: The rate carries a gradient.
+    """
+    tangent = forward_ad.unpack_dual(rate).tangent  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() and (rate.requires_grad or tangent is not None):
+        raise OpenDecisionError(
+            "dropout has no useful gradient with respect to its rate: detach the rate, and tune it "
+            "by its effect on the weights"
+        )
 
 
 class Choice(OpenLayer):
@@ -108,6 +155,7 @@ class Choice(OpenLayer):
             softmax of logits, a one-hot draw, or a schedule.
     """
 
+    openable: ClassVar[Mapping[str, Openable]] = {"weights": Openable(differentiable=True)}
     weights: Tensor
 
     def __init__(self, decision: Open, options: Iterable[nn.Module]) -> None:
@@ -148,3 +196,16 @@ def open_in(module: nn.Module) -> dict[str, Any]:
         if isinstance(layer, OpenLayer)
         for decision in layer.open_decisions.values()
     }
+
+
+def uses_in(module: nn.Module) -> Iterator[tuple[str, Use]]:
+    """Iterate over the uses of open decisions in a module's layers, each after its decision."""
+    for layer in module.modules():
+        if isinstance(layer, OpenLayer):
+            for key, decision in layer.open_decisions.items():
+                openable = layer.openable.get(key, Openable())
+                owner = type(layer).__name__
+                yield (
+                    decision.name,
+                    Use(UseKind.LAYER, owner, key, openable.scope, openable.differentiable),
+                )

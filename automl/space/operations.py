@@ -176,7 +176,7 @@ declare(
         lambda shapes, p=0.5: Dropout(p),
         _dropout_shape,
         algebra=_dropout_algebra,
-        openable=frozenset({"p"}),
+        openable=Dropout.openable,
     )
 )
 

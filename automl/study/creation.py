@@ -20,14 +20,13 @@ from automl.errors import (
 from automl.ledger.transaction import translate_errors
 from automl.plugin.registry import Kind
 from automl.plugin.report import constraint_key
-from automl.space.candidate import propose
 from automl.spec import ATTRIBUTE
 from automl.storable import name_fault, short
 from automl.storage.collation import name_conflict
 from automl.storage.storage import Storage
 from automl.study.commands import command_line
 from automl.study.limits import Limits
-from automl.study.parts import Parts
+from automl.study.parts import Parts, propose_for_trainer
 from automl.study.plan import Plan
 from automl.study.study import Study, exact_name
 from automl.trial_code.boundary import TrialCode
@@ -140,11 +139,7 @@ def _proposed(parts: Parts, limits: TimeLimits) -> FrozenTrial:
     with deadline.held():
         deadline.begin_trial(*_BEFORE_ANY_TRIAL)
         with suppress(Exception), TrialCode():
-            propose(
-                lambda deciding: parts.space.candidate(deciding, parts.task),
-                trial,
-                parts.trainer.opens,
-            )
+            propose_for_trainer(parts, trial)
         deadline.end_trial()
     return study.trials[0]
 

@@ -1,14 +1,13 @@
 """The parts of a study in this process, and the candidates that they make."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
@@ -21,6 +20,8 @@ from automl.plugin.protocols import Context, SearchSpace, Task, Trainer
 from automl.plugin.recipe import PartSpec, Recipe
 from automl.plugin.registry import Kind, Part, Registry
 from automl.space.candidate import Candidate, propose
+from automl.space.decisions import Open, Opens, UsesOf, never
+from automl.space.dry_proposal import DryProposals
 from automl.space.files_read import loading, read_by_code
 from automl.storable import by_metric_name
 from automl.storage.optuna_logging import silence_optuna
@@ -43,6 +44,7 @@ class Parts:
         names: The names of the parts.
         side_keys: All other things that a result depends on.
         recipe: How another process builds the same parts.
+        dry: Finds where the space takes its decisions.
         judge: The same parts with the trainer that judges, if there is one.
         data_dir: The folder of the study's data on this machine.
     """
@@ -55,6 +57,7 @@ class Parts:
     names: Mapping[Kind, str]
     side_keys: Mapping[str, Any]
     recipe: Recipe
+    dry: DryProposals
     judge: "Parts | None" = None
     data_dir: Path | None = None
 
@@ -72,14 +75,49 @@ class Parts:
         return cast(BaseSampler, self.strategy.make(**seeds, context=context))
 
 
+def propose_for_trainer(
+    parts: Parts, trial: optuna.trial.BaseTrial, closed: Collection[str] = ()
+) -> Candidate:
+    """Call the space, and leave the decisions open that the trainer wants to tune.
+
+    Args:
+        parts: The study's parts.
+        trial: The trial that closes decisions.
+        closed: Names of decisions that stay closed in any case.
+    """
+
+    def opens(decision: Open) -> bool:
+        return decision.name not in closed and _wants(parts, decision)
+
+    # If the trainer opens nothing, there is no need to know where decisions go.
+    asks = getattr(type(parts.trainer), "opens", None) is not Trainer.opens
+    candidate = _propose(parts, trial, opens if asks else never, parts.dry.uses)
+    for path, digest in parts.dry.files.items():
+        candidate.files.digests.setdefault(path, digest)
+    return candidate
+
+
 def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Candidate:
     """Make the candidate of these decisions; missing ones are left open."""
+    trial = optuna.trial.FixedTrial(dict(decisions), number)
+    return _propose(parts, trial, lambda decision: decision.name not in decisions)
+
+
+def _wants(parts: Parts, decision: Open) -> bool:
+    """Return whether the trainer wants a decision open, and the space allows it."""
+    return not decision.is_value and bool(parts.trainer.opens(decision))
+
+
+def _propose(
+    parts: Parts, trial: optuna.trial.BaseTrial, opens: Opens, uses: UsesOf | None = None
+) -> Candidate:
     return propose(
-        lambda trial: parts.space.candidate(trial, parts.task),
-        optuna.trial.FixedTrial(dict(decisions), number),
-        lambda name, distribution: name not in decisions,
+        lambda deciding: parts.space.candidate(deciding, parts.task),
+        trial,
+        opens,
         space=parts.names[Kind.SPACE],
         trainer=parts.names[Kind.TRAINER],
+        uses=uses,
     )
 
 
@@ -103,14 +141,14 @@ def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) 
     """Decisions that a space asks for, but that neither the trial nor the trainer has."""
     lost: list[str] = []
 
-    def opens(name: str, distribution: BaseDistribution) -> bool:
-        if name not in decisions and not parts.trainer.opens(name, distribution):
-            lost.append(name)
-        return name not in decisions
+    def opens(decision: Open) -> bool:
+        if decision.name not in decisions and not _wants(parts, decision):
+            lost.append(decision.name)
+        return decision.name not in decisions
 
     trial = optuna.trial.FixedTrial(dict(decisions), number)
     with suppress(Exception), TrialCode():
-        propose(lambda deciding: parts.space.candidate(deciding, parts.task), trial, opens)
+        _propose(parts, trial, opens, parts.dry.uses)
     return lost
 
 
@@ -126,10 +164,10 @@ def make_parts(
     made |= {kind: built[kind].make() for kind in (Kind.TASK, Kind.PRUNER)}
     # A wrong option shows here, not in the first trial.
     built[Kind.STRATEGY].make(seed=0, study_seed=0)
-    task = made[Kind.TASK]
+    space, task = made[Kind.SPACE], made[Kind.TASK]
     probed = {kind: PartSpec.of(built[kind]) for kind in (Kind.SPACE, Kind.TASK, Kind.TRAINER)}
     parts = Parts(
-        space=made[Kind.SPACE],
+        space=space,
         task=task,
         trainer=made[Kind.TRAINER],
         strategy=built[Kind.STRATEGY],
@@ -137,6 +175,7 @@ def make_parts(
         names={kind: part.offer.name for kind, part in built.items()},
         side_keys=_side_keys(built, task, plugins),
         recipe=Recipe(probed, plugins, tuple(sorted(registry.trust.named))),
+        dry=DryProposals(lambda trial: space.candidate(trial, task)),
     )
     return replace(parts, judge=_judging(parts, judge)) if judge else parts
 

@@ -8,14 +8,13 @@ from itertools import islice
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.errors import UsageError, first_line
 from automl.plugin.registry import Kind
 from automl.space.candidate import propose
-from automl.space.decisions import check_taken, given_value
+from automl.space.decisions import Open, check_taken, given_value
 from automl.study.limits import Limits
 from automl.study.pareto import point_of
 from automl.study.parts import Parts
@@ -93,9 +92,10 @@ def best_decisions(source: Study, plan: Plan, room: int) -> list[dict[str, Any]]
 def _check(parts: Parts, decisions: Mapping[str, Any]) -> None:
     """Raise an error if the space cannot make a candidate of these decisions."""
 
-    def opens(name: str, distribution: BaseDistribution) -> bool:
+    def opens(decision: Open) -> bool:
+        name = decision.name
         if name in decisions:
-            given_value(name, distribution, decisions[name])
+            given_value(name, decision.distribution, decisions[name])
         return False
 
     sampler = PartialFixedSampler(dict(decisions), RandomSampler(seed=0))

@@ -63,7 +63,7 @@ print([name for name in ("torch", "scipy", "sklearn", "networkx") if name in sys
 def test_a_trial_that_loads_torch_is_seeded_as_any_other(tmp_path):
     code = """
 import json
-from automl.engine.seeding import seeded
+from automl.trial_code.seeding import seeded
 for _ in range(2):
     with seeded(1):
         import torch

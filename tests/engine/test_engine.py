@@ -123,7 +123,7 @@ def test_an_exhausted_space_ends_the_search(search):
 
 @dataclass(frozen=True)
 class OpensAll(tiny.Steps):
-    def opens(self, name, distribution):
+    def opens(self, decision):
         return True
 
     def train(self, candidate, task, run):

@@ -32,7 +32,7 @@ def decisions(pairs, operations):
     return edges | {f"op_{v}": operation for v, operation in enumerate(operations, 1)}
 
 
-def cell(task, choices, opens=lambda name, distribution: False, **options):
+def cell(task, choices, opens=lambda decision: False, **options):
     return propose(lambda trial: nasbench101(trial, task, **options), FixedTrial(choices), opens)
 
 
@@ -169,12 +169,12 @@ def test_the_order_of_edges_and_duplicates_do_not_matter():
 
 def test_operations_may_be_open_but_edges_may_not():
     choices = decisions([(0, 1), (1, 6)], [C3] * 5)
-    opened = cell(digits(), choices, lambda name, _: name.startswith("op_"), **SMALL)
+    opened = cell(digits(), choices, lambda decision: decision.name.startswith("op_"), **SMALL)
     assert set(opened.open_decisions) == {"op_1"}
     inputs, _ = digits().probe()
     assert opened.build(inputs, digits().signature)(inputs).shape == (10, 10)
     with pytest.raises(OpenDecisionError, match="'edge_3' is left open"):
-        cell(digits(), choices, lambda name, _: name == "edge_3", **SMALL)
+        cell(digits(), choices, lambda decision: decision.name == "edge_3", **SMALL)
 
 
 def test_sizes_are_options():

@@ -19,7 +19,7 @@ from toys import blobs
 
 from automl import CandidateError, Classification, Graph
 from automl.identity.probes.probe import Verdict, probe
-from automl.nn import open_layers
+from automl.nn import assigned, open_layers
 from automl.space.candidate import propose
 from automl.testing import check_space
 
@@ -40,7 +40,7 @@ def decisions(*operations):
     return dict(zip(EDGES, operations, strict=True))
 
 
-def cell(task, choices, opens=lambda name, distribution: False, **options):
+def cell(task, choices, opens=lambda decision: False, **options):
     return propose(lambda trial: nasbench201(trial, task, **options), FixedTrial(choices), opens)
 
 
@@ -119,21 +119,19 @@ def test_average_pooling_ignores_the_padding():
 def test_an_open_edge_mixes_the_closed_operations():
     task, others = digits(), decisions(*["skip_connect"] * 6)
     for name, choice in itertools.product(["edge_0_1", "edge_2_3"], [0, 1, 4]):
-        open_cell = cell(task, others, lambda n, _, name=name: n == name, **SMALL)
+        open_cell = cell(task, others, lambda decision, name=name: decision.name == name, **SMALL)
         torch.manual_seed(0)
         module = open_cell.build(task.probe()[0], task.signature).eval()
         assert len(open_layers(module)[name]) == 3
-        for layer in open_layers(module)[name]:
-            layer.assign(name, torch.eye(5)[choice])
         closed = cell(task, {**others, name: OPERATIONS[choice]}, **SMALL).build().eval()
         weights = {k: v for k, v in module.state_dict().items() if k in closed.state_dict()}
         closed.load_state_dict(weights)
-        with torch.no_grad():
+        with torch.no_grad(), assigned(module, {name: torch.eye(5)[choice]}):
             torch.testing.assert_close(module(task.probe()[0]), closed(task.probe()[0]))
 
 
 def test_all_edges_can_be_open_at_once():
-    candidate = cell(digits(), {}, lambda name, distribution: True, **SMALL)
+    candidate = cell(digits(), {}, lambda decision: True, **SMALL)
     assert set(candidate.open_decisions) == set(EDGES)
     again = Graph.from_json(candidate.architecture.to_json())
     assert set(again.open_decisions()) == set(EDGES)

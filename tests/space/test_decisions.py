@@ -6,14 +6,15 @@ import math
 import optuna
 import pytest
 import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 from torch import nn
 from toys import Toy, a_run, blobs, small_space
 
 from automl import Candidate, Graph, Open, OpenDecisionError
-from automl.nn import Choice, Dropout, open_layers
+from automl.nn import Choice, Dropout, assigned, open_layers
 from automl.space.candidate import propose
-from automl.space.decisions import DecidingTrial
+from automl.space.decisions import DecidingTrial, never
 
 TOY = Toy()
 
@@ -22,7 +23,7 @@ def propose_open(space, task=None):
     """A candidate of a space of one decision `d`, which a trainer leaves open."""
     fixed = FixedTrial({"d": 0.5})
     return propose(
-        space, fixed, lambda name, _: name == "d", space="my-space", trainer="my-trainer"
+        space, fixed, lambda decision: decision.name == "d", space="my-space", trainer="my-trainer"
     )
 
 
@@ -152,7 +153,7 @@ def test_an_open_decision_can_be_shown_and_copied():
 
 
 def test_a_decision_asked_twice_is_one_decision():
-    deciding = DecidingTrial(FixedTrial({"e": 1.0}), lambda name, _: name == "d")
+    deciding = DecidingTrial(FixedTrial({"e": 1.0}), lambda decision: decision.name == "d")
     first, second = (deciding.suggest_float("d", 0, 1) for _ in range(2))
     assert isinstance(first, Open)
     assert first is second
@@ -173,7 +174,7 @@ def test_closed_decisions_are_those_of_the_plain_trial():
         return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
 
     plain = study().ask()
-    deciding = DecidingTrial(study().ask(), lambda name, _: False)
+    deciding = DecidingTrial(study().ask(), never)
     assert decide(plain) == decide(deciding)
     assert deciding.params == plain.params
     assert deciding.number == 0
@@ -189,7 +190,7 @@ def test_an_open_decision_is_not_stored_with_the_trial():
 
 
 def test_a_space_cannot_report():
-    deciding = DecidingTrial(FixedTrial({}), lambda name, _: False)
+    deciding = DecidingTrial(FixedTrial({}), never)
     with pytest.raises(OpenDecisionError, match="yield a Report"):
         deciding.report(1.0, 1)
     assert deciding.should_prune() is False
@@ -199,7 +200,9 @@ def test_a_graph_with_an_open_operation_is_the_mean_of_its_options():
     task = blobs()
     decisions = {"width": 8, "lr": 0.01, "rate": 0.2, "activation": "relu"}
     opened = propose(
-        lambda t: small_space(t, task), FixedTrial(decisions), lambda name, _: name == "activation"
+        lambda t: small_space(t, task),
+        FixedTrial(decisions),
+        lambda decision: decision.name == "activation",
     )
     inputs, _ = task.probe()
     torch.manual_seed(0)
@@ -214,8 +217,8 @@ def test_a_graph_with_an_open_operation_is_the_mean_of_its_options():
             FixedTrial(decisions | {"activation": name}),
         )
         outputs.append(closed.build().eval()(inputs))
-        choice.assign("activation", torch.eye(3)[index])
-        torch.testing.assert_close(mixed(inputs), outputs[-1])
+        with assigned(choice, {"activation": torch.eye(3)[index]}):
+            torch.testing.assert_close(mixed(inputs), outputs[-1])
 
 
 def test_a_trainer_tunes_what_it_left_open(tmp_path):
@@ -226,3 +229,22 @@ def test_a_trainer_tunes_what_it_left_open(tmp_path):
     assert [report.step for report in reports] == [1, 2, 3, 4, 5]
     assert reports[-1].metrics["loss"] < reports[0].metrics["loss"]
     assert reports[-1].closed["activation"] in ("relu", "tanh", "identity")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "values"),
+    [
+        (CategoricalDistribution(["a", "b"]), ("a", "b")),
+        (IntDistribution(2, 8, step=3), (2, 5, 8)),
+        (FloatDistribution(0.0, 1.0, step=0.5), (0.0, 0.5, 1.0)),
+        (FloatDistribution(0.3, 0.3), (0.3,)),
+        (FloatDistribution(0.0, 1.0), None),
+        (IntDistribution(0, 10**9), None),
+    ],
+)
+def test_the_values_of_a_decision_are_listed_where_they_are_few(distribution, values):
+    decision = Open("d", distribution)
+    assert decision.values() == values
+    twice = decision.map(lambda value: value * 2).map(lambda value: (value,))
+    assert twice.values() == (None if values is None else tuple((v * 2,) for v in values))
+    assert twice.name == "d"

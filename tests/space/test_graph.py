@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import nn
 
-from automl import Algebra, Graph, GraphError, Open, OpenDecisionError, Operation, declare
+from automl import Algebra, Graph, GraphError, Open, Openable, OpenDecisionError, Operation, declare
 from automl.nn import Choice
 from automl.space.graph import operation
 
@@ -256,7 +256,7 @@ def test_nothing_is_said_of_an_operation_that_uses_what_is_open():
         lambda shapes, p: nn.Dropout(p),
         lambda shapes, p: shapes[0],
         algebra=lambda shapes, p: Algebra(stochastic=p > 0, linear=True),
-        openable=frozenset({"p"}),
+        openable={"p": Openable()},
     )
     assert careless.algebra_of([(4,)], {"p": rate}) == Algebra(parametric=True, stochastic=True)
     assert careless.algebra_of([(4,)], {"p": 0.0}) == Algebra(linear=True)

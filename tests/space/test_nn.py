@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from torch import nn
 
 from automl import Open, OpenDecisionError
-from automl.nn import Choice, Dropout, centre, open_in, open_layers
+from automl.nn import Choice, Dropout, assigned, centre, open_in, open_layers
 
 RATE = Open("rate", FloatDistribution(0.1, 0.5))
 PICK = Open("pick", CategoricalDistribution(["a", "b"]))
@@ -40,8 +40,8 @@ def test_dropout_refuses_an_open_rate_that_may_reach_one():
 def test_dropout_takes_a_rate_for_each_example():
     torch.manual_seed(0)
     layer = Dropout(RATE)
-    layer.assign("rate", torch.tensor([0.0, 0.9]))
-    kept, dropped = layer(torch.ones(2, 10, 200))
+    with assigned(layer, {"rate": torch.tensor([0.0, 0.9])}):
+        kept, dropped = layer(torch.ones(2, 10, 200))
     assert torch.equal(kept, torch.ones(10, 200))
     assert (dropped != 0).float().mean().item() == pytest.approx(0.1, abs=0.03)
     assert dropped.max().item() == pytest.approx(10)
@@ -50,8 +50,55 @@ def test_dropout_takes_a_rate_for_each_example():
 def test_dropout_takes_a_scalar_tensor():
     torch.manual_seed(0)
     layer = Dropout(RATE)
-    layer.assign("rate", torch.tensor(0.5))
-    assert layer(torch.ones(100, 100)).mean().item() == pytest.approx(1, abs=0.05)
+    with assigned(layer, {"rate": torch.tensor(0.5)}):
+        assert layer(torch.ones(100, 100)).mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_dropout_refuses_a_rate_with_a_gradient():
+    layer, rate = Dropout(RATE), torch.tensor(0.5, requires_grad=True)
+    with pytest.raises(OpenDecisionError, match="detach"), assigned(layer, {"rate": rate}):
+        layer(torch.ones(2, 2))
+    with assigned(layer, {"rate": rate.detach()}):
+        layer(torch.ones(2, 2))
+
+    def dropped(rate):
+        with assigned(layer, {"rate": rate}):
+            return layer(torch.ones(2, 2)).sum()
+
+    for transform in (torch.func.grad(dropped), lambda r: torch.func.jvp(dropped, (r,), (r,))):
+        with pytest.raises(OpenDecisionError, match="detach"):
+            transform(torch.tensor(0.5))
+
+
+def test_assigned_values_are_restored_even_after_an_error():
+    layer, before = Dropout(RATE), Dropout(RATE).p
+    parameter = nn.Parameter(torch.tensor(0.2))
+    with pytest.raises(KeyError), assigned(layer, {"rate": parameter}):
+        assert layer.p is parameter
+        assert not list(layer.parameters())
+        raise KeyError
+    assert layer.p == before
+
+
+def test_assigned_leaves_nothing_of_a_transform_behind():
+    choice = Choice(PICK, [nn.Identity(), nn.Tanh()])
+
+    def mixed(weights, x):
+        with assigned(choice, {"pick": weights}):
+            return choice(x).sum()
+
+    gradient = torch.func.grad(mixed)(torch.tensor([0.2, 0.8]), torch.ones(3))
+    torch.testing.assert_close(gradient, torch.stack([torch.ones(3), torch.ones(3).tanh()]).sum(1))
+    rows = torch.vmap(mixed, (0, None))(torch.eye(2), torch.ones(3))
+    torch.testing.assert_close(rows, gradient)
+    assert torch.equal(choice.weights, torch.tensor([0.5, 0.5]))
+
+
+def test_a_derived_value_is_what_the_layer_uses():
+    layer = Dropout(RATE.map(lambda rate: rate / 2))
+    assert layer.p == pytest.approx(0.15)
+    with assigned(layer, {"rate": 0.4}):
+        assert layer.p == pytest.approx(0.2)
 
 
 def test_an_open_layer_starts_at_the_middle_of_its_decision():
@@ -60,8 +107,11 @@ def test_an_open_layer_starts_at_the_middle_of_its_decision():
 
 
 def test_assigning_an_unknown_decision_names_those_there_are():
-    with pytest.raises(OpenDecisionError, match="no open decision 'other'; it holds: rate"):
-        Dropout(RATE).assign("other", 0.1)
+    with (
+        pytest.raises(OpenDecisionError, match=r"no layer holds .* 'other'; they hold: rate"),
+        assigned(Dropout(RATE), {"other": 0.1}),
+    ):
+        pass
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
@@ -88,8 +138,8 @@ def test_a_choice_mixes_by_its_weights_and_passes_their_gradient():
     x = torch.randn(5, 3)
     choice = Choice(PICK, [nn.Identity(), nn.Tanh()])
     weights = torch.tensor([0.2, 0.8], requires_grad=True)
-    choice.assign("pick", weights)
-    output = choice(x)
+    with assigned(choice, {"pick": weights}):
+        output = choice(x)
     torch.testing.assert_close(output, 0.2 * x + 0.8 * x.tanh())
     output.sum().backward()
     torch.testing.assert_close(weights.grad, torch.stack([x.sum(), x.tanh().sum()]))
@@ -98,8 +148,8 @@ def test_a_choice_mixes_by_its_weights_and_passes_their_gradient():
 def test_a_choice_with_a_one_hot_weight_is_that_option():
     x = torch.randn(5, 3)
     choice = Choice(PICK, [nn.Identity(), nn.Tanh()])
-    choice.assign("pick", torch.tensor([0.0, 1.0]))
-    assert torch.equal(choice(x), x.tanh())
+    with assigned(choice, {"pick": torch.tensor([0.0, 1.0])}):
+        assert torch.equal(choice(x), x.tanh())
 
 
 def test_a_choice_needs_a_module_for_each_of_its_options():

@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 
-from automl import Candidate, Direction, Report, Run, Signature, Split, Task, Trainer
+from automl import Candidate, Direction, Open, Report, Run, Signature, Split, Task, Trainer
 
 LOG = "HOSTILE_LOG"
 """The variable that names a log, with a line for each forked process and each training."""
@@ -243,8 +243,8 @@ _current: list[Do] = []
 class Hostile(Trainer):
     """Three steps, with all optional methods that the engine may call."""
 
-    def opens(self, name: str, distribution: Any) -> bool:
-        if name == "after":
+    def opens(self, decision: Open) -> bool:
+        if decision.name == "after":
             _current[0]("opens")
         return False
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 from torch import Tensor
 
 from automl import (
@@ -14,6 +14,7 @@ from automl import (
     Classification,
     Direction,
     Graph,
+    Open,
     Report,
     Run,
     Signature,
@@ -21,7 +22,7 @@ from automl import (
     Task,
     Trainer,
 )
-from automl.nn import open_layers
+from automl.nn import assigned, open_layers
 
 
 def blobs(examples: int = 90, features: int = 4, classes: int = 3) -> Classification:
@@ -117,8 +118,8 @@ class Toy(Trainer):
 
     steps: int = 5
 
-    def opens(self, name: str, distribution: BaseDistribution) -> bool:
-        return name == "rate" or isinstance(distribution, CategoricalDistribution)
+    def opens(self, decision: Open) -> bool:
+        return decision.name == "rate" or isinstance(decision.distribution, CategoricalDistribution)
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         torch.manual_seed(run.seed)
@@ -131,20 +132,20 @@ class Toy(Trainer):
         }
         optimizer = torch.optim.Adam([*module.parameters(), *logits.values()], lr=0.05)
         for step in range(1, self.steps + 1):
-            for name, values in logits.items():
-                for layer in open_layers(module)[name]:
-                    layer.assign(name, values.softmax(0))
-            for layer in open_layers(module).get("rate", []):
-                layer.assign("rate", torch.rand(len(inputs)) / 2)
+            values = {name: each.softmax(0) for name, each in logits.items()}
+            if "rate" in open_layers(module):
+                values["rate"] = torch.rand(len(inputs)) / 2
             optimizer.zero_grad()
-            task.loss(module.train()(inputs), targets).backward()
+            with assigned(module, values):
+                task.loss(module.train()(inputs), targets).backward()
             optimizer.step()
             run.tick()
             closed = {
-                name: candidate.open_decisions[name].distribution.choices[int(values.argmax())]
-                for name, values in logits.items()
+                name: candidate.open_decisions[name].distribution.choices[int(each.argmax())]
+                for name, each in logits.items()
             }
-            with torch.no_grad():
+            chosen = {name: each.detach().softmax(0) for name, each in logits.items()}
+            with torch.no_grad(), assigned(module, chosen):
                 yield Report(step, task.evaluate(module.eval()(inputs), targets), closed=closed)
 
 

@@ -1,0 +1,160 @@
+"""Finds where a space takes each decision, by proposing candidates with everything open."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, PartialFixedSampler
+
+from automl.errors import OpenDecisionError
+from automl.space.candidate import Candidate, propose
+from automl.space.decisions import Open, find_open
+from automl.space.uses import VALUE, Use, UseKind
+from automl.trial_code.seeding import seeded
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+
+@dataclass
+class DryProposals:
+    """Finds the uses of a space's decisions, and remembers them by name.
+
+    No strategy is asked. A decision with which the space computes raises an error while it is open;
+    it is then closed, and the space is called again.
+
+    Attributes:
+        function: The space's `candidate`, bound to its task.
+        files: Digests of the files that the space read for them, by path; later candidates may
+            depend on what it remembers of these.
+    """
+
+    function: Callable[[optuna.trial.BaseTrial], object]
+    files: dict[str, str] = field(default_factory=dict, init=False)
+    _known: dict[str, tuple[Use, ...]] = field(default_factory=dict, init=False)
+
+    def uses(self, name: str, closed: Mapping[str, Any]) -> tuple[Use, ...]:
+        """Return where the space takes a decision.
+
+        Args:
+            name: The decision's name.
+            closed: The decisions that the space was given before it asked for this one.
+        """
+        if name not in self._known:
+            with seeded(0):
+                self._look(closed)
+        return self._known.setdefault(name, (VALUE,))
+
+    def _look(self, closed: Mapping[str, Any]) -> None:
+        """Learn the uses of the decisions that follow the given ones."""
+        computed: set[str] = set()
+        asked: dict[str, Open] = {}
+        while True:
+            try:
+                candidate = self._propose(closed, computed, asked)
+                uses = _uses_of(candidate)
+            except Exception as error:
+                found = self._computed(error, closed, computed, asked)
+                if not found:
+                    return  # the space fails for another reason, and will say so in its trial
+                computed |= found
+                asked.clear()
+                continue
+            break
+        for name in computed:
+            self._known[name] = (VALUE,)
+        for name in candidate.open_decisions:
+            self._known[name] = tuple(uses.get(name, (VALUE,)))
+
+    def _computed(
+        self,
+        error: Exception,
+        closed: Mapping[str, Any],
+        computed: set[str],
+        asked: Mapping[str, Open],
+    ) -> set[str]:
+        """The decisions that cannot be open, according to an error."""
+        name = error.decision if isinstance(error, OpenDecisionError) else None
+        if name is not None and name in asked:
+            return {name}
+        # A library raised the error: try each decision alone.
+        alone = [name for name in asked if not self._opens_alone(name, closed, computed)]
+        return set(alone or asked)
+
+    def _opens_alone(self, name: str, closed: Mapping[str, Any], computed: set[str]) -> bool:
+        try:
+            candidate = self._propose(closed, computed, {}, only=name)
+            _uses_of(candidate)
+        except Exception:
+            return False
+        return name in candidate.open_decisions
+
+    def _propose(
+        self,
+        closed: Mapping[str, Any],
+        computed: set[str],
+        asked: dict[str, Open],
+        only: str | None = None,
+    ) -> Candidate:
+        def opens(decision: Open) -> bool:
+            if decision.name in closed or decision.name in computed:
+                return False
+            if only is not None and decision.name != only:
+                return False
+            asked[decision.name] = decision
+            return True
+
+        sampler = PartialFixedSampler(dict(closed), _Largest())
+        candidate = propose(self.function, optuna.create_study(sampler=sampler).ask(), opens)
+        self.files |= candidate.files.digests
+        return candidate
+
+
+def _uses_of(candidate: Candidate) -> dict[str, list[Use]]:
+    """Return where the open decisions of a candidate go."""
+    uses: dict[str, list[Use]] = {}
+    for name, use in _all_uses(candidate):
+        known = uses.setdefault(name, [])
+        if use not in known:
+            known.append(use)
+    return uses
+
+
+def _all_uses(candidate: Candidate) -> Iterator[tuple[str, Use]]:
+    for key, value in candidate.hyperparameters.items():
+        for decision in find_open(value):
+            yield decision.name, Use(UseKind.HYPERPARAMETER, "", key)
+    if hasattr(candidate.architecture, "uses"):
+        yield from candidate.architecture.uses()
+    elif candidate.open_decisions:
+        from automl.space.layers import uses_in
+
+        yield from uses_in(candidate.build())
+
+
+class _Largest(BaseSampler):
+    """Closes a decision with its first choice or its largest value, which shows most of a space."""
+
+    def infer_relative_search_space(
+        self, study: "Study", trial: "FrozenTrial"
+    ) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: "Study", trial: "FrozenTrial", search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self,
+        study: "Study",
+        trial: "FrozenTrial",
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        if isinstance(param_distribution, CategoricalDistribution):
+            return param_distribution.choices[0]
+        return param_distribution.high  # type: ignore[attr-defined]
