@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from automl import Split, Task, TrialError
+from automl import Split, Task
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,7 @@ class Examples:
         lone = len(batches) > 1 and len(batches[-1]) == 1 < size
         return batches[:-1] if lone else batches
 
-
-def smoothed(targets: Tensor, smoothing: float, task: Task) -> Tensor:
-    """Convert class numbers [n] to smoothed probabilities [n, classes], if smoothing is set.
-
-    Raises:
-        TrialError: The targets are not class numbers.
-    """
-    if not smoothing:
-        return targets
-    if targets.is_floating_point() or targets.dim() != 1:
-        raise TrialError(
-            f"label_smoothing needs targets that are class numbers [n]; the task's targets have "
-            f"type {targets.dtype} and shape {list(targets.shape)}: set it to 0"
-        )
-    classes = task.signature.output_shape[-1]
-    exact = nn.functional.one_hot(targets, classes).to(torch.get_default_dtype())
-    return exact * (1 - smoothing) + smoothing / classes
+    def batch_count(self, size: int) -> int:
+        """Return the number of batches of an epoch."""
+        whole, rest = divmod(len(self), size)
+        return whole + (rest > (1 if whole and size > 1 else 0))

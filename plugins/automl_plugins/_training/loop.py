@@ -12,8 +12,17 @@ from torch import Tensor, nn
 from automl import Candidate, Direction, NotFiniteError, Report, Run, Split, Task
 from automl_plugins._training.arithmetic import Mixed, clear_gradients, optimizer_of, placed
 from automl_plugins._training.epochs import loading
-from automl_plugins._training.examples import Examples, smoothed
+from automl_plugins._training.examples import Examples
+from automl_plugins._training.losses import (
+    Mixing,
+    check_mixing,
+    check_smoothing,
+    l2_penalty,
+    smoothed,
+    weighted,
+)
 from automl_plugins._training.settings import Settings, learning_rate
+from automl_plugins._training.values import SETTINGS, Values
 
 _CHECKPOINT_FORMAT = 2
 _EVALUATION_BATCH = 512
@@ -40,10 +49,10 @@ class Loop:
     """Minibatch gradient descent on one candidate, epoch by epoch.
 
     A trainer that does more than this subclasses it, and overrides the methods that differ:
-    `converted`, `parameters` and `training_examples` before the training, `loss`, `penalty` and
-    `after_step` in each step, `keeps_best` and `noted` after each epoch, and `report`, `state` and
-    `load`. Everything else, such as the schedule, the precision or the order of the examples, is
-    the same for all trainers.
+    `converted`, `parameters` and `training_examples` before the training, `values`, `loss`,
+    `penalty` and `after_step` in each step, `keeps_best` and `noted` after each epoch, and
+    `report`, `state` and `load`. Everything else, such as the schedule, the precision or the order
+    of the examples, is the same for all trainers.
 
     Attributes:
         settings: How to train.
@@ -56,7 +65,9 @@ class Loop:
         mixed: The precision of a forward pass.
         examples: The training examples.
         validation: The validation examples.
-        epochs: The number of epochs so far.
+        epochs: The number of epochs so far, with the current one.
+        steps: The number of steps of the optimizer so far, over all epochs.
+        steps_per_epoch: The number of steps in each epoch.
         counts: What was computed since the trial's first attempt began, by the names in
             `Report.counts`.
         metrics: The metrics of the last epoch.
@@ -73,9 +84,10 @@ class Loop:
         self.optimizer = optimizer_of(settings, self.parameters())
         self.mixed = Mixed(settings.precision, self.device)
         self.examples = self.training_examples()
-        self._smoothed = smoothed(self.examples.targets, settings.label_smoothing, task)
+        self.steps_per_epoch = self.examples.batch_count(settings.batch_size)
+        self._smoothed = self._targets(settings.label_smoothing)
         self.validation = Examples.of(task, Split.VALIDATION, self.device)
-        self.epochs = 0
+        self.epochs, self.steps = 0, 0
         self.counts = Counter(inner_gradients=0)
         self.metrics: Mapping[str, float] = {}
         self.stopped = False
@@ -94,23 +106,46 @@ class Loop:
         """Return the examples to train on."""
         return Examples.of(self.task, Split.TRAIN, self.device)
 
-    def loss(self, step: int, rows: Tensor) -> Tensor:
-        """Return the mean loss of some training examples.
+    def values(self, rows: Tensor) -> Values:
+        """Return what differs from the settings in this step; called once, before `loss`.
 
         Args:
-            step: Counts from 0 over all epochs.
             rows: The numbers of the examples: a batch, or one of its micro-batches.
         """
+        return SETTINGS
+
+    def loss(self, rows: Tensor, values: Values) -> Tensor:
+        """Return the mean loss of some training examples, without the penalty.
+
+        Args:
+            rows: The numbers of the examples: a batch, or one of its micro-batches.
+            values: What differs from the settings in this step.
+        """
         inputs = self.examples.inputs.index_select(0, rows)
-        targets = self._smoothed.index_select(0, rows)
-        return self.task.loss(self.module(inputs), targets)
+        alpha = float(values.settings.get("mixup", self.settings.mixup))
+        if not alpha:
+            return self._loss_of(self.forward(inputs, values), rows, values)
+        check_mixing(inputs)
+        share, other = self._mixing.draw(alpha, rows)
+        mixed = share * inputs + (1 - share) * inputs[other]
+        outputs = self.forward(mixed, values)
+        one = self._loss_of(outputs, rows, values)
+        return share * one + (1 - share) * self._loss_of(outputs, rows[other], values.at(other))
 
-    def penalty(self, step: int) -> Tensor | None:
+    def forward(self, inputs: Tensor, values: Values) -> Tensor:
+        """Return the module's outputs for inputs, in its current mode."""
+        outputs: Tensor = self.module(inputs)
+        return outputs
+
+    def penalty(self, values: Values) -> Tensor | None:
         """Return a term to add to the loss of each batch; it is no part of `train_loss`."""
-        return None
+        strength = values.settings.get("l2", self.settings.l2)
+        if not isinstance(strength, Tensor) and not strength:
+            return None
+        return l2_penalty([p for g in self.optimizer.param_groups for p in g["params"]], strength)
 
-    def after_step(self, step: int) -> None:
-        """Do more after a step of the optimizer; the module is in training mode again after it."""
+    def after_step(self) -> None:
+        """Do more after a step of the optimizer; leave the module in training mode."""
 
     def keeps_best(self) -> bool:
         """Return whether the training ends with the weights and metrics of its best epoch."""
@@ -127,6 +162,11 @@ class Loop:
 
     # The training.
     @property
+    def share(self) -> float:
+        """The share of the training's steps that are done, in [0, 1]."""
+        return self.steps / (self.settings.epochs * self.steps_per_epoch)
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return self.stopped or self.epochs >= self.settings.epochs
@@ -137,6 +177,7 @@ class Loop:
         # With a seed for each epoch, a resumed epoch is exact without storing a generator's state.
         seed = self.run.seed_for("epoch", self.epochs)
         torch.manual_seed(seed)
+        self._mixing = Mixing(seed)
         loss = self._pass(self.examples.batches(self.settings.batch_size, seed))
         if not math.isfinite(loss):
             raise NotFiniteError(
@@ -151,27 +192,27 @@ class Loop:
         """Take one step per batch, and return the mean loss per example."""
         self.module.train()
         total = torch.zeros((), device=self.device)
-        first = (self.epochs - 1) * len(batches)
-        for step, rows in enumerate(batches, first):
+        for rows in batches:
             for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(step, len(batches))
+                group["lr"] = self._rate()
             # Summed on the device, because reading each loss would stall an accelerator.
-            total += self._step(step, rows) * len(rows)
-            self.after_step(step)
+            total += self._step(rows) * len(rows)
+            self.steps += 1
+            self.after_step()
             self.run.tick()
         return float(total) / sum(map(len, batches))
 
-    def _rate(self, step: int, steps_per_epoch: int) -> float:
+    def _rate(self) -> float:
         # A probe takes too few steps for a schedule or a warm-up.
         if self.run.probe:
             return self.settings.lr
-        return learning_rate(self.settings, step, steps_per_epoch)
+        return learning_rate(self.settings, self.steps, self.steps_per_epoch)
 
-    def _step(self, step: int, rows: Tensor) -> Tensor:
+    def _step(self, rows: Tensor) -> Tensor:
         """Take a step of the optimizer on a batch, and return its mean loss."""
         clear_gradients(self.optimizer)
         parts = rows.tensor_split(min(self.run.micro_batches, len(rows)))
-        losses = [self._gradients(step, part, len(part) / len(rows)) for part in parts]
+        losses = [self._gradients(part, len(part) / len(rows)) for part in parts]
         scaler = self.mixed.scaler
         if self.settings.clip_norm is not None:
             scaler.unscale_(self.optimizer)
@@ -181,14 +222,32 @@ class Loop:
         self.counts["inner_gradients"] += 1
         return torch.stack(losses).sum()
 
-    def _gradients(self, step: int, rows: Tensor, share: float) -> Tensor:
+    def _gradients(self, rows: Tensor, share: float) -> Tensor:
         """Add a part's share of a batch's gradients, and return its share of the mean loss."""
+        values = self.values(rows)
         with self.mixed.autocast():
-            loss = self.loss(step, rows) * share
-        penalty = self.penalty(step)
+            loss = self.loss(rows, values) * share
+        penalty = self.penalty(values)
         objective = loss if penalty is None else loss + penalty * share
         self.mixed.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
+        smoothing = values.settings.get("label_smoothing")
+        if smoothing is None:
+            targets = self._smoothed.index_select(0, rows)
+        else:
+            targets = self._targets(smoothing, rows)
+        weights = values.example_weights
+        loss = self.task.loss if weights is None else weighted(self.task.loss, weights)
+        return loss(outputs, targets)
+
+    def _targets(self, smoothing: float | Tensor, rows: Tensor | None = None) -> Tensor:
+        targets = self.examples.targets if rows is None else self.examples.targets[rows]
+        if not isinstance(smoothing, Tensor) and not smoothing:
+            return targets
+        check_smoothing(targets)
+        return smoothed(targets, smoothing, self.task.signature.output_shape[-1])
 
     @torch.no_grad()
     def outputs(self, examples: Examples) -> Tensor:
@@ -225,6 +284,7 @@ class Loop:
             "format": _CHECKPOINT_FORMAT,
             "settings": self.settings.plain(),
             "epochs": self.epochs,
+            "steps": self.steps,
             "counts": dict(self.counts),
             "stopped": self.stopped,
             "metrics": dict(self.metrics),
@@ -247,6 +307,7 @@ class Loop:
             self.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.mixed.scaler.load_state_dict(state["scaler"])
-            self.epochs, self.stopped = state["epochs"], state["stopped"]
+            self.epochs, self.steps = state["epochs"], state["steps"]
+            self.stopped = state["stopped"]
             self.counts, self.metrics = Counter(state["counts"]), state["metrics"]
             self.best = None if state["best"] is None else Best(**state["best"])

@@ -44,10 +44,15 @@ class Settings:
         optimizer: The optimizer.
         lr: The largest learning rate.
         momentum: The momentum of SGD; other optimizers do not use it.
-        weight_decay: The weight decay.
+        weight_decay: The decoupled weight decay of AdamW, or the weight decay of SGD.
+        l2: The strength of an L2 penalty: half the squared norm of all weights, times this, is
+            added to the loss. With AdamW, it is not the same as weight decay, because the
+            penalty's gradient is scaled like any other.
         batch_size: The number of examples per step.
         warmup_epochs: The number of epochs over which the learning rate rises.
         label_smoothing: The share of each target that is spread over all classes.
+        mixup: Train on mixtures of two examples, with shares drawn from Beta(mixup, mixup);
+            0 does not mix.
         clip_norm: The largest norm of a gradient; larger ones are scaled down.
         patience: Stop after this many epochs without improvement in the task's first metric, and
             use the weights of the best epoch.
@@ -66,9 +71,11 @@ class Settings:
     lr: float = field(default=1e-3, metadata=POSITIVE)
     momentum: float = field(default=0.9, metadata=SHARE)
     weight_decay: float = field(default=0.0, metadata=NOT_NEGATIVE)
+    l2: float = field(default=0.0, metadata=NOT_NEGATIVE)
     batch_size: int = field(default=128, metadata=COUNT)
     warmup_epochs: float = field(default=0.0, metadata=NOT_NEGATIVE)
     label_smoothing: float = field(default=0.0, metadata=SHARE)
+    mixup: float = field(default=0.0, metadata=NOT_NEGATIVE)
     clip_norm: float | None = field(default=None, metadata=POSITIVE)
     patience: int | None = field(default=None, metadata=COUNT)
     precision: Precision = field(default=Precision.AUTO, metadata=member(Precision))
