@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from automl.space.graph import Algebra, Node, Operation, declare
     from automl.space.operations import Graph
     from automl.space.schedule import Schedule
+    from automl.space.unconstrained import Unconstrained
     from automl.space.uses import Openable, Scope, Use, UseKind
     from automl.study.found import Found, TrialRecord
 
@@ -91,6 +92,7 @@ _HOME = {
     "BilevelProblem": "bilevel.problem",
     "Need": "bilevel.problem",
     "Parts": "bilevel.problem",
+    "Unconstrained": "space.unconstrained",
     "AutoMLError": "errors",
     "CandidateError": "errors",
     "GraphError": "errors",
@@ -171,6 +173,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "BilevelProblem",
     "Need",
     "Parts",
+    "Unconstrained",
     "AutoMLError",
     "CandidateError",
     "GraphError",
