@@ -124,13 +124,13 @@ class Loop:
         inputs = self.examples.inputs.index_select(0, rows)
         alpha = float(values.settings.get("mixup", self.settings.mixup))
         if not alpha:
-            return self._loss_of(self.forward(inputs, values), rows, values)
+            return self.loss_of(self.forward(inputs, values), rows, values)
         check_mixing(inputs)
         share, other = self._mixing.draw(alpha, rows)
         mixed = share * inputs + (1 - share) * inputs[other]
         outputs = self.forward(mixed, values)
-        one = self._loss_of(outputs, rows, values)
-        return share * one + (1 - share) * self._loss_of(outputs, rows[other], values.at(other))
+        one = self.loss_of(outputs, rows, values)
+        return share * one + (1 - share) * self.loss_of(outputs, rows[other], values.at(other))
 
     def forward(self, inputs: Tensor, values: Values) -> Tensor:
         """Return the module's outputs for inputs, in its current mode."""
@@ -150,6 +150,12 @@ class Loop:
     def keeps_best(self) -> bool:
         """Return whether the training ends with the weights and metrics of its best epoch."""
         return self.settings.patience is not None
+
+    def improved(self, best: Best) -> bool:
+        """Return whether this epoch is better than the best one so far."""
+        metric, direction = next(iter(self.task.metrics.items()))
+        sign = 1 if direction is Direction.MAXIMIZE else -1
+        return sign * self.metrics[metric] > sign * best.metrics[metric]
 
     def noted(self) -> dict[str, Any]:
         """Return what to keep of the best epoch besides its weights, as a checkpoint stores it."""
@@ -232,13 +238,14 @@ class Loop:
         self.mixed.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
+    def loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
+        """Return the mean loss of the module's outputs for some training examples, unmixed."""
         smoothing = values.settings.get("label_smoothing")
         if smoothing is None:
             targets = self._smoothed.index_select(0, rows)
         else:
             targets = self._targets(smoothing, rows)
-        weights = values.example_weights
+        weights = values.settings.get("example_weights")
         loss = self.task.loss if weights is None else weighted(self.task.loss, weights)
         return loss(outputs, targets)
 
@@ -264,7 +271,7 @@ class Loop:
 
     def _watch(self) -> None:
         """Keep the best epoch, stop if patience is over, and end with the best epoch."""
-        if self.best is None or self._improved(self.best):
+        if self.best is None or self.improved(self.best):
             weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
             self.best = Best(self.epochs, self.metrics, weights, self.noted())
         patience = self.settings.patience
@@ -272,11 +279,6 @@ class Loop:
         if self.finished:
             self.module.load_state_dict(self.best.weights)
             self.metrics = {**self.best.metrics, "best_epoch": self.best.epoch}
-
-    def _improved(self, best: Best) -> bool:
-        metric, direction = next(iter(self.task.metrics.items()))
-        sign = 1 if direction is Direction.MAXIMIZE else -1
-        return sign * self.metrics[metric] > sign * best.metrics[metric]
 
     def state(self) -> dict[str, Any]:
         """Return everything that `load` needs to continue with bit-identical results."""
