@@ -9,5 +9,17 @@ from automl.space.layers import (
     open_in,
     open_layers,
 )
+from automl.space.regularization import Blend, Cutout, GaussianNoise
 
-__all__ = ["Choice", "Dropout", "OpenLayer", "assigned", "centre", "open_in", "open_layers"]
+__all__ = [
+    "Blend",
+    "Choice",
+    "Cutout",
+    "Dropout",
+    "GaussianNoise",
+    "OpenLayer",
+    "assigned",
+    "centre",
+    "open_in",
+    "open_layers",
+]

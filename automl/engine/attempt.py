@@ -45,6 +45,7 @@ from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Report, State
 from automl.space.candidate import Candidate
 from automl.space.decisions import check_taken
+from automl.space.findings import Findings
 from automl.study.parts import Parts, costs_of, propose_for_trainer
 from automl.study.study import trial_seed
 from automl.trial_code.boundary import TrialCode, is_user_interrupt, leave_trial_code
@@ -186,12 +187,18 @@ class Attempt:
         self.state.trials.raise_for_strategy()
         if not self.lease.fresh:
             self.state.trials.draw_again(trial)
-        parts, given = self._parts, self.lease.given or {}
+        parts, given, findings = self._parts, self.lease.given or {}, self._to_replay()
         with TrialCode():
-            candidate = propose_for_trainer(parts, trial, given)
+            candidate = propose_for_trainer(parts, trial, given, findings)
         if self.lease.judges is None:
             check_taken(given, candidate.decisions)
         return candidate
+
+    def _to_replay(self) -> Findings | None:
+        """What the judged trial's trainer found, if the judge can follow it."""
+        if self.lease.found is None or not getattr(self._parts.trainer, "replays", False):
+            return None
+        return self.state.ledger.findings(self.lease.found)
 
     def _claim(
         self,
@@ -288,17 +295,21 @@ class Attempt:
         )
         lease, number, seconds = self.lease, trial.number, self.seconds
         try:
-            judge = self._to_judge(trial, outcome)
-            return settle(lease, number, outcome, seconds, reports, judge=judge, identity=identity)
+            judges = self._to_judge(trial, outcome)
+            return settle(
+                lease, number, outcome, seconds, reports, judges=judges, identity=identity
+            )
         except UnstorableError as error:
             # Without any of the trial's own values, the database accepts it in every case.
             return settle(lease, number, failure(error), seconds)
 
-    def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any] | None:
-        """The decisions that the judge should train from the start, if any were closed."""
+    def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> list[dict[str, Any]]:
+        """The decisions that the judge should train from the start, for each candidate found."""
         if self.state.parts.judge is None or self.lease.judges is not None or not outcome.closed:
-            return None
-        return {**trial.params, **outcome.closed} if outcome.state is State.COMPLETE else None
+            return []
+        if outcome.state is not State.COMPLETE:
+            return []
+        return [{**trial.params, **each} for each in (outcome.closed, *outcome.also_closed)]
 
     @property
     def _number(self) -> int | None:

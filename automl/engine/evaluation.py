@@ -12,7 +12,7 @@ import optuna
 
 from automl.engine.checkpoints import Checkpoints
 from automl.engine.pruning import Pruning
-from automl.engine.reports import outcome_of
+from automl.engine.reports import outcome_of, require_closed
 from automl.engine.requirements import require_reported
 from automl.engine.state import EngineState
 from automl.engine.training import Step, Steps, Training
@@ -130,6 +130,8 @@ class Evaluation:
         if last is None:
             raise training.nothing_reported()
         require_reported(last, self._requirements, training.trainer)
+        if self.state.parts.judge is not None and self.lease.judges is None:
+            require_closed(last, self.candidate.open_decisions, training.trainer)
         return last
 
     def _take(self, step: Step, run: Run) -> None:

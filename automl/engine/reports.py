@@ -1,5 +1,6 @@
 """Reports of trainers: checked, converted to plain values, and summed up as outcomes."""
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +9,9 @@ from typing import Any, cast
 from automl.errors import TrialError, UnstorableError
 from automl.plugin.report import Objective, Outcome, Report, State, objective_values
 from automl.space.decisions import Open, values_of
-from automl.space.distributions import contains
+from automl.space.distributions import nearest
+from automl.space.findings import Findings
+from automl.space.schedule import Schedule
 from automl.storable import by_metric_name, short, size_fault, value_fault
 
 _LONGEST_REPORT = 1_000_000
@@ -38,7 +41,14 @@ def outcome_of(
     values = objective_values(replace(report, metrics=metrics), objectives)
     closed = cast("Sequence[Mapping[str, Any]]", report.closed or ())
     return Outcome(
-        State.COMPLETE, values, metrics, report.step, closed[0] if closed else None, closed[1:]
+        State.COMPLETE,
+        values,
+        metrics,
+        report.step,
+        closed=closed[0] if closed else None,
+        also_closed=closed[1:],
+        found=cast("Findings | None", report.found),
+        choices=report.choices,
     )
 
 
@@ -54,12 +64,21 @@ def checked(report: Report, open_decisions: Mapping[str, Open]) -> Report:
             closed with a value that it cannot have.
     """
     step = _step(report.step)
-    named = by_metric_name(_named("metrics", report.metrics))
+    counts = {} if report.counts is None else _named("counts", report.counts)
+    named = by_metric_name({**_named("metrics", report.metrics), **counts})
     metrics = {name: _number(name, value, step) for name, value in named.items()}
     if (fault := size_fault(metrics, _LONGEST_REPORT)) is not None:
         raise UnstorableError(f"the report of step {step} cannot be stored: {fault}")
     closed = [_all_closed(each, open_decisions) for each in _each_closed(report.closed)]
-    return replace(report, step=step, metrics=metrics, closed=closed or None)
+    return replace(
+        report,
+        step=step,
+        metrics=metrics,
+        closed=closed or None,
+        found=_findings(report.found, open_decisions),
+        choices=_choices(report.choices, open_decisions),
+        counts=None,
+    )
 
 
 def _each_closed(given: object) -> Sequence[object]:
@@ -71,6 +90,21 @@ def _each_closed(given: object) -> Sequence[object]:
 
 def _all_closed(given: object, open_decisions: Mapping[str, Open]) -> dict[str, Any]:
     return {n: _closed(n, v, open_decisions) for n, v in _named("closed", given).items()}
+
+
+def require_closed(outcome: Outcome, open_decisions: Mapping[str, Open], trainer: str) -> None:
+    """Check that a trainer chose a value for each decision that it left open.
+
+    Raises:
+        TrialError: A value is missing, so the judge could not train what the trainer found.
+    """
+    for closed in (outcome.closed or {}, *outcome.also_closed):
+        if missing := open_decisions.keys() - closed.keys():
+            names = ", ".join(map(repr, sorted(missing)))
+            raise TrialError(
+                f"trainer {trainer} left {names} open and chose no value for the judge to train "
+                "with: report one with Report(closed=...)"
+            )
 
 
 def _step(given: object) -> int:
@@ -99,15 +133,65 @@ def _number(name: str, value: object, step: int) -> float:
 
 
 def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
-    if name not in open_decisions:
-        known = ", ".join(open_decisions) or "none"
-        raise TrialError(f"the trainer closed {name!r}, which is not open; open are: {known}")
-    plain = value.item() if hasattr(value, "item") else value
-    distribution = open_decisions[name].distribution
-    if not contains(distribution, plain):
-        raise TrialError(
-            f"the trainer closed {name!r} with {short(value)}, expected {values_of(distribution)}"
-        )
+    distribution = _opened("closed", name, open_decisions).distribution
+    expected = (
+        f"the trainer closed {name!r} with {short(value)}, expected {values_of(distribution)}"
+    )
+    try:
+        plain = value.item() if hasattr(value, "item") else value
+        plain = nearest(distribution, plain)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        several = getattr(value, "shape", ()) != () or isinstance(value, list | tuple)
+        hint = "; report values of each layer or example as `found`" if several else ""
+        raise TrialError(f"{expected}{hint}") from error
     if (fault := value_fault(plain)) is not None:
         raise UnstorableError(f"the value of {name!r} cannot be stored: {fault}")
     return plain
+
+
+def _opened(field: str, name: str, open_decisions: Mapping[str, Open]) -> Open:
+    if name not in open_decisions:
+        known = ", ".join(open_decisions) or "none"
+        raise TrialError(
+            f"the trainer reports {field} of {name!r}, which is not open; open are: {known}"
+        )
+    return open_decisions[name]
+
+
+def _findings(given: object, open_decisions: Mapping[str, Open]) -> Findings | None:
+    """Return schedules and many numbers by decision, in plain values.
+
+    Raises:
+        TrialError: A decision is not open, or its finding is neither.
+    """
+    if given is None:
+        return None
+    found: dict[str, Schedule | tuple[float, ...]] = {}
+    for name, value in _named("found", given).items():
+        _opened("found", name, open_decisions)
+        found[name] = value if isinstance(value, Schedule) else _numbers(name, value)
+    return found
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+    try:
+        flat = value.flatten().tolist() if hasattr(value, "flatten") else value
+        numbers = tuple(float(number) for number in flat)
+    except (TypeError, ValueError, OverflowError):
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise TrialError(
+            f"what the trainer found for {name!r} must be a Schedule or finite numbers, got "
+            f"{short(value)}"
+        )
+    return numbers
+
+
+def _choices(
+    given: object, open_decisions: Mapping[str, Open]
+) -> dict[str, tuple[float, ...]] | None:
+    if given is None:
+        return None
+    for name in _named("choices", given):
+        _opened("choices", name, open_decisions)
+    return {name: _numbers(name, value) for name, value in _named("choices", given).items()}

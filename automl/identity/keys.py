@@ -13,6 +13,7 @@ from automl.identity.fingerprint import VERSION, Identity, Level, canonical_json
 from automl.plugin.options import jsonable
 from automl.space.candidate import Candidate
 from automl.space.decisions import Open
+from automl.space.findings import digest_of_findings
 
 if TYPE_CHECKING:
     from automl.identity.graphs.canonical import Canonical
@@ -87,6 +88,7 @@ def static_keys(
         "open": sorted(candidate.open_decisions),
         "side_keys": side_keys.digest,
         **_files(files),
+        **_found(candidate),
     }
     identity = Identity(digest_of(content), seconds={Level.L0.value: time.perf_counter() - began})
     if not graphs:
@@ -131,7 +133,7 @@ def _shared(
 ) -> dict[str, Any] | None:
     read = {k: _plain(v) for k, v in candidate.hyperparameters.items() if k not in unread}
     shared = {"version": VERSION, "hyperparameters": read, "side_keys": side_keys.shared}
-    shared |= _files(files)
+    shared |= _files(files) | _found(candidate)
     try:
         canonical_json(shared)
     except ValueError:
@@ -141,6 +143,10 @@ def _shared(
 
 def _files(digests: Sequence[str]) -> dict[str, Any]:
     return {"files": sorted(set(digests))} if digests else {}
+
+
+def _found(candidate: Candidate) -> dict[str, Any]:
+    return {"found": digest_of_findings(candidate.found)} if candidate.found else {}
 
 
 def _parameters_of_module(candidate: Candidate) -> list[Any]:

@@ -4,6 +4,7 @@ Every method is one transaction. A worker holds a trial by a lease with a fencin
 a compare-and-set on that token, so if two workers have the same trial, only one can settle it.
 """
 
+import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, Update, and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
+from automl.errors import StorageError
 from automl.identity.fingerprint import Identity
 from automl.ledger import budget, evaluations, functions, queue
 from automl.ledger.clock import now
-from automl.ledger.dialects import changed, insert_row, table, update_table
+from automl.ledger.dialects import changed, insert_if_absent, insert_row, table, update_table
 from automl.ledger.evaluations import Owned, Request, Served, Terms
 from automl.ledger.functions import Functions, Resolved
 from automl.ledger.models import (
     EvaluationRow,
+    FindingsRow,
     Phase,
     ReportRow,
     StopReason,
@@ -45,6 +48,7 @@ from automl.ledger.values import (
     settled_of,
 )
 from automl.plugin.report import Outcome, Report, State, finite
+from automl.space.findings import Findings, decode, encode
 from automl.spec import Cache
 
 LEASE_SECONDS = 60.0
@@ -354,7 +358,7 @@ class Ledger:
         reports: Sequence[Report] = (),
         told: Collection[int] = (),
         next_for: Worker | None = None,
-        judge: Mapping[str, Any] | None = None,
+        judges: Sequence[Mapping[str, Any]] = (),
         identity: Identity | None = None,
         metered: bool = False,
     ) -> Settlement:
@@ -370,7 +374,7 @@ class Ledger:
             reports: What the trainer reported since the last renewal.
             told: Ids of trials that Optuna has been told about, to mark as such.
             next_for: The worker that takes the next trial, if any.
-            judge: Decisions to train again, in a separate trial that any worker may take.
+            judges: Decisions to train again, each in a separate trial that any worker may take.
             identity: The keys of a candidate that was not claimed, to record how it was
                 recognised.
             metered: Whether the attempt bought its device time.
@@ -381,6 +385,8 @@ class Ledger:
         if is_retry(session) and (done := self._committed_settlement(session, lease, next_for)):
             return done
         columns = _outcome_columns(outcome)
+        if outcome.found:
+            columns["found"] = self._keep_findings(session, outcome.found)
         if identity is not None:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()
         owed = self._owed(session, lease, seconds, metered)
@@ -396,8 +402,8 @@ class Ledger:
         settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
             budget.stop_on_one_cause(session, self.study, self.same_failures)
-        if judge is not None:
-            self._add_judging_trial(session, number, judge)
+        for given in judges:
+            self._add_judging_trial(session, number, given, columns.get("found"))
         if not fresh:
             # A candidate that was not trained is not paid for. Too many of these in a row, or of
             # known ones, stop the study.
@@ -409,6 +415,20 @@ class Ledger:
             if fresh:
                 budget.reset_known_in_a_row(session, self.study)
         return Settlement(tuple(settled), more)
+
+    @reading
+    def findings(self, session: Session, digest: str) -> Findings:
+        """Return the findings of this digest.
+
+        Raises:
+            StorageError: They are missing or damaged.
+        """
+        own = (FindingsRow.study == self.study, FindingsRow.digest == digest)
+        content = session.scalar(select(FindingsRow.content).where(*own))
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
+            what = "missing" if content is None else "damaged"
+            raise StorageError(f"what a trainer found (digest {digest[:12]}) is {what}")
+        return decode(content)
 
     # Telling Optuna.
     @reading
@@ -622,7 +642,17 @@ class Ledger:
         }
         return Lease(insert_row(session, TrialRow, row), row["token"], attempt=1)
 
-    def _add_judging_trial(self, session: Session, judges: int, given: Mapping[str, Any]) -> None:
+    def _keep_findings(self, session: Session, findings: Findings) -> str:
+        """Store findings, and return their digest."""
+        content = encode(findings)
+        digest = hashlib.sha256(content).hexdigest()
+        row = {"study": self.study, "digest": digest, "content": content}
+        insert_if_absent(session, FindingsRow, row)
+        return digest
+
+    def _add_judging_trial(
+        self, session: Session, judges: int, given: Mapping[str, Any], found: str | None
+    ) -> None:
         """Add a trial that trains these decisions again, for any worker to take."""
         if not budget.take_payment(session, self.study):
             return
@@ -636,6 +666,7 @@ class Ledger:
             "expires_at": queue.UNLEASED,
             "given": dict(given),
             "judges": judges,
+            "found": found,
         }
         insert_row(session, TrialRow, row)
 
@@ -730,6 +761,7 @@ def _lease_of(row: TrialRow) -> Lease:
         row.token,
         row.attempt,
         *names,
+        found=row.found if row.judges is not None else None,
         reevaluates=row.audits,
         device_seconds=row.device_seconds,
         checkpoint=row.checkpoint,

@@ -145,6 +145,10 @@ class TrialRow(Base):
     """Decisions that are fixed beforehand rather than drawn by the strategy."""
     judges: Mapped[int | None]
     """The number of the trial whose decisions this one trains again."""
+    found: Mapped[str | None] = mapped_column(String(64))
+    """The digest of what the trainer found for open decisions, or of what a judge replays."""
+    choices: Mapped[dict[str, Any] | None]
+    """The weights of each open choice's options, as last reported."""
     state: Mapped[State | None] = mapped_column(_enum(State))
     objectives: Mapped[list[float] | None]
     metrics: Mapped[dict[str, Any] | None]
@@ -246,6 +250,18 @@ class ReportRow(Base):
     attempt: Mapped[int]
     step: Mapped[int] = mapped_column(BigStep)
     metrics: Mapped[dict[str, Any]]
+
+
+class FindingsRow(Base):
+    """What trainers found for open decisions that no single value can hold."""
+
+    __tablename__ = "automl_findings"
+    __table_args__ = (UniqueConstraint("study", "digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    study: Mapped[str] = mapped_column(ForeignKey(StudyRow.uuid, ondelete="CASCADE"))
+    digest: Mapped[str] = mapped_column(String(64))
+    content: Mapped[bytes] = mapped_column(LongBinary)
 
 
 class WorkerRow(Base):

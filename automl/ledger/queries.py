@@ -94,6 +94,7 @@ class TrialView:
     Attributes:
         expires_at: When the lease on it ends, by the database's clock.
         expired: Whether that is past.
+        found: The digest of what the trainer found, or of what the judge is to replay.
     """
 
     id: int
@@ -113,6 +114,8 @@ class TrialView:
     reused_from: int | None
     reused_study: str | None
     judges: int | None
+    found: str | None
+    choices: dict[str, Any] | None
     audits: bool
     costs: dict[str, Any]
     identification: dict[str, Any]
@@ -518,6 +521,8 @@ def _trial(row: TrialRow, time: float = 0.0) -> TrialView:
         reused_from=row.reused_from,
         reused_study=row.reused_study,
         judges=row.judges,
+        found=row.found,
+        choices=row.choices,
         audits=row.audits,
         costs=row.costs or {},
         identification=row.identification or {},

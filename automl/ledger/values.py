@@ -50,6 +50,7 @@ class Lease:
         level: The level at which the function was recognised, once claimed.
         given: Decisions that are fixed beforehand, so that the strategy does not draw them.
         judges: The number of the trial whose decisions this one trains again.
+        found: The digest of what that trial's trainer found, if anything.
         reevaluates: Whether the function was known already and is evaluated again, for an audit
             or because the study forgot its result.
         device_seconds: Device time charged for earlier attempts.
@@ -65,6 +66,7 @@ class Lease:
     level: str | None = None
     given: Mapping[str, Any] | None = None
     judges: int | None = None
+    found: str | None = None
     reevaluates: bool = False
     device_seconds: float = 0.0
     checkpoint: str | None = None
@@ -181,6 +183,9 @@ def result_columns(outcome: Outcome) -> dict[str, Any]:
         **quality_columns(outcome),
         "objectives": None if outcome.values is None else list(outcome.values),
         "metrics": outcome.finite_metrics(),
+        "choices": None
+        if outcome.choices is None
+        else {k: list(v) for k, v in outcome.choices.items()},
     }
 
 

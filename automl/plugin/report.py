@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from automl.errors import NotFiniteError, TrialError, UsageError
+from automl.space.findings import Findings
 from automl.space.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ class Outcome:
         step: The step of the last report.
         closed: The values that the trainer chose for the decisions left open.
         also_closed: Other values that it chose, if it found several candidates.
+        found: What it found that no single value can hold.
+        choices: The weights of each open choice's options.
         reason: Why it failed.
         message: The error in one line.
         traceback: The full traceback.
@@ -169,6 +172,8 @@ class Outcome:
     step: int | None = None
     closed: Mapping[str, Any] | None = None
     also_closed: Sequence[Mapping[str, Any]] = ()
+    found: Findings | None = None
+    choices: Mapping[str, Sequence[float]] | None = None
     reason: Reason | None = None
     message: str | None = None
     traceback: str | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from automl.errors import CandidateError, OpenDecisionError
 from automl.space.decisions import DecidingTrial, Open, find_open, never
 from automl.space.files_read import FilesRead
-from automl.space.schedule import Findings
+from automl.space.findings import Findings
 
 if TYPE_CHECKING:
     import optuna
@@ -109,6 +109,7 @@ def propose(
     space: str = "",
     trainer: str = "",
     uses: "UsesOf | None" = None,
+    findings: Findings | None = None,
 ) -> Candidate:
     """Call a space on a trial, and leave the decisions open that the trainer wants to tune.
 
@@ -119,12 +120,14 @@ def propose(
         space: The space's name, for error messages.
         trainer: The trainer's name, for error messages.
         uses: Returns where a decision goes, if the trainer asks.
+        findings: What another trainer found for some decisions; these are closed, but handed out
+            open, so that the trainer can replay it.
 
     Raises:
         CandidateError: The space returned something that cannot be trained.
         OpenDecisionError: The space used an open decision as a value, or dropped it.
     """
-    deciding = DecidingTrial(trial, opens, space, trainer, uses)
+    deciding = DecidingTrial(trial, opens, space, trainer, uses, findings or ())
     files = FilesRead()
     with _naming(deciding.open, f"space {space}"), files.recording():
         made = function(deciding)
@@ -132,6 +135,7 @@ def propose(
         _as_candidate(made, space),
         decisions=deciding.closed,
         open_decisions=deciding.open,
+        found=findings or {},
         files=files,
     )
     _find_all_open(candidate, space)

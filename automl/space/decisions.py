@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -143,6 +143,8 @@ class DecidingTrial(optuna.trial.BaseTrial):
         space: The space's name, for error messages.
         trainer: The trainer's name, for error messages.
         uses: Returns where a decision goes, if the trainer asks.
+        replayed: Names of decisions that are closed and nevertheless handed out open, because the
+            trainer follows what another one found for them.
         open: The decisions left open so far, by name.
         closed: The decisions closed so far, by name.
     """
@@ -152,6 +154,7 @@ class DecidingTrial(optuna.trial.BaseTrial):
     space: str = ""
     trainer: str = ""
     uses: UsesOf | None = None
+    replayed: Collection[str] = ()
     open: dict[str, Open] = field(default_factory=dict)
     closed: dict[str, Any] = field(default_factory=dict)
 
@@ -197,6 +200,9 @@ class DecidingTrial(optuna.trial.BaseTrial):
                 return self.open[name]
         with unwatched():  # files that Optuna reads are not read by the space
             self.closed[name] = close()
+        if name in self.replayed:
+            self.open[name] = Open(name, distribution, self.space, self.trainer)
+            return self.open[name]
         return self.closed[name]
 
     def _opens(self, name: str, distribution: BaseDistribution) -> bool:

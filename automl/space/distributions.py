@@ -15,6 +15,8 @@ from optuna.distributions import (
 _STEP_TOLERANCE = 1e-8
 # In shares, for grids so fine that rounding alone exceeds that tolerance.
 _ROUNDING = 1e-12
+_SINGLE = 2.0**-22
+"""The rounding error of a few operations in single precision, relative."""
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
@@ -43,6 +45,37 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
         return bool((number - distribution.low) % distribution.step == 0)
     steps = (number - distribution.low) / distribution.step if distribution.step else 0.0
     return math.isclose(steps, round(steps), rel_tol=_ROUNDING, abs_tol=_STEP_TOLERANCE)
+
+
+def nearest(distribution: BaseDistribution, value: Any) -> Any:
+    """Return the value of a distribution that a computed one stands for.
+
+    A number is rounded to the nearest step, and to a bound that it missed by no more than the
+    rounding of single precision.
+
+    Args:
+        distribution: The distribution of the decision.
+        value: A choice or a finite number, as a trainer computed it.
+
+    Raises:
+        ValueError: The value lies outside the distribution.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        if not _is_choice(distribution, value):
+            raise ValueError(f"{value!r} is not a choice of {distribution}")
+        return distribution.to_external_repr(distribution.to_internal_repr(value))
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    number = float(value)
+    slack = _SINGLE * max(abs(low), abs(high), high - low) + (step or 0) / 2
+    if isinstance(value, bool) or not low - slack <= number <= high + slack:
+        raise ValueError(f"{value!r} is not within {low} and {high}")
+    number = min(max(number, low), high)
+    if step is not None:
+        # Optuna's highest value is on the grid.
+        number = low + min(round((number - low) / step), round((high - low) / step)) * step
+    whole = isinstance(distribution, IntDistribution)
+    return int(number) if whole else min(max(float(number), low), high)
 
 
 def _is_choice(distribution: CategoricalDistribution, value: Any) -> bool:

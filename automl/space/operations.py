@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from automl.space import regularization  # noqa: F401  # declares more operations
 from automl.space.decisions import Open
 from automl.space.graph import Algebra, Graph, Operation, Shape, declare
 from automl.space.layers import Dropout

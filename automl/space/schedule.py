@@ -2,7 +2,6 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -39,7 +38,3 @@ class Schedule:
     def at(self, share: float) -> float:
         """Return the value at a share of all steps, from 0 to 1."""
         return self.values[max(bisect_right(self.shares, share) - 1, 0)]
-
-
-Findings = Mapping[str, Schedule | tuple[float, ...]]
-"""What a trainer found that no single value can hold, by decision: a schedule, or many numbers."""

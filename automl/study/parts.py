@@ -23,6 +23,7 @@ from automl.space.candidate import Candidate, propose
 from automl.space.decisions import Open, Opens, UsesOf, never
 from automl.space.dry_proposal import DryProposals
 from automl.space.files_read import loading, read_by_code
+from automl.space.findings import Findings
 from automl.storable import by_metric_name
 from automl.storage.optuna_logging import silence_optuna
 from automl.trial_code.boundary import TrialCode
@@ -76,7 +77,10 @@ class Parts:
 
 
 def propose_for_trainer(
-    parts: Parts, trial: optuna.trial.BaseTrial, closed: Collection[str] = ()
+    parts: Parts,
+    trial: optuna.trial.BaseTrial,
+    closed: Collection[str] = (),
+    findings: Findings | None = None,
 ) -> Candidate:
     """Call the space, and leave the decisions open that the trainer wants to tune.
 
@@ -84,6 +88,7 @@ def propose_for_trainer(
         parts: The study's parts.
         trial: The trial that closes decisions.
         closed: Names of decisions that stay closed in any case.
+        findings: What another trainer found, for this one to replay.
     """
 
     def opens(decision: Open) -> bool:
@@ -91,7 +96,7 @@ def propose_for_trainer(
 
     # If the trainer opens nothing, there is no need to know where decisions go.
     asks = getattr(type(parts.trainer), "opens", None) is not Trainer.opens
-    candidate = _propose(parts, trial, opens if asks else never, parts.dry.uses)
+    candidate = _propose(parts, trial, opens if asks else never, parts.dry.uses, findings)
     for path, digest in parts.dry.files.items():
         candidate.files.digests.setdefault(path, digest)
     return candidate
@@ -109,7 +114,11 @@ def _wants(parts: Parts, decision: Open) -> bool:
 
 
 def _propose(
-    parts: Parts, trial: optuna.trial.BaseTrial, opens: Opens, uses: UsesOf | None = None
+    parts: Parts,
+    trial: optuna.trial.BaseTrial,
+    opens: Opens,
+    uses: UsesOf | None = None,
+    findings: Findings | None = None,
 ) -> Candidate:
     return propose(
         lambda deciding: parts.space.candidate(deciding, parts.task),
@@ -118,6 +127,7 @@ def _propose(
         space=parts.names[Kind.SPACE],
         trainer=parts.names[Kind.TRAINER],
         uses=uses,
+        findings=findings,
     )
 
 

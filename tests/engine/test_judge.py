@@ -1,10 +1,17 @@
 """A judge trains the candidates that a trainer of open decisions found, as ordinary trials."""
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
 import pytest
+import torch
+import toys
 from toys import Toy, blobs, small_space
 
 import automl
-from automl import UsageError
+from automl import Schedule, UsageError
 from automl.cli import main
 from automl.spec import ATTRIBUTE
 
@@ -91,3 +98,95 @@ def test_without_a_judge_the_best_candidate_has_the_found_decisions(url):
     assert "activation" not in study.optuna.trials[0].params
     assert best.decisions["activation"] in ("relu", "tanh", "identity")
     assert "activation" not in best.candidate.open_decisions
+
+
+@dataclass(frozen=True)
+class Closing(Toy):
+    """Closes decisions with given values, and reports what it found."""
+
+    rate: object = 0.25
+    activation: object = "relu"
+    more: tuple[Mapping[str, object], ...] = ()
+    found: object = None
+
+    def train(self, candidate, task, run):
+        closed = {"rate": self.rate, "activation": self.activation}
+        own = {name: value for name, value in closed.items() if value is not None}
+        for report in super().train(candidate, task, run):
+            yield replace(report, closed=(own, *self.more), found=self.found)
+
+
+REPLAYING = f"{toys.__file__}:Replaying"
+
+
+def closing_search(url, judge="supervised", trials=1, **values):
+    return automl.search(
+        small_space,
+        task=blobs,
+        trainer=lambda: Closing(**values),
+        options={
+            "trainer": {"judge": judge},
+            "judge": {"epochs": 1} if judge == "supervised" else {},
+        },
+        strategy="random",
+        storage=url,
+        trials=trials,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (torch.tensor(0.1).item(), torch.tensor(0.1).item()),
+        (float(np.float32(0.5)) + 1e-8, 0.5),
+        (0.1 - 1e-9, 0.1),
+        (torch.tensor(0.3), pytest.approx(0.3)),
+    ],
+)
+def test_a_closed_value_is_put_on_the_grid_of_its_decision(url, given, kept):
+    study, _ = closing_search(url, rate=given)
+    (trial,) = judged(study)
+    assert trial.params["rate"] == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (0.9, r"closed 'rate' with 0\.9, expected a number from 0\.1 to 0\.5"),
+        (torch.tensor([0.1, 0.2]), "values of each layer or example as `found`"),
+        (float("nan"), "expected a number"),
+        ("relu", "expected a number"),
+        (None, "left 'rate' open and chose no value"),
+    ],
+)
+def test_a_value_that_no_judge_can_train_with_is_named(url, given, message):
+    study, _ = closing_search(url, rate=given)
+    assert not judged(study)
+    assert re.search(message, study.views.trial(0).message)
+
+
+def test_each_candidate_that_a_trainer_found_is_judged(url):
+    more = ({"rate": 0.2, "activation": "tanh"}, {"rate": 0.3, "activation": "identity"})
+    study, _ = closing_search(url, more=more)
+    found = [(t.params["activation"], t.params["rate"]) for t in judged(study)]
+    assert found == [("relu", 0.25), ("tanh", 0.2), ("identity", 0.3)]
+
+
+def test_a_judge_replays_what_was_found_and_others_use_the_closed_values(url):
+    schedule = Schedule((0.0, 0.5), (0.1, 0.4))
+    study, _ = closing_search(url, judge=REPLAYING, found={"rate": schedule})
+    (trial,) = judged(study)
+    view = study.views.trial(trial.number)
+    assert view.metrics["last"] == 0.4
+    assert view.metrics["open"] == 1
+    assert trial.params["rate"] == 0.25
+    assert study.ledger.findings(view.found) == {"rate": schedule}
+
+
+def test_two_schedules_with_one_end_are_two_functions(url):
+    first, second = Schedule((0.0, 0.5), (0.1, 0.4)), Schedule((0.0, 0.5), (0.2, 0.4))
+    names = set()
+    for schedule in (first, second, first):
+        study, _ = closing_search(url, judge=REPLAYING, found={"rate": schedule})
+        names.add(study.views.trial(judged(study)[0].number).fingerprint)
+    assert len(names) == 2

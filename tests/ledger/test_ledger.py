@@ -576,7 +576,7 @@ def test_a_former_holder_cannot_renew_a_released_trial(make):
 
 def test_a_released_judging_trial_keeps_its_place(make):
     ledger = make(trials=1)
-    ledger.settle(claimed(ledger, 0, "f"), 0, GOOD, 1.0, judge={"x": 1})
+    ledger.settle(claimed(ledger, 0, "f"), 0, GOOD, 1.0, judges=[{"x": 1}])
     lease = ledger.take_over(A)
     ledger.release(lease, None)
     assert ledger.reserve(A).given == {"x": 1}

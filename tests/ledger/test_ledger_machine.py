@@ -319,7 +319,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.settle,
             *arguments,
             next_for=Worker(worker) if worker else None,
-            judge={"x": 1} if judged else None,
+            judges=[{"x": 1}] if judged else [],
             metered=True,
         )
         self._settled(trial, outcome, step, settlement.settled)

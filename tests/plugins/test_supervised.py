@@ -356,7 +356,7 @@ def test_a_value_out_of_its_range_is_named(field, value, expected):
 
 def test_it_opens_no_decisions_and_rejects_open_hyperparameters():
     distribution = FloatDistribution(0.1, 1)
-    assert not Supervised().opens("lr", distribution)
+    assert not Supervised().opens(Open("lr", distribution))
     for name in ("lr", "epochs", "optimizer"):
         with pytest.raises(OpenDecisionError, match="'rate'"):
             Supervised().configured({name: Open("rate", distribution)})

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from automl import (
     Open,
     Report,
     Run,
+    Schedule,
     Signature,
     Split,
     Task,
@@ -144,9 +146,25 @@ class Toy(Trainer):
                 name: candidate.open_decisions[name].distribution.choices[int(each.argmax())]
                 for name, each in logits.items()
             }
+            if "rate" in candidate.open_decisions:
+                closed["rate"] = 0.25
             chosen = {name: each.detach().softmax(0) for name, each in logits.items()}
             with torch.no_grad(), assigned(module, chosen):
                 yield Report(step, task.evaluate(module.eval()(inputs), targets), closed=closed)
+
+
+@dataclass(frozen=True)
+class Replaying(Trainer):
+    """Reports what it is to replay, and the decisions that it gets open."""
+
+    replays: ClassVar[bool] = True
+
+    def train(self, candidate, task, run):
+        schedule = candidate.found.get("rate")
+        metrics = {"accuracy": 0.5, "open": len(candidate.open_decisions)}
+        if schedule is not None:
+            metrics["last"] = schedule.at(1.0) if isinstance(schedule, Schedule) else schedule[-1]
+        yield Report(1, metrics)
 
 
 def a_run(directory: Path, seed: int = 0, **rest: object) -> Run:

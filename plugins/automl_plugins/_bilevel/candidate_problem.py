@@ -87,7 +87,7 @@ class CandidateProblem(BilevelProblem):
 
     def batches(self, split: Split, generator: torch.Generator) -> Iterator[Batch]:
         rows = torch.randperm(len(self._of(split)), generator=generator)
-        for part in rows.split(self._loop.settings.batch_size):
+        for part in torch.split(rows, self._loop.settings.batch_size):
             yield self.batch(split, part)
 
     def batch(self, split: Split, rows: Tensor) -> Batch:

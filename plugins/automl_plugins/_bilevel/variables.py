@@ -105,10 +105,13 @@ class Variables:
             found[name] = every
         return found
 
+    def _close(self, name: str, phi: Tensor) -> float | int:
+        return self.maps[name].close(phi)
+
     def _mean(self, name: str, phi: Tensor) -> float:
         bounds: Any = self.maps[name].distribution
         mean = float(self.maps[name].value(phi.double()).mean())
-        return min(max(mean, bounds.low), bounds.high)
+        return float(min(max(mean, bounds.low), bounds.high))
 
     def state(self) -> dict[str, Any]:
         """Return what `load` needs."""

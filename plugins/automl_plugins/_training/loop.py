@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from automl import Candidate, Direction, NotFiniteError, Report, Run, Split, Task
+from automl.nn import assigned
 from automl_plugins._training.arithmetic import Mixed, clear_gradients, optimizer_of, placed
 from automl_plugins._training.epochs import loading
 from automl_plugins._training.examples import Examples
@@ -21,11 +23,14 @@ from automl_plugins._training.losses import (
     smoothed,
     weighted,
 )
+from automl_plugins._training.replay import Replay, Sizes, replay_of
 from automl_plugins._training.settings import Settings, learning_rate
 from automl_plugins._training.values import SETTINGS, Values
 
 _CHECKPOINT_FORMAT = 2
 _EVALUATION_BATCH = 512
+_CHANGED = {"momentum", "weight_decay"}
+"""The optimizer's hyperparameters that may change from step to step, besides its rate."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,12 @@ class Loop:
         run: The trial's run.
         device: The device of the module and of all examples.
         module: The module in training.
-        optimizer: The optimizer of the module's parameters.
+        trained: The parameters that the optimizer updates.
+        optimizer: The optimizer.
         mixed: The precision of a forward pass.
         examples: The training examples.
         validation: The validation examples.
+        replay: Follows what another trainer found for the candidate, if anything.
         epochs: The number of epochs so far, with the current one.
         steps: The number of steps of the optimizer so far, over all epochs.
         steps_per_epoch: The number of steps in each epoch.
@@ -81,12 +88,14 @@ class Loop:
         torch.manual_seed(run.seed_for("init"))
         built = candidate.build(task.probe()[0], task.signature)
         self.module = placed(self.converted(built), self.device)
-        self.optimizer = optimizer_of(settings, self.parameters())
+        self.trained = list(self.parameters())
+        self.optimizer = optimizer_of(settings, self.trained)
         self.mixed = Mixed(settings.precision, self.device)
         self.examples = self.training_examples()
         self.steps_per_epoch = self.examples.batch_count(settings.batch_size)
         self._smoothed = self._targets(settings.label_smoothing)
         self.validation = Examples.of(task, Split.VALIDATION, self.device)
+        self.replay = self._replay() if candidate.found else None
         self.epochs, self.steps = 0, 0
         self.counts = Counter(inner_gradients=0)
         self.metrics: Mapping[str, float] = {}
@@ -112,7 +121,7 @@ class Loop:
         Args:
             rows: The numbers of the examples: a batch, or one of its micro-batches.
         """
-        return SETTINGS
+        return SETTINGS if self.replay is None else self.replay.values(self.share, rows)
 
     def loss(self, rows: Tensor, values: Values) -> Tensor:
         """Return the mean loss of some training examples, without the penalty.
@@ -134,15 +143,15 @@ class Loop:
 
     def forward(self, inputs: Tensor, values: Values) -> Tensor:
         """Return the module's outputs for inputs, in its current mode."""
-        outputs: Tensor = self.module(inputs)
-        return outputs
+        with assigned(self.module, values.decisions) if values.decisions else nullcontext():
+            return self.module(inputs)  # type: ignore[no-any-return]
 
     def penalty(self, values: Values) -> Tensor | None:
         """Return a term to add to the loss of each batch; it is no part of `train_loss`."""
         strength = values.settings.get("l2", self.settings.l2)
         if not isinstance(strength, Tensor) and not strength:
             return None
-        return l2_penalty([p for g in self.optimizer.param_groups for p in g["params"]], strength)
+        return l2_penalty(self.trained, strength)
 
     def after_step(self) -> None:
         """Do more after a step of the optimizer; leave the module in training mode."""
@@ -164,9 +173,24 @@ class Loop:
     def report(self) -> Report:
         """Return the report of the last epoch."""
         weights = self.module.state_dict
-        return Report(self.epochs, self.metrics, checkpoint=self.state, weights=weights)
+        return Report(
+            self.epochs,
+            self.metrics,
+            checkpoint=self.state,
+            weights=weights,
+            counts=dict(self.counts),
+        )
 
     # The training.
+    def _replay(self) -> Replay:
+        sizes = Sizes(
+            len(self.examples),
+            len(self.trained),
+            sum(each.numel() for each in self.trained),
+            others=self.run.probe or self.run.refit,
+        )
+        return replay_of(self.candidate, self.settings, self.module, sizes, self.device)
+
     @property
     def share(self) -> float:
         """The share of the training's steps that are done, in [0, 1]."""
@@ -199,8 +223,6 @@ class Loop:
         self.module.train()
         total = torch.zeros((), device=self.device)
         for rows in batches:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate()
             # Summed on the device, because reading each loss would stall an accelerator.
             total += self._step(rows) * len(rows)
             self.steps += 1
@@ -208,35 +230,43 @@ class Loop:
             self.run.tick()
         return float(total) / sum(map(len, batches))
 
-    def _rate(self) -> float:
-        # A probe takes too few steps for a schedule or a warm-up.
-        if self.run.probe:
-            return self.settings.lr
-        return learning_rate(self.settings, self.steps, self.steps_per_epoch)
-
     def _step(self, rows: Tensor) -> Tensor:
         """Take a step of the optimizer on a batch, and return its mean loss."""
         clear_gradients(self.optimizer)
-        parts = rows.tensor_split(min(self.run.micro_batches, len(rows)))
-        losses = [self._gradients(part, len(part) / len(rows)) for part in parts]
+        losses = []
+        for part in rows.tensor_split(min(self.run.micro_batches, len(rows))):
+            values = self.values(part)
+            losses.append(self._gradients(part, len(part) / len(rows), values))
+        self._set_optimizer(values)
         scaler = self.mixed.scaler
-        if self.settings.clip_norm is not None:
+        norm = values.settings.get("clip_norm", self.settings.clip_norm)
+        if norm is not None:
             scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
+            nn.utils.clip_grad_norm_(self.trained, float(norm))
         scaler.step(self.optimizer)
         scaler.update()
         self.counts["inner_gradients"] += 1
         return torch.stack(losses).sum()
 
-    def _gradients(self, rows: Tensor, share: float) -> Tensor:
+    def _gradients(self, rows: Tensor, share: float, values: Values) -> Tensor:
         """Add a part's share of a batch's gradients, and return its share of the mean loss."""
-        values = self.values(rows)
         with self.mixed.autocast():
             loss = self.loss(rows, values) * share
         penalty = self.penalty(values)
         objective = loss if penalty is None else loss + penalty * share
         self.mixed.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _set_optimizer(self, values: Values) -> None:
+        """Set the optimizer's hyperparameters for this step."""
+        changed = {name: float(values.settings[name]) for name in _CHANGED & values.settings.keys()}
+        rate = float(values.settings.get("lr", self.settings.lr))
+        # A probe takes too few steps for a schedule or a warm-up.
+        if not self.run.probe:
+            rate = learning_rate(self.settings, self.steps, self.steps_per_epoch, rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+            group.update({name: changed[name] for name in changed.keys() & group.keys()})
 
     def loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
         """Return the mean loss of the module's outputs for some training examples, unmixed."""
@@ -245,9 +275,8 @@ class Loop:
             targets = self._smoothed.index_select(0, rows)
         else:
             targets = self._targets(smoothing, rows)
-        weights = values.settings.get("example_weights")
-        loss = self.task.loss if weights is None else weighted(self.task.loss, weights)
-        return loss(outputs, targets)
+        weights = values.settings.get("example_weights", self.settings.example_weights)
+        return weighted(self.task.loss, weights)(outputs, targets)
 
     def _targets(self, smoothing: float | Tensor, rows: Tensor | None = None) -> Tensor:
         targets = self.examples.targets if rows is None else self.examples.targets[rows]
@@ -262,9 +291,10 @@ class Loop:
         self.module.eval()
         parts = []
         size = max(self.settings.batch_size, _EVALUATION_BATCH) // self.run.micro_batches or 1
+        values = SETTINGS if self.replay is None else self.replay.for_evaluation(self.share)
         for inputs in torch.split(examples.inputs, size):
             with self.mixed.autocast():
-                parts.append(self.module(inputs))
+                parts.append(self.forward(inputs, values))
             self.run.tick()
         outputs = torch.cat(parts)
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -76,19 +76,24 @@ def check_mixing(inputs: Tensor) -> None:
         )
 
 
-def weighted(loss: Loss, weights: Tensor) -> Loss:
+def weighted(loss: Loss, weights: float | Tensor) -> Loss:
     """Return a loss that multiplies each example's loss by a weight before it takes the mean.
 
     Args:
         loss: The mean loss of a batch, which must be the mean of its examples' losses.
-        weights: One weight for each example [n]; it may carry a gradient.
+        weights: A number, a scalar, or one weight for each example [n]; a tensor may carry a
+            gradient.
     """
+    if not isinstance(weights, Tensor) or weights.dim() == 0:
+        same = not isinstance(weights, Tensor) and weights == 1
+        return loss if same else lambda outputs, targets: weights * loss(outputs, targets)
 
     def of_one(output: Tensor, target: Tensor) -> Tensor:
         return loss(output.unsqueeze(0), target.unsqueeze(0))
 
     def of_batch(outputs: Tensor, targets: Tensor) -> Tensor:
-        return (torch.func.vmap(of_one)(outputs, targets) * weights.to(outputs.dtype)).mean()
+        losses = torch.func.vmap(of_one)(outputs, targets)
+        return (losses * weights).mean()
 
     return of_batch
 

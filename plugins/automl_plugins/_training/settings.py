@@ -53,6 +53,8 @@ class Settings:
         label_smoothing: The share of each target that is spread over all classes.
         mixup: Train on mixtures of two examples, with shares drawn from Beta(mixup, mixup);
             0 does not mix.
+        example_weights: The weight of each example's loss. A single number only scales the loss;
+            a tuner finds one for each example.
         clip_norm: The largest norm of a gradient; larger ones are scaled down.
         patience: Stop after this many epochs without improvement in the task's first metric, and
             use the weights of the best epoch.
@@ -76,6 +78,7 @@ class Settings:
     warmup_epochs: float = field(default=0.0, metadata=NOT_NEGATIVE)
     label_smoothing: float = field(default=0.0, metadata=SHARE)
     mixup: float = field(default=0.0, metadata=NOT_NEGATIVE)
+    example_weights: float = field(default=1.0, metadata=NOT_NEGATIVE)
     clip_norm: float | None = field(default=None, metadata=POSITIVE)
     patience: int | None = field(default=None, metadata=COUNT)
     precision: Precision = field(default=Precision.AUTO, metadata=member(Precision))
@@ -132,16 +135,20 @@ class Settings:
         return {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self).items()}
 
 
-def learning_rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
+def learning_rate(
+    settings: Settings, step: int, steps_per_epoch: int, largest: float | None = None
+) -> float:
     """Return the learning rate of a step.
 
     Args:
         settings: The settings.
         step: Counts from 0 over all epochs.
         steps_per_epoch: The number of steps in each epoch.
+        largest: The largest learning rate; None is that of the settings.
     """
+    largest = settings.lr if largest is None else largest
     total = settings.epochs * steps_per_epoch
     warm_up = math.floor(settings.warmup_epochs * steps_per_epoch)
     if step < warm_up:
-        return settings.lr * (step + 1) / warm_up
-    return settings.lr * (1 + math.cos(math.pi * (step - warm_up) / (total - warm_up))) / 2
+        return largest * (step + 1) / warm_up
+    return largest * (1 + math.cos(math.pi * (step - warm_up) / (total - warm_up))) / 2

@@ -33,7 +33,6 @@ from automl import (
     UseKind,
     hookimpl,
 )
-from automl.nn import assigned
 from automl_plugins._bilevel.candidate_problem import CandidateProblem
 from automl_plugins._bilevel.hypergradients import (
     Hypergradient,
@@ -224,16 +223,12 @@ class _Tuning(Loop):
         with torch.no_grad():
             return self._variables.values(self._variables.phi, rows)
 
-    def forward(self, inputs: Tensor, values: Values) -> Tensor:
-        with assigned(self.module, values.decisions):
-            return super().forward(inputs, values)
-
     def keeps_best(self) -> bool:
         return True
 
     def improved(self, best: Best) -> bool:
         # By what the hyperparameters were chosen for, not by the task's first metric.
-        return self._outer_loss() < best.noted["outer_loss"]
+        return self._outer_loss() < float(best.noted["outer_loss"])
 
     def noted(self) -> dict[str, Any]:
         return {"phi": self._variables.copy(), "outer_loss": self._outer_loss()}
@@ -290,7 +285,6 @@ class _Tuning(Loop):
             metrics={**self.metrics, **self._measured()},
             closed=self._variables.closed(phi),
             found=self._variables.found(phi, self.settings.epochs, self._rows, known),
-            counts=dict(self.counts),
         )
 
     def _measured(self) -> dict[str, float]:

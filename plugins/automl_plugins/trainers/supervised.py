@@ -12,6 +12,7 @@ from typing import ClassVar
 from automl import Candidate, Report, Run, Task, Trainer, hookimpl
 from automl_plugins._training.epochs import by_epochs
 from automl_plugins._training.loop import Loop
+from automl_plugins._training.replay import closed_hyperparameters
 from automl_plugins._training.settings import Settings
 
 
@@ -22,11 +23,15 @@ class Supervised(Settings, Trainer):
     A candidate's hyperparameters override the options of the same names. The learning rate rises
     linearly to `lr` over `warmup_epochs`, then falls to zero along a cosine, step by step.
 
+    As a judge it replays what another trainer found: the value of a scheduled decision changes step
+    by step, and examples, layers or weights may each have their own.
+
     Raises:
         ValueError: A value is out of its range.
     """
 
     trainer: ClassVar[str] = "supervised"
+    replays: ClassVar[bool] = True
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         """Train, and yield a report with the validation metrics and `train_loss` after each epoch.
@@ -36,7 +41,7 @@ class Supervised(Settings, Trainer):
                 targets cannot be smoothed.
             NotFiniteError: The training loss is NaN or infinite.
         """
-        settings = self.configured(candidate.hyperparameters).for_run(run)
+        settings = self.configured(closed_hyperparameters(candidate)).for_run(run)
         yield from by_epochs(lambda: Loop(settings, candidate, task, run), run)
 
     def unread(self, candidate: Candidate) -> frozenset[str]:
