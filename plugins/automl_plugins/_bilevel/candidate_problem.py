@@ -9,18 +9,36 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from automl import Batch, BilevelProblem, Need, Parts, Split, TrialError
+from automl import Batch, BilevelProblem, Candidate, Need, Parts, Run, Split, Task, TrialError
 from automl.nn import assigned
 from automl_plugins._bilevel.flat import flat, leaves
 from automl_plugins._bilevel.products import HessianProducts
-from automl_plugins._bilevel.variables import Variables
+from automl_plugins._bilevel.variables import Variables, fixed_hyperparameters
 from automl_plugins._training.examples import Examples
 from automl_plugins._training.loop import Loop
 from automl_plugins._training.losses import l2_penalty, weighted
+from automl_plugins._training.settings import Settings
 from automl_plugins._training.values import Values
 
 _TRIED = 8
 """The number of examples on which a problem finds out what it offers."""
+
+
+def problem_of(
+    settings: Settings, candidate: Candidate, task: Task, run: Run
+) -> "CandidateProblem":
+    """Return the problem of a candidate, whose outer loss is that of the validation examples.
+
+    Args:
+        settings: How to train; the candidate's own hyperparameters override it.
+        candidate: A candidate with open decisions.
+        task: The task.
+        run: The trial's run.
+    """
+    own = settings.configured(fixed_hyperparameters(candidate)).for_run(run)
+    loop = Loop(own, candidate, task, run)
+    variables = Variables(candidate, loop.module, len(loop.examples), loop.device)
+    return CandidateProblem(loop, variables, loop.validation)
 
 
 class CandidateProblem(BilevelProblem):
@@ -119,7 +137,7 @@ class CandidateProblem(BilevelProblem):
             products.mixed(products.curvature(flat(weights.values())))
         except RuntimeError:
             return False
-        return True
+        return products.complete()
 
     def _differentiates(self) -> bool:
         try:

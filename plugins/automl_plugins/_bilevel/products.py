@@ -6,7 +6,7 @@ N. Schraudolph: Fast Curvature Matrix-Vector Products, Neural Computation 14, 20
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -60,6 +60,21 @@ class HessianProducts:
 
     def _loss(self, problem: BilevelProblem, batch: Batch, generator: torch.Generator) -> Tensor:
         return problem.inner_loss(self._weights, self._outer, batch, generator)
+
+    def complete(self) -> bool:
+        """Return whether the products contain everything that the loss depends on.
+
+        Torch leaves out, without an error, what passes a function that it can differentiate only
+        once.
+        """
+        seen: set[Any] = set()
+        ahead = [each.grad_fn for each in self._gradient]
+        while ahead:
+            node = ahead.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                ahead.extend(following for following, _ in node.next_functions)
+        return not any(type(node).__name__ == "Error" for node in seen)
 
     def curvature(self, vector: Tensor) -> Tensor:
         self.counts["hessian_vector_products"] += 1

@@ -1,5 +1,10 @@
-"""The open decisions of a candidate as unconstrained variables, and their optimizer."""
+"""The open decisions of a candidate as unconstrained variables, and their optimizer.
 
+Sources: D. Kingma, J. Ba: Adam, arXiv 1412.6980; Y. Zhang et al.: Adam-mini, arXiv 2406.16793 (one
+second moment for several variables).
+"""
+
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +17,13 @@ from automl_plugins._training.values import Values
 
 EXAMPLE_WEIGHTS = "example_weights"
 """The hyperparameter that has one value for each training example."""
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-12
+
+
+def fixed_hyperparameters(candidate: Candidate) -> dict[str, Any]:
+    """Return a candidate's hyperparameters that are not open."""
+    return {k: v for k, v in candidate.hyperparameters.items() if not isinstance(v, Open)}
 
 
 class Variables:
@@ -24,7 +36,7 @@ class Variables:
     """
 
     def __init__(
-        self, candidate: Candidate, module: nn.Module, examples: int, lr: float, device: str
+        self, candidate: Candidate, module: nn.Module, examples: int, device: torch.device
     ) -> None:
         self._settings = {
             key: value
@@ -41,7 +53,9 @@ class Variables:
             for name in opened
         }
         self.schedule: dict[str, list[float]] = {n: [] for n in opened if n not in self.per_example}
-        self._optimizer = torch.optim.Adam(self.phi.values(), lr)
+        self._steps = 0
+        self._first = {name: torch.zeros_like(each) for name, each in self.phi.items()}
+        self._second = dict.fromkeys(self.phi, 0.0)
 
     def values(self, phi: Mapping[str, Tensor], rows: Tensor) -> Values:
         """Return the values of settings, decisions and examples at φ.
@@ -61,15 +75,25 @@ class Variables:
         for name, values in self.schedule.items():
             values.append(self.maps[name].close(self.phi[name]))
 
-    def step(self, by_phi: Mapping[str, Tensor]) -> None:
-        """Take a step of Adam.
+    def step(self, by_phi: Mapping[str, Tensor], lr: float) -> None:
+        """Take a step of Adam with one second moment for each decision.
+
+        For a decision with one value for each example, the second moment is that of their mean
+        square. Moments of their own would move every example as far as the few that matter.
 
         Args:
             by_phi: The hypergradient, by decision.
+            lr: The learning rate.
         """
+        self._steps += 1
+        rates = [1 - beta**self._steps for beta in _BETAS]
         for name, each in self.phi.items():
-            each.grad = by_phi[name]
-        self._optimizer.step()
+            gradient, first = by_phi[name], self._first[name]
+            first.mul_(_BETAS[0]).add_(gradient, alpha=1 - _BETAS[0])
+            square = float(gradient.square().mean())
+            second = _BETAS[1] * self._second[name] + (1 - _BETAS[1]) * square
+            self._second[name] = second
+            each.sub_(first, alpha=lr / rates[0] / (math.sqrt(second / rates[1]) + _EPSILON))
 
     def copy(self) -> dict[str, Tensor]:
         """Return the variables as they are now."""
@@ -118,12 +142,15 @@ class Variables:
         return {
             "phi": self.copy(),
             "schedule": {name: list(values) for name, values in self.schedule.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "steps": self._steps,
+            "first": {name: each.clone() for name, each in self._first.items()},
+            "second": dict(self._second),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; raises KeyError, ValueError or RuntimeError if it does not fit."""
         for name, each in self.phi.items():
             each.copy_(state["phi"][name])
+            self._first[name].copy_(state["first"][name])
         self.schedule = {name: list(state["schedule"][name]) for name in self.schedule}
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._steps, self._second = state["steps"], dict(state["second"])

@@ -42,7 +42,7 @@ from automl_plugins._bilevel.hypergradients import (
     neumann,
     t1t2,
 )
-from automl_plugins._bilevel.variables import EXAMPLE_WEIGHTS, Variables
+from automl_plugins._bilevel.variables import EXAMPLE_WEIGHTS, Variables, fixed_hyperparameters
 from automl_plugins._training.epochs import by_epochs, loading
 from automl_plugins._training.examples import Examples
 from automl_plugins._training.loop import Best, Loop
@@ -142,8 +142,7 @@ class Implicit(Settings, Trainer):
                 loss.
             NotFiniteError: The training loss is NaN or infinite.
         """
-        fixed = {k: v for k, v in candidate.hyperparameters.items() if not isinstance(v, Open)}
-        settings = self.configured(fixed).for_run(run)
+        settings = self.configured(fixed_hyperparameters(candidate)).for_run(run)
         kind = _Tuning if candidate.open_decisions else Loop
         yield from by_epochs(lambda: kind(settings, candidate, task, run), run)
 
@@ -188,12 +187,10 @@ class _Tuning(Loop):
     def __init__(self, settings: Implicit, candidate: Candidate, task: Task, run: Run) -> None:
         self._rows, self._outer = _divided(settings, task, run)
         super().__init__(settings, candidate, task, run)
-        self._variables = Variables(
-            candidate, self.module, len(self.examples), settings.outer_lr, run.device
-        )
+        self._variables = Variables(candidate, self.module, len(self.examples), self.device)
         self._problem = CandidateProblem(self, self._variables, self._outer)
         self._check()
-        self._found: Hypergradient | None = None
+        self._last: dict[str, float] = {}
         self._noticed = Counter(outer_steps=0, skipped_steps=0, negative_curvature=0)
 
     def _check(self) -> None:
@@ -262,8 +259,8 @@ class _Tuning(Loop):
         self.counts.update(inner_gradients=1, lower_solves=1)
         self._noticed.update(outer_steps=1, negative_curvature=found.solution.negative_curvature)
         if math.isfinite(found.norm()):
-            self._variables.step(found.by_outer)
-            self._found = found
+            self._variables.step(found.by_outer, self.settings.outer_lr)
+            self._last = _measured(found)
         else:
             self._noticed.update(skipped_steps=1)
 
@@ -282,34 +279,31 @@ class _Tuning(Loop):
         known = len(self.task.split(Split.TRAIN)[1])
         return replace(
             super().report(),
-            metrics={**self.metrics, **self._measured()},
+            metrics={**self.metrics, **self._noticed, **self._last},
             closed=self._variables.closed(phi),
             found=self._variables.found(phi, self.settings.epochs, self._rows, known),
         )
-
-    def _measured(self) -> dict[str, float]:
-        """Return metrics of the outer steps."""
-        measured = {name: float(count) for name, count in self._noticed.items()}
-        if (found := self._found) is None:
-            return measured
-        measured |= {"outer_loss": found.outer_loss, "hypergradient_norm": found.norm()}
-        if found.solution.residual is not None:
-            measured["residual"] = found.solution.residual
-        return measured
 
     def state(self) -> dict[str, Any]:
         return {
             **super().state(),
             "variables": self._variables.state(),
             "noticed": dict(self._noticed),
-            "measured": self._measured(),
+            "last": dict(self._last),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         with loading(self.run):
             self._variables.load(state["variables"])
-            self._noticed = Counter(state["noticed"])
+            self._noticed, self._last = Counter(state["noticed"]), dict(state["last"])
+
+
+def _measured(found: Hypergradient) -> dict[str, float]:
+    """Return what a report says about a hypergradient."""
+    measured = {"outer_loss": found.outer_loss, "hypergradient_norm": found.norm()}
+    residual = found.solution.residual
+    return measured if residual is None else {**measured, "residual": residual}
 
 
 def _divided(settings: Implicit, task: Task, run: Run) -> tuple[Tensor, Examples]:
