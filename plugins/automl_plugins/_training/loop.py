@@ -133,13 +133,13 @@ class Loop:
         inputs = self.examples.inputs.index_select(0, rows)
         alpha = float(values.settings.get("mixup", self.settings.mixup))
         if not alpha:
-            return self._loss_of(self.forward(inputs, values), rows, values)
+            return self.loss_of(self.forward(inputs, values), rows, values)
         check_mixing(inputs)
         share, other = self._mixing.draw(alpha, rows)
         mixed = share * inputs + (1 - share) * inputs[other]
         outputs = self.forward(mixed, values)
-        one = self._loss_of(outputs, rows, values)
-        return share * one + (1 - share) * self._loss_of(outputs, rows[other], values.at(other))
+        one = self.loss_of(outputs, rows, values)
+        return share * one + (1 - share) * self.loss_of(outputs, rows[other], values.at(other))
 
     def forward(self, inputs: Tensor, values: Values) -> Tensor:
         """Return the module's outputs for inputs, in its current mode."""
@@ -165,7 +165,7 @@ class Loop:
         return self.settings.patience is not None
 
     def improved(self, best: Best) -> bool:
-        """Return whether the last epoch is better than the best one before."""
+        """Return whether this epoch is better than the best one so far."""
         metric, direction = next(iter(self.task.metrics.items()))
         sign = 1 if direction is Direction.MAXIMIZE else -1
         return sign * self.metrics[metric] > sign * best.metrics[metric]
@@ -271,7 +271,8 @@ class Loop:
             group["lr"] = rate
             group.update({name: changed[name] for name in changed.keys() & group.keys()})
 
-    def _loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
+    def loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
+        """Return the mean loss of the module's outputs for some training examples, unmixed."""
         smoothing = values.settings.get("label_smoothing")
         if smoothing is None:
             targets = self._smoothed.index_select(0, rows)
