@@ -55,3 +55,8 @@ def has_classes(task: Task) -> bool:
     """Return whether each example's target is a class number."""
     targets = task.probe()[1]
     return targets.dim() == 1 and not targets.is_floating_point()
+
+
+def example_weights(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    """Decide on the weight in the loss of every training example; a trainer may find one each."""
+    return {"example_weights": trial.suggest_float("example_weights", 0.0, 1.0)}

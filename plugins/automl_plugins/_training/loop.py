@@ -55,9 +55,9 @@ class Loop:
 
     A trainer that does more than this subclasses it, and overrides the methods that differ:
     `converted`, `parameters` and `training_examples` before the training, `values`, `loss`,
-    `penalty` and `after_step` in each step, `keeps_best` and `noted` after each epoch, and
-    `report`, `state` and `load`. Everything else, such as the schedule, the precision or the order
-    of the examples, is the same for all trainers.
+    `penalty` and `after_step` in each step, `measured`, `keeps_best`, `improved` and `noted` after
+    each epoch, and `report`, `state` and `load`. Everything else, such as the schedule, the
+    precision or the order of the examples, is the same for all trainers.
 
     Attributes:
         settings: How to train.
@@ -133,13 +133,13 @@ class Loop:
         inputs = self.examples.inputs.index_select(0, rows)
         alpha = float(values.settings.get("mixup", self.settings.mixup))
         if not alpha:
-            return self._loss_of(self.forward(inputs, values), rows, values)
+            return self.loss_of(self.forward(inputs, values), rows, values)
         check_mixing(inputs)
         share, other = self._mixing.draw(alpha, rows)
         mixed = share * inputs + (1 - share) * inputs[other]
         outputs = self.forward(mixed, values)
-        one = self._loss_of(outputs, rows, values)
-        return share * one + (1 - share) * self._loss_of(outputs, rows[other], values.at(other))
+        one = self.loss_of(outputs, rows, values)
+        return share * one + (1 - share) * self.loss_of(outputs, rows[other], values.at(other))
 
     def forward(self, inputs: Tensor, values: Values) -> Tensor:
         """Return the module's outputs for inputs, in its current mode."""
@@ -156,9 +156,19 @@ class Loop:
     def after_step(self) -> None:
         """Do more after a step of the optimizer; leave the module in training mode."""
 
+    def measured(self) -> Mapping[str, float]:
+        """Return the metrics of the validation examples, at the end of an epoch."""
+        return self.task.evaluate(self.outputs(self.validation), self.validation.targets)
+
     def keeps_best(self) -> bool:
         """Return whether the training ends with the weights and metrics of its best epoch."""
         return self.settings.patience is not None
+
+    def improved(self, best: Best) -> bool:
+        """Return whether this epoch is better than the best one so far."""
+        metric, direction = next(iter(self.task.metrics.items()))
+        sign = 1 if direction is Direction.MAXIMIZE else -1
+        return sign * self.metrics[metric] > sign * best.metrics[metric]
 
     def noted(self) -> dict[str, Any]:
         """Return what to keep of the best epoch besides its weights, as a checkpoint stores it."""
@@ -207,8 +217,7 @@ class Loop:
             raise NotFiniteError(
                 f"the training loss became {loss} in epoch {self.epochs}: training diverged"
             )
-        measured = self.task.evaluate(self.outputs(self.validation), self.validation.targets)
-        self.metrics = {**measured, "train_loss": loss}
+        self.metrics = {**self.measured(), "train_loss": loss}
         if self.keeps_best():
             self._watch()
 
@@ -262,7 +271,8 @@ class Loop:
             group["lr"] = rate
             group.update({name: changed[name] for name in changed.keys() & group.keys()})
 
-    def _loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
+    def loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
+        """Return the mean loss of the module's outputs for some training examples, unmixed."""
         smoothing = values.settings.get("label_smoothing")
         if smoothing is None:
             targets = self._smoothed.index_select(0, rows)
@@ -294,7 +304,7 @@ class Loop:
 
     def _watch(self) -> None:
         """Keep the best epoch, stop if patience is over, and end with the best epoch."""
-        if self.best is None or self._improved(self.best):
+        if self.best is None or self.improved(self.best):
             weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
             self.best = Best(self.epochs, self.metrics, weights, self.noted())
         patience = self.settings.patience
@@ -302,11 +312,6 @@ class Loop:
         if self.finished:
             self.module.load_state_dict(self.best.weights)
             self.metrics = {**self.best.metrics, "best_epoch": self.best.epoch}
-
-    def _improved(self, best: Best) -> bool:
-        metric, direction = next(iter(self.task.metrics.items()))
-        sign = 1 if direction is Direction.MAXIMIZE else -1
-        return sign * self.metrics[metric] > sign * best.metrics[metric]
 
     def state(self) -> dict[str, Any]:
         """Return everything that `load` needs to continue with bit-identical results."""
