@@ -13,23 +13,18 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial
 
-from automl.errors import UnknownNameError, UsageError
+from automl.errors import UsageError
 from automl.export.export import Export
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.plugin.source import refuse_while_loading
 from automl.plugin.trust import trusting
-from automl.storable import plain_decisions
 from automl.storage.storage import storage_from
 from automl.study import study as core
-from automl.study.creation import create
 from automl.study.found import Found, TrialRecord, best, found, records
-from automl.study.limits import Limits
 from automl.study.parts import Parts
-from automl.study.plan import plan
-from automl.study.search_request import ResumeRequest, RunRequest, SearchRequest, taking
+from automl.study.search_request import ResumeRequest, SearchRequest, taking
 from automl.study.study import open_study
-from automl.study.warm_start import first_decisions
-from automl.workers.launch import Launch
+from automl.workers.preparation import prepare_resume, prepare_search
 from automl.workers.session import Session
 
 
@@ -196,16 +191,7 @@ def search(request: SearchRequest) -> Result:
         Interrupted: Ctrl-C; `resume` continues.
     """
     refuse_while_loading("automl.search")
-    registry = Registry()
-    launch = Launch.of(request, registry)
-    made = plan(request, registry)
-    launch.require_loadable(registry)
-    opened = storage_from(request.storage, request.ledger, request.trust_storage)
-    earlier = None if request.warm_start is None else open_study(opened, request.warm_start)
-    limits = Limits.of(request)
-    first = first_decisions(made, limits, _queued(request), earlier)
-    created = create(opened, made, limits, request.study, first)
-    return _run(created, made.parts, registry, launch)
+    return _run(prepare_search(request).session())
 
 
 @taking(ResumeRequest)
@@ -220,26 +206,10 @@ def resume(request: ResumeRequest) -> Result:
         UntrustedError: It names code or paths that this user has not approved.
     """
     refuse_while_loading("automl.resume")
-    registry = Registry(trusting(request.trust_plugins, request.plugins))
-    for part in request.options:
-        if part != Kind.LAUNCHER.value:
-            raise UnknownNameError("part in options of resume", part, [Kind.LAUNCHER.value])
-    launch = Launch.of(request, registry)
-    storage = storage_from(request.storage, request.ledger, request.trust_storage)
-    opened = open_study(storage, request.study)
-    parts = opened.load_parts(registry, request.data_dir)
-    opened.extend(Limits.of(request), _queued(request))
-    return _run(opened, parts, registry, launch)
+    return _run(prepare_resume(request).session())
 
 
-def _queued(request: RunRequest) -> list[dict[str, Any]]:
-    given = request.enqueue
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise UsageError(f'enqueue: expected a list such as [{{"lr": 0.01}}], got {given!r}')
-    return [plain_decisions(decisions) for decisions in given]
-
-
-def _run(study: core.Study, parts: Parts, registry: Registry, launch: Launch) -> Result:
-    Session(study, parts, registry, launch.launcher, launch.places).run()
-    made = Study._of(study, registry, parts)
+def _run(session: Session) -> Result:
+    session.run()
+    made = Study._of(session.study, session.registry, session.parts)
     return Result(made, made.best)
