@@ -85,11 +85,11 @@ class Attempt:
             DeviceLostError: The device fails for good; the trial has been given back.
             StorageError: The database failed; another worker will take the trial over.
         """
-        self.state.settings.restore()
         self.state.heartbeat.hold(self.lease)
         try:
             return self._run()
         except LeaseLostError as error:
+            self.state.settings.restore()
             number = self._number
             _log.warning("trial %s: %s", number, error)
             self.state.trials.end_orphan(self.lease.id, number)
@@ -137,6 +137,7 @@ class Attempt:
 
         If even that fails, the trial is tried again, which counts as an attempt.
         """
+        # Also before the error is shown, for which a trial may have left no room on the stack.
         self.state.settings.restore()
         self.seconds += self.state.meter.end()
         try:
