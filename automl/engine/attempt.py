@@ -176,7 +176,7 @@ class Attempt:
         """The outcome of a trial that must not be trained; None for any other."""
         note = None if self.lease.fresh else self.state.notes.read(trial.number, Note.ENDED)
         if note is not None:
-            return process_ended(str(note.get("why", "")), str(note.get("stack", "")))
+            return process_ended(note)
         if self.lease.attempt > MAX_ATTEMPTS:
             return worker_lost(MAX_ATTEMPTS)
         if self.lease.number is not None and self.state.trials.is_finished(trial.number):

@@ -60,16 +60,19 @@ def _wait_for_end(parent: int) -> None:
 
 def _end(parent: int, order: dict[str, Any]) -> None:
     """Leave a note for whoever takes the trial over, say why, and end the parent."""
-    stack = _stack_of(parent)
-    try:
-        note = Path(order["note"])
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note.write_text(json.dumps({"why": order["why"], "stack": stack}))
-    except OSError:
-        pass  # then the attempt counts, and no more is known of it
+    leave_note(Path(order["note"]), {"why": order["why"], "stack": _stack_of(parent)})
     sys.stderr.write(f"{order['line']}\n")
     sys.stderr.flush()
     os.kill(parent, signal.SIGKILL)
+
+
+def leave_note(note: Path, content: dict[str, Any]) -> None:
+    """Say why a process is ended; if that fails, the attempt counts, and no more is known."""
+    try:
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note.write_text(json.dumps(content))
+    except OSError:
+        pass
 
 
 def _stack_of(parent: int) -> str:
