@@ -8,6 +8,7 @@ print(best.values, best.decisions, best.candidate.build())
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,7 +139,7 @@ class Study(core.Study):
         Raises:
             UsageError: There is no such trial, or its weights have not been kept.
         """
-        return Export(self, self._parts, self._chosen(trial)).predict(inputs)
+        return self._model(self._chosen(trial)).predict(inputs)
 
     @classmethod
     def _of(cls, study: core.Study, registry: Registry, parts: Parts | None = None) -> "Study":
@@ -157,6 +158,17 @@ class Study(core.Study):
         if not trials:
             raise UsageError(self.without_best())
         return trials[0]
+
+    def _model(self, trial: FrozenTrial) -> Export:
+        """The trial with its model, which is kept until another trial's is used."""
+        if trial.number not in self._models:
+            self._models.clear()
+            self._models[trial.number] = Export(self, self._parts, trial)
+        return self._models[trial.number]
+
+    @cached_property
+    def _models(self) -> dict[int, Export]:
+        return {}
 
     def _with_parts(self, data_dir: str | Path | None) -> "Study":
         parts = self.load_parts(self._registry, data_dir)
