@@ -3,7 +3,7 @@
     import automl
     study, best = automl.search("mlp", task="digits", trials=30)
 
-Names are loaded when they are first used, so that importing this package costs next to nothing.
+Names are loaded when they are first used, so importing this package is cheap.
 What a script reads from then on is noted, for its space may depend on it, see `files`.
 """
 

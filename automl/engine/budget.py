@@ -39,7 +39,7 @@ class Meter:
         )
 
     def begin(self, lease: Lease) -> None:
-        """Start to count for a trial.
+        """Start to count a trial's time.
 
         Raises:
             BudgetSpentError: No time is left for it.
@@ -65,7 +65,7 @@ class Meter:
             return
         if self._cost not in metrics:
             known = ", ".join(metrics)
-            raise TrialError(f"no report of the cost {self._cost!r}; there are: {known}")
+            raise TrialError(f"the report has no cost {self._cost!r}; its metrics: {known}")
         if not 0 <= metrics[self._cost] < float("inf"):
             raise TrialError(f"the cost {self._cost!r} must be seconds, got {metrics[self._cost]}")
         # Earlier attempts were charged for what they reported.
@@ -84,7 +84,7 @@ class Meter:
         if time.monotonic() >= self._deadline:
             raise BudgetSpentError("the study's time is over")
         used = self._used()
-        # The next step will take about as long as the last one, of another trial perhaps.
+        # The next step will take about as long as the last one, which may be another trial's.
         self._step = used - self._before or self._step
         self._before = used
         needed = used + self._step

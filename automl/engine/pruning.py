@@ -24,7 +24,7 @@ class Pruning:
         parts: The study's parts, with the pruner.
         trial: The trial in Optuna.
         deadline: Suspended while the database is written.
-        resumed: An earlier attempt may have reported some of the steps already.
+        resumed: Whether an earlier attempt may have reported some of the steps already.
     """
 
     study: Study
