@@ -1,8 +1,8 @@
 """Searches that tune the same regularization by gradient or by trial and error, each judged.
 
 Every arm is a real search. Only the loss on the test split counts, of the trial that an arm would
-export: the best by validation loss, trained by `supervised` in all arms. The cost of a tuner includes
-its judge.
+export: the best by validation loss, trained by `supervised` in all arms. The cost of a tuner
+includes its judge.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -337,8 +337,9 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values)
 
 
-def _pairs(mine: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
-    return zip(mine, others, strict=True)
+def _differences(mine: Sequence[Row], others: Sequence[Row]) -> list[float]:
+    """Return how much larger my losses are, seed by seed."""
+    return [m["loss"] - o["loss"] for m, o in zip(mine, others, strict=True)]
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
