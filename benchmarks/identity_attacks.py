@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import automl
-from automl.analysis.compare import Comparer, comparing
+from automl.analysis.same_functions import Comparer, comparing
 from automl.plugin.protocols import Run, Split
 from automl.plugin.registry import Registry
 from automl.study.plan import plan

@@ -59,6 +59,9 @@ def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> 
         The event. These keys are present only if they apply:
             closed: The values that the trainer found for open decisions.
             judges: The number of the trial whose found decisions this one trained again.
+            found: The names of decisions for which the trainer found a schedule or many numbers,
+                or for which the judge replayed them.
+            not_replayed: Names of such decisions that the judge trained with one value instead.
             reused_study: The study of `reused_from`, if it is another one.
             breaks: The requirements that a complete trial violates.
             worker: The worker that a lost trial had.
@@ -69,6 +72,7 @@ def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> 
     more = {
         "closed": view.closed,
         "judges": view.judges,
+        **_found(study, view),
         "reused_study": other,
         "breaks": _breaks(study, view) or None,
         "worker": None if silent is None else host_and_pid(view.worker or ""),
@@ -86,6 +90,16 @@ def trial_event(study: Study, view: TrialView, decisions: Mapping[str, Any]) -> 
         "error": view.message,
         **{key: value for key, value in more.items() if value is not None},
     }
+
+
+def _found(study: Study, view: TrialView) -> dict[str, list[str]]:
+    """The decisions with findings, and whether a judge replayed them."""
+    if view.found is not None:
+        return {"found": sorted(study.ledger.findings(view.found))}
+    judged = study.views.trial(view.judges) if view.judges is not None else None
+    if judged is None or judged.found is None:
+        return {}
+    return {"not_replayed": sorted(study.ledger.findings(judged.found))}
 
 
 def _breaks(study: Study, view: TrialView) -> list[str]:

@@ -94,7 +94,7 @@ class TrialView:
     Attributes:
         expires_at: When the lease on it ends, by the database's clock.
         expired: Whether that is past.
-        found: The digest of what the trainer found, or of what the judge is to replay.
+        found: The digest of what the trainer found, or of what the judge replays.
     """
 
     id: int

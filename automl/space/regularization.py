@@ -119,16 +119,19 @@ class Cutout(_Disturbance):
 def _cut(x: Tensor, dimension: int, share: float | Tensor) -> Tensor:
     """Return the positions of a side that are cut [batch, 1, side], around a random centre."""
     side = x.shape[dimension]
-    if isinstance(share, Tensor):
-        length: float | Tensor = (share.flatten() * side).round().reshape(-1, 1, 1)
-        before: float | Tensor = (length / 2).floor()
-    else:
-        length = round(share * side)
-        before = length // 2
+    length, before = _length(share, side)
     # Neither integers nor `arange`: a probe of the identity cannot tell what they are used for.
     centre = (torch.rand(len(x), 1, 1, device=x.device) * side).floor()
     position = torch.tensor(range(side), device=x.device)
     return (position >= centre - before) & (position < centre - before + length)
+
+
+def _length(share: float | Tensor, side: int) -> tuple[int | Tensor, int | Tensor]:
+    """Return the number of positions to cut, and how many of them are before the centre."""
+    if isinstance(share, Tensor):
+        length = (share.flatten() * side).round().reshape(-1, 1, 1)
+        return length, (length / 2).floor()
+    return round(share * side), round(share * side) // 2
 
 
 class Blend(_Disturbance):

@@ -1,5 +1,6 @@
 """The ledger: one holder per trial, one evaluation per fingerprint, one end, an exact budget."""
 
+import random
 import threading
 import uuid
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 from databases import KINDS, database
 from sqlalchemy import create_engine
 
-from automl import AutoMLError, Outcome, Report, State
+from automl import AutoMLError, Outcome, Report, Schedule, State, StorageError
 from automl.identity.fingerprint import Identity
 from automl.ledger.ledger import Ledger
 from automl.ledger.models import StopReason
@@ -581,6 +582,23 @@ def test_a_released_judging_trial_keeps_its_place(make):
     ledger.release(lease, None)
     assert ledger.reserve(A).given == {"x": 1}
     assert ledger.reserve(B) is None
+
+
+def test_findings_reach_the_judges_of_each_candidate(make):
+    ledger = make(trials=1)
+    generator = random.Random(0)
+    found = {
+        "rate": Schedule((0.0, 0.5), (0.1, 0.4)),
+        "example_weights": tuple(generator.gauss(0, 1) for _ in range(60_000)),
+    }
+    outcome = replace(GOOD, found=found, choices={"op": (0.25, 0.75)})
+    ledger.settle(claimed(ledger, 0, "f"), 0, outcome, 1.0, judges=[{"x": 1}, {"x": 2}])
+    first, second = ledger.reserve(A), ledger.reserve(B)
+    assert [first.given, second.given] == [{"x": 1}, {"x": 2}]
+    assert first.found == second.found
+    assert ledger.findings(first.found) == found
+    with pytest.raises(StorageError, match="is missing"):
+        ledger.findings("0" * 64)
 
 
 def test_the_recognition_of_an_unclaimed_candidate_is_counted_if_it_is_given(ledger):

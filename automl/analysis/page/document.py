@@ -7,7 +7,7 @@ import hashlib
 import html
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import resources
@@ -35,14 +35,14 @@ def write(
     registry: Registry | None = None,
     data_dir: Path | None = None,
 ) -> int:
-    """Write a study's page in one piece, or not at all.
+    """Write a study's page completely or not at all.
 
     Args:
         study: The study to show.
         file: Where to write it.
         force: Overwrite an existing file.
-        registry: Finds the plugins whose code rebuilds the best trial's model; its trust says
-            which code the user has approved. By default one that trusts what it approved before.
+        registry: Finds the plugins whose code rebuilds the best trial's model; its trust holds the
+            user's approvals. By default one with the approvals of earlier commands.
         data_dir: Where the task's data is stored, by default its usual place.
 
     Returns:
@@ -51,11 +51,25 @@ def write(
     Raises:
         UsageError: The file exists, cannot be written, or plotly is not installed.
     """
+    registry = registry or Registry(trusting(False, ()))
+    return write_page(file, force, lambda: page(study, registry, data_dir))
+
+
+def write_page(file: Path, force: bool, make: Callable[[], str]) -> int:
+    """Write a page in one piece, or not at all, and return its size in bytes.
+
+    Args:
+        file: Where to write it.
+        force: Overwrite an existing file.
+        make: Makes the page.
+
+    Raises:
+        UsageError: The file exists, cannot be written, or plotly is not installed.
+    """
     _require_plotly()
     _require_room(file, force)
-    registry = registry or Registry(trusting(False, ()))
     with _uncollected():
-        content = page(study, registry, data_dir).encode("utf-8", "replace")
+        content = make().encode("utf-8", "replace")
     _require_room(file, force)
     _replace(file, content)
     return len(content)
@@ -75,14 +89,14 @@ def _require_room(file: Path, force: bool) -> None:
         if file.exists() and not file.is_file():
             raise UsageError(f"{file} exists and is not a file: choose another")
         if file.exists() and not force:
-            raise UsageError(f"{file} exists: name another file, or overwrite it by --force")
+            raise UsageError(f"{file} exists: choose another, or overwrite it with --force")
     except OSError as error:
         raise _unwritable(file, error) from error
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Pause the collector of cycles, which takes as long as reading 10,000 trials does."""
+    """Pause garbage collection, which takes as long as reading 10,000 trials does."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -115,10 +129,15 @@ def _unwritable(file: Path, error: OSError) -> UsageError:
 def page(study: Study, registry: Registry, data_dir: Path | None = None) -> str:
     """A study's page as HTML; see `write` for the arguments."""
     facts = Facts.of(study, registry, data_dir)
+    return whole(study.name, subjects.head(facts), *_sections(facts))
+
+
+def whole(title: str, *content: Markup) -> str:
+    """Make a whole page of its content: styles, scripts, figures' library and foot."""
     plotly, own = _plotly(), _own("script.js")
     loaded = joined([tag("script", _packed(plotly), **_PACKED), tag("script", own)])
-    main = tag("main", subjects.head(facts), *_sections(facts), _foot())
-    document = tag("html", _head(study, [plotly, own]), tag("body", main, loaded), lang="en")
+    main = tag("main", *content, _foot())
+    document = tag("html", _head(title, [plotly, own]), tag("body", main, loaded), lang="en")
     return f"<!DOCTYPE html>\n{document}\n"
 
 
@@ -126,7 +145,8 @@ def _sections(facts: Facts) -> Iterable[Markup]:
     material = _material(facts)
     places = range(len(facts.study.objectives))
     yield subjects.best(facts)
-    yield from model_sections.sections(facts.rebuilt, facts.best_metrics, _drawing)
+    yield from _schedules(facts)
+    yield from model_sections.sections(facts.rebuilt, facts.best_metrics, drawing)
     yield _figures("History", [figures.history(material, place) for place in places])
     yield trials(facts, _by_importance(facts))
     if len(places) > 1:
@@ -145,11 +165,26 @@ def _sections(facts: Facts) -> Iterable[Markup]:
         [figures.learning(material, place) for place in places],
         "Blue: the best. Orange: pruned.",
     )
-    yield section("Workers", _drawing(figures.timeline(material)), subjects.workers(facts))
+    yield section("Workers", drawing(figures.timeline(material)), subjects.workers(facts))
     yield subjects.reuse(facts)
     yield subjects.failed(facts)
     yield subjects.spec(facts)
     yield subjects.reproduce(facts)
+
+
+def _schedules(facts: Facts) -> Iterator[Markup]:
+    """How the values changed that the best trial's trainer found, or that its judge replayed."""
+    view = facts.view.get(facts.best[0].number) if facts.best else None
+    if view is None or view.found is None:
+        return
+    findings = facts.study.ledger.findings(view.found)
+    labels = Labels()
+    drawn = figures.schedules({labels.of(name): found for name, found in findings.items()})
+    replayed = "The judge replayed them." if view.judges is not None else ""
+    if drawn:
+        lead = note("Values that the trainer changed while it trained. ", replayed)
+        columns = tag("div", *map(drawing, drawn), class_="columns")
+        yield section("Found while training", lead, columns)
 
 
 def _by_importance(facts: Facts) -> list[str]:
@@ -168,12 +203,12 @@ def _slices(material: Material, place: int, of: str) -> Markup:
     every = len(material.decisions(place))
     lines = []
     if drawn[0].drawn:
-        lines.append("The stronger its colour, the later the trial.")
+        lines.append("The stronger the colour, the later the trial.")
         if every > len(drawn):
             lines.append(f"{len(drawn)} of {every:,} decisions shown: those that matter most.")
         if len(material.done) > figures.SLICE_POINTS:
             lines.append(f"At most {figures.SLICE_POINTS:,} trials each, evenly chosen.")
-    columns = tag("div", *map(_drawing, drawn), class_="columns")
+    columns = tag("div", *map(drawing, drawn), class_="columns")
     constant = [_constants(material.constants)] if material.constants else []
     notes = [note(" ".join(lines))] if lines else []
     return section(f"Values by decision{of}", *notes, columns, *constant)
@@ -190,10 +225,10 @@ def _constants(constants: Mapping[str, Any]) -> Markup:
 
 def _figures(title: str, drawn: Sequence[Figure], explained: str = "") -> Markup:
     notes = [note(explained)] if explained and any(each.drawn for each in drawn) else []
-    return section(title, *notes, *(_drawing(each, len(drawn) > 1) for each in drawn))
+    return section(title, *notes, *(drawing(each, len(drawn) > 1) for each in drawn))
 
 
-def _drawing(figure: Figure, named: bool = True) -> Markup:
+def drawing(figure: Figure, named: bool = True) -> Markup:
     """A figure with its heading and notes, or the reason why there is none."""
     # A title is a label, so it is escaped already.
     heading = [tag("h3", Markup(figure.title))] if figure.title and named else []
@@ -228,11 +263,11 @@ def _material(facts: Facts) -> Material:
     )
 
 
-# Styles and scripts, all of them in the page.
+# Styles and scripts, all embedded in the page.
 _PACKED = {"type": "text/plain", "id": "plotly"}
 
 
-def _head(study: Study, scripts: Sequence[str]) -> Markup:
+def _head(title: str, scripts: Sequence[str]) -> Markup:
     """The head; its policy lets the browser run only these scripts, and fetch nothing."""
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     policy = (
@@ -247,7 +282,7 @@ def _head(study: Study, scripts: Sequence[str]) -> Markup:
     return tag(
         "head",
         *(_empty("meta", **meta) for meta in metas),
-        tag("title", f"{study.name}: automl"),
+        tag("title", f"{title}: automl"),
         tag("style", _own("style.css")),
     )
 
@@ -274,7 +309,7 @@ def _plotly() -> Markup:
 
 
 def _packed(script: str) -> Markup:
-    """A script that script.js unpacks; plotly has a third of its size."""
+    """A script, compressed for script.js to unpack; this shrinks plotly to a third."""
     return Markup(base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode())
 
 

@@ -55,9 +55,9 @@ class Loop:
 
     A trainer that does more than this subclasses it, and overrides the methods that differ:
     `converted`, `parameters` and `training_examples` before the training, `values`, `loss`,
-    `penalty` and `after_step` in each step, `keeps_best` and `noted` after each epoch, and
-    `report`, `state` and `load`. Everything else, such as the schedule, the precision or the order
-    of the examples, is the same for all trainers.
+    `penalty` and `after_step` in each step, `measured`, `keeps_best`, `improved` and `noted` after
+    each epoch, and `report`, `state` and `load`. Everything else, such as the schedule, the
+    precision or the order of the examples, is the same for all trainers.
 
     Attributes:
         settings: How to train.
@@ -156,6 +156,10 @@ class Loop:
     def after_step(self) -> None:
         """Do more after a step of the optimizer; leave the module in training mode."""
 
+    def measured(self) -> Mapping[str, float]:
+        """Return the metrics of the validation examples, at the end of an epoch."""
+        return self.task.evaluate(self.outputs(self.validation), self.validation.targets)
+
     def keeps_best(self) -> bool:
         """Return whether the training ends with the weights and metrics of its best epoch."""
         return self.settings.patience is not None
@@ -213,8 +217,7 @@ class Loop:
             raise NotFiniteError(
                 f"the training loss became {loss} in epoch {self.epochs}: training diverged"
             )
-        measured = self.task.evaluate(self.outputs(self.validation), self.validation.targets)
-        self.metrics = {**measured, "train_loss": loss}
+        self.metrics = {**self.measured(), "train_loss": loss}
         if self.keeps_best():
             self._watch()
 

