@@ -197,6 +197,12 @@ def test_repetitions_end_a_judged_study(search):
     assert len(judged(study)) == 2
 
 
+def test_a_grid_ends_once_every_proposal_has_been_judged(search):
+    study, _ = search(corner, strategy="grid", trials=10)
+    assert "grid has nothing left to propose" in study.views.budget().stopped_because
+    assert {trial.params["x"] for trial in judged(study)} == {0, 1}
+
+
 def test_a_result_of_another_study_is_judged_here(search):
     own_values = {"cache": {"scope": "storage"}}
     search(corner, trials=6, options=own_values)
