@@ -35,7 +35,7 @@ from automl.workers.session import Session
 
 @dataclass(frozen=True)
 class Study(core.Study):
-    """A study in a database: its trials, its best candidate, and models made of them.
+    """A study in a database: its trials, its best candidate, and its trained models.
 
     Attributes:
         name: The study's name.
@@ -57,13 +57,13 @@ class Study(core.Study):
         plugins: Sequence[str] = (),
         data_dir: str | Path | None = None,
     ) -> "Study":
-        """Open a study to look at it or to take models out of it.
+        """Open a study to inspect it or to export its models.
 
         Args:
             name: The study's name.
             storage: Where it is stored. Default: AUTOML_STORAGE, else sqlite:///automl.db.
             ledger: The SQL database of the ledger, if the storage cannot hold it.
-            trust_storage: Let Optuna unpickle what it keeps there.
+            trust_storage: Let Optuna unpickle what it stores there.
             trust_plugins: Load all code and paths that the study names.
             plugins: Approve these files, modules and paths of the study.
             data_dir: Where data sets are stored on this machine.
@@ -118,7 +118,7 @@ class Study(core.Study):
         """Write a trial's model to a directory that predicts without this package.
 
         Args:
-            directory: A directory to be made.
+            directory: The directory to create.
             trial: The trial's number. Default: the best.
             refit: Train once more, on the training and the validation split.
             force: Replace an earlier export.
@@ -141,7 +141,7 @@ class Study(core.Study):
             trial: The trial's number. Default: the best.
 
         Raises:
-            UsageError: There is no such trial, or its weights have not been kept.
+            UsageError: There is no such trial, or its weights were not kept.
         """
         return Export(self, self._parts, self._chosen(trial)).predict(inputs)
 
@@ -171,7 +171,7 @@ class Study(core.Study):
 
 
 class Result(NamedTuple):
-    """What a search gives.
+    """The result of a search.
 
     Attributes:
         study: The study.

@@ -184,7 +184,7 @@ def check_pruner(factory: Callable[[], optuna.pruners.BasePruner], trials: int =
 
 
 def check_launcher(launcher: Launcher, directory: Path, seconds: float = 60.0) -> None:
-    """Check that a launcher starts, polls, interrupts and awaits workers, and keeps secrets.
+    """Check that a launcher starts, polls, interrupts and awaits workers, and hides secrets.
 
     Args:
         launcher: The launcher.
@@ -255,7 +255,7 @@ _EVENTS: list[tuple[str, dict[str, Any]]] = [
         ("search_finished", {"trials": 3}),
     )
 ]
-"""Every event, with arguments such as the engine passes."""
+"""Every event, with arguments like those that the engine passes."""
 
 
 def _loaded_with(plugin: Any) -> str:
@@ -574,7 +574,7 @@ def _verdicts(pruner: optuna.pruners.BasePruner, direction: Any, trials: int) ->
 
 
 # Launchers.
-_ENDS = "import sys; print('said', file=sys.stderr); print('not said'); sys.exit(7)"
+_ENDS = "import sys; print('logged', file=sys.stderr); print('not kept'); sys.exit(7)"
 _TELLS = """
 import os, pathlib
 lines, pid = [os.environ.get("AUTOML_CHECK", "")], os.getpid()
@@ -639,7 +639,7 @@ def _check_exit_code(launched: _Launched) -> None:
     log = launched.log("ends")
     _expect(log.exists(), "start() must create the log")
     text = log.read_text()
-    _expect("not said" not in text, "a worker's standard output must not be in its log")
+    _expect("not kept" not in text, "a worker's standard output must not be in its log")
 
 
 def _check_environment(launched: _Launched) -> None:

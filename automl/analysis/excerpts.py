@@ -27,7 +27,7 @@ class _FixedStorage(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        # Never copies: no caller changes a trial, and copies would take most of the time.
+        # Trials are not copied: no caller changes one, and copying would take most of the time.
         return [t for t in self._trials_given if states is None or t.state in states]
 
 

@@ -28,7 +28,7 @@ from automl.text.formatting import duration, number, pairs
 
 
 class LiveView(PlainLines):
-    """Trials scroll by above; progress, best, reuse, time left and workers stay below."""
+    """Shows trials scrolling above, and progress, the best, reuse, time left and workers below."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -187,7 +187,7 @@ _STEPS = ("epochs", "steps")
 def wrapped(line: str, width: int) -> list[str]:
     """Split a line into pieces of at most `width` characters, without breaking long words.
 
-    Later pieces are indented, so that text in a trial cannot pass for a line of ours.
+    Later pieces are indented, so that text in a trial cannot look like our own.
     """
     pieces = textwrap.wrap(
         line,

@@ -12,10 +12,10 @@ from automl.engine.evaluation import Evaluation
 from automl.engine.failures import (
     failed_part,
     failure,
+    freed,
     is_interruption,
     is_storage_failure,
     process_ended,
-    released,
     trial_failure,
     worker_lost,
 )
@@ -60,30 +60,30 @@ MAX_ATTEMPTS = 3
 
 @dataclass
 class Attempt:
-    """One attempt at one trial, from its lease until it is settled, parked or given back.
+    """One attempt at one trial, from its lease until it is settled, parked or released.
 
     Attributes:
         state: This worker's state.
         lease: The trial's lease.
         seconds: How long the trial has trained in this attempt.
-        given_back: Whether the lease was given back, so that any worker can take the trial.
+        released: Whether the lease was released, so that any worker can take the trial.
     """
 
     state: EngineState
     lease: Lease
     seconds: float = 0.0
-    given_back: bool = False
+    released: bool = False
     _trial: optuna.Trial | None = field(default=None, init=False)
 
     def run(self) -> Lease | None:
-        """Take the trial as far as it goes.
+        """Run the trial until it is settled, parked or released.
 
         Returns:
             The lease of the next trial, if settling this one took one.
 
         Raises:
-            Interrupted: The worker was asked to stop; the trial has been given back.
-            DeviceLostError: The device fails for good; the trial has been given back.
+            Interrupted: The worker was asked to stop; the trial has been released.
+            DeviceLostError: The device fails for good; the trial has been released.
             StorageError: The database failed; another worker will take the trial over.
         """
         self.state.settings.restore()
@@ -96,14 +96,14 @@ class Attempt:
             self.state.trials.end_orphan(self.lease.id, number)
             return None
         except BudgetSpentError as error:
-            _log.info("trial %s is given back: %s", self._number, error)
-            self.give_back()
+            _log.info("trial %s is released: %s", self._number, error)
+            self.release()
             return None
         except BaseException as error:
             # After a failure of the database, the trial stays until its lease expires.
             stays = is_storage_failure(error) or isinstance(error, EndedAtOnce)
-            if not stays and not self.given_back:
-                self.give_back(counts=_may_recur(error))
+            if not stays and not self.released:
+                self.release(counts=_may_recur(error))
             raise
         finally:
             leave_trial_code()
@@ -112,7 +112,7 @@ class Attempt:
             self.state.meter.end()
             self.state.heartbeat.hold(None)
 
-    def give_back(self, counts: bool = False) -> None:
+    def release(self, counts: bool = False) -> None:
         """Let other workers continue the trial, or free its slot if it has not begun.
 
         Args:
@@ -122,7 +122,7 @@ class Attempt:
         used = self.seconds + self.state.meter.end()
         metered = self.state.meter.metered
         self.state.ledger.release(self.lease, self._number, used, counts, metered)
-        self.given_back = True
+        self.released = True
 
     def _run(self) -> Lease | None:
         trial = self._trial = self.state.trials.open(self.lease, self.state.limit)
@@ -134,7 +134,7 @@ class Attempt:
             return self._fail(trial, error)
 
     def _fail(self, trial: optuna.Trial, error: BaseException) -> Lease | None:
-        """Fail a trial after an error that is the engine's own, so that the search goes on.
+        """Fail a trial after an error of the engine itself, so that the search continues.
 
         If even that fails, the trial is tried again, which counts as an attempt.
         """
@@ -142,12 +142,12 @@ class Attempt:
         self.seconds += self.state.meter.end()
         try:
             self.state.deadline.grant()
-            return self._settle(trial, released(error, failure(error)))
+            return self._settle(trial, freed(error, failure(error)))
         except BaseException as again:
             lost = isinstance(again, LeaseLostError) or is_storage_failure(again)
             if lost or is_user_interrupt(again):
                 raise
-            self.give_back(counts=True)
+            self.release(counts=True)
             if self.lease.attempt > MAX_ATTEMPTS:
                 raise
             _log.warning("trial %d will be tried again: %s", trial.number, first_line(again))
@@ -257,7 +257,7 @@ class Attempt:
         return outcome
 
     def _allow_cleanup(self, error: Exception) -> None:
-        """Give the trial's code a little time to clean up, and to say what its error is."""
+        """Give the trial's code a little time to clean up and to format its error."""
         if not is_interruption(error):
             self.state.deadline.grant()
 
@@ -306,7 +306,7 @@ class Attempt:
                 lease, number, outcome, seconds, reports, judges=judges, identity=identity
             )
         except UnstorableError as error:
-            # Without any of the trial's own values, the database accepts it in every case.
+            # The database always accepts this outcome, because it has none of the trial's values.
             return settle(lease, number, failure(error), seconds)
 
     def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> list[dict[str, Any]]:
@@ -333,7 +333,7 @@ class Attempt:
 def _may_recur(error: BaseException) -> bool:
     """Return whether a trial might end each worker with this error, so that attempts must count.
 
-    Neither this package nor a person ends a process with any other than an Exception.
+    This package and users end a process only with an Exception; any other error is the trial's.
     """
     if isinstance(error, DeviceLostError):
         return True

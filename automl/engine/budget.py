@@ -41,7 +41,7 @@ class Meter:
         )
 
     def begin(self, lease: Lease) -> None:
-        """Start to count for a trial.
+        """Start to count a trial's time.
 
         Raises:
             BudgetSpentError: No time is left for it.
@@ -81,7 +81,7 @@ class Meter:
         if time.monotonic() >= self._deadline:
             raise BudgetSpentError("the study's time is over")
         used = self._used()
-        # The next step will take about as long as the last one, of another trial perhaps.
+        # The next step will take about as long as the last one, which may be another trial's.
         self._step = used - self._before or self._step
         self._before = used
         needed = used + self._step

@@ -37,7 +37,7 @@ class Checkpoints:
 
         Args:
             report: The latest report.
-            run: What the trainer was given, with the directory to save in.
+            run: The trainer's run, with the directory to save in.
             stopping: The worker is about to stop, so save in any case.
         """
         self.offered = report.checkpoint is not None

@@ -44,7 +44,7 @@ class Evaluation:
         trial: The trial in Optuna.
         candidate: The candidate to train.
         costs: The candidate's own costs, which are added to its metrics.
-        resumed: An earlier attempt may have reported already.
+        resumed: Whether an earlier attempt may have reported already.
         unwritten: The reports that the ledger does not have yet.
     """
 
@@ -100,7 +100,7 @@ class Evaluation:
         """Train to the end, or until the pruner stops the trial.
 
         Raises:
-            TrialError: The trainer reports nothing, or not what it should.
+            TrialError: The trainer reports nothing, or something invalid.
             TimeLimitError: The trial, or one step of it, takes longer than the study allows.
             Interrupted: The worker was asked to stop.
             BudgetSpentError: The study's time is over.
@@ -181,13 +181,13 @@ class Evaluation:
             self.state.heartbeat.expect_pause(seconds)
 
     def _due(self) -> tuple[float, str]:
-        """When the trainer's time is over, by the monotonic clock, and the error's message then."""
+        """The time when the trainer must stop, by the monotonic clock, and the error's message."""
         limits, dues = self.state.study.spec.time_limits, [(NEVER, "")]
         if limits.trial is not None:
-            message = f"the trial took longer than the {limits.trial:g} s it may take"
+            message = f"the trial took longer than its limit of {limits.trial:g} s"
             dues.append((self._began + limits.trial, message))
         if limits.epoch is not None:
-            message = f"no report came within the {limits.epoch:g} s an epoch may take"
+            message = f"no report came within the limit of {limits.epoch:g} s per epoch"
             dues.append((self._reported_at + limits.epoch, message))
         due, message = min(dues)
         return self.state.deadline.at(due), message

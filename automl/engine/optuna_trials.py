@@ -1,4 +1,4 @@
-"""The trials of a study in Optuna: how they are made, found again, and told how they ended."""
+"""The trials of a study in Optuna: creates them, finds them again, and tells how they ended."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from automl.study.study import Study, trial_seed
 
 _log = logging.getLogger("automl")
 _LONGEST = 2000
-"""The most characters of an error in Optuna's attribute, which MySQL limits; the ledger has all."""
+"""The largest number of characters of an error in Optuna's attribute; the ledger has them all."""
 TRIAL_STATE = {
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
@@ -46,9 +46,9 @@ class OptunaTrials:
     Attributes:
         study: The study.
         parts: The study's parts, with the strategy and the pruner.
-        reused: Called with each reused trial that this process told Optuna of.
-        context: What the strategy may ask the engine.
-        told: The ledger's ids of trials that Optuna was told of, for the ledger to record.
+        reused: Called with each reused trial that this process told Optuna about.
+        context: Answers the strategy's questions about functions.
+        told: The ledger's ids of trials that Optuna was told about, for the ledger to record.
     """
 
     study: Study
@@ -131,18 +131,18 @@ class OptunaTrials:
         return self._storage.get_trial(self._id(number)).state.is_finished()
 
     def has_told(self, settled: Settled) -> bool:
-        """Return whether this worker told Optuna of a trial, or tried to."""
+        """Return whether this worker told Optuna about a trial, or tried to."""
         return settled.id in self.told or settled.id in self._refused
 
     def tell(
         self, settled: Settled, trial: optuna.Trial | None = None, to_strategy: bool = True
     ) -> None:
-        """Tell Optuna how a trial ended. To do so twice is harmless.
+        """Tell Optuna how a trial ended. Doing so twice is harmless.
 
         Args:
             settled: The trial, as the ledger settled it.
             trial: The trial in Optuna, if this process ran it.
-            to_strategy: Let the strategy know, too.
+            to_strategy: Whether the strategy's `after_trial` is called as well.
         """
         id = self._id(settled.number)
         storage, required = cast(BaseStorage, self._cache), self.study.spec.requirements
@@ -152,7 +152,7 @@ class OptunaTrials:
         except Exception as error:
             if is_storage_failure(error):
                 raise
-            # The trial is settled in any case, and must not end one worker after the other.
+            # The trial is settled in any case, and must not end one worker after another.
             self._refused.add(settled.id)
             why = f"{type(error).__name__}: {first_line(error)}"
             _log.warning("trial %d has ended, but Optuna refuses it: %s", settled.number, why)

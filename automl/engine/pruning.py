@@ -26,7 +26,7 @@ class Pruning:
         trial: The trial in Optuna.
         ask: Asks the pruner about that trial.
         deadline: Suspended while the database is written.
-        resumed: An earlier attempt may have reported some of the steps already.
+        resumed: Whether an earlier attempt may have reported some of the steps already.
     """
 
     study: Study

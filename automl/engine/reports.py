@@ -1,4 +1,4 @@
-"""Reports of trainers: checked, converted to plain values, and summed up as outcomes."""
+"""Reports of trainers: checks them, converts them to plain values, and makes outcomes of them."""
 
 import math
 import operator
@@ -15,7 +15,7 @@ from automl.space.schedule import Schedule
 from automl.storable import by_metric_name, short, size_fault, value_fault
 
 _LONGEST_REPORT = 1_000_000
-"""The most bytes of a report's metrics: servers limit the size of one message."""
+"""The largest number of bytes of a report's metrics: servers limit the size of a message."""
 
 
 def outcome_of(

@@ -34,7 +34,7 @@ class Ended:
 class SeededSampler(BaseSampler):
     """Rebuilds its strategy for each trial, with a seed that follows from the trial's number.
 
-    So a resumed search, or one of many workers, draws what an uninterrupted one would have drawn.
+    So a resumed search, or one of many workers, makes the draws of an uninterrupted one.
 
     Args:
         name: The strategy's name, for errors.
@@ -48,7 +48,7 @@ class SeededSampler(BaseSampler):
         failed: What the strategy raised while the last trial was opened.
 
     Raises:
-        StrategyError: The strategy failed while it drew; the trial fails, the search goes on.
+        StrategyError: The strategy failed while drawing; the trial fails, the search continues.
         CandidateError: A given decision is not in its distribution, or a judge lacks one.
     """
 
@@ -68,7 +68,7 @@ class SeededSampler(BaseSampler):
 
     @contextmanager
     def deferring_errors(self) -> Iterator[None]:
-        """Keep the strategy's errors in `failed`, so that a trial is made which can fail."""
+        """Keep the strategy's errors in `failed`, so that the trial is created and can fail."""
         self.failed, self._defers = None, True
         try:
             yield
@@ -144,10 +144,10 @@ class SeededSampler(BaseSampler):
             with self._naming():
                 self._sampler.after_trial(study, ended.trial, ended.state, ended.values)
         except (StrategyError, TimeLimitError) as error:
-            # The trial's end is settled already, and the strategy is rebuilt before the next one.
+            # The trial is already settled, and the strategy is rebuilt before the next one.
             late = isinstance(error, TimeLimitError)
             message = f"strategy {self._name}, after trial {trial.number}: {error}"
-            _log.warning("%s; the search goes on", message if late else error)
+            _log.warning("%s; the search continues", message if late else error)
 
     def reseed_rng(self) -> None:
         """Do nothing: each trial has its own seed."""

@@ -1,4 +1,4 @@
-"""What a strategy may ask the engine while it proposes."""
+"""Answers the questions that a strategy may ask the engine while it proposes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from automl.trial_code.boundary import EngineCode, TrialCode
 
 @dataclass(frozen=True)
 class StrategyContext:
-    """What a strategy may ask the engine: which decisions make the same function, and means."""
+    """Answers which decisions make the same function, and the means of repeated evaluations."""
 
     identifier: Identifier
 
@@ -26,7 +26,7 @@ class StrategyContext:
         try:
             with TrialCode():
                 candidate = rebuild(parts, decisions)
-        except Exception:  # whatever a space raises where decisions are missing or do not fit
+        except Exception:  # a space may raise any error if decisions are missing or do not fit
             return None
         if candidate.open_decisions:
             return None

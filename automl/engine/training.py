@@ -52,7 +52,7 @@ class Training:
         parts: The parts of the study, with the trainer to use.
         task: The task to train on.
         candidate: The candidate to train.
-        run: What the trainer is given: device, seed, directory and more.
+        run: The trainer's device, seed, directory and more.
         costs: The candidate's own costs, which are added to its metrics.
         objectives: The objectives that each report must contain.
     """
@@ -123,7 +123,7 @@ class Training:
 
 
 Follow = Callable[[Training], Outcome]
-"""Goes through the steps of a training and returns how it ended."""
+"""Consumes the steps of a training and returns its outcome."""
 
 
 def to_the_end(training: Training) -> Outcome:
@@ -146,7 +146,7 @@ def train(training: Training, follow: Follow = to_the_end) -> Outcome:
 
     Args:
         training: The candidate and everything its trainer needs.
-        follow: Goes through the steps of a training and returns how it ended.
+        follow: Consumes the steps of a training and returns its outcome.
 
     Returns:
         The outcome. Errors of the trial's own code are failed outcomes.

@@ -59,10 +59,10 @@ def take_slots(session: Session, study: str, number: int) -> None:
 def raised(
     session: Session, study: str, trials: int | None, evaluations: int | None
 ) -> dict[str, Any]:
-    """The limits of a study that is to have so many more; those that are None stay.
+    """Return the limits of a study after adding to them; a limit that is None stays.
 
     Raises:
-        UsageError: they would be more than databases hold.
+        UsageError: A limit would be larger than databases can hold.
     """
     columns = [
         func.coalesce(StudyRow.trials_limit, StudyRow.slots),
@@ -73,7 +73,7 @@ def raised(
     asked = {"trials": trials, "evaluations": evaluations}
     found = {name: so_far[name] + more for name, more in asked.items() if more is not None}
     for name, limit in found.items():
-        require_at_most(f"--{name}, with those before", limit, COUNTS[-1])
+        require_at_most(f"--{name}, added to earlier ones", limit, COUNTS[-1])
     return {f"{name}_limit": limit for name, limit in found.items()}
 
 

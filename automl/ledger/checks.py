@@ -39,7 +39,7 @@ class Finding:
         rule: The invariant.
         number: The trial's number; None for a finding about the study.
         message: What is wrong.
-        broken: Whether it needs a repair; otherwise the next worker puts it right.
+        broken: Whether it needs a repair; otherwise the next worker fixes it.
     """
 
     rule: Rule

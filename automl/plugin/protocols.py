@@ -38,7 +38,7 @@ class Split(Enum):
 
 
 class Task(Protocol):
-    """Data, a loss and metrics: candidates are trained and judged on a task."""
+    """Data, a loss and metrics: candidates are trained and evaluated on a task."""
 
     @property
     def signature(self) -> Signature:
@@ -79,7 +79,7 @@ class Run:
         device: Torch's name of the device to train on.
         seed: The trial's seed; derive others with `seed_for`.
         number: The trial's number.
-        attempt: Counts from 1 the times this trial was started.
+        attempt: How many times this trial has been started, from 1.
         directory: A directory for checkpoints.
         progress: Called by `tick`.
         announce: Called by `expect_pause`, with seconds.
@@ -240,7 +240,7 @@ class Trainer(Protocol):
 
 
 class Context(Protocol):
-    """Information about the search for a strategy whose factory takes `context`.
+    """Information about the search, for a strategy whose factory takes `context`.
 
     Plain Optuna does not provide it.
     """

@@ -1,4 +1,4 @@
-"""What a trainer reports to the engine, and how the engine judges it."""
+"""The reports of a trainer, and the objectives and requirements that apply to them."""
 
 import math
 import re
@@ -73,7 +73,7 @@ class Requirement:
 
     Attributes:
         metric: The metric's name.
-        bound: The bound's value, which is allowed itself.
+        bound: The bound, which is itself allowed.
         at_least: Whether it is a lower bound; otherwise it is an upper bound.
     """
 

@@ -79,7 +79,7 @@ class Storage:
 
     @property
     def sqlite_files(self) -> list[str]:
-        """The databases that are files, which only workers of one machine can share."""
+        """The databases that are files, which only workers on one machine can share."""
         return [mask(url) for url in self._urls if parse(url).get_backend_name() == "sqlite"]
 
     def missing(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The trials of a study as records, and the best with their candidates, ready to build."""
+"""The trials of a study as records, and the best ones with candidates that are ready to build."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Found:
         values: The objectives by metric.
         decisions: Those that the strategy made, and those that the trainer closed.
         metrics: What the last report said.
-        candidate: What the space makes of the decisions.
+        candidate: The candidate that the space makes from the decisions.
         reused_from: The number of the trial whose result it was given.
     """
 

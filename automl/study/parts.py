@@ -41,10 +41,10 @@ class Parts:
         space: The search space.
         task: The task.
         trainer: The trainer.
-        strategy: What makes samplers.
+        strategy: Makes samplers.
         pruner: The pruner.
         names: The names of the parts.
-        side_keys: All other things that a result depends on.
+        side_keys: Everything else that a result depends on.
         recipe: How another process builds the same parts.
         dry: Finds where the space takes its decisions.
         judge: The same parts with the trainer that judges, if there is one.
@@ -71,7 +71,7 @@ class Parts:
         Args:
             seed: The seed of the trial.
             study_seed: The seed of the study. Default: the same.
-            context: What a strategy may ask about earlier results.
+            context: Answers a strategy's questions about earlier results.
         """
         seeds = {"seed": seed, "study_seed": seed if study_seed is None else study_seed}
         return cast(BaseSampler, self.strategy.make(**seeds, context=context))
@@ -169,11 +169,11 @@ def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
     except (TimeLimitError, UnstorableError):
         raise
     except Exception:
-        return {}  # what is wrong with the candidate, training will say
+        return {}  # training will report the error
 
 
 def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> list[str]:
-    """Decisions that a space asks for, but that neither the trial nor the trainer has."""
+    """Decisions that a space asks for but that neither the trial nor the trainer has."""
     lost: list[str] = []
 
     def opens(decision: Open) -> bool:
@@ -197,7 +197,7 @@ def make_parts(
     with loading():
         made = {kind: built[kind].make() for kind in (Kind.SPACE, Kind.TRAINER)}
     made |= {kind: built[kind].make() for kind in (Kind.TASK, Kind.PRUNER)}
-    # A wrong option shows here, not in the first trial.
+    # A wrong option is found here, not in the first trial.
     built[Kind.STRATEGY].make(seed=0, study_seed=0)
     space, task = made[Kind.SPACE], made[Kind.TASK]
     probed = {kind: PartSpec.of(built[kind]) for kind in (Kind.SPACE, Kind.TASK, Kind.TRAINER)}

@@ -79,7 +79,7 @@ def plan(request: SearchRequest, registry: Registry) -> Plan:
         judge_data=parts.judge.side_keys["data"] if parts.judge else None,
         time_limits=TimeLimits(request.trial_timeout, request.epoch_timeout),
         cost_metric=_checked_cost(request.cost_metric),
-        keep_models=_at_least_none(request.keep_models),
+        keep_models=_checked_keep_models(request.keep_models),
     )
     return Plan(parts, spec)
 
@@ -149,7 +149,7 @@ def _checked_cost(text: str) -> str:
     return text
 
 
-def _at_least_none(models: int) -> int:
+def _checked_keep_models(models: int) -> int:
     if models < 0:
         raise UsageError(f"--keep-models: expected 0 or more, got {short(models)}")
     require_at_most("--keep-models", models)
@@ -160,7 +160,7 @@ def _merged(
     kind: Kind, argument: Mapping[str, object], options: Mapping[str, object]
 ) -> dict[str, object]:
     for name in argument.keys() & options.keys():
-        raise UsageError(f"-o {kind.value}.{name} is given twice: after the colon, too")
+        raise UsageError(f"-o {kind.value}.{name} is given twice: also after the colon")
     return {**argument, **options}
 
 
@@ -225,12 +225,12 @@ def _cache(request: SearchRequest) -> Cache:
     given, enabled = dict(request.options.get(CACHE, {})), request.cache
     if request.cache_scope is not None:
         if "scope" in given:
-            raise UsageError("-o cache.scope is given twice: by --cache-scope, too")
+            raise UsageError("-o cache.scope is given twice: also by --cache-scope")
         given["scope"] = request.cache_scope
     known = options_of(Cache, frozenset({"enabled"}))
     values = resolve(CACHE, known, given)
     for name, value in values.items():
-        # Without an end is another thing: `probe_share=inf` probes always.
+        # An infinite share is allowed: `probe_share=inf` always probes.
         if isinstance(value, int | float) and value != math.inf:
             require_at_most(f"{CACHE} option {name}", value)
     return replace(Cache(enabled), **values)

@@ -1,4 +1,4 @@
-"""Keeps the weights of the best trials as Optuna artifacts, and loads them."""
+"""Stores the weights of the best trials as Optuna artifacts, and loads them."""
 
 import hashlib
 import logging
@@ -33,7 +33,7 @@ MODEL = "automl:model"
 
 @dataclass(frozen=True)
 class Models:
-    """The kept weights of one study, in a directory of this machine or of a shared disk."""
+    """The stored weights of one study, in a directory on this machine or a shared disk."""
 
     study: Study
 
@@ -64,8 +64,8 @@ class Models:
         spec = self.study.spec
         if not spec.keep_models or broken(spec.requirements, outcome.metrics):
             return
-        leaving = self._leaving(outcome.values or ())
-        if leaving is None:
+        replaced = self._replaced_by(outcome.values or ())
+        if replaced is None:
             return
         tensors = _tensors(weights)
         if (why := fault(tensors)) is not None:
@@ -77,7 +77,7 @@ class Models:
             why = first_line(error)
             _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
             return
-        for old in leaving:
+        for old in replaced:
             self._remove(old)
 
     def weights(self, number: int) -> "Mapping[str, Tensor]":
@@ -120,15 +120,15 @@ class Models:
         file = self.directory / Path(str(known["artifact"])).name
         if not file.is_file():
             raise UsageError(
-                f"the weights of trial {trial.number} are not there ({file}): they made room for "
-                "better ones (--keep-models keeps more), or lie on another machine; --refit "
-                "trains it again"
+                f"the weights of trial {trial.number} are missing ({file}): better ones replaced "
+                "them (--keep-models keeps more), or they are on another machine; use --refit to "
+                "train it again"
             )
         return file
 
     # The best.
-    def _leaving(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
-        """The trials whose weights make room for a new one; None if the new one is not kept."""
+    def _replaced_by(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
+        """The trials whose weights a new one replaces; None if the new one is not kept."""
         objectives, most = self.study.objectives, self.study.spec.keep_models
         point = point_of(values, objectives)
         if len(objectives) > 1:
@@ -174,7 +174,7 @@ class Models:
     def _remove(self, trial: FrozenTrial) -> None:
         known: Mapping[str, Any] | None = trial.user_attrs.get(MODEL)
         if known is not None:
-            # On another machine, or another worker was quicker.
+            # The file is on another machine, or another worker has removed it.
             with suppress(ArtifactNotFound, OSError):
                 self._store.remove(str(known["artifact"]))
 
@@ -199,7 +199,7 @@ def _tensors(weights: Callable[[], Mapping[str, "Tensor"]]) -> "Mapping[str, Ten
             if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
                 got = f"{_kind(tensor)} for {name!r}"
                 raise TrialError(f"a report's weights must be tensors by name, got {got}")
-        # Of a class of its own, a name or a tensor would run code when it is written.
+        # A name or tensor of a subclass would run the trial's code when it is written.
         return {str.__str__(name): _plain(tensor) for name, tensor in offered.items()}
 
 

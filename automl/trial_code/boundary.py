@@ -62,7 +62,7 @@ class _ThreadState(threading.local):
     interrupts: bool = True
 
     def set_watched(self, watched: bool) -> bool:
-        """Tell the watch whether a trial's code runs; returns the state before."""
+        """Notify the watch whether a trial's code runs, and return the previous state."""
         before, self.watched = self.watched, watched
         if self.watch is not None and before != watched:
             (self.watch.begin if watched else self.watch.end)()
@@ -184,7 +184,7 @@ def uncatchable(error: AutoMLError) -> AutoMLError:
 
 
 def leave_trial_code() -> None:
-    """Reset this thread after a trial's code was left by any way."""
+    """Reset this thread after it left a trial's code in any way."""
     _thread.inside, _thread.engine_error = False, None
     _thread.set_watched(False)
 

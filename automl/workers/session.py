@@ -62,12 +62,12 @@ class Session:
     hung: Callable[[], None] = _warn_of_hang
 
     def run(self) -> None:
-        """Work, or watch, until the study has nothing left to do; Ctrl-C stops all workers.
+        """Work or supervise until the study has nothing left to do; Ctrl-C stops all workers.
 
         A worker that dies is restarted while the budget is not spent.
 
         Raises:
-            Interrupted: A signal asked to stop; every running trial has been given back.
+            Interrupted: A signal asked to stop; every running trial has been released.
             StorageError: The database failed in this process.
             UsageError: The launcher cannot start workers, or all of them ended too early.
         """
@@ -92,11 +92,11 @@ class Session:
         if not done and not supervisor.completed():
             raise UsageError(
                 f"no worker is left, and study {self.study.name!r} is not done: fix what the "
-                f"warnings name, then go on with: {self.study.resume_command()}"
+                f"warnings name, then continue with: {self.study.resume_command()}"
             )
 
     def _run(self, supervisor: Supervisor, stop: Stop) -> bool:
-        """Run all workers; returns whether this process found that nothing is left to do."""
+        """Run all workers, and return whether this process found that nothing is left to do."""
         elsewhere = starts_elsewhere(self.launcher)
         if elsewhere and (files := self.study.storage.sqlite_files):
             _log.warning("%s: %s", " and ".join(files), _ONE_MACHINE)

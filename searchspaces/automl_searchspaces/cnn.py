@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import optuna
 
-from automl import Candidate, CandidateError, Graph, Open, Task, hookimpl
+from automl import Candidate, CandidateError, Graph, Open, Task, derived, hookimpl
 from automl_searchspaces._convolutions import SEPARABLE, STRIDED
+from automl_searchspaces._regularization import disturb, penalties
 from automl_searchspaces._skips import add_skip, skipping
 from automl_searchspaces._training import Extent, gradient_descent, refinements
 
@@ -33,11 +34,12 @@ def cnn(
     max_lr: float = 3e-2,
     architecture: Extent = Extent.BASIC,
     training: Extent = Extent.BASIC,
+    regularization: Extent = Extent.BASIC,
 ) -> Candidate:
     """A convolutional network for images; each stage doubles the channels.
 
-    The activation, the normalization, the pooling, the skips, the kind of convolution and the
-    dropout rate may be left open.
+    The channels, the kernels, the activation, the normalization, the pooling, the skips, the kind
+    of convolution and the dropout rate may be left open.
 
     Args:
         max_stages: The largest number of stages.
@@ -51,6 +53,8 @@ def cnn(
             strides instead of pooling, the growth of the channels, and a head that reads each
             position.
         training: With full, also decide on warm-up and, for classes, on label smoothing.
+        regularization: With full, also decide on noise, blending and cutout of the inputs, mixup,
+            an L2 penalty and, for classes, on label smoothing.
 
     Raises:
         CandidateError: The task's inputs are not images of at least 2x2.
@@ -59,15 +63,20 @@ def cnn(
     channels = trial.suggest_int("channels", min_channels, max_channels, log=True)
     design = _Design.full(trial) if architecture is Extent.FULL else _Design()
     graph = Graph()
-    h = graph.input("x", task.signature.input_shape)
+    h = disturb(graph, graph.input("x", task.signature.input_shape), trial, regularization)
     for stage in range(stages):
-        width = round(channels * design.growth**stage)
+        width = derived(channels, _grown(design.growth, stage))
         h = _Stage(graph, trial, design, stage, width).add(h, max_blocks)
     h = graph.add("flatten" if design.flat else "global_avg_pool2d", h)
     h = graph.add("dropout", h, p=trial.suggest_float("dropout", 0.0, max_dropout))
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
     hyperparameters = gradient_descent(trial, min_lr, max_lr) | refinements(trial, task, training)
+    hyperparameters |= penalties(trial, task, regularization)
     return Candidate(graph, hyperparameters)
+
+
+def _grown(growth: float, stage: int) -> Callable[[int], int]:
+    return lambda channels: round(channels * growth**stage)
 
 
 def _halvings(task: Task) -> int:
@@ -109,7 +118,7 @@ class _Stage:
     trial: optuna.trial.BaseTrial
     design: _Design
     number: int
-    channels: int
+    channels: int | Open
 
     def add(self, h: str, max_blocks: int) -> str:
         activation = self.trial.suggest_categorical("activation", _ACTIVATIONS)

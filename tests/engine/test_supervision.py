@@ -260,7 +260,7 @@ def test_a_search_that_loses_its_device_is_replaced_by_a_worker(sqlite_url, monk
 def test_a_search_without_workers_ends_with_an_error(sqlite_url, monkeypatch, caplog):
     monkeypatch.setattr("automl.workers.session.work", LosesItsDevice())
     monkeypatch.setenv(tiny.EXIT, "always:2")
-    with pytest.raises(UsageError, match=r"no worker is left.* go on with: automl resume s"):
+    with pytest.raises(UsageError, match=r"no worker is left.* continue with: automl resume s"):
         automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=3)
     assert "a worker ended with exit code 2" in caplog.text
 

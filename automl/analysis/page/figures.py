@@ -61,7 +61,7 @@ class Figure:
         missing: Why there is nothing to draw.
         notes: What it leaves out, and how to read it.
         height: Pixels.
-        width: Pixels that it needs, where that may be more than the page has.
+        width: Pixels that it needs, if that may be more than the page has.
     """
 
     title: str = ""
@@ -106,7 +106,7 @@ class Material:
         return [trial for trial in self.compared if trial.state is TrialState.COMPLETE]
 
     def decisions(self, place: int) -> list[str]:
-        """The decisions that vary, most important first; by name where that is unknown."""
+        """The decisions that vary, most important first; by name if that is unknown."""
         shares = self.importances[place].shares
         return sorted(self._varying, key=lambda name: -shares.get(name, 0.0))
 
@@ -156,7 +156,7 @@ def _thin_history(figure: Any) -> int:
 
 
 class _Known(BaseImportanceEvaluator):
-    """Gives Optuna's plot importances that are computed already."""
+    """Passes importances that are already computed to Optuna's plot."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         self._shares = shares
@@ -262,7 +262,7 @@ def parallel(material: Material) -> Figure:
     figure = visualization.plot_parallel_coordinate(
         excerpt(chosen, material.objectives), params, target_name=material.objectives[0].metric
     )
-    # The bar of colours says nothing that the first axis does not, and takes a third of a phone.
+    # The colour bar repeats the first axis, and takes a third of a phone's width.
     figure.update_traces(marker_showscale=False, opacity=0.5 if len(chosen) < 50 else 0.3)
     names = [_cut(text) for text in figure.layout.xaxis.ticktext]
     figure.update_xaxes(ticktext=names, tickangle=-25 if max(map(len, names)) > 12 else 0)
@@ -271,9 +271,9 @@ def parallel(material: Material) -> Figure:
     notes = _left_out(len(chosen), len(done), "trial", "the best and evenly chosen others")
     every = len(material.decisions(0))
     notes += _left_out(len(params), every, "decision", "those that matter most")
-    # At most as wide as the page; script.js turns it where the screen is narrower.
+    # At most as wide as the page; script.js turns it on narrower screens.
     width = 110 * (len(params) + len(material.objectives))
-    # The values beside the first axis stand left of the plot.
+    # The values of the first axis are left of the plot.
     return _drawn(figure, "", 380, notes, width=width, left=56)
 
 

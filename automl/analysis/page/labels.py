@@ -78,7 +78,7 @@ class Labels:
 
 
 def short(name: str) -> str:
-    """A name in one line without secrets, cut in its middle where it is long."""
+    """A name in one line without secrets, cut in its middle if it is long."""
     line = " ".join(redact_urls(name).split()) or "(empty)"
     if len(line) <= _LONGEST:
         return line

@@ -1,4 +1,4 @@
-"""A page's table of trials, which a script lets people sort."""
+"""A page's table of trials, which readers can sort."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,14 +21,14 @@ _SOURCES = {"reused from": "reused_from", "judges": "judges"}
 """The columns that name another trial, and where the ledger has its number."""
 
 Cell = tuple[Any, str]
-"""What a column is sorted by, and the text that is shown."""
+"""The value that a column is sorted by, and the text that is shown."""
 
 
 def trials(facts: Facts, decisions: Sequence[str]) -> Markup:
     """The trials with their objectives and decisions.
 
     Args:
-        facts: What is known of the study.
+        facts: The study's data.
         decisions: The decisions that vary, those that matter most first.
     """
     if not facts.trials:
@@ -97,7 +97,7 @@ def _row(cells: Sequence[Cell], numeric: Sequence[bool], is_best: bool) -> Marku
 
 
 def _exact(cell: Cell) -> dict[str, str]:
-    """The value to sort by, where the text rounds it."""
+    """The value to sort by, if the text rounds it."""
     value, text = cell
     rounded = value is not None and _is_number(cell) and str(value) != text
     return {"data-value": f"{value:.6g}"} if rounded else {}
@@ -119,7 +119,7 @@ def _cells(
 
 def _state(trial: FrozenTrial, view: TrialView | None) -> str:
     if trial.state is TrialState.COMPLETE and not keeps_to_requirements(trial):
-        return "breaks a requirement"
+        return "violates a requirement"
     if view is not None and view.state is not None:
         return view.state.value
     return trial.state.name.lower()
