@@ -3,7 +3,7 @@
     import automl
     study, best = automl.search("mlp", task="digits", trials=30)
 
-Names are loaded when they are first used, so that importing this package costs next to nothing.
+Names are loaded when they are first used, so importing this package is cheap.
 What a script reads from then on is noted, for its space may depend on it, see `files`.
 """
 
@@ -14,6 +14,7 @@ from automl.space.files_read import install
 if TYPE_CHECKING:
     from automl import nn
     from automl.api import Result, Study, resume, search
+    from automl.bilevel.problem import Batch, BilevelProblem, Need, Parts
     from automl.data.arrays import Classification, Regression
     from automl.data.tables import Goal, Reading, table_task, with_reading
     from automl.errors import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
     from automl.identity.probes.callables import FunctionError, functional_hash, same_function
     from automl.plugin.hookspecs import hookimpl
+    from automl.plugin.installed import installed_task
     from automl.plugin.protocols import (
         Context,
         Launcher,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from automl.space.graph import Algebra, Node, Operation, declare
     from automl.space.operations import Graph
     from automl.space.schedule import Schedule
+    from automl.space.unconstrained import Unconstrained
     from automl.space.uses import Openable, Scope, Use, UseKind
     from automl.study.found import Found, TrialRecord
 
@@ -87,6 +90,11 @@ _HOME = {
     "Use": "space.uses",
     "UseKind": "space.uses",
     "contains": "space.distributions",
+    "Batch": "bilevel.problem",
+    "BilevelProblem": "bilevel.problem",
+    "Need": "bilevel.problem",
+    "Parts": "bilevel.problem",
+    "Unconstrained": "space.unconstrained",
     "AutoMLError": "errors",
     "CandidateError": "errors",
     "GraphError": "errors",
@@ -106,6 +114,7 @@ _HOME = {
     "Operation": "space.graph",
     "declare": "space.graph",
     "hookimpl": "plugin.hookspecs",
+    "installed_task": "plugin.installed",
     "FunctionError": "identity.probes.callables",
     "functional_hash": "identity.probes.callables",
     "same_function": "identity.probes.callables",
@@ -164,6 +173,11 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Use",
     "UseKind",
     "contains",
+    "Batch",
+    "BilevelProblem",
+    "Need",
+    "Parts",
+    "Unconstrained",
     "AutoMLError",
     "CandidateError",
     "GraphError",
@@ -184,6 +198,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Operation",
     "declare",
     "hookimpl",
+    "installed_task",
     "FunctionError",
     "functional_hash",
     "same_function",

@@ -157,7 +157,7 @@ def text_of(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """An error in one line, with its type unless it is one of ours."""
+    """An error in one line, with its type unless it is our own."""
     line = " ".join(text_of(error).split()) or "no message"
     return line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
 

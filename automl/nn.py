@@ -11,14 +11,18 @@ from automl.space.layers import (
     open_in,
     open_layers,
 )
+from automl.space.regularization import Blend, Cutout, GaussianNoise
 from automl.space.selection import inherit, select
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
+    "Blend",
     "Choice",
     "Conv2d",
+    "Cutout",
     "Dropout",
+    "GaussianNoise",
     "LayerNorm",
     "Linear",
     "OpenLayer",

@@ -1,4 +1,4 @@
-"""Each benchmark runs and prints all its results; their values are not judged here."""
+"""Each benchmark runs and prints all its results; their values are not checked here."""
 
 import itertools
 import json
@@ -136,3 +136,11 @@ def test_queued_measures_both_sides():
     rows = results("queued", "--trials", 8, "--processes", 2, "--storages", "sqlite")["rows"]
     assert [row["side"] for row in rows] == ["ours", "bare"]
     assert all(row["evaluations"] >= 8 and row["missing"] == 0 for row in rows)
+
+
+def test_self_tuning_measures_the_cost_of_each_step():
+    rows = results("self_tuning", "--cost", "--turns", 1, "--side", 8)["cost"]["rows"]
+    assert {row["normalization"] for row in rows} == {"batch_norm", "identity"}
+    assert all(row["smallest"] > 0 and row["median"] > 0 for row in rows)
+    memory = {(row["normalization"], row["step"]): row["saved"] for row in rows}
+    assert memory["batch_norm", "stn training"] <= 1.5

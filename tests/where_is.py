@@ -14,7 +14,7 @@ ANSWERS: list[tuple[str, str, str]] = [
     ("the check that a user has approved code", "plugin/trust.py", "Trust"),
     ("the search loop", "engine/loop.py", "Engine"),
     ("the retry after a trial runs out of memory", "engine/out_of_memory.py", "is_out_of_memory"),
-    ("the question to the pruner", "engine/pruning.py", "Pruning"),
+    ("the call to the pruner", "engine/pruning.py", "Pruning"),
     ("the check of requirements", "engine/requirements.py", "refused"),
     ("the end of a study that repeats itself", "engine/exhaustion.py", "end_study_on_stop"),
     ("the renewal of leases", "engine/heartbeat.py", "Heartbeat"),

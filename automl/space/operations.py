@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from automl.space import regularization  # noqa: F401  # declares more operations
 from automl.space.decisions import Open
 from automl.space.elastic import Conv2d, Linear, kernels, sizes
 from automl.space.graph import PICK, UNKNOWN, Algebra, Graph, Operation, Shape, declare

@@ -1,4 +1,4 @@
-"""Convolutions besides the plain one, as operations.
+"""Depthwise-separable and strided convolutions, as operations.
 
 Sources: F. Chollet: Xception, arXiv 1610.02357 (depthwise-separable convolutions); J. T.
 Springenberg et al.: Striving for Simplicity, arXiv 1412.6806 (strides instead of pooling).

@@ -43,12 +43,20 @@ def refinements(trial: optuna.trial.BaseTrial, task: Task, extent: Extent) -> di
     if extent is Extent.BASIC:
         return {}
     warmup = {"warmup_epochs": trial.suggest_float("warmup_epochs", 0.0, _MAX_WARMUP)}
-    if not _has_classes(task):
-        return warmup
-    return warmup | {"label_smoothing": trial.suggest_float("label_smoothing", 0.0, _MAX_SMOOTHING)}
+    return warmup | (smoothing(trial) if has_classes(task) else {})
 
 
-def _has_classes(task: Task) -> bool:
+def smoothing(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    """Decide on label smoothing."""
+    return {"label_smoothing": trial.suggest_float("label_smoothing", 0.0, _MAX_SMOOTHING)}
+
+
+def has_classes(task: Task) -> bool:
     """Return whether each example's target is a class number."""
     targets = task.probe()[1]
     return targets.dim() == 1 and not targets.is_floating_point()
+
+
+def example_weights(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    """Decide on the weight in the loss of every training example; a trainer may find one each."""
+    return {"example_weights": trial.suggest_float("example_weights", 0.0, 1.0)}

@@ -7,6 +7,7 @@ import optuna
 
 from automl import Candidate, CandidateError, Graph, Open, Task, derived, hookimpl
 from automl_searchspaces._convolutions import SEPARABLE, STRIDED
+from automl_searchspaces._regularization import disturb, penalties
 from automl_searchspaces._skips import add_skip, skipping
 from automl_searchspaces._training import Extent, gradient_descent, refinements
 
@@ -33,6 +34,7 @@ def cnn(
     max_lr: float = 3e-2,
     architecture: Extent = Extent.BASIC,
     training: Extent = Extent.BASIC,
+    regularization: Extent = Extent.BASIC,
 ) -> Candidate:
     """A convolutional network for images; each stage doubles the channels.
 
@@ -51,6 +53,8 @@ def cnn(
             strides instead of pooling, the growth of the channels, and a head that reads each
             position.
         training: With full, also decide on warm-up and, for classes, on label smoothing.
+        regularization: With full, also decide on noise, blending and cutout of the inputs, mixup,
+            an L2 penalty and, for classes, on label smoothing.
 
     Raises:
         CandidateError: The task's inputs are not images of at least 2x2.
@@ -59,7 +63,7 @@ def cnn(
     channels = trial.suggest_int("channels", min_channels, max_channels, log=True)
     design = _Design.full(trial) if architecture is Extent.FULL else _Design()
     graph = Graph()
-    h = graph.input("x", task.signature.input_shape)
+    h = disturb(graph, graph.input("x", task.signature.input_shape), trial, regularization)
     for stage in range(stages):
         width = derived(channels, _grown(design.growth, stage))
         h = _Stage(graph, trial, design, stage, width).add(h, max_blocks)
@@ -67,6 +71,7 @@ def cnn(
     h = graph.add("dropout", h, p=trial.suggest_float("dropout", 0.0, max_dropout))
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
     hyperparameters = gradient_descent(trial, min_lr, max_lr) | refinements(trial, task, training)
+    hyperparameters |= penalties(trial, task, regularization)
     return Candidate(graph, hyperparameters)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import optuna
 
 from automl import Candidate, Graph, Task, hookimpl
+from automl_searchspaces._regularization import disturb, penalties
 from automl_searchspaces._skips import add_skip, skipping
 from automl_searchspaces._training import Extent, gradient_descent, refinements
 
@@ -24,6 +25,7 @@ def mlp(
     max_lr: float = 3e-2,
     architecture: Extent = Extent.BASIC,
     training: Extent = Extent.BASIC,
+    regularization: Extent = Extent.BASIC,
 ) -> Candidate:
     """A multilayer perceptron on the flattened inputs of any task with vector outputs.
 
@@ -38,9 +40,12 @@ def mlp(
         max_lr: The largest learning rate.
         architecture: With full, also decide on skip connections.
         training: With full, also decide on warm-up and, for classes, on label smoothing.
+        regularization: With full, also decide on noise, blending and, for images, cutout of the
+            inputs, mixup, an L2 penalty and, for classes, on label smoothing.
     """
     graph = Graph()
-    h = graph.add("flatten", graph.input("x", task.signature.input_shape))
+    h = disturb(graph, graph.input("x", task.signature.input_shape), trial, regularization)
+    h = graph.add("flatten", h)
     activation = trial.suggest_categorical("activation", _ACTIVATIONS)
     normalization = trial.suggest_categorical("normalization", _NORMALIZATIONS)
     dropout = trial.suggest_float("dropout", 0.0, max_dropout)
@@ -52,6 +57,7 @@ def mlp(
         h = add_skip(graph, skip, source, h, _projection(graph, width))
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
     hyperparameters = gradient_descent(trial, min_lr, max_lr) | refinements(trial, task, training)
+    hyperparameters |= penalties(trial, task, regularization)
     return Candidate(graph, hyperparameters)
 
 

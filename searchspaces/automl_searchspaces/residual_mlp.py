@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 import optuna
 
 from automl import Candidate, Graph, Task, hookimpl
+from automl_searchspaces._regularization import disturb, penalties
 from automl_searchspaces._residual import residual
-from automl_searchspaces._training import gradient_descent
+from automl_searchspaces._training import Extent, gradient_descent
 
 
 def residual_mlp(
@@ -22,6 +23,7 @@ def residual_mlp(
     max_dropout: float = 0.5,
     min_lr: float = 1e-4,
     max_lr: float = 1e-2,
+    regularization: Extent = Extent.BASIC,
 ) -> Candidate:
     """A residual perceptron on the flattened inputs of any task with vector outputs.
 
@@ -34,9 +36,12 @@ def residual_mlp(
         max_dropout: The largest dropout rate.
         min_lr: The smallest learning rate.
         max_lr: The largest learning rate.
+        regularization: With full, also decide on noise, blending and, for images, cutout of the
+            inputs, mixup, an L2 penalty and, for classes, on label smoothing.
     """
     graph = Graph()
-    h = graph.add("flatten", graph.input("x", task.signature.input_shape))
+    h = disturb(graph, graph.input("x", task.signature.input_shape), trial, regularization)
+    h = graph.add("flatten", h)
     h = residual(
         graph,
         h,
@@ -47,7 +52,8 @@ def residual_mlp(
         max_dropout=max_dropout,
     )
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
-    return Candidate(graph, gradient_descent(trial, min_lr, max_lr))
+    hyperparameters = gradient_descent(trial, min_lr, max_lr)
+    return Candidate(graph, hyperparameters | penalties(trial, task, regularization))
 
 
 @hookimpl

@@ -10,8 +10,9 @@ import optuna
 
 from automl import Candidate, Graph, Task, hookimpl
 from automl_searchspaces._embeddings import numbers_among
+from automl_searchspaces._regularization import disturb, penalties
 from automl_searchspaces._residual import residual
-from automl_searchspaces._training import gradient_descent
+from automl_searchspaces._training import Extent, gradient_descent
 
 _OPTIMIZERS = ["adamw"]
 _BATCH_SIZES = [128, 256, 512]
@@ -32,6 +33,7 @@ def tabular_mlp(
     max_dropout: float = 0.5,
     min_lr: float = 3e-4,
     max_lr: float = 1e-2,
+    regularization: Extent = Extent.BASIC,
 ) -> Candidate:
     """A residual perceptron on a table's numbers, and on embeddings of its numbers and categories.
 
@@ -50,6 +52,8 @@ def tabular_mlp(
         max_dropout: The largest dropout rate.
         min_lr: The smallest learning rate.
         max_lr: The largest learning rate.
+        regularization: With full, also decide on noise and blending of the embeddings, mixup, an
+            L2 penalty and, for classes, on label smoothing.
     """
     graph = Graph()
     x = graph.add("flatten", graph.input("x", task.signature.input_shape))
@@ -70,7 +74,7 @@ def tabular_mlp(
         h = graph.add("concat", h, waves)
     h = residual(
         graph,
-        h,
+        disturb(graph, h, trial, regularization),
         trial,
         max_blocks=max_blocks,
         min_width=min_width,
@@ -78,7 +82,8 @@ def tabular_mlp(
         max_dropout=max_dropout,
     )
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
-    return Candidate(graph, gradient_descent(trial, min_lr, max_lr, _OPTIMIZERS, _BATCH_SIZES))
+    hyperparameters = gradient_descent(trial, min_lr, max_lr, _OPTIMIZERS, _BATCH_SIZES)
+    return Candidate(graph, hyperparameters | penalties(trial, task, regularization))
 
 
 @hookimpl

@@ -398,7 +398,7 @@ def test_custom_operations_and_live_weights_are_reported():
 
 
 def test_a_redeclared_operation_is_read_again():
-    name = "test_canonical_anew"
+    name = "test_canonical_again"
 
     def add(algebra: Algebra) -> str | None:
         operation = Operation(name, lambda shapes: nn.Tanh(), lambda shapes: shapes[0], 1, algebra)

@@ -6,8 +6,9 @@ import re
 
 import pytest
 import torch
+from automl_plugins._training.settings import Optimizer, Precision, learning_rate
 from automl_plugins.tasks.digits import digits
-from automl_plugins.trainers.supervised import Optimizer, Precision, Supervised, learning_rate
+from automl_plugins.trainers.supervised import Supervised
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
@@ -340,6 +341,9 @@ def test_an_unknown_hyperparameter_lists_the_known_ones():
         ("momentum", 1, r"a number in \[0, 1\)"),
         ("weight_decay", -1, "a number, at least 0"),
         ("warmup_epochs", 10, r"less than epochs \(10\)"),
+        ("l2", -1, "a number, at least 0"),
+        ("mixup", math.inf, "a number, at least 0"),
+        ("example_weights", -0.5, "a number, at least 0"),
         ("clip_norm", 0, "a positive number"),
         ("patience", 0, "a whole number, at least 1"),
         ("optimizer", "adam", "sgd or adamw"),
@@ -355,7 +359,7 @@ def test_a_value_out_of_its_range_is_named(field, value, expected):
 
 def test_it_opens_no_decisions_and_rejects_open_hyperparameters():
     distribution = FloatDistribution(0.1, 1)
-    assert not Supervised().opens("lr", distribution)
+    assert not Supervised().opens(Open("lr", distribution))
     for name in ("lr", "epochs", "optimizer"):
         with pytest.raises(OpenDecisionError, match="'rate'"):
             Supervised().configured({name: Open("rate", distribution)})

@@ -22,8 +22,13 @@ HYPERPARAMETERS = {"optimizer", "lr", "weight_decay", "batch_size"}
 WIDTHS, KERNELS = ({f"{size}_{at}" for at in range(3)} for size in ("width", "kernel"))
 REFINEMENTS = {"warmup_epochs", "label_smoothing"}
 RESIDUAL = {"width", "activation", "normalization", "hidden_dropout", "residual_dropout"}
+DISTURBANCES = {"noise", "blend", "cutout"}
+PENALTIES = {"l2", "mixup", "label_smoothing"}
+REGULARIZED = {"regularization": Extent.FULL}
 FULL = {"architecture": Extent.FULL, "training": Extent.FULL}
 full_mlp, full_cnn = functools.partial(mlp, **FULL), functools.partial(cnn, **FULL)
+all_mlp = functools.partial(full_mlp, **REGULARIZED)
+all_cnn = functools.partial(full_cnn, **REGULARIZED)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,46 @@ def test_decisions_of_the_full_extent_may_be_open(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS | REFINEMENTS
 
 
-@pytest.mark.parametrize("space", [mlp, cnn, full_mlp, full_cnn])
+@pytest.mark.parametrize(
+    ("space", "openable"),
+    [
+        (mlp, {"activation", "normalization", "dropout"}),
+        (cnn, {"activation", "normalization", "dropout", "pooling"}),
+        (residual_mlp, RESIDUAL),
+    ],
+)
+def test_all_regularization_may_be_open(space, openable, task):
+    found = check_space(functools.partial(space, **REGULARIZED), task)
+    assert found == openable | HYPERPARAMETERS | DISTURBANCES | PENALTIES
+
+
+def test_only_images_are_cut_out():
+    for task in (blobs(), Line()):
+        decisions = ask(mlp, task, **REGULARIZED).decisions
+        assert "cutout" not in decisions
+        assert {"noise", "blend", "mixup", "l2"} <= decisions.keys()
+        assert ("label_smoothing" in decisions) is not isinstance(task, Line)
+
+
+def test_regularized_candidates_can_be_compared_by_function(task):
+    few = Classification.from_arrays("few", task.inputs[:100], task.targets[:100])
+    space = functools.partial(mlp, max_layers=1, **REGULARIZED)
+    given = {"layers": 1, "noise": 0.1, "blend": 0.2, "cutout": 0.3, "dropout": 0.0}
+    one, other = (with_decisions(space, few, **given | {"cutout": share}) for share in (0.3, 0.4))
+    assert sketched(one, few) != sketched(other, few)
+
+
+@pytest.mark.parametrize("space", [mlp, cnn, residual_mlp])
+def test_regularization_without_strength_is_the_basic_candidate(space, task):
+    basic = ask(space, task, 1)
+    off = {"noise": 0.0, "blend": 0.0, "cutout": 0.0, "mixup": 0.0, "label_smoothing": 0.0}
+    decisions = {**basic.decisions, **off, "l2": 1e-6}
+    full = with_decisions(functools.partial(space, **REGULARIZED), task, **decisions)
+    assert key(full) == key(basic)
+    assert set(full.hyperparameters) == HYPERPARAMETERS | PENALTIES
+
+
+@pytest.mark.parametrize("space", [mlp, cnn, full_mlp, full_cnn, all_mlp, all_cnn])
 def test_each_proposal_trains(space, task, tmp_path):
     few = Classification.from_arrays("few", task.inputs[:100], task.targets[:100])
     for seed in range(12):

@@ -106,7 +106,7 @@ def test_an_open_layer_starts_at_the_middle_of_its_decision():
     assert "Open('rate'" in repr(Dropout(RATE))
 
 
-def test_assigning_an_unknown_decision_names_those_there_are():
+def test_assigning_an_unknown_decision_lists_the_known_ones():
     with (
         pytest.raises(OpenDecisionError, match=r"no layer holds .* 'other'; they hold: rate"),
         assigned(Dropout(RATE), {"other": 0.1}),
@@ -115,7 +115,7 @@ def test_assigning_an_unknown_decision_names_those_there_are():
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
-def test_the_centre_is_geometric_where_the_decision_is_logarithmic(a, b):
+def test_the_centre_is_geometric_if_the_decision_is_logarithmic(a, b):
     low, high = sorted((a, b))
     middle = centre(FloatDistribution(low, high, log=True))
     assert middle**2 == pytest.approx(low * high)

@@ -22,7 +22,7 @@ from automl import (
     TrialError,
     hookimpl,
 )
-from automl_plugins.trainers._epochs import by_epochs, loading
+from automl_plugins._training.epochs import by_epochs, loading
 
 _CHECKPOINT_FORMAT = 1
 _LEARNING_BATCH = 64
@@ -93,7 +93,9 @@ class _Training:
         return self.epochs >= self.settings.epochs
 
     def report(self) -> Report:
-        return Report(self.epochs, self.metrics, checkpoint=self.state)
+        # A module that learns by itself takes none of the steps that are counted.
+        counts = {"inner_gradients": 0}
+        return Report(self.epochs, self.metrics, checkpoint=self.state, counts=counts)
 
     def epoch(self) -> None:
         """Train for one more epoch, then evaluate."""

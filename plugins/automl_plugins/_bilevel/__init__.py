@@ -1,0 +1,1 @@
+"""Hypergradients and outer steps, shared by the trainers that tune by gradient."""

@@ -1,0 +1,156 @@
+"""The open decisions of a candidate as unconstrained variables, and their optimizer.
+
+Sources: D. Kingma, J. Ba: Adam, arXiv 1412.6980; Y. Zhang et al.: Adam-mini, arXiv 2406.16793 (one
+second moment for several variables).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from automl import Candidate, Open, Schedule, Unconstrained
+from automl.nn import open_in
+from automl_plugins._training.values import Values
+
+EXAMPLE_WEIGHTS = "example_weights"
+"""The hyperparameter that has one value for each training example."""
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-12
+
+
+def fixed_hyperparameters(candidate: Candidate) -> dict[str, Any]:
+    """Return a candidate's hyperparameters that are not open."""
+    return {k: v for k, v in candidate.hyperparameters.items() if not isinstance(v, Open)}
+
+
+class Variables:
+    """The outer variables of a candidate: one φ for each open decision, or one for each example.
+
+    Attributes:
+        maps: The map from φ to values, by decision.
+        phi: The variables, by decision: scalars, or vectors [examples].
+        schedule: The values of the scalars at the start of each epoch, by decision.
+    """
+
+    def __init__(
+        self, candidate: Candidate, module: nn.Module, examples: int, device: torch.device
+    ) -> None:
+        self._settings = {
+            key: value
+            for key, value in candidate.hyperparameters.items()
+            if isinstance(value, Open)
+        }
+        self._in_layers = open_in(module)
+        opened = candidate.open_decisions
+        self.maps = {name: Unconstrained(each.distribution) for name, each in opened.items()}
+        weights = self._settings.get(EXAMPLE_WEIGHTS)
+        self.per_example = frozenset() if weights is None else frozenset({weights.name})
+        self.phi = {
+            name: torch.zeros(examples if name in self.per_example else (), device=device)
+            for name in opened
+        }
+        self.schedule: dict[str, list[float]] = {n: [] for n in opened if n not in self.per_example}
+        self._steps = 0
+        self._first = {name: torch.zeros_like(each) for name, each in self.phi.items()}
+        self._second = dict.fromkeys(self.phi, 0.0)
+
+    def values(self, phi: Mapping[str, Tensor], rows: Tensor) -> Values:
+        """Return the values of settings, decisions and examples at φ.
+
+        Args:
+            phi: The variables, by decision; they may carry gradients.
+            rows: The numbers of the examples in the batch [n].
+        """
+        at = {name: self.maps[name].value(each) for name, each in phi.items()}
+        settings = {key: each.value(at[each.name]) for key, each in self._settings.items()}
+        if EXAMPLE_WEIGHTS in settings:
+            settings[EXAMPLE_WEIGHTS] = settings[EXAMPLE_WEIGHTS].index_select(0, rows)
+        return Values(settings, {name: at[name] for name in self._in_layers})
+
+    def note_epoch(self) -> None:
+        """Add the values to the schedule; call it before each epoch."""
+        for name, values in self.schedule.items():
+            values.append(self.maps[name].close(self.phi[name]))
+
+    def step(self, by_phi: Mapping[str, Tensor], lr: float) -> None:
+        """Take a step of Adam with one second moment for each decision.
+
+        For a decision with one value for each example, the second moment is that of their mean
+        square. Moments of their own would move every example as far as the few that matter.
+
+        Args:
+            by_phi: The hypergradient, by decision.
+            lr: The learning rate.
+        """
+        self._steps += 1
+        rates = [1 - beta**self._steps for beta in _BETAS]
+        for name, each in self.phi.items():
+            gradient, first = by_phi[name], self._first[name]
+            first.mul_(_BETAS[0]).add_(gradient, alpha=1 - _BETAS[0])
+            square = float(gradient.square().mean())
+            second = _BETAS[1] * self._second[name] + (1 - _BETAS[1]) * square
+            self._second[name] = second
+            each.sub_(first, alpha=lr / rates[0] / (math.sqrt(second / rates[1]) + _EPSILON))
+
+    def copy(self) -> dict[str, Tensor]:
+        """Return the variables as they are now."""
+        return {name: each.detach().clone() for name, each in self.phi.items()}
+
+    def closed(self, phi: Mapping[str, Tensor]) -> dict[str, float | int]:
+        """Return a plain value for each decision; the mean where examples have their own."""
+        return {
+            name: self._mean(name, each)
+            if name in self.per_example
+            else self.maps[name].close(each)
+            for name, each in phi.items()
+        }
+
+    def found(
+        self, phi: Mapping[str, Tensor], epochs: int, rows: Tensor, examples: int
+    ) -> dict[str, Schedule | Tensor]:
+        """Return a schedule for each scalar decision, and the values of examples.
+
+        Args:
+            phi: The variables at the end.
+            epochs: The number of epochs of the whole training.
+            rows: The numbers in the task of the examples trained on [n].
+            examples: The number of training examples in the task; others get the mean value.
+        """
+        found: dict[str, Schedule | Tensor] = {}
+        for name, values in self.schedule.items():
+            shares = [epoch / epochs for epoch in range(len(values))]
+            found[name] = Schedule(tuple(shares), tuple(values))
+        for name in self.per_example:
+            every = torch.full((examples,), float(self._mean(name, phi[name])))
+            every[rows.cpu()] = self.maps[name].value(phi[name]).cpu()
+            found[name] = every
+        return found
+
+    def _close(self, name: str, phi: Tensor) -> float | int:
+        return self.maps[name].close(phi)
+
+    def _mean(self, name: str, phi: Tensor) -> float:
+        bounds: Any = self.maps[name].distribution
+        mean = float(self.maps[name].value(phi.double()).mean())
+        return float(min(max(mean, bounds.low), bounds.high))
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` needs."""
+        return {
+            "phi": self.copy(),
+            "schedule": {name: list(values) for name, values in self.schedule.items()},
+            "steps": self._steps,
+            "first": {name: each.clone() for name, each in self._first.items()},
+            "second": dict(self._second),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state; raises KeyError, ValueError or RuntimeError if it does not fit."""
+        for name, each in self.phi.items():
+            each.copy_(state["phi"][name])
+            self._first[name].copy_(state["first"][name])
+        self.schedule = {name: list(state["schedule"][name]) for name in self.schedule}
+        self._steps, self._second = state["steps"], dict(state["second"])
