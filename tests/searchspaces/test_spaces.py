@@ -19,7 +19,11 @@ from automl import CandidateError, Classification
 from automl.testing import check_space
 
 HYPERPARAMETERS = {"optimizer", "lr", "weight_decay", "batch_size"}
-WIDTHS, KERNELS = ({f"{size}_{at}" for at in range(3)} for size in ("width", "kernel"))
+PERCEPTRON = {"activation", "normalization", "dropout", "width_0", "width_1", "width_2"}
+CONVOLUTIONAL = {
+    *("activation", "normalization", "dropout", "pooling"),
+    *("channels", "kernel_0", "kernel_1", "kernel_2"),
+}
 REFINEMENTS = {"warmup_epochs", "label_smoothing"}
 RESIDUAL = {"width", "activation", "normalization", "hidden_dropout", "residual_dropout"}
 DISTURBANCES = {"noise", "blend", "cutout"}
@@ -39,8 +43,8 @@ def task():
 @pytest.mark.parametrize(
     ("space", "openable"),
     [
-        (mlp, {"activation", "normalization", "dropout"} | WIDTHS),
-        (cnn, {"channels", "activation", "normalization", "dropout", "pooling"} | KERNELS),
+        (mlp, PERCEPTRON),
+        (cnn, CONVOLUTIONAL),
         (residual_mlp, RESIDUAL),
     ],
 )
@@ -51,13 +55,8 @@ def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task
 @pytest.mark.parametrize(
     ("space", "openable"),
     [
-        (full_mlp, {"activation", "normalization", "dropout", "skip"} | WIDTHS),
-        (
-            full_cnn,
-            {"activation", "normalization", "dropout", "pooling", "skip", "convolution"}
-            | {"channels"}
-            | KERNELS,
-        ),
+        (full_mlp, PERCEPTRON | {"skip"}),
+        (full_cnn, CONVOLUTIONAL | {"skip", "convolution"}),
     ],
 )
 def test_decisions_of_the_full_extent_may_be_open(space, openable, task):
@@ -67,8 +66,8 @@ def test_decisions_of_the_full_extent_may_be_open(space, openable, task):
 @pytest.mark.parametrize(
     ("space", "openable"),
     [
-        (mlp, {"activation", "normalization", "dropout"}),
-        (cnn, {"activation", "normalization", "dropout", "pooling"}),
+        (mlp, PERCEPTRON),
+        (cnn, CONVOLUTIONAL),
         (residual_mlp, RESIDUAL),
     ],
 )
