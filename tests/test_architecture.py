@@ -207,12 +207,13 @@ def late_imports(root: Path) -> list[str]:
 def private_names_in_plugins(root: Path) -> list[str]:
     """Plugins and spaces import only public names, and their own private packages."""
     public = set(_assigned(root / "automl/__init__.py", "__all__"))
+    public |= {f"nn.{name}" for name in _assigned(root / "automl/nn.py", "__all__")}
     found = []
     for each in imports(root, "automl_plugins", "automl_searchspaces"):
         package, _, name = each.target.partition(".")
         own = each.module.split(".")[0]
         if package == "automl" and name and name not in public:
-            found.append(f"{each}, which is not in automl.__all__")
+            found.append(f"{each}, which is not in __all__ of automl or automl.nn")
         if package == own and not any(part.startswith("_") for part in name.split(".")):
             found.append(f"{each}: another plugin")
         if package in set(SOURCES.values()) - {"automl", own}:

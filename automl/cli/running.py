@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import click
@@ -63,16 +63,12 @@ def choose_output(study: Study, as_json: bool) -> Output:
     return PlainLines()
 
 
-def exit_when_hung(study: Study) -> Callable[[], None]:
-    """Return a function that exits this process when its own trial hangs."""
-
-    def leave() -> None:
-        again = study.resume_command()
-        reason = "the trial makes no progress and its lease has expired"
-        say(f"{reason}: ending this search; continue with: {again}", err=True)
-        os._exit(DeviceLostError.exit_code)
-
-    return leave
+def exit_when_hung(study: Study) -> None:
+    """Exit this process because its own trial hangs."""
+    again = study.resume_command()
+    reason = "the trial makes no progress and its lease has expired"
+    say(f"{reason}: ending this search; continue with: {again}", err=True)
+    os._exit(DeviceLostError.exit_code)
 
 
 def show_previews(previews: Iterable[Preview], as_json: bool) -> None:

@@ -86,11 +86,11 @@ class Attempt:
             DeviceLostError: The device fails for good; the trial has been released.
             StorageError: The database failed; another worker will take the trial over.
         """
-        self.state.settings.restore()
         self.state.heartbeat.hold(self.lease)
         try:
             return self._run()
         except LeaseLostError as error:
+            self.state.settings.restore()
             number = self._number
             _log.warning("trial %s: %s", number, error)
             self.state.trials.end_orphan(self.lease.id, number)
@@ -138,6 +138,7 @@ class Attempt:
 
         If even that fails, the trial is tried again, which counts as an attempt.
         """
+        # Also before the error is shown, for which a trial may have left no room on the stack.
         self.state.settings.restore()
         self.seconds += self.state.meter.end()
         try:
@@ -176,7 +177,7 @@ class Attempt:
         """The outcome of a trial that must not be trained; None for any other."""
         note = None if self.lease.fresh else self.state.notes.read(trial.number, Note.ENDED)
         if note is not None:
-            return process_ended(str(note.get("why", "")), str(note.get("stack", "")))
+            return process_ended(note)
         if self.lease.attempt > MAX_ATTEMPTS:
             return worker_lost(MAX_ATTEMPTS)
         if self.lease.number is not None and self.state.trials.is_finished(trial.number):

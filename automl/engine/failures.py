@@ -1,7 +1,9 @@
 """Failed trials: turns an error into an outcome with a reason, one line and the traceback."""
 
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from automl.engine.device_loss import check_device
 from automl.engine.out_of_memory import free_memory, is_out_of_memory
@@ -105,14 +107,15 @@ def freed(error: BaseException, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def process_ended(why: str, stack: str) -> Outcome:
+def process_ended(note: Mapping[str, Any]) -> Outcome:
     """Return the outcome of a trial whose process had to be ended.
 
     Args:
-        why: Why it had to be ended, in one line.
-        stack: Where the process was at that time.
+        note: What that process noted: why in one line, where it was, and whether it was late.
     """
-    error = TimeLimitError(f"{why or 'it took too long'}; its process had to be ended")
+    why, stack = str(note.get("why", "it took too long")), str(note.get("stack", ""))
+    kind = TimeLimitError if note.get("late", True) else TrialError
+    error = kind(f"{why}; its process had to be ended")
     outcome = failure(error)
     # This error's own traceback is not that of the process that was ended.
     return replace(outcome, traceback=_storable(stack) or outcome.traceback)

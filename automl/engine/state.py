@@ -68,7 +68,8 @@ class EngineState:
         context = StrategyContext(self.identifier)
         self.trials = OptunaTrials(self.study, self.parts, self._send_reused, context)
         self.models = Models(self.study)
-        self.deadline = Deadline(self.study.spec.time_limits, self.alone)
+        files = self.study.storage.open_files
+        self.deadline = Deadline(self.study.spec.time_limits, self.alone, files)
         self.settings = ProcessSettings()
 
     @property

@@ -34,6 +34,8 @@ def tell_all(state: EngineState, older_than: float = 0.0) -> None:
     """Tell Optuna about all trials settled at least this many seconds ago that it does not know."""
     for settled in state.ledger.untold(older_than=older_than):
         tell(state, settled)
+        # The strategy and the event plugins may have changed them.
+        state.settings.restore()
 
 
 def _tell_for_another(state: EngineState, settled: Settled) -> None:

@@ -209,9 +209,6 @@ class RunRequest:
         variable="AUTOML_TRUST_STORAGE",
         saved=False,
     )
-    options: Mapping[str, Mapping[str, object]] = entry(
-        {}, "Set an option of a part.", option="", short="-o", convert=part_options
-    )
     data_dir: Path | str | None = entry(
         None,
         "Where data sets are stored on this machine [AUTOML_DATA_DIR].",

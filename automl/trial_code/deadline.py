@@ -13,15 +13,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from automl.errors import TimeLimitError
+from automl.errors import DeviceLostError, TimeLimitError
 from automl.storable import require_amount
 from automl.trial_code import boundary, time_guard
+from automl.trial_code.own_files import OwnFiles
 
 NEVER = float("inf")
 _SHARE = 0.1
@@ -29,6 +32,7 @@ _SHORTEST, _LONGEST = 2.0, 30.0
 _MARGINS = 2
 """How many margins after the limit the process is ended, if nothing else stops the code."""
 _SOON = 0.01
+_CLOSED = "its code closed files of the engine's, such as its connections to the database"
 _IMPORT_SECONDS = 60.0
 """How much longer a trial may run if it is importing a module at its limit."""
 
@@ -62,13 +66,16 @@ class Deadline:
     only the main thread, where a worker always runs. In any other thread, only ticks check the
     limit.
 
+    Whatever the limit, it ends this process when that code has closed files that the engine needs.
+
     Args:
         limits: The study's limits.
         alone: No other process notices if this one ends, so the guard must write a line then.
+        files: The database's files.
     """
 
-    def __init__(self, limits: TimeLimits, alone: bool = False) -> None:
-        self._alone = alone
+    def __init__(self, limits: TimeLimits, alone: bool = False, files: Iterable[Path] = ()) -> None:
+        self._alone, self._files = alone, tuple(files)
         shortest = min(limits.trial or NEVER, limits.epoch or NEVER)
         self.margin = min(max(_SHARE * shortest, _SHORTEST), _LONGEST)
         """Seconds that code gets to react before the next measure is taken."""
@@ -88,6 +95,9 @@ class Deadline:
         limited = self._proposing != NEVER and main and hasattr(signal, "setitimer")
         self._pid = os.getpid()
         with ExitStack() as stack:
+            own = stack.enter_context(closing(OwnFiles(self._files)))
+            boundary.set_return_check(partial(self._require_files, own))
+            stack.callback(boundary.set_return_check, None)
             if limited or self._alone:
                 self._guard = stack.enter_context(_guard())
             if limited and self._guard is not None:
@@ -196,11 +206,30 @@ class Deadline:
 
     def _arm(self, left: float) -> None:
         if self._guard is not None:
-            line = (
-                f"{self._trial}: {self._reason}, and nothing else stops it: process {self._pid} is "
-                f"ended; continue with: {self._again}"
-            )
+            line = f"{self._trial}: {self._reason}, and nothing else stops it: {self._ended}"
             self._guard.arm(left + _MARGINS * self.margin, self._reason, line, self._note)
+
+    def _require_files(self, own: OwnFiles) -> None:
+        """End this process if a trial's code closed files of it.
+
+        Nothing can be settled here any more: calls of the database may wait for minutes, or write
+        to a file that the code has opened since.
+        """
+        if os.getpid() != self._pid or not own.are_lost():
+            return
+        stack = "".join(["Traceback (most recent call last):\n", *traceback.format_stack()])
+        time_guard.leave_note(self._note, {"why": _CLOSED, "stack": stack, "late": False})
+        if self._guard is not None:
+            self._guard.close()
+        with suppress(BaseException):  # a trial may have replaced it
+            sys.stdout.flush()
+        with suppress(OSError):
+            os.write(2, _shown(f"{self._trial}: {_CLOSED}: {self._ended}").encode() + b"\n")
+        os._exit(DeviceLostError.exit_code)
+
+    @property
+    def _ended(self) -> str:
+        return f"process {self._pid} is ended; continue with: {self._again}"
 
     @property
     def _reason(self) -> str:

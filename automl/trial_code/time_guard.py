@@ -60,16 +60,19 @@ def _wait_for_end(parent: int) -> None:
 
 def _end(parent: int, order: dict[str, Any]) -> None:
     """Leave a note for the worker that takes over the trial, print the reason, end the parent."""
-    stack = _stack_of(parent)
-    try:
-        note = Path(order["note"])
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note.write_text(json.dumps({"why": order["why"], "stack": stack}))
-    except OSError:
-        pass  # without a note, the trial is retried, and this attempt counts
+    leave_note(Path(order["note"]), {"why": order["why"], "stack": _stack_of(parent)})
     sys.stderr.write(f"{order['line']}\n")
     sys.stderr.flush()
     os.kill(parent, signal.SIGKILL)
+
+
+def leave_note(note: Path, content: dict[str, Any]) -> None:
+    """Note why a process is ended; without a note, the trial is retried and this attempt counts."""
+    try:
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note.write_text(json.dumps(content))
+    except OSError:
+        pass
 
 
 def _stack_of(parent: int) -> str:

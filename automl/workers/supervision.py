@@ -234,7 +234,7 @@ def _died(code: int, left: LostWorker | None) -> bool:
 def _death(code: int) -> str:
     """Describe how a worker died."""
     if code == DeviceLostError.exit_code:
-        return "lost its device"
+        return "could not go on"
     if code == LOST:
         return "was lost"
     if code < 0 or (128 < code < 192 and code != Interrupted.exit_code):

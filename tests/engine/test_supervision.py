@@ -69,7 +69,7 @@ ONCE = "[ $(wc -l < starts) -gt 1 ] || {}"
         ("kill -9 $$", "was killed by signal 9"),
         ("kill -11 $$", "was killed by signal 11"),
         ("exit 137", "was killed by signal 9"),
-        ("exit 75", "lost its device"),
+        ("exit 75", "could not go on"),
         ("exit 0", "ended with exit code 0 without signing off"),
         ("exit 3", "ended with exit code 3 without signing off"),
     ],
@@ -238,7 +238,7 @@ def test_a_worker_whose_device_is_lost_is_restarted(tmp_path, sqlite_url):
     process = search_command(sqlite_url, *options, **environment)
     said = process.communicate(timeout=90)[1].decode()
     assert process.returncode == 0, said
-    assert "a worker lost its device and is restarted" in said
+    assert "a worker could not go on and is restarted" in said
     assert opened(sqlite_url).views.counts().complete == 30
 
 

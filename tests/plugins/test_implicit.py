@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from automl_plugins._bilevel.candidate_problem import CandidateProblem, problem_of
+from automl_plugins._bilevel.outer import Outer
 from automl_plugins.tasks.cleaning import cleaning
-from automl_plugins.trainers.implicit import Curvature, Implicit, Outer, Way, _warn_of_weight_decay
+from automl_plugins.trainers.implicit import Curvature, Implicit, Way, _warn_of_weight_decay
 from automl_plugins.trainers.supervised import Supervised
 from automl_searchspaces.softmax import softmax
 from optuna.distributions import FloatDistribution, IntDistribution
