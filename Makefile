@@ -10,7 +10,7 @@ JOBS ?= logical
 demo: $(READY)  ## search mlp on digits, 20 trials
 	$(BIN)/automl search mlp --task digits --trials 20
 
-test: $(READY)  ## the whole suite but for the runs of many repetitions
+test: $(READY)  ## the suite, without the runs of many repetitions
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 long: $(READY)  ## the fault and statistics runs of many repetitions

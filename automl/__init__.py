@@ -3,7 +3,7 @@
     import automl
     study, best = automl.search("mlp", task="digits", trials=30)
 
-Names are loaded when they are first used, so that importing this package costs next to nothing.
+Names are loaded when they are first used, so importing this package is cheap.
 What a script reads from then on is noted, for its space may depend on it, see `files`.
 """
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Interrupted,
         NotFiniteError,
         OpenDecisionError,
+        OpenShapeError,
         PluginError,
         StorageError,
         StrategyError,
@@ -82,6 +83,7 @@ _HOME = {
     "Candidate": "space.candidate",
     "Signature": "space.candidate",
     "Open": "space.decisions",
+    "derived": "space.decisions",
     "Openable": "space.uses",
     "Schedule": "space.schedule",
     "Scope": "space.uses",
@@ -99,6 +101,7 @@ _HOME = {
     "Interrupted": "errors",
     "NotFiniteError": "errors",
     "OpenDecisionError": "errors",
+    "OpenShapeError": "errors",
     "PluginError": "errors",
     "StorageError": "errors",
     "StrategyError": "errors",
@@ -163,6 +166,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Candidate",
     "Signature",
     "Open",
+    "derived",
     "Openable",
     "Schedule",
     "Scope",
@@ -180,6 +184,7 @@ __all__ = [  # noqa: RUF022 - grouped by home; a test holds it equal to the tabl
     "Interrupted",
     "NotFiniteError",
     "OpenDecisionError",
+    "OpenShapeError",
     "PluginError",
     "StorageError",
     "StrategyError",

@@ -8,34 +8,30 @@ print(best.values, best.decisions, best.candidate.build())
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial
 
-from automl.errors import UnknownNameError, UsageError
+from automl.errors import UsageError
 from automl.export.export import Export
-from automl.plugin.registry import Kind, Registry
+from automl.plugin.registry import Registry
 from automl.plugin.source import refuse_while_loading
 from automl.plugin.trust import trusting
-from automl.storable import plain_decisions
 from automl.storage.storage import storage_from
 from automl.study import study as core
-from automl.study.creation import create
 from automl.study.found import Found, TrialRecord, best, found, records
-from automl.study.limits import Limits
 from automl.study.parts import Parts
-from automl.study.plan import plan
-from automl.study.search_request import ResumeRequest, RunRequest, SearchRequest, taking
+from automl.study.search_request import ResumeRequest, SearchRequest, taking
 from automl.study.study import open_study
-from automl.study.warm_start import first_decisions
-from automl.workers.launch import Launch
+from automl.workers.preparation import prepare_resume, prepare_search
 from automl.workers.session import Session
 
 
 @dataclass(frozen=True)
 class Study(core.Study):
-    """A study in a database: its trials, its best candidate, and models made of them.
+    """A study in a database: its trials, its best candidate, and its trained models.
 
     Attributes:
         name: The study's name.
@@ -57,13 +53,13 @@ class Study(core.Study):
         plugins: Sequence[str] = (),
         data_dir: str | Path | None = None,
     ) -> "Study":
-        """Open a study to look at it or to take models out of it.
+        """Open a study to inspect it or to export its models.
 
         Args:
             name: The study's name.
             storage: Where it is stored. Default: AUTOML_STORAGE, else sqlite:///automl.db.
             ledger: The SQL database of the ledger, if the storage cannot hold it.
-            trust_storage: Let Optuna unpickle what it keeps there.
+            trust_storage: Let Optuna unpickle what it stores there.
             trust_plugins: Load all code and paths that the study names.
             plugins: Approve these files, modules and paths of the study.
             data_dir: Where data sets are stored on this machine.
@@ -118,7 +114,7 @@ class Study(core.Study):
         """Write a trial's model to a directory that predicts without this package.
 
         Args:
-            directory: A directory to be made.
+            directory: The directory to create.
             trial: The trial's number. Default: the best.
             refit: Train once more, on the training and the validation split.
             force: Replace an earlier export.
@@ -141,9 +137,9 @@ class Study(core.Study):
             trial: The trial's number. Default: the best.
 
         Raises:
-            UsageError: There is no such trial, or its weights have not been kept.
+            UsageError: There is no such trial, or its weights were not kept.
         """
-        return Export(self, self._parts, self._chosen(trial)).predict(inputs)
+        return self._model(self._chosen(trial)).predict(inputs)
 
     @classmethod
     def _of(cls, study: core.Study, registry: Registry, parts: Parts | None = None) -> "Study":
@@ -163,6 +159,17 @@ class Study(core.Study):
             raise UsageError(self.without_best())
         return trials[0]
 
+    def _model(self, trial: FrozenTrial) -> Export:
+        """The trial with its model, which is kept until another trial's is used."""
+        if trial.number not in self._models:
+            self._models.clear()
+            self._models[trial.number] = Export(self, self._parts, trial)
+        return self._models[trial.number]
+
+    @cached_property
+    def _models(self) -> dict[int, Export]:
+        return {}
+
     def _with_parts(self, data_dir: str | Path | None) -> "Study":
         parts = self.load_parts(self._registry, data_dir)
         # The parts follow from the rest, so the object stays the same value.
@@ -171,7 +178,7 @@ class Study(core.Study):
 
 
 class Result(NamedTuple):
-    """What a search gives.
+    """The result of a search.
 
     Attributes:
         study: The study.
@@ -196,16 +203,7 @@ def search(request: SearchRequest) -> Result:
         Interrupted: Ctrl-C; `resume` continues.
     """
     refuse_while_loading("automl.search")
-    registry = Registry()
-    launch = Launch.of(request, registry)
-    made = plan(request, registry)
-    launch.require_loadable(registry)
-    opened = storage_from(request.storage, request.ledger, request.trust_storage)
-    earlier = None if request.warm_start is None else open_study(opened, request.warm_start)
-    limits = Limits.of(request)
-    first = first_decisions(made, limits, _queued(request), earlier)
-    created = create(opened, made, limits, request.study, first)
-    return _run(created, made.parts, registry, launch)
+    return _run(prepare_search(request).session())
 
 
 @taking(ResumeRequest)
@@ -220,26 +218,10 @@ def resume(request: ResumeRequest) -> Result:
         UntrustedError: It names code or paths that this user has not approved.
     """
     refuse_while_loading("automl.resume")
-    registry = Registry(trusting(request.trust_plugins, request.plugins))
-    for part in request.options:
-        if part != Kind.LAUNCHER.value:
-            raise UnknownNameError("part in options of resume", part, [Kind.LAUNCHER.value])
-    launch = Launch.of(request, registry)
-    storage = storage_from(request.storage, request.ledger, request.trust_storage)
-    opened = open_study(storage, request.study)
-    parts = opened.load_parts(registry, request.data_dir)
-    opened.extend(Limits.of(request), _queued(request))
-    return _run(opened, parts, registry, launch)
+    return _run(prepare_resume(request).session())
 
 
-def _queued(request: RunRequest) -> list[dict[str, Any]]:
-    given = request.enqueue
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise UsageError(f'enqueue: expected a list such as [{{"lr": 0.01}}], got {given!r}')
-    return [plain_decisions(decisions) for decisions in given]
-
-
-def _run(study: core.Study, parts: Parts, registry: Registry, launch: Launch) -> Result:
-    Session(study, parts, registry, launch.launcher, launch.places).run()
-    made = Study._of(study, registry, parts)
+def _run(session: Session) -> Result:
+    session.run()
+    made = Study._of(session.study, session.registry, session.parts)
     return Result(made, made.best)

@@ -102,6 +102,10 @@ class OpenDecisionError(CandidateError):
         self.decision = decision
 
 
+class OpenShapeError(GraphError, OpenDecisionError):
+    """An operation of a graph cannot compute what an open decision asks for."""
+
+
 class TrialError(AutoMLError):
     """A trial failed for a reason that its trainer or task could name."""
 
@@ -153,7 +157,7 @@ def text_of(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """An error in one line, with its type unless it is one of ours."""
+    """An error in one line, with its type unless it is our own."""
     line = " ".join(text_of(error).split()) or "no message"
     return line if isinstance(error, AutoMLError) else f"{type(error).__name__}: {line}"
 

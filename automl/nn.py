@@ -1,25 +1,37 @@
 """Layers that can hold an open decision; use them where a plain `torch.nn` layer cannot."""
 
+from automl.space.elastic import BatchNorm1d, BatchNorm2d, Conv2d, LayerNorm, Linear, sizes
 from automl.space.layers import (
     Choice,
     Dropout,
     OpenLayer,
+    Pick,
     assigned,
     centre,
     open_in,
     open_layers,
 )
 from automl.space.regularization import Blend, Cutout, GaussianNoise
+from automl.space.selection import inherit, select
 
 __all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Blend",
     "Choice",
+    "Conv2d",
     "Cutout",
     "Dropout",
     "GaussianNoise",
+    "LayerNorm",
+    "Linear",
     "OpenLayer",
+    "Pick",
     "assigned",
     "centre",
+    "inherit",
     "open_in",
     "open_layers",
+    "select",
+    "sizes",
 ]

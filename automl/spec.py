@@ -20,6 +20,10 @@ SECONDS = "seconds"
 """The cost metric for measured time, in place of a metric that the trainer reports."""
 
 
+JUDGED_KINDS = (Kind.SPACE, Kind.TASK)
+"""Parts of which the judge may have other options: `-o judge.space.…`, `-o judge.task.…`."""
+
+
 class Degenerate(Enum):
     """How to treat a candidate whose outputs in a probe are constant or not finite."""
 
@@ -103,6 +107,9 @@ class Spec:
         cache: How results are shared.
         plugins: The plugin files that the study was made with.
         judge: The trainer that retrains candidates found by a trainer of open decisions.
+        judge_space: The space from which it retrains them, if its options differ.
+        judge_task: The task on which it does so, if its options differ.
+        judge_data: The digest of that task's data.
         time_limits: How long trials and their steps may take.
         cost_metric: The metric that counts as a trial's device time, or `SECONDS`.
         keep_models: How many of the best trials keep their weights.
@@ -121,6 +128,9 @@ class Spec:
     cache: Cache = Cache()
     plugins: tuple[PartSpec, ...] = ()
     judge: PartSpec | None = None
+    judge_space: PartSpec | None = None
+    judge_task: PartSpec | None = None
+    judge_data: str | None = None
     time_limits: TimeLimits = field(default_factory=TimeLimits)
     cost_metric: str = SECONDS
     keep_models: int = 1
@@ -151,9 +161,25 @@ class Spec:
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"the study's spec is damaged: {error!r}") from error
 
+    def judge_parts(self) -> dict[Kind, PartSpec]:
+        """The judge's own parts by kind; empty if there is no judge."""
+        own = {kind: getattr(self, judge_field(kind)) for kind in (Kind.TRAINER, *JUDGED_KINDS)}
+        return {kind: part for kind, part in own.items() if part is not None}
+
+    def judge_changes(self, kind: Kind) -> dict[str, Any]:
+        """The options of a part that the judge changes."""
+        part, usual = self.judge_parts().get(kind), self.parts()[kind].options
+        options = {} if part is None else part.options
+        return {n: v for n, v in options.items() if n not in usual or usual[n] != v}
+
     def parts(self) -> dict[Kind, PartSpec]:
         """The space, task, trainer, strategy and pruner by kind."""
         return {kind: getattr(self, kind.value) for kind in PART_KINDS}
+
+
+def judge_field(kind: Kind) -> str:
+    """Return the field of a spec that holds the judge's own part of a kind."""
+    return "judge" if kind is Kind.TRAINER else f"judge_{kind.value}"
 
 
 def load_plugins(spec: Spec, registry: Registry) -> None:
@@ -173,13 +199,22 @@ def _read(data: Mapping[str, Any]) -> Spec:
         data=str(data["data"]),
         cache=_cache(data["cache"]),
         plugins=tuple(part_spec(item) for item in data["plugins"]),
-        judge=part_spec(data["judge"]) if data["judge"] else None,
+        judge=_own_part(data, Kind.TRAINER),
+        judge_space=_own_part(data, Kind.SPACE),
+        judge_task=_own_part(data, Kind.TASK),
+        judge_data=data.get("judge_data"),
         **parts,
         time_limits=TimeLimits(**data.get("time_limits", {})),
         cost_metric=str(data.get("cost_metric", SECONDS)),
         keep_models=int(data.get("keep_models", data.get("models", 1))),
         requirements=tuple(_requirement(item) for item in data.get("requirements", ())),
     )
+
+
+def _own_part(data: Mapping[str, Any], kind: Kind) -> PartSpec | None:
+    """The judge's own part of a kind; earlier versions stored only the trainer."""
+    found = data.get(judge_field(kind))
+    return part_spec(found) if found else None
 
 
 def _cache(data: Mapping[str, Any]) -> Cache:

@@ -14,18 +14,18 @@ from automl.errors import UnstorableError, UsageError
 T = TypeVar("T")
 
 LONGEST_NAME = 512
-"""The most characters in the name of a decision, a metric, an attribute or a study."""
+"""The largest number of characters in the name of a decision, a metric, an attribute or a study."""
 LONGEST_VALUE = 65_535
-"""The most bytes of an attribute or of a decision's choices, as JSON."""
+"""The largest number of bytes of an attribute or of a decision's choices, as JSON."""
 LONGEST_TEXT = 1_000_000
-"""The most characters of a message or a traceback: servers limit the size of a statement."""
+"""The largest number of characters of a message or traceback: servers limit a statement's size."""
 LARGEST = 10**9
-"""The most that a person may ask for of anything.
+"""The largest number that an option may have.
 
-The ledger counts in columns of 32 bits, and systems wait no longer than 292 years.
+The ledger counts in columns of 32 bits, and systems cannot wait longer than 292 years.
 """
 COUNTS = range(2**31)
-"""What the ledger's columns for counts and for numbers of trials hold."""
+"""The range of the ledger's columns for counts and trial numbers."""
 _INTEGERS = range(-(2**63), 2**63)
 _SHOWN = 40
 _PLAIN = str | int | float | None
@@ -58,7 +58,7 @@ def size_fault(value: Any, limit: int = LONGEST_VALUE) -> str | None:
 
     Args:
         value: The value.
-        limit: The most bytes of its JSON.
+        limit: The largest number of bytes of its JSON.
 
     Raises:
         TypeError: The value cannot be written as JSON.
@@ -73,16 +73,16 @@ def short(value: object) -> str:
     """The `repr` of a value for a message, with the middle of a long one left out."""
     try:
         shown = repr(value)
-    except ValueError:  # Python writes no whole number of thousands of digits
+    except ValueError:  # Python does not write integers with thousands of digits
         return f"a value of type {type(value).__name__} that is too long to show"
     return shown if len(shown) <= 2 * _SHOWN else f"{shown[:_SHOWN]}…{shown[-_SHOWN:]}"
 
 
 def require_amount(option: str, value: object, whole: bool = False) -> None:
-    """See that what a person asks for is more than 0, and that databases and systems take it.
+    """Check that an option's number is more than 0, and not too large for databases and systems.
 
     Raises:
-        UsageError: it is not; named by its option.
+        UsageError: It is not; the message names the option.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UsageError(f"{option}: expected a number, got {short(value)}")
@@ -94,10 +94,10 @@ def require_amount(option: str, value: object, whole: bool = False) -> None:
 
 
 def require_at_most(option: str, value: float, most: int = LARGEST) -> None:
-    """See that databases and systems take a number.
+    """Check that an option's number is not too large for databases and systems.
 
     Raises:
-        UsageError: it is more than that; named by its option.
+        UsageError: It is larger than `most`; the message names the option.
     """
     if value > most:
         raise UsageError(f"{option}: expected at most {most:,}, got {short(value)}")
@@ -124,7 +124,7 @@ def by_metric_name(values: Mapping[Any, T]) -> dict[str, T]:
     """Metrics by their names as text.
 
     Raises:
-        UnstorableError: Some database cannot store one, or two of them have one name.
+        UnstorableError: Some database cannot store one, or two of them have the same name.
     """
     found: dict[str, T] = {}
     for given, value in values.items():
@@ -138,10 +138,10 @@ def by_metric_name(values: Mapping[Any, T]) -> dict[str, T]:
 
 
 def plain_decisions(given: object) -> dict[str, Any]:
-    """Given decisions, as every database can hold them.
+    """Check that every database can store given decisions, and return them as a dict.
 
     Raises:
-        UsageError: they are no mapping of names to text, finite numbers, booleans or none.
+        UsageError: They are not a mapping of names to text, finite numbers, booleans or None.
     """
     if not isinstance(given, Mapping):
         raise UsageError(f'expected decisions such as {{"lr": 0.01}}, got {given!r}')

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,8 @@ import torch
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from torch import Tensor
 
-from automl.errors import Interrupted, OpenDecisionError
+from automl.engine.closed_weights import misfit
+from automl.errors import Interrupted, OpenDecisionError, first_line
 from automl.plugin.hookspecs import Hooks
 from automl.plugin.protocols import (
     Launcher,
@@ -110,7 +111,9 @@ def check_trainer(
 ) -> None:
     """Check that a trainer reports, ticks, stops when closed, is deterministic, and resumes.
 
-    It trains a random candidate of the space several times, so use few epochs.
+    It trains a random candidate of the space several times, so use few epochs. If the trainer
+    leaves decisions open, it must also train the candidate with all of them closed, and weights
+    that it offers must be those of a candidate without open decisions.
 
     Args:
         trainer: The trainer.
@@ -120,7 +123,7 @@ def check_trainer(
         seed: The seed of the candidate and of the training.
     """
     training = _Trainings(trainer, space, task, directory, seed)
-    reports = list(training.start(training.run("whole")))
+    reports, weights = _trained(training, "whole")
     _check_reports(reports, task, training)
     values = [training.objective(report) for report in reports]
     again = [training.objective(report) for report in training.start(training.run("again"))]
@@ -128,6 +131,9 @@ def check_trainer(
     _check_closing(training)
     _check_interrupt(training)
     _check_resuming(training, values[-1])
+    _check_weights(training, reports[-1], weights)
+    if training.candidate.open_decisions:
+        _check_plain(replace(training, opened=False, ticks=0))
 
 
 def check_strategy(
@@ -178,7 +184,7 @@ def check_pruner(factory: Callable[[], optuna.pruners.BasePruner], trials: int =
 
 
 def check_launcher(launcher: Launcher, directory: Path, seconds: float = 60.0) -> None:
-    """Check that a launcher starts, polls, interrupts and awaits workers, and keeps secrets.
+    """Check that a launcher starts, polls, interrupts and awaits workers, and hides secrets.
 
     Args:
         launcher: The launcher.
@@ -249,7 +255,7 @@ _EVENTS: list[tuple[str, dict[str, Any]]] = [
         ("search_finished", {"trials": 3}),
     )
 ]
-"""Every event, with arguments such as the engine passes."""
+"""Every event, with arguments like those that the engine passes."""
 
 
 def _loaded_with(plugin: Any) -> str:
@@ -355,6 +361,7 @@ class _Trainings:
     directory: Path
     seed: int
     ticks: int = 0
+    opened: bool = True
 
     def __post_init__(self) -> None:
         sampler = optuna.samplers.RandomSampler(seed=self.seed)
@@ -370,7 +377,16 @@ class _Trainings:
         return _propose(self.space, self.trial, self.task, self._opens)
 
     def _opens(self, decision: Open) -> bool:
-        return not decision.is_value and self.trainer.opens(decision)
+        return self.opened and not decision.is_value and self.trainer.opens(decision)
+
+    def close(self, closed: Mapping[str, Any]) -> Candidate:
+        """Return the candidate with these values for its open decisions."""
+        known = {**self.candidate.decisions, **closed}
+
+        def opens(decision: Open) -> bool:
+            return decision.name not in known
+
+        return _propose(self.space, FixedTrial(known), self.task, opens)
 
     def start(self, run: Run) -> Iterator[Report]:
         return self.trainer.train(self.propose(), self.task, run)
@@ -429,22 +445,73 @@ def _check_interrupt(training: _Trainings) -> None:
 
 
 def _check_resuming(training: _Trainings, expected: float) -> None:
-    """Check that a training resumed from its first checkpoint has the same result."""
-    started = training.run("resumed")
-    reports = training.start(started)
-    first = next(reports)
-    if first.checkpoint is None:
+    """Check that a training resumed from any of its checkpoints has the same result.
+
+    From the one of the last step, it may have nothing left to report.
+    """
+    started, saved = training.run("resumed"), dict[int, str]()
+    for report in training.start(started):
+        if report.checkpoint is not None:
+            saved[report.step] = started.save(report.checkpoint())
+        last = report
+    for step, digest in saved.items():
+        rest = list(training.start(training.run("resumed", attempt=2, checkpoint=digest)))
+        if not rest and step == last.step:
+            continue
+        _expect(len(rest) > 0, f"a training resumed after step {step} must report the other steps")
+        found = (training.objective(rest[-1]), rest[-1].closed)
+        whole = (expected, last.closed)
+        _expect(
+            found == whole,
+            f"after resuming from the checkpoint of step {step} the result is {found}; expected "
+            f"{whole} as without interruption",
+        )
+
+
+def _check_plain(training: _Trainings) -> None:
+    """Check that a trainer which opens decisions also trains a candidate without any."""
+    try:
+        reports, weights = _trained(training, "plain")
+    except Exception as error:
+        raise AssertionError(
+            "with no decision open, the trainer must train plainly, but "
+            f"{type(error).__name__} was raised: {error}"
+        ) from error
+    _check_reports(reports, training.task, training)
+    training.objective(reports[-1])
+    _check_weights(training, reports[-1], weights)
+
+
+def _trained(training: _Trainings, name: str) -> tuple[list[Report], Mapping[str, Tensor] | None]:
+    """Train to the end, and return the reports with the weights that the last one offers."""
+    reports: list[Report] = []
+    weights: Mapping[str, Tensor] | None = None
+    for report in training.start(training.run(name)):
+        reports.append(report)
+        weights = report.weights() if report.weights is not None else None
+        if weights is not None:
+            weights = {key: tensor.detach().clone() for key, tensor in weights.items()}
+    return reports, weights
+
+
+def _check_weights(
+    training: _Trainings, last: Report, weights: Mapping[str, Tensor] | None
+) -> None:
+    """Check that offered weights are those of the candidate that the last report closed."""
+    if weights is None:
         return
-    digest = started.save(first.checkpoint())
-    cast("Any", reports).close()
-    rest = list(training.start(training.run("resumed", attempt=2, checkpoint=digest)))
-    _expect(len(rest) > 0, "a resumed training must yield at least its last report again")
-    value = training.objective(rest[-1])
-    _expect(
-        value == expected,
-        f"after resuming from the checkpoint of step {first.step} the result is {value}; expected "
-        f"{expected} as without interruption",
-    )
+    closed = last.closed or {}
+    candidate = training.close(closed if isinstance(closed, Mapping) else closed[0])
+    task, opened = training.task, bool(training.candidate.open_decisions)
+    try:
+        if opened:
+            fault = misfit(candidate, weights, task, last.metrics, last.outputs)
+        else:
+            fault = None
+            candidate.build(task.probe()[0], task.signature).load_state_dict(dict(weights))
+    except RuntimeError as error:
+        fault = first_line(error)
+    _expect(fault is None, f"the weights must be those of the closed candidate: {fault}")
 
 
 # Strategies and pruners.
@@ -507,7 +574,7 @@ def _verdicts(pruner: optuna.pruners.BasePruner, direction: Any, trials: int) ->
 
 
 # Launchers.
-_ENDS = "import sys; print('said', file=sys.stderr); print('not said'); sys.exit(7)"
+_ENDS = "import sys; print('logged', file=sys.stderr); print('not kept'); sys.exit(7)"
 _TELLS = """
 import os, pathlib
 lines, pid = [os.environ.get("AUTOML_CHECK", "")], os.getpid()
@@ -572,7 +639,7 @@ def _check_exit_code(launched: _Launched) -> None:
     log = launched.log("ends")
     _expect(log.exists(), "start() must create the log")
     text = log.read_text()
-    _expect("not said" not in text, "a worker's standard output must not be in its log")
+    _expect("not kept" not in text, "a worker's standard output must not be in its log")
 
 
 def _check_environment(launched: _Launched) -> None:

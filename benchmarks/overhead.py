@@ -87,7 +87,7 @@ def bare_trials(study: optuna.Study, number: int) -> None:
 
 
 class OurLoop:
-    """A study of ours, extended by one block at a time."""
+    """Our own study, extended by one block at a time."""
 
     def __init__(self, storage: Storage) -> None:
         self.registry = Registry()

@@ -299,7 +299,7 @@ class BareAsk:
 
 
 class OurAsk:
-    """A study of ours: all that the engine does to get a new candidate."""
+    """Our own study: everything that the engine does to get a new candidate."""
 
     def __init__(self, where: Database, strategy: str) -> None:
         registry = Registry()

@@ -70,3 +70,40 @@ def test_a_study_predicts_and_exports_its_best(sqlite_url, tmp_path):
     assert (study.export(tmp_path / "model") / "README.md").exists()
     opened = automl.Study.open(study.name, storage=sqlite_url)
     torch.testing.assert_close(opened.predict(inputs), outputs)
+
+
+class Counted(torch.nn.Linear):
+    """A model that counts how many of it were made."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        Counted.made += 1
+
+
+def counted(trial, task):
+    trial.suggest_float("x", 0.0, 1.0)
+    return automl.Candidate(Counted)
+
+
+def test_a_study_builds_the_model_of_a_trial_once(sqlite_url):
+    levels = {"cache": {"levels": "L0"}}
+    given = {"storage": sqlite_url, "strategy": "random", "options": levels, "keep_models": 2}
+    trainer, task = Weighed, toys.blobs
+    study, best = automl.search(counted, task=task, trainer=trainer, trials=2, **given)
+    inputs, _ = toys.blobs().probe()
+    before = Counted.made
+    outputs = [study.predict(inputs) for _ in range(3)]
+    assert Counted.made == before + 1
+    assert all(torch.equal(outputs[0], each) for each in outputs)
+    assert not torch.equal(study.predict(inputs, trial=1 - best.number), outputs[0])
+    assert Counted.made == before + 2
+
+
+class Weighed(automl.Trainer):
+    """Reports untrained weights, which differ by trial."""
+
+    def train(self, candidate, task, run):
+        weights = {"weight": torch.full((3, 4), float(run.number)), "bias": torch.ones(3)}
+        yield automl.Report(1, {"accuracy": 0.5, "loss": 1.0}, weights=lambda: weights)

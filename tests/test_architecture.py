@@ -52,7 +52,7 @@ HEAVY_OWN = {
     ),
     *("automl.portable.columns", "automl.portable.pixels", "automl.portable.exported_program"),
 }
-"""Modules of ours that load torch, so they may be imported late as well."""
+"""Our own modules that load torch, so they may be imported late as well."""
 LIGHT = {"torch", "optuna", "sqlalchemy"}
 """Modules that neither `import automl` nor `automl --help` may load."""
 DEFAULTS = {"mlp", "digits", "supervised", "tpe", "none", "local"}

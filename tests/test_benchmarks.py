@@ -1,4 +1,4 @@
-"""Each benchmark runs and prints all its results; their values are not judged here."""
+"""Each benchmark runs and prints all its results; their values are not checked here."""
 
 import itertools
 import json

@@ -1,7 +1,7 @@
-"""Checks that a study is consistent, whatever happened to its workers, and repairs it.
+"""Checks that a study is consistent, even after workers died, and repairs it.
 
 Every trial must have ended or belong to a worker, and Optuna must know how it ended. No function is
-evaluated twice at once. A reused result is that of its origin. Checkpoints exist and are unchanged.
+evaluated twice at once. A reused result equals its origin's. Checkpoints exist and are unchanged.
 The budget was kept.
 """
 
@@ -100,7 +100,7 @@ class Doctor:
                 worker = (
                     f"{'a' if number is None else 'its'} worker {host_and_pid(view.worker or '')}"
                 )
-                message = f"{worker} has not been heard of since {moment(since)}"
+                message = f"{worker} has not been heard from since {moment(since)}"
                 yield Finding(Rule.PHASE, number, message, broken=False)
 
     def _of_optuna(self, views: dict[int, TrialView], untold: set[int]) -> Iterator[Finding]:
@@ -115,7 +115,9 @@ class Doctor:
                 if trial.state.is_finished():
                     yield Finding(Rule.TOLD, trial.number, "another program ended it in Optuna")
             elif trial.number in untold:
-                yield Finding(Rule.TOLD, trial.number, "Optuna is not told yet", broken=False)
+                yield Finding(
+                    Rule.TOLD, trial.number, "Optuna does not know yet how it ended", broken=False
+                )
             elif not _agree(view, trial):
                 message = "Optuna and the ledger disagree on how it ended"
                 yield Finding(Rule.TOLD, trial.number, message)

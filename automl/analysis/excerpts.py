@@ -1,8 +1,7 @@
 """Copies some of a study's trials to an Optuna study in memory, for Optuna's plots and figures."""
 
-import copy
 from collections.abc import Container, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import optuna
 from optuna.storages import InMemoryStorage
@@ -10,6 +9,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.plugin.report import Objective
+from automl.study.trial_copies import with_changes
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class _FixedStorage(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        # Never copies: no caller changes a trial, and copies would take most of the time.
+        # Trials are not copied: no caller changes one, and copying would take most of the time.
         return [t for t in self._trials_given if states is None or t.state in states]
 
 
@@ -59,14 +59,6 @@ def valued(trials: Sequence[FrozenTrial], place: int) -> list[FrozenTrial]:
     """
     done = TrialState.COMPLETE
     return [with_changes(t, values=[t.values[place]] if t.state is done else None) for t in trials]
-
-
-def with_changes(trial: FrozenTrial, **changes: Any) -> FrozenTrial:
-    """Return a copy of a trial with some attributes changed."""
-    changed = copy.copy(trial)
-    for name, value in changes.items():
-        setattr(changed, name, value)
-    return changed
 
 
 def evenly(items: Sequence[T], limit: int) -> list[T]:

@@ -13,9 +13,10 @@ from automl.engine.worker_ids import host_and_pid, is_dead
 from automl.ledger.models import Phase
 from automl.ledger.queries import TrialView
 from automl.plugin.report import Objective, State
+from automl.study.judged import comparable
 
 LOOKED_AT = 2_000
-"""Importances are computed from this many trials at most, so that they are fast."""
+"""Importances are computed from at most this many trials, so that they are fast."""
 FEWEST = 20
 """The fewest complete trials that importances are computed from; with fewer they are noise."""
 
@@ -59,7 +60,7 @@ class WorkerTime:
 
     @property
     def name(self) -> str:
-        """Host and process, for people."""
+        """The worker's host and process, to show to users."""
         return host_and_pid(self.id)
 
     @property
@@ -83,7 +84,7 @@ def importances(
     trials: Sequence[FrozenTrial], objectives: Sequence[Objective]
 ) -> list[Importances]:
     """Return the importance of decisions for each objective, by Optuna's own evaluator."""
-    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    done = [t for t in comparable(trials) if t.state is TrialState.COMPLETE]
     return [
         _importances(evenly(valued(done, place), LOOKED_AT), objective)
         for place, objective in enumerate(objectives)
@@ -137,7 +138,7 @@ def _time(worker: str, trained: Sequence[TrialView]) -> WorkerTime:
 
 
 def silent_since(trial: TrialView, lease_seconds: float) -> float | None:
-    """Return when a trial's worker last gave a sign of life.
+    """Return when a trial's worker last renewed its lease, if it is silent.
 
     A worker is silent once its process is known to be dead, or its lease has expired.
 

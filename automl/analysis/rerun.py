@@ -11,9 +11,11 @@ from automl.engine.failures import failure
 from automl.engine.training import Training, train
 from automl.errors import UsageError
 from automl.ledger.queries import TrialView
+from automl.plugin.cost_metric import CostMetric
 from automl.plugin.protocols import Run
 from automl.plugin.registry import Kind
-from automl.plugin.report import Outcome, State
+from automl.plugin.report import SUPERNET, Outcome, State
+from automl.study.found import findings_of
 from automl.study.parts import Parts, costs_of, lost_decisions, rebuild
 from automl.study.study import Study, trial_seed
 from automl.trial_code.boundary import TrialCode
@@ -115,8 +117,9 @@ def rerun(study: Study, parts: Parts, view: TrialView, device: str, tolerance: f
     """
     if view.judges is not None and parts.judge:
         parts = parts.judge
-    outcome = _train_again(study, parts, view.number, device)
-    measured = _MEASURED | {study.spec.cost_metric}
+    outcome = _train_again(study, parts, view, device)
+    costs = CostMetric.parse(study.spec.cost_metric).weights
+    measured = _MEASURED | {SUPERNET + name for name in _MEASURED} | set(costs)
     again = outcome.finite_metrics()
     metrics = [
         _compared(name, view.metrics, again, measured, tolerance)
@@ -125,12 +128,13 @@ def rerun(study: Study, parts: Parts, view: TrialView, device: str, tolerance: f
     return Rerun(outcome, tuple(metrics))
 
 
-def _train_again(study: Study, parts: Parts, number: int, device: str) -> Outcome:
+def _train_again(study: Study, parts: Parts, view: TrialView, device: str) -> Outcome:
     """Train a trial as a search does, except for its lease, its stored reports and its pruner."""
+    number, findings = view.number, findings_of(study, parts, view)
     decisions = _decisions(study, parts, number)
     try:
         with seeded(trial_seed(study.spec, number, "propose")), TrialCode():
-            candidate = rebuild(parts, decisions, number)
+            candidate = rebuild(parts, decisions, number, findings)
             costs = costs_of(parts, candidate)
     except Exception as error:
         return failure(error, f"space {parts.names[Kind.SPACE]}")

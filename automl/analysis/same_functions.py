@@ -97,7 +97,7 @@ class Comparer:
         """
         a, b = self._written(one), self._written(other)
         if a.identity.l0 == b.identity.l0:
-            yield "they meet at L0: equal decisions"
+            yield "equal at L0: equal decisions"
             return
         yield f"L0: decisions differ: {_differences(one, other)}"
         yield from self._explain_graphs(a, b)
@@ -105,13 +105,13 @@ class Comparer:
     def _explain_graphs(self, a: Fingerprinted, b: Fingerprinted) -> Iterator[str]:
         read = [dict((x.static.shared or {}).get("hyperparameters", {})) for x in (a, b)]
         if read[0] != read[1]:
-            yield f"they part: training reads other hyperparameters: {_differences(*read)}"
+            yield f"different: training reads other hyperparameters: {_differences(*read)}"
             return
         for name, each in (("first", a), ("second", b)):
             yield f"L1: {name}: {_how_rewritten(each)}"
         in_use = Level.L1 in self.cache.levels
         if in_use and a.identity.l1 is not None and a.identity.l1 == b.identity.l1:
-            yield "they meet at L1: equal canonical graphs"
+            yield "equal at L1: equal canonical graphs"
             return
         if a.identity.l1 and b.identity.l1:
             yield "L1: canonical graphs differ"
@@ -150,7 +150,7 @@ class Comparer:
             )
         except AutoMLError:
             raise
-        except Exception as error:  # whatever the space's own code raises
+        except Exception as error:  # the space's own code may raise any error
             raise UsageError(f"space {space}: {described(error)}") from error
         if unused := decisions.keys() - made.decisions.keys():
             asked, not_asked = (", ".join(sorted(each)) for each in (made.decisions, unused))
@@ -195,34 +195,34 @@ def _explain_functions(a: Fingerprinted, b: Fingerprinted) -> Iterator[str]:
     answers = [each.answer for each in (a, b)]
     for name, answer in zip(("first", "second"), answers, strict=True):
         if answer is None:
-            yield f"they part: the {name} was not probed (L2 is off, or decisions are open)"
+            yield f"different: the {name} was not probed (L2 is off, or decisions are open)"
             return
         if answer.verdict != Verdict.SOUND.value:
-            yield f"they part: the {name} is {answer.verdict}: {answer.reason}"
+            yield f"different: the {name} is {answer.verdict}: {answer.reason}"
             return
     live = [answer.live_parameters for answer in answers if answer]
     if live[0] != live[1]:
-        yield f"they part at L2: a gradient reaches {live[0]} and {live[1]} parameters"
+        yield f"different at L2: a gradient reaches {live[0]} and {live[1]} parameters"
         return
     consulted = [Counter(answer.consulted) for answer in answers if answer]
     if consulted[0] != consulted[1]:
         first, second = ((a - b) for a, b in (consulted, reversed(consulted)))
         yield (
-            "they part at L2: a probe cannot show all that they consult: "
+            "different at L2: a probe cannot show all that they consult: "
             f"{_listed(first)} against {_listed(second)}"
         )
         return
     if a.identity.colour is not None and a.identity.colour == b.identity.colour:
         yield (
-            "they part: their graphs differ only in what seeds cannot tell apart, so that equal "
+            "different: their graphs differ only in what seeds cannot distinguish, so that equal "
             "outputs prove nothing"
         )
         return
     sketches = [Sketch.from_bytes(answer.sketch) for answer in answers if answer and answer.sketch]
     if sketches[0].agrees(sketches[1]):
-        yield f"they meet at L2: equal outputs and gradients, {live[0]} live parameters"
+        yield f"equal at L2: equal outputs and gradients, {live[0]} live parameters"
     else:
-        yield f"they part at L2: {_first_difference(*sketches)}"
+        yield f"different at L2: {_first_difference(*sketches)}"
 
 
 def _listed(consulted: Counter[str]) -> str:

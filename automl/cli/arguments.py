@@ -72,7 +72,7 @@ def request_of(request: type[Request], given: Mapping[str, Any]) -> Request:
 
     Args:
         request: The class of the request.
-        given: The arguments by name; others than the request's fields are ignored.
+        given: The arguments by name; names that are not fields of the request are ignored.
 
     Raises:
         UsageError: A value cannot be parsed; the message names the option.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With several objectives: show the trials that no other beats as one table.",
 )
-@click.option("--trial", "number", type=int, metavar="N", help="Take this trial, not the best.")
+@click.option("--trial", "number", type=int, metavar="N", help="This trial instead of the best.")
 @click.option(
     "--refit", is_flag=True, help="Train it again on training and validation data before exporting."
 )
@@ -88,7 +88,7 @@ def command(
         first, by = trials[0].number, opened.objectives[0].metric
         say(
             f"no other trial beats these {len(trials)}: trial {first}, the best by {by}, is "
-            "exported; --trial N takes another",
+            "exported; --trial N exports another",
             err=True,
         )
     export = Export(opened, opened.load_parts(registry, data_dir), trials[0], refit=refit)
@@ -117,7 +117,7 @@ def _check_together(
 
     if pareto and (directory is not None or number is not None):
         other = "--export" if directory is not None else "--trial"
-        raise UsageError(f"--pareto shows a table of trials: leave it or {other} out")
+        raise UsageError(f"--pareto shows a table of trials: leave out --pareto or {other}")
     if directory is None and (refit or force):
         raise UsageError(f"{'--refit' if refit else '--force'} needs --export DIR")
 

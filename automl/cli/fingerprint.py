@@ -34,7 +34,7 @@ from automl.study.search_request import SearchRequest, decision_lines, naming, p
     "file",
     required=True,
     type=click.File(encoding="utf-8"),
-    help="One JSON object of decisions a line; - reads standard input.",
+    help="One JSON object of decisions per line; - reads standard input.",
 )
 @click.option("--explain", is_flag=True, help="Show where two candidates agree or differ.")
 @click.option(
@@ -53,7 +53,7 @@ def command(
 ) -> None:
     """Find candidates of SPACE that compute the same function: they share a fingerprint.
 
-    Prints one JSON object for each line of decisions. `level` says how it equals an earlier line:
+    Prints one JSON object for each line of decisions. `level` shows how it equals an earlier line:
     L0 by its decisions, L1 by its canonical graph, L2 by its outputs; null if it is new.
     """
     from automl.analysis.same_functions import comparing

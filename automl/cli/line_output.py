@@ -1,4 +1,4 @@
-"""The ways to show a search: JSON lines, plain lines, and a live view in `live.py`."""
+"""Shows a search as JSON lines or plain lines; `live.py` shows it on a terminal."""
 
 import os
 import sys
@@ -54,7 +54,7 @@ def _say(line: str) -> None:
     try:
         say(line)
     except BrokenPipeError:
-        # The reader has exited, as `head` does; the search goes on.
+        # The reader has exited, as `head` does; the search continues.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

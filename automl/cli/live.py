@@ -28,7 +28,7 @@ from automl.text.formatting import duration, number, pairs
 
 
 class LiveView(PlainLines):
-    """Trials scroll by above; progress, best, reuse, time left and workers stay below."""
+    """Shows trials scrolling above, and progress, the best, reuse, time left and workers below."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -124,6 +124,11 @@ class LiveView(PlainLines):
         objective = self._study.objectives[0]
         if event["state"] != "complete" or event["values"] is None or "breaks" in event:
             return
+        judged = [each is not None and "judges" in each for each in (event, self._best)]
+        if judged[0] != judged[1] and self._best is not None:
+            # Once a trial has been judged, the tuner's own values do not count.
+            self._best = event if judged[0] else self._best
+            return
         sign = 1 if objective.direction is Direction.MAXIMIZE else -1
         new = sign * event["values"][objective.metric]
         if self._best is None or new > sign * self._best["values"][objective.metric]:
@@ -182,7 +187,7 @@ _STEPS = ("epochs", "steps")
 def wrapped(line: str, width: int) -> list[str]:
     """Split a line into pieces of at most `width` characters, without breaking long words.
 
-    Later pieces are indented, so that text in a trial cannot pass for a line of ours.
+    Later pieces are indented, so that text in a trial cannot look like our own.
     """
     pieces = textwrap.wrap(
         line,

@@ -68,7 +68,7 @@ def cli(debug: bool) -> None:
     \b
     automl search mlp --task digits --trials 20     find a good model
     automl best mlp-digits-1                        look at it
-    automl resume mlp-digits-1 --trials 20          search on
+    automl resume mlp-digits-1 --trials 20          continue it
     """
 
 
@@ -100,7 +100,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         say("interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        # The reader has exited, as `head` does; the rest has nowhere to go.
+        # The reader has exited, as `head` does, so nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
@@ -118,7 +118,7 @@ def _debug_first(arguments: list[str]) -> list[str]:
 def _explain(error: Exception, debug: bool) -> int:
     """Write an error in one line, after its traceback with `--debug`; returns the exit code."""
     if debug:
-        # Indented, because an error's text could have a line that looks like one of ours.
+        # Indented, because an error's text could have a line that looks like our own.
         trace = redact_urls("".join(traceback.format_exception(error)))
         say_lines((f"  {line}" for line in trace.rstrip().splitlines()), err=True)
     line = shortened(" ".join(str(error).split()))

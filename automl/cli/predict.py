@@ -23,8 +23,8 @@ import click
 def command(directory: Path, data: Path, **reading: Any) -> None:
     """Predict with the export in DIRECTORY for DATA.
 
-    DATA is a CSV file, an image, a folder of images or an array in a .npy file, as its task
-    needs. The predictions are written to standard output as CSV.
+    DATA is a CSV file, an image, a folder of images or an array in a .npy file, like the data of
+    the task. The predictions are written to standard output as CSV.
     """
     import sys
 

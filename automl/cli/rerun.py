@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Train one trial of STUDY again: exit code 0 if its metrics agree, 1 if they do not.
 
-    The parts, decisions and seeds come from the database. The study is not changed. For a reused
-    trial, the trial that its result comes from is trained.
+    The parts, decisions and seeds come from the database. The study is not changed. If the trial
+    was reused, its source is trained instead.
     """
     from automl.analysis.rerun import origin, rerun, tolerance_for
     from automl.cli.text import json_line

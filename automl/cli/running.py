@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import click
@@ -34,9 +34,9 @@ def _run_and_show(session: Session, output: Output) -> None:
         _follow(session, output)
     except (Interrupted, KeyboardInterrupt):
         output.emit(summary_event(study))
-        raise Interrupted(f"interrupted; go on with: {study.resume_command()}") from None
+        raise Interrupted(f"interrupted; continue with: {study.resume_command()}") from None
     except StorageError as error:
-        raise StorageError(f"{error}; then go on with: {study.resume_command()}") from error
+        raise StorageError(f"{error}; then continue with: {study.resume_command()}") from error
     summary = summary_event(study)
     output.emit(summary)
     if summary["open"]:
@@ -47,7 +47,7 @@ def _run_and_show(session: Session, output: Output) -> None:
         raise click.exceptions.Exit(1)
     if not summary["open"] and summary["trials"] == ended_before:
         more = study.command("resume", "--trials 20")
-        say(f"nothing was left to do; search on with: {more}", err=True)
+        say(f"nothing was left to do; continue with: {more}", err=True)
     if isinstance(output, PlainLines):
         say_lines(next_lines(study))
 
@@ -63,16 +63,12 @@ def choose_output(study: Study, as_json: bool) -> Output:
     return PlainLines()
 
 
-def exit_when_hung(study: Study) -> Callable[[], None]:
-    """Return a function that exits this process when its own trial hangs."""
-
-    def leave() -> None:
-        again = study.resume_command()
-        reason = "the trial makes no progress and its lease has expired"
-        say(f"{reason}: ending this search; go on with: {again}", err=True)
-        os._exit(DeviceLostError.exit_code)
-
-    return leave
+def exit_when_hung(study: Study) -> None:
+    """Exit this process because its own trial hangs."""
+    again = study.resume_command()
+    reason = "the trial makes no progress and its lease has expired"
+    say(f"{reason}: ending this search; continue with: {again}", err=True)
+    os._exit(DeviceLostError.exit_code)
 
 
 def show_previews(previews: Iterable[Preview], as_json: bool) -> None:
@@ -85,7 +81,7 @@ def show_previews(previews: Iterable[Preview], as_json: bool) -> None:
     for one in previews:
         text = f"this process itself, on {one.device}" if one.text is None else one.text
         alike.setdefault(text.rstrip(), []).append(one.index)
-    say("nothing was started; without --dry-run, this would be:")
+    say("nothing was started; without --dry-run, this would start:")
     for text, indices in alike.items():
         names = f"workers {indices[0]} to {indices[-1]}" if indices[1:] else f"worker {indices[0]}"
         say_block(f"{names}:{chr(10) if chr(10) in text else ' '}{text}")
@@ -100,12 +96,12 @@ def _follow(session: Session, output: Output) -> None:
 
 
 def _saved(study: Study, number: int) -> str:
-    """Tell how to continue trials that a budget interrupted."""
+    """Describe how to continue trials that a budget interrupted."""
     budget = study.views.budget()
     spent = budget.device_seconds_limit is not None and budget.device_seconds > 0
     more = study.command("resume", "--gpu-hours 1" if spent else "--timeout 10m")
     trials = "1 trial was" if number == 1 else f"{number} trials were"
-    return f"{trials} interrupted and saved; go on with: {more}"
+    return f"{trials} interrupted and saved; continue with: {more}"
 
 
 def _nothing_complete(study: Study, summary: Event) -> str:

@@ -9,7 +9,6 @@ from automl.cli.arguments import (
     Location,
     dry_run_option,
     json_option,
-    open_storage,
     request_of,
     request_options,
 )
@@ -40,37 +39,17 @@ def command(
     """
     announce(f"searching {arguments['space']} ...", as_json)
 
-    from automl.plugin.registry import Registry
-    from automl.workers.launch import Launch
-
-    registry, request = Registry(), request_of(SearchRequest, arguments)
-    # Before anything loads torch, which must see this process's device alone.
-    launch = Launch.of(request, registry, pin=not dry_run)
-
     from automl.cli.running import choose_output, exit_when_hung, run_and_show, show_previews
-    from automl.study.creation import create
-    from automl.study.limits import Limits
-    from automl.study.plan import plan
-    from automl.study.study import open_study
-    from automl.study.warm_start import first_decisions
-    from automl.workers.session import Session, previews
+    from automl.workers.preparation import prepare_search
 
-    made = plan(request, registry)
-    # Everything is checked before the study is created.
-    limits, location = Limits.of(request), Location.of(request)
-    opened = open_storage(location)
-    earlier = None if request.warm_start is None else open_study(opened, request.warm_start)
-    first = first_decisions(made, limits, request.enqueue, earlier)
+    request = request_of(SearchRequest, arguments)
+    prepared = prepare_search(request, pin=not dry_run)
     if save is not None:
         require_free(save)
-    created = None if dry_run else create(opened, made, limits, request.study, first)
+    session = None if dry_run else prepared.session(exit_when_hung)
     if save is not None:
-        write(save, given, location, made.spec)
-    if created is None:
-        found = previews(launch.launcher, launch.places, request.study or "STUDY")
-        show_previews(found, as_json)
+        write(save, given, Location.of(request), prepared.spec)
+    if session is None:
+        show_previews(prepared.previews(), as_json)
         return
-    session = Session(
-        created, made.parts, registry, launch.launcher, launch.places, exit_when_hung(created)
-    )
-    run_and_show(session, choose_output(created, as_json))
+    run_and_show(session, choose_output(session.study, as_json))

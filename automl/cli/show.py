@@ -51,7 +51,7 @@ def command(
     """Show the trials of STUDY and a summary.
 
     With --html, the page also shows the best trial's model and the data, for which it runs the
-    study's plugins where you have approved their code.
+    study's plugins if you have approved their code.
     """
     from automl.study.study import open_study
 

@@ -32,7 +32,7 @@ _NOT_IN_FILES = frozenset({"help", "json", "dry-run", "save", "trust-storage"})
 _QUEUE = "enqueue"
 _STANDARD_INPUT = "<stdin>"
 _ALWAYS = ("task", "trainer", "strategy", "pruner", "seed")
-"""Written even if they have their defaults, because defaults may change."""
+"""Options written even if they have their defaults, because defaults may change."""
 
 
 class StudyFileCommand(click.Command):
@@ -141,7 +141,7 @@ def write(file: Path, given: Mapping[str, Any], storage: Location, spec: "Spec")
         raise UsageError(f"--save: cannot write {file}: {error.strerror}") from error
     say(f"wrote {file}", err=True)
     for name, why in left_out.items():
-        say(f"{file} does not hold --{name}, {why}", err=True)
+        say(f"{file} does not contain --{name}, {why}", err=True)
 
 
 def _left_out(given: Mapping[str, Any], storage: Location) -> dict[str, str]:

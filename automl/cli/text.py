@@ -39,7 +39,7 @@ def trial_line(event: Mapping[str, Any]) -> str:
         return f"{line}  {shortened(event['error'])}"
     if "silent_since" in event:
         since = moment(event["silent_since"])
-        return f"{line}  its worker {event['worker']} has not been heard of since {since}"
+        return f"{line}  its worker {event['worker']} has not been heard from since {since}"
     line += f"  {pairs(event['values'])}"
     if "breaks" in event:
         line += f"  breaks {' and '.join(event['breaks'])}"
@@ -88,13 +88,13 @@ def _open_parts(event: Mapping[str, Any]) -> list[str]:
 
 
 def lost_line(lost: int, resume: str) -> str:
-    """Tell how to continue trials whose workers are gone."""
+    """Describe how to continue trials whose workers are gone."""
     found = "1 trial has lost its worker" if lost == 1 else f"{lost} trials have lost their workers"
-    return f"{found}; any worker at this study takes over, or start one: {resume}"
+    return f"{found}; any worker of this study takes over, or start one: {resume}"
 
 
 _MANY = 10
-"""The most lines that one subject gets; `--json` and `--html` show all of them."""
+"""The largest number of lines for one subject; `--json` and `--html` show all of them."""
 
 
 def overview_lines(event: Mapping[str, Any]) -> list[str]:
@@ -159,7 +159,7 @@ def next_lines(study: "Study") -> list[str]:
         study.command("show"): "every trial",
     }
     if study.views.budget().stopped is not StopReason.EXHAUSTED:
-        lines[study.command("resume", "--trials 20")] = "search on"
+        lines[study.command("resume", "--trials 20")] = "continue the search"
     width = max(map(len, lines))
     return ["next:", *(f"  {line:<{width}}   {shows}" for line, shows in lines.items())]
 
@@ -198,5 +198,5 @@ def trial_details(event: Mapping[str, Any]) -> list[str]:
     lines += [f"fingerprint: {event['fingerprint'] or '-'}, {attempt}"]
     lines += _probe_lines(event["identification"])
     lines += [f"step {r['step']:>3}  {pairs(r['metrics'])}" for r in event["reports"]]
-    # Indented, because the trial's text could contain a line that looks like one of ours.
+    # Indented, because the trial's text could contain a line that looks like our own.
     return lines + [f"  {line}" for line in (event["traceback"] or "").rstrip().splitlines()]

@@ -38,7 +38,7 @@ def command(
     storage: Location,
     data_dir: Path | None,
 ) -> None:
-    """Take trials of STUDY until its budget is spent and nothing is open."""
+    """Run trials of STUDY until its budget is spent and none is open."""
     from automl.devices.discovery import resolve_device
     from automl.devices.pinning import pin
     from automl.devices.placement import Place, threads_given

@@ -13,7 +13,7 @@ from automl.plugin.protocols import Launcher
 from automl.storable import require_at_most, short
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that numerical libraries read when they are loaded."""
+"""The variables that numerical libraries read when they are loaded."""
 MOST_WORKERS = 100_000
 """The largest number of workers, so that a typing error does not start millions."""
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -12,10 +12,10 @@ from automl.engine.evaluation import Evaluation
 from automl.engine.failures import (
     failed_part,
     failure,
+    freed,
     is_interruption,
     is_storage_failure,
     process_ended,
-    released,
     trial_failure,
     worker_lost,
 )
@@ -60,50 +60,50 @@ MAX_ATTEMPTS = 3
 
 @dataclass
 class Attempt:
-    """One attempt at one trial, from its lease until it is settled, parked or given back.
+    """One attempt at one trial, from its lease until it is settled, parked or released.
 
     Attributes:
         state: This worker's state.
         lease: The trial's lease.
         seconds: How long the trial has trained in this attempt.
-        given_back: Whether the lease was given back, so that any worker can take the trial.
+        released: Whether the lease was released, so that any worker can take the trial.
     """
 
     state: EngineState
     lease: Lease
     seconds: float = 0.0
-    given_back: bool = False
+    released: bool = False
     _trial: optuna.Trial | None = field(default=None, init=False)
 
     def run(self) -> Lease | None:
-        """Take the trial as far as it goes.
+        """Run the trial until it is settled, parked or released.
 
         Returns:
             The lease of the next trial, if settling this one took one.
 
         Raises:
-            Interrupted: The worker was asked to stop; the trial has been given back.
-            DeviceLostError: The device fails for good; the trial has been given back.
+            Interrupted: The worker was asked to stop; the trial has been released.
+            DeviceLostError: The device fails for good; the trial has been released.
             StorageError: The database failed; another worker will take the trial over.
         """
-        self.state.settings.restore()
         self.state.heartbeat.hold(self.lease)
         try:
             return self._run()
         except LeaseLostError as error:
+            self.state.settings.restore()
             number = self._number
             _log.warning("trial %s: %s", number, error)
             self.state.trials.end_orphan(self.lease.id, number)
             return None
         except BudgetSpentError as error:
-            _log.info("trial %s is given back: %s", self._number, error)
-            self.give_back()
+            _log.info("trial %s is released: %s", self._number, error)
+            self.release()
             return None
         except BaseException as error:
             # After a failure of the database, the trial stays until its lease expires.
             stays = is_storage_failure(error) or isinstance(error, EndedAtOnce)
-            if not stays and not self.given_back:
-                self.give_back(counts=_may_recur(error))
+            if not stays and not self.released:
+                self.release(counts=_may_recur(error))
             raise
         finally:
             leave_trial_code()
@@ -112,7 +112,7 @@ class Attempt:
             self.state.meter.end()
             self.state.heartbeat.hold(None)
 
-    def give_back(self, counts: bool = False) -> None:
+    def release(self, counts: bool = False) -> None:
         """Let other workers continue the trial, or free its slot if it has not begun.
 
         Args:
@@ -122,7 +122,7 @@ class Attempt:
         used = self.seconds + self.state.meter.end()
         metered = self.state.meter.metered
         self.state.ledger.release(self.lease, self._number, used, counts, metered)
-        self.given_back = True
+        self.released = True
 
     def _run(self) -> Lease | None:
         trial = self._trial = self.state.trials.open(self.lease, self.state.limit)
@@ -134,20 +134,21 @@ class Attempt:
             return self._fail(trial, error)
 
     def _fail(self, trial: optuna.Trial, error: BaseException) -> Lease | None:
-        """Fail a trial after an error that is the engine's own, so that the search goes on.
+        """Fail a trial after an error of the engine itself, so that the search continues.
 
         If even that fails, the trial is tried again, which counts as an attempt.
         """
+        # Also before the error is shown, for which a trial may have left no room on the stack.
         self.state.settings.restore()
         self.seconds += self.state.meter.end()
         try:
             self.state.deadline.grant()
-            return self._settle(trial, released(error, failure(error)))
+            return self._settle(trial, freed(error, failure(error)))
         except BaseException as again:
             lost = isinstance(again, LeaseLostError) or is_storage_failure(again)
             if lost or is_user_interrupt(again):
                 raise
-            self.give_back(counts=True)
+            self.release(counts=True)
             if self.lease.attempt > MAX_ATTEMPTS:
                 raise
             _log.warning("trial %d will be tried again: %s", trial.number, first_line(again))
@@ -176,7 +177,7 @@ class Attempt:
         """The outcome of a trial that must not be trained; None for any other."""
         note = None if self.lease.fresh else self.state.notes.read(trial.number, Note.ENDED)
         if note is not None:
-            return process_ended(str(note.get("why", "")), str(note.get("stack", "")))
+            return process_ended(note)
         if self.lease.attempt > MAX_ATTEMPTS:
             return worker_lost(MAX_ATTEMPTS)
         if self.lease.number is not None and self.state.trials.is_finished(trial.number):
@@ -189,7 +190,8 @@ class Attempt:
             self.state.trials.draw_again(trial)
         parts, given, findings = self._parts, self.lease.given or {}, self._to_replay()
         with TrialCode():
-            candidate = propose_for_trainer(parts, trial, given, findings)
+            judges = self.lease.judges is not None
+            candidate = propose_for_trainer(parts, trial, given, findings, all_closed=judges)
         if self.lease.judges is None:
             check_taken(given, candidate.decisions)
         return candidate
@@ -209,8 +211,9 @@ class Attempt:
         costs: Mapping[str, float],
     ) -> Lease | None:
         ledger, told = self.state.ledger, self.state.trials.take_told()
+        judge = trial.params if self._is_to_be_judged else None
         try:
-            answer = ledger.claim(self.lease, trial.number, identity, costs, told)
+            answer = ledger.claim(self.lease, trial.number, identity, costs, told, judge)
         except UnstorableError as error:
             return self._settle(trial, failure(error))
         match answer:
@@ -243,16 +246,19 @@ class Attempt:
         """Keep the weights of a good trial, and return how it ended after that."""
         if outcome.state is not State.COMPLETE or evaluation.weights is None:
             return outcome
+        if self._is_to_be_judged:
+            return outcome  # the judge's weights are those of a candidate that can be compared
         self.state.deadline.until(NEVER, "")
         try:
-            self.state.models.keep(evaluation.trial, outcome, evaluation.weights)
+            fault = evaluation.closed_weights(outcome).fault
+            self.state.models.keep(evaluation.trial, outcome, evaluation.weights, fault)
         except Exception as error:
             self._allow_cleanup(error)
             return trial_failure(error, failed_part(evaluation.parts, error))
         return outcome
 
     def _allow_cleanup(self, error: Exception) -> None:
-        """Give the trial's code a little time to clean up, and to say what its error is."""
+        """Give the trial's code a little time to clean up and to format its error."""
         if not is_interruption(error):
             self.state.deadline.grant()
 
@@ -301,16 +307,19 @@ class Attempt:
                 lease, number, outcome, seconds, reports, judges=judges, identity=identity
             )
         except UnstorableError as error:
-            # Without any of the trial's own values, the database accepts it in every case.
+            # The database always accepts this outcome, because it has none of the trial's values.
             return settle(lease, number, failure(error), seconds)
 
     def _to_judge(self, trial: optuna.Trial, outcome: Outcome) -> list[dict[str, Any]]:
-        """The decisions that the judge should train from the start, for each candidate found."""
-        if self.state.parts.judge is None or self.lease.judges is not None or not outcome.closed:
+        """The decisions of the trials that are to judge this one."""
+        if not self._is_to_be_judged or outcome.state is not State.COMPLETE:
             return []
-        if outcome.state is not State.COMPLETE:
-            return []
-        return [{**trial.params, **each} for each in (outcome.closed, *outcome.also_closed)]
+        found = (outcome.closed or {}, *outcome.also_closed)
+        return [{**trial.params, **closed} for closed in found]
+
+    @property
+    def _is_to_be_judged(self) -> bool:
+        return self.state.parts.judge is not None and self.lease.judges is None
 
     @property
     def _number(self) -> int | None:
@@ -325,7 +334,7 @@ class Attempt:
 def _may_recur(error: BaseException) -> bool:
     """Return whether a trial might end each worker with this error, so that attempts must count.
 
-    Neither this package nor a person ends a process with any other than an Exception.
+    This package and users end a process only with an Exception; any other error is the trial's.
     """
     if isinstance(error, DeviceLostError):
         return True

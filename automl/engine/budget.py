@@ -3,9 +3,9 @@
 import time
 from collections.abc import Mapping
 
-from automl.errors import TrialError
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import BudgetSpentError, Lease
+from automl.plugin.cost_metric import CostMetric
 from automl.spec import SECONDS
 from automl.trial_code.boundary import EngineCode
 
@@ -15,15 +15,17 @@ class Meter:
 
     If a study limits device time, workers buy it in parts before they use it, so that all workers
     together never use more than there is. A trial uses the seconds that it trains, or those that
-    it reports in metric `cost`.
+    it reports in metric `cost`. A judge's trial uses them like any other.
 
     Args:
         ledger: The ledger to buy time from.
-        cost: The metric that a trial reports its seconds in, counted from its start.
+        cost: The metric that a trial reports its seconds in, counted from its start, or a weighted
+            sum of metrics.
     """
 
     def __init__(self, ledger: Ledger, cost: str = SECONDS) -> None:
-        self._ledger, self._cost = ledger, cost
+        self._ledger = ledger
+        self._cost = None if cost == SECONDS else CostMetric.parse(cost)
         self._lease: Lease | None = None
         self._deadline = float("inf")
         self.metered = False
@@ -39,7 +41,7 @@ class Meter:
         )
 
     def begin(self, lease: Lease) -> None:
-        """Start to count for a trial.
+        """Start to count a trial's time.
 
         Raises:
             BudgetSpentError: No time is left for it.
@@ -61,16 +63,11 @@ class Meter:
         Raises:
             TrialError: The report has no cost, or not a number of seconds.
         """
-        if self._cost == SECONDS:
+        if self._cost is None:
             return
-        if self._cost not in metrics:
-            known = ", ".join(metrics)
-            raise TrialError(f"no report of the cost {self._cost!r}; there are: {known}")
-        if not 0 <= metrics[self._cost] < float("inf"):
-            raise TrialError(f"the cost {self._cost!r} must be seconds, got {metrics[self._cost]}")
         # Earlier attempts were charged for what they reported.
         earlier = self._lease.device_seconds if self._lease else 0.0
-        self._reported = max(self._reported, metrics[self._cost] - earlier)
+        self._reported = max(self._reported, self._cost.of(metrics) - earlier)
 
     def check(self) -> None:
         """Check that the running trial may continue until about the next check.
@@ -84,7 +81,7 @@ class Meter:
         if time.monotonic() >= self._deadline:
             raise BudgetSpentError("the study's time is over")
         used = self._used()
-        # The next step will take about as long as the last one, of another trial perhaps.
+        # The next step will take about as long as the last one, which may be another trial's.
         self._step = used - self._before or self._step
         self._before = used
         needed = used + self._step
@@ -96,4 +93,4 @@ class Meter:
             self._bought += bought
 
     def _used(self) -> float:
-        return self._reported if self._cost != SECONDS else time.monotonic() - self._began
+        return time.monotonic() - self._began if self._cost is None else self._reported

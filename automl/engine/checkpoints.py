@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from automl.engine.reports import plain
 from automl.plugin.protocols import Run
 from automl.plugin.report import Report
 from automl.text.redaction import redact_urls
@@ -36,7 +37,7 @@ class Checkpoints:
 
         Args:
             report: The latest report.
-            run: What the trainer was given, with the directory to save in.
+            run: The trainer's run, with the directory to save in.
             stopping: The worker is about to stop, so save in any case.
         """
         self.offered = report.checkpoint is not None
@@ -53,7 +54,7 @@ class Checkpoints:
         started = time.monotonic()
         try:
             with TrialCode():
-                digest = run.save(report.checkpoint())
+                digest = run.save(report.checkpoint(), plain(report))
         except (OSError, RuntimeError) as error:
             why = redact_urls(trial_error_text(error))
             _log.warning("no checkpoint saved in %s: %s", run.directory, why)

@@ -1,6 +1,5 @@
 """Follows one trial's training: stores its reports, asks the pruner, and stops it in time."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING
 import optuna
 
 from automl.engine.checkpoints import Checkpoints
+from automl.engine.closed_weights import ClosedWeights
 from automl.engine.pruning import Pruning
-from automl.engine.reports import outcome_of, require_closed
+from automl.engine.reports import from_plain, require_closed
 from automl.engine.requirements import require_reported
 from automl.engine.state import EngineState
 from automl.engine.training import Step, Steps, Training
@@ -44,7 +44,7 @@ class Evaluation:
         trial: The trial in Optuna.
         candidate: The candidate to train.
         costs: The candidate's own costs, which are added to its metrics.
-        resumed: An earlier attempt may have reported already.
+        resumed: Whether an earlier attempt may have reported already.
         unwritten: The reports that the ledger does not have yet.
     """
 
@@ -60,9 +60,12 @@ class Evaluation:
     def __post_init__(self) -> None:
         self.weights: Callable[[], Mapping[str, Tensor]] | None = None
         """Returns the weights of the last report, if it offered any."""
+        self.outputs: Tensor | None = None
+        """The outputs of the last report, if it gave any."""
         study, deadline = self.state.study, self.state.deadline
         self._requirements = study.spec.requirements
-        self._pruning = Pruning(study, self.parts, self.trial, deadline, self.resumed)
+        ask = self.state.trials.should_prune
+        self._pruning = Pruning(study, self.parts, self.trial, ask, deadline, self.resumed)
         self._checkpoints = Checkpoints(self._write)
         self._reported_at = deadline.clock()
         # Earlier attempts count, too; if something else is metered, their seconds are unknown.
@@ -87,11 +90,17 @@ class Evaluation:
         task, objectives = self.parts.task, study.objectives
         return Training(self.parts, task, self.candidate, run, self.costs, objectives)
 
+    def closed_weights(self, outcome: Outcome) -> ClosedWeights:
+        """Checks the weights of this trial if its trainer closed decisions."""
+        training = self.training()
+        task, device = training.task, self.state.device
+        return ClosedWeights(training.closed, task, outcome, self.outputs, device)
+
     def follow(self, training: Training) -> Outcome:
         """Train to the end, or until the pruner stops the trial.
 
         Raises:
-            TrialError: The trainer reports nothing, or not what it should.
+            TrialError: The trainer reports nothing, or something invalid.
             TimeLimitError: The trial, or one step of it, takes longer than the study allows.
             Interrupted: The worker was asked to stop.
             BudgetSpentError: The study's time is over.
@@ -115,20 +124,21 @@ class Evaluation:
     def _follow(self, training: Training, steps: Steps) -> Outcome:
         last: Outcome | None = None
         for step in steps:
-            if last is None:
+            if last is None and self.candidate.is_closed:
                 require_reported(
                     step.outcome, self._requirements, training.trainer, costs_only=True
                 )
             last = step.outcome
             self._take(step, training.run)
             if self._pruning.should_prune(last):
-                return replace(last, state=State.PRUNED)
+                return training.ended(replace(last, state=State.PRUNED))
             if self.state.stop.is_set():
                 raise Interrupted("interrupted")
             self._tick()
-        last = last or self._reported_before()
+        last = last or self._reported_before(training)
         if last is None:
             raise training.nothing_reported()
+        last = training.ended(last)
         require_reported(last, self._requirements, training.trainer)
         if self.state.parts.judge is not None and self.lease.judges is None:
             require_closed(last, self.candidate.open_decisions, training.trainer)
@@ -142,22 +152,15 @@ class Evaluation:
         self._checkpoints.take(step.report, run, self.state.stop.is_set())
         self._reported_at = self.state.deadline.clock()
         self.state.deadline.until(*self._due())
-        self.weights = step.report.weights
+        self.weights, self.outputs = step.report.weights, step.report.outputs
 
-    def _reported_before(self) -> Outcome | None:
+    def _reported_before(self, training: Training) -> Outcome | None:
         """The outcome of an earlier attempt that was stopped between its last report and its end.
 
         From the checkpoint of its last step, a trainer may have nothing left to report.
         """
-        number, study = self.trial.number, self.state.study
-        if self.lease.checkpoint is None or self.candidate.open_decisions:
-            return None
-        steps = study.views.curves({number}).get(number)
-        if not steps:
-            return None
-        step = max(steps)
-        metrics = {k: math.nan if v is None else v for k, v in steps[step].items()}
-        return outcome_of(Report(step, metrics), None, self.costs, study.objectives)
+        known = training.run.reported()
+        return training.outcome(from_plain(known), None) if known else None
 
     def _tick(self) -> None:
         if os.getpid() != self._pid:
@@ -178,13 +181,13 @@ class Evaluation:
             self.state.heartbeat.expect_pause(seconds)
 
     def _due(self) -> tuple[float, str]:
-        """When the trainer's time is over, by the monotonic clock, and the error's message then."""
+        """The time when the trainer must stop, by the monotonic clock, and the error's message."""
         limits, dues = self.state.study.spec.time_limits, [(NEVER, "")]
         if limits.trial is not None:
-            message = f"the trial took longer than the {limits.trial:g} s it may take"
+            message = f"the trial took longer than its limit of {limits.trial:g} s"
             dues.append((self._began + limits.trial, message))
         if limits.epoch is not None:
-            message = f"no report came within the {limits.epoch:g} s an epoch may take"
+            message = f"no report came within the limit of {limits.epoch:g} s per epoch"
             dues.append((self._reported_at + limits.epoch, message))
         due, message = min(dues)
         return self.state.deadline.at(due), message

@@ -32,5 +32,5 @@ class Events:
         except Exception as error:
             # The error's text is made by the plugin's code, so `failure` guards it.
             shown = failure(error)
-            _log.warning("a plugin's %s raised %s; the search goes on", event, shown.message)
+            _log.warning("a plugin's %s raised %s; the search continues", event, shown.message)
             _log.debug("%s", shown.traceback)

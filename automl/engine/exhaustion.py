@@ -1,6 +1,6 @@
 """Exhaustion: ends a study whose strategy has nothing left to propose.
 
-A strategy such as a grid search says so with `study.stop()`. Other strategies only repeat
+A strategy such as a grid search then calls `study.stop()`. Other strategies only repeat
 candidates that are known: the ledger counts those, see `automl/ledger/budget.py`.
 """
 
@@ -16,7 +16,7 @@ def end_study_on_stop(study: optuna.Study, ledger: Ledger, strategy: str) -> Non
     Optuna's own method works only inside `optimize`, and raises an error elsewhere.
 
     Args:
-        study: The Optuna study that the strategy is given.
+        study: The Optuna study that is passed to the strategy.
         ledger: The ledger of the search.
         strategy: The strategy's name, for the message.
     """

@@ -1,7 +1,9 @@
 """Failed trials: turns an error into an outcome with a reason, one line and the traceback."""
 
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from automl.engine.device_loss import check_device
 from automl.engine.out_of_memory import free_memory, is_out_of_memory
@@ -43,7 +45,7 @@ def is_storage_failure(error: BaseException) -> bool:
 
 
 def trial_failure(error: Exception, where: str) -> Outcome:
-    """Return how a trial ends that raised this error, and free the memory that the error keeps.
+    """Return the outcome of a trial that raised this error, and free the memory that it keeps.
 
     Args:
         error: What the trial's code raised.
@@ -56,13 +58,13 @@ def trial_failure(error: Exception, where: str) -> Outcome:
     if is_interruption(error):
         raise error
     check_device(error)
-    return released(error, failure(error, "" if isinstance(error, StrategyError) else where))
+    return freed(error, failure(error, "" if isinstance(error, StrategyError) else where))
 
 
 def failure(error: BaseException, where: str = "") -> Outcome:
     """Return the outcome of a trial that raised an error.
 
-    The error's text is made by the trial's own code, and so has the trial's time limit.
+    The trial's own code formats the error's text, so the trial's time limit applies.
 
     Args:
         error: What was raised.
@@ -72,7 +74,7 @@ def failure(error: BaseException, where: str = "") -> Outcome:
         with TrialCode():
             return _outcome(error, where)
     except TimeLimitError as late:
-        # Without the traceback of the one that was raised, which is that of making the text.
+        # Leave out the traceback of the error that formatting raised.
         return _outcome(TimeLimitError(text_of(late)), where)
     except Exception:
         unknown = TrialError(f"a {type(error).__name__} that cannot be shown")
@@ -91,7 +93,7 @@ def _outcome(error: BaseException, where: str) -> Outcome:
     )
 
 
-def released(error: BaseException, outcome: Outcome) -> Outcome:
+def freed(error: BaseException, outcome: Outcome) -> Outcome:
     """Free what a failed trial's error refers to, and return the trial's outcome.
 
     Freeing memory can run the trial's code, such as the `finally` of a suspended generator. If
@@ -105,21 +107,22 @@ def released(error: BaseException, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def process_ended(why: str, stack: str) -> Outcome:
+def process_ended(note: Mapping[str, Any]) -> Outcome:
     """Return the outcome of a trial whose process had to be ended.
 
     Args:
-        why: Why it had to be ended, in one line.
-        stack: Where the process was at that time.
+        note: What that process noted: why in one line, where it was, and whether it was late.
     """
-    error = TimeLimitError(f"{why or 'it took too long'}; its process had to be ended")
+    why, stack = str(note.get("why", "it took too long")), str(note.get("stack", ""))
+    kind = TimeLimitError if note.get("late", True) else TrialError
+    error = kind(f"{why}; its process had to be ended")
     outcome = failure(error)
-    # The traceback of the error made here says nothing about the process that was ended.
+    # This error's own traceback is not that of the process that was ended.
     return replace(outcome, traceback=_storable(stack) or outcome.traceback)
 
 
 def worker_lost(attempts: int) -> Outcome:
-    """Return the outcome of a trial whose workers died in each of so many attempts."""
+    """Return the outcome of a trial whose workers died in each of its attempts."""
     message = (
         f"its worker was lost {attempts} times: killed, out of memory, a crash, a device that "
         "fails, or no run.tick() for minutes"
@@ -154,7 +157,7 @@ def _reason(error: BaseException) -> Reason:
 
 
 def _cause(error: BaseException) -> str | None:
-    """Where an error was raised: equal for failures of one origin, whatever numbers they mention.
+    """Where an error was raised: equal for failures at one place, whatever numbers they mention.
 
     None for a failure that says nothing about later candidates.
     """

@@ -52,7 +52,7 @@ class Heartbeat(threading.Thread):
         self._lease = lease
 
     def expect_pause(self, seconds: float) -> None:
-        """Keep renewing the lease for so many seconds, even if no tick comes."""
+        """Keep renewing the lease for this many seconds, even without a tick."""
         self._ticked, self._expected_pause = time.monotonic(), seconds
 
     def tick(self) -> None:
@@ -94,7 +94,7 @@ class Heartbeat(threading.Thread):
         try:
             self._ledger.renew(lease)
         except LeaseLostError:
-            # It may also have been settled just now; then nobody checks for the loss.
+            # The trial may also have just been settled; then the loss is not checked.
             self._lost = lease
 
 

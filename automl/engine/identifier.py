@@ -131,7 +131,7 @@ class Identifier:
         if candidate.open_decisions:
             return "open decisions"
         if written.shared is None:
-            return "hyperparameters of no plain value"
+            return "hyperparameters without a plain value"
         if self._broken or not parts.recipe.complete:
             return _BROKEN if self._broken else "parts in no file"
         return None if self._payoff.pays(costs) else "cost"
@@ -185,7 +185,7 @@ class Identifier:
         except StorageError:
             raise
         except Exception:
-            return None  # whatever a space or a trainer raises: this trial must not fail for it
+            return None  # a space or a trainer may raise any error, which must not fail this trial
         costs = costs_of(parts, candidate)
         if self._why_not(parts, candidate, written, costs):
             return None

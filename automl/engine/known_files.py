@@ -48,7 +48,7 @@ known_files = KnownFiles()
 
 
 def _see_building(parts: Parts, candidate: Candidate, always: bool = False) -> None:
-    """Build a candidate that has not been built to find its costs, because that may read files."""
+    """Build a candidate unless its costs required it already, because building may read files."""
     if candidate.files.built or not (always or callable(candidate.architecture)):
         return
     with suppress(Exception), candidate.files.recording():  # training will report the error

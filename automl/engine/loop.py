@@ -33,14 +33,14 @@ class Engine:
         parts: The study's parts in this process.
         worker: This worker, as the ledger knows it.
         hooks: The event plugins to call.
-        stop: A request to stop. The running trial is then given back at its next checkpoint or
+        stop: A request to stop. The running trial is then released at its next checkpoint or
             its next tick, and `run` raises Interrupted.
         poll_seconds: The first pause of a worker that has nothing to do. Each pause is twice as
             long as the one before, up to two seconds.
         device: The device's name in torch in this process, if it differs from the worker's.
         prepare: Called before each training.
-        hung: Called once a trial made no progress for so long that its lease expired.
-        alone: No other process notices how this one ends.
+        hung: Called when a trial has made no progress for so long that its lease expired.
+        alone: Whether no other process notices how this one ends.
     """
 
     study: Study
@@ -72,8 +72,8 @@ class Engine:
         """Take trials until the budget is spent and nothing is open, or the time is over.
 
         Raises:
-            Interrupted: `stop` was set; the running trial has been given back.
-            DeviceLostError: The device fails for good; the running trial has been given back.
+            Interrupted: `stop` was set; the running trial has been released.
+            DeviceLostError: The device fails for good; the running trial has been released.
             StorageError: The database failed; another worker will take the running trial over.
         """
         with self.outages.enabled(self.stop):
@@ -103,7 +103,7 @@ class Engine:
         while True:
             if self.stop.is_set():
                 if lease is not None:
-                    Attempt(self.state, lease).give_back()
+                    Attempt(self.state, lease).release()
                 raise Interrupted("interrupted")
             if lease is None and self.state.maintenance_due:
                 lease = self._maintain()
@@ -123,9 +123,9 @@ class Engine:
         return self.ledger.reserve(self.worker, self.state.trials.take_told())
 
     def _wait_for_work(self) -> None:
-        """Look from time to time until there may be something to do.
+        """Poll the ledger until there may be something to do.
 
-        A look only reads, so that idle workers do not delay those that train.
+        This only reads, so that idle workers do not delay those that train.
         """
         pause = self.poll_seconds
         while not self.stop.wait(pause * random.uniform(0.5, 1.0)) and not self._may_continue():
@@ -144,7 +144,7 @@ class Engine:
         return {holder for holder in self.ledger.holders() if is_dead(holder)}
 
     def _maintain(self) -> Lease | None:
-        """Tell Optuna of trials that other workers left untold, and take over what they left."""
+        """Tell Optuna about trials that others settled, and take over those they abandoned."""
         never = self.state.maintained_at == float("-inf")
         self.state.maintained_at = time.monotonic()
         tell_all(self.state, older_than=0.0 if never else MAINTAIN_SECONDS)
@@ -157,7 +157,7 @@ class Engine:
         return self.ledger.take_over(self.worker, dead)
 
     def _finished(self) -> bool:
-        """Tell Optuna of all settled trials, and return whether nothing is open or may continue."""
+        """Tell Optuna about all settled trials, and return whether none is open or may continue."""
         tell_all(self.state)
         if self.ledger.is_over():
             return True

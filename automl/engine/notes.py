@@ -1,7 +1,7 @@
 """Notes in a trial's directory, which outlive the process that wrote them.
 
-One records why a process had to be ended, another that it was about to tell the strategy
-of a trial.
+One kind records why a process had to be ended, the other that it was about to tell the strategy
+about a trial.
 """
 
 import json
@@ -21,7 +21,7 @@ class Note(Enum):
     ENDED = "ended"
     """The trial's code had to be ended with its process."""
     TELLING = "telling"
-    """The strategy is being told how the trial ended."""
+    """The strategy is about to learn how the trial ended."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Notes:
         return self.study.directory(number) / note.value
 
     def write(self, number: int, note: Note, content: Mapping[str, Any]) -> None:
-        """Write a note; if that fails, there is none, as on another machine."""
+        """Write a note; if that fails, the trial has none, as on another machine."""
         file = self.file(number, note)
         with suppress(OSError):
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

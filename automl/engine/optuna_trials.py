@@ -1,9 +1,10 @@
-"""The trials of a study in Optuna: how they are made, found again, and told how they ended."""
+"""The trials of a study in Optuna: creates them, finds them again, and tells how they ended."""
 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import optuna
@@ -15,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from automl.engine.exhaustion import end_study_on_stop
 from automl.engine.failures import is_storage_failure
 from automl.engine.requirements import constraints
-from automl.engine.sampler import SeededSampler
+from automl.engine.sampler import Ended, SeededSampler
+from automl.engine.study_views import Shown, StorageView
 from automl.engine.trial_cache import CachedTrialStorage
 from automl.errors import first_line
 from automl.ledger.values import Lease, Settled
@@ -23,12 +25,13 @@ from automl.plugin.protocols import Context
 from automl.plugin.registry import Kind
 from automl.plugin.report import Requirement, State
 from automl.spec import ATTRIBUTE
+from automl.study.judged import as_judged, judges_of, source_of
 from automl.study.parts import Parts
 from automl.study.study import Study, trial_seed
 
 _log = logging.getLogger("automl")
 _LONGEST = 2000
-"""The most characters of an error in Optuna's attribute, which MySQL limits; the ledger has all."""
+"""The largest number of characters of an error in Optuna's attribute; the ledger has them all."""
 TRIAL_STATE = {
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
@@ -43,9 +46,9 @@ class OptunaTrials:
     Attributes:
         study: The study.
         parts: The study's parts, with the strategy and the pruner.
-        reused: Called with each reused trial that this process told Optuna of.
-        context: What the strategy may ask the engine.
-        told: The ledger's ids of trials that Optuna was told of, for the ledger to record.
+        reused: Called with each reused trial that this process told Optuna about.
+        context: Answers the strategy's questions about functions.
+        told: The ledger's ids of trials that Optuna was told about, for the ledger to record.
     """
 
     study: Study
@@ -68,13 +71,9 @@ class OptunaTrials:
             self.parts.names[Kind.STRATEGY],
             self._strategy,
             lambda number: trial_seed(self.study.spec, number, "strategy"),
+            self._told_strategy,
         )
-        self._optuna = optuna.load_study(
-            study_name=self.study.name,
-            storage=cast(BaseStorage, self._cache),
-            sampler=self._sampler,
-            pruner=self.parts.pruner,
-        )
+        self._optuna = self._view(lambda trials: as_judged(trials, self.study.objectives))
         end_study_on_stop(self._optuna, self.study.ledger, self.parts.names[Kind.STRATEGY])
 
     def take_told(self) -> list[int]:
@@ -91,11 +90,12 @@ class OptunaTrials:
             lease: The trial's lease.
             opened: Called with the trial's number before the strategy draws for it.
         """
-        self._sampler.given = lease.given or {}
+        self._sampler.given, self._sampler.judges = lease.given or {}, lease.judges
         known = None if lease.fresh else self._find(lease)
         if known is not None:
             return self._trial(self._id(known.number), opened)
-        template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: {"row": lease.id}})
+        row = {"row": lease.id, **({} if lease.judges is None else {"judges": lease.judges})}
+        template = create_trial(state=TrialState.RUNNING, user_attrs={ATTRIBUTE: row})
         made = self._storage.create_new_trial(self._study_id, template)
         return self._trial(made, opened)
 
@@ -116,23 +116,33 @@ class OptunaTrials:
             if not distribution.single() and name not in trial.relative_params:
                 self._sampler.sample_independent(self._optuna, known, name, distribution)
 
+    def should_prune(self, trial: optuna.Trial) -> bool:
+        """Return whether the pruner stops the running trial.
+
+        In a judged study, it compares the trial with those of its own kind only.
+        """
+        if not self._is_judged:
+            return trial.should_prune()
+        latest = self._cache.get_trial(self._id(trial.number))
+        return self.parts.pruner.prune(self._of_one_kind, latest)
+
     def is_finished(self, number: int) -> bool:
         """Return whether Optuna knows that a trial ended."""
         return self._storage.get_trial(self._id(number)).state.is_finished()
 
     def has_told(self, settled: Settled) -> bool:
-        """Return whether this worker told Optuna of a trial, or tried to."""
+        """Return whether this worker told Optuna about a trial, or tried to."""
         return settled.id in self.told or settled.id in self._refused
 
     def tell(
         self, settled: Settled, trial: optuna.Trial | None = None, to_strategy: bool = True
     ) -> None:
-        """Tell Optuna how a trial ended. To do so twice is harmless.
+        """Tell Optuna how a trial ended. Doing so twice is harmless.
 
         Args:
             settled: The trial, as the ledger settled it.
             trial: The trial in Optuna, if this process ran it.
-            to_strategy: Let the strategy know, too.
+            to_strategy: Whether the strategy's `after_trial` is called as well.
         """
         id = self._id(settled.number)
         storage, required = cast(BaseStorage, self._cache), self.study.spec.requirements
@@ -142,7 +152,7 @@ class OptunaTrials:
         except Exception as error:
             if is_storage_failure(error):
                 raise
-            # The trial is settled in any case, and must not end one worker after the other.
+            # The trial is settled in any case, and must not end one worker after another.
             self._refused.add(settled.id)
             why = f"{type(error).__name__}: {first_line(error)}"
             _log.warning("trial %d has ended, but Optuna refuses it: %s", settled.number, why)
@@ -177,6 +187,46 @@ class OptunaTrials:
         opened(self._cache.get_trial(id).number)
         with self._sampler.deferring_errors():
             return optuna.Trial(self._optuna, id)
+
+    @property
+    def _is_judged(self) -> bool:
+        return self.study.spec.judge is not None
+
+    @cached_property
+    def _of_one_kind(self) -> optuna.Study:
+        return self._view(self._like_current)
+
+    def _view(self, shown: Shown) -> optuna.Study:
+        """The study in Optuna; if it is judged, with other trials shown."""
+        storage = cast(BaseStorage, self._cache)
+        return optuna.load_study(
+            study_name=self.study.name,
+            storage=cast(BaseStorage, StorageView(storage, shown)) if self._is_judged else storage,
+            sampler=self._sampler,
+            pruner=self.parts.pruner,
+        )
+
+    def _like_current(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Those of the trials that are of the running one's kind: the tuner's, or judging ones."""
+        judges = self._sampler.judges is not None
+        return [trial for trial in trials if (judges_of(trial) is not None) is judges]
+
+    def _told_strategy(self, ended: Ended) -> Ended | None:
+        """What the strategy is told once a trial has ended.
+
+        It learns of a tuner's trial that completed only when that trial has been judged.
+        """
+        judges = judges_of(ended.trial)
+        if not self._is_judged or (judges is None and ended.state is not TrialState.COMPLETE):
+            return ended
+        number = source_of(ended.trial) if judges is None else judges
+        shown = self._optuna.get_trials(deepcopy=False)
+        seen = next((trial for trial in shown if trial.number == number), None)
+        if seen is None or (judges is None and not seen.state.is_finished()):
+            return None
+        if judges is not None:
+            return Ended(seen, ended.state, ended.values)
+        return Ended(ended.trial, seen.state, seen.values)
 
     def _find(self, lease: Lease) -> FrozenTrial | None:
         # A worker can die after it made Optuna's trial and before the ledger has its number. The
@@ -248,6 +298,7 @@ def _attribute(settled: Settled) -> dict[str, Any]:
         "fingerprint": settled.fingerprint,
         "level": settled.level,
         "reused_from": settled.reused_from,
+        "reused_study": settled.reused_study,
         "attempt": settled.attempt,
         "judges": settled.judges,
         "seconds": settled.seconds,

@@ -1,4 +1,4 @@
-"""Out of memory: how it is recognised, the second chance in micro-batches, and memory figures."""
+"""Out of memory: recognising it, a second attempt in micro-batches, and memory figures."""
 
 import gc
 import resource
@@ -25,7 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def with_peak_memory(outcome: Outcome, run: Run) -> Outcome:
-    """Add to the message of a trial that ran out of memory how much memory it had at most."""
+    """Add the peak memory to the message of a trial that ran out of memory."""
     parts, peak = run.micro_batches, peak_memory(run.device)
     batches = f"{parts} micro-batches" if parts > 1 else "whole batches"
     return replace(outcome, message=f"{outcome.message} ({batches}, peak memory {peak})")
@@ -35,7 +35,7 @@ def free_memory(error: BaseException | None = None) -> None:
     """Free what a failed trial used, on the accelerator too.
 
     Args:
-        error: The trial's error. Its traceback refers to frames, and these to tensors.
+        error: The trial's error. Its traceback refers to frames, which refer to tensors.
     """
     for each in _chain(error):
         traceback.clear_frames(each.__traceback__)
@@ -58,7 +58,7 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Restart the count of a GPU's peak memory; a CPU has no such count per trial."""
+    """Reset a GPU's peak memory counter; a CPU has none per trial."""
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats(device)

@@ -11,7 +11,7 @@ from automl.study.study import Study
 
 _REMEMBERED = 64
 _ASKED_AGAIN = 100
-"""After so many candidates were not probed because of the cost, the cost is measured again."""
+"""After this many candidates were skipped because of the cost, the cost is measured again."""
 _BASE = 0.02
 _PER_FLOP = 2.5e-9
 _PER_PARAMETER = 2.5e-7

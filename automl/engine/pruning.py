@@ -1,5 +1,6 @@
 """Pruning: reports a trial's values to Optuna, and asks the study's pruner whether to stop it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import optuna
@@ -23,13 +24,15 @@ class Pruning:
         study: The trial's study.
         parts: The study's parts, with the pruner.
         trial: The trial in Optuna.
+        ask: Asks the pruner about that trial.
         deadline: Suspended while the database is written.
-        resumed: An earlier attempt may have reported some of the steps already.
+        resumed: Whether an earlier attempt may have reported some of the steps already.
     """
 
     study: Study
     parts: Parts
     trial: optuna.Trial
+    ask: Callable[[optuna.Trial], bool]
     deadline: Deadline
     resumed: bool = False
     _known_steps: set[int] | None = field(default=None, init=False)
@@ -53,7 +56,7 @@ class Pruning:
             return False
         try:
             with TrialCode():
-                return self.trial.should_prune()
+                return self.ask(self.trial)
         except Exception as error:
             if is_storage_failure(error) or isinstance(error, TimeLimitError):
                 raise

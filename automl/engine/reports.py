@@ -1,4 +1,4 @@
-"""Reports of trainers: checked, converted to plain values, and summed up as outcomes."""
+"""Reports of trainers: checks them, converts them to plain values, and makes outcomes of them."""
 
 import math
 import operator
@@ -10,12 +10,12 @@ from automl.errors import TrialError, UnstorableError
 from automl.plugin.report import Objective, Outcome, Report, State, objective_values
 from automl.space.decisions import Open, values_of
 from automl.space.distributions import nearest
-from automl.space.findings import Findings
+from automl.space.findings import Findings, decode, encode
 from automl.space.schedule import Schedule
 from automl.storable import by_metric_name, short, size_fault, value_fault
 
 _LONGEST_REPORT = 1_000_000
-"""The most bytes of a report's metrics: servers limit the size of one message."""
+"""The largest number of bytes of a report's metrics: servers limit the size of a message."""
 
 
 def outcome_of(
@@ -49,6 +49,35 @@ def outcome_of(
         also_closed=closed[1:],
         found=cast("Findings | None", report.found),
         choices=report.choices,
+    )
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """Return what a trial's outcome takes from a report, as values for a checkpoint.
+
+    Args:
+        report: A checked report.
+    """
+    found = cast("Findings | None", report.found)
+    choices = report.choices or {}
+    return {
+        "step": report.step,
+        "metrics": dict(report.metrics),
+        "closed": report.closed,
+        "found": encode(found) if found else None,
+        "choices": {name: list(weights) for name, weights in choices.items()},
+    }
+
+
+def from_plain(known: Mapping[str, Any]) -> Report:
+    """Return the report of which a checkpoint has these values."""
+    found, choices = known["found"], known["choices"] or None
+    return Report(
+        known["step"],
+        known["metrics"],
+        closed=known["closed"],
+        found=decode(found) if found else None,
+        choices=choices,
     )
 
 

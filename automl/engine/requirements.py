@@ -21,14 +21,14 @@ def refused(costs: Mapping[str, float], requirements: Sequence[Requirement]) -> 
     if not violated:
         return None
     reasons = " and ".join(f"{each} (it has {costs[each.metric]:.15g})" for each in violated)
-    message = f"not trained, it breaks {reasons}"
+    message = f"not trained, it violates {reasons}"
     return Outcome(State.PRUNED, metrics=dict(costs), message=message)
 
 
 def require_reported(
     outcome: Outcome, requirements: Iterable[Requirement], trainer: str, costs_only: bool = False
 ) -> None:
-    """Check that the metrics which requirements name are known.
+    """Check that every metric with a requirement is known.
 
     Args:
         outcome: The outcome so far.

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -11,7 +12,7 @@ from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.engine.failures import is_storage_failure
-from automl.errors import Interrupted, StrategyError, TimeLimitError
+from automl.errors import CandidateError, Interrupted, StrategyError, TimeLimitError
 from automl.ledger.values import LeaseLostError
 from automl.space.decisions import given_value
 from automl.trial_code.boundary import TrialCode, trial_error_text
@@ -21,37 +22,53 @@ _ENGINE_ERRORS = (Interrupted, LeaseLostError, TimeLimitError)
 """Errors that the engine raises when a strategy calls it, or takes too long."""
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended, as a strategy is told."""
+
+    trial: FrozenTrial
+    state: TrialState
+    values: Sequence[float] | None
+
+
 class SeededSampler(BaseSampler):
     """Rebuilds its strategy for each trial, with a seed that follows from the trial's number.
 
-    So a resumed search, or one of many workers, draws what an uninterrupted one would have drawn.
+    So a resumed search, or one of many workers, makes the draws of an uninterrupted one.
 
     Args:
         name: The strategy's name, for errors.
         make: Makes the strategy from a seed.
         seed_of: Returns the seed for a trial's number.
+        told: Returns what the strategy is told once a trial has ended; None if that is nothing.
 
     Attributes:
         given: The decisions of the next trial that are given instead of drawn.
+        judges: The number of the trial that the next one judges. The strategy then draws nothing.
         failed: What the strategy raised while the last trial was opened.
 
     Raises:
-        StrategyError: The strategy failed while it drew; the trial fails, the search goes on.
-        CandidateError: A given decision is not in its distribution.
+        StrategyError: The strategy failed while drawing; the trial fails, the search continues.
+        CandidateError: A given decision is not in its distribution, or a judge lacks one.
     """
 
     def __init__(
-        self, name: str, make: Callable[[int], BaseSampler], seed_of: Callable[[int], int]
+        self,
+        name: str,
+        make: Callable[[int], BaseSampler],
+        seed_of: Callable[[int], int],
+        told: Callable[[Ended], Ended | None] = lambda ended: ended,
     ) -> None:
         self.given: Mapping[str, Any] = {}
+        self.judges: int | None = None
         self.failed: StrategyError | TimeLimitError | None = None
         self._defers, self._skips_after_trial = False, False
-        self._name, self._make, self._seed_of = name, make, seed_of
+        self._name, self._make, self._seed_of, self._told = name, make, seed_of, told
         self._sampler = make(seed_of(0))
 
     @contextmanager
     def deferring_errors(self) -> Iterator[None]:
-        """Keep the strategy's errors in `failed`, so that a trial is made which can fail."""
+        """Keep the strategy's errors in `failed`, so that the trial is created and can fail."""
         self.failed, self._defers = None, True
         try:
             yield
@@ -68,6 +85,8 @@ class SeededSampler(BaseSampler):
             self._skips_after_trial = False
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        if self.judges is not None:
+            return
         with self._deferring():
             self._sampler = self._make(self._seed_of(trial.number))
             if self.given:
@@ -78,6 +97,8 @@ class SeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         found: dict[str, BaseDistribution] = {}
+        if self.judges is not None:
+            return found
         with self._deferring():
             found = self._sampler.infer_relative_search_space(study, trial)
         return found
@@ -86,6 +107,8 @@ class SeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         drawn: dict[str, Any] = {}
+        if self.judges is not None:
+            return drawn
         with self._deferring():
             drawn = self._sampler.sample_relative(study, trial, search_space)
         return drawn
@@ -99,6 +122,11 @@ class SeededSampler(BaseSampler):
     ) -> Any:
         if param_name in self.given:
             return given_value(param_name, param_distribution, self.given[param_name])
+        if self.judges is not None:
+            raise CandidateError(
+                f"the judge's space asks for decision {param_name!r}, which trial {self.judges} "
+                "does not have: its trainer must close every decision that it opens"
+            )
         with self._naming():
             return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
@@ -109,16 +137,17 @@ class SeededSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        if self._skips_after_trial:
+        ended = None if self._skips_after_trial else self._told(Ended(trial, state, values))
+        if ended is None:
             return
         try:
             with self._naming():
-                self._sampler.after_trial(study, trial, state, values)
+                self._sampler.after_trial(study, ended.trial, ended.state, ended.values)
         except (StrategyError, TimeLimitError) as error:
-            # The trial's end is settled already, and the strategy is rebuilt before the next one.
+            # The trial is already settled, and the strategy is rebuilt before the next one.
             late = isinstance(error, TimeLimitError)
             message = f"strategy {self._name}, after trial {trial.number}: {error}"
-            _log.warning("%s; the search goes on", message if late else error)
+            _log.warning("%s; the search continues", message if late else error)
 
     def reseed_rng(self) -> None:
         """Do nothing: each trial has its own seed."""

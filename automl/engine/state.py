@@ -1,4 +1,4 @@
-"""What a worker keeps from trial to trial, and shares between the modules of the engine."""
+"""The state that a worker keeps from trial to trial, shared by the modules of the engine."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ MAINTAIN_SECONDS = 10.0
 
 @dataclass
 class EngineState:
-    """What one worker keeps while it takes trials of one study.
+    """One worker's state while it runs trials of one study.
 
     Attributes:
         study: The study.
@@ -39,8 +39,8 @@ class EngineState:
         stop: The request to stop.
         device: The device's name in torch, in this process.
         prepare: Called before each training.
-        hung: Called once a trial made no progress for so long that its lease expired.
-        alone: No other process notices how this one ends.
+        hung: Called when a trial has made no progress for so long that its lease expired.
+        alone: Whether no other process notices how this one ends.
         parked: The ledger's ids of the trials that this worker parked.
         maintained_at: When this worker last did the maintenance, by the monotonic clock.
     """
@@ -68,7 +68,8 @@ class EngineState:
         context = StrategyContext(self.identifier)
         self.trials = OptunaTrials(self.study, self.parts, self._send_reused, context)
         self.models = Models(self.study)
-        self.deadline = Deadline(self.study.spec.time_limits, self.alone)
+        files = self.study.storage.open_files
+        self.deadline = Deadline(self.study.spec.time_limits, self.alone, files)
         self.settings = ProcessSettings()
 
     @property

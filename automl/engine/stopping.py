@@ -15,8 +15,8 @@ class Stop(threading.Event):
         """Ask the worker to stop.
 
         Args:
-            grace: Seconds to the next checkpoint at most. A longer time from an earlier request
-                remains.
+            grace: Seconds that a trial may take to reach its next checkpoint. A longer time from
+                an earlier request still applies.
         """
         self._until = max(self._until, time.monotonic() + grace)
         self.set()

@@ -1,17 +1,18 @@
-"""What a strategy may ask the engine while it proposes."""
+"""Answers the questions that a strategy may ask the engine while it proposes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from automl.engine.identifier import DEGENERATE, Identifier
+from automl.study.judged import judges_of, judging
 from automl.study.parts import rebuild
 from automl.trial_code.boundary import EngineCode, TrialCode
 
 
 @dataclass(frozen=True)
 class StrategyContext:
-    """What a strategy may ask the engine: which decisions make the same function, and means."""
+    """Answers which decisions make the same function, and the means of repeated evaluations."""
 
     identifier: Identifier
 
@@ -25,7 +26,7 @@ class StrategyContext:
         try:
             with TrialCode():
                 candidate = rebuild(parts, decisions)
-        except Exception:  # whatever a space raises where decisions are missing or do not fit
+        except Exception:  # a space may raise any error if decisions are missing or do not fit
             return None
         if candidate.open_decisions:
             return None
@@ -37,5 +38,13 @@ class StrategyContext:
     def means(self) -> Mapping[int, tuple[float, ...]]:
         """Return mean values by trial number, of functions that were evaluated several times."""
         study = self.identifier.study
+        if study.spec.cache.repeats <= 1:
+            return {}
         with EngineCode():
-            return study.views.means() if study.spec.cache.repeats > 1 else {}
+            means = study.views.means()
+            if study.spec.judge is None:
+                return means
+            # The strategy knows its own trials, with the values of those that judge them.
+            trials = judging(study.optuna.get_trials(deepcopy=False))
+            judged = {judges_of(trial): means.get(trial.number) for trial in trials}
+        return {own: mean for own, mean in judged.items() if own is not None and mean is not None}

@@ -1,4 +1,4 @@
-"""Tells Optuna, and through it the strategy, how trials ended that the ledger has settled."""
+"""Tells Optuna, and through it the strategy, how settled trials ended."""
 
 import logging
 
@@ -31,24 +31,26 @@ def tell(state: EngineState, settled: Settled, trial: optuna.Trial | None = None
 
 
 def tell_all(state: EngineState, older_than: float = 0.0) -> None:
-    """Tell Optuna of all trials that were settled at least so many seconds ago, and not told."""
+    """Tell Optuna about all trials settled at least this many seconds ago that it does not know."""
     for settled in state.ledger.untold(older_than=older_than):
         tell(state, settled)
+        # The strategy and the event plugins may have changed them.
+        state.settings.restore()
 
 
 def _tell_for_another(state: EngineState, settled: Settled) -> None:
-    """Tell Optuna of a trial that another worker ran.
+    """Tell Optuna about a trial that another worker ran.
 
-    A strategy may end each process that tells it of a trial. So a note records each try, and
-    whoever finds the note of a dead process tells Optuna without the strategy.
+    A strategy may end each process that tells it about a trial. So a note records each attempt,
+    and a worker that finds the note of a dead process tells Optuna without the strategy.
     """
     if state.trials.has_told(settled):
         return
     number = settled.number
     note = state.notes.read(number, Note.TELLING)
     if note is not None and ("why" in note or is_dead(str(note.get("worker", "")))):
-        why = note.get("why", "a process ended while it was told")
-        _log.warning("the strategy is not told how trial %d ended: %s", number, why)
+        why = note.get("why", "a process ended while telling it")
+        _log.warning("the strategy does not learn how trial %d ended: %s", number, why)
         state.trials.tell(settled, to_strategy=False)
     else:
         state.notes.write(number, Note.TELLING, {"worker": state.worker.id})

@@ -7,14 +7,17 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
+from automl.engine.closed_candidates import ClosedCandidates
 from automl.engine.failures import failed_part, trial_failure
 from automl.engine.out_of_memory import MICRO_BATCHES, reset_peak_memory, with_peak_memory
 from automl.engine.reports import checked, outcome_of
 from automl.errors import TrialError
 from automl.plugin.protocols import Run, Task
 from automl.plugin.registry import Kind
-from automl.plugin.report import Objective, Outcome, Reason, Report
+from automl.plugin.report import COSTS, Objective, Outcome, Reason, Report
 from automl.space.candidate import Candidate
 from automl.study.parts import Parts
 from automl.trial_code.boundary import TrialCode
@@ -49,7 +52,7 @@ class Training:
         parts: The parts of the study, with the trainer to use.
         task: The task to train on.
         candidate: The candidate to train.
-        run: What the trainer is given: device, seed, directory and more.
+        run: The trainer's device, seed, directory and more.
         costs: The candidate's own costs, which are added to its metrics.
         objectives: The objectives that each report must contain.
     """
@@ -82,11 +85,33 @@ class Training:
             while (report := _next(reports)) is not None:
                 with TrialCode():
                     report = checked(report, self.candidate.open_decisions)
-                last = outcome_of(report, last, self.costs, self.objectives)
+                last = self.outcome(report, last)
                 yield Step(report, last)
         finally:
             before_closing()
             _close(reports)
+
+    def outcome(self, report: Report, last: Outcome | None) -> Outcome:
+        """Return the outcome of a training that ends with a checked report.
+
+        Raises:
+            TrialError: The step does not increase, or an objective is missing.
+        """
+        outcome = partial(outcome_of, report, last, objectives=self.objectives)
+        if not any(objective.metric in COSTS for objective in self.objectives):
+            return outcome(costs=self.costs)
+        closed: Any = report.closed
+        return outcome(costs={**self.costs, **self.closed.costs(closed and closed[0])})
+
+    def ended(self, outcome: Outcome) -> Outcome:
+        """Add the costs of the candidate that the trainer closed to the outcome of a training."""
+        costs = self.closed.costs(outcome.closed)
+        return replace(outcome, metrics={**costs, **outcome.metrics})
+
+    @cached_property
+    def closed(self) -> ClosedCandidates:
+        """Closes the candidate's open decisions."""
+        return ClosedCandidates(self.parts, self.candidate, self.run.seed)
 
     def nothing_reported(self) -> TrialError:
         """The error of a trainer that ended without a report."""
@@ -98,7 +123,7 @@ class Training:
 
 
 Follow = Callable[[Training], Outcome]
-"""Goes through the steps of a training and returns how it ended."""
+"""Consumes the steps of a training and returns its outcome."""
 
 
 def to_the_end(training: Training) -> Outcome:
@@ -113,7 +138,7 @@ def to_the_end(training: Training) -> Outcome:
             last = step.outcome
     if last is None:
         raise training.nothing_reported()
-    return last
+    return training.ended(last)
 
 
 def train(training: Training, follow: Follow = to_the_end) -> Outcome:
@@ -121,7 +146,7 @@ def train(training: Training, follow: Follow = to_the_end) -> Outcome:
 
     Args:
         training: The candidate and everything its trainer needs.
-        follow: Goes through the steps of a training and returns how it ended.
+        follow: Consumes the steps of a training and returns its outcome.
 
     Returns:
         The outcome. Errors of the trial's own code are failed outcomes.

@@ -1,6 +1,6 @@
 """Caches the running trial in front of Optuna's storage.
 
-Optuna reads a trial again before and after it is told of its end, with six statements each time.
+Optuna reads a trial again before and after each tell, with six statements each time.
 Only the worker that holds the lease writes to the trial, so it can read it from memory instead.
 """
 
@@ -32,8 +32,8 @@ class CachedTrialStorage:
 
     Args:
         storage: The inner storage.
-        name_like: Returns the one of some names that the database does not distinguish from a
-            name, or None.
+        name_like: Called with a name and others; returns the one of them that the database does
+            not distinguish from it, or None.
         shown: The database, for error messages.
         study_id: The study of the cached trials.
     """
@@ -79,7 +79,7 @@ class CachedTrialStorage:
         try:
             self._call(self._storage.set_trial_param, *given)
         except ValueError as error:
-            # Its kind differs from that in an earlier trial, perhaps of a name that looks the same.
+            # Its kind differs from that in an earlier trial, perhaps of a similar name.
             if (other := self._call(self._like_any, param_name)) is not None:
                 raise name_conflict("decisions", other, param_name, self._shown) from error
             raise

@@ -1,4 +1,4 @@
-"""Names of workers, by which other processes on the same machine can find that one is dead."""
+"""Names of workers, from which other processes on the machine can tell that one is dead."""
 
 import os
 import socket
@@ -32,7 +32,7 @@ def is_dead(worker: str) -> bool:
     """Return whether a worker is known to be dead; False if unknown.
 
     Only the workers of this machine since its last boot, and of this process namespace, can be
-    known. Others may share the host's name, so only their lease says when they are dead.
+    known. Others may share the host's name, so only their lease shows that they are dead.
     """
     try:
         host, boot, pid, start, _ = worker.rsplit(":", 4)

@@ -26,8 +26,9 @@ from automl.export.model_card import CANDIDATE, PREPARATION, PROGRAM, WEIGHTS, M
 from automl.plugin.protocols import Run, Split, Task
 from automl.plugin.registry import Kind
 from automl.plugin.report import Outcome, Report, State
-from automl.study.found import Found, found
-from automl.study.parts import Parts
+from automl.space.candidate import Candidate
+from automl.study.found import Found, findings_of, found, parts_of
+from automl.study.parts import Parts, rebuild
 from automl.study.study import Study, trial_seed
 from automl.study.weights import Models
 from automl.trial_code.boundary import TrialCode
@@ -120,6 +121,10 @@ class Export:
 
     # The model.
     @cached_property
+    def _parts(self) -> Parts:
+        return parts_of(self.parts, self.trial)
+
+    @cached_property
     def found(self) -> Found:
         """The trial's decisions and metrics, and its candidate."""
         return found(self.study, self.parts, self.trial)
@@ -127,14 +132,15 @@ class Export:
     @cached_property
     def module(self) -> "nn.Module":
         """The model with its weights, in evaluation mode."""
-        task = self.parts.task
+        task = self._parts.task
         with seeded(trial_seed(self.study.spec, self.trial.number, "export")):
             module = self.found.candidate.build(task.probe()[0], task.signature)
         weights = self._refitted() if self.refit else Models(self.study).weights(self.trial.number)
         try:
             module.load_state_dict(dict(weights))
         except RuntimeError as error:
-            text = f"the weights do not fit the candidate ({first_line(error)}): use --refit"
+            hint = "its trainer offered others" if self.refit else "use --refit"
+            text = f"the weights do not fit the candidate ({first_line(error)}): {hint}"
             raise UsageError(text) from error
         return module.eval()
 
@@ -161,15 +167,23 @@ class Export:
         with tempfile.TemporaryDirectory() as directory:
             seed = trial_seed(self.study.spec, number, "train")
             run = Run(self.device, seed, number, 1, Path(directory), refit=True)
-            task = cast(Task, _SeenByTheSearch(self.parts.task))
-            training = Training(self.parts, task, self.found.candidate, run)
+            task = cast(Task, _SeenByTheSearch(self._parts.task))
+            training = Training(self._parts, task, self._to_train(), run)
             outcome = train(training, refit.follow)
         if outcome.state is not State.COMPLETE:
             raise TrialError(f"trial {number} cannot be trained again: {outcome.message}")
         if refit.weights is None:
-            name = self.parts.names[Kind.TRAINER]
+            name = self._parts.names[Kind.TRAINER]
             raise UsageError(f"trainer {name} offers no weights, so nothing can be exported")
         return refit.weights
+
+    def _to_train(self) -> Candidate:
+        """The candidate as it was trained: a judge may follow what a tuner found."""
+        view = self.study.trial(self.trial.number)
+        findings = findings_of(self.study, self._parts, view)
+        if findings is None:
+            return self.found.candidate
+        return rebuild(self._parts, self.found.decisions, findings=findings)
 
     def _write_program(self, file: Path) -> str | None:
         """Write the model as a program of tensors; returns why that failed, or None."""
@@ -191,7 +205,7 @@ class Export:
         with _silent():
             program = torch.export.export(
                 _of_one_input(self.module),
-                (self.parts.task.probe()[0],),
+                (self._parts.task.probe()[0],),
                 dynamic_shapes=({0: batch},),
             )
             torch.export.save(program, str(file))
@@ -201,7 +215,7 @@ class Export:
 
         from automl.portable.exported_program import Program
 
-        example, again = self.parts.task.probe()[0], Program(file)
+        example, again = self._parts.task.probe()[0], Program(file)
         with torch.no_grad():
             for part in (example, example[:1]):
                 torch.testing.assert_close(again(part), self.module(part))
@@ -209,7 +223,7 @@ class Export:
     @cached_property
     def preparation(self) -> "Preparation | None":
         """How raw data becomes inputs; None if the task does not say."""
-        return getattr(self.parts.task, "preparation", None)
+        return getattr(self._parts.task, "preparation", None)
 
     # Its description.
     @cached_property
@@ -218,7 +232,7 @@ class Export:
 
         `interval` holds the 95 % interval of each test score.
         """
-        evaluate = self.parts.task.evaluate
+        evaluate = self._parts.task.evaluate
         splits = (Split.TEST,) if self.refit else (Split.TEST, Split.VALIDATION)
         answers = {split.value: self._answers(split) for split in splits}
         scores = {
@@ -232,7 +246,7 @@ class Export:
         """The model's outputs for a split, and the split's targets."""
         import torch
 
-        inputs, targets = self.parts.task.split(split)
+        inputs, targets = self._parts.task.split(split)
         with torch.no_grad():
             return torch.cat([self.module(part) for part in torch.split(inputs, 1024)]), targets
 
@@ -263,7 +277,7 @@ class Export:
 
     def _card(self, problem: str | None) -> ModelCard:
         return ModelCard(
-            self.study, self.parts, self.candidate, self.metrics, self.preparation, problem
+            self.study, self._parts, self.candidate, self.metrics, self.preparation, problem
         )
 
 

@@ -18,9 +18,9 @@ Evaluate = Callable[["Tensor", "Tensor"], Mapping[str, float]]
 _RESAMPLES = 400
 _LEAST_RESAMPLES = 50
 _WHOLE = 1e-3
-"""The greatest distance from a whole number for a count to be one."""
+"""A number counts as whole if it is at most this far from a whole number."""
 _DRAWN = 20_000_000
-"""The most examples to measure in all draws together: large data sets need fewer draws."""
+"""The largest number of examples in all draws together: large data sets need fewer draws."""
 _ENDS = (0.025, 0.975)
 _SHARE = "accuracy"
 """The metric that is a share of the examples. Wilson's interval holds near 0 and 1, too."""

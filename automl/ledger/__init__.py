@@ -1,4 +1,4 @@
-"""Our tables beside Optuna's: slots, leases, evaluations, functions and reports.
+"""Our own tables, next to Optuna's: slots, leases, evaluations, functions and reports.
 
 The public names of this package are those in `automl.__all__`; all others may change.
 """

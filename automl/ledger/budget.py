@@ -59,10 +59,10 @@ def take_slots(session: Session, study: str, number: int) -> None:
 def raised(
     session: Session, study: str, trials: int | None, evaluations: int | None
 ) -> dict[str, Any]:
-    """The limits of a study that is to have so many more; those that are None stay.
+    """Return the limits of a study after adding to them; a limit that is None stays.
 
     Raises:
-        UsageError: they would be more than databases hold.
+        UsageError: A limit would be larger than databases can hold.
     """
     columns = [
         func.coalesce(StudyRow.trials_limit, StudyRow.slots),
@@ -73,7 +73,7 @@ def raised(
     asked = {"trials": trials, "evaluations": evaluations}
     found = {name: so_far[name] + more for name, more in asked.items() if more is not None}
     for name, limit in found.items():
-        require_at_most(f"--{name}, with those before", limit, COUNTS[-1])
+        require_at_most(f"--{name}, added to earlier ones", limit, COUNTS[-1])
     return {f"{name}_limit": limit for name, limit in found.items()}
 
 
@@ -180,18 +180,23 @@ def stop_if_exhausted(session: Session, study: str, after: int) -> None:
     )
 
 
-def stop_on_one_cause(session: Session, study: str, first: int) -> None:
-    """Stop a study if all its trials, at least `first`, failed for the same cause."""
+def stop_on_one_cause(session: Session, study: str, first: int, judging: bool = False) -> None:
+    """Stop a study if all its trials, at least `first`, failed for the same cause.
+
+    Trials that judge others are trained by another trainer, so they are looked at by themselves.
+    """
     # All trials are checked: those that settle at the same time do not see each other.
     kinds = session.execute(
         select(func.count(), func.min(TrialRow.message), func.min(TrialRow.cause))
         .where(TrialRow.study == study, TrialRow.phase == Phase.SETTLED)
+        .where(TrialRow.judges.is_not(None) if judging else TrialRow.judges.is_(None))
         .group_by(TrialRow.state, TrialRow.cause)
         .limit(2)
     ).all()
     if len(kinds) > 1 or kinds[0][0] < first or kinds[0][2] is None:
         return
-    message = f"the first {kinds[0][0]} trials failed for the same reason: {kinds[0][1]}"
+    which = "trials of the judge" if judging else "trials"
+    message = f"the first {kinds[0][0]} {which} failed for the same reason: {kinds[0][1]}"
     stop(session, study, StopReason.SAME_FAILURE, message)
 
 

@@ -15,7 +15,7 @@ from automl.ledger.dialects import update_table
 from automl.ledger.evaluations import Terms, means
 from automl.ledger.models import EvaluationRow, EvaluationState, Phase, Role, StudyRow, TrialRow
 from automl.ledger.transaction import reading, transactional
-from automl.plugin.report import COSTS
+from automl.plugin.report import is_cost
 
 _OPEN = (Phase.PROPOSING, Phase.TRAINING)
 
@@ -39,7 +39,7 @@ class Finding:
         rule: The invariant.
         number: The trial's number; None for a finding about the study.
         message: What is wrong.
-        broken: Whether it needs a repair; otherwise the next worker puts it right.
+        broken: Whether it needs a repair; otherwise the next worker fixes it.
     """
 
     rule: Rule
@@ -180,7 +180,7 @@ def _before(owner: TrialRow, trial: TrialRow) -> bool:
 
 def _agree(trial: TrialRow, metrics: Mapping[str, float | None]) -> bool:
     """Whether a trial has these metrics, apart from costs, which are its own."""
-    ours = {k: v for k, v in (trial.metrics or {}).items() if k not in COSTS}
+    ours = {k: v for k, v in (trial.metrics or {}).items() if k in metrics or not is_cost(k)}
     if ours.keys() != metrics.keys():
         return False
     pairs = [(ours[name], metrics[name]) for name in ours]

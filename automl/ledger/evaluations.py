@@ -23,7 +23,7 @@ from automl.ledger.models import (
 )
 from automl.ledger.values import Lease, Settled, quality_columns, settled_of
 from automl.plugin.protocols import derive_seed
-from automl.plugin.report import COSTS, Outcome, State
+from automl.plugin.report import COSTS, SUPERNET, Outcome, State
 from automl.spec import Cache, Scope
 
 _TRIES = 64
@@ -249,7 +249,7 @@ def settle_served(session: Session, terms: Terms, waiting: int, served: Served) 
     row.evaluation = served.evaluation
     row.settled_at, row.seconds = now(), 0.0
     session.flush()
-    count(session, terms.study, payable=-1, known_in_a_row=1)
+    count(session, terms.study, payable=-1, known_in_a_row=int(row.judges is None))
     stop_if_exhausted(session, terms.study, terms.cache.exhausted_after)
     return settled_of(row)
 
@@ -316,8 +316,9 @@ def means(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def _shareable(terms: Terms, request: Request) -> bool:
-    costs_known = all(name in request.costs for name in terms.objectives if name in COSTS)
-    return terms.cache.enabled and request.function.shared and costs_known
+    costs = [name for name in terms.objectives if name in COSTS]
+    known = all(name in request.costs or SUPERNET + name in request.costs for name in costs)
+    return terms.cache.enabled and request.function.shared and known
 
 
 def _drawn(probability: float, terms: Terms, request: Request, use: str) -> bool:

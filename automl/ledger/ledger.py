@@ -304,6 +304,7 @@ class Ledger:
         identity: Identity,
         costs: Mapping[str, float],
         told: Collection[int] = (),
+        judge: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Ask to evaluate the function that a candidate computes.
 
@@ -313,6 +314,8 @@ class Ledger:
             identity: The candidate's keys.
             costs: The candidate's own costs, which are never served to another trial.
             told: Ids of trials that Optuna has been told about, to mark as such.
+            judge: The decisions that were made before training, if another trial is to judge the
+                result. That trial is added if a known result has none in this study yet.
 
         Returns:
             Claimed if this worker is to evaluate it, Parked if another worker is evaluating it, or
@@ -342,7 +345,12 @@ class Ledger:
             return Claimed(_claimed(request, standing))
         if isinstance(standing, Served):
             self._assign(session, lease, number, standing.evaluation, changes)
-            return Hit(evaluations.settle_served(session, self._terms, lease.id, standing))
+            settled = evaluations.settle_served(session, self._terms, lease.id, standing)
+            if judge is not None and not self._is_judged(session, settled):
+                decisions = {**judge, **(settled.outcome.closed or {})}
+                found = self._findings_of(session, settled)
+                self._add_judging_trial(session, number, decisions, found)
+            return Hit(settled)
         changes |= {"phase": Phase.PARKED, "expires_at": None}
         self._assign(session, lease, number, standing.evaluation, changes)
         return Parked(lease.id)
@@ -401,20 +409,25 @@ class Ledger:
         settled = [Settled(lease.id, number, outcome, *names, judges=lease.judges)]
         paid = lease.evaluation is not None
         fresh = paid and not lease.reevaluates
+        # Trials that judge others are not proposed by the strategy, and so say nothing about it.
+        proposed = lease.judges is None
         settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
-            budget.stop_on_one_cause(session, self.study, self.same_failures)
+            judging = lease.judges is not None
+            budget.stop_on_one_cause(session, self.study, self.same_failures, judging)
         for given in judges:
             self._add_judging_trial(session, number, given, columns.get("found"))
         if not fresh:
             # A candidate that was not trained is not paid for. Too many of these in a row, or of
             # known ones, stop the study.
-            budget.count(session, self.study, payable=0 if paid else -1, known_in_a_row=1)
+            counts = {"payable": 0 if paid else -1, "known_in_a_row": int(proposed)}
+            budget.count(session, self.study, **counts)
             budget.stop_if_exhausted(session, self.study, self.cache.exhausted_after)
-        more = self._reserve(session, next_for, fresh, owed) if next_for else None
+        new = fresh and proposed
+        more = self._reserve(session, next_for, new, owed) if next_for else None
         if next_for is None:
             budget.charge(session, self.study, owed)
-            if fresh:
+            if new:
                 budget.reset_known_in_a_row(session, self.study)
         return Settlement(tuple(settled), more)
 
@@ -646,7 +659,9 @@ class Ledger:
 
     def _keep_findings(self, session: Session, findings: Findings) -> str:
         """Store findings, and return their digest."""
-        content = encode(findings)
+        return self._keep_content(session, encode(findings))
+
+    def _keep_content(self, session: Session, content: bytes) -> str:
         digest = hashlib.sha256(content).hexdigest()
         row = {"study": self.study, "digest": digest, "content": content}
         insert_if_absent(session, FindingsRow, row)
@@ -671,6 +686,22 @@ class Ledger:
             "found": found,
         }
         insert_row(session, TrialRow, row)
+
+    def _is_judged(self, session: Session, served: Settled) -> bool:
+        """Whether a trial of this study judges the result that another one was served."""
+        if served.outcome.state is not State.COMPLETE or served.reused_study is not None:
+            return served.outcome.state is not State.COMPLETE
+        judge = (TrialRow.study == self.study, TrialRow.judges == served.reused_from)
+        return session.scalar(select(TrialRow.id).where(*judge).limit(1)) is not None
+
+    def _findings_of(self, session: Session, served: Settled) -> str | None:
+        """Return the digest of what the trainer of a served result found, copied to this study."""
+        study = served.reused_study or self.study
+        source = (TrialRow.study == study, TrialRow.number == served.reused_from)
+        digest = session.scalar(select(TrialRow.found).where(*source))
+        kept = select(FindingsRow.content).where(FindingsRow.study == study)
+        content = digest and session.scalar(kept.where(FindingsRow.digest == digest))
+        return self._keep_content(session, content) if content else None
 
     @property
     def _terms(self) -> Terms:

@@ -101,7 +101,7 @@ class StudyRow(Base):
     slots: Mapped[int] = mapped_column(default=0)
     """Trials proposed so far, including the running ones."""
     payable: Mapped[int] = mapped_column(default=0)
-    """Slots that count as evaluations, or may still come to do so."""
+    """Slots that count as evaluations, or may still count as one."""
     repeats: Mapped[int] = mapped_column(default=0)
     """Consecutive trials whose candidates were known or not trained."""
     stopped: Mapped[StopReason | None] = mapped_column(_enum(StopReason))

@@ -13,7 +13,7 @@ from automl.ledger.models import Phase, TrialRow
 
 OPEN = (Phase.PROPOSING, Phase.TRAINING)
 UNLEASED = 0.0
-"""The expiry time of a trial that no worker holds: the next worker that looks takes it."""
+"""The expiry time of a trial that no worker holds, so that the next worker takes it."""
 
 
 def enqueue(session: Session, study: str, decisions: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
-"""Classifies database errors: what each means, and what a person can do about it.
+"""Classifies database errors: what each means, and how to fix it.
 
-There is one table for each make of database, by the database's own codes, because messages differ
+There is one table per database system, by that system's own codes, because messages differ
 by version and language. An error that is not listed is fatal: the worker ends with one line, its
 trial is taken over, and only the attempt counts.
 """
@@ -24,7 +24,7 @@ class Kind(Enum):
     OWN = "the trial's own"
     """The database cannot hold a value of the trial."""
     FATAL = "fatal"
-    """Only a person can fix it."""
+    """Only a user can fix it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Meaning:
 
     Attributes:
         kind: The kind of the error.
-        hint: What a person can do about it.
+        hint: How a user can fix it.
     """
 
     kind: Kind
@@ -52,7 +52,7 @@ _FILE_LOCKED = Meaning(
 )
 _GONE = Meaning(Kind.AWAY)
 _UNREACHABLE = Meaning(Kind.AWAY, "start the server, or check its host and port")
-_FULL_HOUSE = Meaning(
+_NO_CONNECTION = Meaning(
     Kind.AWAY, "the server has no connection left: raise max_connections, or use fewer workers"
 )
 _NO_MEMORY = Meaning(Kind.AWAY, "the server is out of memory")
@@ -62,13 +62,15 @@ _READ_ONLY_SERVER = Meaning(
     "read-only mode",
 )
 _NO_THREAD = Meaning(
-    Kind.AWAY, "the server can start no thread more: give it memory, or use fewer workers"
+    Kind.AWAY, "the server cannot start another thread: give it more memory, or use fewer workers"
 )
 _NETWORK = Meaning(
     Kind.AWAY, "check the network, or raise the server's net_read_timeout and net_write_timeout"
 )
-_CHANGED_TABLES = Meaning(Kind.TRANSIENT, "another program changes the tables: let it end")
-_FORGOTTEN = Meaning(Kind.TRANSIENT, "raise the server's table_definition_cache")
+_CHANGED_TABLES = Meaning(
+    Kind.TRANSIENT, "another program is changing the tables: wait until it ends"
+)
+_TABLE_CACHE = Meaning(Kind.TRANSIENT, "raise the server's table_definition_cache")
 _OWN = Meaning(Kind.OWN)
 _TOO_DEEP = Meaning(Kind.OWN, "nest values less, or raise the server's max_stack_depth")
 _DISK = Meaning(Kind.FATAL, "free some space or check the disk; stored data is not lost")
@@ -78,14 +80,14 @@ _NO_DATABASE = Meaning(Kind.FATAL, "check the database's name, or create it")
 _RIGHTS = Meaning(Kind.FATAL, "get the permission to create and write tables")
 _TABLES = Meaning(
     Kind.FATAL,
-    "its tables are missing or of another version: use the same version of automl for all",
+    "its tables are missing or of another version: use the same version of automl everywhere",
 )
-# Of statements of ours, whose shape no trial decides.
+# Errors of our own statements, which do not depend on trials.
 _TOO_MANY_COLUMNS = Meaning(
-    Kind.FATAL, "its tables have columns beside automl's: use a database of its own"
+    Kind.FATAL, "its tables have columns that automl did not create: use a separate database"
 )
 _TOO_MANY_ARGUMENTS = Meaning(
-    Kind.FATAL, "the server was built for fewer arguments of a function: use another"
+    Kind.FATAL, "the server was built for fewer arguments of a function: use another server"
 )
 _BLOCKED = Meaning(Kind.FATAL, "the server rejects this host: ask its administrator")
 _DAMAGED = Meaning(Kind.FATAL, "the file is damaged: restore a copy, or use another file")
@@ -104,14 +106,14 @@ POSTGRESQL = {
     "28": _LOGIN,
     "3D000": _NO_DATABASE,
     "40001": _DEADLOCK,  # serialization failure
-    "40003": _GONE,  # whether the statement was completed is not known
+    "40003": _GONE,  # it is unknown whether the statement was completed
     "40P01": _DEADLOCK,
     "42501": _RIGHTS,
     "42P01": _TABLES,
     "42703": _TABLES,  # undefined column
     "53100": _DISK,
     "53200": _NO_MEMORY,
-    "53300": _FULL_HOUSE,
+    "53300": _NO_CONNECTION,
     "54000": _OWN,  # such as an index row that is too long
     "54001": _TOO_DEEP,
     "54011": _TOO_MANY_COLUMNS,
@@ -135,7 +137,7 @@ MYSQL = {
     1021: _DISK,
     1030: _DISK,  # an error of the storage engine
     1037: _NO_MEMORY,
-    1040: _FULL_HOUSE,
+    1040: _NO_CONNECTION,
     1041: _NO_MEMORY,
     1044: _RIGHTS,
     1045: _LOGIN,
@@ -156,11 +158,11 @@ MYSQL = {
     1159: _NETWORK,  # a timeout in reading
     1160: _NETWORK,  # an error in writing
     1161: _NETWORK,  # a timeout in writing
-    1203: _FULL_HOUSE,
+    1203: _NO_CONNECTION,
     1205: _LOCKED,
     1206: _LOCKED,  # more locks than fit
     1213: _DEADLOCK,
-    1226: _FULL_HOUSE,
+    1226: _NO_CONNECTION,
     1264: _OWN,  # out of range
     1265: _OWN,  # truncated
     1290: _READ_ONLY_SERVER,
@@ -170,7 +172,7 @@ MYSQL = {
     1366: _OWN,  # incorrect text
     1406: _OWN,  # too long
     1412: _CHANGED_TABLES,
-    1615: _FORGOTTEN,  # a prepared statement
+    1615: _TABLE_CACHE,  # a prepared statement
     1637: _DEADLOCK,  # too many transactions at once
     1690: _OWN,  # out of range in an expression
     1698: _LOGIN,
@@ -231,8 +233,8 @@ _CONNECTING = {
     "pg_hba": _BLOCKED,
     "permission denied": _RIGHTS,
     "does not exist": _NO_DATABASE,
-    "too many": _FULL_HOUSE,
-    "connection slots": _FULL_HOUSE,
+    "too many": _NO_CONNECTION,
+    "connection slots": _NO_CONNECTION,
     "refused": _UNREACHABLE,
     "resolve host": Meaning(Kind.AWAY, "check the host's name"),
     "translate host": Meaning(Kind.AWAY, "check the host's name"),

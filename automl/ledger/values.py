@@ -6,7 +6,7 @@ from typing import Any
 
 from automl.errors import AutoMLError
 from automl.ledger.models import TrialRow
-from automl.plugin.report import COSTS, Outcome, State
+from automl.plugin.report import SUPERNET, Outcome, State, is_cost
 
 
 class LeaseLostError(AutoMLError):
@@ -191,7 +191,10 @@ def result_columns(outcome: Outcome) -> dict[str, Any]:
 
 def quality_columns(outcome: Outcome) -> dict[str, Any]:
     """Return the columns that another trial can be served with: all but the costs."""
-    metrics = {k: v for k, v in outcome.finite_metrics().items() if k not in COSTS}
+    # The costs of what a trainer made of open decisions follow from its result.
+    own = SUPERNET if outcome.closed else ""
+    found = outcome.finite_metrics().items()
+    metrics = {k: v for k, v in found if not (is_cost(k) and k.startswith(own))}
     return {
         "metrics": metrics,
         "step": outcome.step,

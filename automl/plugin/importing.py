@@ -138,7 +138,7 @@ class _Finder:
 
 
 def _joined(own: ModuleSpec, other: ModuleSpec | None) -> ModuleSpec:
-    """Join a folder of ours with folders of the same name elsewhere, if they form one package."""
+    """Join our own folder with folders of the same name elsewhere, if they form one package."""
     if own.loader is None and other is not None:
         more = list(other.submodule_search_locations or ())
         own.submodule_search_locations = [*more, *(own.submodule_search_locations or ())]

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("automl")
 
 
+_STATE, _REPORT = "state", "report"
+"""What a checkpoint holds."""
+
+
 class Split(Enum):
     """A part of a task's data: fit on `TRAIN`, choose by `VALIDATION`, evaluate once on `TEST`."""
 
@@ -34,7 +38,7 @@ class Split(Enum):
 
 
 class Task(Protocol):
-    """Data, a loss and metrics: candidates are trained and judged on a task."""
+    """Data, a loss and metrics: candidates are trained and evaluated on a task."""
 
     @property
     def signature(self) -> Signature:
@@ -75,7 +79,7 @@ class Run:
         device: Torch's name of the device to train on.
         seed: The trial's seed; derive others with `seed_for`.
         number: The trial's number.
-        attempt: Counts from 1 the times this trial was started.
+        attempt: How many times this trial has been started, from 1.
         directory: A directory for checkpoints.
         progress: Called by `tick`.
         announce: Called by `expect_pause`, with seconds.
@@ -116,8 +120,12 @@ class Run:
         """
         self.announce(seconds)
 
-    def save(self, state: Mapping[str, Any]) -> str:
+    def save(self, state: Mapping[str, Any], report: Mapping[str, Any] | None = None) -> str:
         """Store a checkpoint atomically, and return its SHA-256.
+
+        Args:
+            state: What `restore` will return.
+            report: What `reported` will return: plain values of the report that offered it.
 
         Raises:
             OSError, RuntimeError: It cannot be written; the previous checkpoint is kept.
@@ -128,7 +136,7 @@ class Run:
         partial = self.directory / f"{os.getpid()}.part"
         try:
             with open(partial, "w+b", opener=private) as file:
-                torch.save(dict(state), file)
+                torch.save({_STATE: dict(state), _REPORT: dict(report or {})}, file)
                 file.flush()
                 os.fsync(file.fileno())
                 file.seek(0)
@@ -144,6 +152,20 @@ class Run:
 
         A file is only opened if its digest is the one recorded in the ledger.
         """
+        content = self._load()
+        if content is None or content.keys() != {_STATE, _REPORT}:
+            return content  # versions up to 1 stored the state alone
+        state: Mapping[str, Any] = content[_STATE]
+        return state
+
+    def reported(self) -> Mapping[str, Any]:
+        """Return what the report with the last checkpoint said; empty if that is unknown."""
+        content = self._load() or {}
+        report: Mapping[str, Any] = content.get(_REPORT, {}) if _STATE in content else {}
+        return report
+
+    def _load(self) -> Mapping[str, Any] | None:
+        """Read the last checkpoint."""
         if self.checkpoint is None:
             return None
         import torch
@@ -153,7 +175,7 @@ class Run:
                 if hashlib.file_digest(file, "sha256").hexdigest() != self.checkpoint:
                     raise ValueError("its content has changed")
                 file.seek(0)
-                state: Mapping[str, Any] = torch.load(
+                content: Mapping[str, Any] = torch.load(
                     file, map_location=self.device, weights_only=True
                 )
         except Exception as error:
@@ -161,7 +183,7 @@ class Run:
             digest, reason = self.checkpoint, first_line(error)
             _log.warning("cannot read checkpoint %s, starting over: %s", digest, reason)
             return None
-        return state
+        return content
 
     def keep_only_last(self) -> None:
         """Delete all checkpoints except the last one."""
@@ -218,7 +240,7 @@ class Trainer(Protocol):
 
 
 class Context(Protocol):
-    """Information about the search for a strategy whose factory takes `context`.
+    """Information about the search, for a strategy whose factory takes `context`.
 
     Plain Optuna does not provide it.
     """

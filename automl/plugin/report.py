@@ -1,4 +1,4 @@
-"""What a trainer reports to the engine, and how the engine judges it."""
+"""The reports of a trainer, and the objectives and requirements that apply to them."""
 
 import math
 import re
@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
 COSTS = ("parameters", "flops", "latency", "memory")
 """Metrics of one candidate; they may differ between candidates that compute the same function."""
+SUPERNET = "supernet_"
+"""Begins the names of the costs of a candidate with open decisions, to which no bound applies."""
 COUNTS = ("inner_gradients", "hessian_vector_products", "jvps", "lower_solves")
 """What a trainer counts, for comparisons at equal effort; see `Report.counts`."""
 SHORT = {"params": "parameters"}
 """Short names of metrics, for the command line."""
+
+
+def is_cost(name: str) -> bool:
+    """Return whether a metric is a cost: of a candidate, or of one with open decisions."""
+    return name.removeprefix(SUPERNET) in COSTS
 
 
 class Direction(Enum):
@@ -61,11 +68,12 @@ class Objective:
 class Requirement:
     """A bound on a metric that a trial must meet to be among the best.
 
-    A bound on one of COSTS is checked before a candidate is trained.
+    A bound on one of COSTS is checked before a candidate is trained; if it has open decisions,
+    after the trainer has closed them.
 
     Attributes:
         metric: The metric's name.
-        bound: The bound's value, which is allowed itself.
+        bound: The bound, which is itself allowed.
         at_least: Whether it is a lower bound; otherwise it is an upper bound.
     """
 

@@ -1,6 +1,6 @@
 """A user's own code: its files and modules, digests of their content, and loading.
 
-The digest of a file includes each file that it imports from beside it. Imports are read from the
+The digest of a file includes each file that it imports from its folder. Imports are read from the
 source text, so that the digest is known before anything runs.
 """
 
@@ -156,7 +156,7 @@ def one_line(error: BaseException, file: str = "") -> str:
 # Finding.
 @dataclass(frozen=True)
 class _Read:
-    """A file and its imports from beside it, as they were when they were read.
+    """A file and its imports from its own folder, as they were when they were read.
 
     Attributes:
         source: The file with its digests.
@@ -217,7 +217,7 @@ def _hooked(name: str) -> ModuleSpec | None:
     return None
 
 
-# The files beside it.
+# The files in its folder.
 def _read(reference: str, file: Path) -> _Read:
     main = ModuleFile(file, _bytes(file))
     root = _root(reference, file)
@@ -239,7 +239,7 @@ def _root(reference: str, file: Path) -> Path:
 
 
 def _own_files(reference: str, main: ModuleFile, root: Path) -> dict[str, ModuleFile]:
-    """Read everything that a file imports from beside it, directly or not, by module name.
+    """Read everything that a file imports from its folder, directly or not, by module name.
 
     Each file is read once. A link counts by its target, a package without `__init__` as a folder.
     """
@@ -363,7 +363,7 @@ def _two_of_one_name(source: Source, path: Path, name: str, other: Path) -> Plug
 
 
 def _execute(source: Source, main: ModuleFile) -> ModuleType:
-    # The path is part of the name: a copy in another folder has other files beside it.
+    # The path is part of the name: a copy in another folder imports other files.
     name = f"automl_user_{sha256(f'{main.path} {source.code.digest()}'.encode())[:16]}"
     if name in sys.modules:
         return sys.modules[name]

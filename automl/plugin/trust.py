@@ -1,4 +1,4 @@
-"""What this user has approved on this machine: a study in a shared database is data, not code."""
+"""The user's approvals on this machine: a study in a shared database is data, not code."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def sha256(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Code:
-    """Digests of a user's file and of the files that it imports from beside it.
+    """Digests of a user's file and of the files that it imports from its folder.
 
     Attributes:
         sha256: The file's SHA-256.

@@ -149,8 +149,8 @@ def _missing(directory: Path) -> str:
     """Describe what to do about a directory without a program."""
     if (directory / CANDIDATE).is_file():
         return (
-            f"{directory / MODEL} is missing: see README.md beside it whether this model has "
-            f"one; if so, {_AGAIN}"
+            f"{directory / MODEL} is missing: README.md there tells whether this model has one; if "
+            f"so, {_AGAIN}"
         )
     return f"{directory} has no {MODEL}: expected an export, as written by {_EXPORT}"
 

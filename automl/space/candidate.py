@@ -60,6 +60,11 @@ class Candidate:
     found: Findings = field(default_factory=dict)
     files: FilesRead = field(default_factory=FilesRead, compare=False, repr=False)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether every decision has a value, also where a trainer follows a finding instead."""
+        return self.open_decisions.keys() <= self.decisions.keys()
+
     def build(
         self, probe: "Tensor | None" = None, signature: Signature | None = None
     ) -> "nn.Module":

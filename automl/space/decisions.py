@@ -24,7 +24,7 @@ _PLAIN = str | int | float | None
 _SHOWN = 10
 """The largest number of a decision's choices in a message."""
 
-_MANY = 10_000
+MANY = 10_000
 """The largest number of values that `Open.values` lists."""
 
 
@@ -117,6 +117,16 @@ class Open:
     __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _trap("in arithmetic")
     __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _trap("in arithmetic")
     __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _trap("in arithmetic")
+
+
+def derived(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Compute with a decision's value, also if it is left open: then the result is open, too.
+
+    Args:
+        value: What the trial suggested: a value or an `Open`.
+        function: Computes the derived value. A trainer that uses gradients calls it with a tensor.
+    """
+    return value.map(function) if isinstance(value, Open) else function(value)
 
 
 Opens = Callable[[Open], bool]
@@ -280,9 +290,27 @@ def domain_of(distribution: BaseDistribution) -> tuple[Any, ...] | None:
     low, high, step = distribution.low, distribution.high, distribution.step
     if low == high:
         return (low,)
-    if step is None or (count := math.floor((high - low) / step + 1e-8) + 1) > _MANY:
+    if step is None or (count := math.floor((high - low) / step + 1e-8) + 1) > MANY:
         return None
     return tuple(low + number * step for number in range(count))
+
+
+def place_of(decision: Open, value: Any) -> int:
+    """Return the place of a decision's value among all its values.
+
+    Raises:
+        OpenDecisionError: The decision has no such value, or too many to count.
+    """
+    distribution = decision.distribution
+    domain = domain_of(distribution)
+    if domain is None or not contains(distribution, value):
+        raise OpenDecisionError(
+            f"decision {decision.name!r}: expected {values_of(distribution)}, got {short(value)}",
+            decision.name,
+        )
+    if isinstance(distribution, CategoricalDistribution):
+        return int(distribution.to_internal_repr(value))
+    return min(range(len(domain)), key=lambda place: abs(domain[place] - value))
 
 
 def check_storable(name: str, distribution: BaseDistribution) -> None:

@@ -7,22 +7,23 @@ from functools import cache
 from typing import Any
 
 import networkx as nx
-from optuna.distributions import (
-    CategoricalDistribution,
-    distribution_to_json,
-    json_to_distribution,
-)
-from torch import Tensor, nn
+from optuna.distributions import distribution_to_json, json_to_distribution
+from torch import nn
 
-from automl.errors import GraphError, OpenDecisionError
-from automl.space.decisions import Open, find_open
+from automl.errors import GraphError, OpenDecisionError, OpenShapeError
+from automl.space.decisions import Open, find_open, given_value, place_of
+from automl.space.elastic import narrowing
+from automl.space.graph_module import GraphModule
 from automl.space.layers import Choice
+from automl.space.open_shapes import OpenShapes, closed, open_shapes
 from automl.space.uses import Openable, Use, UseKind
 
 Shape = tuple[int, ...]
 """The shape of one example, without the batch dimension."""
 
 INPUT = "input"
+PICK = "pick"
+_IDENTITY = "identity"
 _FORMAT = 1
 
 
@@ -92,6 +93,11 @@ class Operation:
             algebra, or with an attribute left open, no property is assumed, and two instances
             always differ.
         openable: What a trainer may do with each attribute that may hold an open decision.
+        narrower: Whether the module also takes inputs of an open width: narrower than `shapes`
+            says, and then computes what it would compute if it were built for them with the first
+            of its weights. Or a function called as narrower(shapes, narrower_shapes) that raises
+            ValueError for those that it does not take. Linear layers, convolutions and
+            normalisations of torch.nn inside the module are adapted.
     """
 
     name: str
@@ -100,6 +106,7 @@ class Operation:
     inputs: int | None = 1
     algebra: Algebra | Callable[..., Algebra] = UNKNOWN
     openable: Mapping[str, Openable] = field(default_factory=dict)
+    narrower: bool | Callable[[Sequence[Shape], Sequence[Shape]], None] = False
 
     def algebra_of(self, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Algebra:
         """Return the properties that hold for these input shapes and attributes."""
@@ -159,7 +166,8 @@ class Node:
         operation: The operation's name, or an open choice between several.
         attributes: The operation's attributes, such as `channels`.
         inputs: The names of the nodes it reads, in the order of its ports.
-        shape: The shape of one example's output.
+        shape: The shape of one example's output; the widest if open decisions change it.
+        open_shapes: By open decision that changes the shape, the shape for each of its values.
     """
 
     name: str
@@ -167,6 +175,7 @@ class Node:
     attributes: Mapping[str, Any]
     inputs: tuple[str, ...]
     shape: Shape
+    open_shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=dict)
 
     @property
     def is_input(self) -> bool:
@@ -178,8 +187,12 @@ class Node:
             return [(self.operation, self.attributes)]
         return [
             (name, {k: v for k, v in self.attributes.items() if k in operation(name).attributes()})
-            for name in self.operation.distribution.choices  # type: ignore[attr-defined]
+            for name in self.operation.values() or ()
         ]
+
+    def has_shape_of(self, other: "Node") -> bool:
+        """Return whether two nodes have the same shape for all values of open decisions."""
+        return self.shape == other.shape and self.open_shapes == other.open_shapes
 
 
 class Graph:
@@ -224,12 +237,26 @@ class Graph:
             if source not in self.dag:
                 raise GraphError(f"node {name!r} reads unknown node {source!r}")
         node = Node(name, operation, attributes, inputs, ())
-        return self._insert(Node(name, operation, attributes, inputs, self._shape_of(node)))
+        shape, open_shapes = self._shapes_of(node)
+        if _picks(node):
+            inputs, attributes = (inputs[attributes["index"]],), {}
+            operation = _IDENTITY
+        return self._insert(Node(name, operation, attributes, inputs, shape, open_shapes))
 
     def output(self, name: str) -> None:
-        """Set the node whose value the graph returns."""
+        """Set the node whose value the graph returns.
+
+        Raises:
+            GraphError: There is no such node, or an open decision changes its shape.
+        """
         if name not in self.dag:
             raise GraphError(f"output names unknown node {name!r}")
+        for decision in self.node(name).open_shapes:
+            raise OpenShapeError(
+                f"node {name!r} cannot be the output: the open decision {decision!r} changes its "
+                "width; add an operation with a closed width",
+                decision,
+            )
         self.output_node = name
 
     def node(self, name: str) -> Node:
@@ -250,16 +277,14 @@ class Graph:
     def open_decisions(self) -> dict[str, Open]:
         """Return the open decisions of the live nodes, by name."""
         return {
-            decision.name: decision
-            for node in self.live_nodes()
-            for decision in find_open([node.operation, dict(node.attributes)])
+            decision.name: decision for node in self.live_nodes() for decision in _open_in(node)
         }
 
     def uses(self) -> Iterator[tuple[str, Use]]:
         """Iterate over the uses of open decisions in the live nodes, each after its decision."""
         for node in self.live_nodes():
             if isinstance(node.operation, Open):
-                use = Use(UseKind.OPERATION, node.name, differentiable=True)
+                use = Use.of(UseKind.OPERATION, node.name, "", Choice.openable["weights"])
                 yield node.operation.name, use
             for name, attributes in node.options():
                 yield from _uses_in(name, attributes)
@@ -269,9 +294,66 @@ class Graph:
         """The shape of one example's output."""
         return self.node(self._output()).shape
 
+    def close(self, decisions: Mapping[str, Any]) -> "Graph":
+        """Return this graph with values for its open decisions, without the nodes then unused.
+
+        All nodes keep their names. A closed `pick` becomes an identity of the input that it picks.
+
+        Args:
+            decisions: Values by name. Decisions without one stay open; other names are ignored.
+
+        Raises:
+            CandidateError: A value is not one that the decision may have.
+        """
+        values = {
+            name: given_value(name, decision.distribution, decisions[name])
+            for name, decision in self.open_decisions().items()
+            if name in decisions
+        }
+        graph = Graph()
+        for node in self.live_nodes():
+            graph._add_closed(node, values)
+        graph.output(self._output())
+        return graph._live_part()
+
+    def _live_part(self) -> "Graph":
+        """Return this graph without dead nodes."""
+        graph = Graph()
+        live = {node.name for node in self.live_nodes()}
+        graph.dag = self.dag.copy()
+        graph.dag.remove_nodes_from([name for name in self.dag if name not in live])
+        graph.output_node = self.output_node
+        return graph
+
+    def _add_closed(self, node: Node, values: Mapping[str, Any]) -> None:
+        if node.is_input:
+            self.input(node.name, node.shape)
+            return
+        kind = closed(node.operation, values)
+        known = node.attributes if isinstance(kind, Open) else operation(kind).attributes()
+        kept = {key: value for key, value in node.attributes.items() if key in known}
+        self.add(kind, *node.inputs, name=node.name, **closed(kept, values))
+
     def build(self) -> nn.Module:
         """Build the module that computes the output; open choices become `automl.nn.Choice`."""
-        return _GraphModule(self)
+        live = self.live_nodes()
+        steps = [node for node in live if not node.is_input]
+        is_open = any(True for node in steps for _ in _open_in(node))
+        return GraphModule(
+            [node.name for node in live if node.is_input],
+            {node.name: self._layer(node) for node in steps},
+            {node.name: node.inputs for node in steps},
+            self._output(),
+            self._live_part() if is_open else None,
+        )
+
+    def _layer(self, node: Node) -> nn.Module:
+        sources = [self.node(source) for source in node.inputs]
+        shapes = [source.shape for source in sources]
+        modules = [operation(name).module(shapes, **kept) for name, kept in node.options()]
+        if any(source.open_shapes for source in sources):
+            modules = [_narrowing(node, module) for module in modules]
+        return Choice(node.operation, modules) if isinstance(node.operation, Open) else modules[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return the graph as JSON values that `from_json` reads back."""
@@ -329,33 +411,71 @@ class Graph:
             self.dag.add_edge(source, node.name, port=port)
         return node.name
 
-    def _shape_of(self, node: Node) -> Shape:
-        if isinstance(node.operation, Open) and not isinstance(
-            node.operation.distribution, CategoricalDistribution
-        ):
-            decision = node.operation
+    def _shapes_of(self, node: Node) -> tuple[Shape, OpenShapes]:
+        if isinstance(decision := node.operation, Open) and not _names(decision.values()):
             raise decision.misused(f"as the operation of {node.name!r}")
         taken = {key for _, attributes in node.options() for key in attributes}
         _reject_unknown(node, set(node.attributes) - taken)
-        shapes = {self._shape_as(node, *option) for option in node.options()}
-        if len(shapes) > 1:
-            raise GraphError(f"node {node.name!r}: its open choices differ in shape: {shapes}")
-        return shapes.pop()
+        shapes = [self._shapes_as(node, *option) for option in node.options()]
+        if any(each != shapes[0] for each in shapes):
+            raise GraphError(_different(node, shapes))
+        return shapes[0]
 
-    def _shape_as(self, node: Node, name: str, attributes: Mapping[str, Any]) -> Shape:
+    def _shapes_as(
+        self, node: Node, name: str, attributes: Mapping[str, Any]
+    ) -> tuple[Shape, OpenShapes]:
         kind = operation(name)
         _reject_unknown(node, set(attributes) - set(kind.attributes()))
         for key in attributes.keys() - kind.openable.keys():
             for decision in find_open(attributes[key]):
                 raise decision.misused(f"as {key!r} of {name} {node.name!r}")
-        shapes = [self.node(source).shape for source in node.inputs]
+        sources = [self.node(source) for source in node.inputs]
+        shapes = [source.shape for source in sources]
         if kind.inputs not in (None, len(shapes)) or not shapes:
             wanted = kind.inputs or "one or more"
             raise GraphError(f"node {node.name!r}: {name} takes {wanted} inputs, got {len(shapes)}")
         try:
-            return tuple(kind.shape(shapes, **attributes))
+            shape = tuple(kind.shape(shapes, **attributes))
         except (ValueError, TypeError) as error:
-            raise GraphError(f"node {node.name!r}: {name} on {shapes}: {error}") from error
+            message = f"node {node.name!r}: {name} on {shapes}: {error}"
+            for decision in find_open(dict(attributes)):
+                raise OpenShapeError(message, decision.name) from error
+            raise GraphError(message) from error
+        try:
+            return shape, open_shapes(kind, sources, attributes, shape)
+        except OpenShapeError as error:
+            raise OpenShapeError(f"node {node.name!r}: {error}", error.decision) from error
+
+
+def _open_in(node: Node) -> Iterator[Open]:
+    return find_open([node.operation, dict(node.attributes)])
+
+
+def _picks(node: Node) -> bool:
+    """Whether a node is a closed `pick`."""
+    closed_kind = not isinstance(node.operation, Open) and node.operation == PICK
+    return closed_kind and not isinstance(node.attributes["index"], Open)
+
+
+def _names(values: Sequence[Any] | None) -> bool:
+    return bool(values) and all(isinstance(value, str) for value in values or ())
+
+
+def _different(node: Node, shapes: Sequence[tuple[Shape, OpenShapes]]) -> str:
+    """Describe options that cannot be summed, because their shapes differ."""
+    options = [
+        f"{name} {shape}" + "".join(f" by {decision!r}" for decision in opened)
+        for (name, _), (shape, opened) in zip(node.options(), shapes, strict=True)
+    ]
+    label = node.operation.name if isinstance(node.operation, Open) else node.operation
+    return f"node {node.name!r}: the options of {label!r} differ in shape: {', '.join(options)}"
+
+
+def _narrowing(node: Node, module: nn.Module) -> nn.Module:
+    try:
+        return narrowing(module)
+    except ValueError as error:
+        raise GraphError(f"node {node.name!r}: {error}") from error
 
 
 def _reject_unknown(node: Node, unknown: set[str]) -> None:
@@ -370,50 +490,30 @@ def _reject_unknown(node: Node, unknown: set[str]) -> None:
 def _uses_in(name: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, Use]]:
     for key, value in attributes.items():
         for decision in find_open(value):
-            openable = operation(name).openable[key]
-            use = Use(UseKind.ATTRIBUTE, name, key, openable.scope, openable.differentiable)
+            use = Use.of(UseKind.ATTRIBUTE, name, key, operation(name).openable[key])
             yield decision.name, use
 
 
 def _encode(value: Any) -> Any:
-    if isinstance(value, Open):
-        return {"open": value.name, "distribution": distribution_to_json(value.distribution)}
-    return list(value) if isinstance(value, tuple) else value
+    if not isinstance(value, Open):
+        return list(value) if isinstance(value, tuple) else value
+    encoded = {"open": value.name, "distribution": distribution_to_json(value.distribution)}
+    if value.function is None:
+        return encoded
+    if (values := value.values()) is None:
+        raise GraphError(
+            f"a value derived from decision {value.name!r} cannot be written: list its choices"
+        )
+    return encoded | {"values": list(values)}
 
 
 def _decode(value: Any) -> Any:
     if isinstance(value, dict) and "open" in value:
-        return Open(value["open"], json_to_distribution(value["distribution"]))
+        decision = Open(value["open"], json_to_distribution(value["distribution"]))
+        return _derived(decision, value["values"]) if "values" in value else decision
     return tuple(value) if isinstance(value, list) else value
 
 
-class _GraphModule(nn.Module):
-    def __init__(self, graph: Graph) -> None:
-        super().__init__()
-        live = graph.live_nodes()
-        self._inputs = [node.name for node in live if node.is_input]
-        self._steps = [(node.name, node.inputs) for node in live if not node.is_input]
-        self._output = str(graph.output_node)
-        self.layers = nn.ModuleDict({n.name: _layer(graph, n) for n in live if not n.is_input})
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        values = dict(zip(self._inputs, inputs, strict=True))
-        for (name, sources), layer in zip(self._steps, self.layers.values(), strict=True):
-            values[name] = layer(*[values[source] for source in sources])
-        return values[self._output]
-
-    def train(self, mode: bool = True) -> "_GraphModule":
-        # Trainers switch modes often, and torch's own traversal is slower than many layers.
-        self.training = self.layers.training = mode
-        for layer in self.layers.values():
-            if layer._modules or type(layer).train is not nn.Module.train:
-                layer.train(mode)
-            else:
-                object.__setattr__(layer, "training", mode)
-        return self
-
-
-def _layer(graph: Graph, node: Node) -> nn.Module:
-    shapes = [graph.node(source).shape for source in node.inputs]
-    modules = [operation(name).module(shapes, **kept) for name, kept in node.options()]
-    return Choice(node.operation, modules) if isinstance(node.operation, Open) else modules[0]
+def _derived(decision: Open, values: Sequence[Any]) -> Open:
+    """Return the value derived from a decision that has these values, in order."""
+    return decision.map(lambda value: values[place_of(decision, value)])

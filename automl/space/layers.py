@@ -1,9 +1,9 @@
 """The layers that can hold an open decision; use them where a plain torch.nn layer cannot."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from automl.errors import OpenDecisionError
-from automl.space.decisions import Open
+from automl.space.decisions import Open, domain_of, place_of
 from automl.space.uses import Openable, Scope, Use, UseKind
+
+Weights = Tensor | Sequence[float | Tensor]
+"""One weight for each value of a decision."""
 
 
 def centre(distribution: BaseDistribution) -> float:
@@ -56,6 +59,32 @@ class OpenLayer(nn.Module):
             value = value.value(centre(value.distribution))
         setattr(self, attribute, value)
 
+    def taken(self, attribute: str, value: Any) -> Any:
+        """Return what an attribute holds for a value of its decision; override it to check that.
+
+        Args:
+            attribute: The attribute's name.
+            value: A value of the decision, or whatever else the layer understands.
+        """
+        return self.open_decisions[attribute].value(value)
+
+    def part(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Return the part of a parameter or buffer that a closed layer has as its own.
+
+        Args:
+            name: The name of the parameter or buffer.
+            shape: The shape that it has in the closed layer.
+        """
+        return first(getattr(self, name), shape)
+
+
+def first(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the first elements of a tensor along each dimension, as many as a shape has."""
+    if len(shape) != tensor.dim() or any(map(int.__gt__, shape, tensor.shape)):
+        whole = list(tensor.shape)
+        raise OpenDecisionError(f"a tensor of shape {list(shape)} is no part of one of {whole}")
+    return tensor[tuple(slice(size) for size in shape)]
+
 
 @contextmanager
 def assigned(module: nn.Module, values: Mapping[str, Any]) -> Iterator[None]:
@@ -79,7 +108,7 @@ def assigned(module: nn.Module, values: Mapping[str, Any]) -> Iterator[None]:
                 for attribute, decision in layer.open_decisions.items():
                     if decision.name == name:
                         before.append((layer, attribute, getattr(layer, attribute)))
-                        _set(layer, attribute, decision.value(value))
+                        _set(layer, attribute, layer.taken(attribute, value))
         yield
     finally:
         for layer, attribute, value in reversed(before):
@@ -129,6 +158,11 @@ class Dropout(OpenLayer):
         return f"p={self.open_decisions.get('p', self.p)!r}"
 
 
+def _carries_gradient(value: Tensor) -> bool:
+    tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+    return torch.is_grad_enabled() and (value.requires_grad or tangent is not None)
+
+
 def _refuse_gradient(rate: Tensor) -> None:
     """Refuse a rate that carries a gradient.
 
@@ -138,44 +172,142 @@ def _refuse_gradient(rate: Tensor) -> None:
     Raises:
         OpenDecisionError: The rate carries a gradient.
     """
-    tangent = forward_ad.unpack_dual(rate).tangent  # type: ignore[no-untyped-call]
-    if torch.is_grad_enabled() and (rate.requires_grad or tangent is not None):
+    if _carries_gradient(rate):
         raise OpenDecisionError(
             "dropout has no useful gradient with respect to its rate: detach the rate, and tune it "
             "by its effect on the weights"
         )
 
 
-class Choice(OpenLayer):
+class _Mixture(OpenLayer):
+    """A layer with one weight for each value of a decision."""
+
+    def _hold(self, attribute: str, decision: Open, count: int) -> None:
+        """Hold uniform weights."""
+        self.open_decisions[attribute] = decision
+        setattr(self, attribute, torch.full((count,), 1 / count))
+
+    def taken(self, attribute: str, value: Any) -> Any:
+        """Return weights as they are, and a value of the decision as one-hot weights.
+
+        Raises:
+            OpenDecisionError: The decision has no such value, or another number of weights.
+        """
+        decision = self.open_decisions[attribute]
+        count = len(domain_of(decision.distribution) or ())
+        if not (isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.dim())):
+            chosen = place_of(decision, value.item() if isinstance(value, Tensor) else value)
+            return [float(place == chosen) for place in range(count)]
+        if len(value) != count:
+            raise OpenDecisionError(
+                f"decision {decision.name!r} needs {count} weights, got {len(value)}"
+            )
+        return value
+
+
+def _weighted(weights: Weights) -> dict[int, float | Tensor]:
+    """Return the weights by place, without those that are zero and carry no gradient."""
+    if not isinstance(weights, Tensor):
+        return {place: w for place, w in enumerate(weights) if isinstance(w, Tensor) or w != 0}
+    everything = dict(enumerate(weights))
+    if _carries_gradient(weights):
+        return everything
+    try:
+        numbers = weights.tolist()
+    except RuntimeError:  # under vmap, and on the meta device, they have no values
+        return everything
+    return {place: weight for place, weight in everything.items() if numbers[place] != 0}
+
+
+def _mixed(terms: Sequence[tuple[float | Tensor, Tensor]]) -> Tensor:
+    """Return the weighted sum of tensors of one shape."""
+    ((weight, value), *others) = terms
+    if not others and not isinstance(weight, Tensor) and weight == 1:
+        return value
+    if not others:
+        return _times(weight, value)
+    return torch.stack([_times(weight, value) for weight, value in terms]).sum(0)
+
+
+def _times(weight: float | Tensor, value: Tensor) -> Tensor:
+    return (weight.to(value) if isinstance(weight, Tensor) else weight) * value
+
+
+class Choice(_Mixture):
     """An open choice between modules of equal output shape, computed as their weighted sum.
+
+    Options without weight are not run, unless the weights carry a gradient.
 
     Attributes:
         options: One module per choice, in the order of the distribution's choices.
-        weights: One weight per option [options], uniform at first. A trainer assigns them: a
-            softmax of logits, a one-hot draw, or a schedule.
+        weights: One weight per option, uniform at first. A trainer assigns a tensor [options] (a
+            softmax of logits, a one-hot draw, or a schedule), a list of numbers and scalar
+            tensors, or the choice itself.
     """
 
-    openable: ClassVar[Mapping[str, Openable]] = {"weights": Openable(differentiable=True)}
-    weights: Tensor
+    openable: ClassVar[Mapping[str, Openable]] = {
+        "weights": Openable(Scope.BATCH, differentiable=True, structural=True)
+    }
+    weights: Weights
 
     def __init__(self, decision: Open, options: Iterable[nn.Module]) -> None:
         super().__init__()
         self.options = nn.ModuleList(options)
-        if not isinstance(decision.distribution, CategoricalDistribution) or len(
-            decision.distribution.choices
-        ) != len(self.options):
+        if len(domain_of(decision.distribution) or ()) != len(self.options):
             raise OpenDecisionError(
                 f"decision {decision.name!r} needs one module for each of its choices"
             )
-        self.open_decisions["weights"] = decision
-        self.weights = torch.full((len(self.options),), 1 / len(self.options))
+        self._hold("weights", decision, len(self.options))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        terms = [
-            w.to(inputs[0]) * option(*inputs)
-            for w, option in zip(self.weights, self.options, strict=True)
-        ]
-        return torch.stack(terms).sum(0)
+        kept = _weighted(self.weights)
+        if not kept:
+            return torch.zeros_like(self.options[0](*inputs))
+        return _mixed([(weight, self.options[place](*inputs)) for place, weight in kept.items()])
+
+
+class Pick(_Mixture):
+    """One of several inputs of equal shape, or the sum of all with a weight for each index.
+
+    Attributes:
+        index: The weights of the decision's values, uniform at first; in a closed layer, the
+            index. A trainer assigns a value of the decision, or weights as for a `Choice`.
+    """
+
+    openable: ClassVar[Mapping[str, Openable]] = {
+        "index": Openable(Scope.BATCH, differentiable=True, structural=True)
+    }
+    index: int | Weights
+
+    def __init__(self, index: int | Open) -> None:
+        super().__init__()
+        self._indices: Sequence[int] = ()
+        if not isinstance(index, Open):
+            self.index = int(index)
+            return
+        self._indices = index.values() or ()
+        if not self._indices:
+            raise OpenDecisionError(f"decision {index.name!r} has too many values for an index")
+        self._hold("index", index, len(self._indices))
+
+    def ports(self) -> set[int]:
+        """Return the numbers of the inputs that `forward` reads."""
+        if isinstance(self.index, int):
+            return {self.index}
+        return {self._indices[place] for place in _weighted(self.index)} or {0}
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Return the chosen input.
+
+        Args:
+            inputs: All inputs; None for those that `ports` does not name.
+        """
+        if isinstance(self.index, int):
+            return cast("Tensor", inputs[self.index])
+        kept = [(w, inputs[self._indices[place]]) for place, w in _weighted(self.index).items()]
+        if not kept:
+            return torch.zeros_like(cast("Tensor", inputs[0]))
+        return _mixed(cast("list[tuple[float | Tensor, Tensor]]", kept))
 
 
 def open_layers(module: nn.Module) -> Mapping[str, list[OpenLayer]]:
@@ -203,9 +335,5 @@ def uses_in(module: nn.Module) -> Iterator[tuple[str, Use]]:
     for layer in module.modules():
         if isinstance(layer, OpenLayer):
             for key, decision in layer.open_decisions.items():
-                openable = layer.openable.get(key, Openable())
-                owner = type(layer).__name__
-                yield (
-                    decision.name,
-                    Use(UseKind.LAYER, owner, key, openable.scope, openable.differentiable),
-                )
+                openable, owner = layer.openable.get(key, Openable()), type(layer).__name__
+                yield decision.name, Use.of(UseKind.LAYER, owner, key, openable)

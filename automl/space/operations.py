@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -9,8 +11,9 @@ from torch import Tensor, nn
 
 from automl.space import regularization  # noqa: F401  # declares more operations
 from automl.space.decisions import Open
-from automl.space.graph import Algebra, Graph, Operation, Shape, declare
-from automl.space.layers import Dropout
+from automl.space.elastic import Conv2d, Linear, kernels, sizes
+from automl.space.graph import PICK, UNKNOWN, Algebra, Graph, Operation, Shape, declare
+from automl.space.layers import Dropout, Pick
 
 __all__ = ["Graph"]
 
@@ -50,23 +53,39 @@ def _window(size: int, kernel: int, stride: int, padding: int) -> int:
 
 
 # Layers with weights.
-def _linear_shape(shapes: Shapes, features: int, bias: bool = True) -> Shape:
-    return (*shapes[0][:-1], features)
+def _linear_shape(shapes: Shapes, features: int | Open, bias: bool = True) -> Shape:
+    return (*shapes[0][:-1], max(sizes(features, "features")))
+
+
+def _linear(shapes: Shapes, features: int | Open, bias: bool = True) -> nn.Module:
+    kind = Linear if isinstance(features, Open) else nn.Linear
+    return kind(shapes[0][-1], features, bias)  # type: ignore[arg-type]
 
 
 def _conv_shape(
-    shapes: Shapes, channels: int, kernel: int = 3, stride: int = 1, bias: bool = True
+    shapes: Shapes,
+    channels: int | Open,
+    kernel: int | Open = 3,
+    stride: int = 1,
+    bias: bool = True,
 ) -> Shape:
     _, height, width = _image(shapes)
-    pad = kernel // 2
-    sides = (_window(side, kernel, stride, pad) for side in (height, width))
-    return (channels, *sides)
+    side = max(kernels(kernel))
+    sides = (_window(length, side, stride, side // 2) for length in (height, width))
+    return (max(sizes(channels, "channels")), *sides)
 
 
 def _conv2d(
-    shapes: Shapes, channels: int, kernel: int = 3, stride: int = 1, bias: bool = True
+    shapes: Shapes,
+    channels: int | Open,
+    kernel: int | Open = 3,
+    stride: int = 1,
+    bias: bool = True,
 ) -> nn.Module:
-    module = nn.Conv2d(shapes[0][0], channels, kernel, stride, kernel // 2, bias=bias)
+    elastic = isinstance(channels, Open) or isinstance(kernel, Open)
+    kind: Any = Conv2d if elastic else nn.Conv2d
+    padding = max(kernels(kernel)) // 2
+    module: nn.Conv2d = kind(shapes[0][0], channels, kernel, stride, padding, bias=bias)
     # He et al., arXiv 1502.01852: activations keep their scale through many layers without
     # normalisation; torch's default initialisation shrinks them.
     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -86,7 +105,9 @@ def _batch_norm_shape(shapes: Shapes) -> Shape:
     return shapes[0]
 
 
-def _linear_algebra(shapes: Shapes, features: int, bias: bool = True) -> Algebra:
+def _linear_algebra(shapes: Shapes, features: int | Open, bias: bool = True) -> Algebra:
+    if isinstance(features, Open):
+        return UNKNOWN
     # On images it mixes only the last dimension, in the same way for every channel.
     vectors = len(shapes[0]) == 1
     return Algebra(
@@ -98,7 +119,15 @@ def _linear_algebra(shapes: Shapes, features: int, bias: bool = True) -> Algebra
     )
 
 
-def _conv_algebra(shapes: Shapes, kernel: int = 3, bias: bool = True, **_: Any) -> Algebra:
+def _conv_algebra(
+    shapes: Shapes,
+    channels: int | Open,
+    kernel: int | Open = 3,
+    bias: bool = True,
+    **_: Any,
+) -> Algebra:
+    if isinstance(channels, Open) or isinstance(kernel, Open):
+        return UNKNOWN
     # Larger kernels read zeros beyond the border, so a uniform input gives a non-uniform output.
     return Algebra(
         parametric=True,
@@ -112,9 +141,11 @@ def _conv_algebra(shapes: Shapes, kernel: int = 3, bias: bool = True, **_: Any) 
 declare(
     Operation(
         "linear",
-        lambda shapes, features, bias=True: nn.Linear(shapes[0][-1], features, bias),
+        _linear,
         _linear_shape,
         algebra=_linear_algebra,
+        openable=Linear.openable,
+        narrower=True,
     )
 )
 declare(
@@ -123,6 +154,8 @@ declare(
         _conv2d,
         _conv_shape,
         algebra=_conv_algebra,
+        openable=Conv2d.openable,
+        narrower=True,
     )
 )
 declare(
@@ -131,6 +164,7 @@ declare(
         _batch_norm,
         _batch_norm_shape,
         algebra=Algebra(parametric=True, channelwise=True, keeps_uniform=True),
+        narrower=True,
     )
 )
 declare(
@@ -139,6 +173,7 @@ declare(
         lambda shapes: nn.LayerNorm(shapes[0]),
         _same,
         algebra=Algebra(parametric=True, channelwise=True),
+        narrower=True,
     )
 )
 
@@ -146,7 +181,7 @@ declare(
 # Elementwise functions of one input.
 def _elementwise(name: str, module: Callable[[], nn.Module], **algebra: Any) -> None:
     words = Algebra(channelwise=True, keeps_uniform=True, **algebra)
-    declare(Operation(name, lambda shapes: module(), _same, algebra=words))
+    declare(Operation(name, lambda shapes: module(), _same, algebra=words, narrower=True))
 
 
 _elementwise("identity", nn.Identity, coefficients=(1,), linear=True)
@@ -178,6 +213,7 @@ declare(
         _dropout_shape,
         algebra=_dropout_algebra,
         openable=Dropout.openable,
+        narrower=True,
     )
 )
 
@@ -203,15 +239,25 @@ def _concat_shape(shapes: Shapes) -> Shape:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
+def _concat_narrower(shapes: Shapes, narrower: Shapes) -> None:
+    if any(a[0] != b[0] for a, b in zip(shapes[:-1], narrower[:-1], strict=True)):
+        raise ValueError(
+            "only its last input may have an open width, because the channels after it would move"
+        )
+
+
 def _of_several(
     name: str,
     function: Callable[..., Tensor],
     shape: Callable[..., Shape],
     inputs: int | None = None,
+    narrower: Callable[..., None] | bool = True,
     **algebra: Any,
 ) -> None:
     words = Algebra(zero_preserving=True, keeps_uniform=True, **algebra)
-    declare(Operation(name, lambda shapes: _Function(function), shape, inputs, words))
+    declare(
+        Operation(name, lambda shapes: _Function(function), shape, inputs, words, narrower=narrower)
+    )
 
 
 _of_several("add", _sum, _same, coefficients=(1,), commutative=True, linear=True, channelwise=True)
@@ -229,9 +275,41 @@ _of_several(
     "concat",
     lambda *inputs: torch.cat(inputs, 1),
     _concat_shape,
+    narrower=_concat_narrower,
     associative=True,
     linear=True,
     concatenates=True,
+)
+
+
+def _pick_shape(shapes: Shapes, index: int | Open) -> Shape:
+    values = index.values() if isinstance(index, Open) else (index,)
+    for value in values or (None,):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not 0 <= value < len(shapes):
+            raise ValueError(
+                f"its index must be a whole number from 0 to {len(shapes) - 1}, got {value!r}"
+            )
+    return _same(shapes)
+
+
+def _pick_algebra(shapes: Shapes, index: int | Open) -> Algebra:
+    if isinstance(index, Open):
+        return Algebra(stochastic=True)
+    terms = tuple(int(port == index) for port in range(len(shapes)))
+    return replace(_IDENTITY, coefficients=terms)
+
+
+declare(
+    Operation(
+        PICK,
+        lambda shapes, index: Pick(index),
+        _pick_shape,
+        None,
+        _pick_algebra,
+        Pick.openable,
+        narrower=True,
+    )
 )
 
 
@@ -279,6 +357,11 @@ def _leaves_all(kernel: int, stride: int | None) -> bool:
     return kernel == 1 and (stride or kernel) == 1
 
 
+def _first_dimension(shapes: Shapes, narrower: Shapes) -> None:
+    if any(a[1:] != b[1:] for a, b in zip(shapes, narrower, strict=True)):
+        raise ValueError("only the first dimension of its input may be open")
+
+
 def _flatten_algebra(shapes: Shapes) -> Algebra:
     if len(shapes[0]) == 1:
         return _IDENTITY
@@ -291,15 +374,17 @@ declare(
         lambda shapes: nn.Flatten(),
         lambda shapes: (math.prod(shapes[0]),),
         algebra=_flatten_algebra,
+        narrower=_first_dimension,
     )
 )
-declare(Operation("max_pool2d", _max_pool, _pool_shape, algebra=_max_pool_algebra))
-declare(Operation("avg_pool2d", _avg_pool, _pool_shape, algebra=_avg_pool_algebra))
+declare(Operation("max_pool2d", _max_pool, _pool_shape, algebra=_max_pool_algebra, narrower=True))
+declare(Operation("avg_pool2d", _avg_pool, _pool_shape, algebra=_avg_pool_algebra, narrower=True))
 declare(
     Operation(
         "global_avg_pool2d",
         lambda shapes: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         lambda shapes: (_image(shapes)[0],),
         algebra=Algebra(linear=True, channelwise=True),
+        narrower=True,
     )
 )

@@ -128,7 +128,7 @@ class SqlTrials(Backend):
         return get_storage(storage)
 
     def _create_exclusively(self) -> RDBStorage:
-        """Create Optuna's tables under a lock: without one, one of two processes would fail."""
+        """Create Optuna's tables under a lock; otherwise one of two processes would fail."""
         database = Database(self.url)
         engine = database.connect({})
         try:

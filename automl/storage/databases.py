@@ -22,15 +22,15 @@ from automl.text.redaction import is_secret, redact_urls
 
 DEFAULT_URL = "sqlite:///automl.db"
 _WAL_SECONDS = 5.0
-"""How long, in seconds, another process may lock a new SQLite file while it creates it."""
+"""Seconds for which another process may lock a new SQLite file while creating it."""
 _PSYCOPG, _PYMYSQL = "postgresql+psycopg", "mysql+pymysql"
 _OWN_DRIVERS = {_PSYCOPG: postgresql.driver, _PYMYSQL: mysql.driver}
-"""Drivers of which we have a version that does not wait for a silent server forever."""
+"""Our own versions of drivers, which do not wait forever for a silent server."""
 _SILENT_SECONDS = 70
 """How long a server may be silent; with one attempt to reconnect, 90 s at most.
 
-It is longer than the minute after which a server releases the locks of a worker that is asleep,
-and than the 50 s for which InnoDB waits for a lock.
+This is longer than the minute after which a server releases a sleeping worker's locks, and than
+InnoDB's 50 seconds for a lock.
 """
 _PATIENT: dict[str, dict[str, int]] = {
     "sqlite": {"timeout": 60},

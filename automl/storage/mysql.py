@@ -1,7 +1,7 @@
-"""PyMySQL for SQLAlchemy, whose connections wait no longer for a greeting than for a connection.
+"""PyMySQL for SQLAlchemy, with its connection timeout applied to the server's greeting as well.
 
-A proxy whose server is gone takes every connection and never greets. PyMySQL would wait for that
-as long as for an answer.
+A proxy whose server is gone accepts connections and never greets. PyMySQL would wait for the
+greeting as long as for an answer.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 
 @functools.cache
 def driver() -> ModuleType:
-    """PyMySQL as SQLAlchemy uses it, but for `connect`.
+    """Return PyMySQL as SQLAlchemy uses it, with another `connect`.
 
     Raises:
         ImportError: PyMySQL is not installed.
@@ -20,7 +20,7 @@ def driver() -> ModuleType:
     import pymysql
 
     class Connection(pymysql.connections.Connection):  # type: ignore[misc]
-        """A connection whose `connect_timeout` is also for what a server says first."""
+        """A connection whose `connect_timeout` also limits the wait for the server's greeting."""
 
         _read_timeout: float | None
 

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from optuna.samplers import BaseSampler, CmaEsSampler
 from optuna.storages import BaseStorage
@@ -79,8 +80,18 @@ class Storage:
 
     @property
     def sqlite_files(self) -> list[str]:
-        """The databases that are files, which only workers of one machine can share."""
-        return [mask(url) for url in self._urls if parse(url).get_backend_name() == "sqlite"]
+        """The databases that are files, which only workers on one machine can share."""
+        return [mask(url) for url in self._sqlite_urls]
+
+    @property
+    def _sqlite_urls(self) -> list[str]:
+        return [url for url in self._urls if parse(url).get_backend_name() == "sqlite"]
+
+    @property
+    def open_files(self) -> list[Path]:
+        """The files that SQLite keeps open while it is used."""
+        files = [parse(url).database for url in self._sqlite_urls]
+        return [Path(f"{file}{end}") for file in files for end in ("", "-wal", "-shm")]
 
     def missing(self) -> str | None:
         """Return the URL, without its password, of a storage that does not exist, if any.

@@ -1,4 +1,4 @@
-"""The `automl` lines that people are shown."""
+"""The `automl` command lines shown to users."""
 
 import shlex
 
@@ -6,7 +6,7 @@ from automl.storage.storage import Storage
 
 
 def command_line(storage: Storage, study: str, verb: str, *options: str) -> str:
-    """An `automl` line on a study, as a person types it; never with a password."""
+    """An `automl` command line for a study, as a user types it; never with a password."""
     given = [word for word in (storage.option().strip(), *options) if word]
     name = shlex.quote(study)
     words = [*given, "--", name] if study.startswith("-") else [name, *given]

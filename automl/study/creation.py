@@ -37,7 +37,7 @@ _BEFORE_ANY_TRIAL = (
     "automl search, once the space returns",
     Path(os.devnull),
 )
-"""What is held to a limit then, what to do where it ends this process, and no note of it."""
+"""Describes the proposal, and the command to run if it ends this process; leaves no note."""
 
 
 def create(
@@ -53,7 +53,7 @@ def create(
         storage: Where to create it.
         plan: What it searches.
         limits: Its budget.
-        name: Its name. Default: made of the space's name, the task's name and a number.
+        name: Its name. Default: the space's name, the task's name and a number.
         enqueue: The decisions of the first trials.
 
     Raises:
@@ -61,7 +61,7 @@ def create(
         StorageError: The database cannot be written.
     """
     if name is not None and not name.strip():
-        raise UsageError("--study: expected a name, got none")
+        raise UsageError("--study: expected a name, got an empty one")
     if name is not None and (fault := name_fault(name)) is not None:
         raise UsageError(f"--study: {short(name)} cannot be stored: {fault}")
     storage.vetted(plan.parts.sampler(plan.spec.seed))
@@ -76,7 +76,7 @@ def create(
         )
         study.ledger.enqueue(enqueue)
         made.set_metric_names([objective.metric for objective in plan.spec.objectives])
-        # The spec comes last: a study that has one is whole.
+        # The spec comes last: a study that has one is complete.
         made.set_user_attr(ATTRIBUTE, plan.spec.to_json())
     return study
 
@@ -100,23 +100,23 @@ def _create_named(storage: Storage, plan: Plan, name: str | None) -> OptunaStudy
         except optuna.exceptions.DuplicatedStudyError:
             if name and (other := exact_name(storage, name)) != name:
                 raise UsageError(
-                    f"study {name!r} and {other!r}, which exists, are one name in "
+                    f"study {name!r} is the same name as the existing {other!r} in "
                     f"{storage.masked}, which ignores case, accents and trailing blanks: choose "
                     "another --study"
                 ) from None
             if name:
                 raise UsageError(
-                    f"study {name!r} exists in {storage.masked}: go on with it by "
+                    f"study {name!r} already exists in {storage.masked}: continue it with "
                     f"`{command_line(storage, name, 'resume')}`, or choose another --study"
                 ) from None
             taken.add(candidate)
 
 
 def _check_names(storage: Storage, plan: Plan) -> None:
-    """Check that the database distinguishes all names that one proposal of the space shows.
+    """Check that the database distinguishes all names in one proposal of the space.
 
     Raises:
-        UsageError: It takes two names for one, so that one value would be lost.
+        UsageError: It treats two names as the same, so that one value would be lost.
     """
     if storage.distinguishes_names:
         return
@@ -133,7 +133,7 @@ def _check_names(storage: Storage, plan: Plan) -> None:
 
 
 def _proposed(parts: Parts, limits: TimeLimits) -> FrozenTrial:
-    """A proposal outside any study, under a trial's time limit. Failures mean nothing here."""
+    """A proposal outside any study, under a trial's time limit; its errors are ignored."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     trial, deadline = study.ask(), Deadline(limits)
     with deadline.held():

@@ -1,4 +1,4 @@
-"""The trials of a study as records, and the best with their candidates, ready to build."""
+"""The trials of a study as records, and the best ones with candidates that are ready to build."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,9 +7,11 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from automl.ledger.queries import TrialView
-from automl.plugin.report import State
+from automl.plugin.report import State, is_cost
 from automl.space.candidate import Candidate
+from automl.space.findings import Findings
 from automl.spec import ATTRIBUTE
+from automl.study.judged import judges_of
 from automl.study.parts import Parts, rebuild
 from automl.study.study import Study
 
@@ -52,7 +54,7 @@ class Found:
         values: The objectives by metric.
         decisions: Those that the strategy made, and those that the trainer closed.
         metrics: What the last report said.
-        candidate: What the space makes of the decisions.
+        candidate: The candidate that the space makes from the decisions.
         reused_from: The number of the trial whose result it was given.
     """
 
@@ -80,12 +82,30 @@ def _record(study: Study, trial: FrozenTrial, view: TrialView) -> TrialRecord:
         values=dict(zip(names, view.objectives or (), strict=False)),
         decisions={**trial.params, **(view.closed or {})},
         metrics=view.metrics,
-        costs=view.costs,
+        costs={**view.costs, **{k: v for k, v in view.metrics.items() if is_cost(k)}},
         reused_from=view.reused_from,
         message=view.message,
         traceback=view.traceback,
         seconds=view.seconds,
     )
+
+
+def parts_of(parts: Parts, trial: FrozenTrial) -> Parts:
+    """The parts that trained a trial: those of the judge, if it judges another."""
+    return parts.judge if parts.judge and judges_of(trial) is not None else parts
+
+
+def findings_of(study: Study, parts: Parts, view: TrialView) -> Findings | None:
+    """What the trainer of a judging trial followed in place of single values; None if nothing.
+
+    Args:
+        study: The trial's study.
+        parts: The parts that trained the trial.
+        view: The trial.
+    """
+    if view.judges is None or view.found is None or not getattr(parts.trainer, "replays", False):
+        return None
+    return study.ledger.findings(view.found)
 
 
 def best(study: Study, parts: Parts) -> list[Found]:
@@ -97,6 +117,7 @@ def found(study: Study, parts: Parts, trial: FrozenTrial) -> Found:
     """A trial with its candidate rebuilt from its decisions."""
     view = study.views.trial(trial.number)
     decisions = {**trial.params, **((view and view.closed) or {})}
+    parts = parts_of(parts, trial)
     names = [objective.metric for objective in study.objectives]
     return Found(
         number=trial.number,

@@ -42,12 +42,12 @@ class Limits:
         return None if self.gpu_hours is None else self.gpu_hours * 3600
 
     def room(self, most: int) -> int:
-        """How many trials, of so many at most, the limits allow."""
+        """How many trials the limits allow, but no more than `most`."""
         limits = [limit for limit in (self.trials, self.evaluations) if limit is not None]
         return min([most, *limits])
 
     def require_room(self, trials: int) -> None:
-        """Check that the limits allow so many trials.
+        """Check that the limits allow this many trials.
 
         Raises:
             UsageError: They do not.

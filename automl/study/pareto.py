@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from automl.plugin.report import Direction, Objective
 
 Point = tuple[float, ...]
-"""The values of a result, negated where less is better."""
+"""The values of a result, negated if smaller is better."""
 
 
 def point_of(values: Sequence[float], objectives: Sequence[Objective]) -> Point:
@@ -14,7 +14,7 @@ def point_of(values: Sequence[float], objectives: Sequence[Objective]) -> Point:
 
 
 def beats(one: Point, other: Point) -> bool:
-    """Whether one point is better somewhere and nowhere worse."""
+    """Whether one point is better in some objective and worse in none."""
     pairs = list(zip(one, other, strict=True))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
@@ -27,7 +27,7 @@ def unbeaten(points: Sequence[Point]) -> list[int]:
     if points and len(points[0]) == 1:
         return [points.index(max(points))]
     front: list[int] = []
-    # Whoever beats a point comes before it in this order, and is on the front or beaten by it.
+    # A point that beats another comes first in this order, and is on the front or beaten by it.
     for place in sorted(range(len(points)), key=points.__getitem__, reverse=True):
         if not any(beats(points[other], points[place]) for other in front):
             front.append(place)

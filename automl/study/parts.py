@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from automl.errors import (
 from automl.plugin.protocols import Context, SearchSpace, Task, Trainer
 from automl.plugin.recipe import PartSpec, Recipe
 from automl.plugin.registry import Kind, Part, Registry
+from automl.plugin.report import SUPERNET
 from automl.space.candidate import Candidate, propose
 from automl.space.decisions import Open, Opens, UsesOf, never
 from automl.space.dry_proposal import DryProposals
@@ -40,10 +41,10 @@ class Parts:
         space: The search space.
         task: The task.
         trainer: The trainer.
-        strategy: What makes samplers.
+        strategy: Makes samplers.
         pruner: The pruner.
         names: The names of the parts.
-        side_keys: All other things that a result depends on.
+        side_keys: Everything else that a result depends on.
         recipe: How another process builds the same parts.
         dry: Finds where the space takes its decisions.
         judge: The same parts with the trainer that judges, if there is one.
@@ -70,7 +71,7 @@ class Parts:
         Args:
             seed: The seed of the trial.
             study_seed: The seed of the study. Default: the same.
-            context: What a strategy may ask about earlier results.
+            context: Answers a strategy's questions about earlier results.
         """
         seeds = {"seed": seed, "study_seed": seed if study_seed is None else study_seed}
         return cast(BaseSampler, self.strategy.make(**seeds, context=context))
@@ -81,6 +82,7 @@ def propose_for_trainer(
     trial: optuna.trial.BaseTrial,
     closed: Collection[str] = (),
     findings: Findings | None = None,
+    all_closed: bool = False,
 ) -> Candidate:
     """Call the space, and leave the decisions open that the trainer wants to tune.
 
@@ -89,6 +91,7 @@ def propose_for_trainer(
         trial: The trial that closes decisions.
         closed: Names of decisions that stay closed in any case.
         findings: What another trainer found, for this one to replay.
+        all_closed: Leave nothing open.
     """
 
     def opens(decision: Open) -> bool:
@@ -96,16 +99,33 @@ def propose_for_trainer(
 
     # If the trainer opens nothing, there is no need to know where decisions go.
     asks = getattr(type(parts.trainer), "opens", None) is not Trainer.opens
+    asks = asks and not all_closed
     candidate = _propose(parts, trial, opens if asks else never, parts.dry.uses, findings)
     for path, digest in parts.dry.files.items():
         candidate.files.digests.setdefault(path, digest)
     return candidate
 
 
-def rebuild(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> Candidate:
-    """Make the candidate of these decisions; missing ones are left open."""
+def rebuild(
+    parts: Parts,
+    decisions: Mapping[str, Any],
+    number: int = 0,
+    findings: Findings | None = None,
+) -> Candidate:
+    """Make the candidate of these decisions; missing ones are left open.
+
+    Args:
+        parts: The study's parts.
+        decisions: The decisions by name.
+        number: The trial's number.
+        findings: What another trainer found, for this one to replay.
+    """
     trial = optuna.trial.FixedTrial(dict(decisions), number)
-    return _propose(parts, trial, lambda decision: decision.name not in decisions)
+
+    def opens(decision: Open) -> bool:
+        return decision.name not in decisions
+
+    return _propose(parts, trial, opens, findings=findings)
 
 
 def _wants(parts: Parts, decision: Open) -> bool:
@@ -134,21 +154,26 @@ def _propose(
 def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
     """The candidate's own costs; empty if the trainer cannot compute them.
 
+    Those of a candidate with open decisions, such as a supernet, have names that say so.
+
     Raises:
         UnstorableError: A database cannot store their names.
     """
     try:
         with TrialCode():
+            prefix = "" if candidate.is_closed else SUPERNET
+            if candidate.is_closed and candidate.open_decisions:
+                candidate = rebuild(parts, candidate.decisions)  # not what follows a finding
             costs = parts.trainer.costs(candidate, parts.task)
-            return by_metric_name({name: float(value) for name, value in costs.items()})
+            return by_metric_name({prefix + name: float(cost) for name, cost in costs.items()})
     except (TimeLimitError, UnstorableError):
         raise
     except Exception:
-        return {}  # what is wrong with the candidate, training will say
+        return {}  # training will report the error
 
 
 def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) -> list[str]:
-    """Decisions that a space asks for, but that neither the trial nor the trainer has."""
+    """Decisions that a space asks for but that neither the trial nor the trainer has."""
     lost: list[str] = []
 
     def opens(decision: Open) -> bool:
@@ -164,7 +189,7 @@ def lost_decisions(parts: Parts, decisions: Mapping[str, Any], number: int = 0) 
 
 def make_parts(
     built: Mapping[Kind, Part],
-    judge: Part | None,
+    judge: Mapping[Kind, Part],
     plugins: tuple[PartSpec, ...],
     registry: Registry,
 ) -> Parts:
@@ -172,7 +197,7 @@ def make_parts(
     with loading():
         made = {kind: built[kind].make() for kind in (Kind.SPACE, Kind.TRAINER)}
     made |= {kind: built[kind].make() for kind in (Kind.TASK, Kind.PRUNER)}
-    # A wrong option shows here, not in the first trial.
+    # A wrong option is found here, not in the first trial.
     built[Kind.STRATEGY].make(seed=0, study_seed=0)
     space, task = made[Kind.SPACE], made[Kind.TASK]
     probed = {kind: PartSpec.of(built[kind]) for kind in (Kind.SPACE, Kind.TASK, Kind.TRAINER)}
@@ -187,17 +212,37 @@ def make_parts(
         recipe=Recipe(probed, plugins, tuple(sorted(registry.trust.named))),
         dry=DryProposals(lambda trial: space.candidate(trial, task)),
     )
-    return replace(parts, judge=_judging(parts, judge)) if judge else parts
+    return replace(parts, judge=_judging(parts, built, judge, plugins)) if judge else parts
 
 
-def _judging(parts: Parts, judge: Part) -> Parts:
-    probed = {**parts.recipe.parts, Kind.TRAINER: PartSpec.of(judge)}
+def _judging(
+    parts: Parts,
+    built: Mapping[Kind, Part],
+    judge: Mapping[Kind, Part],
+    plugins: tuple[PartSpec, ...],
+) -> Parts:
+    """The same parts, with those that the judge has of its own."""
+    made: dict[Kind, Any] = {}
+    for kind, part in judge.items():
+        # The digest of a task's data stands for the files that it reads.
+        with nullcontext() if kind is Kind.TASK else loading():
+            made[kind] = part.make()
+    own = {**built, **judge}
+    space, task = made.get(Kind.SPACE, parts.space), made.get(Kind.TASK, parts.task)
+    keys = {kind.value: part.identity() for kind, part in judge.items()}
+    probed = {kind: PartSpec.of(own[kind]) for kind in parts.recipe.parts}
     return replace(
         parts,
-        trainer=judge.make(),
-        names={**parts.names, Kind.TRAINER: judge.offer.name},
-        side_keys={**parts.side_keys, "trainer": judge.identity()},
+        space=space,
+        task=task,
+        trainer=made[Kind.TRAINER],
+        names={**parts.names, Kind.TRAINER: judge[Kind.TRAINER].offer.name},
+        # Reading the digest of data takes time.
+        side_keys=_side_keys(own, task, plugins)
+        if Kind.TASK in judge
+        else {**parts.side_keys, **keys},
         recipe=replace(parts.recipe, parts=probed),
+        dry=DryProposals(lambda trial: space.candidate(trial, task)),
     )
 
 

@@ -16,11 +16,12 @@ from automl.errors import (
     UsageError,
     first_line,
 )
+from automl.plugin.cost_metric import CostMetric
 from automl.plugin.options import options_of, resolve
 from automl.plugin.recipe import PART_KINDS, PartSpec, approved
 from automl.plugin.registry import Kind, Offer, Part, Registry
 from automl.plugin.report import COSTS, SHORT, Direction, Objective, Requirement, constraint_key
-from automl.spec import Cache, Spec
+from automl.spec import JUDGED_KINDS, SECONDS, Cache, Spec, judge_field
 from automl.storable import name_fault, require_at_most, short
 from automl.study.parts import DATA_DIR, Parts, make_parts
 from automl.study.search_request import SearchRequest
@@ -29,6 +30,8 @@ from automl.trial_code.deadline import TimeLimits
 CACHE = "cache"
 JUDGE = "judge"
 """`-o trainer.judge=NAME` names the trainer that judges; its options are `-o judge.…`."""
+ITSELF = "self"
+"""The name of the judge if a tuner judges by itself, with every decision closed."""
 _SEEDS = range(2**32)
 
 
@@ -56,11 +59,13 @@ def plan(request: SearchRequest, registry: Registry) -> Plan:
     built = {kind: offer.build(given[kind]) for kind, offer in offers.items()}
     built = {kind: approved(part, kind, registry) for kind, part in built.items()}
     files = tuple(PartSpec.of_file(source) for source in sources)
-    parts = make_parts(built, judge and approved(judge, Kind.TRAINER, registry), files, registry)
+    judge = {kind: approved(part, kind, registry) for kind, part in judge.items()}
+    parts = make_parts(built, judge, files, registry)
     with offers[Kind.TASK].naming_errors():
         check_inputs(offers[Kind.TASK].label, parts.task)
     objectives = _objectives(parts, request.objectives)
     _check_strategy(parts, objectives)
+    _check_judge(parts, objectives)
     spec = Spec(
         uuid=str(uuid.uuid4()),
         **{kind.value: PartSpec.of(part) for kind, part in built.items()},
@@ -70,18 +75,19 @@ def plan(request: SearchRequest, registry: Registry) -> Plan:
         data=parts.side_keys["data"],
         cache=_cache(request),
         plugins=files,
-        judge=PartSpec.of(judge) if judge else None,
+        **{judge_field(kind): PartSpec.of(part) for kind, part in judge.items()},
+        judge_data=parts.judge.side_keys["data"] if parts.judge else None,
         time_limits=TimeLimits(request.trial_timeout, request.epoch_timeout),
-        cost_metric=request.cost_metric,
-        keep_models=_at_least_none(request.keep_models),
+        cost_metric=_checked_cost(request.cost_metric),
+        keep_models=_checked_keep_models(request.keep_models),
     )
     return Plan(parts, spec)
 
 
 def _found(
     request: SearchRequest, registry: Registry
-) -> tuple[dict[Kind, Offer], dict[Kind, dict[str, object]], Part | None]:
-    """Find the factory of each part, the options given for it, and the judge."""
+) -> tuple[dict[Kind, Offer], dict[Kind, dict[str, object]], dict[Kind, Part]]:
+    """Find the factory of each part, the options given for it, and the judge's own parts."""
     names = {kind: registry.refer(kind, getattr(request, kind.value)) for kind in PART_KINDS}
     split = {kind: registry.with_argument(kind, name) for kind, name in names.items()}
     offers = {kind: registry.find(kind, name) for kind, (name, _) in split.items()}
@@ -92,7 +98,39 @@ def _found(
     if request.data_dir is not None and DATA_DIR in offers[Kind.TASK].options():
         given[Kind.TASK].setdefault(DATA_DIR, Path(request.data_dir))
     name = given[Kind.TRAINER].pop(JUDGE, None)
-    return offers, given, _judge(registry, name, request.options.get(JUDGE, {}))
+    options = _judge_options(request.options.get(JUDGE, {}))
+    if name is None:
+        if any(options.values()):
+            raise UsageError("-o judge.… needs -o trainer.judge=NAME, such as supervised")
+        return offers, given, {}
+    if name == ITSELF:
+        judge = offers[Kind.TRAINER].build({**given[Kind.TRAINER], **options[Kind.TRAINER]})
+    else:
+        reference = registry.refer(Kind.TRAINER, name)
+        judge = registry.build(Kind.TRAINER, reference, options[Kind.TRAINER])
+    sized = {
+        kind: offers[kind].build({**given[kind], **options[kind]})
+        for kind in JUDGED_KINDS
+        if options[kind]
+    }
+    return offers, given, {Kind.TRAINER: judge, **sized}
+
+
+def _judge_options(given: Mapping[str, object]) -> dict[Kind, dict[str, object]]:
+    """Sort the options of a judge: its trainer's, and those of its space and its task."""
+    found: dict[Kind, dict[str, object]] = {kind: {} for kind in (Kind.TRAINER, *JUDGED_KINDS)}
+    kinds = {kind.value: kind for kind in JUDGED_KINDS}
+    for name, value in given.items():
+        part, dot, option = name.partition(".")
+        if dot and part not in kinds:
+            raise UnknownNameError("part in -o judge.part.option=value", part, kinds)
+        if dot:
+            found[kinds[part]][option] = value
+        elif part in kinds and isinstance(value, Mapping):  # a table of a study file
+            found[kinds[part]] |= value
+        else:
+            found[Kind.TRAINER][name] = value
+    return found
 
 
 def _checked_seed(seed: int) -> int:
@@ -104,7 +142,14 @@ def _checked_seed(seed: int) -> int:
     return seed
 
 
-def _at_least_none(models: int) -> int:
+def _checked_cost(text: str) -> str:
+    names = CostMetric.parse(text).weights
+    if len(names) > 1 and SECONDS in names:
+        raise UsageError(f"--cost-metric: {SECONDS} are measured, and cannot be part of a sum")
+    return text
+
+
+def _checked_keep_models(models: int) -> int:
     if models < 0:
         raise UsageError(f"--keep-models: expected 0 or more, got {short(models)}")
     require_at_most("--keep-models", models)
@@ -115,16 +160,8 @@ def _merged(
     kind: Kind, argument: Mapping[str, object], options: Mapping[str, object]
 ) -> dict[str, object]:
     for name in argument.keys() & options.keys():
-        raise UsageError(f"-o {kind.value}.{name} is given twice: after the colon, too")
+        raise UsageError(f"-o {kind.value}.{name} is given twice: also after the colon")
     return {**argument, **options}
-
-
-def _judge(registry: Registry, name: object, options: Mapping[str, object]) -> Part | None:
-    if name is None:
-        if options:
-            raise UsageError("-o judge.… needs -o trainer.judge=NAME, such as supervised")
-        return None
-    return registry.build(Kind.TRAINER, str(name), options)
 
 
 def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:
@@ -137,6 +174,14 @@ def _objectives(parts: Parts, asked: Sequence[str]) -> tuple[Objective, ...]:
             "use --pruner none or one --objective"
         )
     return tuple(Objective(name, known[name]) for name in names)
+
+
+def _check_judge(parts: Parts, objectives: Sequence[Objective]) -> None:
+    """Check that the judge's task, if it has its own, measures the objectives."""
+    judged = {} if parts.judge is None else _metrics(parts.judge)
+    for objective in objectives:
+        if judged and judged.get(objective.metric) is not objective.direction:
+            raise UnknownNameError("objective of the judge's task", objective.metric, judged)
 
 
 def _check_strategy(parts: Parts, objectives: Sequence[Objective]) -> None:
@@ -180,12 +225,12 @@ def _cache(request: SearchRequest) -> Cache:
     given, enabled = dict(request.options.get(CACHE, {})), request.cache
     if request.cache_scope is not None:
         if "scope" in given:
-            raise UsageError("-o cache.scope is given twice: by --cache-scope, too")
+            raise UsageError("-o cache.scope is given twice: also by --cache-scope")
         given["scope"] = request.cache_scope
     known = options_of(Cache, frozenset({"enabled"}))
     values = resolve(CACHE, known, given)
     for name, value in values.items():
-        # Without an end is another thing: `probe_share=inf` probes always.
+        # An infinite share is allowed: `probe_share=inf` always probes.
         if isinstance(value, int | float) and value != math.inf:
             require_at_most(f"{CACHE} option {name}", value)
     return replace(Cache(enabled), **values)

@@ -28,20 +28,20 @@ _ENTRY = "entry"
 
 @dataclass(frozen=True)
 class Entry:
-    """How people set one option of a request.
+    """How users set one option of a request.
 
     Attributes:
         help: One line for `--help`.
-        option: The long name on the command line and in study files, where it is not the field's.
+        option: The long name on the command line and in study files, if it is not the field's.
         short: A short name on the command line.
-        metavar: What stands for the value in `--help`.
+        metavar: The placeholder for the value in `--help`.
         convert: Reads the value from the command line's text, or from a file that it names.
         is_file: Whether the command line names a file from which the value is read.
         plugin: The kind of plugin that it names, for completion in a shell.
-        choices: All values there are.
+        choices: All possible values.
         variable: The environment variable that sets it.
         saved: Whether a study file can set it.
-        in_python: What Python's function takes where it differs from the command line's.
+        in_python: The help of the Python argument, if it differs from the command line's.
     """
 
     help: str
@@ -58,7 +58,7 @@ class Entry:
 
 
 def entry(default: Any, help: str, **settings: Any) -> Any:
-    """A field of a request, with how people set it."""
+    """A field of a request that users can set as an option."""
     metadata = {_ENTRY: Entry(help, **settings)}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
@@ -66,7 +66,7 @@ def entry(default: Any, help: str, **settings: Any) -> Any:
 
 
 def entries(request: "type[RunRequest]") -> Iterator[tuple[Field[Any], Entry]]:
-    """The fields of a request that people set as options, its own before those it inherits."""
+    """The fields of a request that users set as options, its own before those it inherits."""
     own = request.__annotations__
     for each in sorted(fields(request), key=lambda each: each.name not in own):
         if _ENTRY in each.metadata:
@@ -87,14 +87,14 @@ def seconds(text: str) -> float:
 
 
 def part_options(texts: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Sort `part.option=value` texts by part.
+    """Sort `part.option=value` texts by part; `judge.space.option` is an option of the judge.
 
     Raises:
         UsageError: A text has another form, or sets an option a second time.
     """
     found: dict[str, dict[str, object]] = {}
     for text in texts:
-        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", text, re.DOTALL)
+        match = re.fullmatch(r"(\w+)\.((?:(?<=judge\.)\w+\.)?\w+)=(.*)", text, re.DOTALL)
         if match is None:
             raise UsageError(f"expected part.option=value, got {text!r}")
         part, option, value = match.groups()
@@ -157,16 +157,18 @@ def _text(file: IO[str]) -> Iterator[str]:
 # The requests.
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What a new search and a resumed one have in common: budget, workers and storage."""
+    """The options that a new search and a resumed one share: budget, workers and storage."""
 
-    trials: int | None = entry(None, "End at N trials, reused ones included.", metavar="N")
-    evaluations: int | None = entry(None, "Pay for at most N trials.", metavar="N")
+    trials: int | None = entry(None, "Stop after N trials, including reused ones.", metavar="N")
+    evaluations: int | None = entry(
+        None, "Train at most N trials; reused ones are free.", metavar="N"
+    )
     timeout: float | None = entry(
         None,
-        "Stop after 90s, 10m, 2h.",
+        "Stop after this time, such as 90s, 10m or 2h.",
         metavar="TIME",
         convert=seconds,
-        in_python="Stop after so many seconds.",
+        in_python="Stop after this many seconds.",
     )
     gpu_hours: float | None = entry(
         None, "Train for at most H hours, summed over all workers.", metavar="H"
@@ -180,10 +182,10 @@ class RunRequest:
         in_python='Try these decisions first, such as [{"lr": 0.01}]; the strategy chooses those '
         "that are missing.",
     )
-    launcher: str = entry("local", "What starts further workers [local].", plugin="launcher")
+    launcher: str = entry("local", "What starts the other workers [local].", plugin="launcher")
     workers: int | str = entry(
         1,
-        "Processes to train in; auto: one per GPU, or one per two cores [1].",
+        "Number of processes; auto: one per GPU, or one per two cores [1].",
         metavar="N|auto",
     )
     per_device: int | None = entry(
@@ -203,12 +205,9 @@ class RunRequest:
     )
     trust_storage: bool = entry(
         False,
-        "Let Optuna unpickle what it keeps there: CMA-ES, a journal in Redis.",
+        "Let Optuna unpickle what it stores there: CMA-ES, a journal in Redis.",
         variable="AUTOML_TRUST_STORAGE",
         saved=False,
-    )
-    options: Mapping[str, Mapping[str, object]] = entry(
-        {}, "Set an option of a part.", option="", short="-o", convert=part_options
     )
     data_dir: Path | str | None = entry(
         None,
@@ -233,9 +232,11 @@ class SearchRequest(RunRequest):
     trainer: str | Callable[..., Any] = entry(
         "supervised", "How to train [supervised].", plugin="trainer"
     )
-    strategy: str | Callable[..., Any] = entry("tpe", "How to propose [tpe].", plugin="strategy")
+    strategy: str | Callable[..., Any] = entry(
+        "tpe", "How to propose candidates [tpe].", plugin="strategy"
+    )
     pruner: str | Callable[..., Any] = entry(
-        "none", "What stops poor trials early [none].", plugin="pruner"
+        "none", "How to stop poor trials early [none].", plugin="pruner"
     )
     options: Mapping[str, Mapping[str, object]] = entry(
         {},
@@ -258,31 +259,30 @@ class SearchRequest(RunRequest):
         "Fail a trial that takes longer.",
         metavar="TIME",
         convert=seconds,
-        in_python="Fail a trial that takes more seconds.",
+        in_python="Fail a trial that takes more than this many seconds.",
     )
     epoch_timeout: float | None = entry(
         None,
-        "Fail a trial that goes without a report for TIME.",
+        "Fail a trial that reports nothing for this long.",
         metavar="TIME",
         convert=seconds,
-        in_python="Fail a trial that goes without a report for so many seconds.",
+        in_python="Fail a trial that reports nothing for this many seconds.",
     )
     cost_metric: str = entry(
         "seconds",
-        "What --gpu-hours counts: a metric in seconds, or as measured [seconds].",
+        "What --gpu-hours counts: a metric in seconds, a weighted sum such as a+1.1*b, or the "
+        "measured time [seconds].",
         metavar="METRIC",
     )
     study: str | None = entry(None, "The study's name [space-task-number].", metavar="NAME")
-    seed: int = entry(0, "Seeds every random draw [0].", metavar="N")
+    seed: int = entry(0, "The seed of every random draw [0].", metavar="N")
     cache: bool = entry(True, "Reuse results of equal candidates [cache].")
     cache_scope: str | None = entry(
         None,
         "Reuse results of this study, or of every study in the storage [study].",
         choices=("study", "storage"),
     )
-    plugins: Sequence[str] = entry(
-        (), "Load a plugin file of yours.", option="plugin", metavar="FILE"
-    )
+    plugins: Sequence[str] = entry((), "Load a plugin file.", option="plugin", metavar="FILE")
     keep_models: int = entry(1, "Keep the weights of the K best trials [1].", metavar="K")
     warm_start: str | None = entry(
         None, "Try the five best decisions of this study first.", option="from", metavar="STUDY"
@@ -298,14 +298,18 @@ class ResumeRequest(RunRequest):
     """
 
     study: str = field(kw_only=False)
-    trials: int | None = entry(None, "End at N trials more, reused ones included.", metavar="N")
-    evaluations: int | None = entry(None, "Pay for at most N trials more.", metavar="N")
+    trials: int | None = entry(
+        None, "Stop after N more trials, including reused ones.", metavar="N"
+    )
+    evaluations: int | None = entry(
+        None, "Train at most N more trials; reused ones are free.", metavar="N"
+    )
     gpu_hours: float | None = entry(
-        None, "Train for at most H hours more, summed over all workers.", metavar="H"
+        None, "Train for at most H more hours, summed over all workers.", metavar="H"
     )
     options: Mapping[str, Mapping[str, object]] = entry(
         {},
-        "Set a launcher's option.",
+        "Set an option of the launcher.",
         option="",
         short="-o",
         metavar="launcher.OPTION=VALUE",
@@ -329,7 +333,9 @@ def taking(
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            signature.bind(*args, **kwargs)  # so that an error does not name the request
+            signature.bind(
+                *args, **kwargs
+            )  # raises an error that names this function, not the request
             return function(request(*args, **kwargs))
 
         returned = inspect.signature(function).return_annotation
@@ -342,7 +348,7 @@ def taking(
 
 
 def _with_arguments(text: str, request: "type[RunRequest]") -> str:
-    """A docstring with all options in its section of arguments, before that of the exceptions."""
+    """A docstring with all options added to its `Args:` section."""
     lines = [f"        {each.name}: {_in_python(each, one)}" for each, one in entries(request)]
     options = "\n".join(textwrap.fill(line, 96, subsequent_indent=" " * 12) for line in lines)
     before, raises, after = text.partition("    Raises:")

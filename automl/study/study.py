@@ -1,4 +1,4 @@
-"""Studies: opened by name, extended, and asked for their best trials."""
+"""Studies: opened by name, extended, and queried for their best trials."""
 
 import logging
 import operator
@@ -35,6 +35,7 @@ from automl.storable import name_fault, require_at_most
 from automl.storage.databases import mask
 from automl.storage.storage import Storage
 from automl.study.commands import command_line
+from automl.study.judged import comparable
 from automl.study.limits import Limits
 from automl.study.pareto import point_of, unbeaten
 from automl.study.parts import DATA_DIR, Parts, make_parts
@@ -74,7 +75,7 @@ class Study:
 
     def directory(self, number: int) -> Path:
         """The directory of a trial's checkpoint, named by the study's UUID and its number."""
-        # A database is data: SQLite gives back any text as a number.
+        # A database is data: a number read from SQLite may be any text.
         name = str(operator.index(number))
         return artifacts_directory() / str(uuid.UUID(self.spec.uuid)) / name
 
@@ -130,7 +131,7 @@ class Study:
             return self
         found = next((s for s in all_studies(self.storage) if s.spec.uuid == uuid), None)
         if found is None:
-            raise UsageError(f"the trial was reused from a study that is gone ({uuid})")
+            raise UsageError(f"the trial was reused from a study that was deleted ({uuid})")
         return found
 
     def decisions(self, number: int) -> dict[str, Any]:
@@ -167,42 +168,52 @@ class Study:
 
         Raises:
             UntrustedError: The spec names code or paths that this user has not approved.
-            UsageError: a file is not there, or it or the data changed since the study was made.
+            UsageError: A file is missing, or it or the data changed since the study was created.
         """
         load_plugins(self.spec, registry)
         specs, folder = self.spec.parts(), None if data_dir is None else Path(data_dir)
-        if folder is not None:
-            specs[Kind.TASK] = _found_in(folder.resolve(), specs[Kind.TASK], registry)
-        judge = load(self.spec.judge, Kind.TRAINER, registry) if self.spec.judge else None
+        judges = self.spec.judge_parts()
+        for named in (specs, judges):
+            if folder is not None and Kind.TASK in named:
+                named[Kind.TASK] = _found_in(folder.resolve(), named[Kind.TASK], registry)
+        judge = {k: load(s, k, registry) for k, s in judges.items()}
         built = {k: load(s, k, registry) for k, s in specs.items()}
         with _hinting(specs[Kind.TASK], registry):
             parts = make_parts(built, judge, self.spec.plugins, registry)
         parts = replace(parts, data_dir=folder)
-        digest = parts.side_keys["data"]
-        if digest != self.spec.data:
-            raise UsageError(
-                f"the data of task {parts.names[Kind.TASK]} changed since study {self.name!r} was "
-                f"made, or this version of automl reads it otherwise (digest {digest[:12]}, the "
-                f"study has {self.spec.data[:12]}): put the old back, or start a new study"
-            )
+        self._check_data(parts, self.spec.data)
+        if parts.judge is not None and self.spec.judge_data is not None:
+            self._check_data(parts.judge, self.spec.judge_data)
         self.storage.vetted(parts.sampler(self.spec.seed))
         return parts
+
+    def _check_data(self, parts: Parts, known: str) -> None:
+        digest = parts.side_keys["data"]
+        if digest != known:
+            raise UsageError(
+                f"the data of task {parts.names[Kind.TASK]} changed since study {self.name!r} was "
+                f"created, or this automl reads it differently (digest {digest[:12]}, expected "
+                f"{known[:12]}): restore the data, or start a new study"
+            )
 
     def best_trials(self) -> list[FrozenTrial]:
         """The best complete trial; with several objectives, those that no other beats.
 
         The best by the first objective comes first. Trials that violate a requirement do not
-        count. If there are judged trials, only they count: a trainer that tunes decisions while
-        it trains cannot tell how good they are when trained from the start.
+        count. If there are judged trials, only they count, because a trainer that tunes decisions
+        during training cannot measure how good they are when trained from scratch.
         """
         done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        judged = [t for t in done if t.user_attrs.get(ATTRIBUTE, {}).get("judges") is not None]
-        kept = [trial for trial in judged or done if keeps_to_requirements(trial)]
+        return self.unbeaten(comparable(done))
+
+    def unbeaten(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The best of some complete trials, or those that no other of them beats."""
+        kept = [trial for trial in trials if keeps_to_requirements(trial)]
         points = [point_of(trial.values, self.objectives) for trial in kept]
         return [kept[place] for place in unbeaten(points)]
 
     def without_best(self) -> str:
-        """Why there is no best trial, for the start of a message."""
+        """The reason why there is no best trial, to start a message with."""
         if self.views.counts().complete:
             required = " and ".join(map(str, self.spec.requirements))
             return f"no trial of study {self.name!r} satisfies its requirements: {required}"
@@ -225,7 +236,7 @@ def _found_in(folder: Path, task: PartSpec, registry: Registry) -> PartSpec:
 
 @contextmanager
 def _hinting(task: PartSpec, registry: Registry) -> Iterator[None]:
-    """Suggest `--data-dir` if a task fails because its data are missing."""
+    """Suggest `--data-dir` if a task fails because its data is missing."""
     try:
         yield
     except UsageError as error:
@@ -233,7 +244,7 @@ def _hinting(task: PartSpec, registry: Registry) -> Iterator[None]:
         absent.pop(DATA_DIR, None)
         if not absent:
             raise
-        hint = f"if {next(iter(absent.values())).name} was moved, name its folder by --data-dir"
+        hint = f"if {next(iter(absent.values())).name} was moved, pass its folder with --data-dir"
         raise UsageError(f"{error}; {hint}") from error
 
 
@@ -276,8 +287,8 @@ def open_study(storage: Storage, name: str) -> Study:
             raise UnknownNameError("study", name, known, f"storage {storage.masked}") from None
     if ATTRIBUTE not in found.user_attrs:
         raise StorageError(
-            f"study {name!r} has no automl spec: it was made by plain Optuna, or its making was "
-            "cut short; choose another name for a new search"
+            f"study {name!r} has no automl spec: plain Optuna created it, or its creation was "
+            "interrupted; choose another name for a new search"
         )
     try:
         spec = Spec.from_json(found.user_attrs[ATTRIBUTE])
@@ -287,7 +298,7 @@ def open_study(storage: Storage, name: str) -> Study:
     if storage.ledger is not None and not study.ledger.has_study():
         raise StorageError(
             f"study {name!r} is not in the ledger {mask(storage.ledger)}: name the one it was "
-            "started with by --ledger or AUTOML_LEDGER"
+            "started with, in --ledger or AUTOML_LEDGER"
         )
     return study
 

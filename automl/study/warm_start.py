@@ -15,6 +15,7 @@ from automl.errors import UsageError, first_line
 from automl.plugin.registry import Kind
 from automl.space.candidate import propose
 from automl.space.decisions import Open, check_taken, given_value
+from automl.study.judged import comparable
 from automl.study.limits import Limits
 from automl.study.pareto import point_of
 from automl.study.parts import Parts
@@ -25,7 +26,7 @@ _log = logging.getLogger("automl")
 
 _MOST = 5
 _LOOKED_AT = 100
-"""How many trials of the source are tried; if none fits, the spaces have little in common."""
+"""How many of the source's trials to try; if none fits, the spaces have little in common."""
 
 
 def first_decisions(
@@ -58,10 +59,10 @@ def best_decisions(source: Study, plan: Plan, room: int) -> list[dict[str, Any]]
     Args:
         source: The earlier study.
         plan: The new search.
-        room: The most decisions to return.
+        room: The largest number of decisions to return.
 
     Raises:
-        UsageError: it searched another space, or none of its trials is any good here.
+        UsageError: The earlier study searched another space, or none of its trials fits.
     """
     theirs, ours = (each.parts()[Kind.SPACE].reference for each in (source.spec, plan.spec))
     if theirs != ours:
@@ -71,21 +72,27 @@ def best_decisions(source: Study, plan: Plan, room: int) -> list[dict[str, Any]]
         )
     most = max(0, min(room, _MOST))
     found, misfits = list[dict[str, Any]](), list[str]()
-    for decisions in islice(_different(source), _LOOKED_AT):
+    for decisions in islice(_distinct(source), _LOOKED_AT):
         try:
             _check(plan.parts, decisions)
             found.append(decisions)
-        except Exception as error:  # a space may raise anything where it meets what it never drew
+        except Exception as error:  # a space may raise any error for decisions that it did not draw
             misfits.append(first_line(error))
         if len(found) >= most:
             break
     if not found and not misfits:
         raise UsageError(f"--from {source.name}: {source.without_best()}")
     if not found and most:
-        raise UsageError(f"--from {source.name}: none of its best fits this search: {misfits[0]}")
+        raise UsageError(
+            f"--from {source.name}: none of its best trials fits this search: {misfits[0]}"
+        )
     if misfits and most:
-        said = "%d of its best trials are left out, which this search does not allow: %s"
-        _log.warning(f"--from %s: {said}", source.name, len(misfits), misfits[0])
+        _log.warning(
+            "--from %s: %d of its best trials do not fit this search and are left out: %s",
+            source.name,
+            len(misfits),
+            misfits[0],
+        )
     return found[:most]
 
 
@@ -105,7 +112,7 @@ def _check(parts: Parts, decisions: Mapping[str, Any]) -> None:
     check_taken(decisions, made.decisions)
 
 
-def _different(source: Study) -> Iterator[dict[str, Any]]:
+def _distinct(source: Study) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for trial in _best_first(source):
         view = source.views.trial(trial.number)
@@ -120,6 +127,6 @@ def _best_first(source: Study) -> Iterator[FrozenTrial]:
     front = source.best_trials()
     yield from front
     trials = source.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    rest = [t for t in trials if keeps_to_requirements(t) and t not in front]
+    rest = [t for t in comparable(trials) if keeps_to_requirements(t) and t not in front]
     points = {trial.number: point_of(trial.values, source.objectives) for trial in rest}
     yield from sorted(rest, key=lambda trial: points[trial.number], reverse=True)

@@ -1,4 +1,4 @@
-"""Keeps the weights of the best trials as Optuna artifacts, and loads them."""
+"""Stores the weights of the best trials as Optuna artifacts, and loads them."""
 
 import hashlib
 import logging
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.errors import TrialError, UsageError, first_line
 from automl.plugin.report import Outcome, broken
 from automl.state_directory import close_to_others, make_folder
+from automl.study.judged import judging
 from automl.study.pareto import beats, point_of
 from automl.study.study import Study, keeps_to_requirements
 from automl.trial_code.boundary import TrialCode
@@ -32,7 +33,7 @@ MODEL = "automl:model"
 
 @dataclass(frozen=True)
 class Models:
-    """The kept weights of one study, in a directory of this machine or of a shared disk."""
+    """The stored weights of one study, in a directory on this machine or a shared disk."""
 
     study: Study
 
@@ -45,10 +46,17 @@ class Models:
         trial: optuna.Trial,
         outcome: Outcome,
         weights: Callable[[], Mapping[str, "Tensor"]],
+        fault: "Callable[[Mapping[str, Tensor]], str | None]" = lambda tensors: None,
     ) -> None:
         """Keep a trial's weights if it is among the best so far; call this before the tell.
 
         With several objectives, all trials that no other beats are kept.
+
+        Args:
+            trial: The trial.
+            outcome: How it ended.
+            weights: Returns its weights.
+            fault: Returns why they are not those of the trial's candidate, if they are not.
 
         Raises:
             TrialError: The trainer offers weights that are not tensors by name.
@@ -56,17 +64,20 @@ class Models:
         spec = self.study.spec
         if not spec.keep_models or broken(spec.requirements, outcome.metrics):
             return
-        leaving = self._leaving(outcome.values or ())
-        if leaving is None:
+        replaced = self._replaced_by(outcome.values or ())
+        if replaced is None:
             return
         tensors = _tensors(weights)
+        if (why := fault(tensors)) is not None:
+            _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
+            return
         try:
             self._write(trial, tensors)
         except (OSError, RuntimeError) as error:
             why = first_line(error)
             _log.warning("the weights of trial %d are not kept: %s", trial.number, why)
             return
-        for old in leaving:
+        for old in replaced:
             self._remove(old)
 
     def weights(self, number: int) -> "Mapping[str, Tensor]":
@@ -109,15 +120,15 @@ class Models:
         file = self.directory / Path(str(known["artifact"])).name
         if not file.is_file():
             raise UsageError(
-                f"the weights of trial {trial.number} are not there ({file}): they made room for "
-                "better ones (--keep-models keeps more), or lie on another machine; --refit "
-                "trains it again"
+                f"the weights of trial {trial.number} are missing ({file}): better ones replaced "
+                "them (--keep-models keeps more), or they are on another machine; use --refit to "
+                "train it again"
             )
         return file
 
     # The best.
-    def _leaving(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
-        """The trials whose weights make room for a new one; None if the new one is not kept."""
+    def _replaced_by(self, values: tuple[float, ...]) -> list[FrozenTrial] | None:
+        """The trials whose weights a new one replaces; None if the new one is not kept."""
         objectives, most = self.study.objectives, self.study.spec.keep_models
         point = point_of(values, objectives)
         if len(objectives) > 1:
@@ -131,11 +142,16 @@ class Models:
         return best[most - 1 :]
 
     def _best(self) -> list[FrozenTrial]:
-        """Complete trials, best first; with several objectives, those that no other beats."""
+        """Complete trials, best first; with several objectives, those that no other beats.
+
+        Of a judged study, only the trials that judge others keep their weights.
+        """
         objectives = self.study.objectives
-        if len(objectives) > 1:
-            return self.study.best_trials()
         trials = self.study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if self.study.spec.judge is not None:
+            trials = judging(trials)
+        if len(objectives) > 1:
+            return self.study.unbeaten(trials)
         kept = [trial for trial in trials if keeps_to_requirements(trial)]
         return sorted(kept, key=lambda t: point_of(t.values, objectives), reverse=True)
 
@@ -158,7 +174,7 @@ class Models:
     def _remove(self, trial: FrozenTrial) -> None:
         known: Mapping[str, Any] | None = trial.user_attrs.get(MODEL)
         if known is not None:
-            # On another machine, or another worker was quicker.
+            # The file is on another machine, or another worker has removed it.
             with suppress(ArtifactNotFound, OSError):
                 self._store.remove(str(known["artifact"]))
 
@@ -183,7 +199,7 @@ def _tensors(weights: Callable[[], Mapping[str, "Tensor"]]) -> "Mapping[str, Ten
             if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
                 got = f"{_kind(tensor)} for {name!r}"
                 raise TrialError(f"a report's weights must be tensors by name, got {got}")
-        # Of a class of its own, a name or a tensor would run code when it is written.
+        # A name or tensor of a subclass would run the trial's code when it is written.
         return {str.__str__(name): _plain(tensor) for name, tensor in offered.items()}
 
 

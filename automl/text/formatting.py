@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 _LONG = re.compile(r"'[^']{300,}'|\"[^\"]{300,}\"|\S{1000,}")
-"""What is quoted, or a word, and too long to read; a word may be a name in a command to copy."""
+"""Quoted text and words too long to read; words may be longer, as names in commands are copied."""
 _LONG_VALUE = 300
 _HEAD, _TAIL = 60, 20
 _EXACT = 2**53
@@ -29,12 +29,12 @@ def pairs(values: Mapping[str, Any] | None) -> str:
 
 
 def shortened(text: str) -> str:
-    """Text in which long values are cut in their middle; the rest is as it was."""
+    """Text with the middle of long values cut out; the rest is unchanged."""
     return _LONG.sub(lambda found: _cut(found[0]), text)
 
 
 def value_text(value: Any) -> str:
-    """One value, cut where it is too long to read."""
+    """One value, cut if it is too long to read."""
     text = number(value)
     return _cut(text) if len(text) > _LONG_VALUE else text
 
@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(seconds: float) -> str:
-    """A time in seconds since 1970, as clocks here show it."""
+    """A time in seconds since 1970, in local time."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 

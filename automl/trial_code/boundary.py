@@ -8,6 +8,7 @@ inside an `EngineCode`. Both nest.
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn, Protocol, Self
 
@@ -52,6 +53,7 @@ class _ThreadState(threading.local):
         watch: Follows when a trial's code runs.
         watched: Whether the watch believes that code to run.
         interrupts: Whether Ctrl-C raised KeyboardInterrupt before that code could change it.
+        returned: Called when that code returns to the engine, or calls it.
     """
 
     inside: bool = False
@@ -60,9 +62,10 @@ class _ThreadState(threading.local):
     watch: Watch | None = None
     watched: bool = False
     interrupts: bool = True
+    returned: Callable[[], None] | None = None
 
     def set_watched(self, watched: bool) -> bool:
-        """Tell the watch whether a trial's code runs; returns the state before."""
+        """Notify the watch whether a trial's code runs, and return the previous state."""
         before, self.watched = self.watched, watched
         if self.watch is not None and before != watched:
             (self.watch.begin if watched else self.watch.end)()
@@ -122,6 +125,8 @@ class TrialCode(_Side):
         _thread.inside = self._outer
         if os.getpid() != self._pid:
             end_forked(failed=error is not None)
+        if not self._outer:
+            _check_return()
         engine_error = _thread.engine_error
         if not self._outer:
             _thread.engine_error = self._before
@@ -150,8 +155,10 @@ class EngineCode(_Side):
 
     def __enter__(self) -> Self:
         self._outer, _thread.inside = _thread.inside, False
-        if self._outer and os.getpid() != _thread.pid:
-            end_forked()
+        if self._outer:
+            if os.getpid() != _thread.pid:
+                end_forked()
+            _check_return()
         self._was_watched = _thread.set_watched(False) if self._waits else _thread.watched
         return self
 
@@ -184,7 +191,7 @@ def uncatchable(error: AutoMLError) -> AutoMLError:
 
 
 def leave_trial_code() -> None:
-    """Reset this thread after a trial's code was left by any way."""
+    """Reset this thread after it left a trial's code in any way."""
     _thread.inside, _thread.engine_error = False, None
     _thread.set_watched(False)
 
@@ -192,6 +199,16 @@ def leave_trial_code() -> None:
 def set_watch(watch: Watch | None) -> None:
     """Set what follows when this thread runs a trial's code."""
     _thread.watch = watch
+
+
+def set_return_check(check: Callable[[], None] | None) -> None:
+    """Set what this thread calls each time a trial's code returns to the engine, or calls it."""
+    _thread.returned = check
+
+
+def _check_return() -> None:
+    if _thread.returned is not None:
+        _thread.returned()
 
 
 def is_user_interrupt(error: BaseException | None) -> bool:

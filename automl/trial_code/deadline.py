@@ -1,7 +1,7 @@
-"""Holds a trial's code to its time limit, also where it calls nothing of the engine's.
+"""Enforces a trial's time limit, even in code that never calls the engine.
 
-At the limit the code gets a TimeLimitError amid whatever it does, and again after a margin. What
-that does not reach (native code, code that catches everything) ends with its process.
+At the limit, a TimeLimitError is raised wherever the code is, and again after each margin. If that
+does not stop the code (native code, code that catches everything), its process is ended.
 """
 
 import faulthandler
@@ -13,32 +13,40 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from automl.errors import TimeLimitError
+from automl.errors import DeviceLostError, TimeLimitError
 from automl.storable import require_amount
 from automl.trial_code import boundary, time_guard
+from automl.trial_code.own_files import OwnFiles
 
 NEVER = float("inf")
 _SHARE = 0.1
 _SHORTEST, _LONGEST = 2.0, 30.0
 _MARGINS = 2
-"""So many margins after its limit, code that nothing else stops ends with its process."""
+"""How many margins after the limit the process is ended, if nothing else stops the code."""
 _SOON = 0.01
+_CLOSED = "its code closed files of the engine's, such as its connections to the database"
 _IMPORT_SECONDS = 60.0
-"""So much more time a trial has that is loading a library at its limit."""
+"""How much longer a trial may run if it is importing a module at its limit."""
 
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """How long a trial, and a step of it from report to report, may take; None is without limit.
+    """How long a trial, and one step of it, may take.
+
+    Attributes:
+        trial: Seconds that the whole trial may take; None for no limit.
+        epoch: Seconds from one report to the next; None for no limit.
 
     Raises:
-        UsageError: a limit that is not positive, or more than systems take.
+        UsageError: A limit is not positive, or too large for the system.
     """
 
     trial: float | None = None
@@ -51,21 +59,26 @@ class TimeLimits:
 
 
 class Deadline:
-    """The time limit of the trial under way.
+    """The time limit of the running trial.
 
-    Outside of training, each call of a trial's code (the space, its costs) has the limit of a
-    trial to itself, or a little more than that of an epoch; waiting for the database is free.
-    Python can interrupt the main thread alone, which a worker's always is; in another thread of a
-    caller's, ticks have to do.
+    Outside training, each call of a trial's code (the space, its costs) has a trial's limit, or an
+    epoch's plus a margin. Time spent waiting for the database does not count. Python can interrupt
+    only the main thread, where a worker always runs. In any other thread, only ticks check the
+    limit.
 
-    alone: nothing else sees that this process ends, so that a trial which ends it needs a line.
+    Whatever the limit, it ends this process when that code has closed files that the engine needs.
+
+    Args:
+        limits: The study's limits.
+        alone: No other process notices if this one ends, so the guard must write a line then.
+        files: The database's files.
     """
 
-    def __init__(self, limits: TimeLimits, alone: bool = False) -> None:
-        self._alone = alone
+    def __init__(self, limits: TimeLimits, alone: bool = False, files: Iterable[Path] = ()) -> None:
+        self._alone, self._files = alone, tuple(files)
         shortest = min(limits.trial or NEVER, limits.epoch or NEVER)
         self.margin = min(max(_SHARE * shortest, _SHORTEST), _LONGEST)
-        """How long code may take to obey before more is done, in seconds."""
+        """Seconds that code gets to react before the next measure is taken."""
         self._proposing = limits.trial or (limits.epoch or NEVER) + self.margin
         self._due = self._until = NEVER
         self._waited, self._waits = 0.0, False
@@ -77,11 +90,14 @@ class Deadline:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold what runs in this thread to the limit, where there is one."""
+        """Enforce the limit, if there is one, on the code that runs in this thread."""
         main = threading.current_thread() is threading.main_thread()
         limited = self._proposing != NEVER and main and hasattr(signal, "setitimer")
         self._pid = os.getpid()
         with ExitStack() as stack:
+            own = stack.enter_context(closing(OwnFiles(self._files)))
+            boundary.set_return_check(partial(self._require_files, own))
+            stack.callback(boundary.set_return_check, None)
             if limited or self._alone:
                 self._guard = stack.enter_context(_guard())
             if limited and self._guard is not None:
@@ -93,48 +109,53 @@ class Deadline:
             yield
 
     def begin_trial(self, trial: str, again: str, note: Path) -> None:
-        """Take up a trial; it may be the one whose process has to be ended.
+        """Start to limit a trial.
 
-        again: the command that goes on then. note: a file to say in why.
+        Args:
+            trial: The trial's name, for messages.
+            again: The command that continues the study if this process has to be ended.
+            note: The file in which the guard then writes the reason.
         """
         self._trial, self._again, self._note, self._active = trial, again, note, True
         self.until(NEVER, "")
-        self._part("during")
+        self._write_at_exit("during")
 
     def end_trial(self) -> None:
-        """Hold nothing to a limit any more."""
+        """Stop limiting the trial."""
         self._active = False
         self.end()
-        self._part("after")
+        self._write_at_exit("after")
 
-    def _part(self, when: str) -> None:
-        """Have a line written if this process ends before it has signed off."""
+    def _write_at_exit(self, when: str) -> None:
+        """Have the guard write a line if this process ends without signing off."""
         if self._alone and self._guard is not None and os.getpid() == self._pid:
             how = f"process {self._pid} ended {when} {self._trial} without signing off"
-            self._guard.part(f"{how}; go on with: {self._again}")
+            self._guard.write_at_exit(f"{how}; continue with: {self._again}")
 
     def until(self, due: float, message: str) -> None:
-        """Let code of the trial's run until then, by the monotonic clock; message: what if not.
+        """Set when the trial's code must have returned.
 
-        due: NEVER gives each call the whole limit again.
+        Args:
+            due: That time by the monotonic clock; NEVER gives each call the whole limit again.
+            message: The message of the error that is raised at that time.
         """
         self._due, self._message = due, message
 
     def grant(self) -> None:
-        """Let code that cleans up run for a margin more, if its time is over."""
+        """Give code that cleans up one more margin, if its time is over."""
         self._due = max(self._due, time.monotonic() + self.margin)
 
     def clock(self) -> float:
-        """The monotonic clock, less the time that was free."""
+        """The monotonic clock without the time that does not count."""
         return time.monotonic() - self._waited
 
     def at(self, clock: float) -> float:
-        """When this clock shows so much, if no more is free, by the monotonic one."""
+        """Convert a time of `clock` to the monotonic clock."""
         return clock + self._waited
 
     @contextmanager
     def free(self) -> Iterator[None]:
-        """Count against no limit what passes in here, as in waiting for the database."""
+        """A context whose time does not count, such as a wait for the database."""
         if self._waits:
             yield
             return
@@ -149,11 +170,11 @@ class Deadline:
         self._waited += seconds
         self._due += seconds
         self._until += seconds
-        # Less is made up for when the alarm comes too early.
+        # After a shorter wait the alarm is merely early, and `_ring` sets it again.
         if seconds > _SOON and self._armed:
             self.begin()
 
-    # What the boundary tells.
+    # Called by the boundary.
     def check(self) -> None:
         now = time.monotonic()
         if self._active and now > self._due:
@@ -169,7 +190,7 @@ class Deadline:
         if paused is not None and not self._waits:
             self._put_off(now - paused)
         self._armed = True
-        # A trial before may have replaced the handler, or kept the signal from it.
+        # An earlier trial may have replaced the handler or blocked the signal.
         signal.signal(signal.SIGALRM, self._ring)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         left = max(self._until - now, _SOON)
@@ -185,27 +206,46 @@ class Deadline:
 
     def _arm(self, left: float) -> None:
         if self._guard is not None:
-            line = (
-                f"{self._trial}: {self._said}, and nothing else stops it: process {self._pid} is "
-                f"ended; go on with: {self._again}"
-            )
-            self._guard.arm(left + _MARGINS * self.margin, self._said, line, self._note)
+            line = f"{self._trial}: {self._reason}, and nothing else stops it: {self._ended}"
+            self._guard.arm(left + _MARGINS * self.margin, self._reason, line, self._note)
+
+    def _require_files(self, own: OwnFiles) -> None:
+        """End this process if a trial's code closed files of it.
+
+        Nothing can be settled here any more: calls of the database may wait for minutes, or write
+        to a file that the code has opened since.
+        """
+        if os.getpid() != self._pid or not own.are_lost():
+            return
+        stack = "".join(["Traceback (most recent call last):\n", *traceback.format_stack()])
+        time_guard.leave_note(self._note, {"why": _CLOSED, "stack": stack, "late": False})
+        if self._guard is not None:
+            self._guard.close()
+        with suppress(BaseException):  # a trial may have replaced it
+            sys.stdout.flush()
+        with suppress(OSError):
+            os.write(2, _shown(f"{self._trial}: {_CLOSED}: {self._ended}").encode() + b"\n")
+        os._exit(DeviceLostError.exit_code)
 
     @property
-    def _said(self) -> str:
+    def _ended(self) -> str:
+        return f"process {self._pid} is ended; continue with: {self._again}"
+
+    @property
+    def _reason(self) -> str:
         waited = f"its code did not return within {self._proposing:g} s"
         return self._message or waited
 
     @contextmanager
     def _ringing(self) -> Iterator[None]:
-        """Take SIGALRM; a timer of the caller's own goes on afterwards."""
+        """Handle SIGALRM; afterwards the caller's own handler and timer are restored."""
         handler = signal.signal(signal.SIGALRM, self._ring)
         began, (left, interval) = time.monotonic(), signal.setitimer(signal.ITIMER_REAL, 0.0)
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-            # What was set by other means than Python's cannot be set again.
+            # A handler that was not set from Python cannot be restored.
             signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
             if left:
                 rest = max(left - (time.monotonic() - began), _SOON)
@@ -220,11 +260,11 @@ class Deadline:
         if (left := self._until - time.monotonic()) > _SOON:
             signal.setitimer(signal.ITIMER_REAL, left, self.margin)
             return
-        raise boundary.uncatchable(TimeLimitError(self._said))
+        raise boundary.uncatchable(TimeLimitError(self._reason))
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being loaded: half a library would fail every trial to come."""
+    """Whether a module is being imported: a half-loaded library would fail every later trial."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -233,13 +273,13 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 class _Guard:
-    """The process that ends this one."""
+    """A process that ends this one if it exceeds a limit."""
 
     def __init__(self) -> None:
-        # The guard reads where this process was from a file that both have open.
+        # Both processes have a file open, from which the guard reads this one's stack.
         self._stack = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the guard runs
         number = self._stack.fileno()
-        # -I, -S: nothing but the standard library, and nothing that lies about.
+        # -I, -S: only the standard library, never a file in the current directory.
         command = [sys.executable, "-I", "-S", str(Path(time_guard.__file__)), str(number)]
         try:
             self._process = subprocess.Popen(
@@ -255,7 +295,7 @@ class _Guard:
 
     @contextmanager
     def dumping(self) -> Iterator[None]:
-        """Have this process write down where it is when the guard asks."""
+        """Make this process dump its stack when the guard asks."""
         assert time_guard.STACK_SIGNAL is not None
         faulthandler.register(time_guard.STACK_SIGNAL, file=self._stack, all_threads=False)
         try:
@@ -264,19 +304,19 @@ class _Guard:
             faulthandler.unregister(time_guard.STACK_SIGNAL)
 
     def arm(self, seconds: float, why: str, line: str, note: Path) -> None:
-        """End this process after so many seconds, with a line for people and a note."""
+        """End this process after this many seconds, and leave a line on stderr and a note."""
         self._send({"seconds": seconds, "why": why, "line": _shown(line), "note": str(note)})
 
-    def part(self, line: str) -> None:
-        """Write this line once this process has ended, unless it closes the guard before."""
-        self._send({"parting": _shown(line)})
+    def write_at_exit(self, line: str) -> None:
+        """Write this line when this process ends, unless it closes the guard first."""
+        self._send({"at_exit": _shown(line)})
 
     def disarm(self) -> None:
-        """End nothing until it is armed again."""
+        """Do not end this process until the guard is armed again."""
         self._send({})
 
     def close(self) -> None:
-        # Not by the end of its input, which a process that a trial forked may hold open.
+        # Closing its input is not enough: a process that a trial forked may hold that open.
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
@@ -287,7 +327,7 @@ class _Guard:
 
     def _send(self, order: dict[str, object]) -> None:
         assert self._process.stdin is not None
-        # One that a trial has ended guards no more.
+        # A trial may have ended the guard.
         with suppress(OSError, ValueError):
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
@@ -298,7 +338,7 @@ def _shown(line: str) -> str:
 
 @contextmanager
 def _guard() -> Iterator[_Guard | None]:
-    """A guard, where the system starts one."""
+    """A guard, or None if the system cannot start one."""
     if time_guard.STACK_SIGNAL is None or not hasattr(faulthandler, "register"):
         yield None
         return

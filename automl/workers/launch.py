@@ -7,7 +7,7 @@ from automl.errors import UsageError
 from automl.plugin.protocols import Launcher
 from automl.plugin.registry import TOP_LEVEL, Kind, Registry
 from automl.storable import require_at_most
-from automl.study.search_request import RunRequest
+from automl.study.search_request import ResumeRequest, SearchRequest
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class Launch:
     places: tuple[Place, ...]
 
     @classmethod
-    def of(cls, request: RunRequest, registry: Registry, *, pin: bool = False) -> "Launch":
+    def of(
+        cls, request: SearchRequest | ResumeRequest, registry: Registry, *, pin: bool = False
+    ) -> "Launch":
         """Find the launcher and the places that a request asks for, without loading torch.
 
         Args:

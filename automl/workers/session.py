@@ -33,7 +33,8 @@ _ONE_MACHINE = (
 )
 
 
-def _warn_of_hang() -> None:
+def warn_of_hang(study: Study) -> None:
+    """Warn that this process's own trial hangs."""
     _log.warning(
         "the trial in this process makes no progress and its lease has expired: end this process"
     )
@@ -50,8 +51,8 @@ class Session:
         launcher: Starts the other workers.
         places: Where the workers run. The first place is that of this process, unless the
             launcher starts workers elsewhere.
-        hung: Called once this process's own trial made no progress for so long that its lease
-            expired.
+        hung: Called with the study once this process's own trial made no progress for so long
+            that its lease expired.
     """
 
     study: Study
@@ -59,15 +60,15 @@ class Session:
     registry: Registry
     launcher: Launcher
     places: Sequence[Place]
-    hung: Callable[[], None] = _warn_of_hang
+    hung: Callable[[Study], None] = warn_of_hang
 
     def run(self) -> None:
-        """Work, or watch, until the study has nothing left to do; Ctrl-C stops all workers.
+        """Work or supervise until the study has nothing left to do; Ctrl-C stops all workers.
 
         A worker that dies is restarted while the budget is not spent.
 
         Raises:
-            Interrupted: A signal asked to stop; every running trial has been given back.
+            Interrupted: A signal asked to stop; every running trial has been released.
             StorageError: The database failed in this process.
             UsageError: The launcher cannot start workers, or all of them ended too early.
         """
@@ -92,11 +93,11 @@ class Session:
         if not done and not supervisor.completed():
             raise UsageError(
                 f"no worker is left, and study {self.study.name!r} is not done: fix what the "
-                f"warnings name, then go on with: {self.study.resume_command()}"
+                f"warnings name, then continue with: {self.study.resume_command()}"
             )
 
     def _run(self, supervisor: Supervisor, stop: Stop) -> bool:
-        """Run all workers; returns whether this process found that nothing is left to do."""
+        """Run all workers, and return whether this process found that nothing is left to do."""
         elsewhere = starts_elsewhere(self.launcher)
         if elsewhere and (files := self.study.storage.sqlite_files):
             _log.warning("%s: %s", " and ".join(files), _ONE_MACHINE)
@@ -109,7 +110,8 @@ class Session:
 
     def _work(self, supervisor: Supervisor, stop: Stop) -> bool:
         try:
-            work(self.study, self.parts, self.registry, self.places[0], stop, self.hung)
+            hung = partial(self.hung, self.study)
+            work(self.study, self.parts, self.registry, self.places[0], stop, hung)
         except DeviceLostError as error:
             _log.warning("%s; a worker takes this process's place", error)
             supervisor.add(0)
@@ -188,7 +190,7 @@ class Preview:
 
 
 def previews(
-    launcher: Launcher, places: Sequence[Place], study: str, folder: str = "STUDY"
+    launcher: Launcher, places: Sequence[Place], study: str, folder: str
 ) -> Iterator[Preview]:
     """Return what a session would start, worker by worker, without starting it.
 
@@ -196,7 +198,7 @@ def previews(
         launcher: Would start the workers.
         places: Where they would run.
         study: The study's name.
-        folder: The folder of the logs: the study's UUID, if it has one.
+        folder: The folder of the logs: the study's UUID, or what stands for it.
     """
     preview = getattr(launcher, "preview", None) or partial(Launcher.preview, launcher)
     for index, place in enumerate(places):

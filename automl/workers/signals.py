@@ -11,9 +11,9 @@ from automl.errors import EndedAtOnce
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _GRACE: dict[int, float] = {signal.SIGINT: 2.0}
-"""A person waits; that is enough for short epochs."""
+"""Seconds to the next checkpoint after Ctrl-C, when a user waits; enough for short epochs."""
 _PREEMPTION_SECONDS = 20.0
-"""How long a trial may continue to its next checkpoint after SIGTERM; Slurm kills after 30 s."""
+"""Seconds to the next checkpoint after SIGTERM; Slurm kills after 30 s."""
 
 
 @contextmanager

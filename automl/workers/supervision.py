@@ -14,9 +14,9 @@ from automl.plugin.protocols import WorkerHandle
 _log = logging.getLogger("automl")
 
 QUICK_SECONDS = 10.0
-"""A worker that dies sooner than this after its start may never have worked."""
+"""A worker that dies within this many seconds of its start may never have worked."""
 MAX_DEATHS = 3
-"""A worker is not restarted after so many deaths in a row without progress.
+"""A worker is not restarted after this many deaths in a row without progress.
 
 A death counts if it came quickly, or if the study made no progress meanwhile. The time alone says
 little, because a scheduler may let a job wait.
@@ -24,7 +24,7 @@ little, because a scheduler may let a job wait.
 LOST = -1
 """Stands for the exit code of a worker whose launcher no longer knows it."""
 _EXPLAINED = (1, UsageError.exit_code, Interrupted.exit_code)
-"""Exit codes of a worker that has logged why it left, provided that it signed off."""
+"""Exit codes of a worker that has logged why it ended, provided that it signed off."""
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 30.0
 _END_SECONDS = 5.0
@@ -63,7 +63,7 @@ class _Supervised:
         since: When it started, by the monotonic clock.
         deaths: How many processes in a row have died without progress.
         code: The exit code of the last process; None while it runs.
-        abandoned: It will not be restarted.
+        abandoned: Whether it will not be restarted.
     """
 
     started: Started
@@ -148,11 +148,11 @@ class Supervisor:
             self._thread.join()
 
     def completed(self) -> bool:
-        """Return whether a worker has left because nothing was left to do."""
+        """Return whether a worker ended because nothing was left to do."""
         return any(worker.code == 0 for worker in self._workers.values())
 
     def warn_of_crashes(self) -> None:
-        """Log how each worker ended that failed, unless that was logged before."""
+        """Log how each failed worker ended, unless that was logged before."""
         for worker in self._workers.values():
             if worker.code and not worker.abandoned:
                 log, line = worker.started.log, worker.started.last_line()
@@ -225,7 +225,7 @@ def _exit_code(started: Started) -> int | None:
 def _died(code: int, left: LostWorker | None) -> bool:
     """Return whether a worker ended unexpectedly, whatever exit code a trial ended it with.
 
-    A worker that leaves on purpose signs off first. One that is done, with code 0, needs no check:
+    A worker that ends on purpose signs off first. One that is done, with code 0, needs no check:
     nothing is left to do, so no other is wanted.
     """
     return left is not None or code not in _EXPLAINED
@@ -234,7 +234,7 @@ def _died(code: int, left: LostWorker | None) -> bool:
 def _death(code: int) -> str:
     """Describe how a worker died."""
     if code == DeviceLostError.exit_code:
-        return "lost its device"
+        return "could not go on"
     if code == LOST:
         return "was lost"
     if code < 0 or (128 < code < 192 and code != Interrupted.exit_code):

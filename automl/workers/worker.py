@@ -33,7 +33,7 @@ def work(
         registry: The plugins, of which those for events are loaded here.
         place: The device, and this worker's share of it.
         stop: The request to stop.
-        hung: Called once a trial made no progress for so long that its lease expired.
+        hung: Called when a trial has made no progress for so long that its lease expired.
 
     Raises:
         Interrupted: `stop` was set.
@@ -73,7 +73,7 @@ class Share:
     def limit_threads(self) -> None:
         """Limit torch to this worker's share of the cores, if it is loaded."""
         torch, threads = sys.modules.get("torch"), self.place.threads
-        # To set the number again takes longer than a step of a small model.
+        # Setting the number again takes longer than a step of a small model.
         if torch is not None and threads is not None and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

@@ -1,22 +1,24 @@
-"""Convolutions besides the plain one, as operations.
+"""Depthwise-separable and strided convolutions, as operations.
 
 Sources: F. Chollet: Xception, arXiv 1610.02357 (depthwise-separable convolutions); J. T.
 Springenberg et al.: Striving for Simplicity, arXiv 1412.6806 (strides instead of pooling).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
-from automl import Algebra, Operation, declare
+import automl
+from automl import Algebra, Open, Operation, declare
 
 Shapes = Sequence[tuple[int, ...]]
 
 
-def _separable(shapes: Shapes, channels: int, kernel: int = 3) -> nn.Module:
+def _separable(shapes: Shapes, channels: int | Open, kernel: int | Open = 3) -> nn.Module:
     inputs = shapes[0][0]
-    depthwise = nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False)
-    pointwise = nn.Conv2d(inputs, channels, 1)
+    depthwise = _convolution(inputs, inputs, kernel, groups=inputs, bias=False)
+    pointwise = _convolution(inputs, channels, 1)
     # Initialized like plain convolutions (He et al., arXiv 1502.01852); no ReLU follows the first.
     nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
     nn.init.kaiming_normal_(pointwise.weight, nonlinearity="relu")
@@ -24,11 +26,24 @@ def _separable(shapes: Shapes, channels: int, kernel: int = 3) -> nn.Module:
     return nn.Sequential(depthwise, pointwise)
 
 
-def _separable_shape(shapes: Shapes, channels: int, kernel: int = 3) -> tuple[int, ...]:
+def _convolution(
+    inputs: int, channels: int | Open, kernel: int | Open, groups: int = 1, bias: bool = True
+) -> nn.Conv2d:
+    is_open = isinstance(channels, Open) or isinstance(kernel, Open)
+    kind: Any = automl.nn.Conv2d if is_open else nn.Conv2d
+    padding = max(automl.nn.sizes(kernel, "kernel")) // 2
+    made: nn.Conv2d = kind(inputs, channels, kernel, padding=padding, groups=groups, bias=bias)
+    return made
+
+
+def _separable_shape(
+    shapes: Shapes, channels: int | Open, kernel: int | Open = 3
+) -> tuple[int, ...]:
     _, height, width = shapes[0]
-    if kernel % 2 == 0:
-        raise ValueError(f"its kernel must be odd, got {kernel}")
-    return channels, height, width
+    for side in automl.nn.sizes(kernel, "kernel"):
+        if side % 2 == 0:
+            raise ValueError(f"its kernel must be odd, got {side}")
+    return max(automl.nn.sizes(channels, "channels")), height, width
 
 
 def _strided(shapes: Shapes) -> nn.Module:
@@ -44,10 +59,22 @@ def _strided_shape(shapes: Shapes) -> tuple[int, ...]:
     return channels, height // 2, width // 2
 
 
+def _separable_algebra(shapes: Shapes, channels: int | Open, kernel: int | Open = 3) -> Algebra:
+    is_open = isinstance(channels, Open) or isinstance(kernel, Open)
+    return Algebra(parametric=True) if is_open else _CONVOLUTION
+
+
 # The bias makes both non-linear; permuting channels on either side only permutes weights.
 _CONVOLUTION = Algebra(parametric=True, exchangeable=True)
 
 SEPARABLE = declare(
-    Operation("separable_conv2d", _separable, _separable_shape, algebra=_CONVOLUTION)
+    Operation(
+        "separable_conv2d",
+        _separable,
+        _separable_shape,
+        algebra=_separable_algebra,
+        openable=automl.nn.Conv2d.openable,
+        narrower=True,
+    )
 )
 STRIDED = declare(Operation("strided_conv2d", _strided, _strided_shape, algebra=_CONVOLUTION))

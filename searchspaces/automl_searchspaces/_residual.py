@@ -2,7 +2,7 @@
 
 import optuna
 
-from automl import Graph
+from automl import Graph, derived
 
 _ACTIVATIONS = ["relu", "gelu", "silu"]
 _NORMALIZATIONS = ["batch_norm", "layer_norm"]
@@ -25,9 +25,10 @@ def residual(
     normalization = trial.suggest_categorical("normalization", _NORMALIZATIONS)
     inner = trial.suggest_float("hidden_dropout", 0.0, max_dropout)
     outer = trial.suggest_float("residual_dropout", 0.0, max_dropout)
+    inner_width = derived(width, lambda width: int(width * expansion))
     h = graph.add("linear", h, features=width)
     for _ in range(trial.suggest_int("blocks", 1, max_blocks)):
-        branch = graph.add("linear", graph.add(normalization, h), features=int(width * expansion))
+        branch = graph.add("linear", graph.add(normalization, h), features=inner_width)
         branch = graph.add("dropout", graph.add(activation, branch), p=inner)
         branch = graph.add("dropout", graph.add("linear", branch, features=width), p=outer)
         h = graph.add("add", h, branch)

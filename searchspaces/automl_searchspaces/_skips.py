@@ -36,6 +36,6 @@ def add_skip(
     """
     if not isinstance(skip, Open) and skip == _NONE:
         return h
-    if graph.node(source).shape != graph.node(h).shape:
+    if not graph.node(source).has_shape_of(graph.node(h)):
         source = fitted(source)
     return graph.add("add", h, graph.add(skip, source))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import optuna
 
-from automl import Candidate, CandidateError, Graph, Open, Task, hookimpl
+from automl import Candidate, CandidateError, Graph, Open, Task, derived, hookimpl
 from automl_searchspaces._convolutions import SEPARABLE, STRIDED
 from automl_searchspaces._regularization import disturb, penalties
 from automl_searchspaces._skips import add_skip, skipping
@@ -38,8 +38,8 @@ def cnn(
 ) -> Candidate:
     """A convolutional network for images; each stage doubles the channels.
 
-    The activation, the normalization, the pooling, the skips, the kind of convolution and the
-    dropout rate may be left open.
+    The channels, the kernels, the activation, the normalization, the pooling, the skips, the kind
+    of convolution and the dropout rate may be left open.
 
     Args:
         max_stages: The largest number of stages.
@@ -65,7 +65,7 @@ def cnn(
     graph = Graph()
     h = disturb(graph, graph.input("x", task.signature.input_shape), trial, regularization)
     for stage in range(stages):
-        width = round(channels * design.growth**stage)
+        width = derived(channels, _grown(design.growth, stage))
         h = _Stage(graph, trial, design, stage, width).add(h, max_blocks)
     h = graph.add("flatten" if design.flat else "global_avg_pool2d", h)
     h = graph.add("dropout", h, p=trial.suggest_float("dropout", 0.0, max_dropout))
@@ -73,6 +73,10 @@ def cnn(
     hyperparameters = gradient_descent(trial, min_lr, max_lr) | refinements(trial, task, training)
     hyperparameters |= penalties(trial, task, regularization)
     return Candidate(graph, hyperparameters)
+
+
+def _grown(growth: float, stage: int) -> Callable[[int], int]:
+    return lambda channels: round(channels * growth**stage)
 
 
 def _halvings(task: Task) -> int:
@@ -114,7 +118,7 @@ class _Stage:
     trial: optuna.trial.BaseTrial
     design: _Design
     number: int
-    channels: int
+    channels: int | Open
 
     def add(self, h: str, max_blocks: int) -> str:
         activation = self.trial.suggest_categorical("activation", _ACTIVATIONS)

@@ -29,7 +29,7 @@ def mlp(
 ) -> Candidate:
     """A multilayer perceptron on the flattened inputs of any task with vector outputs.
 
-    The activation, the normalization, the skips and the dropout rate may be left open.
+    The widths, the activation, the normalization, the skips and the dropout rate may be left open.
 
     Args:
         max_layers: The largest number of hidden layers.

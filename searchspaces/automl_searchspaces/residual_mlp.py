@@ -27,7 +27,7 @@ def residual_mlp(
 ) -> Candidate:
     """A residual perceptron on the flattened inputs of any task with vector outputs.
 
-    The activation, the normalization and both dropout rates may be left open.
+    The width, the activation, the normalization and both dropout rates may be left open.
 
     Args:
         max_blocks: The largest number of residual blocks.

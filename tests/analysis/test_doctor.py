@@ -1,4 +1,4 @@
-"""The doctor: finds each way in which a study can be broken, and mends what can be mended."""
+"""The doctor finds every way in which a study can be broken, and repairs what it can."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ PARTS = {"task": f"{FILE}:Nothing", "trainer": f"{FILE}:Steps", "strategy": "ran
 
 @pytest.fixture
 def searched(sqlite_url) -> Study:
-    """A whole study in which trials were reused."""
+    """An intact study in which trials were reused."""
     automl.search(f"{FILE}:corner", **PARTS, storage=sqlite_url, trials=8)
     return open_study(Storage(sqlite_url), "s")
 
@@ -46,14 +46,14 @@ def change(study: Study, statement: str) -> None:
 def shared_url(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A database for studies of many names: to make one takes longer than a search."""
+    """A database for studies of many names, because creating one takes longer than a search."""
     with database(request.param, tmp_path_factory.mktemp("shared")) as url:
         yield url
 
 
 @pytest.mark.parametrize("cache", [{}, {"repeats": 2}, {"audit": 1.0}])
 @pytest.mark.parametrize("space", ["plane", "corner"])
-def test_a_search_leaves_a_whole_study(shared_url, cache, space):
+def test_a_search_leaves_an_intact_study(shared_url, cache, space):
     name, options = f"{space} {cache}", {"cache": cache}
     parts = {**PARTS, "study": name}
     automl.search(f"{FILE}:{space}", **parts, options=options, storage=shared_url, trials=12)
@@ -79,8 +79,8 @@ def test_after_a_kill_nothing_is_broken_and_something_waits(sqlite_url, place):
 
 
 @pytest.mark.parametrize("column", ["number", "checkpoint"])
-def test_a_planted_row_leads_to_no_other_file(searched, tmp_path, column):
-    """SQLite gives back any text as a number."""
+def test_a_planted_row_cannot_point_to_another_file(searched, tmp_path, column):
+    """A number that is read from SQLite may be any text."""
     (victim := tmp_path / "victim").mkdir()
     (victim / "precious.pt").touch()
     planted = victim if column == "number" else victim / "precious"
@@ -96,12 +96,12 @@ def test_a_planted_row_leads_to_no_other_file(searched, tmp_path, column):
 
 
 def slots_taken(study: Study) -> None:
-    """What a worker does while the doctor repairs."""
+    """Take a slot, as a worker may do during a repair."""
     study.ledger.reserve(Worker("another"))
 
 
-def test_a_repair_holds_off_who_takes_a_slot_meanwhile(tmp_path):
-    """Else the slot would be counted neither by its worker nor by the doctor."""
+def test_no_worker_takes_a_slot_during_a_repair(tmp_path):
+    """Otherwise neither the worker nor the doctor would count the slot."""
     with database("postgresql", tmp_path) as url:
         automl.search(f"{FILE}:corner", **PARTS, storage=url, trials=4)
         study = open_study(Storage(url), "s")
@@ -120,8 +120,8 @@ def test_a_repair_holds_off_who_takes_a_slot_meanwhile(tmp_path):
         assert broken(study) == []
 
 
-def test_a_search_under_way_is_not_broken(sqlite_url):
-    """A look may come between the ledger's part of a change and Optuna's."""
+def test_a_running_search_is_not_broken(sqlite_url):
+    """A check may run between the ledger's part of a change and Optuna's."""
     automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=1)
     study = open_study(Storage(sqlite_url), "s")
     study.extend(Limits(trials=60))
@@ -156,13 +156,13 @@ WRONG: dict[str, tuple[str, Rule, bool]] = {
         Rule.FLIGHT,
         True,
     ),
-    "who waits for what is over": (
+    "a trial that waits for an evaluation that is over": (
         "UPDATE automl_trials SET phase = 'parked', state = NULL, told = 0, reused_from = NULL "
         f"WHERE number = ({REUSED})",
         Rule.FLIGHT,
         True,
     ),
-    "two who train one function": (
+    "two trials that train one function": (
         "UPDATE automl_trials SET phase = 'training', expires_at = 9e9, state = NULL, "
         f"reused_from = NULL WHERE number = ({REUSED})",
         Rule.FLIGHT,
@@ -179,16 +179,16 @@ WRONG: dict[str, tuple[str, Rule, bool]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_found_and_what_can_be_is_mended(searched, name):
-    statement, rule, mended = WRONG[name]
+def test_each_fault_is_found_and_repaired_if_possible(searched, name):
+    statement, rule, repairable = WRONG[name]
     change(searched, statement)
     study = open_study(Storage(searched.storage.url), "s")
     assert rule in {found for found, _ in broken(study)}
     Doctor(study).repair()
-    assert (rule in {found for found, _ in broken(study)}) is not mended
+    assert (rule in {found for found, _ in broken(study)}) is not repairable
 
 
-def test_a_trial_that_optuna_has_and_nobody_runs_is_ended(searched):
+def test_a_trial_that_optuna_has_but_no_worker_runs_is_ended(searched):
     lost = searched.optuna.ask()
     lost.set_user_attr("automl", {"row": 10**6})
     assert broken(searched) == [(Rule.TOLD, lost.number)]
@@ -197,15 +197,15 @@ def test_a_trial_that_optuna_has_and_nobody_runs_is_ended(searched):
     assert searched.optuna.trials[lost.number].state is TrialState.FAIL
 
 
-def test_a_trial_of_another_program_is_its_own_affair(searched):
+def test_a_trial_of_another_program_is_ignored(searched):
     searched.optuna.ask()
     Doctor(searched).repair()
     assert searched.optuna.trials[-1].state is TrialState.RUNNING
 
 
-def test_what_was_not_told_waits_and_is_told(searched):
+def test_an_untold_trial_is_reported_and_then_told(searched):
     change(searched, "UPDATE automl_trials SET told = 0 WHERE number = 3")
-    said = Finding(Rule.TOLD, 3, "Optuna is not told yet", broken=False)
+    said = Finding(Rule.TOLD, 3, "Optuna does not know yet how it ended", broken=False)
     assert Doctor(searched).findings() == [said]
     Doctor(searched).repair()
     assert Doctor(searched).findings() == []
@@ -213,7 +213,7 @@ def test_what_was_not_told_waits_and_is_told(searched):
 
 @pytest.fixture
 def checkpointed(searched) -> Callable[[str], Path]:
-    """A trial under way with a checkpoint of this content; returns its file."""
+    """Make a running trial with a checkpoint of this content; return its file."""
 
     def make(content: str) -> Path:
         searched.ledger.extend(1, None, None)
@@ -240,7 +240,7 @@ def test_a_checkpoint_that_changed_is_found(searched, checkpointed):
     assert "not on this machine" in found.message
 
 
-def test_what_an_ended_trial_left_is_removed(searched):
+def test_the_checkpoints_of_an_ended_trial_are_removed(searched):
     directory = searched.directory(0)
     directory.mkdir(parents=True)
     (found,) = Doctor(searched).findings()

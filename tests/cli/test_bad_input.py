@@ -190,7 +190,10 @@ FAILING = {
     "input shape": (
         ("search", "shape.py:narrow", "--trials", "2"), "shape.py:narrow", "(1, 8, 8)",
     ),
-    "diverges": (search("--trainer", "diverges.py:T"), "score is nan at step 1"),
+    # Without L2, because a busy machine would make a probe worth its time, and the task has none.
+    "diverges": (
+        search("--trainer", "diverges.py:T", "-o", "cache.levels=L0,L1"), "score is nan at step 1",
+    ),
 }  # fmt: skip
 
 

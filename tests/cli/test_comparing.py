@@ -60,12 +60,12 @@ def test_modules_are_distinguished_by_their_functions(fingerprint):
 @pytest.mark.parametrize(
     ("space", "two", "says"),
     [
-        ("writings", [WRITINGS[0], WRITINGS[0]], ["they meet at L0: equal decisions"]),
-        ("writings", WRITINGS[:2], ["how (plain, commuted)", "they meet at L1"]),
-        ("writings", [WRITINGS[2], WRITINGS[4]], ["doubled", "sums are flattened", "meet at L1"]),
-        ("writings", WRITINGS[4:], ["they part at L2", "differs by"]),
-        ("modules", MODULES[2:], ["no graph", "they meet at L2", "live parameters"]),
-        ("modules", MODULES[1:3], ["they part at L2"]),
+        ("writings", [WRITINGS[0], WRITINGS[0]], ["equal at L0: equal decisions"]),
+        ("writings", WRITINGS[:2], ["how (plain, commuted)", "equal at L1"]),
+        ("writings", [WRITINGS[2], WRITINGS[4]], ["doubled", "sums are flattened", "equal at L1"]),
+        ("writings", WRITINGS[4:], ["different at L2", "differs by"]),
+        ("modules", MODULES[2:], ["no graph", "equal at L2", "live parameters"]),
+        ("modules", MODULES[1:3], ["different at L2"]),
     ],
 )
 def test_it_explains_where_two_candidates_agree_or_differ(fingerprint, space, two, says):

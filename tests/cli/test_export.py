@@ -148,7 +148,7 @@ def test_the_command_predicts_the_same(exported, table, call):
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (lambda out: (out / "model.pt2").unlink(), "model.pt2 is missing: see README.md beside"),
+        (lambda out: (out / "model.pt2").unlink(), "model.pt2 is missing: README.md there tells"),
         (lambda out: (out / "model.pt2").write_bytes(b"PK"), "model.pt2 cannot be loaded (BadZip"),
         (shutil.rmtree, "out is not a directory"),
         (
@@ -411,7 +411,7 @@ def test_changed_or_missing_weights_are_not_loaded(sqlite_url):
     with pytest.raises(UsageError, match="has changed since trial"):
         models.weights(best.number)
     file.unlink()
-    with pytest.raises(UsageError, match="are not there"):
+    with pytest.raises(UsageError, match="are missing"):
         models.weights(best.number)
     assert MODEL in study.optuna.trials[best.number].user_attrs
 
@@ -450,7 +450,7 @@ def test_a_model_that_cannot_be_exported_is_reported_and_the_rest_is_written(
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert why in (tmp_path / "out" / "README.md").read_text()
     err = call(2, "predict", str(tmp_path / "out"), "x.npy").err
-    assert f"{tmp_path / 'out' / 'model.pt2'} is missing: see README.md beside it whether" in err
+    assert f"{tmp_path / 'out' / 'model.pt2'} is missing: README.md there tells whether" in err
 
 
 def test_images_are_predicted_from_arrays(sqlite_url, tmp_path, call):
@@ -639,7 +639,7 @@ def test_moved_data_is_found_by_its_file_name(table, sqlite_url, tmp_path, call)
     command = ("best", "s", "--storage", sqlite_url, "--export", str(tmp_path / "out"))
     said = call(2, *command).err
     assert f"cannot read {old / table.name}: No such file" in said
-    assert "if people.csv was moved, name its folder by --data-dir" in said
+    assert "if people.csv was moved, pass its folder with --data-dir" in said
     call(0, *command, "--data-dir", str(new))
     more = ("resume", "s", "--storage", sqlite_url, "--trials", "4", "--workers", "2")
     call(0, *more, "--data-dir", str(new))

@@ -9,7 +9,7 @@ from commands import PARTS, PLANE, all_dead, started, study, training, wait_for
 
 SLOW = ("-o", "trainer.seconds=60", "-o", "trainer.steps=200")
 STUCK = ("-o", "trainer.seconds=60", "-o", "trainer.steps=1")
-RESUME = "go on with: automl resume 'my s'"
+RESUME = "continue with: automl resume 'my s'"
 
 
 def results(name):

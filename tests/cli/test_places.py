@@ -112,7 +112,7 @@ def test_a_dry_run_shows_what_would_be_started_and_creates_nothing(here, run, mo
     ended = run("search", PLANE, *PARTS, "--workers", "3", "--dry-run")
     assert ended.code == 0, ended.err
     first, own, second, third = ended.out.splitlines()
-    assert first == "nothing was started; without --dry-run, this would be:"
+    assert first == "nothing was started; without --dry-run, this would start:"
     assert own == "worker 0: this process itself, on cuda:2"
     assert "CUDA_VISIBLE_DEVICES=3" in second
     assert second.endswith("-P -m automl worker --device cuda:3 -- STUDY")

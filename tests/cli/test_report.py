@@ -346,7 +346,7 @@ def test_nothing_is_fetched(searched):
 
 def test_the_commands_repeat_the_study(searched, run):
     page = written(searched)
-    line = re.search(r"automl search [^#]*?(?= Go on where)", page.text)[0].replace("\\ ", "")
+    line = re.search(r"automl search [^#]*?(?= Continue it where)", page.text)[0].replace("\\ ", "")
     spec = study("s").spec
     assert run(*line.split()[1:], "--study", "again").code == 0
     again = study("again")
@@ -368,7 +368,7 @@ def test_the_commands_contain_the_requested_options(run):
     for word in (
         "--objective cost", "--objective score", "-o cache.repeats=2", "-o trainer.steps=2",
         "--seed 7", "--trial-timeout 7200s", "-o cache.levels=L0,L1", "--trials 4",
-        "-o space.values=3", "--keep-models 3", "# 1 trial had decisions by --enqueue or --from",
+        "-o space.values=3", "--keep-models 3", "# 1 trial had decisions from --enqueue or --from",
     ):  # fmt: skip
         assert word in text
 
@@ -377,7 +377,7 @@ def test_an_existing_file_is_kept_without_force(searched, here):
     (here / "page.html").write_text("mine")
     ended = searched("show", "s", "--html", "page.html")
     assert ended.code == 2
-    assert ended.err == "error: page.html exists: name another file, or overwrite it by --force\n"
+    assert ended.err == "error: page.html exists: choose another, or overwrite it with --force\n"
     assert (here / "page.html").read_text() == "mine"
     assert "Best trial" in written(searched, "s", "--force").text
 

@@ -85,7 +85,7 @@ def test_a_queue_from_standard_input_is_not_saved(run, here, monkeypatch):
     assert "enqueue" not in saved
     assert saved["workers"] == 2
     assert "options" not in saved
-    assert "a.toml does not hold --enqueue, which was read from standard input" in ended.err
+    assert "a.toml does not contain --enqueue, which was read from standard input" in ended.err
 
 
 def test_a_file_overrides_the_environment(run, here, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_password_is_not_saved(run, here):
     ended = run("search", PLANE, *PARTS, *line)
     assert ended.code == 0, ended.err
     assert "127.0.0.1" not in (here / "a.toml").read_text()
-    assert "a.toml does not hold --storage, which has a password" in ended.err
+    assert "a.toml does not contain --storage, which has a password" in ended.err
 
 
 def test_nothing_is_overwritten(run, file):
@@ -183,8 +183,11 @@ def test_the_front_as_a_table(run):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--pareto", "--trial", "1"), "--pareto shows a table of trials: leave it or --trial out"),
-        (("--pareto", "--export", "d"), "leave it or --export out"),
+        (
+            ("--pareto", "--trial", "1"),
+            "a table of trials: leave out --pareto or --trial",
+        ),
+        (("--pareto", "--export", "d"), "leave out --pareto or --export"),
         (("--refit",), "--refit needs --export DIR"),
         (("--force",), "--force needs --export DIR"),
     ],

@@ -133,12 +133,12 @@ def test_show_and_doctor_report_a_lost_worker_and_what_to_do(run, here):
     killed(here, 1)
     out = run("show", "s").out
     assert re.search(
-        r"^trial   1  lost      its worker \S+:\d+ has not been heard of since 20", out, re.M
+        r"^trial   1  lost      its worker \S+:\d+ has not been heard from since 20", out, re.M
     )
     assert "1 trial ended (1 complete), 1 lost: " in out
     assert "at work:" not in out
     assert out.splitlines()[-1] == (
-        "1 trial has lost its worker; any worker at this study takes over, or start one: "
+        "1 trial has lost its worker; any worker of this study takes over, or start one: "
         "automl resume s"
     )
     assert run("show", "s", "--trial", "1").out.endswith("automl resume s\n")
@@ -149,7 +149,7 @@ def test_show_and_doctor_report_a_lost_worker_and_what_to_do(run, here):
     ended = run("doctor", "s")
     assert ended.code == 0
     assert re.search(
-        r"^waits   trial 1: its worker \S+ has not been heard of since 20", ended.out, re.M
+        r"^waits   trial 1: its worker \S+ has not been heard from since 20", ended.out, re.M
     )
     assert ended.out.endswith("left for the next worker: automl resume s\n")
     assert run("resume", "s").code == 0
@@ -407,7 +407,7 @@ def test_plugins_check_detects_the_kind_of_a_function(run, here):
 def test_resuming_a_finished_study_shows_the_command_to_continue(searched):
     ended = searched("resume", "s")
     assert ended.code == 0
-    assert "nothing was left to do; search on with: automl resume s --trials 20" in ended.err
+    assert "nothing was left to do; continue with: automl resume s --trials 20" in ended.err
 
 
 def test_cache_shows_the_spread_of_evaluations_of_one_function(run):

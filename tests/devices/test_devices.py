@@ -1,4 +1,4 @@
-"""GPUs are found without torch: here by a stand-in for `nvidia-smi` and by the environment."""
+"""GPUs are found without torch, here with a stand-in for `nvidia-smi` and the environment."""
 
 import os
 import subprocess
@@ -25,9 +25,9 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-22222222-bbbb)
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch, tmp_path):
-    """Nothing is said of GPUs, and programs come from the test's own directory first."""
+    """The environment names no GPU, and programs come first from the test's own directory."""
     for name in (VISIBLE, "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS"):
-        # Set first, so that what a test pins is undone at its end.
+        # Set first, so that pinning in a test is undone at its end.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     (tmp_path / "bin").mkdir()
@@ -102,7 +102,7 @@ def test_the_environment_needs_no_driver_to_ask(monkeypatch):
     assert accelerators()[0].alone == {VISIBLE: "3"}
 
 
-def test_auto_deals_the_gpus_round(smi):
+def test_auto_assigns_the_gpus_in_turn(smi):
     smi(TWO)
     dealt = [resolve_device("auto", index).name for index in range(3)]
     assert dealt == ["cuda:0", "cuda:1", "cuda:0"]
@@ -111,7 +111,7 @@ def test_auto_deals_the_gpus_round(smi):
     assert resolve_device("cpu") == CPU
 
 
-def test_a_device_that_is_not_there_is_answered_with_those_that_are(monkeypatch):
+def test_a_missing_device_lists_the_existing_ones(monkeypatch):
     monkeypatch.setenv(VISIBLE, "2,3")
     expected = r"no device 'cuda:0': expected auto or cuda:2 or cuda:3 or cpu .*=2,3\)"
     with pytest.raises(UsageError, match=expected):
@@ -121,7 +121,7 @@ def test_a_device_that_is_not_there_is_answered_with_those_that_are(monkeypatch)
         resolve_device("cuda")
 
 
-def test_a_pinned_process_sees_its_device_alone_under_its_own_name(smi):
+def test_a_pinned_process_sees_only_its_device(smi):
     smi(TWO)
     device = pin(resolve_device("cuda:1"))
     assert (device.name, device.torch) == ("cuda:1", "cuda:0")
@@ -160,7 +160,7 @@ def test_auto_is_one_worker_for_each_gpu_or_several(smi, monkeypatch):
     assert [p.device.name for p in places_here("auto", "cuda:1", 3)] == ["cuda:1"] * 3
 
 
-def test_a_number_deals_the_gpus_round_and_divides_those_that_are_shared(smi):
+def test_a_number_assigns_the_gpus_in_turn_and_divides_shared_ones(smi):
     smi(TWO)
     places = places_here("3", "auto")
     assert [p.device.name for p in places] == ["cuda:0", "cuda:1", "cuda:0"]
@@ -170,7 +170,7 @@ def test_a_number_deals_the_gpus_round_and_divides_those_that_are_shared(smi):
     assert places[1].environment[VISIBLE] == "1"
 
 
-def test_on_a_cpu_auto_goes_by_the_cores_that_may_be_used(monkeypatch):
+def test_on_a_cpu_auto_depends_on_the_usable_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     cores = usable_cores()
     places = places_here("auto", "cpu")
@@ -180,7 +180,7 @@ def test_on_a_cpu_auto_goes_by_the_cores_that_may_be_used(monkeypatch):
     assert [place.threads for place in places_here("1", "cpu")] == [None]
 
 
-def test_threads_are_limited_only_where_the_user_has_not(monkeypatch):
+def test_threads_are_limited_unless_the_user_has_set_them(monkeypatch):
     for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     (place, *_) = places_here("64", "cpu")
@@ -196,13 +196,13 @@ def test_threads_are_limited_only_where_the_user_has_not(monkeypatch):
     assert threads_given() is None
 
 
-def test_sharing_goes_with_auto_alone():
+def test_sharing_requires_auto():
     for workers, per_device, says in (("2", 2, "needs --workers auto"), ("auto", 0, "at least 1")):
         with pytest.raises(UsageError, match=f"--per-device.*{says}"):
             places_here(workers, "cpu", per_device)
 
 
-def test_a_launcher_that_finds_the_machines_must_be_told_how_many_workers(monkeypatch):
+def test_a_launcher_that_chooses_the_machines_needs_a_number_of_workers(monkeypatch):
     class Far:
         elsewhere = True
 

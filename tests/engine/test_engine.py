@@ -180,7 +180,7 @@ def test_a_trial_that_raises_fails_with_its_reason(search, error, reason, messag
     assert study.optuna.trials[0].user_attrs[ATTRIBUTE]["error"] == view.message
 
 
-def test_a_trial_that_exits_fails_and_the_search_goes_on(search):
+def test_a_trial_that_exits_fails_and_the_search_continues(search):
     """A trainer made from a script may still call `sys.exit`."""
     study, _ = search(trainer=raising(SystemExit("usage: train.py")), trials=2)
     assert [view.state for view in study.views.trials()] == [State.FAILED] * 2
@@ -345,7 +345,7 @@ def test_a_strategy_that_cannot_draw_fails_the_trial_and_is_named(search, place)
 def test_an_error_in_after_trial_loses_nothing(search, caplog):
     study, _ = search(strategy=clumsy, options={"strategy": {"place": "note"}}, trials=2)
     assert [t.state for t in study.optuna.trials] == [TrialState.COMPLETE] * 2
-    assert "RuntimeError: no note; the search goes on" in caplog.text
+    assert "RuntimeError: no note; the search continues" in caplog.text
 
 
 def test_a_candidate_that_cannot_be_built_costs_no_evaluation(search):
@@ -695,7 +695,7 @@ def test_resuming_adds_trials_to_the_budget(search, sqlite_url):
     assert automl.resume("s", storage=sqlite_url).study.views.counts().complete == 5
 
 
-# A study of ours in plain Optuna.
+# Our own study in plain Optuna.
 def test_plain_optuna_opens_the_study(search, sqlite_url):
     made, best = search(study="s", trials=4)
     study = optuna.load_study(study_name="s", storage=sqlite_url)

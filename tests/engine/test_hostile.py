@@ -31,6 +31,7 @@ import automl.cli
 from automl import Report
 from automl.analysis.doctor import Doctor
 from automl.engine.loop import Engine
+from automl.errors import DeviceLostError
 from automl.ledger.ledger import Ledger
 from automl.ledger.values import Worker
 from automl.plugin.report import Reason, State
@@ -232,8 +233,8 @@ def hangs_for_good(search: Search, case: Case, option: str = "--trial-timeout") 
     cases = [GOOD, case, GOOD]
     assert search.search(cases, option, f"{LIMIT:g}s") == -9, search.output()
     line = next(line for line in search.output().splitlines() if "trial 1 of study s" in line)
-    assert "s it may take" in line or "an epoch may take" in line or "did not return" in line
-    assert "go on with: automl resume s" in line
+    assert "limit of" in line or "did not return" in line
+    assert "continue with: automl resume s" in line
     assert "most recent call first" not in search.output()
     assert search.resume() == 0, search.output()
     check(search, cases, Reason.TIME_LIMIT)
@@ -287,7 +288,7 @@ def test_a_strategy_that_exits_in_after_trial_ends_only_its_own_process(
 ):
     search = Search(sqlite_url, tmp_path)
     assert ends_when_told(search, act, code, *limit) == [code] * times + [0], search.output()
-    assert search.output().count("the strategy is not told how trial 1 ended: ") == 1
+    assert search.output().count("the strategy does not learn how trial 1 ended: ") == 1
     check(search, [GOOD] * 3, Reason.ERROR)
 
 
@@ -300,7 +301,7 @@ def ends_its_search(search: Search, act: str, place: str) -> None:
     lines = [line for line in search.output().splitlines() if "without signing off" in line]
     assert len(lines) == 3, search.output()
     assert all("ended during trial 1 of study s without" in line for line in lines), search.output()
-    assert all("go on with: automl resume s" in line for line in lines), search.output()
+    assert all("continue with: automl resume s" in line for line in lines), search.output()
     check(search, cases, Reason.WORKER_LOST)
 
 
@@ -316,6 +317,52 @@ def test_a_trial_that_ends_its_process_counts_each_time(tmp_path):
 def test_a_trial_that_ends_its_process_in_any_place(tmp_path, kind, act, place):
     with database(kind, tmp_path) as url:
         ends_its_search(Search(url, tmp_path), act, place)
+
+
+# Trials that close what is not theirs.
+CLOSED = "its code closed files of the engine's"
+
+
+def ends_at_once(search: Search, case: Case) -> None:
+    """Check that the search ends with one line, and the trial has failed when it goes on."""
+    cases = [GOOD, case, GOOD]
+    assert search.search(cases) == DeviceLostError.exit_code, search.output()
+    (line,) = (line for line in search.output().splitlines() if CLOSED in line)
+    assert "trial 1 of study s: " in line
+    assert "continue with: automl resume s" in line
+    assert "without signing off" not in search.output()
+    assert search.resume() == 0, search.output()
+    check(search, cases, Reason.ERROR)
+    assert CLOSED in (open_study(Storage(search.url), "s").views.trial(1).message or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [
+        ("sqlite", ("close everything", "between")),
+        ("sqlite", ("close shared memory", "first")),
+        ("postgresql", ("close everything", "space")),
+    ],
+)
+def test_a_trial_that_closes_foreign_files_ends_with_its_process(tmp_path, kind, case):
+    with database(kind, tmp_path) as url:
+        ends_at_once(Search(url, tmp_path), case)
+
+
+def test_a_worker_whose_files_a_trial_closes_is_replaced(tmp_path, sqlite_url):
+    search, cases = Search(sqlite_url, tmp_path), [("wait", "first"), ("close everything", "first")]
+    search.waits = "1 trial 1"
+    assert search.search(cases, "--workers", "2") == 0, search.output()
+    check(search, cases, Reason.ERROR)
+    assert "a worker could not go on and is restarted after trial 1: trial 1" in search.output()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("place", [p for p in hostile.PLACES if p != "checkpoint"])
+@pytest.mark.parametrize("kind", [*KINDS, "mysql"])
+def test_a_trial_that_closes_foreign_files_in_any_place(tmp_path, kind, place):
+    with database(kind, tmp_path) as url:
+        ends_at_once(Search(url, tmp_path), ("close everything", place))
 
 
 # Trials that end a worker of a search.

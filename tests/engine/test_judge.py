@@ -12,6 +12,7 @@ from toys import Toy, blobs, small_space
 
 import automl
 from automl import Schedule, UsageError
+from automl.analysis.rerun import rerun
 from automl.cli import main
 from automl.spec import ATTRIBUTE
 
@@ -180,6 +181,8 @@ def test_a_judge_replays_what_was_found_and_others_use_the_closed_values(url):
     assert view.metrics["last"] == 0.4
     assert view.metrics["open"] == 1
     assert trial.params["rate"] == 0.25
+    assert "parameters" in view.metrics
+    assert rerun(study, study._parts, view, "cpu", 0.0).agrees
     assert study.ledger.findings(view.found) == {"rate": schedule}
 
 

@@ -191,7 +191,7 @@ def test_a_reported_cost_must_be_seconds(sqlite_url, cost):
 def test_a_trial_must_report_its_cost(sqlite_url):
     engine = created(sqlite_url, Limits(trials=1), cost_metric="euros")
     engine.run()
-    assert "no report of the cost 'euros'; there are: score, cost" in (
+    assert "the report has no cost 'euros'; its metrics: score, cost" in (
         engine.study.views.trial(0).message
     )
 
@@ -230,8 +230,8 @@ def test_device_time_must_be_positive(hours):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (TimeLimits(trial=0.1), "longer than the 0.1 s it may take"),
-        (TimeLimits(epoch=0.01), "no report came within the 0.01 s"),
+        (TimeLimits(trial=0.1), "longer than its limit of 0.1 s"),
+        (TimeLimits(epoch=0.01), "no report came within the limit of 0.01 s"),
     ],
 )
 def test_a_trial_that_takes_too_long_fails(sqlite_url, limits, message):

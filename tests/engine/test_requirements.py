@@ -1,4 +1,4 @@
-"""Requirements: too costly candidates are not trained, and violating ones are never best."""
+"""Requirements: too costly candidates are not trained, and violating trials are never best."""
 
 import math
 from collections.abc import Mapping
@@ -90,7 +90,7 @@ def test_too_costly_candidates_are_not_trained(search):
     assert counts.pruned == sum(z > 5 for z in drawn) > 0
     assert best.metrics["parameters"] <= 5
     dear = next(n for n, z in enumerate(drawn) if z > 5)
-    said = f"not trained, it breaks parameters <= 5 (it has {drawn[dear]})"
+    said = f"not trained, it violates parameters <= 5 (it has {drawn[dear]})"
     assert study.views.trial(dear).message == said
 
 

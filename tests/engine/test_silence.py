@@ -106,7 +106,7 @@ def test_creating_tables_has_no_time_limit(kind, tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_a_server_that_never_greets_is_noticed_as_one_that_takes_no_connection(kind):
+def test_a_server_that_never_greets_is_noticed_like_one_that_accepts_no_connection(kind):
     user = {"postgresql": "postgres", "mysql": "root"}[kind]
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"

@@ -69,7 +69,7 @@ ONCE = "[ $(wc -l < starts) -gt 1 ] || {}"
         ("kill -9 $$", "was killed by signal 9"),
         ("kill -11 $$", "was killed by signal 11"),
         ("exit 137", "was killed by signal 9"),
-        ("exit 75", "lost its device"),
+        ("exit 75", "could not go on"),
         ("exit 0", "ended with exit code 0 without signing off"),
         ("exit 3", "ended with exit code 3 without signing off"),
     ],
@@ -238,7 +238,7 @@ def test_a_worker_whose_device_is_lost_is_restarted(tmp_path, sqlite_url):
     process = search_command(sqlite_url, *options, **environment)
     said = process.communicate(timeout=90)[1].decode()
     assert process.returncode == 0, said
-    assert "a worker lost its device and is restarted" in said
+    assert "a worker could not go on and is restarted" in said
     assert opened(sqlite_url).views.counts().complete == 30
 
 
@@ -260,7 +260,7 @@ def test_a_search_that_loses_its_device_is_replaced_by_a_worker(sqlite_url, monk
 def test_a_search_without_workers_ends_with_an_error(sqlite_url, monkeypatch, caplog):
     monkeypatch.setattr("automl.workers.session.work", LosesItsDevice())
     monkeypatch.setenv(tiny.EXIT, "always:2")
-    with pytest.raises(UsageError, match=r"no worker is left.* go on with: automl resume s"):
+    with pytest.raises(UsageError, match=r"no worker is left.* continue with: automl resume s"):
         automl.search(f"{FILE}:plane", **PARTS, storage=sqlite_url, trials=3)
     assert "a worker ended with exit code 2" in caplog.text
 

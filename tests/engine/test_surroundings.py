@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import tiny
 import torch
+from optuna.trial import TrialState
 
 import automl
 from automl import Candidate, Report, Run, State, Task
 from automl.analysis.doctor import Doctor
+from automl.ledger.values import Worker
+from automl.plugin.report import Outcome
+from automl.study.search_request import SearchRequest
+from automl.study.study import Study
+from automl.workers.preparation import prepare_search
 
 TINY = {"task": tiny.Nothing, "strategy": "random", "device": "cpu"}
 # How to change each piece of state, and how to read it.
@@ -96,6 +103,42 @@ def test_each_trial_and_the_caller_find_the_same_process_state(sqlite_url):
     assert ends == [State.COMPLETE, State.FAILED, State.COMPLETE]
     assert [*FOUND, seen()] == [before] * 4
     assert Doctor(study).findings() == []
+
+
+class SettingWhenTold(optuna.samplers.RandomSampler):
+    """Changes all process state when it is told of a trial."""
+
+    def __init__(self, *, seed: int = 0) -> None:
+        super().__init__(seed)
+
+    def after_trial(self, study, trial, state, values):
+        set_all()
+
+
+class Seeing(tiny.Steps):
+    def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
+        FOUND.append(seen())
+        yield Report(1, {"score": 1.0})
+
+
+def test_a_strategy_that_is_told_of_a_trial_leaves_the_process_state_as_it_was(sqlite_url):
+    FOUND.clear()
+    before = seen()
+    parts = {**TINY, "trainer": Seeing, "strategy": SettingWhenTold}
+    request = SearchRequest(tiny.plane, **parts, storage=sqlite_url, trials=3)
+    session = prepare_search(request).session()
+    _leave_one_untold(session.study)
+    session.run()
+    assert len(session.study.optuna.get_trials(states=(TrialState.COMPLETE,))) == 3
+    assert [*FOUND, seen()] == [before] * 3
+
+
+def _leave_one_untold(study: Study) -> None:
+    """Settle a trial as a worker that ends before it tells Optuna."""
+    lease = study.ledger.reserve(Worker("gone"))
+    assert lease is not None
+    made = study.optuna.ask()
+    study.ledger.settle(lease, made.number, Outcome(State.COMPLETE, (1.0,), {"score": 1.0}, 1), 0.0)
 
 
 def test_a_space_may_change_process_state_for_its_own_trial(sqlite_url):

@@ -33,7 +33,7 @@ def test_an_accuracy_without_errors_is_not_certain():
     assert found["accuracy"][0] < 0.95
 
 
-def test_what_a_task_cannot_measure_has_no_interval():
+def test_a_metric_that_cannot_be_measured_has_no_interval():
     def evaluate(outputs, targets):
         if len(targets.unique()) < 2:
             raise ValueError("only one label")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import networkx as nx
 import pytest
 from cells import CELLS, CONV1, EDGES, NONE, POOL, SKIP, Truth
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
 from automl import Algebra, Graph, GraphError, Open, Operation, declare
@@ -310,6 +310,73 @@ def test_open_attributes_differ_by_decision():
     assert dropped("p", 0.5) == dropped("p", 0.5)
 
 
+def test_open_widths_differ_by_decision_and_by_what_is_derived_from_it():
+    width = Open("width", CategoricalDistribution([4, 8]))
+
+    def after(features: int | Open) -> str | None:
+        graph, x = vectors()
+        graph.output(graph.add("linear", graph.add("linear", x, features=features), features=2))
+        return key(graph)
+
+    keys = [
+        after(8),
+        after(width),
+        after(Open("other", CategoricalDistribution([4, 8]))),
+        after(Open("width", CategoricalDistribution([6, 8]))),
+        after(width.map(lambda w: w // 2)),
+        after(width.map(lambda w: w + 4)),
+    ]
+    assert len({*keys, None}) == 7
+    assert after(width) == keys[1]
+    assert after(width.map(lambda w: 2 * w // 4)) == keys[4]
+
+
+def test_open_picks_differ_by_decision_and_closed_ones_are_what_they_pick():
+    def picked(index: int | Open | None, swapped: bool = False) -> str | None:
+        graph, x = vectors()
+        inputs = [graph.add("relu", x), graph.add("tanh", x)]
+        inputs = inputs[::-1] if swapped else inputs
+        graph.output(inputs[0] if index is None else graph.add("pick", *inputs, index=index))
+        return key(graph)
+
+    depth, other = (Open(name, IntDistribution(0, 1)) for name in ("depth", "other"))
+    assert picked(0) == picked(None)
+    assert len({picked(0), picked(1), picked(depth), picked(other), picked(depth, True)}) == 5
+
+
+def test_zeros_of_different_open_widths_differ():
+    """Nothing but their width shows in the output, and it is that of another decision."""
+
+    def normalized(name: str) -> str | None:
+        graph, x = vectors()
+        a, b = (
+            graph.add("linear", x, features=Open(each, CategoricalDistribution([2, 4])))
+            for each in ("a", "b")
+        )
+        zeros = graph.add("zero", a if name == "a" else b)
+        both = graph.add("layer_norm", graph.add("concat", x, zeros))
+        graph.output(graph.add("linear", graph.add("relu", both), features=2))
+        return key(graph)
+
+    assert normalized("a") is not None
+    assert normalized("a") != normalized("b")
+
+
+def test_a_concatenation_with_an_open_width_keeps_its_order():
+    width = Open("width", CategoricalDistribution([2, 4]))
+
+    def joined(order: Sequence[int], last: int | Open) -> str | None:
+        graph, x = vectors()
+        parts = [graph.add(step, graph.add("linear", x, features=4)) for step in ("relu", "tanh")]
+        fixed = [parts[place] for place in order]
+        h = graph.add("concat", *fixed, graph.add("linear", x, features=last))
+        graph.output(graph.add("linear", h, features=2))
+        return key(graph)
+
+    assert joined([0, 1], 4) == joined([1, 0], 4)
+    assert joined([0, 1], width) != joined([0, 1], 4)
+
+
 def test_an_attribute_that_cannot_be_encoded_gives_no_key():
     label: object = object()
     found = canonical(plain([(ORDERED, label, (0,))]))  # type: ignore[list-item]
@@ -331,7 +398,7 @@ def test_custom_operations_and_live_weights_are_reported():
 
 
 def test_a_redeclared_operation_is_read_again():
-    name = "test_canonical_anew"
+    name = "test_canonical_again"
 
     def add(algebra: Algebra) -> str | None:
         operation = Operation(name, lambda shapes: nn.Tanh(), lambda shapes: shapes[0], 1, algebra)

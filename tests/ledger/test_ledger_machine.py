@@ -1,4 +1,4 @@
-"""Compares the ledger with a model of it, for any order of what workers do, lose and repeat.
+"""Compares the ledger with a model, for any order of workers' actions, losses and retries.
 
 Every test run includes a short run. `pytest -m long tests/ledger/test_ledger_machine.py` makes
 20,000 steps, or the number in AUTOML_MACHINE_STEPS.
@@ -438,7 +438,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(t.phase is Phase.PARKED for t in self.trials.values()))
     @rule(data=DATA)
     def repair(self, data: Any) -> None:
-        """Repair a study; a sound one does not change."""
+        """Repair a study; an intact one does not change."""
         self._call(data, self.checks.repair)
 
     @precondition(lambda self: any(t.result and not t.told for t in self.trials.values()))

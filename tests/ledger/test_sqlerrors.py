@@ -254,7 +254,7 @@ def test_a_user_of_mariadb_without_free_connections_waits(tmp_path):
     check(caught.value, Kind.AWAY, "use fewer workers")
 
 
-# What a test cannot bring about, a server can be made to say.
+# Errors that a test cannot cause, but that a server can be made to raise.
 SAID = {
     "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'said' USING ERRCODE = '{}'; END $$",
     "mysql": "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {}, MESSAGE_TEXT = 'said'",
@@ -264,19 +264,19 @@ SAID = {
 MEANT = {
     "postgresql": {
         "54001": (Kind.OWN, "nest values less"),
-        "54011": (Kind.FATAL, "columns beside automl's"),
+        "54011": (Kind.FATAL, "columns that automl did not create"),
         "54023": (Kind.FATAL, "fewer arguments of a function"),
     },
     "mysql": {
         1135: (Kind.AWAY, "use fewer workers"),
         **dict.fromkeys((1158, 1159, 1160, 1161), (Kind.AWAY, "check the network")),
-        1412: (Kind.TRANSIENT, "another program changes the tables"),
+        1412: (Kind.TRANSIENT, "another program is changing the tables"),
         1615: (Kind.TRANSIENT, "table_definition_cache"),
     },
 }
 
 
-def test_what_a_server_says_is_of_its_kind_and_has_a_hint(server):
+def test_an_errors_code_gives_its_kind_and_a_hint(server):
     backend = make_url(server).get_backend_name()
     for code, (kind, hint) in MEANT[backend].items():
         with connected(server) as run:

@@ -1,4 +1,4 @@
-"""The suites for plugin authors pass what is sound and name what is broken."""
+"""The suites for plugin authors accept valid plugins and name what is broken in others."""
 
 import itertools
 import random
@@ -26,7 +26,7 @@ from automl.testing import (
 
 
 # Spaces.
-def test_a_sound_space_passes():
+def test_a_valid_space_passes():
     assert check_space(small_space, blobs()) == {"activation", "rate", "lr"}
 
 
@@ -56,7 +56,7 @@ def misshapen(trial, task):
 
 
 class Late(nn.Module):
-    """Meets an open value only while it runs, on a path of its own."""
+    """Uses an open value only during the forward pass."""
 
     def __init__(self, rate):
         super().__init__()
@@ -86,13 +86,13 @@ def test_a_broken_space_is_named(space, message):
         check_space(space, blobs())
 
 
-def test_a_space_of_wrong_shape_is_named():
+def test_a_space_with_a_wrong_output_shape_is_named():
     with pytest.raises(Exception, match=r"returns shape \(7,\)"):
         check_space(misshapen, blobs())
 
 
 # Tasks.
-def test_sound_tasks_pass():
+def test_valid_tasks_pass():
     check_task(blobs())
     check_task(Line())
 
@@ -198,7 +198,7 @@ class Wandering(Trainer):
     metric: str = "score"
     stubborn: bool = False
     swallows: bool = False
-    forgets: bool = False
+    forgets: int = 0
     seeded: bool = True
     closes: str = ""
     empty: bool = False
@@ -208,7 +208,8 @@ class Wandering(Trainer):
         first = 0 if state is None else state["at"]
         torch.manual_seed(run.seed) if self.seeded else torch.seed()
         start = float(torch.rand(()))
-        total = start if state is None or self.forgets else state["total"]
+        forgets = state is None or self.forgets == state["at"]
+        total = start if forgets else state["total"]
         for number in range(first, 0 if self.empty else 3):
             self._tick(run)
             total += 1
@@ -236,7 +237,7 @@ class Wandering(Trainer):
 SCORED = Scripted(values=(0.0,) * 9, direction=Direction.MAXIMIZE)
 
 
-def test_a_sound_trainer_passes(tmp_path):
+def test_a_valid_trainer_passes(tmp_path):
     check_trainer(Wandering(), lambda trial, task: nn.Linear(3, 1), SCORED, tmp_path)
 
 
@@ -250,7 +251,8 @@ def test_a_sound_trainer_passes(tmp_path):
         ({"seeded": False}, "the same seed must give the same values"),
         ({"stubborn": True}, "closing the generator must stop the training"),
         ({"swallows": True}, r"must not catch what run.tick"),
-        ({"forgets": True}, "after resuming from the checkpoint of step 1 the result is"),
+        ({"forgets": 1}, "after resuming from the checkpoint of step 1 the result is"),
+        ({"forgets": 2}, "after resuming from the checkpoint of step 2 the result is"),
         ({"closes": "x"}, "closed contains decisions that were not open"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -273,7 +275,7 @@ class Unseeded(optuna.samplers.RandomSampler):
         super().__init__()
 
 
-def test_a_sound_strategy_passes():
+def test_a_valid_strategy_passes():
     check_strategy(optuna.samplers.RandomSampler)
 
 
@@ -306,7 +308,7 @@ class Wordy(optuna.pruners.BasePruner):
         return "no"
 
 
-def test_sound_pruners_pass():
+def test_valid_pruners_pass():
     check_pruner(optuna.pruners.NopPruner)
     check_pruner(optuna.pruners.MedianPruner)
 
@@ -325,7 +327,7 @@ def test_a_broken_pruner_is_named(factory, message):
         check_pruner(factory)
 
 
-def test_a_sound_launcher_passes(tmp_path):
+def test_a_valid_launcher_passes(tmp_path):
     check_launcher(LocalLauncher(), tmp_path)
 
 
@@ -361,7 +363,7 @@ class Deaf(LocalWorker):
 
 
 class Shell(LocalWorker):
-    """A worker whose end is told as a shell tells it."""
+    """A worker whose exit code is that of a shell."""
 
     def wait(self, timeout=None):
         code = super().wait(timeout)
@@ -385,13 +387,13 @@ def test_a_broken_launcher_is_named(tmp_path, fault, message):
         check_launcher(Broken(fault), tmp_path, seconds=20)
 
 
-# Events; commands are tried where `automl plugins check` is, for they need a module.
+# Events; commands need a module, so the tests of `automl plugins check` cover them.
 def listening(name, function):
     function.__name__ = name
     return SimpleNamespace(**{name: hookimpl(function)})
 
 
-def test_sound_listeners_pass():
+def test_valid_listeners_pass():
     check_events(listening("search_finished", lambda study, trials: None))
     check_events(listening("trial_proposed", lambda: None))
 

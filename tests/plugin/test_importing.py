@@ -1,4 +1,4 @@
-"""Approved code runs as it was approved, whatever lies beside it by the time it is imported."""
+"""Approved code runs as it was approved, whatever is in its folder when it is imported."""
 
 import importlib.util
 import itertools
@@ -32,7 +32,7 @@ _numbers = itertools.count()
 
 
 class Place:
-    """A folder with a file, or a package of one, that imports another from beside it."""
+    """A folder with a file, or a package with one, that imports another from the same folder."""
 
     def __init__(self, folder: Path, packaged: bool) -> None:
         number = next(_numbers)
@@ -53,11 +53,11 @@ class Place:
 
     @property
     def evil(self) -> str:
-        """Code that leaves a trace where it runs, and otherwise looks right."""
+        """Code that leaves a trace if it runs, and otherwise looks right."""
         return f"open({str(self.ran)!r}, 'w').close()\nVALUE = 'planted'\n"
 
     def load(self, before_import: Callable[[], object] = lambda: None) -> object:
-        """What the module got; `before_import` runs between its approval and its import."""
+        """Return the imported value; `before_import` runs between approval and import."""
 
         class Slow(Trust):
             def require(self, claim: str, what: str, name: str) -> None:
@@ -79,7 +79,7 @@ def place(tmp_path, request, monkeypatch) -> Place:
 
 
 def plant(place: Place, file: Path, unchecked: bool) -> None:
-    """Put bytecode where Python would take it for a file's; unchecked: with PEP 552's flag."""
+    """Put bytecode where Python would look for a file's, perhaps unchecked (PEP 552)."""
     cached = Path(importlib.util.cache_from_source(str(file)))
     cached.parent.mkdir(exist_ok=True)
     stat = file.stat()
@@ -102,7 +102,7 @@ def test_no_bytecode_is_written(place):
     assert not list(place.top.rglob("*.pyc"))
 
 
-def test_a_file_beside_may_not_be_bytecode_alone(place):
+def test_an_imported_file_needs_its_source(place):
     place.beside.write_text(place.evil)
     py_compile.compile(str(place.beside), cfile=str(place.beside.with_suffix(".pyc")))
     place.beside.unlink()
@@ -112,13 +112,13 @@ def test_a_file_beside_may_not_be_bytecode_alone(place):
 
 
 @pytest.mark.parametrize("which", ["own", "beside"])
-def test_what_was_approved_runs_though_the_file_is_swapped_before_its_import(place, which):
+def test_approved_code_runs_even_if_its_file_is_swapped_before_the_import(place, which):
     file = getattr(place, which)
     assert place.load(lambda: file.write_text(place.evil)) == "approved"
     assert not place.ran.exists()
 
 
-def test_a_file_that_swaps_another_before_it_imports_it_gets_what_was_approved(place):
+def test_a_file_that_swaps_another_before_importing_it_gets_the_approved_code(place):
     text = place.own.read_text()
     swap = f"from pathlib import Path\nPath({str(place.beside)!r}).write_text({place.evil!r})\n"
     place.own.write_text(swap + text)
@@ -126,7 +126,7 @@ def test_a_file_that_swaps_another_before_it_imports_it_gets_what_was_approved(p
     assert not place.ran.exists()
 
 
-def test_a_late_import_gets_what_was_approved_too(place):
+def test_a_late_import_also_gets_the_approved_code(place):
     where = "." if place.reference.endswith(".own") else ""
     late = (
         f"def late():\n    from {where}{place.helper} import VALUE\n    return VALUE\nVALUE = 0\n"
@@ -138,7 +138,7 @@ def test_a_late_import_gets_what_was_approved_too(place):
     assert not place.ran.exists()
 
 
-def test_a_package_that_appears_does_not_take_a_files_place(place):
+def test_a_package_that_appears_later_does_not_replace_a_file(place):
     def shadow() -> None:
         (place.folder / place.helper).mkdir()
         (place.folder / place.helper / "__init__.py").write_text(place.evil)
@@ -147,13 +147,13 @@ def test_a_package_that_appears_does_not_take_a_files_place(place):
     assert not place.ran.exists()
 
 
-def test_compiled_code_that_appears_does_not_take_a_files_place(place):
+def test_compiled_code_that_appears_later_does_not_replace_a_file(place):
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     native = place.folder / f"{place.helper}{suffix}"
     assert place.load(lambda: native.write_bytes(b"no library")) == "approved"
 
 
-def test_a_folder_without_init_stays_one(place):
+def test_a_folder_without_init_stays_a_namespace_package(place):
     inner = place.folder / f"{place.helper}_space"
     inner.mkdir()
     (inner / "deep.py").write_text("VALUE = 'approved'\n")
@@ -167,7 +167,7 @@ def test_a_folder_without_init_stays_one(place):
     assert any(name.endswith(f"{inner.name}/deep.py") for name in source.code.beside)
 
 
-def test_a_link_counts_by_what_it_leads_to(place, tmp_path):
+def test_a_link_counts_by_its_target(place, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     real = elsewhere / "real.py"
@@ -183,7 +183,7 @@ def test_a_link_counts_by_what_it_leads_to(place, tmp_path):
     assert not place.ran.exists()
 
 
-def test_compiled_code_counts_and_is_loaded_as_it_was_approved(tmp_path):
+def test_compiled_code_counts_and_its_approved_bytes_are_loaded(tmp_path):
     # An extension module of a dependency, whose file alone is enough.
     library = Path(markupsafe._speedups.__file__)
     copy = tmp_path / library.name
@@ -201,7 +201,7 @@ def test_compiled_code_counts_and_is_loaded_as_it_was_approved(tmp_path):
     assert list(source.code.beside) == [library.name]
 
 
-def test_what_no_import_statement_names_is_not_found_in_an_approved_folder(tmp_path, monkeypatch):
+def test_only_imported_modules_are_found_in_an_approved_folder(tmp_path, monkeypatch):
     place = Place(tmp_path, packaged=False)
     other = f"{place.helper}_other"
     (tmp_path / f"{other}.py").write_text(place.evil)
@@ -214,7 +214,7 @@ def test_what_no_import_statement_names_is_not_found_in_an_approved_folder(tmp_p
     assert not place.ran.exists()
 
 
-def test_nor_in_an_approved_package(tmp_path, monkeypatch):
+def test_only_imported_modules_are_found_in_an_approved_package(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.chdir(tmp_path)
     place = Place(tmp_path, packaged=True)
@@ -225,7 +225,7 @@ def test_nor_in_an_approved_package(tmp_path, monkeypatch):
     assert not place.ran.exists()
 
 
-def test_what_is_installed_comes_before_a_file_beside(tmp_path):
+def test_installed_packages_come_before_files_in_the_folder(tmp_path):
     (tmp_path / "markupsafe.py").write_text("VALUE = 'beside'")
     (tmp_path / "own.py").write_text("import markupsafe\ndef f(trial, task): ...\n")
     with pytest.raises(PluginError, match=r"markupsafe\.py, but another markupsafe is loaded"):
@@ -246,7 +246,7 @@ def test_tracebacks_and_data_of_a_package_are_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["worker", "resume"])
-def test_workers_run_what_was_approved(tmp_path, sqlite_url, verb):
+def test_workers_run_the_approved_code(tmp_path, sqlite_url, verb):
     own = Path(shutil.copy(tiny.__file__, tmp_path / "mine.py"))
     helper = f"importing_helper_{next(_numbers)}"
     (tmp_path / f"{helper}.py").write_text("VALUE = 1\n")
@@ -277,7 +277,7 @@ def space(trial, task):
 """
 
 
-def test_the_process_that_probes_runs_what_was_approved(tmp_path):
+def test_the_probing_process_runs_the_approved_code(tmp_path):
     place = Place(tmp_path, packaged=False)
     place.own.write_text(SPACE.replace("HELPER", place.helper))
     request = SearchRequest(

@@ -102,7 +102,7 @@ def test_text_is_converted_by_annotation(text, annotation, value):
         ("b", Literal["a", 2], "expected a or 2, got 'b'"),
     ],
 )
-def test_what_cannot_be_converted_is_named(value, annotation, expected):
+def test_a_value_that_cannot_be_converted_is_named(value, annotation, expected):
     with pytest.raises(UsageError, match=f"painter option x: {expected}"):
         convert("painter option x", value, annotation)
 
@@ -123,22 +123,22 @@ def test_a_function_offers_its_keyword_only_parameters():
     assert [name for name, option in options.items() if option.required] == ["name"]
 
 
-def test_given_options_come_converted_and_the_rest_by_default():
+def test_given_options_are_converted_and_the_others_have_their_defaults():
     values = resolve("painter", options_of(Painter, frozenset()), {"colour": "blue"})
     assert values == {"colour": Colour.BLUE, "width": 3, "folder": None}
 
 
-def test_an_unknown_option_lists_the_known_and_guesses():
+def test_an_unknown_option_lists_the_known_ones_and_suggests_one():
     with pytest.raises(UnknownNameError, match=r"did you mean 'width'\?.*colour, folder, width"):
         resolve("painter", options_of(Painter, frozenset()), {"widht": 3})
 
 
-def test_a_missing_option_is_asked_for():
+def test_a_missing_option_is_named():
     with pytest.raises(UsageError, match=r"space paint needs -o space\.name="):
         resolve("space paint", options_of(paint, frozenset()), {})
 
 
-# Defaults are converted as what is given is.
+# Defaults are converted like given values.
 class Depth(Enum):
     SHALLOW = (1, 2)
     DEEP = (3, 4)
@@ -170,7 +170,7 @@ UNANNOTATED = st.one_of(
 
 
 def stored(factory: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of a trainer by default, and again after it was stored in a study."""
+    """The default options of a trainer, before and after it was stored in a study."""
     registry = Registry()
     offer = Offer(Kind.TRAINER, "own", "test", factory)
     registry._objects[Kind.TRAINER, "own"] = offer
@@ -180,7 +180,7 @@ def stored(factory: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @given(st.data())
-def test_options_are_the_same_after_they_were_stored(data):
+def test_options_are_the_same_after_storing(data):
     annotation = data.draw(st.sampled_from(list(VALUES_OF_ANY_KIND)))
     default = data.draw(st.none() | VALUES_OF_ANY_KIND[annotation])
     factory = make_dataclass("Own", [("x", annotation, field(default_factory=lambda: default))])
@@ -189,7 +189,7 @@ def test_options_are_the_same_after_they_were_stored(data):
 
 
 @given(UNANNOTATED)
-def test_options_without_an_annotation_are_of_their_defaults_type(default):
+def test_options_without_an_annotation_have_the_type_of_their_default(default):
     def own(*, x=default): ...
 
     before, after = stored(own)
@@ -198,7 +198,7 @@ def test_options_without_an_annotation_are_of_their_defaults_type(default):
         assert (before["x"], type(before["x"])) == (default, type(default))
 
 
-def test_a_default_is_converted_as_a_given_value_is():
+def test_defaults_are_converted_like_given_values():
     def own(
         *,
         scale: float = 1,
@@ -224,7 +224,7 @@ def test_a_default_that_no_study_can_store_is_named():
         resolve("trainer own", options_of(own, frozenset()), {})
 
 
-def test_a_name_that_only_type_checkers_see_is_no_hindrance():
+def test_a_name_imported_only_for_type_checkers_is_allowed():
     def own(trial: "NoSuchName", *, depth: "int" = 2, other: "NoSuchName" = 1.5): ...  # noqa: F821
 
     values = resolve("own", options_of(own, frozenset()), {"depth": "3"})
@@ -232,7 +232,7 @@ def test_a_name_that_only_type_checkers_see_is_no_hindrance():
 
 
 # Paths.
-def test_a_relative_path_is_kept_whole(tmp_path, monkeypatch):
+def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert convert("folder", "../data", Path) == tmp_path.parent / "data"
 
@@ -248,7 +248,7 @@ def test_a_relative_path_is_kept_whole(tmp_path, monkeypatch):
         (Literal["Path"], False),
     ],
 )
-def test_a_path_is_seen_at_any_depth(annotation, is_path):
+def test_a_path_is_detected_at_any_depth(annotation, is_path):
     factory = make_dataclass("Own", [("x", annotation)])
     assert options_of(factory, frozenset())["x"].is_path is is_path
 

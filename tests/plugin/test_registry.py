@@ -1,4 +1,4 @@
-"""Plugins: found by metadata, loaded when asked for, clashes and breakage named in one line."""
+"""Plugins: found by metadata, loaded when requested, with one line for clashes and errors."""
 
 import functools
 import importlib
@@ -70,7 +70,7 @@ def test_an_installed_plugin_is_found_by_its_entry_point(install):
     assert offer.build({"depth": "5"}).make().candidate(1, 2) == (1, 2, 5)
 
 
-def test_nothing_is_imported_before_it_is_asked_for(install):
+def test_nothing_is_imported_before_it_is_requested(install):
     install("one_dist", "raise RuntimeError('imported')", {"space.line": "one_dist"})
     found = Registry()
     assert "line" in found.names(Kind.SPACE)
@@ -120,7 +120,7 @@ def test_a_plugin_that_does_not_offer_what_it_declares(install):
 
 
 @pytest.mark.parametrize("kind", [k for k in Kind if k not in (Kind.COMMAND, Kind.EVENT)])
-def test_an_unknown_name_lists_those_there_are(kind):
+def test_an_unknown_name_lists_the_known_ones(kind):
     found = Registry()
     with pytest.raises(UnknownNameError) as caught:
         found.find(kind, "no-such")
@@ -128,7 +128,7 @@ def test_an_unknown_name_lists_those_there_are(kind):
         assert name in str(caught.value)
 
 
-def test_a_name_nearly_right_is_suggested():
+def test_a_similar_name_is_suggested():
     with pytest.raises(UnknownNameError, match="did you mean 'mlp'"):
         Registry().find(Kind.SPACE, "mpl")
 
@@ -163,12 +163,12 @@ def test_a_plugin_file_cannot_take_an_installed_name(tmp_path):
         found.find(Kind.SPACE, "mlp")
 
 
-def test_a_name_that_is_not_in_the_file(file):
+def test_a_missing_name_in_a_file(file):
     with pytest.raises(UnknownNameError, match=r"'lime'.*did you mean 'line'"):
         Registry().find(Kind.SPACE, f"{file}:lime")
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(UsageError, match=r"cannot read .*none\.py: No such file"):
         Registry().find(Kind.SPACE, f"{tmp_path / 'none.py'}:f")
 
@@ -209,7 +209,7 @@ def test_a_module_in_a_package_is_found_without_running_the_package(tmp_path, mo
         Registry().find(Kind.SPACE, "own_package.inner:line")
 
 
-def test_a_module_that_is_not_there():
+def test_a_missing_module():
     with pytest.raises(UsageError, match=r"no module named 'no_such\.module'"):
         Registry().find(Kind.SPACE, "no_such.module:f")
 
@@ -241,7 +241,7 @@ class Outer:
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
-    """A module that is imported, as a script of the user's is."""
+    """A module imported like a user's script."""
     (tmp_path / "own_script.py").write_text(SCRIPT)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("own_script")
@@ -302,7 +302,7 @@ def test_a_nameless_object_is_known_by_its_code_not_its_address(script):
     assert code(tiny.Steps(1)) != code(tiny.Steps(2))
 
 
-def test_a_nameless_object_and_several_workers_do_not_go_together(sqlite_url):
+def test_a_nameless_object_cannot_be_used_with_several_workers(sqlite_url):
     given = {"task": tiny.Nothing, "trainer": tiny.Steps, "storage": sqlite_url}
     with pytest.raises(UsageError, match=r"space .*<lambda> cannot be loaded by other workers"):
         automl.search(lambda trial, task: None, workers=2, **given)
@@ -349,7 +349,7 @@ def test_a_guarded_script_has_two_workers(tmp_path, sqlite_url):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_a_guard_hides_is_no_name_that_others_find(tmp_path, sqlite_url):
+def test_a_name_behind_a_guard_cannot_be_found_by_other_processes(tmp_path, sqlite_url):
     done = run_script(tmp_path / "own.py", 'if __name__ == "__main__":', sqlite_url, given=True)
     assert "task Task cannot be loaded by other workers" in done.stderr
 
@@ -362,7 +362,7 @@ def test_a_file_that_searches_while_it_is_loaded_is_one_line(tmp_path, call):
         Registry().find(Kind.SPACE, f"{path}:f")
 
 
-# What a module merely imports.
+# Names that a module merely imports.
 IMPORTING = """
 import os
 from subprocess import Popen, run
@@ -382,7 +382,7 @@ def wrong(): return 7
 
 
 @pytest.mark.parametrize("name", ["Popen", "run", "partial", "NopPruner", "shell"])
-def test_a_file_gives_only_what_it_defines(tmp_path, name):
+def test_a_file_offers_only_names_that_it_defines(tmp_path, name):
     path = tmp_path / "own.py"
     path.write_text(IMPORTING)
     with pytest.raises(PluginError, match=rf"pruner '{name}' in .*own\.py is imported from"):
@@ -390,7 +390,7 @@ def test_a_file_gives_only_what_it_defines(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["prune", "made", "call"])
-def test_functions_classes_and_objects_of_its_own_are_given(tmp_path, name):
+def test_a_files_own_functions_classes_and_objects_are_offered(tmp_path, name):
     path = tmp_path / "own.py"
     path.write_text(IMPORTING)
     assert Registry().build(Kind.PRUNER, f"{path}:{name}", {}).make().prune(None, None) is False
@@ -408,14 +408,14 @@ def test_functions_classes_and_objects_of_its_own_are_given(tmp_path, name):
         ("launcher", "wrong", "expected a launcher with start, got a int"),
     ],
 )
-def test_what_a_factory_makes_is_of_its_kind(tmp_path, kind, name, says):
+def test_a_factorys_product_must_be_of_its_kind(tmp_path, kind, name, says):
     path = tmp_path / "own.py"
     path.write_text(IMPORTING)
     with pytest.raises(PluginError, match=rf"{kind} own\.py:{name}: {says}"):
         Registry().build(Kind(kind), f"{path}:{name}", {}).make()
 
 
-# What a plugin raises.
+# Errors of plugins.
 RAISING = """
 import torch
 from automl import Direction, Signature, Split
@@ -465,7 +465,7 @@ class NoDigest(Iris):
         ("Validation", UsageError, "row 3 of split validation contains NaN or infinity: clean"),
     ],
 )
-def test_what_a_task_raises_is_one_line_that_names_it(tmp_path, name, error, says):
+def test_an_error_of_a_task_is_one_line_that_names_it(tmp_path, name, error, says):
     path = tmp_path / "own.py"
     path.write_text(RAISING)
     request = SearchRequest(f"{tiny.__file__}:plane", task=f"{path}:{name}")
@@ -475,7 +475,7 @@ def test_what_a_task_raises_is_one_line_that_names_it(tmp_path, name, error, say
 
 
 # Options.
-def test_options_a_factory_refuses_name_it(tmp_path):
+def test_an_option_that_a_factory_rejects_names_the_factory(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("def broken(*, x: int = 1):\n    raise ValueError('x is not right')\n")
     says = r"pruner own\.py:broken: ValueError: x is not right \(line 2 of .*own\.py\)"
@@ -483,12 +483,12 @@ def test_options_a_factory_refuses_name_it(tmp_path):
         Registry().build(Kind.PRUNER, f"{path}:broken", {}).make()
 
 
-def test_an_unknown_option_lists_those_there_are(file):
+def test_an_unknown_option_lists_the_known_ones(file):
     with pytest.raises(UnknownNameError, match=r"'width'.*known: depth"):
         Registry().build(Kind.SPACE, f"{file}:line", {"width": 1})
 
 
-# The built-in plugins enter by the same door.
+# The built-in plugins are loaded in the same way.
 def test_listing_every_plugin_imports_none():
     code = (
         "import sys\n"
@@ -500,7 +500,7 @@ def test_listing_every_plugin_imports_none():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_defaults_are_there():
+def test_the_default_plugins_exist():
     found = Registry()
     for field in fields(SearchRequest):
         if field.name in (kind.value for kind in Kind) and field.name != "space":
@@ -535,7 +535,7 @@ def test_a_search_and_a_resume_take_a_launcher_with_options(tmp_path, sqlite_url
     assert note.read_text() == "started\nstarted\n"
 
 
-def test_a_resume_takes_no_options_of_other_parts():
+def test_a_resume_rejects_options_of_other_parts():
     with pytest.raises(UnknownNameError, match=r"'space'.*known: launcher"):
         automl.resume("s", options={"space": {"depth": 3}})
 
@@ -558,7 +558,7 @@ def test_a_hook_that_raises_is_a_broken_plugin(tmp_path):
         registry.find(Kind.SPACE, "net")
 
 
-def test_a_name_may_bring_the_option_that_it_needs():
+def test_a_name_may_include_its_required_option():
     registry = Registry()
     assert registry.with_argument(Kind.TASK, "csv:a:b.csv") == ("csv", {"file": "a:b.csv"})
     for plain in ("digits", "my_task.py:iris", "package.tasks:iris"):
@@ -567,13 +567,13 @@ def test_a_name_may_bring_the_option_that_it_needs():
         registry.with_argument(Kind.TASK, "digits:9")
 
 
-def test_an_option_is_given_once(tmp_path):
+def test_an_option_can_only_be_given_once(tmp_path):
     given = {"task": {"file": "other.csv"}}
-    with pytest.raises(UsageError, match=r"-o task.file is given twice: after the colon, too"):
+    with pytest.raises(UsageError, match=r"-o task.file is given twice: also after the colon"):
         plan(SearchRequest("mlp", task="csv:data.csv", options=given), Registry())
 
 
-def test_an_editable_plugin_is_known_by_what_it_holds(tmp_path, monkeypatch):
+def test_an_editable_plugin_is_known_by_its_content(tmp_path, monkeypatch):
     package = tmp_path / "edited_plugin"
     package.mkdir()
     (package / "__init__.py").write_text("from edited_plugin import part\n")
@@ -604,7 +604,9 @@ class Hook:
         return spec if name == self.name else None
 
 
-def test_so_is_one_whose_folder_has_another_name(tmp_path, monkeypatch):
+def test_an_editable_plugin_in_a_folder_of_another_name_is_known_by_its_content(
+    tmp_path, monkeypatch
+):
     for name in ("__init__", "part"):
         (tmp_path / f"{name}.py").write_text("WIDTH = 8\n")
     monkeypatch.setattr("sys.meta_path", [*sys.meta_path, Hook("hooked_plugin", tmp_path)])
@@ -618,7 +620,7 @@ def test_so_is_one_whose_folder_has_another_name(tmp_path, monkeypatch):
     assert code() != before
 
 
-def test_what_is_installed_to_be_edited_is_known():
+def test_editable_installs_are_detected():
     said = importlib.metadata.distribution("automl").read_text("direct_url.json") or "{}"
     editable = json.loads(said).get("dir_info", {}).get("editable", False)
     assert bool(Registry().find(Kind.SPACE, "mlp").editable) is editable

@@ -1,4 +1,4 @@
-"""A study in a shared database is data, not code: what another user must approve first."""
+"""A study in a shared database is data, not code: another user must first approve its code."""
 
 import os
 import shutil
@@ -59,7 +59,7 @@ def load(url: str, trust: Trust | None = None):
 
 
 # User files.
-def test_what_a_user_ran_needs_no_approval_from_that_user(made):
+def test_code_that_a_user_ran_needs_no_approval_from_that_user(made):
     load(made)
     assert automl.resume("s", storage=made, trials=1).study.views.counts().complete == 2
 
@@ -74,7 +74,7 @@ def test_another_user_is_asked_first_and_runs_nothing(made, own, another_user, m
     assert caught.value.exit_code == 2
 
 
-def test_naming_the_file_again_approves_it_for_good(made, own, another_user):
+def test_naming_the_file_again_approves_it_permanently(made, own, another_user):
     load(made, trusting(False, [str(own)]))
     load(made)
 
@@ -94,7 +94,7 @@ def test_trusting_everything_passes(made, another_user):
     load(made)
 
 
-def test_a_changed_file_is_refused_even_by_who_wrote_it(made, own):
+def test_a_changed_file_is_refused_even_for_its_author(made, own):
     own.write_text(own.read_text() + "\n# changed\n")
     for trust in (Trust(), trusting(True, []), trusting(False, [str(own)])):
         with pytest.raises(UsageError, match=r"mine\.py has changed since the study was made"):
@@ -127,16 +127,16 @@ def test_a_plugin_file_is_approved_like_any_other(own, sqlite_url, another_user,
         load(sqlite_url, trusting(False, [str(own)]))
 
 
-# A study that somebody planted: approved files, and other names in them.
+# A study that an attacker planted, with other names in approved files.
 def plant(url: str, **changes) -> None:
-    """Change the stored spec, as who can write the database can."""
+    """Change the stored spec, as anyone who can write to the database could."""
     study = open_study(Storage(url), "s").optuna
     spec = study.user_attrs["automl"]
     study.set_user_attr("automl", spec | changes)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("pruner", "Steps"), ("trainer", "Nothing")])
-def test_an_approved_file_is_approved_for_what_was_used_of_it_alone(made, own, kind, name):
+def test_an_approval_covers_only_the_names_that_were_used(made, own, kind, name):
     code = {"sha256": sha256(own.read_bytes()), "beside": {}}
     part = {"reference": f"{own}:{name}", "options": {}, "code": code, "files": {}}
     plant(made, **{kind: part})
@@ -151,7 +151,7 @@ def test_an_approved_file_is_not_approved_as_a_plugin(made, own):
         load(made)
 
 
-def test_what_a_file_imports_is_not_its_own_even_for_who_trusts_everything(own, made, tmp_path):
+def test_imported_names_are_not_a_files_own_even_if_everything_is_trusted(own, made, tmp_path):
     own.write_text(own.read_text() + "\nfrom subprocess import Popen\n")
     ran = tmp_path / "ran"
     options = {"args": ["touch", str(ran)]}
@@ -171,7 +171,7 @@ def test_a_spec_that_names_code_without_its_digest_is_damaged(made, own):
         load(made, trusting(True, []))
 
 
-# Files beside the user's own.
+# Files that the user's file imports from its folder.
 SPACE = """
 from HELPER import near
 from automl import Candidate
@@ -192,7 +192,7 @@ def near(trial):
 
 @pytest.fixture
 def beside(own, sqlite_url, tmp_path, request):
-    """A study of a file that imports others; its URL and the names of these."""
+    """A study of a file that imports others; returns its URL and their names."""
     helper = f"helper_{abs(hash(request.node.name))}"
     texts = {"": HELPER, "_inner": "BOUNDS = -1.0, 1.0", "_late": "", "_unused": ""}
     for name, text in texts.items():
@@ -203,7 +203,7 @@ def beside(own, sqlite_url, tmp_path, request):
     return sqlite_url, helper
 
 
-def test_files_that_are_imported_from_beside_are_stored_and_approved(beside, another_user, own):
+def test_files_imported_from_the_same_folder_are_stored_and_approved(beside, another_user, own):
     url, helper = beside
     names = [f"{helper}{name}.py" for name in ("", "_inner", "_late")]
     assert list(open_study(Storage(url), "s").spec.space.code.beside) == sorted(names)
@@ -212,7 +212,7 @@ def test_files_that_are_imported_from_beside_are_stored_and_approved(beside, ano
 
 
 @pytest.mark.parametrize("name", ["", "_inner", "_late"])
-def test_a_changed_file_beside_is_named_before_anything_runs(beside, tmp_path, name):
+def test_a_changed_imported_file_is_named_before_anything_runs(beside, tmp_path, name):
     url, helper = beside
     path = tmp_path / f"{helper}{name}.py"
     path.write_text(path.read_text() + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -224,13 +224,13 @@ def test_a_changed_file_beside_is_named_before_anything_runs(beside, tmp_path, n
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_unused_file_beside_may_change(beside, tmp_path):
+def test_a_file_that_is_not_imported_may_change(beside, tmp_path):
     url, helper = beside
     (tmp_path / f"{helper}_unused.py").write_text("x = 1")
     load(url)
 
 
-def test_files_beside_are_part_of_the_identity(beside, tmp_path):
+def test_imported_files_are_part_of_the_identity(beside, tmp_path):
     url, _ = beside
     spec = open_study(Storage(url), "s").spec.space
     code = load(url).side_keys["space"]["code"]
@@ -238,7 +238,7 @@ def test_files_beside_are_part_of_the_identity(beside, tmp_path):
     assert code == spec.code.digest()
 
 
-def test_one_name_for_two_files_is_an_error_that_names_both(tmp_path):
+def test_two_files_of_one_name_are_an_error_that_names_both(tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same_helper.py").write_text(f"x = {folder!r}")
@@ -248,7 +248,7 @@ def test_one_name_for_two_files_is_an_error_that_names_both(tmp_path):
         Registry().find(Kind.SPACE, f"{tmp_path / 'two' / 'own.py'}:f")
 
 
-def test_a_file_beside_that_changed_under_a_running_python_is_named(tmp_path):
+def test_an_imported_file_that_changed_in_a_running_python_is_named(tmp_path):
     (tmp_path / "moving_helper.py").write_text("x = 1")
     (tmp_path / "own.py").write_text("import moving_helper\ndef f(trial, task): ...\n")
     Registry().find(Kind.SPACE, f"{tmp_path / 'own.py'}:f")
@@ -257,7 +257,7 @@ def test_a_file_beside_that_changed_under_a_running_python_is_named(tmp_path):
         Registry().find(Kind.SPACE, f"{tmp_path / 'own.py'}:f")
 
 
-def test_a_module_has_the_files_of_its_package_beside_it(tmp_path, monkeypatch):
+def test_a_module_imports_from_its_package(tmp_path, monkeypatch):
     package = tmp_path / "beside_package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -306,7 +306,7 @@ def test_a_path_needs_approval_too(with_path, another_user):
     load(url)
 
 
-def test_the_user_who_gave_the_path_goes_on(with_path):
+def test_the_user_who_gave_the_path_can_continue(with_path):
     load(with_path[0])
 
 
@@ -317,13 +317,13 @@ def test_a_file_among_the_options_that_changed_is_named(with_path):
         load(url)
 
 
-def test_a_file_among_the_options_counts_by_what_it_holds(with_path, tmp_path):
+def test_a_file_among_the_options_counts_by_its_content(with_path, tmp_path):
     url, _, table = with_path
     options = load(url).side_keys["trainer"]["options"]
     assert options == {"table": sha256(table.read_bytes())}
 
 
-def test_a_tasks_paths_are_left_out_for_its_digest_counts(tmp_path):
+def test_a_tasks_paths_do_not_count_because_its_digest_does(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(
         "from pathlib import Path\ndef task(*, data_dir: Path | None = None, n: int = 1): ...\n"
@@ -344,7 +344,7 @@ def test_paths_within_lists_need_approval_too(own, sqlite_url, tmp_path, another
 
 
 # Approvals.
-def test_approvals_are_of_content_not_of_a_name(tmp_path, another_user):
+def test_approvals_cover_content_not_names(tmp_path, another_user):
     trust = trusting(False, ["f.py"])
     one, two = (Source("f.py", "f.py", Code(n * 64)) for n in "12")
     trust.require(one.claim("space", "f"), "f.py", "f.py")
@@ -354,7 +354,7 @@ def test_approvals_are_of_content_not_of_a_name(tmp_path, another_user):
             Trust().require(other, "f.py", "f.py")
 
 
-def test_approvals_lie_in_the_state_directory(another_user, tmp_path):
+def test_approvals_are_stored_in_the_state_directory(another_user, tmp_path):
     Trust(typed=True).require("code f.py 1", "f.py", "f.py")
     (approval,) = (tmp_path / "another" / "approved").iterdir()
     assert "code f.py 1" in approval.read_text()
@@ -377,7 +377,7 @@ def test_the_state_directory_follows_the_environment(monkeypatch, tmp_path):
     assert state_directory() == Path(os.environ["HOME"]) / ".local/state/automl"
 
 
-def test_a_named_copy_elsewhere_stands_in_for_a_file_that_is_not_here(tmp_path, monkeypatch):
+def test_a_named_copy_replaces_a_file_that_does_not_exist_here(tmp_path, monkeypatch):
     original = tmp_path / "here" / "space.py"
     original.parent.mkdir()
     original.write_text("def tiny(trial, task):\n    return None\n")

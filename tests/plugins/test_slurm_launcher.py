@@ -192,6 +192,6 @@ def test_ctrl_c_stops_the_jobs_of_a_search(sqlite_url):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130, said
-    assert said.strip().splitlines()[-1].startswith("interrupted; go on with: automl resume s")
+    assert said.strip().splitlines()[-1].startswith("interrupted; continue with: automl resume s")
     study = open_study(Storage(sqlite_url), "s")
     assert (study.views.counts().open, study.ledger.holders()) == (1, set())

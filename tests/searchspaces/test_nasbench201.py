@@ -19,7 +19,7 @@ from toys import blobs
 
 from automl import CandidateError, Classification, Graph
 from automl.identity.probes.probe import Verdict, probe
-from automl.nn import assigned, open_layers
+from automl.nn import assigned, inherit, open_layers
 from automl.space.candidate import propose
 from automl.testing import check_space
 
@@ -128,6 +128,17 @@ def test_an_open_edge_mixes_the_closed_operations():
         closed.load_state_dict(weights)
         with torch.no_grad(), assigned(module, {name: torch.eye(5)[choice]}):
             torch.testing.assert_close(module(task.probe()[0]), closed(task.probe()[0]))
+
+
+def test_closed_cells_inherit_their_weights_from_an_open_one():
+    """The open cell holds composites; a closed one writes them in standard operations."""
+    task, rng = digits(), random.Random(0)
+    supernet = cell(task, {}, lambda decision: True, **SMALL).build().eval()
+    for _ in range(10):
+        chosen = decisions(*rng.choices(OPERATIONS, k=6))
+        closed = inherit(supernet, cell(task, chosen, **SMALL))
+        with torch.no_grad(), assigned(supernet, chosen):
+            assert torch.equal(closed(task.probe()[0]), supernet(task.probe()[0]))
 
 
 def test_all_edges_can_be_open_at_once():

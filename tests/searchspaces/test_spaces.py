@@ -19,8 +19,9 @@ from automl import CandidateError, Classification
 from automl.testing import check_space
 
 HYPERPARAMETERS = {"optimizer", "lr", "weight_decay", "batch_size"}
+WIDTHS, KERNELS = ({f"{size}_{at}" for at in range(3)} for size in ("width", "kernel"))
 REFINEMENTS = {"warmup_epochs", "label_smoothing"}
-RESIDUAL = {"activation", "normalization", "hidden_dropout", "residual_dropout"}
+RESIDUAL = {"width", "activation", "normalization", "hidden_dropout", "residual_dropout"}
 DISTURBANCES = {"noise", "blend", "cutout"}
 PENALTIES = {"l2", "mixup", "label_smoothing"}
 REGULARIZED = {"regularization": Extent.FULL}
@@ -38,8 +39,8 @@ def task():
 @pytest.mark.parametrize(
     ("space", "openable"),
     [
-        (mlp, {"activation", "normalization", "dropout"}),
-        (cnn, {"activation", "normalization", "dropout", "pooling"}),
+        (mlp, {"activation", "normalization", "dropout"} | WIDTHS),
+        (cnn, {"channels", "activation", "normalization", "dropout", "pooling"} | KERNELS),
         (residual_mlp, RESIDUAL),
     ],
 )
@@ -50,10 +51,12 @@ def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task
 @pytest.mark.parametrize(
     ("space", "openable"),
     [
-        (full_mlp, {"activation", "normalization", "dropout", "skip"}),
+        (full_mlp, {"activation", "normalization", "dropout", "skip"} | WIDTHS),
         (
             full_cnn,
-            {"activation", "normalization", "dropout", "pooling", "skip", "convolution"},
+            {"activation", "normalization", "dropout", "pooling", "skip", "convolution"}
+            | {"channels"}
+            | KERNELS,
         ),
     ],
 )

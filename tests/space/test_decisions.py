@@ -1,4 +1,4 @@
-"""Open decisions: what a trainer leaves open is carried through, or refused by name."""
+"""Open decisions are passed through to the trainer, or refused by name."""
 
 import copy
 import math
@@ -140,7 +140,7 @@ def in_hyperparameters(trial):
 
 
 @pytest.mark.parametrize("space", [in_layer, in_function, in_hyperparameters])
-def test_an_open_decision_is_found_where_it_was_handed(space):
+def test_an_open_decision_is_found_where_it_was_passed(space):
     candidate = propose_open(space)
     assert list(candidate.open_decisions) == ["d"]
     assert candidate.decisions == {}
@@ -152,7 +152,7 @@ def test_an_open_decision_can_be_shown_and_copied():
     assert copy.deepcopy({"a": [decision]})["a"][0] is decision
 
 
-def test_a_decision_asked_twice_is_one_decision():
+def test_a_decision_suggested_twice_is_one_decision():
     deciding = DecidingTrial(FixedTrial({"e": 1.0}), lambda decision: decision.name == "d")
     first, second = (deciding.suggest_float("d", 0, 1) for _ in range(2))
     assert isinstance(first, Open)

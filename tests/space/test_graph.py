@@ -52,7 +52,7 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 @given(graphs())
 @settings(max_examples=60, deadline=None)
-def test_a_graph_survives_json_whole(graph):
+def test_a_graph_survives_json_unchanged(graph):
     text = json.dumps(graph.to_json())
     again = Graph.from_json(json.loads(text))
     assert json.dumps(again.to_json()) == text
@@ -80,7 +80,7 @@ def test_a_node_may_read_another_twice():
     assert torch.equal(run(graph, torch.full((1, 2), 3.0)), torch.full((1, 2), 9.0))
 
 
-def test_names_are_made_free():
+def test_a_taken_name_gets_a_number():
     graph, x = vectors()
     assert [graph.add("relu", x) for _ in range(3)] == ["relu", "relu_2", "relu_3"]
 
@@ -99,7 +99,7 @@ def test_open_decisions_of_dead_nodes_do_not_count():
     assert graph.open_decisions() == {}
 
 
-def test_an_image_network_has_the_shapes_it_says():
+def test_an_image_network_has_the_declared_shapes():
     graph = Graph()
     h = graph.input("x", (3, 9, 8))
     for step, options in [
@@ -114,7 +114,7 @@ def test_an_image_network_has_the_shapes_it_says():
     assert run(graph, torch.randn(7, 3, 9, 8)).shape == (7, 24)
 
 
-# What an operation says of itself must hold. Each with the shapes and attributes it is tried on.
+# Each operation, with shapes and attributes to check its declared properties on.
 CASES: list[tuple[str, tuple[int, ...], dict[str, object]]] = [
     *(
         (name, shape, {})
@@ -216,13 +216,13 @@ def uniform(x: torch.Tensor) -> torch.Tensor:
 
 
 def spread(x: torch.Tensor) -> torch.Tensor:
-    """How far what is computed twice is from the same at every position of each channel."""
+    """The differences between the positions of each channel and its first one."""
     flat = x.reshape(*x.shape[:3], -1)
     return flat - flat[..., :1]
 
 
 @pytest.mark.parametrize(("name", "shape", "attributes"), CASES)
-def test_what_draws_or_has_weights_says_so(name, shape, attributes):
+def test_operations_that_draw_or_have_weights_declare_it(name, shape, attributes):
     case = Case(name, shape, attributes)
     assert case.words.parametric == bool(list(case.module.parameters()))
     torch.manual_seed(1)
@@ -231,7 +231,7 @@ def test_what_draws_or_has_weights_says_so(name, shape, attributes):
 
 
 @pytest.mark.parametrize(("name", "shape", "attributes"), CASES)
-def test_channels_may_be_permuted_where_an_operation_says_so(name, shape, attributes):
+def test_channels_may_be_permuted_if_an_operation_declares_it(name, shape, attributes):
     case = Case(name, shape, attributes)
     order = torch.tensor([2, 0, *range(3, shape[0]), 1])
     moved = [x[:, order] for x in case.inputs]
@@ -249,7 +249,7 @@ def test_channels_may_be_permuted_where_an_operation_says_so(name, shape, attrib
             torch.testing.assert_close(module(*moved), blocks)
 
 
-def test_nothing_is_said_of_an_operation_that_uses_what_is_open():
+def test_an_operation_with_an_open_attribute_has_no_known_properties():
     rate = Open("p", FloatDistribution(0, 0.5))
     careless = Operation(
         "test_graph_careless",
@@ -282,7 +282,7 @@ def test_average_pooling_does_not_count_its_padding():
         ("dropout", {"p": 1.0}, r"node 'dropout'.*\[0, 1\)"),
     ],
 )
-def test_what_does_not_fit_is_named(step, options, message):
+def test_a_node_that_does_not_fit_is_named(step, options, message):
     graph, x = vectors()
     with pytest.raises(GraphError, match=message):
         graph.add(step, x, **options)
@@ -332,11 +332,9 @@ def test_open_options_must_agree_in_shape():
 
 def test_an_attribute_that_cannot_be_open_names_the_decision():
     graph, x = vectors()
-    width = Open("width", FloatDistribution(1, 9), "my-space", "my-trainer")
-    with pytest.raises(
-        OpenDecisionError, match=r"'width' of space my-space .*my-trainer.*'features'"
-    ):
-        graph.add("linear", x, features=width)
+    biased = Open("biased", CategoricalDistribution([True, False]), "my-space", "my-trainer")
+    with pytest.raises(OpenDecisionError, match=r"'biased' of space my-space .*my-trainer.*'bias'"):
+        graph.add("linear", x, features=3, bias=biased)
 
 
 def test_only_a_categorical_decision_can_stand_for_an_operation():

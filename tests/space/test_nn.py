@@ -106,7 +106,7 @@ def test_an_open_layer_starts_at_the_middle_of_its_decision():
     assert "Open('rate'" in repr(Dropout(RATE))
 
 
-def test_assigning_an_unknown_decision_names_those_there_are():
+def test_assigning_an_unknown_decision_lists_the_known_ones():
     with (
         pytest.raises(OpenDecisionError, match=r"no layer holds .* 'other'; they hold: rate"),
         assigned(Dropout(RATE), {"other": 0.1}),
@@ -115,7 +115,7 @@ def test_assigning_an_unknown_decision_names_those_there_are():
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
-def test_the_centre_is_geometric_where_the_decision_is_logarithmic(a, b):
+def test_the_centre_is_geometric_if_the_decision_is_logarithmic(a, b):
     low, high = sorted((a, b))
     middle = centre(FloatDistribution(low, high, log=True))
     assert middle**2 == pytest.approx(low * high)
@@ -163,3 +163,62 @@ def test_open_layers_are_found_by_decision():
     model = nn.Sequential(Dropout(RATE), nn.Linear(2, 2), Dropout(RATE), Dropout(0.1))
     assert open_layers(model) == {"rate": [model[0], model[2]]}
     assert open_in(model)["rate"] is RATE
+
+
+class Counted(nn.Module):
+    """Doubles its input, and counts how often."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return 2 * x
+
+
+def counted_choice() -> tuple[Choice, Counted, Counted]:
+    first, second = Counted(), Counted()
+    return Choice(PICK, [first, second]), first, second
+
+
+@pytest.mark.parametrize("weights", [torch.tensor([0.0, 1.0]), [0.0, 1.0], "b"])
+def test_a_choice_runs_only_options_with_weight(weights):
+    choice, first, second = counted_choice()
+    with assigned(choice, {"pick": weights}):
+        assert torch.equal(choice(torch.ones(3)), torch.full((3,), 2.0))
+    assert (first.calls, second.calls) == (0, 1)
+
+
+def test_options_without_weight_are_run_for_the_gradient_of_the_weights():
+    choice, first, _ = counted_choice()
+    weights = torch.tensor([0.0, 1.0], requires_grad=True)
+    with assigned(choice, {"pick": weights}):
+        choice(torch.ones(3)).sum().backward()
+    assert first.calls == 1
+    assert weights.grad.tolist() == [6, 6]
+
+
+def test_a_choice_without_any_weight_is_zero():
+    choice, _, _ = counted_choice()
+    with assigned(choice, {"pick": torch.zeros(2)}):
+        assert torch.equal(choice(torch.ones(3)), torch.zeros(3))
+
+
+def test_weights_without_values_run_all_options():
+    choice, first, second = counted_choice()
+
+    def mixed(weights: torch.Tensor) -> torch.Tensor:
+        with assigned(choice, {"pick": weights}):
+            return choice(torch.ones(3))
+
+    outputs = torch.vmap(mixed)(torch.eye(2))
+    assert torch.equal(outputs, torch.full((2, 3), 2.0))
+    assert (first.calls, second.calls) == (1, 1)
+
+
+def test_an_unknown_choice_names_those_there_are():
+    choice, _, _ = counted_choice()
+    with (
+        pytest.raises(OpenDecisionError, match="'pick': expected one of 'a', 'b', got 'c'"),
+        assigned(choice, {"pick": "c"}),
+    ):
+        pass

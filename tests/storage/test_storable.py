@@ -156,7 +156,7 @@ TOO_MUCH = (
 )
 
 
-def test_what_no_database_or_system_takes_is_refused_before_there_is_a_study(where):
+def test_options_too_large_for_databases_are_refused_before_a_study_exists(where):
     for more in TOO_MUCH:
         with pytest.raises(UsageError, match=r"expected|cannot be stored") as caught:
             searched(where, tiny.plane, **{"trials": 1, "trainer": tiny.Steps, **more})
@@ -171,12 +171,14 @@ def test_a_study_is_not_extended_beyond_what_databases_hold(where):
     for _ in range(2):
         study.extend(Limits(trials=10**9, evaluations=10**9))
     for limits in (Limits(trials=10**9), Limits(evaluations=10**9)):
-        with pytest.raises(UsageError, match="with those before: expected at most 2,147,483,647"):
+        with pytest.raises(
+            UsageError, match="added to earlier ones: expected at most 2,147,483,647"
+        ):
             study.extend(limits)
     assert study.views.budget().trials == 2 * 10**9 + 1
 
 
-def test_no_study_has_a_trial_of_a_number_that_cannot_be_stored(where):
+def test_a_trial_number_that_cannot_be_stored_is_unknown(where):
     study = searched(where, tiny.plane, 1, trainer=tiny.Steps)
     for number in (-1, 2**31, 10**30):
         with pytest.raises(UsageError, match="has no trial"):
@@ -231,11 +233,11 @@ def test_a_study_is_found_only_by_its_exact_name(on_mysql):
     searched(on_mysql, tiny.plane, 1, study="abc", trainer=tiny.Steps)
     with pytest.raises(UnknownNameError, match="known: abc"):
         automl.resume("ABC", **on_mysql)
-    with pytest.raises(UsageError, match="'ABC' and 'abc', which exists, are one name in"):
+    with pytest.raises(UsageError, match="'ABC' is the same name as the existing 'abc' in"):
         searched(on_mysql, tiny.plane, 1, study="ABC", trainer=tiny.Steps)
 
 
-def test_requirements_that_are_one_name_are_refused(on_mysql):
+def test_requirements_with_the_same_name_are_refused(on_mysql):
     with pytest.raises(UsageError, match=r"requirements .* are the same name in"):
         searched(
             on_mysql, tiny.plane, 1, task=unstorable.TwoCases, trainer=tiny.Steps,

@@ -1,4 +1,4 @@
-"""Optuna's two unpicklers: code planted in a shared storage runs only for who trusts it."""
+"""Optuna's two unpicklers run code planted in a shared storage only if it is trusted."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def server(tmp_path) -> Iterator[str]:
 
 
 def plant(url: str, marker: Path) -> None:
-    """As somebody who may write to the database: CMA-ES's state in a trial that has ended."""
+    """Plant a state of CMA-ES in an ended trial, as anyone with write access could."""
     study = optuna.load_study(study_name="s", storage=url)
     trial = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))[-1]
     statement = text(
@@ -87,7 +87,7 @@ def search(url: str, plugin: str, strategy: str, **rest: object) -> None:
     automl.search(tiny.plane, **given, trials=3, **rest)
 
 
-def test_the_payload_runs_for_who_trusts_the_storage(server, plugin, marker):
+def test_the_payload_runs_if_the_storage_is_trusted(server, plugin, marker):
     search(server, plugin, "evolved", trust_storage=True)
     plant(server, marker)
     automl.resume("s", storage=server, trials=1, trust_storage=True)
@@ -112,14 +112,14 @@ def test_a_planted_state_is_not_unpickled(server, plugin, marker, strategy):
     assert not marker.exists()
 
 
-def test_a_local_file_is_its_owners(sqlite_url, plugin, tmp_path):
+def test_a_local_file_is_trusted(sqlite_url, plugin, tmp_path):
     search(sqlite_url, plugin, "evolved")
     journal = f"journal:///{tmp_path / 'a.log'}"
     search(journal, plugin, "evolved", ledger=sqlite_url)
     assert len(open_study(Storage(journal, sqlite_url), "s").optuna.trials) == 3
 
 
-def test_where_cmaes_hides():
+def test_cmaes_is_found_inside_other_samplers():
     storage = Storage("postgresql://u@h/db")
     plain = RandomSampler()
     assert storage.vetted(plain) is plain
@@ -146,7 +146,7 @@ def plant_snapshot(url: str, marker: Path) -> None:
     client.close()
 
 
-def test_a_planted_snapshot_runs_for_who_trusts_the_journal(journal, sqlite_url, marker):
+def test_a_planted_snapshot_runs_if_the_journal_is_trusted(journal, sqlite_url, marker):
     plant_snapshot(journal, marker)
     _ = Storage(journal, sqlite_url, trusted=True).trials
     assert marker.exists()

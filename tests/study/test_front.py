@@ -1,4 +1,4 @@
-"""Which results no other beats, against the definition on all pairs."""
+"""The results that no other beats, compared with the definition on all pairs."""
 
 from hypothesis import given
 from hypothesis import strategies as some
@@ -24,11 +24,11 @@ def test_the_front_is_all_that_no_other_beats(points):
 
 
 @given(some.lists(some.tuples(coordinates), min_size=1))
-def test_of_one_objective_it_is_the_first_best(points):
+def test_with_one_objective_it_is_the_first_of_the_best(points):
     assert unbeaten(points) == [points.index(max(points))]
 
 
-def test_a_point_is_turned_so_that_more_is_better():
+def test_minimized_values_are_negated():
     objectives = [Objective("a", Direction.MAXIMIZE), Objective("b", Direction.MINIMIZE)]
     assert point_of([1.0, 2.0], objectives) == (1.0, -2.0)
     assert beats((1.0, -1.0), (1.0, -2.0))

@@ -1,4 +1,4 @@
-"""A search that starts from what an earlier study found."""
+"""A search that first tries the best decisions of an earlier study."""
 
 import pytest
 import tiny
@@ -33,63 +33,63 @@ def test_the_five_best_come_first(search):
     assert not any(drawn in decisions(old) for drawn in decisions(new)[5:])
 
 
-def test_no_two_of_them_are_alike(search):
+def test_they_are_distinct(search):
     search("old", tiny.corner)
     assert decisions(search("new", tiny.corner, warm_start="old"))[:3] == [
         {"x": 0}, {"x": 1}, {"x": 2},
     ]  # fmt: skip
 
 
-def test_they_come_after_those_that_are_queued(search):
+def test_they_come_after_queued_decisions(search):
     old = search("old")
     new = search("new", warm_start="old", enqueue=[{"x": 0.5}])
     assert new.optuna.trials[0].params["x"] == 0.5
     assert new.optuna.trials[1].params == old.optuna.best_params
 
 
-def test_so_many_as_the_budget_has_room_for(search):
+def test_the_budget_limits_their_number(search):
     old = search("old")
     assert decisions(search("new", warm_start="old", trials=2)) == [
         trial.params for trial in sorted(old.optuna.trials, key=lambda trial: -trial.value)[:2]
     ]
 
 
-def test_of_several_objectives_the_front_comes_first(search):
+def test_with_several_objectives_the_front_comes_first(search):
     old = search("old", objectives=["score", "cost"])
     new = search("new", warm_start="old", seed=1)
     front = [trial.params for trial in old.best_trials()]
     assert decisions(new)[: min(5, len(front))] == front[:5]
 
 
-def test_what_breaks_a_requirement_does_not_come(search):
+def test_trials_that_violate_a_requirement_are_left_out(search):
     old = search("old", requirements=["cost>=0.5"])
     for drawn in decisions(search("new", warm_start="old", trials=3)):
         assert abs(drawn["x"]) >= 0.5
         assert drawn in decisions(old)
 
 
-def test_what_a_trainer_closed_is_decided(sqlite_url):
+def test_decisions_that_a_trainer_closed_are_included(sqlite_url):
     parts = {"task": blobs, "trainer": Toy, "storage": sqlite_url}
     old, _ = automl.search(small_space, trials=2, **parts)
     new, _ = automl.search(small_space, trials=1, warm_start=old.name, **parts)
-    assert set(decisions(new)[0]) == {"width", "activation", "lr"}
+    assert set(decisions(new)[0]) == {"width", "activation", "rate", "lr"}
 
 
-def test_what_the_space_no_longer_allows_is_left_out(search, caplog):
+def test_decisions_that_the_space_no_longer_allows_are_left_out(search, caplog):
     old = search("old", tiny.corner, options={"space": {"values": 6}}, trials=20)
     new = search("new", tiny.corner, options={"space": {"values": 2}}, warm_start="old")
     assert {drawn["x"] for drawn in decisions(old)} > {0, 1, 2}
     assert decisions(new)[:2] == [{"x": 0}, {"x": 1}]
     assert new.views.counts().failed == 0
     (said,) = [record.getMessage() for record in caplog.records if "--from" in record.msg]
-    assert "of its best trials are left out" in said
+    assert "of its best trials do not fit this search" in said
     assert "decision 'x': expected a whole number" in said
 
 
-def test_where_the_space_allows_none(search):
+def test_a_space_that_allows_none_is_an_error(search):
     search("old", tiny.corner, enqueue=[{"x": 2}], trials=1)
     with pytest.raises(
-        UsageError, match="none of its best fits this search: decision 'x': expected"
+        UsageError, match="none of its best trials fits this search: decision 'x': expected"
     ):
         search("new", tiny.corner, options={"space": {"values": 1}}, warm_start="old")
 
@@ -106,7 +106,7 @@ def test_a_study_that_found_nothing(search):
         search("new", warm_start="old")
 
 
-def test_no_such_study(search, sqlite_url):
+def test_a_missing_study(search, sqlite_url):
     with pytest.raises(UsageError, match="unknown study 'old'"):
         search("new", warm_start="old")
     with pytest.raises(UsageError):

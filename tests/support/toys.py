@@ -103,7 +103,8 @@ def small_space(trial, task):
     """A hidden layer whose activation and dropout rate may be open."""
     graph = Graph()
     x = graph.input("x", task.signature.input_shape)
-    h = graph.add("batch_norm", graph.add("linear", x, features=trial.suggest_int("width", 4, 16)))
+    width = int(trial.suggest_int("width", 4, 16))  # computed with, so it cannot be open
+    h = graph.add("batch_norm", graph.add("linear", x, features=width))
     h = graph.add(trial.suggest_categorical("activation", ["relu", "tanh", "identity"]), h)
     h = graph.add("dropout", h, p=trial.suggest_float("rate", 0.1, 0.5))
     graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))

@@ -18,7 +18,7 @@ _HEIGHT, _DOWN, _ASIDE, _LANE = 40, 30, 16, 14
 """Pixels: a box's height, the gaps between layers and boxes, a long edge's width in a layer."""
 _SWEEPS, _STRAIGHTENED = 4, 12
 _FIRM = 1e4
-"""How much harder boxes are to move than the points of edges."""
+"""The weight of a box compared with a point of an edge: the heavier, the less it moves."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Layer:
 
 
 def layers(module: Any) -> list[Layer]:
-    """The layers of an `nn.Module` that hold no others, in the order in which it has them."""
+    """The innermost layers of an `nn.Module`, in its own order."""
     leaves = [(n, m) for n, m in module.named_modules() if not list(m.children())]
     return [
         Layer(name or "(itself)", _repr(leaf), sum(p.numel() for p in leaf.parameters()))
@@ -144,7 +144,7 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
 def _places(
     rows: Sequence[Sequence[str]], chains: Sequence[Sequence[str]], widths: Mapping[str, float]
 ) -> tuple[dict[str, _Place], float, float]:
-    """Where each box and point is, and the size of the whole drawing."""
+    """The position of each box and point, and the size of the drawing."""
     x = _positions(rows, chains, widths)
     half = {name: widths.get(name, _LANE) / 2 for name in x}
     left = min(x[name] - half[name] for name in x) - 2
@@ -272,7 +272,8 @@ def _attributes(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shape(node: "Node") -> str:
-    return " x ".join(map(str, node.shape)) or "one number"
+    text = " x ".join(map(str, node.shape)) or "one number"
+    return f"up to {text}" if node.open_shapes else text
 
 
 def _cut(text: str) -> str:

@@ -9,13 +9,13 @@ from automl.ledger.queries import Budget
 from automl.plugin.options import jsonable, typed
 from automl.plugin.recipe import PartSpec
 from automl.plugin.registry import Kind
-from automl.spec import SECONDS, Cache, Spec
+from automl.spec import JUDGED_KINDS, SECONDS, Cache, Spec
 from automl.study.plan import CACHE, JUDGE
 from automl.study.study import Study
 from automl.text.formatting import counted
 
 Chosen = Callable[[Kind, PartSpec], Mapping[str, Any]]
-"""Which of a part's options a command names."""
+"""Returns the options of a part that a command contains."""
 
 
 def _every(kind: Kind, part: PartSpec) -> Mapping[str, Any]:
@@ -23,13 +23,13 @@ def _every(kind: Kind, part: PartSpec) -> Mapping[str, Any]:
 
 
 def search_command(study: Study, chosen: Chosen = _every) -> str:
-    """The search as one would type it to repeat the study.
+    """The command that repeats the search of a study.
 
-    A comment says what no command can repeat: the decisions that came from elsewhere.
+    A comment names what the command does not repeat: decisions that the user gave.
 
     Args:
         study: The study to repeat.
-        chosen: The options of a part that the command names, by default all of them.
+        chosen: The options of a part that the command contains, by default all of them.
     """
     words = [
         *_words(study.spec, chosen),
@@ -41,7 +41,7 @@ def search_command(study: Study, chosen: Chosen = _every) -> str:
     queued = study.views.queued()
     if not queued:
         return line
-    lacks = f"{counted(queued, 'trial')} had decisions by --enqueue or --from, which this lacks"
+    lacks = f"{counted(queued, 'trial')} had decisions from --enqueue or --from, missing here"
     return f"# {lacks}\n{line}"
 
 
@@ -54,6 +54,8 @@ def _words(spec: Spec, chosen: Chosen) -> Iterator[str]:
     if spec.judge is not None:
         yield _option("trainer", JUDGE, spec.judge.reference)
         yield from _options(JUDGE, chosen(Kind.TRAINER, spec.judge))
+        for kind in JUDGED_KINDS:
+            yield from _options(f"{JUDGE}.{kind.value}", spec.judge_changes(kind))
     yield from (_word("--objective", objective.metric) for objective in spec.objectives)
     yield from (_word("--require", str(each)) for each in spec.requirements)
     yield from (_word("--plugin", plugin.reference) for plugin in spec.plugins)

@@ -35,14 +35,14 @@ def write(
     registry: Registry | None = None,
     data_dir: Path | None = None,
 ) -> int:
-    """Write a study's page in one piece, or not at all.
+    """Write a study's page completely or not at all.
 
     Args:
         study: The study to show.
         file: Where to write it.
         force: Overwrite an existing file.
-        registry: Finds the plugins whose code rebuilds the best trial's model; its trust says
-            which code the user has approved. By default one that trusts what it approved before.
+        registry: Finds the plugins whose code rebuilds the best trial's model; its trust holds the
+            user's approvals. By default one with the approvals of earlier commands.
         data_dir: Where the task's data is stored, by default its usual place.
 
     Returns:
@@ -89,14 +89,14 @@ def _require_room(file: Path, force: bool) -> None:
         if file.exists() and not file.is_file():
             raise UsageError(f"{file} exists and is not a file: choose another")
         if file.exists() and not force:
-            raise UsageError(f"{file} exists: name another file, or overwrite it by --force")
+            raise UsageError(f"{file} exists: choose another, or overwrite it with --force")
     except OSError as error:
         raise _unwritable(file, error) from error
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Pause the collector of cycles, which takes as long as reading 10,000 trials does."""
+    """Pause garbage collection, which takes as long as reading 10,000 trials does."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -203,7 +203,7 @@ def _slices(material: Material, place: int, of: str) -> Markup:
     every = len(material.decisions(place))
     lines = []
     if drawn[0].drawn:
-        lines.append("The stronger its colour, the later the trial.")
+        lines.append("The stronger the colour, the later the trial.")
         if every > len(drawn):
             lines.append(f"{len(drawn)} of {every:,} decisions shown: those that matter most.")
         if len(material.done) > figures.SLICE_POINTS:
@@ -263,7 +263,7 @@ def _material(facts: Facts) -> Material:
     )
 
 
-# Styles and scripts, all of them in the page.
+# Styles and scripts, all embedded in the page.
 _PACKED = {"type": "text/plain", "id": "plotly"}
 
 
@@ -309,7 +309,7 @@ def _plotly() -> Markup:
 
 
 def _packed(script: str) -> Markup:
-    """A script that script.js unpacks; plotly has a third of its size."""
+    """A script, compressed for script.js to unpack; this shrinks plotly to a third."""
     return Markup(base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode())
 
 

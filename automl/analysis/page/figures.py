@@ -14,11 +14,13 @@ from optuna import visualization
 from optuna.importance import BaseImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from automl.analysis.excerpts import evenly, excerpt, valued, with_changes
+from automl.analysis.excerpts import evenly, excerpt, valued
 from automl.analysis.overview import Importances, WorkerTime
 from automl.plugin.report import Direction, Objective
 from automl.space.findings import Finding
 from automl.space.schedule import Schedule
+from automl.study.judged import comparable
+from automl.study.trial_copies import with_changes
 from automl.text.formatting import counted
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Figure:
         missing: Why there is nothing to draw.
         notes: What it leaves out, and how to read it.
         height: Pixels.
-        width: Pixels that it needs, where that may be more than the page has.
+        width: Pixels that it needs, if that may be more than the page has.
     """
 
     title: str = ""
@@ -95,11 +97,16 @@ class Material:
     curves: Callable[[Sequence[int]], Mapping[int, Mapping[int, Mapping[str, Any]]]]
 
     @cached_property
+    def compared(self) -> list[FrozenTrial]:
+        """The trials whose values are compared: in a judged study, those that judge others."""
+        return comparable(self.trials)
+
+    @cached_property
     def done(self) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
+        return [trial for trial in self.compared if trial.state is TrialState.COMPLETE]
 
     def decisions(self, place: int) -> list[str]:
-        """The decisions that vary, most important first; by name where that is unknown."""
+        """The decisions that vary, most important first; by name if that is unknown."""
         shares = self.importances[place].shares
         return sorted(self._varying, key=lambda name: -shares.get(name, 0.0))
 
@@ -128,7 +135,7 @@ def history(material: Material, place: int) -> Figure:
     title = material.objectives[place].metric
     if not material.done:
         return Figure(title, missing="no trial has completed")
-    study = excerpt(valued(material.trials, place), [material.objectives[place]])
+    study = excerpt(valued(material.compared, place), [material.objectives[place]])
     figure = visualization.plot_optimization_history(study, target_name=title)
     shown = _thin_history(figure)
     notes = _left_out(shown, len(material.done), "trial", "evenly chosen, and each new best")
@@ -149,7 +156,7 @@ def _thin_history(figure: Any) -> int:
 
 
 class _Known(BaseImportanceEvaluator):
-    """Gives Optuna's plot importances that are computed already."""
+    """Passes importances that are already computed to Optuna's plot."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         self._shares = shares
@@ -255,7 +262,7 @@ def parallel(material: Material) -> Figure:
     figure = visualization.plot_parallel_coordinate(
         excerpt(chosen, material.objectives), params, target_name=material.objectives[0].metric
     )
-    # The bar of colours says nothing that the first axis does not, and takes a third of a phone.
+    # The colour bar repeats the first axis, and takes a third of a phone's width.
     figure.update_traces(marker_showscale=False, opacity=0.5 if len(chosen) < 50 else 0.3)
     names = [_cut(text) for text in figure.layout.xaxis.ticktext]
     figure.update_xaxes(ticktext=names, tickangle=-25 if max(map(len, names)) > 12 else 0)
@@ -264,9 +271,9 @@ def parallel(material: Material) -> Figure:
     notes = _left_out(len(chosen), len(done), "trial", "the best and evenly chosen others")
     every = len(material.decisions(0))
     notes += _left_out(len(params), every, "decision", "those that matter most")
-    # At most as wide as the page; script.js turns it where the screen is narrower.
+    # At most as wide as the page; script.js turns it on narrower screens.
     width = 110 * (len(params) + len(material.objectives))
-    # The values beside the first axis stand left of the plot.
+    # The values of the first axis are left of the plot.
     return _drawn(figure, "", 380, notes, width=width, left=56)
 
 
@@ -280,7 +287,8 @@ def learning(material: Material, place: int) -> Figure:
     """An objective as trainers reported it, step by step."""
     title, states = material.metrics[place], (TrialState.COMPLETE, TrialState.PRUNED)
     label = material.objectives[place].metric
-    trained = [t for t in material.trials if t.number in material.trained and t.state in states]
+    ended = [trial for trial in material.compared if trial.state in states]
+    trained = [trial for trial in ended if trial.number in material.trained]
     chosen = _best_and_others(material, trained, CURVES)
     reported = material.curves([trial.number for trial in chosen])
     curves = [_with_curve(trial, reported.get(trial.number, {}), title) for trial in chosen]

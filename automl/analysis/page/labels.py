@@ -8,9 +8,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from automl.analysis.excerpts import with_changes
 from automl.analysis.overview import Importances
 from automl.plugin.report import Objective
+from automl.study.trial_copies import with_changes
 from automl.text.redaction import redact_urls
 
 _LONGEST = 28
@@ -78,7 +78,7 @@ class Labels:
 
 
 def short(name: str) -> str:
-    """A name in one line without secrets, cut in its middle where it is long."""
+    """A name in one line without secrets, cut in its middle if it is long."""
     line = " ".join(redact_urls(name).split()) or "(empty)"
     if len(line) <= _LONGEST:
         return line

@@ -22,7 +22,7 @@ def text(value: object) -> Markup:
 
 
 def shown(value: object) -> str:
-    """A value as people read it."""
+    """A value formatted for readers."""
     if value is None:
         return "none"
     if isinstance(value, float) and value.is_integer() and 1e3 <= abs(value) < 1e12:
@@ -90,7 +90,7 @@ def table(
 
 
 def details(summary: object, *children: object) -> Markup:
-    """A part that stays closed until people open it."""
+    """A part that stays closed until the reader opens it."""
     return tag("details", tag("summary", summary), *children)
 
 

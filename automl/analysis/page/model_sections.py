@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LAYERS = 200
 _CLASSES = 20
-"""The most classes of a confusion matrix; with more, the most frequent confusions are listed."""
+"""The largest number of classes in a confusion matrix; beyond it, confusions are listed."""
 _NAMED = 30
 _CONFUSIONS = 20
 
@@ -109,7 +109,7 @@ def _confusions(known: Predictions, classes: Sequence[str]) -> Iterator[Markup]:
     counts = _counts(known, len(classes))
     if len(classes) <= _CLASSES:
         yield _matrix(counts, classes)
-        yield note("Rows are true classes, columns predicted ones. The diagonal is right.")
+        yield note("Rows are true classes, columns predicted ones. The diagonal is correct.")
     wrong = [
         (count, true, guess)
         for true, row in enumerate(counts)
@@ -230,5 +230,5 @@ def _baseline(rebuilt: Rebuilt, metrics: Mapping[str, Any]) -> Iterator[Markup]:
     rows = [
         (name, number(value), number(metrics.get(name))) for name, value in known.metrics.items()
     ]
-    yield paragraph(f"The validation scores of a model that predicts {known.says}.")
+    yield paragraph(f"The validation scores of a model that predicts {known.prediction}.")
     yield table(("metric", "baseline", "best trial"), rows, numeric=(1, 2), narrow=True)

@@ -19,7 +19,7 @@ from automl.plugin.protocols import Split, Task
 from automl.plugin.recipe import PartSpec
 from automl.plugin.registry import Kind, Registry
 from automl.space.candidate import Candidate
-from automl.study.found import found
+from automl.study.found import found, parts_of
 from automl.study.parts import Parts
 from automl.study.study import Study
 from automl.study.weights import Models
@@ -58,7 +58,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the best model predicts for validation examples.
+    """The best model's predictions for validation examples.
 
     Attributes:
         number: The trial whose model predicts.
@@ -75,19 +75,19 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a model scores that ignores its inputs.
+    """The scores of a model that ignores its inputs.
 
     Attributes:
-        says: Its prediction, in words.
+        prediction: Its prediction, in words.
         metrics: The task's metrics on the validation split.
     """
 
-    says: str
+    prediction: str
     metrics: Mapping[str, float]
 
 
 def attempt(make: Callable[[], T]) -> T | Missing:
-    """What a function of the study's own code returns, or why it returns nothing."""
+    """Call a function that runs the study's own code; return its result, or why there is none."""
     try:
         with TrialCode():
             return make()
@@ -102,9 +102,9 @@ class Rebuilt:
     Properties raise what the study's code raises: read them through `attempt`.
 
     Attributes:
-        best: The best trial, None where there is none.
-        registry: Finds the plugins; its trust says what this user has approved.
-        data_dir: Where the task's data is stored, None for its usual place.
+        best: The best trial; None if there is none.
+        registry: Finds the plugins; its trust holds the user's approvals.
+        data_dir: Where the task's data is stored; None for its usual place.
     """
 
     study: Study
@@ -114,7 +114,8 @@ class Rebuilt:
 
     @cached_property
     def parts(self) -> Parts:
-        return self.study.load_parts(self.registry, self.data_dir)
+        loaded = self.study.load_parts(self.registry, self.data_dir)
+        return loaded if self.best is None else parts_of(loaded, self.best)
 
     @property
     def task(self) -> Task:
@@ -141,7 +142,7 @@ class Rebuilt:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; none where the targets are numbers.
+        """The names of the classes; empty if the targets are numbers.
 
         Raises:
             UsageError: The targets are neither.
@@ -198,15 +199,15 @@ class Rebuilt:
         if classes := self.classes:
             counts = train.bincount(minlength=len(classes))
             constant = counts.double().clamp(min=0.5).log().float()
-            says = f"only {classes[int(counts.argmax())]}, the most frequent class"
+            prediction = f"only {classes[int(counts.argmax())]}, the most frequent class"
         else:
-            constant, says = train.mean(0), "only the mean of the training targets"
+            constant, prediction = train.mean(0), "only the mean of the training targets"
         outputs = constant.expand(len(held_out), *constant.shape)
         metrics = self.task.evaluate(outputs, held_out)
-        return Baseline(says, {name: float(value) for name, value in metrics.items()})
+        return Baseline(prediction, {name: float(value) for name, value in metrics.items()})
 
     def options_set(self, kind: Kind, part: PartSpec) -> dict[str, Any]:
-        """The options of a part that differ from its defaults; all where those are unknown."""
+        """The options of a part that differ from its defaults; all if those are unknown."""
 
         def defaults() -> dict[str, Any]:
             offer = self.registry.find(kind, part.reference, part.code)

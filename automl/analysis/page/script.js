@@ -1,4 +1,4 @@
-// Unpacks plotly, draws each figure when it comes near the screen, and lets people sort trials.
+// Unpacks plotly, draws each figure when it comes near the screen, and sorts tables of trials.
 "use strict";
 (() => {
   // Figures.
@@ -19,7 +19,7 @@
   const boxes = Array.from(document.querySelectorAll(".figure"));
   let printing = false;
 
-  // Plotly is packed to a third of its size; the page's policy knows the hash of what comes out.
+  // Plotly is compressed to a third; the page's policy holds the hash of the unpacked script.
   async function unpack() {
     const packed = document.getElementById("plotly").textContent;
     const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
@@ -29,7 +29,7 @@
     document.head.append(script);
   }
 
-  // Axes side by side need more than a narrow screen has: put them one below the other.
+  // Narrow screens are too small for axes side by side: put them one below the other.
   function turn(figure, plot) {
     const { layout } = figure;
     const swap = (item, one, other) => ([item[one], item[other]] = [item[other], item[one]]);

@@ -55,7 +55,7 @@ class Facts:
         trials: The trials as Optuna has them.
         views: The trials as the ledger has them.
         registry: Finds the plugins that rebuild the best trial's model.
-        data_dir: Where the task's data is stored, None for its usual place.
+        data_dir: Where the task's data is stored; None for its usual place.
     """
 
     study: Study
@@ -103,7 +103,7 @@ class Facts:
 
 
 def head(facts: Facts) -> Markup:
-    """The study's name, what it searches, and where it stands."""
+    """The study's name, its parts, objectives and progress."""
     spec = facts.study.spec
     named = {kind.value: part.reference.rpartition("/")[2] for kind, part in spec.parts().items()}
     parts = ", ".join(f"{kind} {named[kind]}" for kind in ("trainer", "strategy", "pruner"))
@@ -144,7 +144,7 @@ def _tiles(facts: Facts) -> Markup:
 
 
 def _baselines(facts: Facts) -> dict[str, str]:
-    """What a model scores that ignores its inputs, for each objective that has such a score."""
+    """The score of a model that ignores its inputs, for each objective that has one."""
     known = attempt(lambda: facts.rebuilt.baseline)
     if isinstance(known, Missing):
         return {}
@@ -252,7 +252,7 @@ def _failure(each: Failures) -> Markup:
     numbers = ", ".join(map(str, each.numbers[:_NUMBERS]))
     more = ", …" if len(each.numbers) > _NUMBERS else ""
     which = f"{counted(len(each.numbers), 'trial')}: {numbers}{more}"
-    # A traceback tells most at its end, a message at its start.
+    # The end of a traceback is the most useful part, and the start of a message.
     end = [details("Traceback", code(each.traceback[-_LONG:]))] if each.traceback else []
     heading = tag("h3", f"{each.reason} ({len(each.numbers):,})")
     return tag("div", heading, paragraph(each.message[:_LONG]), note(which), *end)
@@ -262,7 +262,8 @@ def spec(facts: Facts) -> Markup:
     """The study's parts with the options that differ from their defaults."""
     known = facts.study.spec
     parts = {kind.value: (kind, part) for kind, part in known.parts().items()}
-    parts |= {"judge": (Kind.TRAINER, known.judge)} if known.judge else {}
+    names = {Kind.TRAINER: "judge", Kind.SPACE: "judge's space", Kind.TASK: "judge's task"}
+    parts |= {names[kind]: (kind, part) for kind, part in known.judge_parts().items()}
     required = ", ".join(map(str, known.requirements))
     general = {
         "seed": known.seed,
@@ -305,17 +306,19 @@ def reproduce(facts: Facts) -> Markup:
     trial = facts.best[0].number if facts.best else 0
     lines = {
         "The same search, as a new study:": search_command(study, facts.rebuilt.options_set),
-        "Go on where it stopped, from the database alone:": study.resume_command(),
+        "Continue it where it stopped, from the database alone:": study.resume_command(),
         "The best trial, and one in full:": "\n".join(
             [study.command("best"), study.command("show", f"--trial {trial}")]
         ),
-        "What else a result depends on:": "\n".join(f"{k} {v}" for k, v in _versions().items()),
+        "Versions that results depend on:": "\n".join(f"{k} {v}" for k, v in _versions().items()),
     }
     blocks = (joined([paragraph(title), code(line)]) for title, line in lines.items())
     return section(
         "Reproduce it",
         *blocks,
-        details("The same search with every option, defaults too", code(search_command(study))),
+        details(
+            "The same search with all options, including defaults", code(search_command(study))
+        ),
         note(
             "The versions are those that wrote this page. Paths are those of the machine that made "
             "the study; no command contains a database's password."

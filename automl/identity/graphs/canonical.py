@@ -42,7 +42,7 @@ def canonical(graph: Graph, max_leaves: int = 64) -> Canonical:
 
     Args:
         graph: The graph.
-        max_leaves: The most labellings to compare for a symmetric graph.
+        max_leaves: The largest number of labellings to compare for a symmetric graph.
 
     Raises:
         GraphError: The graph has no output.

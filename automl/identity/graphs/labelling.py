@@ -45,7 +45,7 @@ def labelled(vertices: Sequence[Vertex], max_leaves: int) -> Labelling:
 
     Args:
         vertices: The vertices; each reads earlier ones only.
-        max_leaves: The most complete labellings to compare.
+        max_leaves: The largest number of complete labellings to compare.
     """
     dag = _Dag.of(vertices)
     partition = _Partition.by(_ranks(dag))

@@ -112,7 +112,7 @@ def encoded(value: object) -> bytes:
         TypeError: The value is not a number, text, sequence, mapping or open decision.
     """
     if isinstance(value, Open):
-        return _tagged(b"open", [value.name.encode(), _distribution(value)])
+        return _tagged(b"open", [value.name.encode(), _distribution(value), *_derived(value)])
     if value is None or isinstance(value, bool | int):
         return _tagged(type(value).__name__.encode(), [repr(value).encode()])
     if isinstance(value, float):
@@ -124,6 +124,15 @@ def encoded(value: object) -> bytes:
     if isinstance(value, list | tuple):
         return _tagged(b"list", map(encoded, value))
     raise TypeError(f"cannot encode an attribute of type {type(value).__name__}")
+
+
+def _derived(decision: Open) -> list[bytes]:
+    """What tells a derived value from others of the same decision: all its values."""
+    if decision.function is None:
+        return []
+    if (values := decision.values()) is None:
+        raise TypeError(f"cannot list the values derived from {decision.name!r}")
+    return [encoded(values)]
 
 
 def _distribution(decision: Open) -> bytes:

@@ -139,6 +139,10 @@ class _Rewriter:
         shapes = tuple([value.shape for value in inputs])
         kind = node_kind(node, shapes)
         algebra = kind.algebra
+        if node.open_shapes:
+            # The shape of a value shows its widest form only, so values of open width are not
+            # combined or left out.
+            return self._new(kind, tuple(inputs), shape, node.name if kind.distinct else None)
         # Inputs of different shapes are broadcast, which the terms of a sum do not allow.
         if algebra.coefficients and not kind.distinct and shapes.count(shape) == len(shapes):
             return self._sum(shape, algebra.coefficients, inputs)

@@ -25,7 +25,7 @@ _CHOOSING = frozenset(("min", "max", "range", "divmod", "clamp", "minimum", "max
 _MODES = frozenset(("training", "train", "eval", "is_grad_enabled", "requires_grad"))
 _DEVICES = frozenset(("cpu", "cuda", "mps", "xpu"))
 _MAX_VISITED = 5000
-"""The most functions and values to visit: what code can reach may be unbounded."""
+"""The largest number of functions and values to visit: code may reach unboundedly many."""
 _COUNTERS = (itertools.count, itertools.cycle, itertools.repeat)
 _TENSORS = frozenset(("_parameters", "_buffers", "_modules", "training"))
 _MAX_FACTORS = 16

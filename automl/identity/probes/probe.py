@@ -90,7 +90,7 @@ def probe(
     """
     start = time.perf_counter()
     with isolated():
-        found = _Probing(propose, task, trainer, steps, seeds).judge()
+        found = _Probing(propose, task, trainer, steps, seeds).result()
     return replace(found, seconds=time.perf_counter() - start)
 
 
@@ -106,7 +106,7 @@ class _Probing:
     data: tuple[Any, Any] = (None, None)
     ready: dict[int, Built] = field(default_factory=dict)
 
-    def judge(self) -> Probe:
+    def result(self) -> Probe:
         recordings: list[Recording] = []
         made: Plan | None = None
         try:

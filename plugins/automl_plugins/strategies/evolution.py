@@ -58,11 +58,12 @@ class Evolution(optuna.samplers.BaseSampler):
 
     Attributes:
         population: The number of latest finished trials that may become parents. Until there are
-            as many, decisions are random.
+            that many, decisions are random.
         tournament: The number of them drawn to compete. With several objectives, a non-dominated
             one wins; with constraints, only those that violate them least compete.
         new_function: Mutate the parent again, at most 100 times, until the child computes a
-            different function (arXiv 2302.05433). Plain Optuna cannot tell, and takes the first.
+            different function (arXiv 2302.05433). In plain Optuna, functions cannot be compared,
+            and the first child is used.
         seed: The seed of the random draws.
         context: Provided by the engine.
 

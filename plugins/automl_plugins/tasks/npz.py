@@ -102,7 +102,9 @@ def _read(file: Path) -> "dict[str, np.ndarray[Any, Any]]":
     try:
         opened = np.load(file, allow_pickle=False)
         if isinstance(opened, np.ndarray):
-            raise UsageError(f"{file} has one array; expected two named ones, as by numpy.savez")
+            raise UsageError(
+                f"{file} has one array; expected two named ones, as numpy.savez writes them"
+            )
         with opened:
             return {name: opened[name] for name in opened.files}
     except UsageError:

@@ -1,4 +1,4 @@
-"""OpenML: a table by its name or number there, downloaded once and kept.
+"""OpenML: a table from openml.org, by its name or number, downloaded once.
 
 Source: J. Vanschoren, J. N. van Rijn, B. Bischl, L. Torgo: OpenML: Networked Science in Machine
 Learning, SIGKDD Explorations 15(2), 2013.
@@ -48,15 +48,15 @@ def openml(
         data_dir: The folder to keep it in, below `openml`; by default AUTOML_DATA_DIR, or
             scikit-learn's own folder. A data set that is already there needs no network.
         max_megabytes: The largest size of its cells as numbers, which are all read into memory.
-        target: The column to predict; by default OpenML's own. It is a class if OpenML says so,
-            otherwise a number.
+        target: The column to predict; by default OpenML's own. It is a class if OpenML declares it
+            nominal, otherwise a number.
         missing: Words that mean a missing value, in any case; by default without words that are
             categories of this data set.
         reading: How to read the table.
 
     Raises:
-        UsageError: OpenML cannot be reached or has no such data set or several, it is not a table,
-            or there is nothing to learn.
+        UsageError: OpenML cannot be reached, has no such data set, or has several; or the data set
+            is not a table, or has nothing to learn.
     """
     found = _fetch(dataset, version, data_dir)
     name = str(found.details.get("name", dataset))

@@ -1,0 +1,93 @@
+"""Bounds and objectives apply to closed candidates; the costs of open ones have other names."""
+
+from dataclasses import dataclass
+
+import pytest
+import tiny
+from torch import nn
+from tuners import JUDGED, Optimist
+
+import automl
+
+
+@dataclass(frozen=True)
+class Sized(Optimist):
+    """A candidate has y parameters, and while y is open a hundred; it closes y as x, doubled."""
+
+    def costs(self, candidate, task):
+        y = candidate.hyperparameters["y"]
+        return {"parameters": 100.0 if "y" in candidate.open_decisions else y}
+
+    def train(self, candidate, task, run):
+        y = 2 * candidate.hyperparameters["x"]
+        for report in super().train(candidate, task, run):
+            closed = {"y": y} if report.closed else None
+            yield automl.Report(report.step, report.metrics, closed=closed)
+
+
+def space(trial, task):
+    x, y = trial.suggest_int("x", 0, 9), trial.suggest_int("y", 0, 20)
+    return automl.Candidate(nn.Identity, {"x": x, "y": y})
+
+
+@dataclass(frozen=True)
+class Judge(tiny.Steps):
+    def costs(self, candidate, task):
+        return {"parameters": candidate.hyperparameters["y"]}
+
+
+@pytest.fixture
+def search(sqlite_url):
+    def search(**changes):
+        given = {**JUDGED, "trainer": Sized, "storage": sqlite_url, "trials": 12, **changes}
+        return automl.search(space, **given)
+
+    return search
+
+
+def test_a_bound_applies_to_what_the_trainer_closes(search):
+    study, best = search(requirements=["parameters<=10"])
+    trained = [trial for trial in study.trials if trial.state.value == "complete"]
+    assert len(trained) == 12
+    assert all(trial.metrics["supernet_parameters"] == 100 for trial in trained)
+    assert all(t.costs["parameters"] == 2 * t.decisions["x"] for t in trained)
+    assert best.metrics["parameters"] == max(
+        t.metrics["parameters"] for t in trained if t.metrics["parameters"] <= 10
+    )
+
+
+def test_a_judged_candidate_that_breaks_it_is_not_trained(search):
+    options = {"trainer": {"judge": Judge}}
+    study, _ = search(requirements=["parameters<=10"], options=options)
+    judged = [trial for trial in study.views.trials() if trial.judges is not None]
+    assert {trial.state.value for trial in judged} == {"complete", "pruned"}
+    for trial in judged:
+        assert (trial.metrics["parameters"] <= 10) == (trial.state.value == "complete")
+
+
+def test_they_can_be_an_objective(search):
+    study, _ = search(objectives=["score", "parameters"], strategy="nsga2")
+    for trial in study.trials:
+        assert trial.values["parameters"] == trial.metrics["parameters"] == 2 * trial.decisions["x"]
+
+
+def test_a_reused_trial_has_them(search):
+    study, _ = search(objectives=["score", "parameters"], trials=30)
+    reused = [trial for trial in study.trials if trial.reused_from is not None]
+    assert reused
+    for trial in reused:
+        assert trial.values["parameters"] == 2 * trial.decisions["x"]
+
+
+def test_while_a_decision_stays_open_there_are_none(search):
+    study, _ = search(trainer=Half, trials=2, requirements=["parameters<=10"])
+    assert all("reports no 'parameters'" in trial.message for trial in study.trials)
+
+
+class Half(Sized):
+    def opens(self, decision):
+        return True
+
+    def train(self, candidate, task, run):
+        run.tick()
+        yield automl.Report(1, {"score": 1.0, "cost": 1.0}, closed={"x": 1})
