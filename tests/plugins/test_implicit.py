@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from automl_plugins._bilevel.candidate_problem import CandidateProblem, problem_of
+from automl_plugins._bilevel.outer import Outer
 from automl_plugins.tasks.cleaning import cleaning
-from automl_plugins.trainers.implicit import Curvature, Implicit, Outer, Way, _warn_of_weight_decay
+from automl_plugins.trainers.implicit import Curvature, Implicit, Way, _warn_of_weight_decay
 from automl_plugins.trainers.supervised import Supervised
 from automl_searchspaces.softmax import softmax
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -119,7 +120,7 @@ def test_the_inner_loss_is_the_loss_of_supervised(tmp_path):
     problem = problem_of(Implicit(), candidate, task, a_run(tmp_path))
     weights, outer = problem.initial(torch.Generator())
     batch = problem.batch(Split.TRAIN, torch.arange(20))
-    found = problem.inner_loss(weights, outer, batch, torch.Generator())
+    found = problem.inner_loss(weights, outer, batch, torch.Generator()).detach()
     module = candidate.build()
     module.load_state_dict(weights)
     # At φ = 0, the decisions have their middle values.

@@ -42,6 +42,7 @@ from automl_plugins._bilevel.hypergradients import (
     neumann,
     t1t2,
 )
+from automl_plugins._bilevel.outer import Outer, divided
 from automl_plugins._bilevel.variables import EXAMPLE_WEIGHTS, Variables, fixed_hyperparameters
 from automl_plugins._training.epochs import by_epochs, loading
 from automl_plugins._training.examples import Examples
@@ -54,13 +55,6 @@ _log = logging.getLogger("automl")
 
 _IN_THE_LOSS = ("l2", "label_smoothing", EXAMPLE_WEIGHTS)
 """The hyperparameters with respect to which the training loss has a derivative."""
-
-
-class Outer(Enum):
-    """The examples of the outer loss: those to validate on, or a share of those to train on."""
-
-    VALIDATION = "validation"
-    SHARE = "share"
 
 
 class Way(Enum):
@@ -185,7 +179,9 @@ class _Tuning(Loop):
     settings: Implicit
 
     def __init__(self, settings: Implicit, candidate: Candidate, task: Task, run: Run) -> None:
-        self._rows, self._outer = _divided(settings, task, run)
+        self._rows, self._outer = divided(
+            settings.outer, settings.share, task, run, settings.trainer
+        )
         super().__init__(settings, candidate, task, run)
         self._variables = Variables(candidate, self.module, len(self.examples), self.device)
         self._problem = CandidateProblem(self, self._variables, self._outer)
@@ -304,30 +300,6 @@ def _measured(found: Hypergradient) -> dict[str, float]:
     measured = {"outer_loss": found.outer_loss, "hypergradient_norm": found.norm()}
     residual = found.solution.residual
     return measured if residual is None else {**measured, "residual": residual}
-
-
-def _divided(settings: Implicit, task: Task, run: Run) -> tuple[Tensor, Examples]:
-    """Return the numbers of the examples to train on, and the examples of the outer loss.
-
-    Raises:
-        TrialError: One of both is empty.
-    """
-    device = torch.device(run.device)
-    every = Examples.of(task, Split.TRAIN, device)
-    if settings.outer is Outer.VALIDATION:
-        rows, outer = torch.arange(len(every)), Examples.of(task, Split.VALIDATION, device)
-    else:
-        generator = torch.Generator().manual_seed(run.seed_for("share"))
-        order = torch.randperm(len(every), generator=generator)
-        kept, given = order.tensor_split([len(every) - round(settings.share * len(every))])
-        rows, given = kept.sort().values, given.sort().values
-        outer = Examples(every.inputs[given], every.targets[given])
-    if not len(outer) or not len(rows):
-        raise TrialError(
-            f"trainer implicit has {len(rows)} examples to train on and {len(outer)} for the outer "
-            f"loss with outer={settings.outer.value}: choose another outer or share"
-        )
-    return rows, outer
 
 
 @hookimpl
