@@ -317,9 +317,7 @@ def _problem(name: str, problem: Problem, options: argparse.Namespace) -> dict[s
             arm: {
                 **{key: _mean([row[key] for row in found]) for key in _SUMMED},
                 "minus": {
-                    other: interval(
-                        [m["loss"] - o["loss"] for m, o in _pairs(found, by_arm[other])]
-                    )
+                    other: interval(_differences(found, by_arm[other]))
                     for other in references
                     if other != arm
                 },

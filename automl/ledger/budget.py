@@ -180,18 +180,23 @@ def stop_if_exhausted(session: Session, study: str, after: int) -> None:
     )
 
 
-def stop_on_one_cause(session: Session, study: str, first: int) -> None:
-    """Stop a study if all its trials, at least `first`, failed for the same cause."""
+def stop_on_one_cause(session: Session, study: str, first: int, judging: bool = False) -> None:
+    """Stop a study if all its trials, at least `first`, failed for the same cause.
+
+    Trials that judge others are trained by another trainer, so they are looked at by themselves.
+    """
     # All trials are checked: those that settle at the same time do not see each other.
     kinds = session.execute(
         select(func.count(), func.min(TrialRow.message), func.min(TrialRow.cause))
         .where(TrialRow.study == study, TrialRow.phase == Phase.SETTLED)
+        .where(TrialRow.judges.is_not(None) if judging else TrialRow.judges.is_(None))
         .group_by(TrialRow.state, TrialRow.cause)
         .limit(2)
     ).all()
     if len(kinds) > 1 or kinds[0][0] < first or kinds[0][2] is None:
         return
-    message = f"the first {kinds[0][0]} trials failed for the same reason: {kinds[0][1]}"
+    which = "trials of the judge" if judging else "trials"
+    message = f"the first {kinds[0][0]} {which} failed for the same reason: {kinds[0][1]}"
     stop(session, study, StopReason.SAME_FAILURE, message)
 
 

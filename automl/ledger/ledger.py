@@ -413,7 +413,8 @@ class Ledger:
         proposed = lease.judges is None
         settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
-            budget.stop_on_one_cause(session, self.study, self.same_failures)
+            judging = lease.judges is not None
+            budget.stop_on_one_cause(session, self.study, self.same_failures, judging)
         for given in judges:
             self._add_judging_trial(session, number, given, columns.get("found"))
         if not fresh:

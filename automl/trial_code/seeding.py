@@ -19,6 +19,8 @@ def seeded(seed: int) -> Iterator[None]:
         random.getstate(),
         numpy.random.get_state() if numpy else None,
         torch.random.get_rng_state() if torch else None,
+        # Seeding torch seeds all GPUs, too.
+        torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else None,
     )
     random.seed(seed)
     if numpy:
@@ -36,6 +38,8 @@ def seeded(seed: int) -> Iterator[None]:
             numpy.random.set_state(states[1])
         if torch:
             torch.random.set_rng_state(states[2])
+        if torch and states[3] is not None:
+            torch.cuda.set_rng_state_all(states[3])
 
 
 @dataclass(eq=False)

@@ -1,5 +1,6 @@
 """In a judged study, a tuner's own trials and those that judge them are never compared."""
 
+import re
 import signal
 from dataclasses import dataclass, replace
 
@@ -82,6 +83,13 @@ class Failing(tiny.Steps):
     def train(self, candidate, task, run):
         yield from ()
         raise ValueError(run.number)
+
+
+def test_a_judge_that_always_fails_ends_the_study(search):
+    study, _ = search(trials=20, options={"trainer": {"judge": Failing}})
+    assert len(judged(study)) < 10
+    why = study.views.budget().stopped_because
+    assert re.match(r"the first \d+ trials of the judge failed for the same reason", why)
 
 
 def test_a_strategy_draws_nothing_for_a_judge(search, watched):
@@ -187,6 +195,12 @@ def test_repetitions_end_a_judged_study(search):
     study, _ = search(corner, trials=None, evaluations=50, options=options)
     assert study.views.budget().stopped is not None
     assert len(judged(study)) == 2
+
+
+def test_a_grid_ends_once_every_proposal_has_been_judged(search):
+    study, _ = search(corner, strategy="grid", trials=10)
+    assert "grid has nothing left to propose" in study.views.budget().stopped_because
+    assert {trial.params["x"] for trial in judged(study)} == {0, 1}
 
 
 def test_a_result_of_another_study_is_judged_here(search):
