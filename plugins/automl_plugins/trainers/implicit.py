@@ -103,6 +103,7 @@ class Implicit(Settings, Trainer):
     """
 
     trainer: ClassVar[str] = "implicit"
+    replays: ClassVar[bool] = True
 
     outer: Outer = field(default=Outer.VALIDATION, metadata=member(Outer))
     share: float = field(
@@ -137,7 +138,9 @@ class Implicit(Settings, Trainer):
             NotFiniteError: The training loss is NaN or infinite.
         """
         settings = self.configured(fixed_hyperparameters(candidate)).for_run(run)
-        kind = _Tuning if candidate.open_decisions else Loop
+        # As a judge, it follows what was found, and tunes nothing.
+        opened = candidate.open_decisions.keys() - candidate.found.keys()
+        kind = _Tuning if opened else Loop
         yield from by_epochs(lambda: kind(settings, candidate, task, run), run)
 
     def unread(self, candidate: Candidate) -> frozenset[str]:
@@ -216,20 +219,25 @@ class _Tuning(Loop):
         with torch.no_grad():
             return self._variables.values(self._variables.phi, rows)
 
+    def measured(self) -> dict[str, float]:
+        outputs = self.outputs(self.validation)
+        measured = dict(self.task.evaluate(outputs, self.validation.targets))
+        if self.settings.outer is Outer.SHARE:
+            outputs = self.outputs(self._outer)
+        outer_loss = float(self.task.loss(outputs, self._outer.targets).detach())
+        return {**measured, "outer_loss": outer_loss, **self._noticed, **self._last}
+
     def keeps_best(self) -> bool:
-        return True
+        # Before the first step, decisions have the values of their middle, which nobody chose.
+        return self._noticed["outer_steps"] > 0 or self.finished
 
     def improved(self, best: Best) -> bool:
-        # By what the hyperparameters were chosen for, not by the task's first metric.
-        return self._outer_loss() < float(best.noted["outer_loss"])
+        # By what the decisions are tuned for, rather than by the task's first metric.
+        before = best.metrics["outer_loss"]
+        return math.isnan(before) or self.metrics["outer_loss"] < before
 
     def noted(self) -> dict[str, Any]:
-        return {"phi": self._variables.copy(), "outer_loss": self._outer_loss()}
-
-    def _outer_loss(self) -> float:
-        """Return the mean loss of all examples of the outer loss."""
-        outputs = self.outputs(self._outer)
-        return float(self.task.loss(outputs, self._outer.targets).detach())
+        return {"phi": self._variables.copy()}
 
     def epoch(self) -> None:
         self._variables.note_epoch()
@@ -256,7 +264,7 @@ class _Tuning(Loop):
         self._noticed.update(outer_steps=1, negative_curvature=found.solution.negative_curvature)
         if math.isfinite(found.norm()):
             self._variables.step(found.by_outer, self.settings.outer_lr)
-            self._last = _measured(found)
+            self._last = _described(found)
         else:
             self._noticed.update(skipped_steps=1)
 
@@ -271,13 +279,16 @@ class _Tuning(Loop):
         return self.settings.hypergradients(self.optimizer.param_groups[0]["lr"])
 
     def report(self) -> Report:
-        phi = self._variables.phi if self.best is None else self.best.noted["phi"]
-        known = len(self.task.split(Split.TRAIN)[1])
+        best = self.best
+        phi = self._variables.phi if best is None else best.noted["phi"]
+        found = self._variables.schedules(
+            self.epochs if best is None else best.epoch, self.settings.epochs
+        )
+        every = len(self.task.split(Split.TRAIN)[1])
         return replace(
             super().report(),
-            metrics={**self.metrics, **self._noticed, **self._last},
             closed=self._variables.closed(phi),
-            found=self._variables.found(phi, self.settings.epochs, self._rows, known),
+            found={**found, **self._variables.by_example(phi, self._rows, every)},
         )
 
     def state(self) -> dict[str, Any]:
@@ -295,11 +306,11 @@ class _Tuning(Loop):
             self._noticed, self._last = Counter(state["noticed"]), dict(state["last"])
 
 
-def _measured(found: Hypergradient) -> dict[str, float]:
+def _described(found: Hypergradient) -> dict[str, float]:
     """Return what a report says about a hypergradient."""
-    measured = {"outer_loss": found.outer_loss, "hypergradient_norm": found.norm()}
     residual = found.solution.residual
-    return measured if residual is None else {**measured, "residual": residual}
+    described = {"hypergradient_norm": found.norm()}
+    return described if residual is None else {**described, "residual": residual}
 
 
 @hookimpl
