@@ -146,6 +146,22 @@ def test_a_candidates_problem_has_batches_of_every_split(tmp_path):
         assert torch.equal(torch.cat([batch.targets for batch in batches]), targets[rows])
 
 
+def test_a_candidates_problem_finds_out_what_it_offers(tmp_path):
+    def perceptron(trial, task):
+        graph = Graph()
+        x = graph.input("x", task.signature.input_shape)
+        h = graph.add("tanh", graph.add("linear", x, features=4))
+        graph.output(graph.add("linear", h, features=3))
+        return Candidate(graph, {"l2": trial.suggest_float("l2", 1e-4, 1.0)})
+
+    task, every = blobs(), frozenset(Need)
+    linear = problem_of(QUICK, candidate_of(task), task, a_run(tmp_path))
+    assert linear.offers == every
+    candidate = candidate_of(task, space=perceptron, decisions={"l2": 0.1})
+    curved = problem_of(QUICK, candidate, task, a_run(tmp_path))
+    assert curved.offers == every - {Need.STRONGLY_CONVEX}
+
+
 @pytest.mark.parametrize("method", [Way.CG, Way.NEUMANN, Way.FINITE_DIFFERENCE])
 @pytest.mark.parametrize("curvature", list(Curvature))
 def test_its_hypergradient_is_the_slope_after_training_again(method, curvature, tmp_path):
