@@ -16,7 +16,7 @@ from automl.space.decisions import MANY, Open, values_of
 from automl.space.layers import OpenLayer, first
 from automl.space.uses import Openable, Scope
 
-_SIZE = Openable(Scope.BATCH)
+_SIZE = Openable(Scope.BATCH, structural=True)
 
 
 def sizes(size: int | Open, what: str) -> tuple[int, ...]:

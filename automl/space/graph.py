@@ -284,7 +284,7 @@ class Graph:
         """Iterate over the uses of open decisions in the live nodes, each after its decision."""
         for node in self.live_nodes():
             if isinstance(node.operation, Open):
-                use = Use(UseKind.OPERATION, node.name, differentiable=True)
+                use = Use.of(UseKind.OPERATION, node.name, "", Choice.openable["weights"])
                 yield node.operation.name, use
             for name, attributes in node.options():
                 yield from _uses_in(name, attributes)
@@ -490,8 +490,7 @@ def _reject_unknown(node: Node, unknown: set[str]) -> None:
 def _uses_in(name: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, Use]]:
     for key, value in attributes.items():
         for decision in find_open(value):
-            openable = operation(name).openable[key]
-            use = Use(UseKind.ATTRIBUTE, name, key, openable.scope, openable.differentiable)
+            use = Use.of(UseKind.ATTRIBUTE, name, key, operation(name).openable[key])
             yield decision.name, use
 
 

@@ -245,7 +245,9 @@ class Choice(_Mixture):
             tensors, or the choice itself.
     """
 
-    openable: ClassVar[Mapping[str, Openable]] = {"weights": Openable(differentiable=True)}
+    openable: ClassVar[Mapping[str, Openable]] = {
+        "weights": Openable(Scope.BATCH, differentiable=True, structural=True)
+    }
     weights: Weights
 
     def __init__(self, decision: Open, options: Iterable[nn.Module]) -> None:
@@ -273,7 +275,7 @@ class Pick(_Mixture):
     """
 
     openable: ClassVar[Mapping[str, Openable]] = {
-        "index": Openable(Scope.BATCH, differentiable=True)
+        "index": Openable(Scope.BATCH, differentiable=True, structural=True)
     }
     index: int | Weights
 
@@ -333,9 +335,5 @@ def uses_in(module: nn.Module) -> Iterator[tuple[str, Use]]:
     for layer in module.modules():
         if isinstance(layer, OpenLayer):
             for key, decision in layer.open_decisions.items():
-                openable = layer.openable.get(key, Openable())
-                owner = type(layer).__name__
-                yield (
-                    decision.name,
-                    Use(UseKind.LAYER, owner, key, openable.scope, openable.differentiable),
-                )
+                openable, owner = layer.openable.get(key, Openable()), type(layer).__name__
+                yield decision.name, Use.of(UseKind.LAYER, owner, key, openable)

@@ -34,10 +34,13 @@ class Openable:
     Attributes:
         scope: The finest scope that its values may have.
         differentiable: Whether the output has a derivative with respect to it.
+        structural: Whether it decides which weights take part, as a width or a choice does. The
+            trained weights then belong to one value or another, and do not respond to it.
     """
 
     scope: Scope = Scope.GLOBAL
     differentiable: bool = False
+    structural: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Use:
         scope: How finely its value may vary.
         differentiable: Whether the output has a derivative with respect to it. For a
             hyperparameter, the trainer has to know.
+        structural: Whether it decides which weights take part.
     """
 
     kind: UseKind
@@ -59,6 +63,13 @@ class Use:
     attribute: str = ""
     scope: Scope = Scope.GLOBAL
     differentiable: bool = False
+    structural: bool = False
+
+    @classmethod
+    def of(cls, kind: UseKind, owner: str, attribute: str, openable: Openable) -> "Use":
+        """Describe the use of an attribute that may be open."""
+        also = (openable.scope, openable.differentiable, openable.structural)
+        return cls(kind, owner, attribute, *also)
 
 
 VALUE = Use(UseKind.VALUE)

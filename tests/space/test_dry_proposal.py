@@ -12,6 +12,7 @@ from automl.space.candidate import propose
 from automl.space.dry_proposal import DryProposals
 
 VALUE = (Use(UseKind.VALUE),)
+CHOICE = Use(UseKind.OPERATION, "activation", "", Scope.BATCH, True, True)
 RATE = Use(UseKind.ATTRIBUTE, "dropout", "p", Scope.SAMPLE)
 
 
@@ -24,7 +25,7 @@ def test_the_uses_of_a_graph_and_of_hyperparameters():
     found = uses(small_space, "width", "activation", "rate", "lr")
     assert found == {
         "width": VALUE,
-        "activation": (Use(UseKind.OPERATION, "activation", differentiable=True),),
+        "activation": (CHOICE,),
         "rate": (RATE,),
         "lr": (Use(UseKind.HYPERPARAMETER, "", "lr"),),
     }

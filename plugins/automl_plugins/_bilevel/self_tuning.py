@@ -96,8 +96,8 @@ class SelfTuningSettings(Settings):
 def tunable(decision: Open) -> bool:
     """Return whether a network can respond to a decision while its value varies in training.
 
-    The decision is a number, each of its uses changes how a batch is computed, and all examples, or
-    at least all batches, can have values of their own.
+    The decision is a number, each of its uses changes how a batch is computed but not which weights
+    compute it, and all examples, or at least all batches, can have values of their own.
     """
     numeric = isinstance(decision.distribution, FloatDistribution | IntDistribution)
     return numeric and bool(decision.uses) and all(map(_varies, decision.uses))
@@ -106,7 +106,8 @@ def tunable(decision: Open) -> bool:
 def _varies(use: Use) -> bool:
     if use.kind is UseKind.HYPERPARAMETER:
         return use.attribute in _TUNED
-    return use.kind in (UseKind.ATTRIBUTE, UseKind.LAYER) and use.scope is not Scope.GLOBAL
+    in_layer = use.kind in (UseKind.ATTRIBUTE, UseKind.LAYER)
+    return in_layer and use.scope is not Scope.GLOBAL and not use.structural
 
 
 def _refuse_untunable(trainer: str, candidate: Candidate) -> None:
