@@ -37,7 +37,7 @@ from automl.space.dry_proposal import DryProposals
 from automl.testing import check_trainer
 
 weighing = functools.partial(softmax, weights=True)
-QUICK = Implicit(epochs=4, batch_size=16, interval=1, lead=0.0, iterations=5)
+QUICK = Implicit(epochs=4, batch_size=16, inner_steps=1, untuned_epochs=0, iterations=5)
 DECISIONS = {"lr": 0.05, "l2": 1e-3, "example_weights": 0.5}
 HYPERPARAMETER = functools.partial(Use, UseKind.HYPERPARAMETER, "")
 
@@ -219,7 +219,7 @@ def trained(problem: CandidateProblem, outer, batch: Batch):
 def test_wrong_labels_get_smaller_weights(tmp_path):
     task = cleaning(of="digits", noise=0.4)
     clean = cleaning(of="digits", noise=0.0)
-    trainer = Implicit(epochs=60, batch_size=1077, interval=1)
+    trainer = Implicit(epochs=60, batch_size=1077, inner_steps=1)
     *_, last = reports(task, tmp_path, trainer)
     rows = task.splits[Split.TRAIN]
     wrong = task.targets[rows] != clean.targets[rows]
@@ -290,7 +290,7 @@ def test_a_judge_replays_what_it_found(tmp_path):
     task = cleaning(of="digits", noise=0.4)
     candidate = candidate_of(task)
     *_, last = reports(
-        task, tmp_path / "a", Implicit(epochs=40, batch_size=1077, interval=1), candidate
+        task, tmp_path / "a", Implicit(epochs=40, batch_size=1077, inner_steps=1), candidate
     )
     found = {"example_weights": tuple(last.found["example_weights"].tolist())}
     judged = replace(candidate, found={**found, "l2": last.found["l2"]})

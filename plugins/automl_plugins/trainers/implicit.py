@@ -47,7 +47,7 @@ from automl_plugins._bilevel.variables import EXAMPLE_WEIGHTS, Variables, fixed_
 from automl_plugins._training.epochs import by_epochs, loading
 from automl_plugins._training.examples import Examples
 from automl_plugins._training.loop import Best, Loop
-from automl_plugins._training.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, member, within
+from automl_plugins._training.ranges import COUNT, NOT_NEGATIVE, POSITIVE, member, within
 from automl_plugins._training.settings import Settings
 from automl_plugins._training.values import Values
 
@@ -95,8 +95,9 @@ class Implicit(Settings, Trainer):
         damping: A number added to the diagonal of the matrix.
         outer_lr: The learning rate of the unconstrained hyperparameters, with Adam.
         outer_batch_size: The number of examples in a hypergradient, of either loss.
-        interval: The number of training steps for each step of the hyperparameters.
-        lead: The share of the training before the first of these steps.
+        untuned_epochs: The number of epochs before the first step of the hyperparameters, at most
+            half of all epochs.
+        inner_steps: The number of training steps before each step of the hyperparameters.
 
     Raises:
         ValueError: A value is out of its range.
@@ -116,8 +117,10 @@ class Implicit(Settings, Trainer):
     damping: float = field(default=1e-3, metadata=NOT_NEGATIVE)
     outer_lr: float = field(default=0.1, metadata=POSITIVE)
     outer_batch_size: int = field(default=512, metadata=COUNT)
-    interval: int = field(default=5, metadata=COUNT)
-    lead: float = field(default=0.1, metadata=SHARE)
+    untuned_epochs: int = field(
+        default=5, metadata=within("a whole number, at least 0", int, lambda n: n >= 0)
+    )
+    inner_steps: int = field(default=5, metadata=COUNT)
 
     def opens(self, decision: Open) -> bool:
         if any(use.attribute == "weight_decay" for use in decision.uses):
@@ -244,7 +247,8 @@ class _Tuning(Loop):
         super().epoch()
 
     def after_step(self) -> None:
-        if self.share >= self.settings.lead and self.steps % self.settings.interval == 0:
+        untuned = min(self.settings.untuned_epochs, self.settings.epochs // 2)
+        if self.epochs > untuned and self.steps % self.settings.inner_steps == 0:
             self._outer_step()
 
     def _outer_step(self) -> None:
