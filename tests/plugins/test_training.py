@@ -450,10 +450,6 @@ class Doubling(Loop):
     def noted(self):
         return {"penalized": self.penalized}
 
-    def report(self):
-        # The weights are not those of the candidate's own module.
-        return replace(super().report(), weights=None)
-
     def state(self):
         return {**super().state(), "penalized": self.penalized}
 
