@@ -19,7 +19,11 @@ from automl import CandidateError, Classification
 from automl.testing import check_space
 
 HYPERPARAMETERS = {"optimizer", "lr", "weight_decay", "batch_size"}
-WIDTHS, KERNELS = ({f"{size}_{at}" for at in range(3)} for size in ("width", "kernel"))
+PERCEPTRON = {"activation", "normalization", "dropout", "width_0", "width_1", "width_2"}
+CONVOLUTIONAL = {
+    *("activation", "normalization", "dropout", "pooling"),
+    *("channels", "kernel_0", "kernel_1", "kernel_2"),
+}
 REFINEMENTS = {"warmup_epochs", "label_smoothing"}
 RESIDUAL = {"width", "activation", "normalization", "hidden_dropout", "residual_dropout"}
 DISTURBANCES = {"noise", "blend", "cutout"}
@@ -36,15 +40,14 @@ def task():
     return digits()
 
 
-BASIC = [
-    (mlp, {"activation", "normalization", "dropout"} | WIDTHS),
-    (cnn, {"channels", "activation", "normalization", "dropout", "pooling"} | KERNELS),
-    (residual_mlp, RESIDUAL),
-]
-"""The spaces' basic extents, with what may be left open besides the hyperparameters."""
-
-
-@pytest.mark.parametrize(("space", "openable"), BASIC)
+@pytest.mark.parametrize(
+    ("space", "openable"),
+    [
+        (mlp, PERCEPTRON),
+        (cnn, CONVOLUTIONAL),
+        (residual_mlp, RESIDUAL),
+    ],
+)
 def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS
 
@@ -52,20 +55,22 @@ def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task
 @pytest.mark.parametrize(
     ("space", "openable"),
     [
-        (full_mlp, {"activation", "normalization", "dropout", "skip"} | WIDTHS),
-        (
-            full_cnn,
-            {"activation", "normalization", "dropout", "pooling", "skip", "convolution"}
-            | {"channels"}
-            | KERNELS,
-        ),
+        (full_mlp, PERCEPTRON | {"skip"}),
+        (full_cnn, CONVOLUTIONAL | {"skip", "convolution"}),
     ],
 )
 def test_decisions_of_the_full_extent_may_be_open(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS | REFINEMENTS
 
 
-@pytest.mark.parametrize(("space", "openable"), BASIC)
+@pytest.mark.parametrize(
+    ("space", "openable"),
+    [
+        (mlp, PERCEPTRON),
+        (cnn, CONVOLUTIONAL),
+        (residual_mlp, RESIDUAL),
+    ],
+)
 def test_all_regularization_may_be_open(space, openable, task):
     found = check_space(functools.partial(space, **REGULARIZED), task)
     assert found == openable | HYPERPARAMETERS | DISTURBANCES | PENALTIES
