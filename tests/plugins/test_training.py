@@ -443,12 +443,12 @@ class Doubling(Loop):
     def keeps_best(self):
         return True
 
+    def report(self):
+        # Those of the converted module are not the candidate's, so there are none to export.
+        return replace(super().report(), weights=None)
+
     def noted(self):
         return {"penalized": self.penalized}
-
-    def report(self):
-        # The weights are not those of the candidate's own module.
-        return replace(super().report(), weights=None)
 
     def state(self):
         return {**super().state(), "penalized": self.penalized}

@@ -19,11 +19,7 @@ from automl import CandidateError, Classification
 from automl.testing import check_space
 
 HYPERPARAMETERS = {"optimizer", "lr", "weight_decay", "batch_size"}
-PERCEPTRON = {"activation", "normalization", "dropout", "width_0", "width_1", "width_2"}
-CONVOLUTIONAL = {
-    *("activation", "normalization", "dropout", "pooling"),
-    *("channels", "kernel_0", "kernel_1", "kernel_2"),
-}
+WIDTHS, KERNELS = ({f"{size}_{at}" for at in range(3)} for size in ("width", "kernel"))
 REFINEMENTS = {"warmup_epochs", "label_smoothing"}
 RESIDUAL = {"width", "activation", "normalization", "hidden_dropout", "residual_dropout"}
 DISTURBANCES = {"noise", "blend", "cutout"}
@@ -40,14 +36,15 @@ def task():
     return digits()
 
 
-@pytest.mark.parametrize(
-    ("space", "openable"),
-    [
-        (mlp, PERCEPTRON),
-        (cnn, CONVOLUTIONAL),
-        (residual_mlp, RESIDUAL),
-    ],
-)
+BASIC = [
+    (mlp, {"activation", "normalization", "dropout"} | WIDTHS),
+    (cnn, {"channels", "activation", "normalization", "dropout", "pooling"} | KERNELS),
+    (residual_mlp, RESIDUAL),
+]
+"""The spaces' basic extents, with what may be left open besides the hyperparameters."""
+
+
+@pytest.mark.parametrize(("space", "openable"), BASIC)
 def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS
 
@@ -55,22 +52,20 @@ def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task
 @pytest.mark.parametrize(
     ("space", "openable"),
     [
-        (full_mlp, PERCEPTRON | {"skip"}),
-        (full_cnn, CONVOLUTIONAL | {"skip", "convolution"}),
+        (full_mlp, {"activation", "normalization", "dropout", "skip"} | WIDTHS),
+        (
+            full_cnn,
+            {"activation", "normalization", "dropout", "pooling", "skip", "convolution"}
+            | {"channels"}
+            | KERNELS,
+        ),
     ],
 )
 def test_decisions_of_the_full_extent_may_be_open(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS | REFINEMENTS
 
 
-@pytest.mark.parametrize(
-    ("space", "openable"),
-    [
-        (mlp, PERCEPTRON),
-        (cnn, CONVOLUTIONAL),
-        (residual_mlp, RESIDUAL),
-    ],
-)
+@pytest.mark.parametrize(("space", "openable"), BASIC)
 def test_all_regularization_may_be_open(space, openable, task):
     found = check_space(functools.partial(space, **REGULARIZED), task)
     assert found == openable | HYPERPARAMETERS | DISTURBANCES | PENALTIES
