@@ -4,8 +4,8 @@ Each section is an option; without any, all of them run.
 
 --judged: the loss on test data of what `stn` and `delta_stn` find in one trial with its judge, next
 to no regularization, and to TPE and random search with the same seconds of training, or three times
-the gradients. Trial and error may also choose a third of the epochs. Differences are paired by seed.
-The tasks are digits (three dropouts and cutout), Fashion-MNIST at 14x14 with a small convolutional
+the gradients. Trial and error may also choose a third of the epochs. Differences are paired by
+seed. The tasks are digits (three dropouts and cutout), Fashion-MNIST at 14x14 with a small convolutional
 network, and letters from a table; the last two are left out if DIR does not have them.
 
 --cost: CPU time and saved activations of the steps of `stn` and `delta_stn`, in plain training
