@@ -98,7 +98,7 @@ def _mlp(graph: Graph, x: str, regularization: Regularization, width: int = 100)
 def _cnn(graph: Graph, x: str, regularization: Regularization) -> str:
     first, second, third = regularization.dropouts
     h = graph.add("cutout", x, share=regularization.augmentation)
-    for channels, rate in ((16, first), (32, second)):
+    for channels, rate in ((8, first), (16, second)):
         h = graph.add("relu", graph.add("batch_norm", graph.add("conv2d", h, channels=channels)))
         h = graph.add("dropout", graph.add("max_pool2d", h), p=rate)
     h = graph.add("dropout", graph.add("flatten", h), p=third)
@@ -169,9 +169,9 @@ def problems(data: Path) -> dict[str, Problem]:
     """Return the problems whose data is there, by name."""
     known = {"digits": Problem(_digits, _mlp, 150, 50, 32, 3e-3)}
     if (data / "fashion-mnist").is_dir():
-        known["fashion"] = Problem(_fashion(data), _cnn, 45, 15, 50, 3e-3)
+        known["fashion"] = Problem(_fashion(data), _cnn, 30, 10, 50, 3e-3)
     if (data / "tabular").is_dir():
-        known["letter"] = Problem(_letter(data), _table, 90, 30, 50, 3e-3)
+        known["letter"] = Problem(_letter(data), _table, 60, 20, 50, 3e-3)
     return known
 
 

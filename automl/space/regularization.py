@@ -198,6 +198,7 @@ declare(
         _noise_shape,
         algebra=_unless_zero(Algebra(stochastic=True, channelwise=True)),
         openable=GaussianNoise.openable,
+        narrower=True,
     )
 )
 declare(
@@ -207,6 +208,7 @@ declare(
         _cutout_shape,
         algebra=_unless_zero(_LINEAR),
         openable=Cutout.openable,
+        narrower=True,
     )
 )
 declare(
@@ -216,5 +218,6 @@ declare(
         _blend_shape,
         algebra=_unless_zero(_LINEAR),
         openable=Blend.openable,
+        narrower=True,
     )
 )

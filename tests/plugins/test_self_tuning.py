@@ -308,6 +308,15 @@ def test_micro_batches_train_too(trainer, tmp_path):
     assert last.metrics["outer_steps"] > 0 == last.metrics["skipped_steps"]
 
 
+@pytest.mark.parametrize("trainer", RESPONDING, ids=NAMES)
+def test_half_precision_trains_too(trainer, tmp_path):
+    trainer = type(trainer)(**{**vars(trainer), "epochs": 2, "precision": "bf16", "inner_steps": 1})
+    given = {"stages": 1, "channels": 8, "blocks_0": 1, "normalization": "batch_norm"}
+    report, *_ = trained(trainer, cnn, digits(), tmp_path, batch_size=256, **given)[-1]
+    assert math.isfinite(report.metrics["loss"])
+    assert report.metrics["outer_steps"] > 0 == report.metrics["skipped_steps"]
+
+
 # The outer loss.
 @dataclass
 class Divided(Line):
