@@ -18,6 +18,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 from toys import Line, a_run, blobs, small_space
 
+import automl
 from automl import (
     Batch,
     Candidate,
@@ -337,6 +338,35 @@ def test_batch_norm_learns_nothing_from_hypergradients(tmp_path):
     # Dropout draws the same masks again.
     assert torch.equal(first.by_outer["l2"], second.by_outer["l2"])
     assert Need.DETERMINISTIC not in problem.offers
+
+
+def test_a_study_judges_what_it_found_and_exports_the_judged_model(tmp_path):
+    training = {"epochs": 40, "batch_size": 1077}
+    url = f"sqlite:///{tmp_path}/a.db"
+    study, best = automl.search(
+        softmax,
+        task=cleaning,
+        trainer=Implicit,
+        strategy="random",
+        trials=1,
+        storage=url,
+        options={
+            "space": {"weights": True},
+            "trainer": {**training, "inner_steps": 1, "judge": "supervised"},
+            "judge": training,
+        },
+    )
+    tuned, judged = study.trials
+    assert best.number == judged.number == 1
+    assert tuned.decisions["l2"] == judged.decisions["l2"]
+    assert judged.decisions["example_weights"] == tuned.decisions["example_weights"]
+    assert tuned.metrics["lower_solves"] == 35
+    # With 40 % wrong labels and no weights, it stays near .9.
+    assert judged.metrics["accuracy"] > 0.93
+    study.export(tmp_path / "model")
+    inputs, targets = cleaning().split(Split.VALIDATION)
+    right = (study.predict(inputs).argmax(1) == targets).double().mean()
+    assert float(right) == pytest.approx(judged.metrics["accuracy"])
 
 
 # Bad input: one clear line each.
