@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from automl.portable.csv_file import read_table, read_text
     from automl.portable.pixels import Pixels, images_in, open_image
     from automl.space.candidate import Candidate, Signature
-    from automl.space.decisions import Open
+    from automl.space.decisions import Open, derived
     from automl.space.distributions import contains
     from automl.space.graph import Algebra, Node, Operation, declare
     from automl.space.operations import Graph

@@ -8,7 +8,8 @@
 - cost: a step of the hyperparameters of `cnn`, in plain steps of training.
 - cleaning: digits with 40 % wrong labels in training; one weight for each example.
 
-    python benchmarks/hypergradient.py [--json] [--sections accuracy …] [--seeds 5] [--epochs 200]
+    python benchmarks/hypergradient.py [--json] [--sections accuracy …] [--penalties …] [--seeds 5]
+                                       [--epochs 200]
 """
 
 import argparse
@@ -152,7 +153,7 @@ METHODS: dict[str, Method] = {
 
 def accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for penalty in PENALTIES:
+    for penalty in arguments.penalties:
         solved = Logistic().at(penalty)
         for name, method in METHODS.items():
             row = {"penalty": penalty, "condition": solved.condition, "method": name}
@@ -364,7 +365,9 @@ def cleaning(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         right = (task.targets == clean.targets)[trained]
         common = {"epochs": arguments.epochs, "batch_size": len(trained)}
         judge, candidate = Supervised(**common), tuned(task, "example_weights")
-        *_, last = Implicit(**common, interval=1).train(candidate, task, a_run(seed))
+        *_, last = Implicit(**common, inner_steps=1, untuned_epochs=arguments.epochs // 10).train(
+            candidate, task, a_run(seed)
+        )
         assert last.weights is not None
         assert last.found is not None
         weights = last.found["example_weights"]
@@ -422,6 +425,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
+    parser.add_argument("--penalties", nargs="+", type=float, default=PENALTIES, help="of accuracy")
     parser.add_argument("--seeds", type=int, default=5, help="of cleaning")
     parser.add_argument("--epochs", type=int, default=200, help="of cleaning")
     arguments = parser.parse_args()

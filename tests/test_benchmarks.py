@@ -144,3 +144,25 @@ def test_self_tuning_measures_the_cost_of_each_step():
     assert all(row["smallest"] > 0 and row["median"] > 0 for row in rows)
     memory = {(row["normalization"], row["step"]): row["saved"] for row in rows}
     assert memory["batch_norm", "stn training"] <= 1.5
+
+
+def test_hypergradient_compares_with_exact_ones():
+    sections = ("--sections", "accuracy", "ridge", "indefinite")
+    found = results("hypergradient", *sections, "--penalties", 1e-1, 1e-2)
+    errors = {(row["penalty"], row["method"]): row["error"] for row in found["accuracy"]}
+    assert errors[1e-1, "cg-20"] <= 1e-10
+    assert errors[1e-2, "cg-40"] <= 1e-7
+    assert found["ridge"][0]["error"] <= 1e-12
+    plain = [row for row in found["indefinite"] if row["matrix"] == "hessian"]
+    curved = [row for row in found["indefinite"] if row["matrix"] == "gauss-newton"]
+    assert all(row["negative_curvature"] and 0 < row["norm"] < 1 for row in plain)
+    assert not any(row["negative_curvature"] for row in curved)
+
+
+def test_hyper_cleaning_measures_every_arm():
+    (row,) = results("hypergradient", "--sections", "cleaning", "--seeds", 1, "--epochs", 40)[
+        "cleaning"
+    ]
+    assert 0.7 < row["none"] < row["oracle"] < 1
+    assert row["auc"] > 0.8
+    assert row["counts"]["lower_solves"] == 36

@@ -171,15 +171,27 @@ def _uses_of(candidate: Candidate) -> dict[str, list[Use]]:
 
 
 def _all_uses(candidate: Candidate) -> Iterator[tuple[str, Use]]:
+    unseen = set(candidate.open_decisions)
     for key, value in candidate.hyperparameters.items():
         for decision in find_open(value):
+            unseen.discard(decision.name)
             yield decision.name, Use(UseKind.HYPERPARAMETER, "", key)
     if hasattr(candidate.architecture, "uses"):
         yield from candidate.architecture.uses()
     elif candidate.open_decisions:
-        from automl.space.layers import uses_in
+        yield from _uses_in_layers(candidate, required=bool(unseen))
 
-        yield from uses_in(candidate.build())
+
+def _uses_in_layers(candidate: Candidate, required: bool) -> Iterator[tuple[str, Use]]:
+    from automl.space.layers import uses_in
+
+    try:
+        module = candidate.build()
+    except Exception:
+        if required:
+            raise
+        return  # no decision is left to look for; training will report the error
+    yield from uses_in(module)
 
 
 class _Largest(BaseSampler):

@@ -196,6 +196,7 @@ declare(
         _noise_shape,
         algebra=_unless_zero(Algebra(stochastic=True, channelwise=True)),
         openable=GaussianNoise.openable,
+        narrower=True,
     )
 )
 declare(
@@ -205,6 +206,7 @@ declare(
         _cutout_shape,
         algebra=_unless_zero(_LINEAR),
         openable=Cutout.openable,
+        narrower=True,
     )
 )
 declare(
@@ -214,5 +216,6 @@ declare(
         _blend_shape,
         algebra=_unless_zero(_LINEAR),
         openable=Blend.openable,
+        narrower=True,
     )
 )

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from tuners import BOAST, JUDGE, JUDGED, Optimist, Watching, corner, grid, judging, plane, watching
 
 import automl
+from automl.analysis.doctor import Doctor
 
 
 @pytest.fixture
@@ -209,3 +210,4 @@ def test_a_result_of_another_study_is_judged_here(search):
     study, best = search(corner, trials=6, options={**JUDGE, **own_values})
     assert {trial.params["x"] for trial in judged(study)} == {0, 1}
     assert best.values["score"] < 1
+    assert not [each for each in Doctor(study).findings() if each.broken]

@@ -8,6 +8,7 @@ from torch import nn
 from tuners import JUDGED, Optimist
 
 import automl
+from automl.analysis.doctor import Doctor
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def test_a_reused_trial_has_them(search):
     assert reused
     for trial in reused:
         assert trial.values["parameters"] == 2 * trial.decisions["x"]
+    assert not [each for each in Doctor(study).findings() if each.broken]
 
 
 def test_while_a_decision_stays_open_there_are_none(search):

@@ -18,6 +18,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 from toys import Line, a_run, blobs, small_space
 
+import automl
 from automl import (
     Batch,
     Candidate,
@@ -37,7 +38,7 @@ from automl.space.dry_proposal import DryProposals
 from automl.testing import check_trainer
 
 weighing = functools.partial(softmax, weights=True)
-QUICK = Implicit(epochs=4, batch_size=16, interval=1, lead=0.0, iterations=5)
+QUICK = Implicit(epochs=4, batch_size=16, inner_steps=1, untuned_epochs=0, iterations=5)
 DECISIONS = {"lr": 0.05, "l2": 1e-3, "example_weights": 0.5}
 HYPERPARAMETER = functools.partial(Use, UseKind.HYPERPARAMETER, "")
 
@@ -120,7 +121,7 @@ def test_the_inner_loss_is_the_loss_of_supervised(tmp_path):
     problem = problem_of(Implicit(), candidate, task, a_run(tmp_path))
     weights, outer = problem.initial(torch.Generator())
     batch = problem.batch(Split.TRAIN, torch.arange(20))
-    found = problem.inner_loss(weights, outer, batch, torch.Generator())
+    found = problem.inner_loss(weights, outer, batch, torch.Generator()).detach()
     module = candidate.build()
     module.load_state_dict(weights)
     # At φ = 0, the decisions have their middle values.
@@ -144,6 +145,22 @@ def test_a_candidates_problem_has_batches_of_every_split(tmp_path):
         assert sorted(rows.tolist()) == list(range(len(inputs)))
         assert torch.equal(torch.cat([batch.inputs for batch in batches]), inputs[rows])
         assert torch.equal(torch.cat([batch.targets for batch in batches]), targets[rows])
+
+
+def test_a_candidates_problem_finds_out_what_it_offers(tmp_path):
+    def perceptron(trial, task):
+        graph = Graph()
+        x = graph.input("x", task.signature.input_shape)
+        h = graph.add("tanh", graph.add("linear", x, features=4))
+        graph.output(graph.add("linear", h, features=3))
+        return Candidate(graph, {"l2": trial.suggest_float("l2", 1e-4, 1.0)})
+
+    task, every = blobs(), frozenset(Need)
+    linear = problem_of(QUICK, candidate_of(task), task, a_run(tmp_path))
+    assert linear.offers == every
+    candidate = candidate_of(task, space=perceptron, decisions={"l2": 0.1})
+    curved = problem_of(QUICK, candidate, task, a_run(tmp_path))
+    assert curved.offers == every - {Need.STRONGLY_CONVEX}
 
 
 @pytest.mark.parametrize("method", [Way.CG, Way.NEUMANN, Way.FINITE_DIFFERENCE])
@@ -203,7 +220,7 @@ def trained(problem: CandidateProblem, outer, batch: Batch):
 def test_wrong_labels_get_smaller_weights(tmp_path):
     task = cleaning(of="digits", noise=0.4)
     clean = cleaning(of="digits", noise=0.0)
-    trainer = Implicit(epochs=60, batch_size=1077, interval=1)
+    trainer = Implicit(epochs=60, batch_size=1077, inner_steps=1)
     *_, last = reports(task, tmp_path, trainer)
     rows = task.splits[Split.TRAIN]
     wrong = task.targets[rows] != clean.targets[rows]
@@ -274,7 +291,7 @@ def test_a_judge_replays_what_it_found(tmp_path):
     task = cleaning(of="digits", noise=0.4)
     candidate = candidate_of(task)
     *_, last = reports(
-        task, tmp_path / "a", Implicit(epochs=40, batch_size=1077, interval=1), candidate
+        task, tmp_path / "a", Implicit(epochs=40, batch_size=1077, inner_steps=1), candidate
     )
     found = {"example_weights": tuple(last.found["example_weights"].tolist())}
     judged = replace(candidate, found={**found, "l2": last.found["l2"]})
@@ -321,6 +338,35 @@ def test_batch_norm_learns_nothing_from_hypergradients(tmp_path):
     # Dropout draws the same masks again.
     assert torch.equal(first.by_outer["l2"], second.by_outer["l2"])
     assert Need.DETERMINISTIC not in problem.offers
+
+
+def test_a_study_judges_what_it_found_and_exports_the_judged_model(tmp_path):
+    training = {"epochs": 40, "batch_size": 1077}
+    url = f"sqlite:///{tmp_path}/a.db"
+    study, best = automl.search(
+        softmax,
+        task=cleaning,
+        trainer=Implicit,
+        strategy="random",
+        trials=1,
+        storage=url,
+        options={
+            "space": {"weights": True},
+            "trainer": {**training, "inner_steps": 1, "judge": "supervised"},
+            "judge": training,
+        },
+    )
+    tuned, judged = study.trials
+    assert best.number == judged.number == 1
+    assert tuned.decisions["l2"] == judged.decisions["l2"]
+    assert judged.decisions["example_weights"] == tuned.decisions["example_weights"]
+    assert tuned.metrics["lower_solves"] == 35
+    # With 40 % wrong labels and no weights, it stays near .9.
+    assert judged.metrics["accuracy"] > 0.93
+    study.export(tmp_path / "model")
+    inputs, targets = cleaning().split(Split.VALIDATION)
+    right = (study.predict(inputs).argmax(1) == targets).double().mean()
+    assert float(right) == pytest.approx(judged.metrics["accuracy"])
 
 
 # Bad input: one clear line each.

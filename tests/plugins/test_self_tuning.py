@@ -11,8 +11,8 @@ import pytest
 import torch
 from automl_plugins._bilevel.perturbed import Perturbed, schedule_of
 from automl_plugins.tasks.digits import digits
-from automl_plugins.trainers.delta_stn import DeltaStn
-from automl_plugins.trainers.stn import Stn
+from automl_plugins.trainers.delta_stn import DeltaStn, DeltaStnTraining
+from automl_plugins.trainers.stn import Stn, StnTraining
 from automl_plugins.trainers.supervised import Supervised
 from automl_searchspaces.cnn import cnn
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -260,19 +260,42 @@ def test_with_nothing_open_they_train_exactly_like_supervised(trainer, tmp_path)
         assert torch.equal(own[-1].weights()[name], value)
 
 
-def test_the_weights_of_delta_stn_are_those_of_a_plain_training(tmp_path):
-    # With bounds that coincide, the penalty does not change while it is tuned.
-    def space(trial, task):
-        return penalised(trial, task, 0.01, 0.01)
+def normalised(trial, task):
+    """A network whose penalty may be open; with bounds that coincide, it does not change."""
+    graph = Graph()
+    h = graph.add("linear", graph.input("x", task.signature.input_shape), features=8)
+    h = graph.add("relu", graph.add("batch_norm", h))
+    graph.output(graph.add("linear", h, features=task.signature.output_shape[0]))
+    return Candidate(graph, {"l2": trial.suggest_float("l2", 0.01, 0.01), "lr": 0.02})
 
-    task = blobs()
-    last = trained(DeltaStn(epochs=4), space, task, tmp_path / "a")[-1]
-    closed = proposed(Supervised(), space, task)
-    *_, plain = Supervised(epochs=4).train(closed, task, a_run(tmp_path / "b"))
-    assert last[0].closed == {"l2": 0.01}
-    assert last[0].metrics["best_epoch"] == 4
+
+@pytest.mark.parametrize("linearised", [True, False])
+def test_the_weights_and_statistics_of_delta_stn_are_those_of_a_plain_training(
+    linearised, tmp_path
+):
+    task, options = blobs(), {"epochs": 4, "batch_size": 16}
+    tuner = DeltaStn(**options, linearised=linearised, inner_steps=1, outer_lr=0.3)
+    last, state, weights = trained(tuner, normalised, task, tmp_path / "a")[-1]
+    closed = proposed(Supervised(), normalised, task)
+    *_, plain = Supervised(**options).train(closed, task, a_run(tmp_path / "b"))
+    assert last.closed == {"l2": 0.01}
+    assert last.metrics["best_epoch"] == 4
+    assert abs(state["hyper"]["phi"].item()) > 0.1, "the hyperparameter moves all the same"
     for name, value in plain.weights().items():
-        torch.testing.assert_close(last[2][name], value, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("training", "trainer", "expected"), [(StnTraining, Stn, 1.5), (DeltaStnTraining, DeltaStn, 0)]
+)
+def test_what_layers_respond_to_without_a_perturbation(training, trainer, expected, tmp_path):
+    task = blobs()
+    made = training(trainer(), proposed(trainer(), small_space, task), task, a_run(tmp_path))
+    with torch.no_grad():
+        made.hyper.phi.fill_(1.5)
+    fed = made.fed(made.hyper.phi)
+    assert fed.tolist() == made.collapsing(made.hyper.phi).tolist() == [expected]
+    assert torch.autograd.grad(fed, made.hyper.phi)[0].tolist() == [1]
 
 
 # Checkpoints.
@@ -306,6 +329,15 @@ def test_micro_batches_train_too(trainer, tmp_path):
     *_, last = trainer.train(proposed(trainer, third_party, task), task, run)
     assert math.isfinite(last.metrics["loss"])
     assert last.metrics["outer_steps"] > 0 == last.metrics["skipped_steps"]
+
+
+@pytest.mark.parametrize("trainer", RESPONDING, ids=NAMES)
+def test_half_precision_trains_too(trainer, tmp_path):
+    trainer = type(trainer)(**{**vars(trainer), "epochs": 2, "precision": "bf16", "inner_steps": 1})
+    given = {"stages": 1, "channels": 8, "blocks_0": 1, "normalization": "batch_norm"}
+    report, *_ = trained(trainer, cnn, digits(), tmp_path, batch_size=256, **given)[-1]
+    assert math.isfinite(report.metrics["loss"])
+    assert report.metrics["outer_steps"] > 0 == report.metrics["skipped_steps"]
 
 
 # The outer loss.

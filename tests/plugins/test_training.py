@@ -443,6 +443,10 @@ class Doubling(Loop):
     def keeps_best(self):
         return True
 
+    def report(self):
+        # Those of the converted module are not the candidate's, so there are none to export.
+        return replace(super().report(), weights=None)
+
     def noted(self):
         return {"penalized": self.penalized}
 

@@ -36,14 +36,15 @@ def task():
     return digits()
 
 
-@pytest.mark.parametrize(
-    ("space", "openable"),
-    [
-        (mlp, {"activation", "normalization", "dropout"} | WIDTHS),
-        (cnn, {"channels", "activation", "normalization", "dropout", "pooling"} | KERNELS),
-        (residual_mlp, RESIDUAL),
-    ],
-)
+BASIC = [
+    (mlp, {"activation", "normalization", "dropout"} | WIDTHS),
+    (cnn, {"channels", "activation", "normalization", "dropout", "pooling"} | KERNELS),
+    (residual_mlp, RESIDUAL),
+]
+"""The spaces' basic extents, with what may be left open besides the hyperparameters."""
+
+
+@pytest.mark.parametrize(("space", "openable"), BASIC)
 def test_it_passes_the_space_suite_with_its_open_decisions(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS
 
@@ -64,14 +65,7 @@ def test_decisions_of_the_full_extent_may_be_open(space, openable, task):
     assert check_space(space, task) == openable | HYPERPARAMETERS | REFINEMENTS
 
 
-@pytest.mark.parametrize(
-    ("space", "openable"),
-    [
-        (mlp, {"activation", "normalization", "dropout"}),
-        (cnn, {"activation", "normalization", "dropout", "pooling"}),
-        (residual_mlp, RESIDUAL),
-    ],
-)
+@pytest.mark.parametrize(("space", "openable"), BASIC)
 def test_all_regularization_may_be_open(space, openable, task):
     found = check_space(functools.partial(space, **REGULARIZED), task)
     assert found == openable | HYPERPARAMETERS | DISTURBANCES | PENALTIES

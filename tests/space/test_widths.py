@@ -392,6 +392,24 @@ def test_options_that_cannot_be_summed_are_named():
     graph.add(kind, node, channels=WIDTH)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        *("relu", "gelu", "negate", "zero", "dropout", "gaussian_noise", "cutout", "blend"),
+        *("layer_norm", "batch_norm", "avg_pool2d", "max_pool2d", "global_avg_pool2d", "flatten"),
+    ],
+)
+def test_an_operation_computes_the_same_on_open_widths(step):
+    graph, (node,) = graph_of(WIDTH)
+    h = graph.add(step, node)
+    assert graph.node(h).open_shapes.keys() == {"width"}
+    graph.output(graph.add("linear", graph.add("flatten", h), features=2))
+    module = graph.build().train()
+    closed = select(module, {"width": 8})
+    with assigned(module, {"width": 8}):
+        assert torch.equal(forward(module, INPUTS), forward(closed, INPUTS))
+
+
 def test_operations_that_take_no_narrower_inputs_are_named():
     graph, (node,) = graph_of(WIDTH)
     with pytest.raises(GraphError, match=r"'strided_conv2d'.*'width'.*no inputs of open width"):

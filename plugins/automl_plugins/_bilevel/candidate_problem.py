@@ -9,7 +9,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from automl import Batch, BilevelProblem, Candidate, Need, Parts, Run, Split, Task, TrialError
+from automl import (
+    Batch,
+    BilevelProblem,
+    Candidate,
+    Classification,
+    Need,
+    Parts,
+    Regression,
+    Run,
+    Split,
+    Task,
+    TrialError,
+)
 from automl.nn import assigned
 from automl_plugins._bilevel.flat import flat, leaves
 from automl_plugins._bilevel.products import HessianProducts
@@ -22,6 +34,8 @@ from automl_plugins._training.values import Values
 
 _TRIED = 8
 """The number of examples on which a problem finds out what it offers."""
+_CONVEX = (Classification.loss, Regression.loss)
+"""The losses that are known to be convex in the outputs."""
 
 
 def problem_of(
@@ -67,6 +81,7 @@ class CandidateProblem(BilevelProblem):
             Need.INNER_DIFFERENTIABLE: self._differentiates(),
             Need.PER_SAMPLE: self._is_mean(),
             Need.DETERMINISTIC: self._repeats(),
+            Need.STRONGLY_CONVEX: self._is_strongly_convex(),
         }
         return frozenset(need for need, met in tried.items() if met)
 
@@ -141,8 +156,9 @@ class CandidateProblem(BilevelProblem):
 
     def _differentiates(self) -> bool:
         try:
+            few = self._few()
             loss = self.inner_loss(
-                self.weights(), leaves(self._variables.phi), self._few(), torch.Generator()
+                self.weights(), leaves(self._variables.phi), few, _generator(few, 0)
             )
         except (RuntimeError, TrialError):
             return False
@@ -160,15 +176,34 @@ class CandidateProblem(BilevelProblem):
         return torch.allclose(mean, loss(outputs, targets), rtol=1e-4)
 
     def _repeats(self) -> bool:
-        few, phi = self._few(), self._variables.phi
+        few, weights, phi = self._few(), self.weights(), self._variables.phi
         with torch.no_grad():
             losses = [
-                self.inner_loss(
-                    self.weights(), phi, few, torch.Generator(few.inputs.device).manual_seed(seed)
-                )
-                for seed in range(2)
+                self.inner_loss(weights, phi, few, _generator(few, seed)) for seed in range(2)
             ]
         return torch.equal(*losses)
+
+    def _is_strongly_convex(self) -> bool:
+        """Return whether the outputs are affine in the weights, and the loss is known to be convex.
+
+        An L2 penalty then makes the inner loss strongly convex.
+        """
+        few = self._few()
+        values = self._variables.values(self._variables.phi, few.rows)
+        penalized = float(values.settings.get("l2", self._loop.settings.l2)) > 0
+        if not penalized or type(self._loop.task).loss not in _CONVEX or not self._repeats():
+            return False
+        one = {n: torch.randn_like(w) for n, w in self.weights().items()}
+        both = {n: one[n] + w for n, w in self.weights().items()}
+        none = {n: torch.zeros_like(w) for n, w in one.items()}
+        with torch.no_grad():
+            outputs = [
+                self.parts(at, self._variables.phi, few, _generator(few, 0)).outputs
+                for at in (both, none, one, self.weights())
+            ]
+        return torch.allclose(
+            outputs[0] + outputs[1], outputs[2] + outputs[3], rtol=1e-3, atol=1e-4
+        )
 
 
 @contextmanager
@@ -191,6 +226,10 @@ def _mode(module: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for each, was in before:
             each.training = was
+
+
+def _generator(batch: Batch, seed: int) -> torch.Generator:
+    return torch.Generator(batch.inputs.device).manual_seed(seed)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from automl import Candidate, Open, Schedule, Unconstrained
 from automl.nn import open_in
+from automl_plugins._bilevel.perturbed import schedule_of
 from automl_plugins._training.values import Values
 
 EXAMPLE_WEIGHTS = "example_weights"
@@ -108,25 +109,28 @@ class Variables:
             for name, each in phi.items()
         }
 
-    def found(
-        self, phi: Mapping[str, Tensor], epochs: int, rows: Tensor, examples: int
-    ) -> dict[str, Schedule | Tensor]:
-        """Return a schedule for each scalar decision, and the values of examples.
+    def schedules(self, until: int, epochs: int) -> dict[str, Schedule]:
+        """Return the values of the scalar decisions over the training.
 
         Args:
-            phi: The variables at the end.
+            until: The last epoch to follow; its values hold to the end.
             epochs: The number of epochs of the whole training.
-            rows: The numbers in the task of the examples trained on [n].
-            examples: The number of training examples in the task; others get the mean value.
         """
-        found: dict[str, Schedule | Tensor] = {}
-        for name, values in self.schedule.items():
-            shares = [epoch / epochs for epoch in range(len(values))]
-            found[name] = Schedule(tuple(shares), tuple(values))
+        return {n: schedule_of(values[:until], epochs) for n, values in self.schedule.items()}
+
+    def by_example(self, phi: Mapping[str, Tensor], rows: Tensor, every: int) -> dict[str, Tensor]:
+        """Return the values of the decisions with one for each example [every].
+
+        Args:
+            phi: The variables.
+            rows: The numbers in the task of the examples trained on [n].
+            every: The number of training examples in the task; others get the mean value.
+        """
+        found = {}
         for name in self.per_example:
-            every = torch.full((examples,), float(self._mean(name, phi[name])))
-            every[rows.cpu()] = self.maps[name].value(phi[name]).cpu()
-            found[name] = every
+            values = torch.full((every,), self._mean(name, phi[name]))
+            values[rows.cpu()] = self.maps[name].value(phi[name]).cpu()
+            found[name] = values
         return found
 
     def _close(self, name: str, phi: Tensor) -> float | int:

@@ -5,6 +5,7 @@ Structured Response Jacobians, arXiv 2010.13514.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -36,8 +37,8 @@ class DeltaStn(SelfTuningSettings, Trainer):
 
     Attributes:
         linearised: Whether the response is learnt by its linear effect on the outputs, in forward
-            mode, as published. Otherwise the network is run with the weights as they respond, which
-            takes half the time, and works with layers that have no forward mode.
+            mode and single precision, as published. Otherwise the network is run with the weights
+            as they respond, which takes less time, and works with layers that have no forward mode.
 
     Raises:
         ValueError: A value is out of its range.
@@ -105,8 +106,11 @@ class DeltaStnTraining(SelfTuning):
         """Return the loss at a perturbation, a function of the response alone."""
         hyper = self.hyper.draw(len(self._batch), self._generator).detach()
         values, delta = self.hyper.values(hyper), self.fed(hyper)
+        linearised = self.settings.linearised
+        # In half precision, the tangent of a normalisation has another type than its output.
+        precision = nullcontext() if linearised else self.mixed.autocast()
         with constant(self.module), frozen_statistics(self.module):
-            with self.signal.feeding(delta, self.settings.linearised), self.mixed.autocast():
+            with self.signal.feeding(delta, linearised), precision:
                 loss = self.loss(self._batch, values)
             strength = self._l2(values)
             if strength is not None:

@@ -47,7 +47,7 @@ from automl_plugins._bilevel.variables import EXAMPLE_WEIGHTS, Variables, fixed_
 from automl_plugins._training.epochs import by_epochs, loading
 from automl_plugins._training.examples import Examples
 from automl_plugins._training.loop import Best, Loop
-from automl_plugins._training.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, member, within
+from automl_plugins._training.ranges import COUNT, NOT_NEGATIVE, POSITIVE, member, within
 from automl_plugins._training.settings import Settings
 from automl_plugins._training.values import Values
 
@@ -95,14 +95,16 @@ class Implicit(Settings, Trainer):
         damping: A number added to the diagonal of the matrix.
         outer_lr: The learning rate of the unconstrained hyperparameters, with Adam.
         outer_batch_size: The number of examples in a hypergradient, of either loss.
-        interval: The number of training steps for each step of the hyperparameters.
-        lead: The share of the training before the first of these steps.
+        untuned_epochs: The number of epochs before the first step of the hyperparameters, at most
+            half of all epochs.
+        inner_steps: The number of training steps before each step of the hyperparameters.
 
     Raises:
         ValueError: A value is out of its range.
     """
 
     trainer: ClassVar[str] = "implicit"
+    replays: ClassVar[bool] = True
 
     outer: Outer = field(default=Outer.VALIDATION, metadata=member(Outer))
     share: float = field(
@@ -115,8 +117,10 @@ class Implicit(Settings, Trainer):
     damping: float = field(default=1e-3, metadata=NOT_NEGATIVE)
     outer_lr: float = field(default=0.1, metadata=POSITIVE)
     outer_batch_size: int = field(default=512, metadata=COUNT)
-    interval: int = field(default=5, metadata=COUNT)
-    lead: float = field(default=0.1, metadata=SHARE)
+    untuned_epochs: int = field(
+        default=5, metadata=within("a whole number, at least 0", int, lambda n: n >= 0)
+    )
+    inner_steps: int = field(default=5, metadata=COUNT)
 
     def opens(self, decision: Open) -> bool:
         if any(use.attribute == "weight_decay" for use in decision.uses):
@@ -137,7 +141,9 @@ class Implicit(Settings, Trainer):
             NotFiniteError: The training loss is NaN or infinite.
         """
         settings = self.configured(fixed_hyperparameters(candidate)).for_run(run)
-        kind = _Tuning if candidate.open_decisions else Loop
+        # As a judge, it follows what was found, and tunes nothing.
+        opened = candidate.open_decisions.keys() - candidate.found.keys()
+        kind = _Tuning if opened else Loop
         yield from by_epochs(lambda: kind(settings, candidate, task, run), run)
 
     def unread(self, candidate: Candidate) -> frozenset[str]:
@@ -216,27 +222,33 @@ class _Tuning(Loop):
         with torch.no_grad():
             return self._variables.values(self._variables.phi, rows)
 
+    def measured(self) -> dict[str, float]:
+        outputs = self.outputs(self.validation)
+        measured = dict(self.task.evaluate(outputs, self.validation.targets))
+        if self.settings.outer is Outer.SHARE:
+            outputs = self.outputs(self._outer)
+        outer_loss = float(self.task.loss(outputs, self._outer.targets).detach())
+        return {**measured, "outer_loss": outer_loss, **self._noticed, **self._last}
+
     def keeps_best(self) -> bool:
-        return True
+        # Before the first step, decisions have the values of their middle, which nobody chose.
+        return self._noticed["outer_steps"] > 0 or self.finished
 
     def improved(self, best: Best) -> bool:
-        # By what the hyperparameters were chosen for, not by the task's first metric.
-        return self._outer_loss() < float(best.noted["outer_loss"])
+        # By what the decisions are tuned for, rather than by the task's first metric.
+        before = best.metrics["outer_loss"]
+        return math.isnan(before) or self.metrics["outer_loss"] < before
 
     def noted(self) -> dict[str, Any]:
-        return {"phi": self._variables.copy(), "outer_loss": self._outer_loss()}
-
-    def _outer_loss(self) -> float:
-        """Return the mean loss of all examples of the outer loss."""
-        outputs = self.outputs(self._outer)
-        return float(self.task.loss(outputs, self._outer.targets).detach())
+        return {"phi": self._variables.copy()}
 
     def epoch(self) -> None:
         self._variables.note_epoch()
         super().epoch()
 
     def after_step(self) -> None:
-        if self.share >= self.settings.lead and self.steps % self.settings.interval == 0:
+        untuned = min(self.settings.untuned_epochs, self.settings.epochs // 2)
+        if self.epochs > untuned and self.steps % self.settings.inner_steps == 0:
             self._outer_step()
 
     def _outer_step(self) -> None:
@@ -256,7 +268,7 @@ class _Tuning(Loop):
         self._noticed.update(outer_steps=1, negative_curvature=found.solution.negative_curvature)
         if math.isfinite(found.norm()):
             self._variables.step(found.by_outer, self.settings.outer_lr)
-            self._last = _measured(found)
+            self._last = _described(found)
         else:
             self._noticed.update(skipped_steps=1)
 
@@ -271,13 +283,16 @@ class _Tuning(Loop):
         return self.settings.hypergradients(self.optimizer.param_groups[0]["lr"])
 
     def report(self) -> Report:
-        phi = self._variables.phi if self.best is None else self.best.noted["phi"]
-        known = len(self.task.split(Split.TRAIN)[1])
+        best = self.best
+        phi = self._variables.phi if best is None else best.noted["phi"]
+        found = self._variables.schedules(
+            self.epochs if best is None else best.epoch, self.settings.epochs
+        )
+        every = len(self.task.split(Split.TRAIN)[1])
         return replace(
             super().report(),
-            metrics={**self.metrics, **self._noticed, **self._last},
             closed=self._variables.closed(phi),
-            found=self._variables.found(phi, self.settings.epochs, self._rows, known),
+            found={**found, **self._variables.by_example(phi, self._rows, every)},
         )
 
     def state(self) -> dict[str, Any]:
@@ -295,11 +310,11 @@ class _Tuning(Loop):
             self._noticed, self._last = Counter(state["noticed"]), dict(state["last"])
 
 
-def _measured(found: Hypergradient) -> dict[str, float]:
+def _described(found: Hypergradient) -> dict[str, float]:
     """Return what a report says about a hypergradient."""
-    measured = {"outer_loss": found.outer_loss, "hypergradient_norm": found.norm()}
     residual = found.solution.residual
-    return measured if residual is None else {**measured, "residual": residual}
+    described = {"hypergradient_norm": found.norm()}
+    return described if residual is None else {**described, "residual": residual}
 
 
 @hookimpl
