@@ -193,11 +193,11 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm, _Sized):
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         width = input.shape[1]
         share = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.num_batches_tracked is not None:
+        kept = not self.training or self.track_running_stats
+        if self.training and kept and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 share = 1.0 / float(self.num_batches_tracked)
-        kept = not self.training or self.track_running_stats
         return functional.batch_norm(
             input,
             _first(self.running_mean if kept else None, width),

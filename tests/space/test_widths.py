@@ -475,3 +475,12 @@ def test_a_kernel_that_does_not_fit_its_padding_is_refused():
         Conv2d(3, 4, KERNEL, padding=1)
     with pytest.raises(ValueError, match="in groups has the width of its input"):
         Conv2d(3, WIDTH, 3, groups=3)
+
+
+def test_statistics_that_are_not_tracked_do_not_move():
+    layer = BatchNorm1d(6)
+    layer.track_running_stats = False
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    layer.train()(torch.rand(4, 5))
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
