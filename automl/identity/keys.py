@@ -12,7 +12,7 @@ from optuna.distributions import distribution_to_json
 from automl.identity.fingerprint import VERSION, Identity, Level, canonical_json, digest_of
 from automl.plugin.options import jsonable
 from automl.space.candidate import Candidate
-from automl.space.decisions import Open
+from automl.space.decisions import Open, find_open
 from automl.space.findings import digest_of_findings
 
 if TYPE_CHECKING:
@@ -131,7 +131,10 @@ def _by_graph(
 def _shared(
     candidate: Candidate, side_keys: SideKeys, unread: Collection[str], files: Sequence[str]
 ) -> dict[str, Any] | None:
-    read = {k: _plain(v) for k, v in candidate.hyperparameters.items() if k not in unread}
+    taken = {k: v for k, v in candidate.hyperparameters.items() if k not in unread}
+    if any(each.function is not None and each.values() is None for each in find_open(taken)):
+        return None  # nothing tells two functions of one decision apart
+    read = {k: _plain(v) for k, v in taken.items()}
     shared = {"version": VERSION, "hyperparameters": read, "side_keys": side_keys.shared}
     shared |= _files(files) | _found(candidate)
     try:
@@ -164,9 +167,15 @@ def _weights(graph: "Graph", node: "Node") -> list[Any]:
     return [_plain(node.operation), _plain(node.attributes), shapes]
 
 
+def _derived(decision: Open) -> dict[str, Any]:
+    """What tells a derived value from others of the same decision: all its values."""
+    return {} if decision.function is None else {"values": _plain(decision.values())}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Open):
-        return {"open": value.name, "distribution": distribution_to_json(value.distribution)}
+        distribution = distribution_to_json(value.distribution)
+        return {"open": value.name, "distribution": distribution, **_derived(value)}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value):
             return {key: _plain(item) for key, item in value.items()}

@@ -10,13 +10,21 @@ from optuna.samplers import BaseSampler, PartialFixedSampler
 
 from automl.errors import OpenDecisionError
 from automl.space.candidate import Candidate, propose
-from automl.space.decisions import Open, find_open
+from automl.space.decisions import Open, Opens, UsesOf, find_open
 from automl.space.uses import VALUE, Use, UseKind
 from automl.trial_code.seeding import seeded
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
+
+
+class _UnknownUses(BaseException):
+    """Ends a call of the space; not an Exception, because the space may handle these."""
+
+    def __init__(self, name: str, closed: Mapping[str, Any]) -> None:
+        super().__init__(name)
+        self.name, self.closed = name, closed
 
 
 @dataclass
@@ -46,7 +54,46 @@ class DryProposals:
         if name not in self._known:
             with seeded(0):
                 self._look(closed)
-        return self._known.setdefault(name, (VALUE,))
+        # Not remembered if the space fails with these decisions: it may not with others.
+        return self._known.get(name, (VALUE,))
+
+    def propose(self, once: Callable[[Opens, UsesOf], Candidate], opens: Opens) -> Candidate:
+        """Propose a candidate for a trainer that leaves decisions open.
+
+        The space is never called within a call. If it asks for a decision of unknown uses, that
+        call is given up, and the space is called again once they are known. The same is done with
+        a decision closed that this candidate, unlike others, computes with.
+
+        Args:
+            once: Calls the space on a trial that suggests the same values in each call.
+            opens: Returns whether the trainer wants a decision left open.
+        """
+        found: dict[str, tuple[Use, ...]] = {}
+        opened: set[str] = set()
+        computed: set[str] = set()
+
+        def uses(name: str, closed: Mapping[str, Any]) -> tuple[Use, ...]:
+            if name not in self._known and name not in found:
+                raise _UnknownUses(name, dict(closed))
+            return found.get(name) or self._known[name]
+
+        def wanted(decision: Open) -> bool:
+            if decision.name in computed or not opens(decision):
+                return False
+            opened.add(decision.name)
+            return True
+
+        while True:
+            opened.clear()
+            try:
+                return once(wanted, uses)
+            except _UnknownUses as unknown:
+                found[unknown.name] = self.uses(unknown.name, unknown.closed)
+            except OpenDecisionError as error:
+                if not opened:
+                    raise
+                # An error that names none is a library's.
+                computed |= {name for name in opened if name == error.decision} or opened
 
     def _look(self, closed: Mapping[str, Any]) -> None:
         """Learn the uses of the decisions that follow the given ones."""

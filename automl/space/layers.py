@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -30,6 +30,32 @@ def centre(distribution: BaseDistribution) -> float:
     if distribution.log:  # type: ignore[attr-defined]
         return math.sqrt(low * high)
     return (low + high) / 2
+
+
+def ends_of(value: float | Open) -> tuple[Any, ...]:
+    """Return a number, or the values of an open one at the bounds of its decision.
+
+    Raises:
+        ValueError: The decision is not a number.
+    """
+    if not isinstance(value, Open):
+        return (value,)
+    if isinstance(value.distribution, CategoricalDistribution):
+        raise ValueError(f"decision {value.name!r} must be a number, not {value.distribution}")
+    bounds: Any = value.distribution
+    return value.value(bounds.low), value.value(bounds.high)
+
+
+def check_rate(rate: float | Open) -> None:
+    """Check that a dropout rate, or every value of an open one, is in [0, 1).
+
+    Raises:
+        ValueError: It is not.
+    """
+    for end in ends_of(rate):
+        if not 0 <= end < 1:
+            of = f" of decision {rate.name!r}" if isinstance(rate, Open) else ""
+            raise ValueError(f"a dropout rate must be in [0, 1), got {end}{of}")
 
 
 class OpenLayer(nn.Module):
@@ -139,9 +165,7 @@ class Dropout(OpenLayer):
 
     def __init__(self, p: float | Open = 0.5) -> None:
         super().__init__()
-        held = p.distribution if isinstance(p, Open) else FloatDistribution(float(p), float(p))
-        if not 0 <= getattr(held, "low", -1) <= getattr(held, "high", -1) < 1:
-            raise ValueError(f"dropout rate must be in [0, 1), got {held}")
+        check_rate(p)
         self.hold("p", p)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from automl.space import regularization  # noqa: F401  # declares more operation
 from automl.space.decisions import Open
 from automl.space.elastic import Conv2d, Linear, kernels, sizes
 from automl.space.graph import PICK, UNKNOWN, Algebra, Graph, Operation, Shape, declare
-from automl.space.layers import Dropout, Pick
+from automl.space.layers import Dropout, Pick, check_rate
 
 __all__ = ["Graph"]
 
@@ -195,8 +195,7 @@ _elementwise("sigmoid", nn.Sigmoid)
 
 
 def _dropout_shape(shapes: Shapes, p: float | Open = 0.5) -> Shape:
-    if not isinstance(p, Open) and not 0 <= p < 1:
-        raise ValueError(f"its rate must be in [0, 1), got {p}")
+    check_rate(p)
     return _same(shapes)
 
 

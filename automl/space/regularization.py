@@ -10,7 +10,7 @@ from torch import Tensor
 
 from automl.space.decisions import Open
 from automl.space.graph import Algebra, Operation, Shape, declare
-from automl.space.layers import OpenLayer
+from automl.space.layers import OpenLayer, ends_of
 from automl.space.uses import Openable, Scope
 
 Shapes = Sequence[Shape]
@@ -60,13 +60,11 @@ def check_strength(strength: float | Open, name: str, most: float) -> None:
     Raises:
         ValueError: It is not.
     """
-    if isinstance(strength, Open) and strength.function is not None:
-        return  # derived values are not known before the trainer computes them
-    held = strength.distribution if isinstance(strength, Open) else None
-    low, high = (getattr(held, end, None if held else strength) for end in ("low", "high"))
-    if low is None or high is None or not 0 <= low <= high <= most or math.isinf(high):
-        among = f"in [0, {most:g}]" if most < math.inf else "a number, at least 0"
-        raise ValueError(f"its {name} must be {among}, got {held or strength}")
+    for end in ends_of(strength):
+        if not 0 <= end <= most or math.isinf(end):
+            among = f"in [0, {most:g}]" if most < math.inf else "a number, at least 0"
+            of = f" of decision {strength.name!r}" if isinstance(strength, Open) else ""
+            raise ValueError(f"its {name} must be {among}, got {end}{of}")
 
 
 class GaussianNoise(_Disturbance):

@@ -100,7 +100,11 @@ def propose_for_trainer(
     # If the trainer opens nothing, there is no need to know where decisions go.
     asks = getattr(type(parts.trainer), "opens", None) is not Trainer.opens
     asks = asks and not all_closed
-    candidate = _propose(parts, trial, opens if asks else never, parts.dry.uses, findings)
+    if not asks:
+        return _propose(parts, trial, never, findings=findings)
+    candidate = parts.dry.propose(
+        lambda opens, uses: _propose(parts, trial, opens, uses, findings), opens
+    )
     for path, digest in parts.dry.files.items():
         candidate.files.digests.setdefault(path, digest)
     return candidate

@@ -5,9 +5,10 @@ import enum
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution, IntDistribution
 
 import automl
-from automl import Candidate
+from automl import Candidate, Graph, Open
 from automl.identity.fingerprint import canonical_json, digest_of
 from automl.identity.keys import SideKeys, static_keys
 from automl.plugin.registry import Registry
@@ -67,3 +68,26 @@ def test_hyperparameters_that_json_would_confuse_differ(one, other):
         return canonical_json(dict(static_keys(module, SideKeys({})).shared))
 
     assert key(one) != key(other)
+
+
+def linear():
+    graph = Graph()
+    graph.output(graph.add("linear", graph.input("x", (4,)), features=3))
+    return graph
+
+
+def test_functions_of_one_open_hyperparameter_differ():
+    def key(function, low=1):
+        decision = Open("x", IntDistribution(low, 3)).map(function)
+        return static_keys(Candidate(linear(), {"l2": decision}), SideKeys({})).identity.l1
+
+    assert key(lambda x: x / 10) == key(lambda x: 2 * x / 20)
+    assert key(lambda x: x / 10) != key(lambda x: x / 100)
+    assert key(lambda x: x / 10) != key(lambda x: x / 10, low=2)
+
+
+def test_a_function_of_a_continuous_hyperparameter_equals_no_other():
+    decision = Open("x", FloatDistribution(0.0, 1.0)).map(lambda x: x / 10)
+    keys = static_keys(Candidate(linear(), {"l2": [decision]}), SideKeys({}))
+    assert keys.identity.l0
+    assert keys.identity.l1 is None

@@ -145,3 +145,82 @@ def test_a_trainer_sees_the_uses():
     propose(dry.function, FixedTrial(decisions), opens, uses=dry.uses)
     assert seen["rate"].uses == (RATE,)
     assert seen["width"].is_value
+
+
+def proposed(dry, decisions, wanted):
+    def opens(decision):
+        return decision.name == wanted and not decision.is_value
+
+    def once(opens, uses):
+        return propose(dry.function, FixedTrial(decisions), opens, uses=uses)
+
+    return dry.propose(once, opens)
+
+
+def picky(trial, task):
+    """Fails for some values, whatever is open."""
+    width = trial.suggest_int("width", 4, 8)
+    rate = trial.suggest_float("rate", 0.0, 0.5)
+    if int(width) % 2:
+        raise ValueError("odd")
+    graph = Graph()
+    h = graph.add("dropout", graph.input("x", (4,)), p=rate)
+    graph.output(graph.add("linear", graph.add("linear", h, features=width), features=3))
+    return Candidate(graph)
+
+
+def test_a_candidate_that_fails_says_nothing_about_others():
+    dry = DryProposals(lambda trial: picky(trial, blobs()))
+    assert dry.uses("rate", {"width": 5}) == VALUE
+    assert dry.uses("rate", {"width": 4}) == (RATE,)
+
+
+class Stateful:
+    """A space that keeps its trial in an attribute, which a call within a call would replace."""
+
+    def candidate(self, trial):
+        self.trial = trial
+        lr = self.trial.suggest_float("lr", 1e-4, 1e-1)
+        rate = self.trial.suggest_float("rate", 0.0, 0.5)
+        width = self.trial.suggest_int("width", 4, 8)
+        graph = Graph()
+        h = graph.add("dropout", graph.input("x", (4,)), p=rate)
+        graph.output(graph.add("linear", graph.add("linear", h, features=int(width)), features=3))
+        return Candidate(graph, {"lr": lr})
+
+
+def test_the_space_is_never_called_within_a_call():
+    decisions = {"lr": 1e-2, "width": 5}
+    candidate = proposed(DryProposals(Stateful().candidate), decisions, "rate")
+    assert candidate.decisions == decisions
+    assert list(candidate.open_decisions) == ["rate"]
+    assert candidate.architecture.node("linear").shape == (5,)
+
+
+def of_two_minds(trial, task):
+    """Computes with the rate in one branch only."""
+    kind = trial.suggest_categorical("kind", ["dropout", "width"])
+    rate = trial.suggest_float("rate", 0.1, 0.5)
+    graph = Graph()
+    h = graph.input("x", (4,))
+    if kind == "dropout":
+        h = graph.add("dropout", h, p=rate)
+    else:
+        h = graph.add("linear", h, features=round(20 * float(rate)))
+    graph.output(graph.add("linear", h, features=3))
+    return Candidate(graph)
+
+
+def test_a_decision_is_closed_for_a_candidate_that_computes_with_it():
+    dry = DryProposals(lambda trial: of_two_minds(trial, blobs()))
+    opened = proposed(dry, {"kind": "dropout"}, "rate")
+    assert list(opened.open_decisions) == ["rate"]
+    closed = proposed(dry, {"kind": "width", "rate": 0.2}, "rate")
+    assert closed.decisions == {"kind": "width", "rate": 0.2}
+    assert not closed.open_decisions
+
+
+def test_a_space_that_fails_by_itself_says_so():
+    dry = DryProposals(lambda trial: failing(trial, blobs()))
+    with pytest.raises(RuntimeError, match="broken"):
+        proposed(dry, {"rate": 0.2}, "rate")

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
-from automl import Open, OpenDecisionError
-from automl.nn import Choice, Dropout, assigned, centre, open_in, open_layers
+from automl import Graph, Open, OpenDecisionError
+from automl.nn import Blend, Choice, Cutout, Dropout, assigned, centre, open_in, open_layers
 
 RATE = Open("rate", FloatDistribution(0.1, 0.5))
 PICK = Open("pick", CategoricalDistribution(["a", "b"]))
@@ -222,3 +222,21 @@ def test_an_unknown_choice_names_those_there_are():
         assigned(choice, {"pick": "c"}),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind", "name"),
+    [("dropout", Dropout, "p"), ("cutout", Cutout, "share"), ("blend", Blend, "share")],
+)
+def test_the_values_of_an_open_share_are_checked_wherever_it_goes(operation, kind, name):
+    percent = Open("percent", IntDistribution(0, 50))
+    graph = Graph()
+    x = graph.input("x", (3, 4, 4))
+    share = percent.map(lambda value: value / 100)
+    graph.add(operation, x, **{name: share})
+    assert getattr(kind(share), name) == 0.25
+    for wrong in (percent, Open("some", CategoricalDistribution((0.1, 0.2)))):
+        with pytest.raises(ValueError, match=wrong.name):
+            kind(wrong)
+        with pytest.raises(OpenDecisionError, match=wrong.name):
+            graph.add(operation, x, **{name: wrong})
