@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial
 
 from automl.errors import UsageError
-from automl.export.export import Export
+from automl.export.export import Export, check_directory
 from automl.plugin.registry import Registry
 from automl.plugin.source import refuse_while_loading
 from automl.plugin.trust import trusting
@@ -126,6 +126,7 @@ class Study(core.Study):
         Raises:
             UsageError: There is no such trial, no weights, or the directory exists.
         """
+        check_directory(Path(directory), force)
         Export(self, self._parts, self._chosen(trial), device, refit).write(Path(directory), force)
         return Path(directory)
 

@@ -13,7 +13,11 @@ ANSWERS: list[tuple[str, str, str]] = [
     ("the search for installed plugins", "plugin/registry.py", "Registry"),
     ("the check that a user has approved code", "plugin/trust.py", "Trust"),
     ("the search loop", "engine/loop.py", "Engine"),
-    ("the retry after a trial runs out of memory", "engine/out_of_memory.py", "is_out_of_memory"),
+    (
+        "the retry after a trial runs out of memory",
+        "engine/out_of_memory.py",
+        "retried_in_micro_batches",
+    ),
     ("the call to the pruner", "engine/pruning.py", "Pruning"),
     ("the check of requirements", "engine/requirements.py", "refused"),
     ("the end of a study that repeats itself", "engine/exhaustion.py", "end_study_on_stop"),

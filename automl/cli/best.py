@@ -78,11 +78,12 @@ def command(
         return
 
     from automl.cli import text
-    from automl.export.export import Export
+    from automl.export.export import Export, check_directory
     from automl.export.model_card import data_of
     from automl.plugin.registry import Registry
     from automl.plugin.trust import trusting
 
+    check_directory(directory, force)
     registry = Registry(trusting(trust_plugins, plugins))
     if trials[1:]:
         first, by = trials[0].number, opened.objectives[0].metric

@@ -1,19 +1,38 @@
-"""Out of memory: recognising it, a second attempt in micro-batches, and memory figures."""
+"""Out of memory: the second attempt in micro-batches, how to recognise it, and memory figures."""
 
 import gc
+import logging
 import resource
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 
 from automl.errors import text_of
 from automl.plugin.protocols import Run
-from automl.plugin.report import Outcome
+from automl.plugin.report import Outcome, Reason
+
+_log = logging.getLogger("automl")
 
 MICRO_BATCHES = 8
 """How many parts a batch is split into after it did not fit into memory."""
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_cpu")
+
+
+def retried_in_micro_batches(attempt: Callable[[int], Outcome], run: Run) -> Outcome:
+    """Train a candidate, and once more in micro-batches if it runs out of memory.
+
+    Args:
+        attempt: Trains with a number of micro-batches per batch.
+        run: The trial's run.
+    """
+    outcome = attempt(run.micro_batches)
+    if outcome.reason is not Reason.OUT_OF_MEMORY:
+        return outcome
+    text = "trial %d: %s; once more in %d micro-batches"
+    _log.warning(text, run.number, outcome.message, MICRO_BATCHES)
+    return attempt(MICRO_BATCHES)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,7 +12,11 @@ from typing import Any
 
 from automl.engine.closed_candidates import ClosedCandidates
 from automl.engine.failures import failed_part, trial_failure
-from automl.engine.out_of_memory import MICRO_BATCHES, reset_peak_memory, with_peak_memory
+from automl.engine.out_of_memory import (
+    reset_peak_memory,
+    retried_in_micro_batches,
+    with_peak_memory,
+)
 from automl.engine.reports import checked, outcome_of
 from automl.errors import TrialError
 from automl.plugin.protocols import Run, Task
@@ -117,10 +121,6 @@ class Training:
         """The error of a trainer that ended without a report."""
         return TrialError(f"trainer {self.trainer} reported nothing: yield a Report each step")
 
-    def in_micro_batches(self) -> "Training":
-        """The same training, with each batch in parts that need less memory."""
-        return replace(self, run=replace(self.run, micro_batches=MICRO_BATCHES))
-
 
 Follow = Callable[[Training], Outcome]
 """Consumes the steps of a training and returns its outcome."""
@@ -155,16 +155,12 @@ def train(training: Training, follow: Follow = to_the_end) -> Outcome:
         DeviceLostError: The device fails for good.
         Interrupted: `follow` was asked to stop, or met another interruption that is not a failure.
     """
-    outcome = _attempt(training, follow)
-    if outcome.reason is Reason.OUT_OF_MEMORY:
-        _log.warning(
-            "trial %d: %s; once more in %d micro-batches",
-            training.run.number,
-            outcome.message,
-            MICRO_BATCHES,
-        )
-        outcome = _attempt(training.in_micro_batches(), follow)
-    return outcome
+
+    def attempt(micro_batches: int) -> Outcome:
+        run = replace(training.run, micro_batches=micro_batches)
+        return _attempt(replace(training, run=run), follow)
+
+    return retried_in_micro_batches(attempt, training.run)
 
 
 def _attempt(training: Training, follow: Follow) -> Outcome:

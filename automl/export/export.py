@@ -363,8 +363,8 @@ def _silent() -> Iterator[None]:
 @contextmanager
 def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
     """Make a directory that replaces the one there only once it is complete."""
+    check_directory(directory, force)
     try:
-        _check_replaceable(directory, force)
         directory.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     except OSError as error:
@@ -385,12 +385,23 @@ def _new_directory(directory: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _check_replaceable(directory: Path, force: bool) -> None:
-    """Check that a directory can be written.
+def check_directory(directory: Path, force: bool) -> None:
+    """Check that an export may be written to a directory, before the work of making one.
+
+    Args:
+        directory: Where to write it.
+        force: Replace an export that exists there.
 
     Raises:
         UsageError: It contains other files than those of an export, or `force` is not set.
     """
+    try:
+        _check_replaceable(directory, force)
+    except OSError as error:
+        raise UsageError(f"cannot write {directory}: {error.strerror}") from error
+
+
+def _check_replaceable(directory: Path, force: bool) -> None:
     if not directory.exists() and not directory.is_symlink():
         return
     if directory.is_symlink() or not directory.is_dir():

@@ -212,6 +212,18 @@ def test_an_existing_export_is_kept_without_force(searched, exported, call):
     assert not list(exported.parent.glob(".out*"))
 
 
+def test_an_existing_directory_is_refused_before_the_data_is_read(sqlite_url, tmp_path, call):
+    file, taken = tmp_path / "points.csv", tmp_path / "taken"
+    file.write_text("x,y\n" + "1,a\n2,b\n" * 20)
+    (taken / "mine").mkdir(parents=True)
+    automl.search("mlp", task=f"csv:{file}", options=SHORT, storage=sqlite_url, trials=1, study="s")
+    file.unlink()
+    command = ("best", "s", "--storage", sqlite_url, "--export", str(taken))
+    assert "taken exists and is not an export" in call(2, *command).err
+    with pytest.raises(UsageError, match="taken exists and is not an export"):
+        automl.Study.open("s", storage=sqlite_url).export(taken)
+
+
 def test_only_an_export_is_ever_replaced(searched, exported, tmp_path, call):
     url, _ = searched
     mine, precious = exported / "mine.txt", tmp_path / "precious"

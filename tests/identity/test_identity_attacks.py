@@ -22,8 +22,13 @@ TRAINER = Supervised(lr=1e-2)
 CASES = int(os.environ.get("IDENTITY_CASES", "10000"))
 WRITINGS = st.just(0) | st.integers(1, 2**32)
 """Seeds for the way a program is written; 0 is the plain way."""
-MISSED = frozenset({"cast", "ghost", "rare"})
-"""Steps that a probe cannot show: programs with them may be missed and are only counted."""
+UNSHOWN = frozenset({"cast", "ghost", "rare"})
+"""Steps that a probe cannot show."""
+MUST_MEET = "no reason to be missed"
+SYMMETRIC_SHARE = 0.01
+"""The largest share of probes that may be too symmetric; the rest must be told apart."""
+MASKED_SHARE = 0.002
+"""The largest share of programs that may be missed because ties mask other ties."""
 
 
 def match(one: Probe, other: Probe) -> bool:
@@ -35,13 +40,31 @@ def match(one: Probe, other: Probe) -> bool:
     return one.sketch.agrees(other.sketch)
 
 
-def may_be_missed(chain) -> bool:
-    """Whether a program has a step that a probe cannot show, or a choice among equal experts.
+def kind_of_miss(chain) -> str:
+    """Why two writings of a program may be missed; see the known limits in docs/identity.md."""
+    if planted.kinds(chain) & UNSHOWN:
+        return "a step that a probe cannot show"
+    if any(step[:2] == ("experts", "best") for step in planted.steps(chain)):
+        # The first of equal gates wins, so their order matters before they are told apart.
+        return "a choice among equal experts"
+    return "a choice after a draw" if chooses_after_a_draw(chain)[0] else MUST_MEET
 
-    The first of equal gates wins, so their order matters before they are told apart.
+
+def chooses_after_a_draw(chain, drawn: bool = False) -> tuple[bool, bool]:
+    """Whether a program compares numbers that dropout has changed, and whether it has changed any.
+
+    The gradient of a maximum or of an absolute value compares them. Rare values of a draw could
+    decide there, so such a candidate is hidden.
     """
-    chosen = [step for step in planted.steps(chain) if step[:2] == ("experts", "best")]
-    return bool(planted.kinds(chain) & MISSED or chosen)
+    chosen = False
+    for step in chain:
+        for part in step:
+            if isinstance(part, tuple):
+                inside, now = chooses_after_a_draw(part, drawn)
+                chosen, drawn = chosen or inside, drawn or now
+        drawn = drawn or (step[0] == "drop" and step[1] > 0)
+        chosen = chosen or (drawn and step[0] == "join" and step[1] in ("max", "min", "spread"))
+    return chosen, drawn
 
 
 def probed(chain, seed) -> Probe:
@@ -51,26 +74,34 @@ def probed(chain, seed) -> Probe:
 
 
 def judged(program, seeds, seen: Counter) -> tuple[bool, bool]:
-    """Whether a program matches its rewritten form, and whether it matches its near miss."""
+    """Whether two writings are apart without reason, and whether a near miss meets."""
     chain, near = (planted.resolved(program, near) for near in (False, True))
     one, other, miss = probed(chain, seeds[0]), probed(chain, seeds[1]), probed(near, seeds[0])
     seen.update(f"probes: {each.verdict.value}" for each in (one, other, miss))
-    return match(one, other), match(one, miss)
+    kind, verdicts = kind_of_miss(chain), {one.verdict, other.verdict}
+    if kind == "a choice after a draw":
+        assert verdicts <= {Verdict.HIDDEN, Verdict.SYMMETRIC}, (chain, seeds, verdicts)
+    if kind == MUST_MEET and verdicts == {Verdict.SYMMETRIC}:
+        kind = "too many equal layers"
+    missed = not match(one, other)
+    seen[f"writings of one program, with {kind}"] += 1
+    seen[f"writings that did not meet, with {kind}"] += missed
+    return missed and kind == MUST_MEET, match(one, miss)
 
 
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(planted.programs(), st.tuples(WRITINGS, WRITINGS))
 def test_planted_near_misses_differ_and_rewritten_programs_match(program, seeds):
-    same, merged = judged(program, seeds, Counter())
+    missed, merged = judged(program, seeds, Counter())
     assert not merged
-    assert same or may_be_missed(planted.resolved(program, False))
+    assert not missed
 
 
 @pytest.mark.long
 @pytest.mark.timeout(24 * 3600)
 def test_many_planted_near_misses_differ(capsys):
     seen: Counter = Counter()
-    merged = []
+    merged, missed = [], []
 
     phases = [Phase.generate]
     checks = list(HealthCheck)
@@ -84,17 +115,15 @@ def test_many_planted_near_misses_differ(capsys):
     )
     @given(planted.programs(), st.tuples(WRITINGS, WRITINGS))
     def case(program, seeds):
-        same, wrong = judged(program, seeds, seen)
+        apart, wrong = judged(program, seeds, seen)
         seen["cases"] += 1
         about = planted.planted(program)
         seen[f"near misses, {about}"] += 1
         seen[f"near misses that met, {about}"] += wrong
-        held = may_be_missed(planted.resolved(program, False))
-        what = "a step that may be missed" if held else "none such"
-        seen[f"writings of one program, with {what}"] += 1
-        seen[f"writings that did not meet, with {what}"] += not same
         if wrong:
             merged.append((program, seeds))
+        if apart:
+            missed.append((program, seeds))
 
     case()
     with capsys.disabled():
@@ -102,4 +131,7 @@ def test_many_planted_near_misses_differ(capsys):
         for name, count in sorted(seen.items()):
             print(f"  {count:>7}  {name}")
     assert not merged, merged[:3]
-    assert not seen["writings that did not meet, with none such"]
+    shown = seen[f"writings of one program, with {MUST_MEET}"]
+    assert len(missed) <= MASKED_SHARE * shown, missed[:3]
+    assert 2 * shown > seen["cases"]
+    assert seen["probes: too symmetric"] <= max(5, SYMMETRIC_SHARE * 3 * seen["cases"])

@@ -114,7 +114,7 @@ class Implicit(Settings, Trainer):
     curvature: Curvature = field(default=Curvature.GAUSS_NEWTON, metadata=member(Curvature))
     iterations: int = field(default=10, metadata=COUNT)
     tolerance: float = field(default=1e-3, metadata=NOT_NEGATIVE)
-    damping: float = field(default=1e-3, metadata=NOT_NEGATIVE)
+    damping: float = field(default=1e-2, metadata=NOT_NEGATIVE)
     outer_lr: float = field(default=0.1, metadata=POSITIVE)
     outer_batch_size: int = field(default=512, metadata=COUNT)
     untuned_epochs: int = field(
