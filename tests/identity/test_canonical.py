@@ -575,3 +575,10 @@ def test_all_nasbench201_cells_have_equal_keys_exactly_for_equal_functions():
     functions, clean = compared(CELLS)
     assert sum(not Truth(cell).reads_zero for cell in CELLS) == 13_335
     assert (functions, len(clean)) == (5_234, 5_044)
+
+
+@pytest.mark.parametrize("operation", ["dropout", "gaussian_noise", "cutout", "blend"])
+def test_regularization_is_an_operation_of_automl(operation):
+    graph, x = image()
+    graph.output(graph.add(operation, x))
+    assert not canonical(graph).custom_operations

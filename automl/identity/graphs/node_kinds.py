@@ -10,7 +10,7 @@ from optuna.distributions import distribution_to_json
 from automl.space.decisions import Open
 from automl.space.graph import Algebra, Node, Operation, Shape, operation
 
-_STANDARD = "automl.space.operations"
+_STANDARD = frozenset({"automl.space.operations", "automl.space.regularization"})
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 
 
@@ -64,7 +64,7 @@ def _cached_kind(
 def _kind(declared: Operation, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> NodeKind:
     algebra = declared.algebra_of(shapes, attributes)
     label, complete = _label(declared.name, {**_defaults(declared), **attributes})
-    custom = declared.module.__module__ != _STANDARD
+    custom = declared.module.__module__ not in _STANDARD
     return NodeKind(label, algebra, algebra.parametric or algebra.stochastic, custom, complete)
 
 
@@ -72,7 +72,7 @@ def _choice(node: Node, decision: Open, shapes: Sequence[Shape]) -> NodeKind:
     options = [(operation(name), taken) for name, taken in node.options()]
     weighted = any(each.algebra_of(shapes, taken).parametric for each, taken in options)
     label, complete = _label("", {"": decision, **node.attributes})
-    custom = any(each.module.__module__ != _STANDARD for each, _ in options)
+    custom = any(each.module.__module__ not in _STANDARD for each, _ in options)
     return NodeKind(label, Algebra(parametric=weighted, stochastic=True), True, custom, complete)
 
 
