@@ -270,10 +270,12 @@ def normalised(trial, task):
 
 
 @pytest.mark.parametrize("linearised", [True, False])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_weights_and_statistics_of_delta_stn_are_those_of_a_plain_training(
-    linearised, tmp_path
+    optimizer, linearised, tmp_path
 ):
-    task, options = blobs(), {"epochs": 4, "batch_size": 16}
+    task, options = blobs(), {"epochs": 4, "batch_size": 16, "optimizer": optimizer}
+    options |= {"weight_decay": 0.3, "clip_norm": 0.2}
     tuner = DeltaStn(**options, linearised=linearised, inner_steps=1, outer_lr=0.3)
     last, state, weights = trained(tuner, normalised, task, tmp_path / "a")[-1]
     closed = proposed(Supervised(), normalised, task)
@@ -283,6 +285,24 @@ def test_the_weights_and_statistics_of_delta_stn_are_those_of_a_plain_training(
     assert abs(state["hyper"]["phi"].item()) > 0.1, "the hyperparameter moves all the same"
     for name, value in plain.weights().items():
         torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=1e-5)
+
+
+class Indifferent(Line):
+    """A task whose loss has no gradient, so that only a weight decay moves weights."""
+
+    def loss(self, outputs, targets):
+        return 0 * outputs.sum()
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weights_decay_as_in_a_plain_training(optimizer, trainer, tmp_path):
+    task, options = Indifferent(), {"epochs": 4, "optimizer": optimizer, "weight_decay": 2.0}
+    _, _, weights = trained(trainer(**options), noisy_inputs, task, tmp_path / "a")[-1]
+    closed = proposed(Supervised(), noisy_inputs, task, rate=0.1)
+    *_, plain = Supervised(**options).train(closed, task, a_run(tmp_path / "b"))
+    for name, value in plain.weights().items():
+        torch.testing.assert_close(weights[name], value)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from automl import Candidate, Open, Report, Run, Scope, Task, TrialError, Use, U
 from automl.nn import assigned
 from automl_plugins._bilevel.outer import Outer, divided
 from automl_plugins._bilevel.perturbed import Perturbed, schedule_of
-from automl_plugins._bilevel.response import Signal, collapse, convert
+from automl_plugins._bilevel.response import Signal, collapse, convert, responding_parameters
 from automl_plugins._training.epochs import by_epochs, loading
 from automl_plugins._training.examples import Examples
 from automl_plugins._training.loop import Best, Loop
@@ -166,6 +166,13 @@ class SelfTuning(Loop):
     def converted(self, module: nn.Module) -> nn.Module:
         convert(module, len(self.candidate.open_decisions), self.signal, self.centred)
         return module
+
+    def parameters(self) -> Iterator[Tensor]:
+        helpers = {id(parameter) for parameter in self.helpers()}
+        return (p for p in super().parameters() if id(p) not in helpers)
+
+    def helpers(self) -> list[nn.Parameter]:
+        return responding_parameters(self.module)
 
     def training_examples(self) -> Examples:
         examples = super().training_examples()
