@@ -1,5 +1,6 @@
 """Trainer implicit: tunes what the training loss depends on, and trains like supervised."""
 
+import copy
 import functools
 import itertools
 import logging
@@ -29,6 +30,7 @@ from automl import (
     Schedule,
     Split,
     TrialError,
+    Unconstrained,
     Use,
     UseKind,
     contains,
@@ -247,6 +249,23 @@ def test_it_reports_values_that_decisions_allow_and_what_it_counted(tmp_path):
     assert isinstance(last.found["l2"], Schedule)
     assert len(last.found["example_weights"]) == 54
     assert {"outer_loss", "hypergradient_norm", "residual"} <= last.metrics.keys()
+
+
+@pytest.mark.parametrize("lr", [0.05, 0.5])
+def test_a_schedule_has_the_values_at_the_start_of_each_epoch(lr, tmp_path):
+    trainer, task = replace(QUICK, epochs=8), blobs()
+    candidate = candidate_of(task)
+    candidate = replace(candidate, hyperparameters={**candidate.hyperparameters, "lr": lr})
+    states = []
+    for report in trainer.train(candidate, task, a_run(tmp_path)):
+        states.append(copy.deepcopy(report.checkpoint()))
+    epoch = int(report.metrics["best_epoch"])
+    assert (epoch < 8) is (lr == 0.5), "both cases"
+    l2 = candidate.open_decisions["l2"].distribution
+    ends = [Unconstrained(l2).close(s["variables"]["phi"]["l2"]) for s in states[:epoch]]
+    starts = [pytest.approx(1e-3), *ends, *[ends[-1]] * 8][:8]
+    assert [report.found["l2"].at(e / 8) for e in range(8)] == starts
+    assert report.closed["l2"] == ends[-1]
 
 
 def test_it_ends_with_the_values_and_weights_of_the_best_epoch(tmp_path):

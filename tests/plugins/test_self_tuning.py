@@ -29,6 +29,7 @@ from automl import (
     Scope,
     Split,
     TrialError,
+    Unconstrained,
     Use,
     UseKind,
     contains,
@@ -178,9 +179,10 @@ def test_they_learn_and_report_the_best_epoch(trainer, tmp_path):
     epoch = last.metrics["best_epoch"]
     at_best = reports[epoch - 1][0]
     assert last.closed == at_best.closed
-    schedule = last.found["rate"]
-    assert schedule.at(1.0) == last.closed["rate"]
-    assert schedule.at(0.0) == reports[0][0].closed["rate"] == pytest.approx(0.3), "the middle"
+    rate, schedule = Unconstrained(FloatDistribution(0.1, 0.5)), last.found["rate"]
+    ends = [rate.close(state["hyper"]["phi"][0]) for _, state, _ in reports[:epoch]]
+    starts = [pytest.approx(0.3), *ends, *[ends[-1]] * 12][:12]
+    assert [schedule.at(e / 12) for e in range(12)] == starts
     assert all(contains(FloatDistribution(0.1, 0.5), value) for value in schedule.values)
     assert len(set(schedule.values)) > 2
 
@@ -457,7 +459,7 @@ def test_a_schedule_keeps_only_the_changes():
     assert schedule_of([0.3, 0.3, 0.3, 0.2, 0.2, 0.1], 10) == Schedule(
         (0.0, 0.3, 0.5), (0.3, 0.2, 0.1)
     )
-    assert schedule_of([0.3], 1) == Schedule((0.0,), (0.3,))
+    assert schedule_of([0.3, 0.2], 1) == Schedule((0.0,), (0.3,)), "0.2 comes after the end"
 
 
 def test_dropout_refuses_a_rate_with_a_gradient():

@@ -133,9 +133,10 @@ def schedule_of(values: Sequence[float], epochs: int) -> Schedule:
     """Return the schedule of a value by epoch; the last value holds to the end.
 
     Args:
-        values: The values of the first epochs.
+        values: The values at the start of the first epochs, and perhaps after the last one.
         epochs: The number of epochs of the whole training.
     """
+    values = values[:epochs]
     changes = [e for e, value in enumerate(values) if e == 0 or value != values[e - 1]]
     return Schedule(tuple(e / epochs for e in changes), tuple(values[e] for e in changes))
 

@@ -184,6 +184,7 @@ class SelfTuning(Loop):
         # As in a plain epoch, seeds instead of states make a resumed epoch exact.
         self._generator.manual_seed(self.run.seed_for("perturbation", self.epochs + 1))
         self._outer_rows = self._outer_batches(self.epochs + 1)
+        self._history.append(self.hyper.closed(self.hyper.phi))
         super().epoch()
 
     def _outer_batches(self, epoch: int) -> Iterator[Tensor]:
@@ -255,7 +256,6 @@ class SelfTuning(Loop):
         measured = dict(self.task.evaluate(outputs, self.validation.targets))
         if self.settings.outer is Outer.SHARE:
             outputs = self.outputs(self._given)
-        self._history.append(self.hyper.closed(self.hyper.phi))
         return {
             **measured,
             "outer_loss": float(self.task.loss(outputs, self._given.targets).detach()),
@@ -277,11 +277,13 @@ class SelfTuning(Loop):
 
     def report(self) -> Report:
         phi = self.hyper.phi.detach() if self.best is None else self.best.noted["phi"]
-        history = self._history if self.best is None else self._history[: self.best.epoch]
+        closed = self.hyper.closed(phi)
+        until = self.epochs if self.best is None else self.best.epoch
+        history = [*self._history[:until], closed]
         return replace(
             super().report(),
             outputs=self._outputs_at(self.validation, phi) if self.finished else None,
-            closed=self.hyper.closed(phi),
+            closed=closed,
             weights=lambda: self._collapsed(phi).state_dict(),
             found={
                 name: schedule_of([values[name] for values in history], self.settings.epochs)

@@ -109,14 +109,20 @@ class Variables:
             for name, each in phi.items()
         }
 
-    def schedules(self, until: int, epochs: int) -> dict[str, Schedule]:
+    def schedules(
+        self, until: int, closed: Mapping[str, float], epochs: int
+    ) -> dict[str, Schedule]:
         """Return the values of the scalar decisions over the training.
 
         Args:
-            until: The last epoch to follow; its values hold to the end.
+            until: The last epoch to follow.
+            closed: The values after this epoch, which hold to the end.
             epochs: The number of epochs of the whole training.
         """
-        return {n: schedule_of(values[:until], epochs) for n, values in self.schedule.items()}
+        return {
+            name: schedule_of([*values[:until], closed[name]], epochs)
+            for name, values in self.schedule.items()
+        }
 
     def by_example(self, phi: Mapping[str, Tensor], rows: Tensor, every: int) -> dict[str, Tensor]:
         """Return the values of the decisions with one for each example [every].
@@ -132,9 +138,6 @@ class Variables:
             values[rows.cpu()] = self.maps[name].value(phi[name]).cpu()
             found[name] = values
         return found
-
-    def _close(self, name: str, phi: Tensor) -> float | int:
-        return self.maps[name].close(phi)
 
     def _mean(self, name: str, phi: Tensor) -> float:
         bounds: Any = self.maps[name].distribution

@@ -285,13 +285,13 @@ class _Tuning(Loop):
     def report(self) -> Report:
         best = self.best
         phi = self._variables.phi if best is None else best.noted["phi"]
-        found = self._variables.schedules(
-            self.epochs if best is None else best.epoch, self.settings.epochs
-        )
+        closed = self._variables.closed(phi)
+        until = self.epochs if best is None else best.epoch
+        found = self._variables.schedules(until, closed, self.settings.epochs)
         every = len(self.task.split(Split.TRAIN)[1])
         return replace(
             super().report(),
-            closed=self._variables.closed(phi),
+            closed=closed,
             found={**found, **self._variables.by_example(phi, self._rows, every)},
         )
 
