@@ -9,7 +9,8 @@ from typing import ClassVar
 import optuna
 import pytest
 import torch
-from automl_plugins._bilevel.perturbed import Perturbed, schedule_of
+from automl_plugins._bilevel.perturbed import Perturbed
+from automl_plugins._bilevel.tuning import schedule_of
 from automl_plugins.tasks.digits import digits
 from automl_plugins.trainers.delta_stn import DeltaStn, DeltaStnTraining
 from automl_plugins.trainers.stn import Stn, StnTraining
