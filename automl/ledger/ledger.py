@@ -315,7 +315,8 @@ class Ledger:
             costs: The candidate's own costs, which are never served to another trial.
             told: Ids of trials that Optuna has been told about, to mark as such.
             judge: The decisions that were made before training, if another trial is to judge the
-                result. That trial is added if a known result has none in this study yet.
+                result. That trial, or one for each candidate that was found, is added if a known
+                result has none in this study yet.
 
         Returns:
             Claimed if this worker is to evaluate it, Parked if another worker is evaluating it, or
@@ -347,9 +348,9 @@ class Ledger:
             self._assign(session, lease, number, standing.evaluation, changes)
             settled = evaluations.settle_served(session, self._terms, lease.id, standing)
             if judge is not None and not self._is_judged(session, settled):
-                decisions = {**judge, **(settled.outcome.closed or {})}
                 found = self._findings_of(session, settled)
-                self._add_judging_trial(session, number, decisions, found)
+                for closed in (standing.closed or {}, *standing.also_closed):
+                    self._add_judging_trial(session, number, {**judge, **closed}, found)
             return Hit(settled)
         changes |= {"phase": Phase.PARKED, "expires_at": None}
         self._assign(session, lease, number, standing.evaluation, changes)

@@ -211,3 +211,23 @@ def test_a_result_of_another_study_is_judged_here(search):
     assert {trial.params["x"] for trial in judged(study)} == {0, 1}
     assert best.values["score"] < 1
     assert not [each for each in Doctor(study).findings() if each.broken]
+
+
+@dataclass(frozen=True)
+class Front(Optimist):
+    """Finds several candidates."""
+
+    def train(self, candidate, task, run):
+        found = [{"y": 0.25}, {"y": 0.5}, {"y": 0.75}] if candidate.open_decisions else None
+        for report in super().train(candidate, task, run):
+            yield replace(report, closed=found)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_front_of_another_study_is_judged_here(search, repeats):
+    front, cache = f"{__file__}:Front", {"scope": "storage", "repeats": repeats}
+    search(corner, trainer=front, trials=8, options={"cache": cache})
+    study, _ = search(corner, trainer=front, trials=8, options={**JUDGE, "cache": cache})
+    assert all("reused_study" in trial.user_attrs["automl"] for trial in own(study))
+    points = {(trial.params["x"], trial.params["y"]) for trial in judged(study)}
+    assert points == {(x, y) for x in (0, 1) for y in (0.25, 0.5, 0.75)}
