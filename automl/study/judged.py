@@ -58,12 +58,13 @@ def as_judged(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) ->
         trials: All trials of the study.
         objectives: The study's objectives.
     """
-    verdicts: dict[int, list[FrozenTrial]] = defaultdict(list)
+    verdicts: dict[int | None, list[FrozenTrial]] = defaultdict(list)
     for trial in judging(trials):
-        verdicts[judges_of(trial) or 0].append(trial)
+        verdicts[judges_of(trial)].append(trial)
     best = {number: _verdict(found, objectives) for number, found in verdicts.items()}
     own = (trial for trial in trials if judges_of(trial) is None)
-    return [_as_judged(t, best.get(t.number) or best.get(source_of(t) or -1)) for t in own]
+    # A result that was reused is judged by what judges its source, which may be trial 0.
+    return [_as_judged(t, best.get(t.number, best.get(source_of(t)))) for t in own]
 
 
 def _verdict(found: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> FrozenTrial:

@@ -11,6 +11,7 @@ from tuners import BOAST, JUDGE, JUDGED, Optimist, Watching, corner, grid, judgi
 
 import automl
 from automl.analysis.doctor import Doctor
+from automl.spec import ATTRIBUTE
 from automl.study.judged import as_judged
 
 HERE = f"{__file__}:"
@@ -192,6 +193,15 @@ def test_a_reused_trial_has_the_judgement_of_its_source(search, watched):
     assert sorted(number for number, *_ in watched.told) == numbers
     of = {trial.number: trial.params["x"] for trial in own(study)}
     assert all(told == values[of[number]] for number, _, told in watched.told)
+
+
+def test_a_trial_that_reuses_the_first_one_is_judged_like_it(search):
+    study, _ = search(corner, strategy="random", trials=8)
+    trials = study.optuna.trials
+    of_first = [t.number for t in own(study) if t.user_attrs[ATTRIBUTE].get("reused_from") == 0]
+    assert of_first
+    seen = {trial.number: trial for trial in as_judged(trials, study.objectives)}
+    assert all(seen[number].values == seen[0].values for number in of_first)
 
 
 def test_repetitions_end_a_judged_study(search):
