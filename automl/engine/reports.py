@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from automl.errors import TrialError, UnstorableError
-from automl.plugin.report import Objective, Outcome, Report, State, objective_values
+from automl.plugin.report import COSTS, Objective, Outcome, Report, State, objective_values
 from automl.space.decisions import Open, values_of
 from automl.space.distributions import nearest
 from automl.space.findings import Findings, decode, encode
@@ -23,6 +23,7 @@ def outcome_of(
     last: Outcome | None,
     costs: Mapping[str, float],
     objectives: tuple[Objective, ...],
+    closes: bool = False,
 ) -> Outcome:
     """Return the outcome of a trial that ends with this report.
 
@@ -31,6 +32,8 @@ def outcome_of(
         last: The outcome after the report before; None for the first.
         costs: The candidate's own costs, which are added to the metrics.
         objectives: The objectives that the report must contain.
+        closes: Whether the trainer may still close decisions. Until then, objectives that are
+            costs may be missing, and the outcome has no values.
 
     Raises:
         TrialError: The step does not increase, or an objective is missing.
@@ -38,11 +41,13 @@ def outcome_of(
     if last is not None and last.step is not None and report.step <= last.step:
         raise TrialError(f"reports must count up: step {report.step} after {last.step}")
     metrics = {**costs, **report.metrics}
-    values = objective_values(replace(report, metrics=metrics), objectives)
+    pending = {name for name in COSTS if closes and name not in metrics}
+    known = tuple(each for each in objectives if each.metric not in pending)
+    values = objective_values(report.step, metrics, known)
     closed = cast("Sequence[Mapping[str, Any]]", report.closed or ())
     return Outcome(
         State.COMPLETE,
-        values,
+        values if known == objectives else None,
         metrics,
         report.step,
         closed=closed[0] if closed else None,
@@ -178,12 +183,10 @@ def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
     return plain
 
 
-def _opened(field: str, name: str, open_decisions: Mapping[str, Open]) -> Open:
+def _opened(verb: str, name: str, open_decisions: Mapping[str, Open]) -> Open:
     if name not in open_decisions:
         known = ", ".join(open_decisions) or "none"
-        raise TrialError(
-            f"the trainer reports {field} of {name!r}, which is not open; open are: {known}"
-        )
+        raise TrialError(f"the trainer {verb} {name!r}, which is not open; open are: {known}")
     return open_decisions[name]
 
 
@@ -197,7 +200,7 @@ def _findings(given: object, open_decisions: Mapping[str, Open]) -> Findings | N
         return None
     found: dict[str, Schedule | tuple[float, ...]] = {}
     for name, value in _named("found", given).items():
-        _opened("found", name, open_decisions)
+        _opened("reports what it found for", name, open_decisions)
         found[name] = value if isinstance(value, Schedule) else _numbers(name, value)
     return found
 
@@ -222,5 +225,5 @@ def _choices(
     if given is None:
         return None
     for name in _named("choices", given):
-        _opened("choices", name, open_decisions)
+        _opened("reports the weights of", name, open_decisions)
     return {name: _numbers(name, value) for name, value in _named("choices", given).items()}

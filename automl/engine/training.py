@@ -21,7 +21,15 @@ from automl.engine.reports import checked, outcome_of
 from automl.errors import TrialError
 from automl.plugin.protocols import Run, Task
 from automl.plugin.registry import Kind
-from automl.plugin.report import COSTS, Objective, Outcome, Reason, Report
+from automl.plugin.report import (
+    COSTS,
+    Objective,
+    Outcome,
+    Reason,
+    Report,
+    State,
+    objective_values,
+)
 from automl.space.candidate import Candidate
 from automl.study.parts import Parts
 from automl.trial_code.boundary import TrialCode
@@ -101,16 +109,24 @@ class Training:
         Raises:
             TrialError: The step does not increase, or an objective is missing.
         """
-        outcome = partial(outcome_of, report, last, objectives=self.objectives)
+        closes = not self.candidate.is_closed
+        outcome = partial(outcome_of, report, last, objectives=self.objectives, closes=closes)
         if not any(objective.metric in COSTS for objective in self.objectives):
             return outcome(costs=self.costs)
         closed: Any = report.closed
         return outcome(costs={**self.costs, **self.closed.costs(closed and closed[0])})
 
     def ended(self, outcome: Outcome) -> Outcome:
-        """Add the costs of the candidate that the trainer closed to the outcome of a training."""
-        costs = self.closed.costs(outcome.closed)
-        return replace(outcome, metrics={**costs, **outcome.metrics})
+        """Add the costs of the candidate that the trainer closed to the outcome of a training.
+
+        Raises:
+            TrialError: A training that ran to its end lacks an objective.
+        """
+        metrics = {**self.closed.costs(outcome.closed), **outcome.metrics}
+        values = outcome.values
+        if values is None and outcome.state is State.COMPLETE:
+            values = objective_values(outcome.step, metrics, self.objectives)
+        return replace(outcome, metrics=metrics, values=values)
 
     @cached_property
     def closed(self) -> ClosedCandidates:

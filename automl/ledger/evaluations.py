@@ -71,6 +71,7 @@ class Served:
         number: The number of that evaluation's trial.
         source_study: The study of that trial, if it is another one.
         decisions: The keys at L0 of the evaluated candidates.
+        also_closed: Other values that the trainer chose, if it found several candidates.
     """
 
     evaluation: int
@@ -82,6 +83,7 @@ class Served:
     number: int | None
     source_study: str | None
     decisions: frozenset[str | None]
+    also_closed: Sequence[dict[str, Any]] = ()
 
     def objectives(
         self, terms: Terms, costs: Mapping[str, float] | None
@@ -190,7 +192,9 @@ def end(
     session: Session, evaluation: int, owner: int, number: int, outcome: Outcome, seconds: float
 ) -> list[int]:
     """Write an owner's result; return the ids of the trials parked on it, oldest first."""
+    others = [dict(closed) for closed in outcome.also_closed]
     result = {**quality_columns(outcome), "number": number, "seconds": seconds}
+    result["also_closed"] = others or None
     columns = table(EvaluationRow).c
     mine = (columns.id == evaluation, columns.owner == owner)
     state = EvaluationState(outcome.state.value)
@@ -305,6 +309,7 @@ def _served(terms: Terms, shared: Sequence[EvaluationRow]) -> Served | None:
         number=first.number,
         source_study=first.source_study,
         decisions=frozenset(row.decisions for row in of),
+        also_closed=first.also_closed or (),
     )
 
 
@@ -351,9 +356,11 @@ def _take(session: Session, shared: Sequence[EvaluationRow], values: dict[str, A
     return failed.id
 
 
+_RESULT = ("metrics", "step", "closed", "also_closed", "seconds")
+
+
 def _restart(session: Session, row: EvaluationRow, owner: Mapping[str, Any]) -> None:
-    nothing = {"metrics": None, "step": None, "closed": None, "seconds": None}
-    for name, value in {**owner, **nothing}.items():
+    for name, value in {**owner, **dict.fromkeys(_RESULT)}.items():
         setattr(row, name, value)
     session.flush()
 
@@ -411,7 +418,7 @@ def _is_of(fingerprint: str, cache: Cache) -> ColumnElement[bool]:
     return named & (true() if everything else EvaluationRow.decisions.in_(known))
 
 
-_COPIED = ("number", "metrics", "step", "closed", "decisions", "owner")
+_COPIED = ("number", "metrics", "step", "closed", "also_closed", "decisions", "owner")
 
 
 def _serves(terms: Terms, metrics: Mapping[str, Any] | None) -> bool:

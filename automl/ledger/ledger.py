@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from automl.errors import StorageError
 from automl.identity.fingerprint import Identity
-from automl.ledger import budget, evaluations, functions, queue
+from automl.ledger import budget, evaluations, functions, judging, queue
 from automl.ledger.clock import now
-from automl.ledger.dialects import changed, insert_if_absent, insert_row, table, update_table
+from automl.ledger.dialects import changed, insert_row, table, update_table
 from automl.ledger.evaluations import Owned, Request, Served, Terms
 from automl.ledger.functions import Functions, Resolved
 from automl.ledger.models import (
@@ -118,6 +118,7 @@ class Ledger:
         timeout: float | None,
         device_seconds: float | None = None,
         enqueue: Sequence[Mapping[str, Any]] = (),
+        judge: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> None:
         """Add to the budget, and undo an early stop.
 
@@ -128,6 +129,8 @@ class Ledger:
                 another limit is given; otherwise it stays, as nothing else may end the study.
             device_seconds: How much more device time to allow.
             enqueue: Decisions to queue, as in `enqueue`; if they do not fit, nothing changes.
+            judge: Decisions of trials in `unjudged`, by number; they are judged now, as far as
+                evaluations are left.
 
         Raises:
             UsageError: The limits exceed what databases hold, or too many trials are queued.
@@ -143,6 +146,18 @@ class Ledger:
         changes |= budget.raised(session, self.study, trials, evaluations)
         session.execute(update_table(StudyRow).where(self._mine()).values(changes))
         queue.enqueue(session, self.study, enqueue)
+        still = judging.unjudged(session, self.study) if judge else ()
+        for number, decisions in (judge or {}).items():
+            if number in still:
+                judging.judge_late(session, self.study, number, decisions)
+
+    @reading
+    def unjudged(self, session: Session) -> Sequence[int]:
+        """Return the numbers of complete trials for whose judgement no evaluation was left.
+
+        This is for studies with a judge.
+        """
+        return judging.unjudged(session, self.study)
 
     @transactional_once
     def enqueue(self, session: Session, decisions: Sequence[Mapping[str, Any]]) -> None:
@@ -315,7 +330,8 @@ class Ledger:
             costs: The candidate's own costs, which are never served to another trial.
             told: Ids of trials that Optuna has been told about, to mark as such.
             judge: The decisions that were made before training, if another trial is to judge the
-                result. That trial is added if a known result has none in this study yet.
+                result. That trial, or one for each candidate that was found, is added if a known
+                result has none in this study yet.
 
         Returns:
             Claimed if this worker is to evaluate it, Parked if another worker is evaluating it, or
@@ -346,10 +362,11 @@ class Ledger:
         if isinstance(standing, Served):
             self._assign(session, lease, number, standing.evaluation, changes)
             settled = evaluations.settle_served(session, self._terms, lease.id, standing)
-            if judge is not None and not self._is_judged(session, settled):
-                decisions = {**judge, **(settled.outcome.closed or {})}
-                found = self._findings_of(session, settled)
-                self._add_judging_trial(session, number, decisions, found)
+            if judge is not None and not judging.is_judged(session, self.study, settled):
+                found = judging.findings_of(session, self.study, settled)
+                for closed in (standing.closed or {}, *standing.also_closed):
+                    given = {**judge, **closed}
+                    judging.add_judging_trial(session, self.study, number, given, found)
             return Hit(settled)
         changes |= {"phase": Phase.PARKED, "expires_at": None}
         self._assign(session, lease, number, standing.evaluation, changes)
@@ -396,7 +413,8 @@ class Ledger:
         if lease.judges is not None:
             columns["found"] = lease.found
         elif outcome.found:
-            columns["found"] = self._keep_findings(session, outcome.found)
+            content = encode(outcome.found)
+            columns["found"] = judging.keep_findings(session, self.study, content)
         if identity is not None:
             columns["identification"] = functions.unshared(identity, self.cache).to_json()
         owed = self._owed(session, lease, seconds, metered)
@@ -413,10 +431,11 @@ class Ledger:
         proposed = lease.judges is None
         settled += self._end_evaluation(session, lease, lease.evaluation, number, outcome, seconds)
         if outcome.state is State.FAILED:
-            judging = lease.judges is not None
-            budget.stop_on_one_cause(session, self.study, self.same_failures, judging)
+            judges_another = lease.judges is not None
+            budget.stop_on_one_cause(session, self.study, self.same_failures, judges_another)
         for given in judges:
-            self._add_judging_trial(session, number, given, columns.get("found"))
+            found = columns.get("found")
+            judging.add_judging_trial(session, self.study, number, given, found)
         if not fresh:
             # A candidate that was not trained is not paid for. Too many of these in a row, or of
             # known ones, stop the study.
@@ -656,52 +675,6 @@ class Ledger:
             "expires_at": now() + self.lease_seconds,
         }
         return Lease(insert_row(session, TrialRow, row), row["token"], attempt=1)
-
-    def _keep_findings(self, session: Session, findings: Findings) -> str:
-        """Store findings, and return their digest."""
-        return self._keep_content(session, encode(findings))
-
-    def _keep_content(self, session: Session, content: bytes) -> str:
-        digest = hashlib.sha256(content).hexdigest()
-        row = {"study": self.study, "digest": digest, "content": content}
-        insert_if_absent(session, FindingsRow, row)
-        return digest
-
-    def _add_judging_trial(
-        self, session: Session, judges: int, given: Mapping[str, Any], found: str | None
-    ) -> None:
-        """Add a trial that trains these decisions again, for any worker to take."""
-        if not budget.take_payment(session, self.study):
-            return
-        row = {
-            "study": self.study,
-            "phase": Phase.PROPOSING,
-            "token": 1,
-            "attempt": 0,
-            "told": False,
-            "started_at": now(),
-            "expires_at": queue.UNLEASED,
-            "given": dict(given),
-            "judges": judges,
-            "found": found,
-        }
-        insert_row(session, TrialRow, row)
-
-    def _is_judged(self, session: Session, served: Settled) -> bool:
-        """Whether a trial of this study judges the result that another one was served."""
-        if served.outcome.state is not State.COMPLETE or served.reused_study is not None:
-            return served.outcome.state is not State.COMPLETE
-        judge = (TrialRow.study == self.study, TrialRow.judges == served.reused_from)
-        return session.scalar(select(TrialRow.id).where(*judge).limit(1)) is not None
-
-    def _findings_of(self, session: Session, served: Settled) -> str | None:
-        """Return the digest of what the trainer of a served result found, copied to this study."""
-        study = served.reused_study or self.study
-        source = (TrialRow.study == study, TrialRow.number == served.reused_from)
-        digest = session.scalar(select(TrialRow.found).where(*source))
-        kept = select(FindingsRow.content).where(FindingsRow.study == study)
-        content = digest and session.scalar(kept.where(FindingsRow.digest == digest))
-        return self._keep_content(session, content) if content else None
 
     @property
     def _terms(self) -> Terms:

@@ -83,7 +83,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {float: Double(), dict[str, Any]: _JSON, list[float]: _JSON}
+    type_annotation_map: ClassVar = {
+        float: Double(),
+        dict[str, Any]: _JSON,
+        list[float]: _JSON,
+        list[dict[str, Any]]: _JSON,
+    }
 
 
 class StudyRow(Base):
@@ -194,6 +199,8 @@ class EvaluationRow(Base):
     """Metrics of quality only, as costs belong to a trial."""
     step: Mapped[int | None] = mapped_column(BigStep)
     closed: Mapped[dict[str, Any] | None]
+    also_closed: Mapped[list[dict[str, Any]] | None]
+    """Other values that the trainer chose, if it found several candidates."""
     seconds: Mapped[float | None]
     served: Mapped[dict[str, Any] | None]
     """The result that would have been served, for an audit or after the study forgot it.

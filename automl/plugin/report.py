@@ -197,8 +197,10 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
 
 
-def objective_values(report: Report, objectives: tuple[Objective, ...]) -> tuple[float, ...]:
-    """Return the objectives' values in a report.
+def objective_values(
+    step: int | None, metrics: Mapping[str, float], objectives: tuple[Objective, ...]
+) -> tuple[float, ...]:
+    """Return the objectives' values in the metrics of a report.
 
     Raises:
         TrialError: The report lacks an objective.
@@ -206,13 +208,13 @@ def objective_values(report: Report, objectives: tuple[Objective, ...]) -> tuple
     """
     values = []
     for objective in objectives:
-        if objective.metric not in report.metrics:
+        if objective.metric not in metrics:
             raise TrialError(
-                f"the report of step {report.step} lacks {objective.metric!r}; "
-                f"its metrics: {', '.join(report.metrics) or 'none'}"
+                f"the report of step {step} lacks {objective.metric!r}; "
+                f"its metrics: {', '.join(metrics) or 'none'}"
             )
-        value = float(report.metrics[objective.metric])
+        value = float(metrics[objective.metric])
         if not math.isfinite(value):
-            raise NotFiniteError(f"{objective.metric} is {value} at step {report.step}")
+            raise NotFiniteError(f"{objective.metric} is {value} at step {step}")
         values.append(value)
     return tuple(values)

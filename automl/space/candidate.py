@@ -50,6 +50,8 @@ class Candidate:
         decisions: The closed decisions, by name.
         open_decisions: The decisions that the trainer tunes, by name.
         found: What another trainer found for decisions, to be replayed: a schedule or many numbers.
+        found_on_other_data: Whether it was found on other data than this trainer's, so that one
+            number for each training example would belong to other examples.
         files: The files that the space read while it proposed and built the candidate.
     """
 
@@ -58,6 +60,7 @@ class Candidate:
     decisions: Mapping[str, Any] = field(default_factory=dict)
     open_decisions: Mapping[str, Open] = field(default_factory=dict)
     found: Findings = field(default_factory=dict)
+    found_on_other_data: bool = False
     files: FilesRead = field(default_factory=FilesRead, compare=False, repr=False)
 
     @property

@@ -1,22 +1,23 @@
 """Finds where a space takes each decision, by proposing candidates with everything open."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, PartialFixedSampler
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FixedTrial
 
 from automl.errors import OpenDecisionError
 from automl.space.candidate import Candidate, propose
 from automl.space.decisions import Open, Opens, UsesOf, find_open
 from automl.space.uses import VALUE, Use, UseKind
 from automl.trial_code.seeding import seeded
-
-if TYPE_CHECKING:
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial
 
 
 class _UnknownUses(BaseException):
@@ -154,8 +155,7 @@ class DryProposals:
             asked[decision.name] = decision
             return True
 
-        sampler = PartialFixedSampler(dict(closed), _Largest())
-        candidate = propose(self.function, optuna.create_study(sampler=sampler).ask(), opens)
+        candidate = propose(self.function, _LargestTrial(closed), opens)
         self.files |= candidate.files.digests
         return candidate
 
@@ -194,26 +194,37 @@ def _uses_in_layers(candidate: Candidate, required: bool) -> Iterator[tuple[str,
     yield from uses_in(module)
 
 
-class _Largest(BaseSampler):
-    """Closes a decision with its first choice or its largest value, which shows most of a space."""
+class _LargestTrial(FixedTrial):
+    """Closes decisions without given values by the first choice or the largest value.
 
-    def infer_relative_search_space(
-        self, study: "Study", trial: "FrozenTrial"
-    ) -> dict[str, BaseDistribution]:
-        return {}
+    These show most of a space. A trial of a study would make Optuna announce the study.
+    """
 
-    def sample_relative(
-        self, study: "Study", trial: "FrozenTrial", search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        super().__init__({})
+        self._given = given
 
-    def sample_independent(
+    def suggest_float(
         self,
-        study: "Study",
-        trial: "FrozenTrial",
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        if isinstance(param_distribution, CategoricalDistribution):
-            return param_distribution.choices[0]
-        return param_distribution.high  # type: ignore[attr-defined]
+        name: str,
+        low: float,
+        high: float,
+        *,
+        step: float | None = None,
+        log: bool = False,
+    ) -> float:
+        distribution = FloatDistribution(low, high, log=log, step=step)
+        return float(self._close(name, distribution, distribution.high))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        distribution = IntDistribution(low, high, log=log, step=step)
+        return int(self._close(name, distribution, distribution.high))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._close(name, CategoricalDistribution(choices), choices[0])
+
+    def _close(self, name: str, distribution: BaseDistribution, default: Any) -> Any:
+        self.distributions.setdefault(name, distribution)
+        return self.params.setdefault(name, self._given.get(name, default))

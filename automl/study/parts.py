@@ -49,6 +49,7 @@ class Parts:
         dry: Finds where the space takes its decisions.
         judge: The same parts with the trainer that judges, if there is one.
         data_dir: The folder of the study's data on this machine.
+        on_other_data: Whether these are a judge's, whose data differ from the study's.
     """
 
     space: SearchSpace
@@ -62,6 +63,7 @@ class Parts:
     dry: DryProposals
     judge: "Parts | None" = None
     data_dir: Path | None = None
+    on_other_data: bool = False
 
     def sampler(
         self, seed: int, study_seed: int | None = None, context: Context | None = None
@@ -144,7 +146,7 @@ def _propose(
     uses: UsesOf | None = None,
     findings: Findings | None = None,
 ) -> Candidate:
-    return propose(
+    candidate = propose(
         lambda deciding: parts.space.candidate(deciding, parts.task),
         trial,
         opens,
@@ -153,6 +155,8 @@ def _propose(
         uses=uses,
         findings=findings,
     )
+    on_other_data = bool(findings) and parts.on_other_data
+    return replace(candidate, found_on_other_data=on_other_data)
 
 
 def costs_of(parts: Parts, candidate: Candidate) -> Mapping[str, float]:
@@ -233,7 +237,12 @@ def _judging(
             made[kind] = part.make()
     own = {**built, **judge}
     space, task = made.get(Kind.SPACE, parts.space), made.get(Kind.TASK, parts.task)
-    keys = {kind.value: part.identity() for kind, part in judge.items()}
+    # Reading the digest of data takes time.
+    keys = (
+        _side_keys(own, task, plugins)
+        if Kind.TASK in judge
+        else {**parts.side_keys, **{kind.value: part.identity() for kind, part in judge.items()}}
+    )
     probed = {kind: PartSpec.of(own[kind]) for kind in parts.recipe.parts}
     return replace(
         parts,
@@ -241,12 +250,10 @@ def _judging(
         task=task,
         trainer=made[Kind.TRAINER],
         names={**parts.names, Kind.TRAINER: judge[Kind.TRAINER].offer.name},
-        # Reading the digest of data takes time.
-        side_keys=_side_keys(own, task, plugins)
-        if Kind.TASK in judge
-        else {**parts.side_keys, **keys},
+        side_keys=keys,
         recipe=replace(parts.recipe, parts=probed),
         dry=DryProposals(lambda trial: space.candidate(trial, task)),
+        on_other_data=keys["data"] != parts.side_keys["data"],
     )
 
 

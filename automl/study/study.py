@@ -149,13 +149,15 @@ class Study:
         return command_line(self.storage, self.name, verb, *options)
 
     def extend(self, limits: Limits, enqueue: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Add to the study's budget, and queue these decisions."""
+        """Add to the study's budget, queue these decisions, and judge what could not be judged."""
+        unjudged = self.ledger.unjudged() if self.spec.judge is not None else ()
         self.ledger.extend(
             limits.trials,
             limits.evaluations,
             limits.timeout,
             limits.device_seconds,
             enqueue,
+            {number: self.decisions(number) for number in unjudged},
         )
 
     def load_parts(self, registry: Registry, data_dir: str | Path | None = None) -> Parts:

@@ -11,6 +11,9 @@ from tuners import BOAST, JUDGE, JUDGED, Optimist, Watching, corner, grid, judgi
 
 import automl
 from automl.analysis.doctor import Doctor
+from automl.study.judged import as_judged
+
+HERE = f"{__file__}:"
 
 
 @pytest.fixture
@@ -211,3 +214,65 @@ def test_a_result_of_another_study_is_judged_here(search):
     assert {trial.params["x"] for trial in judged(study)} == {0, 1}
     assert best.values["score"] < 1
     assert not [each for each in Doctor(study).findings() if each.broken]
+
+
+@dataclass(frozen=True)
+class Front(Optimist):
+    """Finds several candidates."""
+
+    def train(self, candidate, task, run):
+        found = [{"y": 0.25}, {"y": 0.5}, {"y": 0.75}] if candidate.open_decisions else None
+        for report in super().train(candidate, task, run):
+            yield replace(report, closed=found)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_front_of_another_study_is_judged_here(search, repeats):
+    front, cache = f"{__file__}:Front", {"scope": "storage", "repeats": repeats}
+    search(corner, trainer=front, trials=8, options={"cache": cache})
+    study, _ = search(corner, trainer=front, trials=8, options={**JUDGE, "cache": cache})
+    assert all("reused_study" in trial.user_attrs["automl"] for trial in own(study))
+    points = {(trial.params["x"], trial.params["y"]) for trial in judged(study)}
+    assert points == {(x, y) for x in (0, 1) for y in (0.25, 0.5, 0.75)}
+
+
+# Trials for whose judgement no evaluation was left.
+@pytest.mark.parametrize(
+    ("trainer", "evaluations", "late"),
+    [(f"{HERE}Single", 3, 1), (f"{HERE}Scheduling", 3, 1), (f"{HERE}Front", 5, 3)],
+)
+def test_they_are_judged_once_a_resume_adds_evaluations(
+    search, sqlite_url, trainer, evaluations, late
+):
+    options = {"trainer": {"judge": f"{HERE}Following"}}
+    limits = {"trials": None, "evaluations": evaluations}
+    study, _ = search(trainer=trainer, options=options, study="s", **limits)
+    before = study.optuna.trials
+    assert {judging(trial) for trial in judged(study)} == {0}
+    assert [trial.number for trial in own(study)] == [0, before[-1].number]
+    study, _ = automl.resume("s", storage=sqlite_url, evaluations=late, device="cpu")
+    after = study.optuna.trials[len(before) :]
+    assert [judging(trial) for trial in after] == [before[-1].number] * late
+    assert all(trial.params["x"] == before[-1].params["x"] for trial in after)
+    assert {trial.params["y"] for trial in after} == {t.params["y"] for t in judged(study)}
+    found = {study.views.trial(trial.number).found for trial in judged(study)}
+    assert (None in found) is (trainer != f"{HERE}Scheduling")
+    seen = as_judged(study.optuna.trials, study.objectives)
+    assert [trial.state for trial in seen] == [TrialState.COMPLETE] * 2
+    assert not study.ledger.unjudged()
+    assert not [each for each in Doctor(study).findings() if each.broken]
+
+
+class Single(Optimist):
+    """Like its base, in this file, so that a resume can load it."""
+
+
+class Scheduling(Optimist):
+    def train(self, candidate, task, run):
+        found = {"y": automl.Schedule((0.0,), (0.5,))} if candidate.open_decisions else None
+        for report in super().train(candidate, task, run):
+            yield replace(report, found=found)
+
+
+class Following(tiny.Steps):
+    replays = True

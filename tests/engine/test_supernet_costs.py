@@ -1,6 +1,6 @@
 """Bounds and objectives apply to closed candidates; the costs of open ones have other names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import tiny
@@ -9,6 +9,7 @@ from tuners import JUDGED, Optimist
 
 import automl
 from automl.analysis.doctor import Doctor
+from automl.plugin.report import State
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,33 @@ def test_they_can_be_an_objective(search):
     study, _ = search(objectives=["score", "parameters"], strategy="nsga2")
     for trial in study.trials:
         assert trial.values["parameters"] == trial.metrics["parameters"] == 2 * trial.decisions["x"]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "pruner"),
+    [(["score", "parameters"], "none"), (["parameters"], "median"), (["score"], "median")],
+)
+def test_a_trainer_may_close_only_at_its_end(search, objectives, pruner):
+    study, best = search(
+        trainer=Late, objectives=objectives, pruner=pruner, requirements=["parameters<=10"]
+    )
+    ended = [trial for trial in study.trials if trial.state is State.COMPLETE]
+    assert ended
+    assert all(trial.costs["parameters"] == 2 * trial.decisions["x"] for trial in ended)
+    assert best.metrics["parameters"] <= 10
+    if pruner == "none":
+        assert len(ended) == 12
+
+
+class Late(Sized):
+    def train(self, candidate, task, run):
+        for report in super().train(candidate, task, run):
+            yield report if report.step == self.steps else replace(report, closed=None)
+
+
+def test_at_its_end_it_must_have_closed_them(search):
+    study, _ = search(trainer=Half, trials=2, objectives=["score", "parameters"])
+    assert all("lacks 'parameters'" in trial.message for trial in study.trials)
 
 
 def test_a_reused_trial_has_them(search):

@@ -18,7 +18,8 @@ from torch import nn
 from toys import Line, Toy, a_run, blobs, linear, small_space
 
 import automl
-from automl import Candidate, Graph, Open, Schedule, Split, TrialError
+from automl import Candidate, Classification, Graph, Open, Schedule, Split, TrialError
+from automl.plugin.report import State
 from automl.testing import check_trainer
 
 SGD = {"optimizer": Optimizer.SGD, "momentum": 0.0, "batch_size": 1000}
@@ -341,13 +342,14 @@ def test_a_resumed_replay_is_bit_identical(tmp_path, after):
 
 @dataclass(frozen=True)
 class Finding(Toy):
-    """Finds a schedule of the rate, and closes it with 0.25."""
+    """Finds a schedule of the rate, or numbers without shares, and closes it with 0.25."""
 
     shares: tuple[float, ...] = ()
     rates: tuple[float, ...] = ()
 
     def train(self, candidate, task, run):
-        found = {"rate": Schedule(self.shares, self.rates)} if self.shares else None
+        rates = Schedule(self.shares, self.rates) if self.shares else self.rates
+        found = {"rate": rates} if self.rates else None
         for report in super().train(candidate, task, run):
             yield replace(report, found=found)
 
@@ -370,6 +372,37 @@ def test_a_judge_follows_the_schedule(tmp_path):
     assert ends[0] == ends[1]
     assert ends[0][:2] != ends[2][:2]
     assert ends[0][2] == ends[2][2] == 2
+
+
+def halved(*, seed: int = 0) -> Classification:
+    """Blobs of which a seed chooses the training examples."""
+    of = blobs()
+    return Classification.from_arrays("halved", of.inputs, of.targets, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("shares", "seed", "fits"), [((), 0, True), ((), 1, False), ((0, 0.5), 1, True)]
+)
+def test_numbers_by_example_are_refused_for_other_examples(tmp_path, shares, seed, fits):
+    """A task of the judge's own has as many training examples, but others."""
+    rates = (0.1, 0.25) if shares else (0.25,) * len(halved().split(Split.TRAIN)[0])
+    study = automl.search(
+        small_space,
+        task=f"{__file__}:halved",
+        trainer=lambda: Finding(shares=shares, rates=rates),
+        options={
+            "trainer": {"judge": "supervised"},
+            "judge": {"epochs": 1, "task.seed": seed},
+        },
+        strategy="random",
+        storage=f"sqlite:///{tmp_path}/a.db",
+        trials=1,
+    ).study
+    (judged,) = (view for view in study.views.trials() if view.judges is not None)
+    assert judged.state is (State.COMPLETE if fits else State.FAILED)
+    assert judged.step == (1 if fits else None)
+    if not fits:
+        assert "'rate': its values belong to the training examples of the search" in judged.message
 
 
 # Counts.

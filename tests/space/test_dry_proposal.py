@@ -1,5 +1,8 @@
 """Where a space takes its decisions, found by proposing with everything open."""
 
+import logging
+
+import optuna
 import pytest
 import torch
 from optuna.trial import FixedTrial
@@ -29,6 +32,32 @@ def test_the_uses_of_a_graph_and_of_hyperparameters():
         "rate": (RATE,),
         "lr": (Use(UseKind.HYPERPARAMETER, "", "lr"),),
     }
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_announced(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
+    with caplog.at_level(logging.INFO, "optuna"):
+        optuna.create_study()
+        assert (announced := len(caplog.records))
+        uses(small_space, "width", "rate")
+    assert len(caplog.records) == announced
+
+
+def test_what_is_not_given_has_the_first_choice_or_the_largest_value():
+    seen = []
+
+    def space(trial, task):
+        kind = trial.suggest_categorical("kind", ["a", "b"])
+        count = trial.suggest_int("count", 1, 10, step=3)
+        share = trial.suggest_float("share", 0, 0.75, step=0.25)
+        sizes = [2.0**count * share, len(kind)]
+        seen.append((kind, count, share, trial.suggest_int("count", 1, 31, step=3)))
+        return Candidate(nn.Identity, {"sizes": sizes})
+
+    uses(space, "count")
+    uses(space, "share", closed={"kind": "b", "count": 4})
+    assert seen == [("a", 10, 0.75, 10), ("b", 4, 0.75, 4)]
 
 
 def layered(trial, task):

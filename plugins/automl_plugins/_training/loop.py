@@ -198,6 +198,7 @@ class Loop:
             len(self.trained),
             sum(each.numel() for each in self.trained),
             others=self.run.probe or self.run.refit,
+            other_data=self.candidate.found_on_other_data,
         )
         return replay_of(self.candidate, self.settings, self.module, sizes, self.device)
 

@@ -28,12 +28,14 @@ class Sizes:
         weights: The number of their elements.
         others: Whether the training examples differ in number from those of the search. Further
             rows then have the weight 1, or the mean of other values.
+        other_data: Whether the numbers were found on other data, whose rows are other examples.
     """
 
     examples: int
     tensors: int
     weights: int
     others: bool = False
+    other_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,12 @@ class _Replaying:
     def _by_example(self, name: str, found: Sequence[float], missing: float | None) -> Tensor:
         """Convert one number for each training example; `missing` stands for those without one."""
         numbers, examples = self._tensor(found), self.sizes.examples
+        if self.sizes.other_data:
+            raise self._misfit(
+                name,
+                "its values belong to the training examples of the search, and the judge's task "
+                "has other data (-o judge.task.…)",
+            )
         if len(numbers) == examples:
             return numbers
         if not self.sizes.others:

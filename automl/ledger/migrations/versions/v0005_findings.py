@@ -18,6 +18,7 @@ LONG_BINARY = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb"
 def upgrade() -> None:
     op.add_column("automl_trials", sa.Column("found", sa.String(length=64), nullable=True))
     op.add_column("automl_trials", sa.Column("choices", sa.JSON(), nullable=True))
+    op.add_column("automl_evaluations", sa.Column("also_closed", sa.JSON(), nullable=True))
     op.create_table(
         "automl_findings",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -39,5 +40,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("automl_findings")
+    op.drop_column("automl_evaluations", "also_closed")
     op.drop_column("automl_trials", "choices")
     op.drop_column("automl_trials", "found")
