@@ -103,7 +103,7 @@ def training_step(made: Loop) -> Step:
 
 
 def hyper_step(made: Any) -> Step:
-    rows = torch.arange(min(BATCH, len(made._given)))
+    rows = torch.arange(min(BATCH, len(made.given)))
 
     def step() -> None:
         made.module.eval()

@@ -584,14 +584,38 @@ def test_options_out_of_range_are_refused(trainer, options, message):
         trainer(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (4 / 190, 4 / 76)),  # 95 epochs of 4 steps
+        ({"untuned_epochs": 60}, (4 / 100, 4 / 40)),
+        ({"outer_steps": 2}, (4 / 380, 4 / 152)),
+        ({"epochs": 4}, (0.2, 0.2)),
+        ({"epochs": 10**4}, (3e-3, 1e-2)),
+        ({"outer_lr": 0.7}, (0.7, 0.7)),
+    ],
+)
+def test_in_a_short_training_hyperparameters_can_cross_their_ranges(options, expected, tmp_path):
+    for training, trainer, lr in zip(
+        (StnTraining, DeltaStnTraining), TRAINERS, expected, strict=True
+    ):
+        made = training(
+            trainer(**{"epochs": 100, "batch_size": 16} | options),
+            proposed(trainer(), small_space, blobs()),
+            blobs(),
+            a_run(tmp_path),
+        )
+        assert made.outer_lr == pytest.approx(lr), trainer
+
+
 def test_the_defaults_are_those_published():
     stn, delta = Stn(), DeltaStn()
-    assert (stn.outer_lr, stn.inner_steps, stn.outer_steps, stn.share, stn.scale) == (
+    assert (stn.published_lr, stn.inner_steps, stn.outer_steps, stn.share, stn.scale) == (
         3e-3,
         2,
         1,
         0.2,
         0.5,
     )
-    assert (delta.outer_lr, delta.inner_steps, delta.share, delta.scale) == (1e-2, 5, 0.15, 1.0)
+    assert (delta.published_lr, delta.inner_steps, delta.share, delta.scale) == (1e-2, 5, 0.15, 1.0)
     assert stn.entropy == delta.entropy == 1e-3

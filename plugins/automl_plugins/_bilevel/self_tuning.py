@@ -23,6 +23,10 @@ from automl_plugins._training.values import Values
 
 _TUNED = ("l2", "label_smoothing", "mixup")
 """The trainers' hyperparameters that change the loss of a batch."""
+_WAY = 4.0
+"""How far φ is from the middle of a range to within 2 % of its end."""
+_LARGEST_LR = 0.2
+"""More would leave a value to the signs of a few noisy gradients."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class SelfTuningSettings(TuningSettings):
     Attributes:
         outer_steps: The number of steps of the hyperparameters at a time.
         outer_lr: The learning rate of the unconstrained hyperparameters and of the scales of their
-            perturbations.
+            perturbations; None is the published one, or in a short training a higher one, with
+            which values can still get from the middle of their ranges almost to their ends.
         scale: The standard deviation of the perturbations at first.
         max_scale: The largest standard deviation.
         entropy: The weight of the perturbations' entropy, which keeps them from shrinking.
@@ -41,9 +46,12 @@ class SelfTuningSettings(TuningSettings):
         ValueError: A value is out of its range.
     """
 
+    published_lr: ClassVar[float] = 3e-3
+    """The published learning rate of the hyperparameters."""
+
     inner_steps: int = field(default=2, metadata=COUNT)
     outer_steps: int = field(default=1, metadata=COUNT)
-    outer_lr: float = field(default=3e-3, metadata=POSITIVE)
+    outer_lr: float | None = field(default=None, metadata=POSITIVE)
     scale: float = field(default=0.5, metadata=POSITIVE)
     max_scale: float = field(default=1.0, metadata=POSITIVE)
     entropy: float = field(default=1e-3, metadata=NOT_NEGATIVE)
@@ -127,10 +135,20 @@ class SelfTuning(Tuning):
         self._generator = torch.Generator()
         self._norm = 0.0
 
+    @property
+    def outer_lr(self) -> float:
+        """The learning rate of the hyperparameters and scales."""
+        settings = self.settings
+        if settings.outer_lr is not None:
+            return settings.outer_lr
+        steps = (settings.epochs - settings.untuned) * self.steps_per_epoch
+        moves = max(1, steps // settings.inner_steps * settings.outer_steps)
+        return min(max(settings.published_lr, _WAY / moves), _LARGEST_LR)
+
     # What the two trainers do differently.
     def outer_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         """Return the optimizer of the hyperparameters and scales."""
-        return torch.optim.Adam(parameters, self.settings.outer_lr)
+        return torch.optim.Adam(parameters, self.outer_lr)
 
     def fed(self, hyper: Tensor) -> Tensor:
         """Return what the layers respond to at some hyperparameters, with a gradient."""

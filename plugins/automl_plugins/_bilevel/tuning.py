@@ -52,6 +52,11 @@ class TuningSettings(Settings):
     )
     inner_steps: int = field(default=5, metadata=COUNT)
 
+    @property
+    def untuned(self) -> int:
+        """The number of epochs before the first step of the hyperparameters."""
+        return min(self.untuned_epochs, self.epochs // 2)
+
 
 class Tuned(Protocol):
     """The open decisions of a candidate as unconstrained variables φ."""
@@ -119,8 +124,7 @@ class Tuning(Loop):
         super().epoch()
 
     def after_step(self) -> None:
-        untuned = min(self.settings.untuned_epochs, self.settings.epochs // 2)
-        if self.epochs > untuned and self.steps % self.settings.inner_steps == 0:
+        if self.epochs > self.settings.untuned and self.steps % self.settings.inner_steps == 0:
             self.tune()
 
     def measured(self) -> dict[str, float]:

@@ -44,13 +44,13 @@ class DeltaStn(SelfTuningSettings, Trainer):
     """
 
     trainer: ClassVar[str] = "delta_stn"
+    published_lr: ClassVar[float] = 1e-2
     replays: ClassVar[bool] = True
 
     share: float = field(
         default=0.15, metadata=within("a number between 0 and 1", float, lambda x: 0 < x < 1)
     )
     inner_steps: int = field(default=5, metadata=COUNT)
-    outer_lr: float = field(default=1e-2, metadata=POSITIVE)
     scale: float = field(default=1.0, metadata=POSITIVE)
     max_scale: float = field(default=1.5, metadata=POSITIVE)
     linearised: bool = True
@@ -79,7 +79,7 @@ class DeltaStnTraining(SelfTuning):
     settings: DeltaStn
 
     def outer_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.RMSprop(parameters, self.settings.outer_lr)
+        return torch.optim.RMSprop(parameters, self.outer_lr)
 
     def fed(self, hyper: Tensor) -> Tensor:
         return hyper - self.hyper.phi.detach()
