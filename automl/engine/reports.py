@@ -183,12 +183,10 @@ def _closed(name: str, value: Any, open_decisions: Mapping[str, Open]) -> Any:
     return plain
 
 
-def _opened(field: str, name: str, open_decisions: Mapping[str, Open]) -> Open:
+def _opened(verb: str, name: str, open_decisions: Mapping[str, Open]) -> Open:
     if name not in open_decisions:
         known = ", ".join(open_decisions) or "none"
-        raise TrialError(
-            f"the trainer reports {field} of {name!r}, which is not open; open are: {known}"
-        )
+        raise TrialError(f"the trainer {verb} {name!r}, which is not open; open are: {known}")
     return open_decisions[name]
 
 
@@ -202,7 +200,7 @@ def _findings(given: object, open_decisions: Mapping[str, Open]) -> Findings | N
         return None
     found: dict[str, Schedule | tuple[float, ...]] = {}
     for name, value in _named("found", given).items():
-        _opened("found", name, open_decisions)
+        _opened("reports what it found for", name, open_decisions)
         found[name] = value if isinstance(value, Schedule) else _numbers(name, value)
     return found
 
@@ -227,5 +225,5 @@ def _choices(
     if given is None:
         return None
     for name in _named("choices", given):
-        _opened("choices", name, open_decisions)
+        _opened("reports the weights of", name, open_decisions)
     return {name: _numbers(name, value) for name, value in _named("choices", given).items()}

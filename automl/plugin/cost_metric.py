@@ -64,7 +64,7 @@ class CostMetric:
             lacking = missing or list(self.weights)
             known = ", ".join(metrics)
             raise TrialError(
-                f"no report of the cost {', '.join(map(repr, lacking))}; there are: {known}"
+                f"the report has no cost {', '.join(map(repr, lacking))}; its metrics: {known}"
             )
         cost = sum(self.weights[name] * metrics[name] for name in named)
         if not 0 <= cost < math.inf:

@@ -137,9 +137,14 @@ def test_negative_curvature_is_detected_and_survived(method):
 
 
 def test_negative_curvature_in_the_first_direction_is_survived():
-    found = of(Quadratic(-torch.eye(5, dtype=torch.float64)), conjugate_gradient(10))
-    assert found.solution.negative_curvature
+    problem = Quadratic(torch.diag(torch.tensor([-1.0, -2.0, 0.5, -3.0, 1.0]).double()))
+    found = of(problem, conjugate_gradient(10, damping=0.1))
+    solution = found.solution
+    assert (solution.iterations, solution.negative_curvature) == (1, True)
     assert 0 < found.norm() < math.inf
+    damped = problem.hessian + 0.1 * torch.eye(5, dtype=torch.float64)
+    true = error(damped @ solution.vector, problem.target)
+    assert solution.residual == pytest.approx(true, rel=1e-6)
 
 
 def test_an_outer_loss_without_weights_has_only_the_direct_term():

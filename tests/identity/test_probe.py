@@ -723,6 +723,30 @@ def test_functions_a_probe_cannot_show_are_hidden(reason):
     assert (found.verdict, found.reason) == (Verdict.HIDDEN, reason)
 
 
+CHOICES = {
+    "by index": lambda m, x, at: torch.stack([m.a(x), m.b(x)], 1)[
+        range(len(x)), (x[:, 0] > at).long()
+    ],
+    "by where": lambda m, x, at: torch.where(x[:, :1] > at, m.a(x), m.b(x)),
+    "by maximum": lambda m, x, at: (
+        torch.cat([x[:, :1], 0 * x[:, :1] + at], 1).max(1)[1][:, None] * m.a(x) + m.b(x)
+    ),
+    "by a branch": lambda m, x, at: m.a(x) if x[:, 0].amin() > at else m.b(x),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_weights_that_no_example_chooses_are_not_compared(choice):
+    def chosen(at):
+        return probed(of(lambda m, x: CHOICES[choice](m, x, at), a=lin(), b=lin()))
+
+    never = chosen(1e9 if choice != "by maximum" else -1e9)
+    assert never.verdict is Verdict.HIDDEN
+    assert "chosen for no example" in never.reason
+    if choice != "by a branch":
+        assert chosen(float(TASK.probe()[0][:, 0].median())).verdict is Verdict.SOUND
+
+
 def test_making_tensors_on_the_same_device_does_not_depend_on_the_device():
     made = of(lambda m, x: m.a(x) + torch.ones(CLASSES, device=x.device), a=lin())
     assert probed(made).verdict is Verdict.SOUND

@@ -52,7 +52,7 @@ def test_a_sum_is_weighted_and_counts_that_are_not_reported_are_zero():
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ({"x": 1.0}, "no report of the cost 'inner_gradients', 'hessian_vector_products'"),
+        ({"x": 1.0}, "the report has no cost 'inner_gradients', 'hessian_vector_products'"),
         ({"inner_gradients": math.nan}, "must be seconds, at least 0, got nan"),
         ({"inner_gradients": -1.0}, "must be seconds, at least 0, got -1"),
     ],
@@ -63,5 +63,5 @@ def test_a_report_without_it(metrics, message):
 
 
 def test_other_metrics_of_a_sum_must_be_reported():
-    with pytest.raises(TrialError, match="no report of the cost 'euros'; there are: jvps"):
+    with pytest.raises(TrialError, match="the report has no cost 'euros'; its metrics: jvps"):
         CostMetric.parse("jvps+euros").of({"jvps": 1.0})

@@ -536,7 +536,7 @@ def test_a_search_and_a_resume_take_a_launcher_with_options(tmp_path, sqlite_url
 
 
 def test_a_resume_rejects_options_of_other_parts():
-    with pytest.raises(UnknownNameError, match=r"'space'.*known: launcher"):
+    with pytest.raises(UsageError, match=r"-o space\.….* only launcher\.… can be given"):
         automl.resume("s", options={"space": {"depth": 3}})
 
 

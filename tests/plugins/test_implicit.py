@@ -1,5 +1,6 @@
 """Trainer implicit: tunes what the training loss depends on, and trains like supervised."""
 
+import copy
 import functools
 import itertools
 import logging
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from automl_plugins._bilevel.candidate_problem import CandidateProblem, problem_of
-from automl_plugins._bilevel.outer import Outer
+from automl_plugins._bilevel.tuning import Outer
 from automl_plugins.tasks.cleaning import cleaning
 from automl_plugins.trainers.implicit import Curvature, Implicit, Way, _warn_of_weight_decay
 from automl_plugins.trainers.supervised import Supervised
@@ -29,6 +30,7 @@ from automl import (
     Schedule,
     Split,
     TrialError,
+    Unconstrained,
     Use,
     UseKind,
     contains,
@@ -249,6 +251,23 @@ def test_it_reports_values_that_decisions_allow_and_what_it_counted(tmp_path):
     assert {"outer_loss", "hypergradient_norm", "residual"} <= last.metrics.keys()
 
 
+@pytest.mark.parametrize("lr", [0.05, 0.5])
+def test_a_schedule_has_the_values_at_the_start_of_each_epoch(lr, tmp_path):
+    trainer, task = replace(QUICK, epochs=8), blobs()
+    candidate = candidate_of(task)
+    candidate = replace(candidate, hyperparameters={**candidate.hyperparameters, "lr": lr})
+    states = []
+    for report in trainer.train(candidate, task, a_run(tmp_path)):
+        states.append(copy.deepcopy(report.checkpoint()))
+    epoch = int(report.metrics["best_epoch"])
+    assert (epoch < 8) is (lr == 0.5), "both cases"
+    l2 = candidate.open_decisions["l2"].distribution
+    ends = [Unconstrained(l2).close(s["hyper"]["phi"]["l2"]) for s in states[:epoch]]
+    starts = [pytest.approx(1e-3), *ends, *[ends[-1]] * 8][:8]
+    assert [report.found["l2"].at(e / 8) for e in range(8)] == starts
+    assert report.closed["l2"] == ends[-1]
+
+
 def test_it_ends_with_the_values_and_weights_of_the_best_epoch(tmp_path):
     task = blobs()
     candidate = candidate_of(task)
@@ -424,7 +443,7 @@ def test_a_model_without_second_derivatives_is_refused_except_for_finite_differe
     assert last.closed["l2"] != pytest.approx(1e-2, rel=1e-6)
 
 
-def test_hypergradients_that_are_not_finite_are_skipped_and_counted(tmp_path):
+def test_hypergradients_that_are_not_finite_are_skipped_and_counted(tmp_path, caplog):
     class Sometimes(Holdout):
         """The loss of its validation examples has no finite gradient."""
 
@@ -433,8 +452,11 @@ def test_hypergradients_that_are_not_finite_are_skipped_and_counted(tmp_path):
             held = len(outputs) == self.validation and outputs.requires_grad
             return loss * math.nan if held else loss
 
-    *_, last = reports(Sometimes(), tmp_path)
-    assert last.metrics["skipped_steps"] == last.metrics["outer_steps"] > 0
+    with caplog.at_level(logging.WARNING, "automl"):
+        *_, last = reports(Sometimes(), tmp_path)
+    assert last.metrics["skipped_steps"] > 0 == last.metrics["outer_steps"]
+    assert len([r for r in caplog.records if "skipped a step" in r.getMessage()]) == 1
+    assert last.metrics["best_epoch"] == 4, "no epoch was tuned"
     assert last.closed["l2"] == pytest.approx(1e-3)
     assert math.isfinite(last.metrics["mse"])
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 import optuna
 import pytest
 import torch
-from automl_plugins._bilevel.perturbed import Perturbed, schedule_of
+from automl_plugins._bilevel.perturbed import Perturbed
+from automl_plugins._bilevel.tuning import schedule_of
 from automl_plugins.tasks.digits import digits
 from automl_plugins.trainers.delta_stn import DeltaStn, DeltaStnTraining
 from automl_plugins.trainers.stn import Stn, StnTraining
@@ -29,6 +30,7 @@ from automl import (
     Scope,
     Split,
     TrialError,
+    Unconstrained,
     Use,
     UseKind,
     contains,
@@ -178,9 +180,10 @@ def test_they_learn_and_report_the_best_epoch(trainer, tmp_path):
     epoch = last.metrics["best_epoch"]
     at_best = reports[epoch - 1][0]
     assert last.closed == at_best.closed
-    schedule = last.found["rate"]
-    assert schedule.at(1.0) == last.closed["rate"]
-    assert schedule.at(0.0) == reports[0][0].closed["rate"] == pytest.approx(0.3), "the middle"
+    rate, schedule = Unconstrained(FloatDistribution(0.1, 0.5)), last.found["rate"]
+    ends = [rate.close(state["hyper"]["phi"][0]) for _, state, _ in reports[:epoch]]
+    starts = [pytest.approx(0.3), *ends, *[ends[-1]] * 12][:12]
+    assert [schedule.at(e / 12) for e in range(12)] == starts
     assert all(contains(FloatDistribution(0.1, 0.5), value) for value in schedule.values)
     assert len(set(schedule.values)) > 2
 
@@ -270,10 +273,12 @@ def normalised(trial, task):
 
 
 @pytest.mark.parametrize("linearised", [True, False])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_weights_and_statistics_of_delta_stn_are_those_of_a_plain_training(
-    linearised, tmp_path
+    optimizer, linearised, tmp_path
 ):
-    task, options = blobs(), {"epochs": 4, "batch_size": 16}
+    task, options = blobs(), {"epochs": 4, "batch_size": 16, "optimizer": optimizer}
+    options |= {"weight_decay": 0.3, "clip_norm": 0.2}
     tuner = DeltaStn(**options, linearised=linearised, inner_steps=1, outer_lr=0.3)
     last, state, weights = trained(tuner, normalised, task, tmp_path / "a")[-1]
     closed = proposed(Supervised(), normalised, task)
@@ -283,6 +288,24 @@ def test_the_weights_and_statistics_of_delta_stn_are_those_of_a_plain_training(
     assert abs(state["hyper"]["phi"].item()) > 0.1, "the hyperparameter moves all the same"
     for name, value in plain.weights().items():
         torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=1e-5)
+
+
+class Indifferent(Line):
+    """A task whose loss has no gradient, so that only a weight decay moves weights."""
+
+    def loss(self, outputs, targets):
+        return 0 * outputs.sum()
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weights_decay_as_in_a_plain_training(optimizer, trainer, tmp_path):
+    task, options = Indifferent(), {"epochs": 4, "optimizer": optimizer, "weight_decay": 2.0}
+    _, _, weights = trained(trainer(**options), noisy_inputs, task, tmp_path / "a")[-1]
+    closed = proposed(Supervised(), noisy_inputs, task, rate=0.1)
+    *_, plain = Supervised(**options).train(closed, task, a_run(tmp_path / "b"))
+    for name, value in plain.weights().items():
+        torch.testing.assert_close(weights[name], value)
 
 
 @pytest.mark.parametrize(
@@ -437,7 +460,7 @@ def test_a_schedule_keeps_only_the_changes():
     assert schedule_of([0.3, 0.3, 0.3, 0.2, 0.2, 0.1], 10) == Schedule(
         (0.0, 0.3, 0.5), (0.3, 0.2, 0.1)
     )
-    assert schedule_of([0.3], 1) == Schedule((0.0,), (0.3,))
+    assert schedule_of([0.3, 0.2], 1) == Schedule((0.0,), (0.3,)), "0.2 comes after the end"
 
 
 def test_dropout_refuses_a_rate_with_a_gradient():

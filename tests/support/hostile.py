@@ -215,12 +215,13 @@ def space(trial: optuna.trial.BaseTrial, task: Task) -> Candidate:
     # with decisions that were not queued.
     _current[:] = [do if trial.number else Do("nothing", place="space")]
     _current[0]("space")
-    trial.suggest_int("after", 0, 10**6)
+    after = trial.suggest_int("after", 0, 10**6)
 
     def build() -> Any:
         do("build")
 
-    return Candidate(build, {"act": do.act, "place": do.place})
+    # A decision that goes nowhere cannot be open, so the trainer would not be asked about it.
+    return Candidate(build, {"act": do.act, "place": do.place, "after": after})
 
 
 class Ends(optuna.samplers.RandomSampler):

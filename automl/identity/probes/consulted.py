@@ -47,11 +47,14 @@ class Consulted:
     Attributes:
         exact: Descriptions that belong to the key, with their numbers of occurrences.
         hidden: Why the function cannot be compared with others; None if it can.
+        chooses: Whether the inputs decide something discrete, such as which expert is used.
+        branches: Whether the code reads a number that the inputs decide, such as in an `if`.
     """
 
     def __init__(self) -> None:
         self.exact: Counter[str] = Counter()
         self.hidden: str | None = None
+        self.chooses = self.branches = False
         self._state: str | None = None
 
     def hide(self, reason: str) -> None:
@@ -142,6 +145,8 @@ class _Operations:
         if func.is_view:
             return result
         if any(address(each) in self._data for each in given):
+            self._consulted.chooses |= _is_real(given) and not _is_real(made, every=True)
+            self._consulted.branches |= func._opname in _TRUTH
             self._data.update((address(each), each) for each in made)
         if is_random(func) and not self._noise.is_running:
             self._consulted.hide("draws in its backward pass")
@@ -243,6 +248,12 @@ class _Operations:
     def _note(self, what: str, values: list[Tensor]) -> None:
         digest = hashlib.blake2b(self._values.of(*values), digest_size=16).hexdigest()
         self._consulted.exact[f"{what} {digest if values else ''}"] += 1
+
+
+def _is_real(tensors: list[Tensor], every: bool = False) -> bool:
+    """Whether any of some tensors has real or complex numbers, or all of them do."""
+    real = (each.dtype.is_floating_point or each.dtype.is_complex for each in tensors)
+    return all(real) if every else any(real)
 
 
 def _settings(args: Any, kwargs: Mapping[str, Any]) -> str:

@@ -68,6 +68,9 @@ class Probe:
     passes: int = 0
 
 
+_IDLE = "the inputs choose between weights, and some are chosen for no example of the probe"
+
+
 def probe(
     propose: Callable[[], Candidate],
     task: Task,
@@ -157,6 +160,9 @@ class _Probing:
             return Probe(Verdict.NONDETERMINISTIC, None, live, 0.0, where)
         if made.consulted.hidden:
             return Probe(Verdict.HIDDEN, None, live, 0.0, made.consulted.hidden)
+        chooses, branches = made.consulted.chooses, made.consulted.branches
+        if (chooses or branches) and any(r.has_idle_parameters(branches) for r in trained):
+            return Probe(Verdict.HIDDEN, None, live, 0.0, _IDLE)
         sketch = Sketch(tuple(vector for recording in trained for vector in _vectors(recording)))
         known = (made.consulted.texts(), made.passes)
         if all(map(_is_constant, trained)):

@@ -74,6 +74,7 @@ class Recording:
     reports: int = 0
     finite: bool = True
     _live: dict[int, int] = field(default_factory=dict)
+    _idle: dict[int, bool] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -87,6 +88,15 @@ class Recording:
             return None
         parameters = {id(p) for module in self.modules for p in module.parameters()}
         return sum(size for key, size in self._live.items() if key in parameters)
+
+    def has_idle_parameters(self, unused: bool) -> bool:
+        """Return whether some parameter had no effect in any step.
+
+        Args:
+            unused: Count also those that were not part of the function in any step.
+        """
+        trained = (p for module in self.modules for p in module.parameters() if p.requires_grad)
+        return any(self._idle.get(id(parameter), unused) for parameter in trained)
 
     def record(self, outputs: Any) -> None:
         """Record a copy of outputs: tensors and numbers, also nested.
@@ -132,6 +142,9 @@ class Recording:
         for parameter, grad in zip(found, grads, strict=True):
             start, stop = stop, stop + grad.numel()
             part = noise[start:stop]
+            # Exactly zero: a bias before a normalization has an effect that cancels, up to noise.
+            if self._idle.get(id(parameter), True):
+                self._idle[id(parameter)] = not sizes[start:stop].any()
             if id(parameter) not in self._live and not part.all():
                 self._live[id(parameter)] = parameter.numel()
             if noisy and part.any():

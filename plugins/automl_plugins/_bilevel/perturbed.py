@@ -5,14 +5,14 @@ Source: M. MacKay, P. Vicol, J. Lorraine, D. Duvenaud, R. Grosse: Self-Tuning Ne
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from automl import Candidate, Open, Schedule, Scope, Unconstrained, UseKind
+from automl import Candidate, Open, Scope, Unconstrained, UseKind
 from automl.nn import open_in
 from automl_plugins._training.values import Values
 
@@ -111,6 +111,10 @@ class Perturbed:
         settings = {key: each.value(at[each.name]) for key, each in self._settings.items()}
         return Values(settings, {name: at[name] for name in self.names if name in self._in_layers})
 
+    def copy(self) -> Tensor:
+        """Return the hyperparameters as they are now."""
+        return self.phi.detach().clone()
+
     def closed(self, phi: Tensor) -> dict[str, float | int]:
         """Return a plain value for each decision."""
         return {
@@ -120,24 +124,13 @@ class Perturbed:
 
     def state(self) -> dict[str, Any]:
         """Return what `load` needs."""
-        return {"phi": self.phi.detach().clone(), "raw_scales": self.raw_scales.detach().clone()}
+        return {"phi": self.copy(), "raw_scales": self.raw_scales.detach().clone()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a state."""
         with torch.no_grad():
             self.phi.copy_(state["phi"])
             self.raw_scales.copy_(state["raw_scales"])
-
-
-def schedule_of(values: Sequence[float], epochs: int) -> Schedule:
-    """Return the schedule of a value by epoch; the last value holds to the end.
-
-    Args:
-        values: The values of the first epochs.
-        epochs: The number of epochs of the whole training.
-    """
-    changes = [e for e, value in enumerate(values) if e == 0 or value != values[e - 1]]
-    return Schedule(tuple(e / epochs for e in changes), tuple(values[e] for e in changes))
 
 
 def _by_example(decision: Open, outer: bool = False) -> bool:

@@ -2,9 +2,6 @@
 
 import copy
 import itertools
-import logging
-import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -15,33 +12,25 @@ from torch import Tensor, nn
 
 from automl import Candidate, Open, Report, Run, Scope, Task, TrialError, Use, UseKind
 from automl.nn import assigned
-from automl_plugins._bilevel.outer import Outer, divided
-from automl_plugins._bilevel.perturbed import Perturbed, schedule_of
-from automl_plugins._bilevel.response import Signal, collapse, convert
+from automl_plugins._bilevel.perturbed import Perturbed
+from automl_plugins._bilevel.response import Signal, collapse, convert, responding_parameters
+from automl_plugins._bilevel.tuning import Tuning, TuningSettings
 from automl_plugins._training.epochs import by_epochs, loading
 from automl_plugins._training.examples import Examples
-from automl_plugins._training.loop import Best, Loop
-from automl_plugins._training.ranges import COUNT, NOT_NEGATIVE, POSITIVE, member, within
-from automl_plugins._training.settings import Settings
+from automl_plugins._training.loop import Loop
+from automl_plugins._training.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 from automl_plugins._training.values import Values
-
-_log = logging.getLogger("automl")
 
 _TUNED = ("l2", "label_smoothing", "mixup")
 """The trainers' hyperparameters that change the loss of a batch."""
 
 
 @dataclass(frozen=True)
-class SelfTuningSettings(Settings):
-    """How to train and tune; the base class of the trainers that do so by responses.
+class SelfTuningSettings(TuningSettings):
+    """How to train and tune by responses; the base class of the trainers that do.
 
     Attributes:
-        outer: The examples that the decisions are tuned on.
-        share: The share of the training examples for `outer=share`.
-        untuned_epochs: The number of epochs before the first step of the hyperparameters, at most
-            half of all epochs.
-        inner_steps: The number of training steps before the next steps of the hyperparameters.
-        outer_steps: The number of these steps.
+        outer_steps: The number of steps of the hyperparameters at a time.
         outer_lr: The learning rate of the unconstrained hyperparameters and of the scales of their
             perturbations.
         scale: The standard deviation of the perturbations at first.
@@ -52,13 +41,6 @@ class SelfTuningSettings(Settings):
         ValueError: A value is out of its range.
     """
 
-    outer: Outer = field(default=Outer.VALIDATION, metadata=member(Outer))
-    share: float = field(
-        default=0.2, metadata=within("a number between 0 and 1", float, lambda x: 0 < x < 1)
-    )
-    untuned_epochs: int = field(
-        default=5, metadata=within("a whole number, at least 0", int, lambda n: n >= 0)
-    )
     inner_steps: int = field(default=2, metadata=COUNT)
     outer_steps: int = field(default=1, metadata=COUNT)
     outer_lr: float = field(default=3e-3, metadata=POSITIVE)
@@ -120,7 +102,7 @@ def _refuse_untunable(trainer: str, candidate: Candidate) -> None:
             )
 
 
-class SelfTuning(Loop):
+class SelfTuning(Tuning):
     """A training in which the open decisions are perturbed, and tuned every few steps.
 
     Attributes:
@@ -131,22 +113,18 @@ class SelfTuning(Loop):
 
     centred: ClassVar[bool] = False
     settings: SelfTuningSettings
+    hyper: Perturbed
 
     def __init__(
         self, settings: SelfTuningSettings, candidate: Candidate, task: Task, run: Run
     ) -> None:
         self.signal = Signal()
-        self._rows, self._given = divided(
-            settings.outer, settings.share, task, run, settings.trainer
-        )
         super().__init__(settings, candidate, task, run)
         self.hyper = Perturbed(
             candidate, self.module, self.device, settings.scale, settings.max_scale
         )
         self._optimizer = self.outer_optimizer(self.hyper.parameters)
         self._generator = torch.Generator()
-        self._history: list[dict[str, float | int]] = []
-        self._noticed = Counter(outer_steps=0, skipped_steps=0)
         self._norm = 0.0
 
     # What the two trainers do differently.
@@ -167,11 +145,12 @@ class SelfTuning(Loop):
         convert(module, len(self.candidate.open_decisions), self.signal, self.centred)
         return module
 
-    def training_examples(self) -> Examples:
-        examples = super().training_examples()
-        if len(self._rows) == len(examples):
-            return examples
-        return Examples(examples.inputs[self._rows], examples.targets[self._rows])
+    def parameters(self) -> Iterator[Tensor]:
+        helpers = {id(parameter) for parameter in self.helpers()}
+        return (p for p in super().parameters() if id(p) not in helpers)
+
+    def helpers(self) -> list[nn.Parameter]:
+        return responding_parameters(self.module)
 
     def epoch(self) -> None:
         # As in a plain epoch, seeds instead of states make a resumed epoch exact.
@@ -182,15 +161,13 @@ class SelfTuning(Loop):
     def _outer_batches(self, epoch: int) -> Iterator[Tensor]:
         for turn in itertools.count():
             seed = self.run.seed_for("outer", epoch, turn)
-            yield from self._given.batches(self.settings.batch_size, seed)
+            yield from self.given.batches(self.settings.batch_size, seed)
 
-    def after_step(self) -> None:
-        untuned = min(self.settings.untuned_epochs, self.settings.epochs // 2)
-        if self.epochs > untuned and self.steps % self.settings.inner_steps == 0:
-            self.module.eval()
-            for _ in range(self.settings.outer_steps):
-                self._outer_step(next(self._outer_rows))
-            self.module.train()
+    def tune(self) -> None:
+        self.module.eval()
+        for _ in range(self.settings.outer_steps):
+            self._outer_step(next(self._outer_rows))
+        self.module.train()
 
     def _outer_step(self, rows: Tensor) -> None:
         """Move the hyperparameters and scales, unless a gradient is not finite."""
@@ -210,7 +187,7 @@ class SelfTuning(Loop):
         """Return the outer loss of some examples, with perturbed hyperparameters."""
         hyper = self.hyper.draw(len(rows), self._generator, outer=True)
         values = Values(decisions=self.hyper.values(hyper, outer=True).decisions)
-        inputs, targets = self._given.inputs[rows], self._given.targets[rows]
+        inputs, targets = self.given.inputs[rows], self.given.targets[rows]
         with self.mixed.autocast(), self.signal.feeding(self.fed(hyper)):
             loss = self.task.loss(self.forward(inputs, values), targets)
         return loss - self.settings.entropy * self.hyper.entropy()
@@ -218,24 +195,17 @@ class SelfTuning(Loop):
     def _move(self, gradients: list[Tensor]) -> None:
         norm = float(gradients[0].norm())
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            if not self._noticed["skipped_steps"]:
-                _log.warning(
-                    "trial %d: skipped a step of the hyperparameters in epoch %d, because the "
-                    "gradient was not finite",
-                    self.run.number,
-                    self.epochs,
-                )
-            self._noticed["skipped_steps"] += 1
+            self.skip()
             return
         for parameter, gradient in zip(self.hyper.parameters, gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()
         self.hyper.bound()
-        self._noticed["outer_steps"] += 1
+        self.noticed["outer_steps"] += 1
         self._norm = norm
 
     def outputs(self, examples: Examples) -> Tensor:
-        return self._outputs_at(examples, self.hyper.phi.detach())
+        return self._outputs_at(examples, self.hyper.copy())
 
     def _outputs_at(self, examples: Examples, phi: Tensor) -> Tensor:
         """Return the outputs of the collapsed network."""
@@ -244,42 +214,14 @@ class SelfTuning(Loop):
             return super().outputs(examples)
 
     def measured(self) -> dict[str, float]:
-        outputs = self.outputs(self.validation)
-        measured = dict(self.task.evaluate(outputs, self.validation.targets))
-        if self.settings.outer is Outer.SHARE:
-            outputs = self.outputs(self._given)
-        self._history.append(self.hyper.closed(self.hyper.phi))
-        return {
-            **measured,
-            "outer_loss": float(self.task.loss(outputs, self._given.targets).detach()),
-            "hypergradient_norm": self._norm,
-            **self._noticed,
-        }
-
-    def keeps_best(self) -> bool:
-        # Before the first step, decisions have the values of their middle, which nobody chose.
-        return self._noticed["outer_steps"] > 0 or self.finished
-
-    def improved(self, best: Best) -> bool:
-        # By what the decisions are tuned for, rather than by the task's first metric.
-        before = best.metrics["outer_loss"]
-        return math.isnan(before) or self.metrics["outer_loss"] < before
-
-    def noted(self) -> dict[str, Any]:
-        return {"phi": self.hyper.phi.detach().clone()}
+        return {**super().measured(), "hypergradient_norm": self._norm}
 
     def report(self) -> Report:
-        phi = self.hyper.phi.detach() if self.best is None else self.best.noted["phi"]
-        history = self._history if self.best is None else self._history[: self.best.epoch]
+        phi = self.phi
         return replace(
             super().report(),
             outputs=self._outputs_at(self.validation, phi) if self.finished else None,
-            closed=self.hyper.closed(phi),
             weights=lambda: self._collapsed(phi).state_dict(),
-            found={
-                name: schedule_of([values[name] for values in history], self.settings.epochs)
-                for name in self.hyper.names
-            },
         )
 
     def _collapsed(self, phi: Tensor) -> nn.Module:
@@ -293,17 +235,12 @@ class SelfTuning(Loop):
     def state(self) -> dict[str, Any]:
         return {
             **super().state(),
-            "hyper": self.hyper.state(),
             "outer_optimizer": self._optimizer.state_dict(),
-            "history": [dict(values) for values in self._history],
-            "noticed": dict(self._noticed),
             "norm": self._norm,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         with loading(self.run):
-            self.hyper.load(state["hyper"])
             self._optimizer.load_state_dict(state["outer_optimizer"])
-            self._history = [dict(values) for values in state["history"]]
-            self._noticed, self._norm = Counter(state["noticed"]), state["norm"]
+            self._norm = state["norm"]

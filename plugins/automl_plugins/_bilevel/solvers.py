@@ -69,7 +69,11 @@ class ConjugateGradient:
             along = product(p) + self.damping * p
             curvature = float(p @ along)
             if not curvature > 0:  # or NaN
-                q = _steepest(b, start, curvature) if iteration == 0 else q
+                # In the first direction, a step by the size of its curvature is better than none.
+                if iteration == 0:
+                    step = start / abs(curvature) if curvature else 1.0
+                    q, rest = step * b, b - step * along
+                    squared = float(rest @ rest)
                 return Solution(q, iteration + 1, _relative(squared, start), curvature <= 0)
             step = squared / curvature
             q, r = q + step * p, r - step * along
@@ -129,11 +133,6 @@ class OneStep:
 
 def _relative(squared: float, start: float) -> float:
     return float((squared / start) ** 0.5) if start else 0.0
-
-
-def _steepest(b: Tensor, squared: float, curvature: float) -> Tensor:
-    """Return the step along b by the size of its curvature."""
-    return squared / abs(curvature) * b if curvature else b
 
 
 def _norm(product: Product, start: Tensor) -> float:

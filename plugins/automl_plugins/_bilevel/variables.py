@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from automl import Candidate, Open, Schedule, Unconstrained
+from automl import Candidate, Open, Unconstrained
 from automl.nn import open_in
-from automl_plugins._bilevel.perturbed import schedule_of
 from automl_plugins._training.values import Values
 
 EXAMPLE_WEIGHTS = "example_weights"
@@ -33,7 +32,6 @@ class Variables:
     Attributes:
         maps: The map from φ to values, by decision.
         phi: The variables, by decision: scalars, or vectors [examples].
-        schedule: The values of the scalars at the start of each epoch, by decision.
     """
 
     def __init__(
@@ -53,7 +51,6 @@ class Variables:
             name: torch.zeros(examples if name in self.per_example else (), device=device)
             for name in opened
         }
-        self.schedule: dict[str, list[float]] = {n: [] for n in opened if n not in self.per_example}
         self._steps = 0
         self._first = {name: torch.zeros_like(each) for name, each in self.phi.items()}
         self._second = dict.fromkeys(self.phi, 0.0)
@@ -70,11 +67,6 @@ class Variables:
         if EXAMPLE_WEIGHTS in settings:
             settings[EXAMPLE_WEIGHTS] = settings[EXAMPLE_WEIGHTS].index_select(0, rows)
         return Values(settings, {name: at[name] for name in self._in_layers})
-
-    def note_epoch(self) -> None:
-        """Add the values to the schedule; call it before each epoch."""
-        for name, values in self.schedule.items():
-            values.append(self.maps[name].close(self.phi[name]))
 
     def step(self, by_phi: Mapping[str, Tensor], lr: float) -> None:
         """Take a step of Adam with one second moment for each decision.
@@ -109,15 +101,6 @@ class Variables:
             for name, each in phi.items()
         }
 
-    def schedules(self, until: int, epochs: int) -> dict[str, Schedule]:
-        """Return the values of the scalar decisions over the training.
-
-        Args:
-            until: The last epoch to follow; its values hold to the end.
-            epochs: The number of epochs of the whole training.
-        """
-        return {n: schedule_of(values[:until], epochs) for n, values in self.schedule.items()}
-
     def by_example(self, phi: Mapping[str, Tensor], rows: Tensor, every: int) -> dict[str, Tensor]:
         """Return the values of the decisions with one for each example [every].
 
@@ -133,9 +116,6 @@ class Variables:
             found[name] = values
         return found
 
-    def _close(self, name: str, phi: Tensor) -> float | int:
-        return self.maps[name].close(phi)
-
     def _mean(self, name: str, phi: Tensor) -> float:
         bounds: Any = self.maps[name].distribution
         mean = float(self.maps[name].value(phi.double()).mean())
@@ -145,7 +125,6 @@ class Variables:
         """Return what `load` needs."""
         return {
             "phi": self.copy(),
-            "schedule": {name: list(values) for name, values in self.schedule.items()},
             "steps": self._steps,
             "first": {name: each.clone() for name, each in self._first.items()},
             "second": dict(self._second),
@@ -156,5 +135,4 @@ class Variables:
         for name, each in self.phi.items():
             each.copy_(state["phi"][name])
             self._first[name].copy_(state["first"][name])
-        self.schedule = {name: list(state["schedule"][name]) for name in self.schedule}
         self._steps, self._second = state["steps"], dict(state["second"])

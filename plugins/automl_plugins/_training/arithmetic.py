@@ -1,6 +1,6 @@
 """The arithmetic of a training: its precision, and the optimizer with its fastest step."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
@@ -39,15 +39,26 @@ def _half(precision: Precision, device: torch.device) -> torch.dtype | None:
     return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(precision)
 
 
-def optimizer_of(settings: Settings, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Return the optimizer of some parameters."""
+def optimizer_of(
+    settings: Settings, weights: Sequence[Tensor], helpers: Sequence[Tensor] = ()
+) -> torch.optim.Optimizer:
+    """Return the optimizer of some parameters.
+
+    Args:
+        settings: The settings.
+        weights: The parameters of the first group.
+        helpers: Those of a second group, without weight decay.
+    """
+    every = (*weights, *helpers)
     # Fused steps save a third of a small model's time on a CPU; not every device has them.
-    parameters = list(parameters)
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in every)
     common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": fused}
+    groups: list[dict[str, Any]] = [{"params": weights}]
+    if helpers:
+        groups.append({"params": helpers, "weight_decay": 0.0})
     if settings.optimizer is Optimizer.SGD:
-        return torch.optim.SGD(parameters, momentum=settings.momentum, **common)  # type: ignore[arg-type]
-    return torch.optim.AdamW(parameters, **common)  # type: ignore[arg-type]
+        return torch.optim.SGD(groups, momentum=settings.momentum, **common)  # type: ignore[arg-type]
+    return torch.optim.AdamW(groups, **common)  # type: ignore[arg-type]
 
 
 def clear_gradients(optimizer: torch.optim.Optimizer) -> None:

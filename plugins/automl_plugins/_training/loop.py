@@ -29,8 +29,6 @@ from automl_plugins._training.values import SETTINGS, Values
 
 _CHECKPOINT_FORMAT = 2
 _EVALUATION_BATCH = 512
-_CHANGED = {"momentum", "weight_decay"}
-"""The optimizer's hyperparameters that may change from step to step, besides its rate."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,10 @@ class Loop:
     """Minibatch gradient descent on one candidate, epoch by epoch.
 
     A trainer that does more than this subclasses it, and overrides the methods that differ:
-    `converted`, `parameters` and `training_examples` before the training, `values`, `loss`,
-    `penalty` and `after_step` in each step, `measured`, `keeps_best`, `improved` and `noted` after
-    each epoch, and `report`, `state` and `load`. Everything else, such as the schedule, the
-    precision or the order of the examples, is the same for all trainers.
+    `converted`, `parameters`, `helpers` and `training_examples` before the training, `values`,
+    `loss`, `penalty` and `after_step` in each step, `measured`, `keeps_best`, `improved` and
+    `noted` after each epoch, and `report`, `state` and `load`. Everything else, such as the
+    schedule, the precision or the order of the examples, is the same for all trainers.
 
     Attributes:
         settings: How to train.
@@ -66,7 +64,7 @@ class Loop:
         run: The trial's run.
         device: The device of the module and of all examples.
         module: The module in training.
-        trained: The parameters that the optimizer updates.
+        trained: The weights that the optimizer updates.
         optimizer: The optimizer.
         mixed: The precision of a forward pass.
         examples: The training examples.
@@ -89,7 +87,7 @@ class Loop:
         built = candidate.build(task.probe()[0], task.signature)
         self.module = placed(self.converted(built), self.device)
         self.trained = list(self.parameters())
-        self.optimizer = optimizer_of(settings, self.trained)
+        self.optimizer = optimizer_of(settings, self.trained, list(self.helpers()))
         self.mixed = Mixed(settings.precision, self.device)
         self.examples = self.training_examples()
         self.steps_per_epoch = self.examples.batch_count(settings.batch_size)
@@ -108,8 +106,16 @@ class Loop:
         return module
 
     def parameters(self) -> Iterable[Tensor]:
-        """Return the parameters that the optimizer updates."""
+        """Return the weights that the optimizer updates."""
         return self.module.parameters()
+
+    def helpers(self) -> Iterable[Tensor]:
+        """Return parameters to train besides the weights, with no part in a plain training.
+
+        They have no weight decay, and their gradients do not count when those of weights are
+        clipped, so weights are trained as without them.
+        """
+        return ()
 
     def training_examples(self) -> Examples:
         """Return the examples to train on."""
@@ -246,7 +252,8 @@ class Loop:
         norm = values.settings.get("clip_norm", self.settings.clip_norm)
         if norm is not None:
             scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.trained, float(norm))
+            for group in self.optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], float(norm))
         scaler.step(self.optimizer)
         scaler.update()
         self.counts["inner_gradients"] += 1
@@ -263,14 +270,17 @@ class Loop:
 
     def _set_optimizer(self, values: Values) -> None:
         """Set the optimizer's hyperparameters for this step."""
-        changed = {name: float(values.settings[name]) for name in _CHANGED & values.settings.keys()}
         rate = float(values.settings.get("lr", self.settings.lr))
         # A probe takes too few steps for a schedule or a warm-up.
         if not self.run.probe:
             rate = learning_rate(self.settings, self.steps, self.steps_per_epoch, rate)
-        for group in self.optimizer.param_groups:
+        weights, *helpers = self.optimizer.param_groups
+        for group in (weights, *helpers):
             group["lr"] = rate
-            group.update({name: changed[name] for name in changed.keys() & group.keys()})
+            if "momentum" in group.keys() & values.settings.keys():
+                group["momentum"] = float(values.settings["momentum"])
+        if "weight_decay" in values.settings:
+            weights["weight_decay"] = float(values.settings["weight_decay"])
 
     def loss_of(self, outputs: Tensor, rows: Tensor, values: Values) -> Tensor:
         """Return the mean loss of the module's outputs for some training examples, unmixed."""

@@ -19,7 +19,6 @@ from automl_plugins._bilevel.response import (
     frozen_statistics,
     mean_squared_norm,
     parts,
-    responding_parameters,
 )
 from automl_plugins._bilevel.self_tuning import SelfTuning, SelfTuningSettings, tunable
 from automl_plugins._training.losses import l2_penalty
@@ -96,11 +95,7 @@ class DeltaStnTraining(SelfTuning):
         """Return the penalty of the weights, and the loss of the response on the same batch."""
         response = self._response_loss()
         strength = self._l2(values)
-        if strength is None:
-            return response
-        responses = {id(parameter) for parameter in responding_parameters(self.module)}
-        plain = [each for each in self.trained if id(each) not in responses]
-        return response + l2_penalty(plain, strength)
+        return response if strength is None else response + l2_penalty(self.trained, strength)
 
     def _response_loss(self) -> Tensor:
         """Return the loss at a perturbation, a function of the response alone."""

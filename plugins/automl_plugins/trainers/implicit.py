@@ -8,7 +8,6 @@ gradient, arXiv 1602.02355.
 import functools
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -42,13 +41,11 @@ from automl_plugins._bilevel.hypergradients import (
     neumann,
     t1t2,
 )
-from automl_plugins._bilevel.outer import Outer, divided
+from automl_plugins._bilevel.tuning import Tuning, TuningSettings
 from automl_plugins._bilevel.variables import EXAMPLE_WEIGHTS, Variables, fixed_hyperparameters
 from automl_plugins._training.epochs import by_epochs, loading
-from automl_plugins._training.examples import Examples
-from automl_plugins._training.loop import Best, Loop
-from automl_plugins._training.ranges import COUNT, NOT_NEGATIVE, POSITIVE, member, within
-from automl_plugins._training.settings import Settings
+from automl_plugins._training.loop import Loop
+from automl_plugins._training.ranges import COUNT, NOT_NEGATIVE, POSITIVE, member
 from automl_plugins._training.values import Values
 
 _log = logging.getLogger("automl")
@@ -78,7 +75,7 @@ class Curvature(Enum):
 
 
 @dataclass(frozen=True)
-class Implicit(Settings, Trainer):
+class Implicit(TuningSettings, Trainer):
     """Trains like `supervised`, and tunes open hyperparameters by gradients of another loss.
 
     It opens decisions on numbers that the training loss depends on smoothly: the hyperparameters
@@ -86,8 +83,6 @@ class Implicit(Settings, Trainer):
     values of the best epoch.
 
     Attributes:
-        outer: The examples of the outer loss.
-        share: The share of the training examples for `outer=share`.
         method: How a hypergradient is computed.
         curvature: The matrix of the linear system, for `cg` and `neumann`.
         iterations: The largest number of products for one linear system.
@@ -95,9 +90,6 @@ class Implicit(Settings, Trainer):
         damping: A number added to the diagonal of the matrix.
         outer_lr: The learning rate of the unconstrained hyperparameters, with Adam.
         outer_batch_size: The number of examples in a hypergradient, of either loss.
-        untuned_epochs: The number of epochs before the first step of the hyperparameters, at most
-            half of all epochs.
-        inner_steps: The number of training steps before each step of the hyperparameters.
 
     Raises:
         ValueError: A value is out of its range.
@@ -106,10 +98,6 @@ class Implicit(Settings, Trainer):
     trainer: ClassVar[str] = "implicit"
     replays: ClassVar[bool] = True
 
-    outer: Outer = field(default=Outer.VALIDATION, metadata=member(Outer))
-    share: float = field(
-        default=0.2, metadata=within("a number between 0 and 1", float, lambda x: 0 < x < 1)
-    )
     method: Way = field(default=Way.CG, metadata=member(Way))
     curvature: Curvature = field(default=Curvature.GAUSS_NEWTON, metadata=member(Curvature))
     iterations: int = field(default=10, metadata=COUNT)
@@ -117,10 +105,6 @@ class Implicit(Settings, Trainer):
     damping: float = field(default=1e-2, metadata=NOT_NEGATIVE)
     outer_lr: float = field(default=0.1, metadata=POSITIVE)
     outer_batch_size: int = field(default=512, metadata=COUNT)
-    untuned_epochs: int = field(
-        default=5, metadata=within("a whole number, at least 0", int, lambda n: n >= 0)
-    )
-    inner_steps: int = field(default=5, metadata=COUNT)
 
     def opens(self, decision: Open) -> bool:
         if any(use.attribute == "weight_decay" for use in decision.uses):
@@ -179,21 +163,19 @@ def _warn_of_weight_decay(name: str) -> None:
     )
 
 
-class _Tuning(Loop):
-    """A training in which the open decisions change every few steps."""
+class _Tuning(Tuning):
+    """A training in which hypergradients move the open decisions."""
 
     settings: Implicit
+    hyper: Variables
 
     def __init__(self, settings: Implicit, candidate: Candidate, task: Task, run: Run) -> None:
-        self._rows, self._outer = divided(
-            settings.outer, settings.share, task, run, settings.trainer
-        )
         super().__init__(settings, candidate, task, run)
-        self._variables = Variables(candidate, self.module, len(self.examples), self.device)
-        self._problem = CandidateProblem(self, self._variables, self._outer)
+        self.hyper = Variables(candidate, self.module, len(self.examples), self.device)
+        self._problem = CandidateProblem(self, self.hyper, self.given)
         self._check()
         self._last: dict[str, float] = {}
-        self._noticed = Counter(outer_steps=0, skipped_steps=0, negative_curvature=0)
+        self.noticed["negative_curvature"] = 0
 
     def _check(self) -> None:
         """Check once, before the training, that hypergradients can be computed.
@@ -208,69 +190,38 @@ class _Tuning(Loop):
                 f"outer_batch_size={self.settings.outer_batch_size}; choose a smaller one"
             )
         needs = self._method().needs
-        if self._variables.per_example:
+        if self.hyper.per_example:
             needs |= {Need.PER_SAMPLE}
         self._problem.check(f"trainer implicit with method={self.settings.method.value}", needs)
 
-    def training_examples(self) -> Examples:
-        examples = super().training_examples()
-        if len(self._rows) == len(examples):
-            return examples
-        return Examples(examples.inputs[self._rows], examples.targets[self._rows])
-
     def values(self, rows: Tensor) -> Values:
         with torch.no_grad():
-            return self._variables.values(self._variables.phi, rows)
+            return self.hyper.values(self.hyper.phi, rows)
 
     def measured(self) -> dict[str, float]:
-        outputs = self.outputs(self.validation)
-        measured = dict(self.task.evaluate(outputs, self.validation.targets))
-        if self.settings.outer is Outer.SHARE:
-            outputs = self.outputs(self._outer)
-        outer_loss = float(self.task.loss(outputs, self._outer.targets).detach())
-        return {**measured, "outer_loss": outer_loss, **self._noticed, **self._last}
+        return {**super().measured(), **self._last}
 
-    def keeps_best(self) -> bool:
-        # Before the first step, decisions have the values of their middle, which nobody chose.
-        return self._noticed["outer_steps"] > 0 or self.finished
-
-    def improved(self, best: Best) -> bool:
-        # By what the decisions are tuned for, rather than by the task's first metric.
-        before = best.metrics["outer_loss"]
-        return math.isnan(before) or self.metrics["outer_loss"] < before
-
-    def noted(self) -> dict[str, Any]:
-        return {"phi": self._variables.copy()}
-
-    def epoch(self) -> None:
-        self._variables.note_epoch()
-        super().epoch()
-
-    def after_step(self) -> None:
-        untuned = min(self.settings.untuned_epochs, self.settings.epochs // 2)
-        if self.epochs > untuned and self.steps % self.settings.inner_steps == 0:
-            self._outer_step()
-
-    def _outer_step(self) -> None:
+    def tune(self) -> None:
         """Move the hyperparameters along a hypergradient, unless it is not finite."""
         seed = self.run.seed_for("outer", self.steps)
         found = self._method().hypergradient(
             self._problem,
             self._problem.weights(),
-            self._variables.phi,
+            self.hyper.phi,
             self._drawn(Split.TRAIN, len(self.examples), seed),
-            self._drawn(Split.VALIDATION, len(self._outer), seed),
+            self._drawn(Split.VALIDATION, len(self.given), seed),
             seed,
         )
         self.counts.update(found.counts)
         # The outer loss's gradient is one, too.
         self.counts.update(inner_gradients=1, lower_solves=1)
-        self._noticed.update(outer_steps=1, negative_curvature=found.solution.negative_curvature)
-        if math.isfinite(found.norm()):
-            self._variables.step(found.by_outer, self.settings.outer_lr)
-            self._last = _described(found)
-        else:
-            self._noticed.update(skipped_steps=1)
+        self.noticed["negative_curvature"] += found.solution.negative_curvature
+        if not math.isfinite(found.norm()):
+            self.skip()
+            return
+        self.hyper.step(found.by_outer, self.settings.outer_lr)
+        self.noticed["outer_steps"] += 1
+        self._last = _described(found)
 
     def _drawn(self, split: Split, examples: int, seed: int) -> Any:
         rows = torch.arange(examples)
@@ -283,31 +234,19 @@ class _Tuning(Loop):
         return self.settings.hypergradients(self.optimizer.param_groups[0]["lr"])
 
     def report(self) -> Report:
-        best = self.best
-        phi = self._variables.phi if best is None else best.noted["phi"]
-        found = self._variables.schedules(
-            self.epochs if best is None else best.epoch, self.settings.epochs
-        )
-        every = len(self.task.split(Split.TRAIN)[1])
-        return replace(
-            super().report(),
-            closed=self._variables.closed(phi),
-            found={**found, **self._variables.by_example(phi, self._rows, every)},
-        )
+        report, every = super().report(), len(self.task.split(Split.TRAIN)[1])
+        by_example = self.hyper.by_example(self.phi, self.rows, every)
+        # A decision with one value for each example has no schedule.
+        found = {**(report.found or {}), **by_example}
+        return replace(report, found=found)
 
     def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "variables": self._variables.state(),
-            "noticed": dict(self._noticed),
-            "last": dict(self._last),
-        }
+        return {**super().state(), "last": dict(self._last)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         with loading(self.run):
-            self._variables.load(state["variables"])
-            self._noticed, self._last = Counter(state["noticed"]), dict(state["last"])
+            self._last = dict(state["last"])
 
 
 def _described(found: Hypergradient) -> dict[str, float]:

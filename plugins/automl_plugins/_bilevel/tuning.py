@@ -1,0 +1,209 @@
+"""Training that tunes open decisions by an outer loss."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from automl import Candidate, Report, Run, Schedule, Split, Task, TrialError
+from automl_plugins._training.epochs import loading
+from automl_plugins._training.examples import Examples
+from automl_plugins._training.loop import Best, Loop
+from automl_plugins._training.ranges import COUNT, member, within
+from automl_plugins._training.settings import Settings
+
+_log = logging.getLogger("automl")
+
+
+class Outer(Enum):
+    """The examples of the outer loss: those to validate on, or a share of those to train on."""
+
+    VALIDATION = "validation"
+    SHARE = "share"
+
+
+@dataclass(frozen=True)
+class TuningSettings(Settings):
+    """How to train and tune; the base class of the trainers that do.
+
+    Attributes:
+        outer: The examples of the outer loss, which decisions are tuned for.
+        share: The share of the training examples for `outer=share`.
+        untuned_epochs: The number of epochs before the first step of the hyperparameters, at most
+            half of all epochs.
+        inner_steps: The number of training steps before the next steps of the hyperparameters.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    outer: Outer = field(default=Outer.VALIDATION, metadata=member(Outer))
+    share: float = field(
+        default=0.2, metadata=within("a number between 0 and 1", float, lambda x: 0 < x < 1)
+    )
+    untuned_epochs: int = field(
+        default=5, metadata=within("a whole number, at least 0", int, lambda n: n >= 0)
+    )
+    inner_steps: int = field(default=5, metadata=COUNT)
+
+
+class Tuned(Protocol):
+    """The open decisions of a candidate as unconstrained variables φ."""
+
+    def copy(self) -> Any:
+        """Return φ as it is now."""
+
+    def closed(self, phi: Any) -> dict[str, float | int]:
+        """Return a plain value for each decision."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` needs."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+
+
+class Tuning(Loop):
+    """A training in which the open decisions change every few steps.
+
+    It ends with the weights and values of the epoch with the lowest outer loss, after the first
+    step of the hyperparameters.
+
+    Attributes:
+        given: The examples of the outer loss.
+        rows: The numbers of the task's training examples that are trained on.
+        hyper: The hyperparameters; a subclass makes them.
+        noticed: How often steps were taken and skipped, among others; part of the metrics.
+    """
+
+    settings: TuningSettings
+    hyper: Tuned
+
+    def __init__(
+        self, settings: TuningSettings, candidate: Candidate, task: Task, run: Run
+    ) -> None:
+        self.rows, self.given = _divided(settings, task, run)
+        super().__init__(settings, candidate, task, run)
+        self.noticed = Counter(outer_steps=0, skipped_steps=0)
+        self._history: list[dict[str, float | int]] = []
+
+    def tune(self) -> None:
+        """Take the next steps of the hyperparameters."""
+        raise NotImplementedError
+
+    def skip(self) -> None:
+        """Count a step of the hyperparameters that is not taken, and warn of the first one."""
+        if not self.noticed["skipped_steps"]:
+            _log.warning(
+                "trial %d: skipped a step of the hyperparameters in epoch %d, because the "
+                "gradient was not finite",
+                self.run.number,
+                self.epochs,
+            )
+        self.noticed["skipped_steps"] += 1
+
+    def training_examples(self) -> Examples:
+        examples = super().training_examples()
+        if len(self.rows) == len(examples):
+            return examples
+        return Examples(examples.inputs[self.rows], examples.targets[self.rows])
+
+    def epoch(self) -> None:
+        self._history.append(self.hyper.closed(self.hyper.copy()))
+        super().epoch()
+
+    def after_step(self) -> None:
+        untuned = min(self.settings.untuned_epochs, self.settings.epochs // 2)
+        if self.epochs > untuned and self.steps % self.settings.inner_steps == 0:
+            self.tune()
+
+    def measured(self) -> dict[str, float]:
+        outputs = self.outputs(self.validation)
+        measured = dict(self.task.evaluate(outputs, self.validation.targets))
+        if self.settings.outer is Outer.SHARE:
+            outputs = self.outputs(self.given)
+        outer_loss = float(self.task.loss(outputs, self.given.targets).detach())
+        return {**measured, "outer_loss": outer_loss, **self.noticed}
+
+    def keeps_best(self) -> bool:
+        # Before the first step, decisions have the values of their middle, which nobody chose.
+        return self.noticed["outer_steps"] > 0 or self.finished
+
+    def improved(self, best: Best) -> bool:
+        # By what the decisions are tuned for, rather than by the task's first metric.
+        before = best.metrics["outer_loss"]
+        return math.isnan(before) or self.metrics["outer_loss"] < before
+
+    def noted(self) -> dict[str, Any]:
+        return {"phi": self.hyper.copy()}
+
+    @property
+    def phi(self) -> Any:
+        """The hyperparameters of the best epoch so far, or the last ones if there is none."""
+        return self.hyper.copy() if self.best is None else self.best.noted["phi"]
+
+    def report(self) -> Report:
+        closed = self.hyper.closed(self.phi)
+        until = self.epochs if self.best is None else self.best.epoch
+        history = [*self._history[:until], closed]
+        found = {
+            n: schedule_of([each[n] for each in history], self.settings.epochs) for n in closed
+        }
+        return replace(super().report(), closed=closed, found=found)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "hyper": self.hyper.state(),
+            "history": [dict(values) for values in self._history],
+            "noticed": dict(self.noticed),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        super().load(state)
+        with loading(self.run):
+            self.hyper.load(state["hyper"])
+            self._history = [dict(values) for values in state["history"]]
+            self.noticed = Counter(state["noticed"])
+
+
+def schedule_of(values: list[float], epochs: int) -> Schedule:
+    """Return the schedule of a value by epoch; the last value holds to the end.
+
+    Args:
+        values: The values at the start of the first epochs, and perhaps after the last one.
+        epochs: The number of epochs of the whole training.
+    """
+    values = values[:epochs]
+    changes = [e for e, value in enumerate(values) if e == 0 or value != values[e - 1]]
+    return Schedule(tuple(e / epochs for e in changes), tuple(values[e] for e in changes))
+
+
+def _divided(settings: TuningSettings, task: Task, run: Run) -> tuple[Tensor, Examples]:
+    """Return the numbers of the examples to train on, and the examples of the outer loss.
+
+    Raises:
+        TrialError: One of both is empty.
+    """
+    device = torch.device(run.device)
+    every = Examples.of(task, Split.TRAIN, device)
+    if settings.outer is Outer.VALIDATION:
+        rows, given = torch.arange(len(every)), Examples.of(task, Split.VALIDATION, device)
+    else:
+        generator = torch.Generator().manual_seed(run.seed_for("share"))
+        order = torch.randperm(len(every), generator=generator)
+        kept, taken = order.tensor_split([len(every) - round(settings.share * len(every))])
+        rows, taken = kept.sort().values, taken.sort().values
+        given = Examples(every.inputs[taken], every.targets[taken])
+    if not len(given) or not len(rows):
+        raise TrialError(
+            f"trainer {settings.trainer} has {len(rows)} examples to train on and {len(given)} for "
+            f"the outer loss with outer={settings.outer.value}: choose another outer or share"
+        )
+    return rows, given
