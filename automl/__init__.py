@@ -62,8 +62,9 @@ if TYPE_CHECKING:
     from automl.portable.pixels import Pixels, images_in, open_image
     from automl.space.candidate import Candidate, Signature
     from automl.space.decisions import Open, derived
+    from automl.space.declared import Algebra, Operation, declare
     from automl.space.distributions import contains
-    from automl.space.graph import Algebra, Node, Operation, declare
+    from automl.space.graph import Node
     from automl.space.operations import Graph
     from automl.space.schedule import Schedule
     from automl.space.unconstrained import Unconstrained
@@ -109,10 +110,10 @@ _HOME = {
     "UnknownNameError": "errors",
     "UntrustedError": "errors",
     "UsageError": "errors",
-    "Algebra": "space.graph",
+    "Algebra": "space.declared",
     "Node": "space.graph",
-    "Operation": "space.graph",
-    "declare": "space.graph",
+    "Operation": "space.declared",
+    "declare": "space.declared",
     "hookimpl": "plugin.hookspecs",
     "installed_task": "plugin.installed",
     "FunctionError": "identity.probes.callables",

@@ -7,7 +7,8 @@ from automl.errors import OpenShapeError
 from automl.space.decisions import Open, domain_of, find_open
 
 if TYPE_CHECKING:
-    from automl.space.graph import Node, Operation, Shape
+    from automl.space.declared import Operation, Shape
+    from automl.space.graph import Node
 
 OpenShapes = Mapping[str, tuple[tuple[int, ...], ...]]
 """By open decision, the shape for each of its values, the others being as wide as they can be."""

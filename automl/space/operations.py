@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from automl.space import regularization  # noqa: F401  # declares more operations
 from automl.space.decisions import Open
+from automl.space.declared import UNKNOWN, Algebra, Operation, Shape, declare
 from automl.space.elastic import Conv2d, Linear, kernels, sizes
-from automl.space.graph import PICK, UNKNOWN, Algebra, Graph, Operation, Shape, declare
+from automl.space.graph import PICK, Graph
 from automl.space.layers import Dropout, Pick, check_rate
 
 __all__ = ["Graph"]

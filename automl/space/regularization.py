@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from automl.space.decisions import Open
-from automl.space.graph import Algebra, Operation, Shape, declare
+from automl.space.declared import Algebra, Operation, Shape, declare
 from automl.space.layers import OpenLayer, ends_of
 from automl.space.uses import Openable, Scope
 

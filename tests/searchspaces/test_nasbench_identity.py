@@ -14,7 +14,7 @@ from optuna.trial import FixedTrial
 from automl import CandidateError, Graph
 from automl.identity.graphs.canonical import canonical
 from automl.space.candidate import propose
-from automl.space.graph import operation
+from automl.space.declared import operation
 
 OPERATIONS = ["conv1x1-bn-relu", "conv3x3-bn-relu", "maxpool3x3"]
 PAIRS = list(itertools.combinations(range(7), 2))

@@ -11,7 +11,7 @@ from torch import nn
 
 from automl import Algebra, Graph, GraphError, Open, Openable, OpenDecisionError, Operation, declare
 from automl.nn import Choice
-from automl.space.graph import operation
+from automl.space.declared import operation
 
 VECTOR_STEPS = ["relu", "gelu", "identity", "linear", "batch_norm", "layer_norm", "dropout"]
 PAIR_STEPS = ["add", "multiply", "subtract"]

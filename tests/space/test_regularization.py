@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution
 from automl import Graph, GraphError, Open, Scope
 from automl.nn import Blend, Cutout, GaussianNoise, assigned, open_layers
 from automl.space.candidate import Candidate
-from automl.space.graph import operation as declared
+from automl.space.declared import operation as declared
 
 LAYERS = {"gaussian_noise": GaussianNoise, "cutout": Cutout, "blend": Blend}
 ATTRIBUTES = {"gaussian_noise": "std", "cutout": "share", "blend": "share"}

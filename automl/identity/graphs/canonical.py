@@ -10,7 +10,8 @@ from automl.identity.graphs.labelling import labelled
 from automl.identity.graphs.node_kinds import encoded, netstring
 from automl.identity.graphs.rewriting import NormalForm, Rule, normal_form
 from automl.identity.graphs.vertices import FormVertex, contracted, form_vertices
-from automl.space.graph import Graph, Shape
+from automl.space.declared import Shape
+from automl.space.graph import Graph
 
 _FORMAT = b"automl canonical graph 1"
 _ANY_ORDER = netstring(b"any order")

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from optuna.distributions import distribution_to_json
 
 from automl.space.decisions import Open
-from automl.space.graph import Algebra, Node, Operation, Shape, operation
+from automl.space.declared import Algebra, Operation, Shape, operation
+from automl.space.graph import Node
 
 _STANDARD = frozenset({"automl.space.operations", "automl.space.regularization"})
 _SCALARS = frozenset({int, float, str, bool, type(None)})

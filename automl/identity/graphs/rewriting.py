@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from automl.errors import GraphError
 from automl.identity.graphs.node_kinds import NodeKind, input_kind, node_kind
-from automl.space.graph import Algebra, Graph, Node, Shape
+from automl.space.declared import Algebra, Shape
+from automl.space.graph import Graph, Node
 
 MOST_TERMS = 32
 """Operations are not distributed over longer sums: the number of terms could grow exponentially."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from automl.identity.graphs.labelling import Edge, Vertex
 from automl.identity.graphs.node_kinds import encoded, netstring
 from automl.identity.graphs.rewriting import NormalForm, Value
-from automl.space.graph import Algebra, Shape
+from automl.space.declared import Algebra, Shape
 
 _SUM = netstring(b"sum")
 _ADDS = Algebra(channelwise=True)
