@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -225,14 +225,16 @@ class Result:
     seconds: float
 
 
-def run(problem: Problem, arm: Arm, seed: int, spent: Result | None, fraction: float) -> Result:
+def run(
+    problem: Problem, arm: Arm, seed: int, costs: Mapping[str, Result], fraction: float
+) -> Result:
     """Search with one arm.
 
     Args:
         problem: The problem.
         arm: The arm.
         seed: The seed of the split and of the search.
-        spent: What the arm cost that sets the budgets; None if this is it.
+        costs: The results so far, by arm, which set the budgets of trial and error.
         fraction: The fraction of all epochs to train, for a quick look.
     """
     whole, short = (max(2, round(e * fraction)) for e in (problem.epochs, problem.short))
@@ -257,7 +259,7 @@ def run(problem: Problem, arm: Arm, seed: int, spent: Result | None, fraction: f
             seed=seed,
             storage=f"sqlite:///{directory}/automl.db",
             cache=False,
-            **_budget(arm, spent),
+            **_budget(arm, costs),
         )
         found = _result(study, Path(directory) / "model")
         study.storage.engine.dispose()
@@ -265,12 +267,15 @@ def run(problem: Problem, arm: Arm, seed: int, spent: Result | None, fraction: f
     return found
 
 
-def _budget(arm: Arm, spent: Result | None) -> dict[str, Any]:
-    if arm.budget is None or spent is None:
+def _budget(arm: Arm, costs: Mapping[str, Result]) -> dict[str, Any]:
+    """What an arm may spend: one training more than it has, because the last one is cut off."""
+    if arm.budget is None:
         return {"trials": 1}
+    spent, whole = costs[BUDGETED_BY], costs["none"]
     if arm.budget == "seconds":
-        return {"gpu_hours": spent.seconds / 3600}
-    return {"gpu_hours": 3 * spent.gradients / 3600, "cost_metric": "inner_gradients"}
+        return {"gpu_hours": (spent.seconds + whole.seconds) / 3600}
+    gradients = 3 * spent.gradients + whole.gradients
+    return {"gpu_hours": gradients / 3600, "cost_metric": "inner_gradients"}
 
 
 def _result(study: automl.Study, model: Path) -> Result:
@@ -302,10 +307,9 @@ def judged(options: argparse.Namespace) -> dict[str, Any]:
 def _problem(name: str, problem: Problem, options: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):
-        spent: Result | None = None
+        results: dict[str, Result] = {}
         for arm_name, arm in ARMS.items():
-            found = run(problem, arm, seed, spent, options.fraction)
-            spent = found if arm_name == BUDGETED_BY else spent
+            found = results[arm_name] = run(problem, arm, seed, results, options.fraction)
             rows.append({"arm": arm_name, "seed": seed, **vars(found)})
             line = f"{name} {seed} {arm_name}: {found.loss:.4f} in {found.seconds:.0f} s"
             print(line, file=sys.stderr, flush=True)
