@@ -31,6 +31,7 @@ class Meter:
         self.metered = False
         self._began = self._before = self._reported = 0.0
         self._bought = self._step = 0.0
+        self._spent = False
 
     def refresh(self) -> None:
         """Read how much time the study has left; a resumed study may have more than before."""
@@ -49,13 +50,18 @@ class Meter:
         self._lease = lease
         self._began = time.monotonic()
         self._before = self._reported = self._bought = 0.0
+        self._spent = False
         self.check()
 
     def end(self) -> float:
-        """Stop counting; returns the seconds used, 0 if no trial was counted."""
+        """Stop counting; returns the seconds used, 0 if no trial was counted.
+
+        A reported cost grows by steps, so a rest of the budget may be too small for the next one.
+        It counts as used: otherwise the trial would be taken up again, and stop there, for ever.
+        """
         used = 0.0 if self._lease is None else self._used()
         self._lease = None
-        return used
+        return max(used, self._bought) if self._spent and self._cost is not None else used
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Read a trial's cost from its report.
@@ -89,6 +95,7 @@ class Meter:
             with EngineCode():
                 bought = self._ledger.buy_time(self._lease)
             if not bought:
+                self._spent = True
                 raise BudgetSpentError("the study's device time is spent")
             self._bought += bought
 

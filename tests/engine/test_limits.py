@@ -174,6 +174,16 @@ def test_device_time_can_be_a_reported_cost(sqlite_url):
     assert not any(each.broken for each in Doctor(engine.study).findings())
 
 
+@pytest.mark.timeout(60)
+def test_a_rest_of_the_budget_that_pays_for_no_step_ends_the_search(sqlite_url):
+    engine = created(sqlite_url, Limits(gpu_hours=1850 / 3600), Simulating, cost_metric="cost")
+    engine.run()
+    views = engine.study.views
+    assert views.budget().over
+    assert (views.counts().complete, views.counts().open) == (3, 1)
+    assert views.budget().device_seconds == 1850
+
+
 @pytest.mark.parametrize("cost", [float("inf"), float("nan"), -1.0])
 def test_a_reported_cost_must_be_seconds(sqlite_url, cost):
     class Odd(Trainer):
