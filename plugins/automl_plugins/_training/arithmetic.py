@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from automl import TrialError
 from automl_plugins._training.settings import Optimizer, Precision, Settings
 
 
@@ -48,7 +49,12 @@ def optimizer_of(
         settings: The settings.
         weights: The parameters of the first group.
         helpers: Those of a second group, without weight decay.
+
+    Raises:
+        TrialError: There are no weights to train.
     """
+    if not weights:
+        raise TrialError("the model has no weights to train")
     every = (*weights, *helpers)
     # Fused steps save a third of a small model's time on a CPU; not every device has them.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in every)
