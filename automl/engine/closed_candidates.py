@@ -53,5 +53,5 @@ class ClosedCandidates:
         except Exception as error:
             if is_interruption(error) or isinstance(error, TimeLimitError):
                 raise
-            return {}  # what is wrong with the values, whoever trains or exports them will say
+            return {}  # training or exporting these values will report the error
         return {name: value for name, value in found.items() if name in COSTS}

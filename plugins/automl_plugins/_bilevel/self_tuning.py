@@ -46,6 +46,7 @@ class SelfTuningSettings(TuningSettings):
         ValueError: A value is out of its range.
     """
 
+    replays: ClassVar[bool] = True
     published_lr: ClassVar[float] = 3e-3
     """The published learning rate of the hyperparameters."""
 
@@ -62,6 +63,12 @@ class SelfTuningSettings(TuningSettings):
             raise ValueError(
                 f"scale must be at most max_scale ({self.max_scale}), got {self.scale}"
             )
+
+    def opens(self, decision: Open) -> bool:
+        return tunable(decision)
+
+    def unread(self, candidate: Candidate) -> frozenset[str]:
+        return self.unread_by(candidate.hyperparameters)
 
     def reports(
         self, tuning: "type[SelfTuning]", candidate: Candidate, task: Task, run: Run

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from automl import Candidate, Open, Report, Run, Task, Trainer, TrialError, hookimpl
+from automl import Candidate, Report, Run, Task, Trainer, TrialError, hookimpl
 from automl_plugins._bilevel.response import (
     constant,
     frozen_statistics,
     mean_squared_norm,
     parts,
 )
-from automl_plugins._bilevel.self_tuning import SelfTuning, SelfTuningSettings, tunable
+from automl_plugins._bilevel.self_tuning import SelfTuning, SelfTuningSettings
 from automl_plugins._training.losses import l2_penalty
 from automl_plugins._training.ranges import COUNT, POSITIVE, within
 from automl_plugins._training.values import Values
@@ -45,7 +45,6 @@ class DeltaStn(SelfTuningSettings, Trainer):
 
     trainer: ClassVar[str] = "delta_stn"
     published_lr: ClassVar[float] = 1e-2
-    replays: ClassVar[bool] = True
 
     share: float = field(
         default=0.15, metadata=within("a number between 0 and 1", float, lambda x: 0 < x < 1)
@@ -54,9 +53,6 @@ class DeltaStn(SelfTuningSettings, Trainer):
     scale: float = field(default=1.0, metadata=POSITIVE)
     max_scale: float = field(default=1.5, metadata=POSITIVE)
     linearised: bool = True
-
-    def opens(self, decision: Open) -> bool:
-        return tunable(decision)
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         """Train, and report the values so far after each epoch.
@@ -67,9 +63,6 @@ class DeltaStn(SelfTuningSettings, Trainer):
             NotFiniteError: The training loss is NaN or infinite.
         """
         yield from self.reports(DeltaStnTraining, candidate, task, run)
-
-    def unread(self, candidate: Candidate) -> frozenset[str]:
-        return self.unread_by(candidate.hyperparameters)
 
 
 class DeltaStnTraining(SelfTuning):

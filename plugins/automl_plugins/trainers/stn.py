@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from automl import Candidate, Open, Report, Run, Task, Trainer, hookimpl
+from automl import Candidate, Report, Run, Task, Trainer, hookimpl
 from automl_plugins._bilevel.response import mean_squared_norm
-from automl_plugins._bilevel.self_tuning import SelfTuning, SelfTuningSettings, tunable
+from automl_plugins._bilevel.self_tuning import SelfTuning, SelfTuningSettings
 from automl_plugins._training.values import Values
 
 
@@ -33,10 +33,6 @@ class Stn(SelfTuningSettings, Trainer):
     """
 
     trainer: ClassVar[str] = "stn"
-    replays: ClassVar[bool] = True
-
-    def opens(self, decision: Open) -> bool:
-        return tunable(decision)
 
     def train(self, candidate: Candidate, task: Task, run: Run) -> Iterator[Report]:
         """Train, and report the values so far after each epoch.
@@ -47,9 +43,6 @@ class Stn(SelfTuningSettings, Trainer):
             NotFiniteError: The training loss is NaN or infinite.
         """
         yield from self.reports(StnTraining, candidate, task, run)
-
-    def unread(self, candidate: Candidate) -> frozenset[str]:
-        return self.unread_by(candidate.hyperparameters)
 
 
 class StnTraining(SelfTuning):
